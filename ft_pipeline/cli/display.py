@@ -196,7 +196,8 @@ def _score(score: Score | None, with_interval: bool) -> str:
     if score is None:
         return ""
     value = f"{score.value:.3f}"
-    return f"{value} [dim]{score.low:.3f}–{score.high:.3f}[/]" if with_interval else value
+    low, high = score.ends
+    return f"{value} [dim]{low:.3f}–{high:.3f}[/]" if with_interval else value
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -78,7 +78,7 @@ def scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
-    code_version="3",
+    code_version="4",
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
 )
@@ -89,8 +89,6 @@ def comparison(context: SpecContext) -> Spec:
     settings = context.project.settings
     config: dict[str, Any] = {
         "fingerprint": _newest_evaluation(scored),
-        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
-        "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
@@ -105,7 +103,7 @@ def comparison(context: SpecContext) -> Spec:
         else:
             asset, artifact = _champion_scores(context, previous_champion, scored)
             inputs[f"champion/{asset}"] = artifact.reference
-    return Spec("comparison", inputs, config, versions_of("numpy"))
+    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
 @step(

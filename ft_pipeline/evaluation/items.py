@@ -16,7 +16,7 @@ class Item:
     id: str
     """`<conversation id>:<index of the turn>`."""
     group: str
-    """The conversation id. The bootstrap resamples whole conversations."""
+    """The conversation id. It is the unit of all intervals."""
     messages: tuple[Message, ...]
     """The conversation up to and including the assistant turn."""
     tools: str | None = None

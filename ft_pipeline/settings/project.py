@@ -178,6 +178,7 @@ class EvaluationSettings(Section):
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
     bootstrap_resamples: int = Field(10_000, ge=100)
+    """Not used any more: intervals need no random numbers. Older projects may name it."""
     seed: int = 0
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
     if not variants:
         settings["prompting"]["variants"] = {}
     settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
-    settings["evaluation"].update(max_new_tokens=8, max_test_rows=8, bootstrap_resamples=200)
+    settings["evaluation"].update(max_new_tokens=8, max_test_rows=8)
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     for path in (root / "experiments").glob("*.yaml"):
         path.unlink()

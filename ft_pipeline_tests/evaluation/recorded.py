@@ -50,11 +50,7 @@ def training_of(name: str) -> dict[str, Any]:
 def comparison_of(name: str) -> dict[str, Any]:
     """comparison.json of the recorded scores, under the project's settings."""
     settings = Project.find(PROJECTS / name).settings
-    config = {
-        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
-        "seed": settings.evaluation.seed,
-        "primary_metric": settings.promotion.metric,
-    }
+    config = {"primary_metric": settings.promotion.metric}
     inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
     return compare(inputs, config, {EXPERIMENT: training_of(name)}).to_json()
 

@@ -83,7 +83,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-CONFIG = {"bootstrap_resamples": 500, "seed": 0, "primary_metric": "loss"}
+CONFIG = {"primary_metric": "loss"}
 
 
 ITEMS = 40

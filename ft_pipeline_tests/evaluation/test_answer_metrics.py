@@ -168,7 +168,7 @@ def test_custom_metrics_and_formats_reach_the_comparison(make_job: JobMaker, roo
     ]
     assert differences(*parts) == ["measures"]
 
-    config = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "mine"}
+    config = {"primary_metric": "mine"}
     (tmp_path / "compared").mkdir()
     build_comparison({"a/prompt_baseline": job.out}, config, tmp_path / "compared")
     document = json.loads((tmp_path / "compared" / "comparison.json").read_text(encoding="utf-8"))

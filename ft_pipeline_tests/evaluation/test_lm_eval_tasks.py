@@ -90,7 +90,7 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     assert [record["item"] for record in merged_records] == ["capitals:0", "capitals:1"]
     assert rows_of(tuned)["merged"]["capitals/acc"]["value"] == sum(record["value"] for record in merged_records) / 2
 
-    config = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
+    config = {"primary_metric": "loss"}
     (tmp_path / "out").mkdir()
     build_comparison({"a/prompt_baseline": baseline.out, "a/scores": tuned.out}, config, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))

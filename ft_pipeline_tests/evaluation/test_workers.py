@@ -18,7 +18,7 @@ from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
-COMPARISON_CONFIG = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss"}
+COMPARISON_CONFIG = {"primary_metric": "loss"}
 
 
 def read(job: Job, name: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ft_pipeline_tests.evaluation.scored import scored
 
 HARD = [0.4, -0.3, 0.1, -0.2, 0.0, 0.3, -0.1, -0.2, 0.2, -0.2] * 3
 """What all models find hard or easy, per test item."""
-COMPARE = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss", "fingerprint": None}
+COMPARE = {"primary_metric": "loss", "fingerprint": None}
 
 
 def losses(mean: float) -> list[float]:

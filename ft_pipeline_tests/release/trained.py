@@ -34,7 +34,7 @@ VARIANTS = {
     "few_shot": {"system_prompt": None, "few_shot": 2},
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
-COMPARE = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
+COMPARE = {"primary_metric": "loss"}
 NOISE = {"first": "base", "second": "base_4bit", "kl": 0.31, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
 ABOUT = {"lora": {"took": {"seconds": 90.0, "gpu_hours": 0.025}, "noise": [NOISE]}}
 """What training took and what 4 bit costs, by experiment."""

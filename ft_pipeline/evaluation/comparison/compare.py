@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
@@ -50,6 +50,8 @@ _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_to
 """Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = (*ANSWER_METRICS, "format_valid")
 """Metrics that are a mean over all items."""
+_CONTINUOUS = ("chrf", "rouge_l")
+"""Metrics that are no rates, even if all their values are 0 or 1."""
 
 
 def build_comparison(
@@ -57,7 +59,7 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models. config: bootstrap_resamples, seed, primary_metric. Optional: champion
+    inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion
     (its record: name, experiment, fingerprint), fingerprint (the evaluation to compare; default: the most common),
     prices (CostSettings), stale (sweep members that were not trained again with the rest of their sweep) and
     contaminated (see contaminated_models).
@@ -104,7 +106,7 @@ def compare(
     primary = config["primary_metric"]
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
-    all_estimates = _estimate(models, samples, [*_MEANS, *custom_metrics], config)
+    all_estimates = _estimate(models, samples, [*_MEANS, *custom_metrics])
     estimates = {name: all_estimates[name] for name in row_models}
     ranked = [row_models[name] for name in _rank(metrics[primary], primary, estimates)]
     facts = experiments or {}
@@ -158,47 +160,42 @@ def _quantization_errors(facts: Experiments) -> dict[str, list[QuantizationError
     }
 
 
-def _estimate(
-    models: Sequence[ScoredModel], samples: Samples, mean_metrics: Sequence[str], config: Mapping[str, Any]
-) -> Estimates:
+def _estimate(models: Sequence[ScoredModel], samples: Samples, mean_metrics: Sequence[str]) -> Estimates:
     """Return the estimates of all models. mean_metrics: the metrics that are means over the items."""
-    resamples, seed = config["bootstrap_resamples"], config["seed"]
     first_samples = next(iter(samples.values()))
     estimates: Estimates = {model.name: {} for model in models}
-    bootstrap = Bootstrap([sample["group"] for sample in first_samples], resamples, seed)
+    conversations = Conversations([sample["group"] for sample in first_samples])
     for metric, (numerator, denominator) in _RATIOS.items():
         # The loss of a teacher at an endpoint is unknown.
         with_values = {name: records for name, records in samples.items() if records[0][numerator] is not None}
         if with_values:
-            ratios = bootstrap.ratios(_matrix(with_values, numerator), _matrix(with_values, denominator))
+            ratios = conversations.ratios(_matrix(with_values, numerator), _matrix(with_values, denominator))
             _add(estimates, metric, with_values, ratios)
     for metric in mean_metrics:
         if metric in first_samples[0]:  # then all models have it: they share one fingerprint
-            _add(estimates, metric, samples, bootstrap.means(_matrix(samples, metric)))
-    _add_general(estimates, models, resamples, seed)
-    _add_tasks(estimates, models, resamples, seed)
+            _add(estimates, metric, samples, _means(conversations, metric, _matrix(samples, metric)))
+    _add_general(estimates, models)
+    _add_tasks(estimates, models)
     return estimates
 
 
-def _add_general(estimates: Estimates, models: Sequence[ScoredModel], resamples: int, seed: int) -> None:
+def _add_general(estimates: Estimates, models: Sequence[ScoredModel]) -> None:
     """Add the general suite for the models that were scored on it. Each question and each text is a separate group."""
     general = {model.name: model.records("general.parquet") for model in models if model.row["general"]}
     if questions := _select(general, "kind", "question"):
-        accuracies = _item_bootstrap(questions, resamples, seed).means(_matrix(questions, "correct"))
+        accuracies = _each_item(questions).means(_matrix(questions, "correct"), is_rate=True)
         _add(estimates, "general_accuracy", questions, accuracies)
     if texts := _select(general, "kind", "text"):
-        bootstrap = _item_bootstrap(texts, resamples, seed)
-        losses = bootstrap.ratios(_matrix(texts, "loss_sum"), _matrix(texts, "tokens"))
+        losses = _each_item(texts).ratios(_matrix(texts, "loss_sum"), _matrix(texts, "tokens"))
         _add(estimates, "general_loss", texts, losses)
 
 
-def _add_tasks(estimates: Estimates, models: Sequence[ScoredModel], resamples: int, seed: int) -> None:
+def _add_tasks(estimates: Estimates, models: Sequence[ScoredModel]) -> None:
     """Add the lm-eval tasks for the models that ran them. Each document is a separate group."""
     tasks = {model.name: model.records("tasks.parquet") for model in models}
     for metric in sorted({record["metric"] for records in tasks.values() for record in records}):
         documents = _select(tasks, "metric", metric)
-        means = _item_bootstrap(documents, resamples, seed).means(_matrix(documents, "value"))
-        _add(estimates, metric, documents, means)
+        _add(estimates, metric, documents, _means(_each_item(documents), metric, _matrix(documents, "value")))
 
 
 def _select(records: Samples, column: str, value: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -207,9 +204,16 @@ def _select(records: Samples, column: str, value: str) -> dict[str, list[Mapping
     return {name: entries for name, entries in selected.items() if entries}
 
 
-def _item_bootstrap(records: Samples, resamples: int, seed: int) -> Bootstrap:
-    """Return a bootstrap in which each item of the records is a separate group."""
-    return Bootstrap([record["item"] for record in next(iter(records.values()))], resamples, seed)
+def _means(conversations: Conversations, metric: str, values: np.ndarray) -> list[Estimate]:
+    """Return the means of a metric, one per column. It is a rate if every value is 0 or 1, as those of "right or wrong"
+    in a task or in a function of the user are."""
+    is_rate = metric not in _CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
+    return conversations.means(values, is_rate=is_rate)
+
+
+def _each_item(records: Samples) -> Conversations:
+    """Return the items of the records as conversations of their own."""
+    return Conversations([record["item"] for record in next(iter(records.values()))])
 
 
 def _matrix(records: Samples, column: str) -> np.ndarray:

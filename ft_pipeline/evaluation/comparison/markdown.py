@@ -142,7 +142,7 @@ def _spread_cell(score: SeedScores | None) -> str:
 
 def _interval_cell(score: Score) -> str:
     digits = score_digits(score.value)
-    return f"[{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return "" if score.low is None else f"[{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 
 def _score_cell(score: Score | None) -> str:

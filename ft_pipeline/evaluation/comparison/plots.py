@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
 
@@ -22,12 +22,17 @@ def score_picture(comparison: Comparison) -> bytes:
                 partial(
                     draw_intervals,
                     names=[row.name for row in rows],
-                    intervals=[(row.scores[name].low, row.scores[name].value, row.scores[name].high) for row in rows],
+                    intervals=[_interval(row.scores[name]) for row in rows],
                     kinds=[row.kind for row in rows],
                     label=f"{metric.label} ({metric.direction})",
                 )
             )
     return panels(panel_functions, 4.6, 0.9 + 0.28 * len(comparison.rows))
+
+
+def _interval(score: Score) -> tuple[float, float, float]:
+    low, high = score.ends
+    return low, score.value, high
 
 
 def learning_curve_picture(comparison: Comparison) -> bytes | None:
@@ -45,7 +50,7 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
             scores = [point.scores[name] for point in points]
             color = CURVE_COLORS[position % len(CURVE_COLORS)]
             axes.plot(x_values, [score.value for score in scores], "o-", color=color, label=curve.row)
-            low, high = [score.low for score in scores], [score.high for score in scores]
+            low, high = zip(*(score.ends for score in scores), strict=True)
             axes.fill_between(x_values, low, high, color=color, alpha=0.15, linewidth=0)
         x_label = "training rows" if rows_known else "% of the training rows"
         axes.set(title="Learning curve", xlabel=x_label, ylabel=f"{metric.label} ({metric.direction})")

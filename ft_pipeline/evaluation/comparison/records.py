@@ -24,34 +24,47 @@ GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
 
 
+def describe_interval(low: float | None, high: float | None, digits: int = 3, *, sign: str = "") -> str:
+    """Return the bounds of an interval, or that there are none. sign: "+" also writes that of positive bounds."""
+    if low is None or high is None:
+        return "unknown from one conversation"
+    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Score(JsonRecord):
     """A metric of one row, with its 95 % interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """The bounds are None if a single conversation was measured, which shows no spread."""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval as a picture shows it: the value, if there is no interval."""
+        return (self.value, self.value) if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
 class PairedDifference(JsonRecord):
-    """The lead of one row over another, with its paired 95 % interval."""
+    """The lead of one row over another, with its paired 95 % interval. Bounds are None as those of a Score."""
 
     better: str
     worse: str
     metric: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.low > 0
+        return self.low is not None and self.low > 0
 
     def describe(self) -> str:
         """Return the difference with its interval."""
-        return f"{self.difference:.3f} (95 %: {self.low:.3f} to {self.high:.3f})"
+        return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,8 @@ class CurveStep(JsonRecord):
 
     metric: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class LearningCurve(JsonRecord):
     @property
     def rises(self) -> bool:
         """Whether the last increase in rows clearly helped."""
-        return self.last_step.low > 0
+        return self.last_step.low is not None and self.last_step.low > 0
 
     @property
     def is_flat(self) -> bool:

@@ -6,8 +6,15 @@ Sweep members do not get a row in the comparison, because the best of several se
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from ft_pipeline.evaluation.comparison.bootstrap import Estimate, difference, distance_from_ideal, interval
-from ft_pipeline.evaluation.comparison.records import CurvePoint, CurveStep, LearningCurve, SeedScores, SeedSpread
+from ft_pipeline.evaluation.comparison.leads import Estimate, difference, distance_from_ideal, interval
+from ft_pipeline.evaluation.comparison.records import (
+    CurvePoint,
+    CurveStep,
+    LearningCurve,
+    SeedScores,
+    SeedSpread,
+    describe_interval,
+)
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_owner
@@ -85,7 +92,7 @@ def describe_learning_curve(curve: LearningCurve, metric: Metric) -> str:
         for point in curve.points
         if step.metric in point.scores
     ]
-    gain = f"{step.difference:+.3f} (95 %: {step.low:+.3f} to {step.high:+.3f}; above zero is better)"
+    gain = f"{step.difference:+.3f} (95 %: {describe_interval(step.low, step.high, sign='+')}; above zero is better)"
     return f"{curve.row}, {metric.label}: {', '.join(values)}; the gain from the last step is {gain}."
 
 

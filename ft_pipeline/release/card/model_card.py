@@ -302,7 +302,7 @@ def _quote(value: str) -> str:
 def _score(score: Score | None) -> str:
     if score is None:
         return ""
-    return f"{_number(score.value)} ({_number(score.low)} – {_number(score.high)})"
+    return f"{_number(score.value)} ({' – '.join(map(_number, score.ends))})"
 
 
 def _number(value: Any) -> str:

@@ -17,6 +17,7 @@ from ft_pipeline.evaluation.comparison.records import (
     ComparisonRow,
     QuantizationError,
     Score,
+    describe_interval,
     read_comparison,
 )
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
@@ -143,7 +144,7 @@ class _TemplateValues:
                 "better": pair.better,
                 "worse": pair.worse,
                 "difference": f"{pair.difference:.3f}",
-                "interval": f"{pair.low:.3f} to {pair.high:.3f}",
+                "interval": describe_interval(pair.low, pair.high),
                 "is_clear": pair.is_clear,
             }
             for pair in self.comparison.pairs
@@ -266,7 +267,7 @@ def _score_cell(score: Score | None, best: float) -> dict[str, Any]:
     if score is None:
         return {"value": "", "interval": "", "best": False}
     digits = score_digits(score.value)
-    interval = f"{score.low:.{digits}f} to {score.high:.{digits}f}"
+    interval = describe_interval(score.low, score.high, digits)
     return {"value": f"{score.value:.{digits}f}", "interval": interval, "best": score.value == best}
 
 
