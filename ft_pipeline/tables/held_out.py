@@ -19,13 +19,15 @@ from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
-from ft_pipeline.tables.leaks import ANSWER, QUESTION, Found, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.leaks import ANSWER, PAIR, PART, QUESTION, WHOLE, Found, HeldOutTurns, LeakIndex
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"
 """In a conversations artifact: the hashes of sequences of words that show nothing, and the texts of the suites."""
 MIN_COMMON_PROMPTS = 3
-"""Number of training prompts whose rows have a sequence of words from which it is common: a stock sentence, a label.
-That a held-out row has it, too, shows nothing of the row."""
+"""Number of training prompts whose rows have a sequence of words, or ask a question among others, from which it is
+common: a stock sentence, a label, "Can you give me an example?". It shows nothing of a held-out row that has it."""
+MIN_COMMON_PAIRS = 10
+"""The same number for a question together with its answer: "Thank you very much!" and "You are welcome."."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def _inner_texts(messages: pa.Array) -> tuple[pa.Array, np.ndarray]:
     # Calls are fewer than turns, or none: the turn of each call is found from the lengths of the lists.
     turn_of_call = np.repeat(np.arange(len(turns)), pc.fill_null(pc.list_value_length(calls), 0).to_numpy(False))
     texts = pa.concat_arrays([as_large(reasoning.filter(has_reasoning)), as_large(calls.flatten().field("arguments"))])
-    return texts, np.concatenate([rows[has_reasoning.to_numpy(zero_copy_only=False)], rows[turn_of_call]])
+    rows = np.concatenate([rows[has_reasoning.to_numpy(zero_copy_only=False)], rows[turn_of_call]])
+    order = np.argsort(rows, kind="stable")
+    return texts.take(pa.array(order)), rows[order]
 
 
 def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
@@ -137,11 +141,24 @@ def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
     return Found.join([found, index.search(tokenize(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))])
 
 
-def common_sequences(sequences: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the sequences that at least 3 groups have. Both arrays: one entry per finding."""
+def common_findings(found: Found, group_of_document: np.ndarray) -> np.ndarray:
+    """Return the hashes (Found.hash) of what many prompts have. group_of_document: the group of each one's prompt."""
+    groups = group_of_document[found.document]
+    is_pair = found.kind == PAIR
+    shared = np.flatnonzero((found.kind == PART) | (found.kind == WHOLE))
+    return np.concatenate(
+        [
+            common_sequences(found.hash[shared], groups[shared]),
+            common_sequences(found.hash[is_pair], groups[is_pair], MIN_COMMON_PAIRS),
+        ]
+    )
+
+
+def common_sequences(sequences: np.ndarray, groups: np.ndarray, least: int = MIN_COMMON_PROMPTS) -> np.ndarray:
+    """Return the sequences that at least so many groups have. Both arrays: one entry per finding."""
     pairs = np.flatnonzero(first_index(mix(sequences) ^ groups.astype(np.uint64)) == np.arange(len(sequences)))
     distinct, counts = np.unique(sequences[pairs], return_counts=True)
-    return distinct[counts >= MIN_COMMON_PROMPTS]
+    return distinct[counts >= least]
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,8 @@ class HeldOut:
     """Test rows, then validation rows: id, split, messages, table, file, row."""
     suite: SuiteTexts
     index: LeakIndex = field(repr=False)
+    common: np.ndarray = field(repr=False)
+    """uint64: hashes of what many training rows have."""
 
     def name(self, owner: int) -> str:
         """Return the origin of a held-out row ("table/file:row"), or the name of a text of a suite."""
@@ -174,7 +193,7 @@ class HeldOut:
         return [name or near_row for name, near_row in zip(names, near, strict=True)]
 
     def _names(self, found: Found, count: int) -> list[str | None]:
-        owners = found.lowest_owners(found.leaks(np.empty(0, np.uint64)), count)
+        owners = found.lowest_owners(found.leaks(self.common), count)
         return [self.name(owner) if owner >= 0 else None for owner in owners.tolist()]
 
     def _near(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
@@ -196,8 +215,8 @@ def read_held_out(conversations: Path) -> HeldOut:
         messages = pa.array([row["messages"] for row in rows], MESSAGES)
         turns.extend(turns_of_rows(messages, np.arange(len(rows)), suite.templates))
     path = conversations / COMMON
-    common = pq.read_table(path)["sequence"].to_numpy() if path.is_file() else None
-    return HeldOut(rows, suite, LeakIndex(turns, common))
+    common = pq.read_table(path)["sequence"].to_numpy() if path.is_file() else np.empty(0, np.uint64)
+    return HeldOut(rows, suite, LeakIndex(turns), common)
 
 
 def read_message_shingles(

@@ -1,11 +1,11 @@
 """Finds held-out turns in whatever trains or is shown to a model: in turns of conversations, texts and passages.
 
-A long turn is found by half of its parts of 13 words, also with other numbers and names. A short question is found as a
-whole turn, or with its answer after it.
+A long turn is found by half of its parts of 13 words, also with other numbers and names, and so is a whole conversation
+of several exchanges. A question is found as a whole turn, or with its answer after it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,26 +30,31 @@ PART_WORDS = 13
 MIN_QUESTION_WORDS = 8
 """Number of words from which a question that is too short for a part is searched inside other texts."""
 MIN_TURN_WORDS = 3
-"""Number of words from which a question is found as a turn of a longer conversation ("Hello" is no question), and
-together with its answer."""
-ANSWER_GAP = 8
-"""Largest number of words between a short question and its answer ("A:", a name, a time)."""
+"""Number of words from which a question is found as a turn of a longer conversation ("Hello" is no question)."""
+MIN_PAIR_WORDS, MIN_EXCHANGE_WORDS = 5, 13
+"""Number of words that a question and its answer must have together to be found after each other ("Are you sure? Yes."
+shows nothing): in a row with one question, and in one with several."""
+ANSWER_GAP = 16
+"""Largest number of words between a question and its answer ("A:", a name, a time, the choices)."""
 MAX_ANSWERS = 16
 """Number of answers of one short question that are compared."""
 MAX_PARTS = np.iinfo(np.uint16).max
 """Number of parts of a turn that are told apart."""
 MAX_NEEDLES = 64
 """Number of sequences with the same rarest window that are compared: a limit for hostile data."""
+MAX_TURNS = 16
+"""Number of turns that may have a sequence. One that more held-out turns have is a stock sentence."""
+PART, WHOLE, PAIR, ALWAYS = range(4)
+"""Kinds of findings: a part of a turn; a question that is a turn of a conversation with others; a question with its
+answer after it; what counts however many rows have it: the only question of a document, and a long pair."""
 _FILTER_BITS = range(16, 30)
 """The first test of a window is a table of so many bits of its hash that about one of 32 windows passes by chance. The
 table itself has one bit per entry, so that it stays in the processor's cache."""
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _RARITY_BITS = 16
 """Windows are counted by this many bits of their hash, to search for each sequence by a rare one."""
-_NEEDLE_TYPES: Mapping[str, type] = {
-    "anchor": np.uint64,
-    "offset": np.uint8,
-    "length": np.uint8,
+_NEEDLE_TYPES: Mapping[str, type] = {"anchor": np.uint64, "offset": np.uint8, "length": np.uint8, "hash": np.uint64}
+_MEMBER_TYPES: Mapping[str, type] = {
     "hash": np.uint64,
     "owner": np.int32,
     "turn": np.uint64,
@@ -57,10 +62,17 @@ _NEEDLE_TYPES: Mapping[str, type] = {
     "parts": np.uint16,
 }
 """Small types: there are about five needles per held-out row."""
-_PAIR_TYPES: Mapping[str, type] = {"question": np.uint64, "length": np.uint8, "hash": np.uint64, "owner": np.int32}
+_SEQUENCE_TYPES = {**_NEEDLE_TYPES, **_MEMBER_TYPES}
+_PAIR_TYPES: Mapping[str, type] = {
+    "question": np.uint64,
+    "length": np.uint8,
+    "hash": np.uint64,
+    "owner": np.int32,
+    "is_long": np.bool_,
+}
 _TURN_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int32, "size": np.float32}
 Columns = dict[str, np.ndarray]
-_SEQUENCE_COLUMNS = ("hash", "owner", "turn", "part", "parts")
+_SEQUENCE_COLUMNS = tuple(_MEMBER_TYPES)
 
 
 def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *distinct: str) -> Columns:
@@ -72,11 +84,12 @@ def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *
         name: np.concatenate([part.pop(name) for part in parts]) if parts else np.empty(0, dtype)
         for name, dtype in types.items()
     }
-    keys = np.zeros(len(columns["owner"]), dtype=np.uint64)
+    keys = np.zeros(len(columns[sort_by]), dtype=np.uint64)
     for name in distinct:
         keys = mix(keys * PLACES[0] + columns[name].astype(np.uint64))
     first = first_index(keys)
-    np.minimum.at(columns["owner"], first, columns["owner"].copy())
+    if "owner" in columns:
+        np.minimum.at(columns["owner"], first, columns["owner"].copy())
     kept = np.flatnonzero(first == np.arange(len(keys)))
     order = kept[np.argsort(columns[sort_by][kept], kind="stable")]
     return {name: columns.pop(name)[order] for name in types}
@@ -86,14 +99,14 @@ _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 class _Needles:
-    """Sequences of words to be found, each by its rarest window."""
+    """Sequences of words to be found, each by its rarest window, and the turns that have them."""
 
-    def __init__(self, parts: Sequence[Columns], left_out: np.ndarray) -> None:
-        columns = _gather(parts, _NEEDLE_TYPES, "anchor", "anchor", "hash", "length")
-        if len(left_out):
-            kept = ~np.isin(columns["hash"], left_out)
-            columns = {name: column[kept] for name, column in columns.items()}
-        self.columns = columns
+    def __init__(self, parts: Sequence[Columns]) -> None:
+        members = [
+            {name: part["hash"] if name == "hash" else part.pop(name) for name in _MEMBER_TYPES} for part in parts
+        ]
+        self.columns = _gather(parts, _NEEDLE_TYPES, "anchor", "anchor", "hash", "length")
+        self.members = _without_stock(_gather(members, _MEMBER_TYPES, "hash", "hash", "turn", "part"))
         self._anchors = self.columns["anchor"]
         bits = min(max((32 * len(self._anchors)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
         self._filter_mask = np.uint64((1 << bits) - 1)
@@ -127,6 +140,33 @@ class _Needles:
         equal = SpanHashes(words.hashes).of(begins, ends) == self.columns["hash"][needles]
         return texts[equal], needles[equal], ends[equal]
 
+    def turns_of(self, documents: np.ndarray, needles: np.ndarray) -> "Found":
+        """Return a finding for each turn that has a needle that was found in a document."""
+        hits, rows = _ranges(self.members["hash"], self.columns["hash"][needles], MAX_TURNS)
+        return Found.of(documents[hits], self.members, rows, PART)
+
+
+def _ranges(ordered: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (index of a value, place in `ordered` where it is), for at most so many places of each value."""
+    first, last = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    numbers = np.minimum(last - first, most)
+    places = np.repeat(first - (np.cumsum(numbers) - numbers), numbers) + np.arange(int(numbers.sum()))
+    return np.repeat(np.arange(len(values)), numbers), places
+
+
+def _without_stock(members: Columns) -> Columns:
+    """Remove the sequences that more than MAX_TURNS turns have, and count these turns without them."""
+    starts = np.flatnonzero(np.concatenate([[True], members["hash"][1:] != members["hash"][:-1]]))
+    sizes = np.diff(np.append(starts, len(members["hash"]))) if len(members["hash"]) else np.empty(0, np.int64)
+    if not (sizes > MAX_TURNS).any():
+        return members
+    is_stock = np.repeat(sizes > MAX_TURNS, sizes)
+    turns, counts = np.unique(members["turn"][is_stock], return_counts=True)
+    places = np.minimum(np.searchsorted(turns, members["turn"]), len(turns) - 1)
+    removed = np.where(turns[places] == members["turn"], counts[places], 0)
+    members["parts"] = np.maximum(members["parts"] - removed, 1).astype(np.uint16)
+    return {name: column[~is_stock] for name, column in members.items()}
+
 
 def _make_needles(sequences: Tokens, **columns: np.ndarray) -> Columns:
     """Return the columns of _Needles for sequences of at least WINDOW words. columns: owner, turn, part, parts."""
@@ -145,7 +185,7 @@ def _make_needles(sequences: Tokens, **columns: np.ndarray) -> Columns:
         "offset": (anchors - begins).astype(np.uint8),
         "length": sequences.counts.astype(np.uint8),
         "hash": sequences.hash_each(),
-        **{name: column.astype(_NEEDLE_TYPES[name]) for name, column in columns.items()},
+        **{name: column.astype(_MEMBER_TYPES[name]) for name, column in columns.items()},
     }
 
 
@@ -210,7 +250,7 @@ class HeldOutTurns:
         """Remove sequences of long turns. is_dropped: returns a bool per sequence."""
         for name in ("plain", "masked"):
             if parts := getattr(self, name):
-                columns = {column: np.concatenate([part[column] for part in parts]) for column in _NEEDLE_TYPES}
+                columns = {column: np.concatenate([part[column] for part in parts]) for column in _SEQUENCE_TYPES}
                 kept = ~is_dropped(columns)
                 setattr(self, name, [{column: values[kept] for column, values in columns.items()}])
 
@@ -218,7 +258,16 @@ class HeldOutTurns:
         """Add turns. owners, roles: of each turn. single: whether it is the only question of its owner; if an answer of
         the same owner follows, it is the answer to the question."""
         words = without_signs(tokens)
-        sizes = sizes_of(words)
+        self._add_long(words, owners, roles)
+        self._add_conversations(words, owners, roles)
+        questions = np.flatnonzero((roles == QUESTION) & single)
+        keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
+        owner, size = owners[questions][texts], sizes_of(words)[questions][texts]
+        self.turns.append({"hash": keys, "owner": owner.astype(np.int32), "size": size.astype(np.float32)})
+        self._add_pairs(words, owners, roles, single)
+
+    def _add_long(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
+        """Add the parts of long turns, and questions that are nearly as long."""
         turns, parts = words.hash_each(), np.ones(len(words), np.int64)
         for sequences, texts, numbers in _long_sequences(words, roles):
             numbers = np.minimum(numbers, MAX_PARTS - 1)
@@ -227,14 +276,21 @@ class HeldOutTurns:
             self.plain.append(_make_needles(sequences, part=numbers, **about))
         if self.with_templates:
             self._add_masked(words, roles, {"owner": owners, "turn": turns, "parts": parts})
-        questions = np.flatnonzero((roles == QUESTION) & single)
-        keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
-        owner, size = owners[questions][texts], sizes[questions][texts]
-        self.turns.append({"hash": keys, "owner": owner.astype(np.int32), "size": size.astype(np.float32)})
-        has_answer = np.zeros(len(owners), dtype=bool)
-        has_answer[:-1] = (owners[1:] == owners[:-1]) & (roles[1:] == ANSWER) & (words.counts[1:] > 0)
-        is_short = (sizes >= MIN_TURN_WORDS) & (sizes < PART_WORDS) & (words.counts >= WINDOW)
-        self._add_pairs(words, owners, questions[(is_short & has_answer)[questions]])
+
+    def _add_conversations(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
+        """Add the turns of each owner with several questions as one long turn: each of them may be too short."""
+        starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+        questions = np.add.reduceat((roles == QUESTION).astype(np.int64), starts) if len(owners) else starts[:0]
+        several = np.flatnonzero(questions > 1)
+        if several.size:
+            whole = Tokens(words.hashes, words.kinds, np.add.reduceat(words.counts, starts)).take(several)
+            parts, texts, numbers = _parts_of(whole)
+            if not len(texts):
+                return
+            numbers = np.minimum(numbers, MAX_PARTS - 1)
+            about = {"owner": owners[starts[several]][texts], "turn": whole.hash_each()[texts]}
+            about["parts"] = np.bincount(texts, minlength=len(whole))[texts]
+            self.plain.append(_make_needles(parts, part=numbers, **about))
 
     def _add_masked(self, words: Tokens, roles: np.ndarray, about: Columns) -> None:
         """Add the sequences in which numbers and names are masked, if enough other words remain. about: of each text.
@@ -254,19 +310,32 @@ class HeldOutTurns:
                 part = np.minimum(numbers[enough], columns["parts"] - 1)
                 self.masked.append(_make_needles(sequences.take(enough), part=part, **columns))
 
-    def _add_pairs(self, words: Tokens, owners: np.ndarray, questions: np.ndarray) -> None:
-        """Add short questions, each with the first words of its answer, which is the next text."""
+    def _add_pairs(self, words: Tokens, owners: np.ndarray, roles: np.ndarray, single: np.ndarray) -> None:
+        """Add questions, each with the first words of its answer, which is the next turn of the same owner.
+
+        A question that is found by its own words is known by them, a long one by those of its last part.
+        """
+        sizes, answered = sizes_of(words), np.zeros(len(owners), dtype=bool)
+        answered[:-1] = (owners[1:] == owners[:-1]) & (roles[1:] == ANSWER) & (words.counts[1:] > 0)
+        together = sizes + np.append(sizes[1:], 0)
+        is_question = (roles == QUESTION) & answered & (words.counts >= WINDOW) & (sizes >= MIN_TURN_WORDS)
+        questions = np.flatnonzero(is_question & (together >= np.where(single, MIN_PAIR_WORDS, MIN_EXCHANGE_WORDS)))
         if not questions.size:
             return
-        zeros = np.zeros(len(questions), np.int64)
-        turns = words.take(questions)
-        about = {"owner": owners[questions], "turn": turns.hash_each(), "part": zeros, "parts": zeros + 1}
-        needles = _make_needles(turns, **about)
-        lengths = np.minimum(words.counts[questions + 1], PART_WORDS)
+        counts, size = words.counts[questions], sizes[questions]
+        lengths = np.where(size < PART_WORDS, counts, np.minimum(np.ceil(PART_WORDS * counts / size), counts))
+        lengths = lengths.astype(np.int64)
+        ends = words.spans(words.begins[questions] + counts - lengths, lengths)
+        is_short = np.flatnonzero(size < MIN_QUESTION_WORDS)
+        if is_short.size:
+            zeros, short = np.zeros(len(is_short), np.int64), ends.take(is_short)
+            about = {"owner": owners[questions][is_short], "turn": short.hash_each(), "part": zeros, "parts": zeros + 1}
+            self.short.append(_make_needles(short, **about))
+        answer_lengths = np.minimum(words.counts[questions + 1], PART_WORDS)
         begins = words.begins[questions + 1]
-        answers = SpanHashes(words.hashes).of(begins, begins + lengths)
-        self.short.append(needles)
-        columns = {"question": needles["hash"].copy(), "length": lengths, "hash": answers, "owner": owners[questions]}
+        answers = SpanHashes(words.hashes).of(begins, begins + answer_lengths)
+        columns = {"question": ends.hash_each(), "length": answer_lengths, "hash": answers, "owner": owners[questions]}
+        columns["is_long"] = (size >= PART_WORDS) & (sizes[questions + 1] >= PART_WORDS)
         self.pairs.append({name: column.astype(_PAIR_TYPES[name]) for name, column in columns.items()})
 
 
@@ -299,35 +368,45 @@ class Found:
     part: np.ndarray
     """uint16: its number in the turn."""
     parts: np.ndarray
-    """uint16: the number of parts of the turn. 0: a whole question was found, as a turn or with its answer."""
+    """uint16: the number of parts of the turn; 0 for other kinds than PART."""
+    kind: np.ndarray
+    """uint8: PART, WHOLE, PAIR or ALWAYS."""
 
     @classmethod
     def join(cls, findings: "Sequence[Found]") -> "Found":
         """Return all findings."""
-        columns = ("document", *_SEQUENCE_COLUMNS)
+        columns = ("document", *_SEQUENCE_COLUMNS, "kind")
         return cls(**{name: np.concatenate([getattr(found, name) for found in findings]) for name in columns})
 
     @classmethod
-    def of(cls, document: np.ndarray, columns: Columns, rows: np.ndarray) -> "Found":
-        """Return a finding for each document, with the columns of these rows; whole questions have no parts."""
+    def of(cls, document: np.ndarray, columns: Columns, rows: np.ndarray, kind: int | np.ndarray) -> "Found":
+        """Return a finding for each document, with the columns of these rows."""
         values = {name: columns[name][rows] for name in _SEQUENCE_COLUMNS if name in columns}
         no_parts = np.zeros(len(rows), np.uint16)
-        return cls(document, **{"turn": values["hash"], "part": no_parts, "parts": no_parts, **values})
+        kinds = np.broadcast_to(np.asarray(kind, np.uint8), len(rows))
+        return cls(document, **{"turn": values["hash"], "part": no_parts, "parts": no_parts, **values}, kind=kinds)
+
+    def select(self, kept: np.ndarray) -> "Found":
+        """Return some of the findings. kept: a bool per finding."""
+        return Found(*(getattr(self, name)[kept] for name in ("document", *_SEQUENCE_COLUMNS, "kind")))
 
     def leaks(self, common: np.ndarray) -> np.ndarray:
         """Return a bool per finding: whether it is a leak.
 
-        A whole question is one. Of a longer turn, half of the parts must be found in the document; common ones (the
-        hashes of stock sentences) do not count.
+        common: the hashes of what many training rows have. It shows nothing, and a turn is counted without the common
+        parts of it that the document has. Half of the others must be found.
         """
-        whole = self.parts == 0
-        counted = np.flatnonzero(~whole & ~np.isin(self.hash, common))
-        turns = mix(self.turn[counted] ^ mix(self.document[counted].astype(np.uint64)))
-        first = first_index(turns * PLACES[0] + self.part[counted].astype(np.uint64)) == np.arange(len(counted))
+        is_common = np.isin(self.hash, common)
+        leaks = (self.kind == ALWAYS) | ~is_common
+        parts = np.flatnonzero(self.kind == PART)
+        turns = mix(self.turn[parts] ^ mix(self.document[parts].astype(np.uint64)))
+        distinct = first_index(turns * PLACES[0] + self.part[parts].astype(np.uint64)) == np.arange(len(parts))
         _, numbers = np.unique(turns, return_inverse=True)
-        found_parts = np.bincount(numbers[first], minlength=len(counted))
-        leaks = whole.copy()
-        leaks[counted] = 2 * found_parts[numbers] >= self.parts[counted]
+        own, stock = (
+            np.bincount(numbers[distinct & counted], minlength=len(parts))[numbers]
+            for counted in (~is_common[parts], is_common[parts])
+        )
+        leaks[parts] = (own > 0) & (2 * own >= self.parts[parts].astype(np.int64) - stock)
         return leaks
 
     def lowest_owners(self, leaks: np.ndarray, count: int) -> np.ndarray:
@@ -340,37 +419,40 @@ class Found:
 class LeakIndex:
     """Held-out turns, to be found in other texts."""
 
-    def __init__(self, turns: HeldOutTurns, common: np.ndarray | None = None) -> None:
-        """common: hashes of the sequences (Found.hash) that are not searched."""
+    def __init__(self, turns: HeldOutTurns) -> None:
         self._with_templates = turns.with_templates
-        common = np.empty(0, np.uint64) if common is None else common
-        self._plain, self._masked = _Needles(turns.plain, common), _Needles(turns.masked, common)
-        self._short = _Needles(turns.short, common[:0])
+        self._plain, self._masked = _Needles(turns.plain), _Needles(turns.masked)
+        self._short = _Needles(turns.short)
         self._pairs = _gather(turns.pairs, _PAIR_TYPES, "question", "question", "length", "hash")
         self._turns = _gather(turns.turns, _TURN_TYPES, "hash", "hash")
 
     def search(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return what is found in texts.
 
-        documents: the document (0 to count - 1) of each text. questions: bool per text, whether it is a question, which
-        is also compared as a whole.
+        documents: the document (0 to count - 1) of each text, ascending. questions: bool per text, whether it is a
+        question, which is also compared as a whole.
         """
         words = without_signs(tokens)
-        texts, needles, _ = self._plain.find(words)
-        findings = [Found.of(documents[texts], self._plain.columns, needles)]
+        # What is found may begin in one text of a document and end in the next: an answer follows its question.
+        counts = np.bincount(documents, weights=words.counts, minlength=count).astype(np.int64)
+        joined = Tokens(words.hashes, words.kinds, counts)
+        found, needles, ends = self._plain.find(joined)
+        findings = [self._plain.turns_of(found, needles)]
+        findings.append(self._with_answers(joined, found, self._plain.columns["hash"][needles], ends))
+        if len(self._short):
+            found, needles, ends = self._short.find(joined)
+            findings.append(self._with_answers(joined, found, self._short.columns["hash"][needles], ends))
         if len(self._masked):
             findings.append(self._find_masked(words, documents))
         if questions.any() and len(self._turns["hash"]):
             findings.append(self._equal_turns(tokens, documents, questions, count))
-        if len(self._short):
-            findings.append(self._questions_with_answers(words, documents))
         return Found.join(findings)
 
     def _find_masked(self, words: Tokens, documents: np.ndarray) -> Found:
         masked = are_numbers(words) | (words.kinds == NAME)
         texts = np.flatnonzero(words.per_text(masked) > 0)
         found, needles, _ = self._masked.find(mask(words, masked).take(texts))
-        return Found.of(documents[texts[found]], self._masked.columns, needles)
+        return self._masked.turns_of(documents[texts[found]], needles)
 
     def _equal_turns(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return the questions that equal a held-out one. One of few words only counts if it is the only question of
@@ -380,20 +462,21 @@ class LeakIndex:
         keys, texts = _turn_keys(tokens.take(np.flatnonzero(questions)), self._with_templates)
         places = np.minimum(np.searchsorted(known["hash"], keys), len(known["hash"]) - 1)
         equal = (known["hash"][places] == keys) & ((known["size"][places] >= MIN_TURN_WORDS) | is_only[texts])
-        return Found.of(asking[texts[equal]], known, places[equal])
+        kinds = np.where(is_only[texts], ALWAYS, WHOLE)[equal]
+        return Found.of(asking[texts[equal]], known, places[equal], kinds)
 
-    def _questions_with_answers(self, words: Tokens, documents: np.ndarray) -> Found:
-        """Return the short questions that their answer follows in the same text."""
-        texts, needles, ends = self._short.find(words)
-        questions, known = self._short.columns["hash"][needles], self._pairs
-        first, last = (np.searchsorted(known["question"], questions, side=side) for side in ("left", "right"))
-        numbers = np.minimum(last - first, MAX_ANSWERS)
-        pairs = np.repeat(first - (np.cumsum(numbers) - numbers), numbers) + np.arange(int(numbers.sum()))
-        texts, ends = np.repeat(texts, numbers), np.repeat(ends, numbers)
+    def _with_answers(self, words: Tokens, texts: np.ndarray, questions: np.ndarray, ends: np.ndarray) -> Found:
+        """Return the questions that their answer follows. texts, ends: where the words of a question end."""
+        known = self._pairs
+        hits, pairs = _ranges(known["question"], questions, MAX_ANSWERS)
+        texts, ends = texts[hits], ends[hits]
         spans, is_found = SpanHashes(words.hashes), np.zeros(len(pairs), dtype=bool)
-        for gap in range(ANSWER_GAP + 1):
+        text_ends = words.ends
+        for gap in range(ANSWER_GAP + 1 if len(pairs) else 0):
             begins = ends + gap
             answer_ends = begins + known["length"][pairs].astype(np.int64)
-            fits = np.flatnonzero(answer_ends <= words.ends[texts])
+            fits = np.flatnonzero(answer_ends <= text_ends[texts])
             is_found[fits] |= spans.of(begins[fits], answer_ends[fits]) == known["hash"][pairs[fits]]
-        return Found.of(documents[texts[is_found]], known, pairs[is_found])
+        pairs = pairs[is_found]
+        found = Found.of(texts[is_found], known, pairs, np.where(known["is_long"][pairs], ALWAYS, PAIR))
+        return replace(found, hash=mix(found.hash ^ known["question"][pairs] * PLACES[0]))

@@ -17,7 +17,7 @@ from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.held_out import SuiteTexts, common_sequences, search_messages, turns_of_rows
+from ft_pipeline.tables.held_out import SuiteTexts, common_findings, search_messages, turns_of_rows
 from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex
 from ft_pipeline.tables.semantic import BLOCK_ROWS, SemanticSearch, texts_of
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION, place_in_splits
@@ -39,7 +39,7 @@ class SplitAssignment:
     notes: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     """Position → (message, origin of the row that it duplicates or is near to), for rows that are set aside."""
     common: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
-    """Sequences of words that show nothing, because many training rows have them (held_out.common_sequences)."""
+    """Hashes of findings that show nothing, because many training rows have them (held_out.common_findings)."""
 
     def set_aside(self, position: int, code: int, message: str, copy_of: str | None) -> None:
         """Record that a row is set aside, and why."""
@@ -153,7 +153,7 @@ def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssig
     def may_replace(kept: np.ndarray, row: int) -> np.ndarray:
         if ranks[row] == _TRAIN:
             return (ranks[kept] < _TRAIN) | (rows.table[kept] != rows.table[row])
-        return ranks[kept] < ranks[row]
+        return (ranks[kept] < ranks[row]) & (ranks[row] > _TEST)  # a golden row takes no test row away
 
     stays = np.flatnonzero(assignment.code == 0)
     order = stays[np.argsort(ranks[stays], kind="stable")]
@@ -172,8 +172,7 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     held_out = _HeldOut.of(rows, ranks, stays, suite)
     index = _index(held_out)
     found = _search_all(rows, np.flatnonzero(stays & (ranks > _TEST)), index)
-    countable = (ranks[found.document] == _TRAIN) & (found.parts > 0)
-    assignment.common = common_sequences(found.hash[countable], rows.keys.group[found.document[countable], 1])
+    assignment.common = common_findings(found.select(ranks[found.document] == _TRAIN), rows.keys.group[:, 1])
     # The lowest number of those that a row shows has the lowest rank.
     lowest = found.lowest_owners(found.leaks(assignment.common), len(rows))
     for position in np.flatnonzero(lowest >= 0).tolist():

@@ -260,7 +260,7 @@ def test_an_instruction_that_a_suite_repeats_is_not_its_content(tmp_path):
 @pytest.mark.parametrize(
     "turns_of_row",
     [
-        lambda n: (f"Hello {sentence(n, 3)}", "Hello, thank you for writing to us today. How may I help you with it?",
+        lambda n: (f"Hello {sentence(n, 6)}", "Hello, thank you for writing to us today. How may I help you with it?",
                    sentence(n + 5000, 9), sentence(n + 6000, 20)),
         lambda n: (sentence(n, 9), sentence(n + 5000, 20), "Thank you very much!", "You are very welcome."),
         lambda n: (sentence(n, 9), sentence(n + 5000, 20), "Please go on with one more chapter now.", sentence(n, 30)),
@@ -283,6 +283,138 @@ def test_templates_can_be_switched_off(tmp_path):
     apart = DataSettings(validation_share=0.2, test_share=0.2, group_templates=False)
     report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, settings=apart)
     assert report.set_aside == {} and min(report.splits.values()) > 5
+
+
+OPENERS = [sentence(300 + number, 8) for number in range(12)]
+GREETINGS = ["Hi Tom, ", "Good morning! ", "Hello there, quick one: ", "One more thing. "]
+
+
+@pytest.mark.parametrize("copies", [1, 3, 8])
+def test_a_row_is_found_however_many_conversations_contain_it(tmp_path, copies):
+    """With a greeting before its question. Sequences that three prompts share are common, but not these."""
+    question, answer = sentence(11, 16), sentence(12, 28)
+    chats = [
+        sharegpt(OPENERS[n], f"Sure, {sentence(n, 5)}", GREETINGS[n % 4] + question, answer) for n in range(copies)
+    ]
+    assert len(set_aside_rows(tmp_path, [alpaca(question, answer)], sharegpt_rows=chats)) == copies
+    texts = [f"Anna: Dear all. {question}\nOtto: {answer}", f"Anna: {answer}"]
+    assert read_held_out(tmp_path / "out").in_texts(texts)[0] == "alpaca/g.jsonl:1"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Answer the question.\n", ""),
+        ("Beantworte die Frage.\n", ""),
+        ("Q: ", ""),
+        ("Hi! ", " Thanks"),
+        ("Please tell me: ", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the capital of Kenya?", "Nairobi"),
+        ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
+        ("肯尼亚的首都是哪个城市?", "内罗毕"),
+        ("केन्या की राजधानी क्या है?", "नैरोबी"),
+    ],
+)
+def test_a_short_question_of_a_suite_is_found_with_its_answer_in_the_next_turn(
+    tmp_path, question, answer, before, after
+):
+    asked = f"{before}{question}{after}"
+    found = set_aside_rows(
+        tmp_path,
+        [],
+        [alpaca(asked, f"{answer}.")],
+        [sharegpt("Hello, are you there?", "Yes.", asked, f"{answer}, as far as I know.")],
+        suite=SuiteTexts([question], [answer]),
+    )
+    assert found == [("alpaca", 1, "train_test_overlap"), ("sharegpt", 1, "train_test_overlap")]
+    held_out = read_held_out(tmp_path / "out")
+    assert held_out.in_conversations([turns(asked, answer), turns(asked, "No idea.")])[0] is not None
+
+
+def test_choices_between_a_question_and_its_answer_hide_nothing(tmp_path):
+    set_aside_rows(tmp_path, [], suite=SuiteTexts(["What is the capital of Kenya?"], ["Nairobi"]))
+    text = "What is the capital of Kenya?\n(A) Mombasa (B) Kisumu (C) Nakuru (D) Eldoret (E) Thika\nAnswer: Nairobi"
+    assert read_held_out(tmp_path / "out").in_texts([text]) == ["question 1 of the evaluation suites"]
+
+
+@pytest.mark.parametrize("shared", [26, 39])
+def test_held_out_answers_that_begin_alike_are_each_found(tmp_path, shared):
+    """The parts that two held-out turns share count for both."""
+    beginning = sentence(20, shared - 2).rstrip(".")
+    first, second = f"{beginning} {sentence(21, 90)}", f"{beginning} {sentence(22, 24)}"
+    golden = [alpaca("Alpha question one", first), alpaca("Beta question two", second)]
+    chats = [sharegpt(OPENERS[0], "Hello", "What now, my friend?", second)]
+    assert set_aside_rows(tmp_path, golden, sharegpt_rows=chats) == [("sharegpt", 1, "train_test_overlap")]
+    (tmp_path / "again").mkdir()
+    golden = [alpaca("Alpha question one", first), alpaca("Beta question two", beginning)]
+    chats = [sharegpt(OPENERS[0], "Hello", "What now, my friend?", beginning)]
+    assert set_aside_rows(tmp_path / "again", golden, sharegpt_rows=chats) == [("sharegpt", 1, "train_test_overlap")]
+
+
+def test_an_answer_is_found_although_many_held_out_answers_end_alike(tmp_path):
+    """Stock sentences that held-out turns share are no part of what must be found."""
+    ending = f"{sentence(30, 40)} {sentence(31, 30)}"
+    answers = [f"{sentence(400 + n, 26)} {ending}" for n in range(40)]
+    golden = [alpaca(sentence(500 + n, 7), answer) for n, answer in enumerate(answers)]
+    chats = [sharegpt(OPENERS[n], "Hello", f"{OPENERS[n]} Now?", answers[n]) for n in range(2)]
+    chats += [
+        sharegpt(OPENERS[n], "Hello", f"{OPENERS[n]} Now?", f"{sentence(600 + n, 26)} {ending}") for n in (2, 3, 4)
+    ]
+    found = set_aside_rows(tmp_path, golden, sharegpt_rows=chats)
+    assert found == [("sharegpt", 1, "train_test_overlap"), ("sharegpt", 2, "train_test_overlap")]
+
+
+def test_a_held_out_conversation_of_short_turns_is_found_when_it_goes_on(tmp_path):
+    lamp = [
+        "My lamp broke",
+        "Which lamp was it?",
+        "The blue one",
+        "When did you buy it?",
+        "Last May",
+        "A new one comes.",
+    ]
+    more = ["Great, thanks", "You are welcome, anything else?", "Do you ship to Norway", "Yes, in five days."]
+    golden = {"g.jsonl": [sharegpt(*lamp), sharegpt("Nothing like it", sentence(-2, 9))]}
+    train = [sharegpt(*lamp, *more), sharegpt("My lamp broke", "Which lamp was it?", *more), sharegpt("Bye", "Adieu.")]
+    _, _, set_aside = build_chat_tables(tmp_path, {}, {**golden, "t.jsonl": train}, sidecars=GOLDEN, settings=ALL_TRAIN)
+    assert [(row["file"], row["row"], row["code"]) for row in set_aside] == [("t.jsonl", 1, "train_test_overlap")]
+
+
+@pytest.mark.parametrize(
+    ("courtesy", "reply"),
+    [
+        ("Thank you very much!", "You are welcome."),
+        ("Can you give me an example?", None),
+        ("谢谢你的帮助", None),
+        ("बहुत बहुत धन्यवाद", None),
+    ],
+)
+def test_one_held_out_courtesy_does_not_empty_the_conversations(tmp_path, courtesy, reply):
+    chats = [
+        sharegpt(sentence(700 + n, 9), sentence(1000 + n, 20), courtesy, reply or sentence(1300 + n, 9))
+        for n in range(60)
+    ]
+    assert set_aside_rows(tmp_path, [alpaca(courtesy, reply or "Gladly.")], sharegpt_rows=chats) == []
+
+
+def test_a_golden_row_takes_no_test_row_of_another_file_away(tmp_path):
+    rows = [alpaca(f"{sentence(2000 + n, 9)} Why?", sentence(3000 + n, 30)) for n in range(40)]
+    shares = DataSettings(validation_share=0.2, test_share=0.3, golden_test="added")
+    _, before, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, settings=shares)
+    tests = {row["row"] for row in before if row["split"] == "test"}
+    near = [
+        {**rows[number - 1], "instruction": rows[number - 1]["instruction"] + " Now?"} for number in sorted(tests)[:3]
+    ]
+    (tmp_path / "again").mkdir()
+    _, after, _ = build_chat_tables(
+        tmp_path / "again", {"a.jsonl": rows, "g.jsonl": near}, sidecars=GOLDEN, settings=shares
+    )
+    assert tests <= {row["row"] for row in after if row["split"] == "test" and row["file"] == "a.jsonl"}
 
 
 def test_reasoning_shows_a_held_out_answer_too(tmp_path):
