@@ -10,6 +10,7 @@ duplicate (except by MAX_POSTINGS), and a million rows of one template are not a
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO
 
 import numpy as np
@@ -22,6 +23,8 @@ BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
 MAX_POSTINGS = 256
 """Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
 row that is not remembered may be missed."""
+MAX_CANDIDATES = 256
+"""Rows that a row is compared with: those with which it shares the most rare shingles."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
 _FREQUENCY_BITS = 40
@@ -167,6 +170,11 @@ def drop_unshared(owners: np.ndarray, shingles: np.ndarray) -> RareShingles:
     return RareShingles(owners[is_shared], ids[is_shared])
 
 
+def _rare_count(sizes: np.ndarray) -> np.ndarray:
+    """Return how many of n distinct shingles are rare: n - ceil(9n/10) + 1."""
+    return sizes - (9 * sizes + 9) // 10 + 1
+
+
 def _lowest_bits(shingles: np.ndarray) -> np.ndarray:
     return (shingles & np.uint64((1 << RARITY_BITS) - 1)).astype(np.int64)
 
@@ -182,7 +190,7 @@ def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
     sizes = np.diff(np.append(starts, len(owners)))
     rank = np.arange(len(owners)) - np.repeat(starts, sizes)
-    is_rare = rank < np.repeat(sizes - (9 * sizes + 9) // 10 + 1, sizes)
+    is_rare = rank < np.repeat(_rare_count(sizes), sizes)
     return owners[is_rare], shingles[is_rare]
 
 
@@ -204,15 +212,17 @@ def match_sets(
 def _match_in_order(
     sets: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None
 ) -> Iterator[tuple[int, int]]:
-    """Go through the sets in this order, and compare each with the kept sets that share a rare shingle with it."""
+    """Go through the sets in this order. Compare each with the kept sets that share enough rare shingles with it."""
     begins, ends = (np.searchsorted(rare.owners, order, side=side) for side in ("left", "right"))
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order))
     rows_by_id: dict[int, list[int]] = {}
     for row, begin, end in zip(order.tolist(), begins.tolist(), ends.tolist(), strict=True):
         shingle_ids = rare.ids[begin:end].tolist()
-        kept = np.array(sorted({earlier for shingle in shingle_ids for earlier in rows_by_id.get(shingle, ())}), int)
-        candidates = kept if may_replace is None or not kept.size else kept[may_replace(kept, row)]
+        lists = [rows_by_id[shingle] for shingle in shingle_ids if shingle in rows_by_id]
+        candidates = _sharing_enough(sets, row, lists)
+        if may_replace is not None and candidates.size:
+            candidates = candidates[may_replace(candidates, row)]
         original = _first_near(sets, row, candidates[np.argsort(places[candidates])]) if candidates.size else None
         if original is not None:
             yield row, original
@@ -221,6 +231,26 @@ def _match_in_order(
             remembered = rows_by_id.setdefault(shingle, [])
             if len(remembered) < MAX_POSTINGS:
                 remembered.append(row)
+
+
+def _sharing_enough(sets: ShingleSets, row: int, lists: list[list[int]]) -> np.ndarray:
+    """Return the rows in the lists, ascending, that are in enough of them. lists: the kept rows with each rare shingle.
+
+    Two sets of a and b shingles with Jaccard >= 9/10 have at least o = 9(a + b)/19 in common, so that the first misses
+    at most a - o shingles of the other. Of its rarest a - ceil(9a/10) + 1, at least that many less a - o are in both,
+    and among the rarest of both; the same holds for b. Letters built of the same parts share a few of them.
+    """
+    if not lists:
+        return np.empty(0, np.int64)
+    rows, counts = np.unique(np.fromiter(chain.from_iterable(lists), np.int64), return_counts=True)
+    # A full list may lack rows, so that fewer are wanted, but half of them. The nearest rows share the most.
+    full = sum(len(remembered) >= MAX_POSTINGS for remembered in lists)
+    common = -(-9 * (sets.sizes[row] + sets.sizes[rows]) // 19)
+    wanted = np.minimum(*(_rare_count(size) - (size - common) for size in (sets.sizes[row], sets.sizes[rows])))
+    enough = np.flatnonzero(counts >= np.maximum(wanted - full, (wanted + 1) // 2))
+    if len(enough) > MAX_CANDIDATES:
+        enough = np.sort(enough[np.argsort(-counts[enough], kind="stable")[:MAX_CANDIDATES]])
+    return rows[enough]
 
 
 def _first_near(sets: ShingleSets, row: int, candidates: np.ndarray) -> int | None:
