@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
@@ -113,10 +113,7 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     append_redaction(project.store, Redaction(number, when, by, reason, rows, artifacts, blobs, models))
     files = _redact_raw_files(project, lineage.rows, chosen[0].file, markers)
     notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
-    notes += [
-        f"{name} still contains a text of an erased row. Edit or remove it."
-        for name in _still_in(project, erased, lineage)
-    ]
+    notes += _notes_on_unread(project, erased, lineage, blobs)
     return ErasureResult(
         record=number,
         rows=rows,
@@ -278,11 +275,23 @@ def _redact_raw_files(
     return sorted(path.relative_to(project.root).as_posix() for path in by_path)
 
 
-def _still_in(project: Project, erased: ErasedTexts, lineage: Lineage) -> list[str]:
-    """Return the files that `ft erase` does not change (the user's own, and raw files that cannot be read row by row)
-    and that contain an erased text."""
-    return [
-        path.relative_to(project.root).as_posix()
-        for path, _ in files_of(project.root, "named", "rows")
-        if path not in lineage.read and path.suffix not in WITHOUT_TEXT and erased.is_in_file(path)
+def _notes_on_unread(
+    project: Project, erased: ErasedTexts, lineage: Lineage, redacted_blobs: Sequence[str]
+) -> list[str]:
+    """Return notes on the files that `ft erase` does not change: the user's own that contain an erased text, and raw
+    files that cannot be read row by row. In these, compression or an encoding may hide a text."""
+    notes = []
+    for path, treatment in files_of(project.root, "named", "rows"):
+        if path in lineage.read or path.suffix in WITHOUT_TEXT:
+            continue
+        name = path.relative_to(project.root).as_posix()
+        if erased.is_in_file(path):
+            notes.append(f"{name} still contains a text of an erased row. Edit or remove it.")
+        elif treatment == "rows" and path.suffix != ".yaml":
+            notes.append(f"{name} cannot be read row by row, so that it was only searched as text. Check it.")
+    return notes + [
+        f"the kept copy of {name} ({sha256[:SHOWN_DIGITS]}) cannot be read row by row, so that it was only searched as "
+        "text. If the file contains the row, remove the file, and run `ft gc`."
+        for sha256, name in lineage.unread.items()
+        if sha256 not in redacted_blobs
     ]

@@ -96,8 +96,7 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     fragments = _find_copies(project, index, chosen, lineage)
     candidates = [*lineage.rows, *fragments]
     lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
-    said = {turn for placed in lineage.rows for turn in placed.row.content.turns if len(" ".join(turn)) >= MIN_CHARS}
-    shared = _find_shared(project, _ids_of(candidates), lineage, said)
+    shared = _find_shared(project, _ids_of(candidates), lineage)
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
             lineage.also[placed.origin] = None
@@ -154,7 +153,11 @@ def _find_copies(
             placed = PlacedRow(file, row)
             if row.is_marker:
                 lineage.places[file.data_format, file.name, file.sha256 or ""].add(row.number)
-            elif (file.data_format, row.identity) in chosen_ids or contents.has_copy(row.content):
+            elif (
+                (file.data_format, row.identity) in chosen_ids
+                or contents.has_copy(row.content)
+                or (row.is_broken and contents.begins_like(row.content))
+            ):
                 _add(lineage, placed)
             elif contents.has_fragment(row.content):
                 fragments.append(placed)
@@ -243,9 +246,13 @@ def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
                 yield node.path / name, column
 
 
-def _find_shared(project: Project, ids: set[str], lineage: Lineage, said: set[Words]) -> set[Words]:
-    """Return the words of those texts that rows with other ids contain, too. Rows that contain one of `said` are added
-    to `also`."""
+def _find_shared(project: Project, ids: set[str], lineage: Lineage) -> set[Words]:
+    """Return the words of those texts that rows with other ids contain, too.
+
+    Rows that contain a turn of an erased row, or all of its turns if they are short, are added to `also`.
+    """
+    rows = [set(placed.row.content.turns) for placed in lineage.rows]
+    said = {turn for turns in rows for turn in turns if len(" ".join(turn)) >= MIN_CHARS}
     phrases = PhraseIndex(map(words_of, lineage.texts))
     by_start = defaultdict(list)
     for text in lineage.texts:
@@ -255,7 +262,7 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage, said: set[Wo
     def compare(origin: str, texts: Collection[str]) -> None:
         found = phrases.found_in(words_of("\n".join(texts)))
         shared.update(found)
-        if found & said:
+        if found & said or any(turns and turns <= found for turns in rows):
             lineage.also[origin] = None
         for text in texts:
             if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):

@@ -16,6 +16,9 @@ MIN_CONTAINED_CHARS = 20
 """A row that says less (a greeting, "Yes, it is.") is no copy because a longer row contains it. A character of a script
 without spaces counts twice."""
 
+MIN_BEGINNING = 0.25
+"""Share of a row's words that a broken row must have to be a copy of its beginning."""
+
 Words = tuple[str, ...]
 
 
@@ -108,6 +111,14 @@ class ErasedContents:
             row.words == erased.words
             or row.is_near(erased)
             or (erased.is_distinctive and found.issuperset(erased.turns))
+            for erased in self._contents
+        )
+
+    def begins_like(self, row: Content) -> bool:
+        """Return whether an erased row begins with this one, which is broken: its last word may be cut off."""
+        words = row.words[:-1]
+        return row.is_distinctive and any(
+            len(words) >= MIN_BEGINNING * len(erased.words) and erased.words[: len(words)] == words
             for erased in self._contents
         )
 

@@ -6,7 +6,7 @@ import csv
 import json
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -35,6 +35,8 @@ from ft_pipeline.tables.reason_codes import Fault
 _ASKED_COLUMNS = frozenset({"instruction", "input"})
 """Text columns that people write; the others are answers or documents."""
 _ESCAPE = re.compile(r"(?:\\(?:u[0-9a-fA-F]{4}|.))+")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+"""Control characters other than white space. One inside a word does not divide it."""
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)')
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 """A text in Python's quotes, as messages quote it (reading/describe.py)."""
@@ -55,6 +57,8 @@ class RawRow:
     """Every string in the row, before and after its conversion, and what messages quote of it."""
     is_marker: bool = False
     """Whether the row is an erasure marker."""
+    is_broken: bool = False
+    """Whether the row cannot be parsed, for example because its line is cut off."""
 
 
 def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
@@ -78,7 +82,9 @@ def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar
         said = _strings_in_broken(raw_text) if isinstance(value, Fault) else tuple(_strings_of(value))
         quoted = (text for text in _quoted_in(record.message) if any(text in whole for whole in (raw_text, *said)))
         is_marker = isinstance(value, dict) and is_erasure_marker(value)
-        return RawRow(number, identity, Content((), said), frozenset([*said, *quoted]), is_marker)
+        return RawRow(
+            number, identity, _content((), said), frozenset([*said, *quoted]), is_marker, isinstance(value, Fault)
+        )
     columns = dict(zip(row_format.column_names, record, strict=True))
     texts = frozenset([*_strings_of(value), *_strings_of(columns)])
     return RawRow(number, row_id(columns), _content_of(columns), texts)
@@ -98,7 +104,11 @@ def _content_of(columns: Mapping[str, Any]) -> Content:
                     (asked if turn["role"] == "user" else answered).append(turn["content"])
         elif isinstance(value, str) and name not in ("system", "tools"):
             (asked if name in _ASKED_COLUMNS else answered).append(value)
-    return Content(tuple(asked), tuple(answered))
+    return _content(asked, answered)
+
+
+def _content(asked: Iterable[str], answered: Iterable[str]) -> Content:
+    return Content(*(tuple(_CONTROL.sub("", text) for text in texts) for texts in (asked, answered)))
 
 
 def _strings_in_broken(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import csv
+import gzip
 import json
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
 from ft_pipeline.erasure import erase as erasing
 from ft_pipeline.erasure.erase import ErasureResult, erase
@@ -153,6 +155,47 @@ def test_a_broken_line_that_repeats_the_row_is_erased(shop: Shop) -> None:
     shop.materialize()
     assert origins(erase_person(shop)) == ["alpaca/people.jsonl:1", "alpaca/people.jsonl:2"]
     assert traces(shop.root, *row.values(), "अनुष्का") == []
+
+
+@pytest.mark.parametrize("name", ["english", "tamil", "chinese"])
+def test_copies_that_are_cut_off_or_contain_control_characters_are_erased(shop: Shop, name: str) -> None:
+    row = person(name)
+    with_nul = {**row, "output": row["output"][:9] + "\0" + row["output"][9:]}
+    path = shop.write("alpaca", FILE, [row, with_nul])
+    cut_off = json.dumps(row, ensure_ascii=False)[:-30]
+    path.write_text(path.read_text(encoding="utf-8") + cut_off + "\n", encoding="utf-8")
+    shop.materialize()
+    assert origins(erase_person(shop)) == [f"alpaca/people.jsonl:{number}" for number in (1, 2, 3)]
+    assert traces(shop.root, *row.values()) == []
+
+
+def test_rows_with_all_short_turns_of_the_row_are_listed(shop: Shop) -> None:
+    """They are too short to say that the row is the same person's."""
+    shop.write("alpaca", FILE, [{"instruction": "我叫张伟明", "output": "好的"}])
+    turns = ["我叫张伟明", "好的", "谢谢", "不客气,再见。"]
+    longer = [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(turns)]
+    shop.write("sharegpt", "chats.jsonl", [*SHAREGPT, {"conversations": longer}])
+    shop.materialize()
+    assert f"sharegpt/chats.jsonl:{len(SHAREGPT) + 1}" in erase_person(shop).also
+
+
+@pytest.mark.parametrize("hidden", ["utf-16.jsonl", "packed.jsonl.gz", "cut.json"])
+def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Shop, hidden: str) -> None:
+    row = person("english")
+    shop.write("alpaca", FILE, [row])
+    content = {
+        "utf-16.jsonl": json.dumps(row).encode("utf-16"),
+        "packed.jsonl.gz": gzip.compress(json.dumps(row).encode()),
+        "cut.json": json.dumps([row, row])[:-1].replace("O", "\\u004f").encode(),
+    }
+    shop.raw("alpaca", hidden).write_bytes(content[hidden])
+    with contextlib.suppress(Exception):  # a run stops at such a file, after its copy was kept
+        shop.materialize()
+    notes = " ".join(erase_person(shop).notes)
+    assert f"data/raw/alpaca/{hidden} cannot be read row by row" in notes
+    snapshots = ArtifactIndex(shop.store.root).all("raw_alpaca")
+    kept = {entry["name"] for snapshot in snapshots for entry in snapshot.config["files"] if entry.get("sha256")}
+    assert hidden not in kept or f"the kept copy of {hidden}" in notes
 
 
 # --- fragments --------------------------------------------------------------------------------------------------------
