@@ -91,6 +91,8 @@ def comparison(context: SpecContext) -> Spec:
         "fingerprint": _newest_evaluation(scored),
         "primary_metric": settings.promotion.metric,
         "prices": settings.costs.model_dump(mode="json"),
+        "forgetting_margin": settings.promotion.forgetting_margin,
+        "bases": {name: _base_of(context.store, artifact) for name, artifact in sorted(scored.items())},
         **({"stale": stale} if stale else {}),
     }
     if contaminated := _contaminated_experiments(context, scored):
@@ -103,6 +105,7 @@ def comparison(context: SpecContext) -> Spec:
         else:
             asset, artifact = _champion_scores(context, previous_champion, scored)
             inputs[f"champion/{asset}"] = artifact.reference
+            config["champion"]["base_model"] = _base_of(context.store, artifact)
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -110,6 +113,7 @@ def comparison(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
+    code_version="2",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: {
         "decision": artifact.summary["decision"],
@@ -119,10 +123,16 @@ def comparison(context: SpecContext) -> Spec:
 )
 def recommendation(context: SpecContext) -> Spec:
     """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
-    margin = context.project.settings.promotion.forgetting_margin
-    return Spec(
-        "recommendation", {"comparison": context.artifact("comparison").reference}, {"forgetting_margin": margin}
-    )
+    return Spec("recommendation", {"comparison": context.artifact("comparison").reference})
+
+
+def _base_of(store: ArtifactStore, scores: Artifact) -> str:
+    """Return the fingerprint of the base model that the first phase of a scored model was trained from."""
+    base = store.require(*scores.inputs["base_model"])
+    while "merged_model" in base.inputs:
+        merged_model = store.require(*base.inputs["merged_model"])
+        base = store.require(*merged_model.inputs["base_model"])
+    return base.fingerprint
 
 
 def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
@@ -314,8 +324,8 @@ def _build_comparison(build: BuildContext) -> dict[str, Any]:
 
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
-    comparison, margin = read_comparison(comparison_artifact), build.spec.config["forgetting_margin"]
-    return build_recommendation(comparison, _training_facts(build, comparison_artifact.inputs), margin, build.out)
+    comparison = read_comparison(comparison_artifact)
+    return build_recommendation(comparison, _training_facts(build, comparison_artifact.inputs), build.out)
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:

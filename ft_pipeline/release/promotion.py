@@ -1,8 +1,8 @@
 """Decide whether the champion moves, by rules on the measured comparison. Ties and uncertainty never move it.
 
 A tuned model is released if its recorded checks passed, it beats the best baseline and the current champion by more
-than noise, and it does not forget (evaluation/comparison/forgetting.py). If no tuned model is released, the best prompt
-variant is, provided it beats the base model, every other variant and the current champion by more than noise.
+than noise, and it is shown not to forget (evaluation/comparison/forgetting.py). If no tuned model is released, the best
+prompt variant is, provided it beats the base model, every other variant and the current champion by more than noise.
 
 "By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
 zero.
@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, forgets
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, PairedDifference
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
@@ -175,7 +174,7 @@ class _PromotionRules:
             "score": score.to_json() if score else None,
             "pairs": [lead.to_json() for lead in leads if lead],
             "general": row.general,
-            "forgetting_margin": self.settings.forgetting_margin,
+            "forgetting": row.forgetting.to_json() if row.forgetting else None,
         }
 
     def _rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
@@ -245,12 +244,9 @@ class _PromotionRules:
         return self.comparison.difference(row, rival, self.settings.metric)
 
     def _forgetting(self, row: ComparisonRow) -> list[str]:
-        """Return a reason if a tuned row forgets, or if that was not measured."""
+        """Return a reason unless it is shown that a tuned row does not forget."""
         if row.kind == "prompt":
             return []
-        drop, margin = accuracy_drop(self.comparison, row), self.settings.forgetting_margin
-        if drop is None:
-            return ["its general accuracy was not measured"]
-        if not forgets(self.comparison, row, margin):
-            return []
-        return [f"forgets: general accuracy drops by {drop:.3f}, more than {margin:.3f}"]
+        if row.forgetting is None:
+            return ["its general accuracy was not compared with that of its base model"]
+        return [] if row.forgetting.verdict == "kept" else [row.forgetting.describe().rstrip(".")]

@@ -58,6 +58,7 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
         settings["prompting"]["variants"] = {}
     settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
     settings["evaluation"].update(max_new_tokens=8, max_test_rows=8)
+    settings.setdefault("promotion", {})["forgetting_margin"] = 0.5  # eight questions show no smaller drop
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     for path in (root / "experiments").glob("*.yaml"):
         path.unlink()

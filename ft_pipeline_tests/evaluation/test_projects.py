@@ -14,7 +14,6 @@ import pytest
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline.project import Project
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
 
@@ -28,10 +27,9 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
-    settings = Project.find(PROJECTS / name).settings
     training = {EXPERIMENT: training_of(name)}
     comparison = Comparison.from_json(comparison_of(name))
-    found = recommend(comparison, training, settings.promotion.forgetting_margin)
+    found = recommend(comparison, training)
     decision, row, reason = ANSWERS[name]
     assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
     assert found["reasons"][0].startswith(reason)

@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, base_of, forgets
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline.release.champion import Candidate
-from ft_pipeline.release.promotion import decide
-from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
 from ft_pipeline_tests.evaluation.sweeps import compared
 
-MARGIN = 0.05
-SINCE = {"seeds", "learning_curves", "cost_per_call", "computed_in", "passages", "break_even", "quantization_noise"}
+SINCE = {
+    "seeds",
+    "learning_curves",
+    "cost_per_call",
+    "computed_in",
+    "passages",
+    "break_even",
+    "quantization_noise",
+    "forgetting",
+}
 """Keys that documents of some older version lack."""
 
 
 def row(name: str, kind: ModelKind, value: float, **options: object) -> ComparisonRow:
     fields = {"scores": {"loss": Score(value, value, value)}, **options}
     return ComparisonRow(name=name, kind=kind, **fields)  # type: ignore[arg-type]
-
-
-def general(accuracy: float) -> dict[str, float]:
-    return {"accuracy": accuracy}
 
 
 def comparison(*rows: ComparisonRow, pairs: tuple[PairedDifference, ...] = ()) -> Comparison:
@@ -67,7 +67,7 @@ def test_a_document_of_an_older_version_is_read() -> None:
     read = Comparison.from_json(older)
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
-    assert recommend(read, {}, MARGIN)["decision"]
+    assert recommend(read, {})["decision"]
 
 
 @pytest.mark.parametrize("document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}])
@@ -93,45 +93,3 @@ def test_the_best_baseline_with_and_without_passages() -> None:
     assert [baseline.name if baseline else None for baseline in found] == ["looked_up", "looked_up", "base"]
     assert comparison(rows[0]).best_baseline() is None
     assert METRICS["loss"] == comparison().metric()
-
-
-def pair(low: float, base: str = "base", row: str = "a/merged") -> PairedDifference:
-    return PairedDifference(base, row, "general_accuracy", 0.06, low, 0.14)
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "pairs", "expected"),
-    [(0.44, (pair(0.01),), True), (0.44, (pair(-0.02),), False), (0.44, (), True), (0.46, (), False)],
-)
-def test_both_rule_sets_share_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], expected: bool) -> None:
-    base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0, technique="lora")
-    tuned = replace(tuned, experiment="a", general=general(accuracy))
-    lead = PairedDifference("a/merged", "base", "loss", 1.0, 0.9, 1.1)
-    measured = comparison(tuned, base, pairs=(lead, *pairs))
-    assert forgets(measured, tuned, MARGIN) is expected
-    candidates = {"a/merged": Candidate("a/merged", "merged", "a", "f" * 64)}
-    assert decide(measured, candidates, PromotionSettings(forgetting_margin=MARGIN), None).move is not expected
-    assert recommend(measured, {}, MARGIN)["decision"] == ("prompt" if expected else "lora")
-
-
-def test_a_row_is_compared_with_the_base_model_of_its_experiment() -> None:
-    """The base model of b knows less than that of a, and c shares one of the two."""
-    a = row("base", "base", 3.0, general=general(0.9), source="a/prompt_baseline")
-    b = row("base@b", "base", 2.9, general=general(0.5), source="b/prompt_baseline")
-    tuned = {
-        name: row(f"{name}/merged", "merged", 2.0, experiment=name, general=general(0.49), source=f"{name}/scores")
-        for name in ("a", "b", "c")
-    }
-    variant = row("few_shot@b", "prompt", 2.5, source="b/prompt_baseline")
-    measured = comparison(*tuned.values(), b, a, variant)
-    assert [base_of(measured, entry) for entry in (*tuned.values(), variant)] == [a, b, a, b]
-    assert [forgets(measured, entry, MARGIN) for entry in tuned.values()] == [True, False, True]
-    drop = accuracy_drop(measured, tuned["b"])
-    assert drop == pytest.approx(0.01)
-
-
-def test_what_was_not_measured_is_not_forgotten() -> None:
-    base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0)
-    for measured in (comparison(tuned, base), comparison(replace(tuned, general=general(0.1)))):
-        assert accuracy_drop(measured, measured.rows[0]) is None
-        assert not forgets(measured, measured.rows[0], MARGIN)

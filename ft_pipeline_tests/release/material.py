@@ -101,8 +101,8 @@ class Material:
 
 
 def _general(accuracy: float | None) -> dict[str, Sequence[int]]:
-    right = round((accuracy or 0) * 20)
-    return {} if accuracy is None else {"correct": [1] * right + [0] * (20 - right)}
+    right = round((accuracy or 0) * 400)
+    return {} if accuracy is None else {"correct": [1] * right + [0] * (400 - right)}
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

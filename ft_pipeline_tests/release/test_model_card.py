@@ -14,6 +14,7 @@ from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.release.trained import Trained
 
 
@@ -29,6 +30,7 @@ def row(name: str, kind: ModelKind, loss: float, accuracy: float) -> ComparisonR
         general={"accuracy": accuracy, "loss": 3.0},
         prompt_tokens_per_call=54.25,
         seconds_per_call=1.5,
+        forgetting=forgetting(30, 10) if kind == "merged" else None,
     )
 
 
@@ -114,7 +116,9 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
         "| best\\_eval\\_loss | 2.12346 |",
         "| prompts\\_masked | FAILED |",
         "| kl\\_adapter\\_merged | 0.0021 |",
-        "- General accuracy: 0.500 (base model), 0.450 (this model).",
+        "- General accuracy: 0.500 (base model), 0.450 (this model). Forgetting cannot be told: 30 of 400 questions "
+        "were lost and 10 won; the true drop may be anywhere from 2.3 to 7.7 points, the margin is 5.0. About 260 "
+        "questions would decide.",
         f"| merged\\_model | {'m' * 64} |",
     ):
         assert line in card, line

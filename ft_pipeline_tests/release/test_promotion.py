@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, Forgetting, PairedDifference, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.promotion import check_results, decide, promotion_of
 from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import forgetting
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
 KINDS: dict[str, ModelKind] = {
@@ -18,6 +19,7 @@ KINDS: dict[str, ModelKind] = {
     "adapter": "adapter",
     "qlora": "merged",
 }
+KEPT = forgetting(0)
 PASSED = {"token_audit": True, "merge": True}
 
 
@@ -25,7 +27,7 @@ def comparison(
     losses: dict[str, float],
     kinds: dict[str, ModelKind] = KINDS,
     noise: float = 0.1,
-    accuracy: dict[str, float] | None = None,
+    forgetting_of: dict[str, Forgetting] | None = None,
 ) -> Comparison:
     """A comparison in which every difference has the interval ± noise."""
     rows = [
@@ -33,7 +35,8 @@ def comparison(
             name=name,
             kind=kinds[name],
             scores={"loss": Score(loss, loss - noise, loss + noise)},
-            general={"accuracy": (accuracy or {}).get(name, 0.5), "loss": 3.0},
+            general={"accuracy": 0.5, "loss": 3.0},
+            forgetting=(forgetting_of or {}).get(name, KEPT) if kinds[name] == "merged" else None,
         )
         for name, loss in losses.items()
     ]
@@ -89,26 +92,25 @@ def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
     assert promotion_of(decision, {}) is None
 
 
-def test_forgetting_beyond_the_margin_prevents_a_promotion() -> None:
-    forgot = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
-    assert "forgets" in decide(forgot, candidates("qlora"), SETTINGS, None).reasons[0]
-    within = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.46})
-    assert decide(within, candidates("qlora"), SETTINGS, None).move
-
-
-def test_a_drop_whose_interval_contains_zero_is_not_forgetting() -> None:
-    measured = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
-    drop = PairedDifference("plain", "qlora", "general_accuracy", 0.06, -0.02, 0.14)
-    noise = replace(measured, pairs=[*measured.pairs, drop])
-    real = replace(measured, pairs=[*measured.pairs, replace(drop, low=0.01)])
-    assert decide(noise, candidates("qlora"), SETTINGS, None).move
-    assert not decide(real, candidates("qlora"), SETTINGS, None).move
-
-
-def test_unmeasured_general_accuracy_prevents_a_promotion() -> None:
-    unmeasured = comparison(LOSSES)
-    unmeasured = replace(unmeasured, rows=[replace(row, general=None) for row in unmeasured.rows])
-    assert "not measured" in decide(unmeasured, candidates("qlora"), SETTINGS, None).reasons[0]
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (forgetting(60, 5), "Forgets: 60 of 400 questions were lost and 5 won; the true drop is at least"),
+        (
+            forgetting(30, 15),
+            "Forgetting cannot be told: 30 of 400 questions were lost and 15 won; the true drop may be",
+        ),
+        (None, "its general accuracy was not compared with that of its base model"),
+    ],
+)
+def test_a_model_is_released_only_if_it_is_shown_not_to_forget(result: Forgetting | None, message: str) -> None:
+    measured = comparison(LOSSES)
+    measured = replace(measured, rows=[replace(row, forgetting=result) for row in measured.rows])
+    decision = decide(measured, candidates("qlora"), SETTINGS, None)
+    assert not decision.move and message in decision.reasons[0]
+    assert decide(
+        comparison(LOSSES, forgetting_of={"qlora": forgetting(20, 12)}), candidates("qlora"), SETTINGS, None
+    ).move
 
 
 def test_the_current_champion_must_be_beaten_too() -> None:

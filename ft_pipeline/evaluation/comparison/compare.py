@@ -6,6 +6,7 @@ No model is loaded. Only models with the same evaluation fingerprint are compare
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
+from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import (
@@ -44,6 +46,8 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in display order."""
 
+DEFAULT_MARGIN = 0.05
+"""The forgetting margin of a comparison that names none."""
 WORST = 5
 """Maximum number of regressions in the document, the worst first."""
 _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
@@ -59,10 +63,10 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion
-    (its record: name, experiment, fingerprint), fingerprint (the evaluation to compare; default: the most common),
-    prices (CostSettings), stale (sweep members that were not trained again with the rest of their sweep) and
-    contaminated (see contaminated_models).
+    inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion (its record: name,
+    experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
+    (CostSettings), forgetting_margin, bases (see forgetting_by_model), stale (sweep members that were not trained again
+    with the rest of their sweep) and contaminated (see contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -111,7 +115,12 @@ def compare(
     ranked = [row_models[name] for name in _rank(metrics[primary], primary, estimates)]
     facts = experiments or {}
     train_rows = {name: entry["train_rows"] for name, entry in facts.items() if "train_rows" in entry}
-    rows = _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
+    margin = config.get("forgetting_margin", DEFAULT_MARGIN)
+    forgetting = forgetting_by_model(models, all_estimates, _bases(models, config), margin)
+    rows = [
+        replace(row, forgetting=forgetting.get(row.name))
+        for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
+    ]
     first_samples = next(iter(samples.values()))
     return Comparison(
         test_rows=len({sample["group"] for sample in first_samples}),
@@ -135,7 +144,16 @@ def compare(
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the champion as the document shows it."""
-    return None if champion is None else {key: value for key, value in champion.items() if key != "contaminated"}
+    hidden = {"contaminated", "base_model"}
+    return None if champion is None else {key: value for key, value in champion.items() if key not in hidden}
+
+
+def _bases(models: Sequence[ScoredModel], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return input → fingerprint of the base model that its models come from, as far as it is known."""
+    bases, champion = dict(config.get("bases", {})), config.get("champion") or {}
+    if base := champion.get("base_model"):
+        bases |= {model.source: base for model in models if model.kind == "champion"}
+    return bases
 
 
 def _check_items(samples: Samples) -> None:

@@ -7,7 +7,7 @@ older versions may lack.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
@@ -243,6 +243,44 @@ class ContaminatedModel(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forgetting(JsonRecord):
+    """How much general accuracy a tuned model loses against its own base model (forgetting.py)."""
+
+    base: str
+    """The row of its base model."""
+    verdict: Literal["kept", "forgets", "cannot be told"]
+    questions: int
+    lost: int
+    """Number of questions that the base model answers rightly, and the tuned model wrongly."""
+    won: int
+    """The reverse."""
+    drop: float
+    """Of the accuracy, as is `margin`. Negative: a gain. One question is added to `lost` and one to `won`."""
+    low: float
+    """Lower one-sided 95 % bound of the drop."""
+    high: float
+    margin: float
+    wanted: int | None
+    """Number of questions that would show in 80 % of the cases that nothing is lost. None for a margin of 0."""
+
+    def describe(self) -> str:
+        """Return the result as a sentence. Drops are in points."""
+        counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
+        low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
+        if self.verdict == "kept":
+            return (
+                f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."
+            )
+        if self.verdict == "forgets":
+            return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
+        decides = f" About {self.wanted:,} questions would decide." if self.wanted else ""
+        return (
+            f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
+            f"margin is {margin}.{decides}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonRow(JsonRecord):
     """One model under one prompt."""
 
@@ -271,6 +309,8 @@ class ComparisonRow(JsonRecord):
     source_row: str = ""
     """Its name in scores.json."""
     training: TrainingCost | None = None
+    forgetting: Forgetting | None = None
+    """None for models that are not tuned, and where general accuracy was not measured."""
 
     @property
     def accuracy(self) -> float | None:

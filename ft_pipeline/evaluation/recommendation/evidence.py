@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.forgetting import base_of, forgets
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.records import (
-    GENERAL_ACCURACY,
     Comparison,
     ComparisonRow,
     LearningCurve,
     PairedDifference,
-    SeedScores,
     SeedSpread,
 )
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
@@ -43,8 +41,6 @@ class ComparisonFacts:
     comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
     """By experiment, facts about its training: `train_rows`."""
-    margin: float
-    """Largest drop of general accuracy that does not count as forgetting."""
 
     @cached_property
     def scored_rows(self) -> list[ComparisonRow]:
@@ -116,7 +112,7 @@ class ComparisonFacts:
     @cached_property
     def rows_without_forgetting(self) -> list[ComparisonRow]:
         """The tuned rows that do not forget, best first."""
-        return [row for row in self.tuned_rows if not forgets(self.comparison, row, self.margin)]
+        return [row for row in self.tuned_rows if row.forgetting is None or row.forgetting.verdict != "forgets"]
 
     def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
@@ -138,7 +134,8 @@ class ComparisonFacts:
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""
-        return (base_of(self.comparison, row) if row else None) or self.plain_base
+        own = self.comparison.row(row.forgetting.base) if row and row.forgetting else None
+        return own or self.plain_base
 
     def seed_spread(self, row: ComparisonRow) -> SeedSpread | None:
         """Return the spread between the row's training seeds; None if it was trained once."""
@@ -187,8 +184,7 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
         "passages": _passages(facts),
         "teacher": _teacher(facts),
         "general_accuracy": {used_row.name: used_row.accuracy for used_row in (base, row) if used_row},
-        "forgetting": _json(comparison.difference(base, row, GENERAL_ACCURACY) if row and base else None),
-        "forgetting_margin": facts.margin,
+        "forgetting": _json(row.forgetting if row else None),
     }
 
 
@@ -214,5 +210,5 @@ def _teacher(facts: ComparisonFacts) -> dict[str, Any] | None:
     }
 
 
-def _json(record: PairedDifference | SeedScores | None) -> dict[str, Any] | None:
+def _json(record: JsonRecord | None) -> dict[str, Any] | None:
     return record.to_json() if record else None

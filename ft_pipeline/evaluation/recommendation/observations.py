@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
-from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, base_of, forgets
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 
@@ -105,19 +104,11 @@ def observe_break_even(facts: ComparisonFacts, recommendation: Recommendation) -
 
 def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the general accuracy of the base model and of the tuned model."""
-    row = recommendation.row
-    base = base_of(facts.comparison, row) if row else None
-    drop = accuracy_drop(facts.comparison, row) if row else None
-    if row is None or base is None or drop is None:
+    row, base = recommendation.row, facts.base_of(recommendation.row)
+    if row is None or row.forgetting is None or base is None:
         return None
-    margin = f"the margin of {facts.margin:g}"
-    if drop <= facts.margin:
-        result = f"within {margin}"
-    elif forgets(facts.comparison, row, facts.margin):
-        result = f"a clear drop beyond {margin}"
-    else:
-        result = f"beyond {margin}, but the interval of the drop includes zero: more questions are needed to decide"
-    return f"General accuracy: {base.accuracy:.3f} (base model), {row.accuracy:.3f} ({row.name}), {result}."
+    values = f"{base.accuracy:.3f} (base model), {row.accuracy:.3f} ({row.name})"
+    return f"General accuracy: {values}. {row.forgetting.describe()}"
 
 
 def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:

@@ -27,21 +27,21 @@ SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
 
 
 def build_recommendation(
-    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], margin: float, out: Path
+    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], out: Path
 ) -> dict[str, Any]:
     """Write recommendation.json to `out` and return it. Arguments as in ComparisonFacts."""
-    recommendation = recommend(comparison, experiments, margin)
+    recommendation = recommend(comparison, experiments)
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 
 
-def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
+def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the document of `ft recommend --json`.
 
     Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
     reasons, evidence.
     """
-    facts = ComparisonFacts(comparison, experiments, margin)
+    facts = ComparisonFacts(comparison, experiments)
     recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
     observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
     if recommendation.decision == "distillation":
@@ -115,11 +115,13 @@ def everything_forgets(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: a gain on the task does not justify forgetting."""
     if facts.rows_without_forgetting:
         return None
+    best = facts.tuned_rows[0]
+    assert best.forgetting is not None
     reason = (
-        f"Every tuned model loses more than {facts.margin:.0%} of general accuracy. Lower the learning rate or the "
-        "number of epochs. Until then, prompt the base model."
+        f"Every tuned model forgets. {best.name}: {best.forgetting.describe()} Lower the learning rate or the number "
+        "of epochs. Until then, prompt the base model."
     )
-    return Recommendation("prompt", reason, facts.tuned_rows[0])
+    return Recommendation("prompt", reason, best)
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.evaluation.comparison.forgetting import base_of
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.release.card.usage import usage_paragraphs
 
@@ -266,9 +265,10 @@ def _limitation_lines(facts: CardFacts) -> Iterable[str]:
     if facts.has_erased_rows:
         yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)
-    base = base_of(facts.comparison, row) if row else None
-    if row and base and row.accuracy is not None:
-        yield f"General accuracy: {base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)."
+    base = facts.comparison.row(row.forgetting.base) if row and row.forgetting else None
+    if row and row.forgetting and base:
+        values = f"{base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)"
+        yield f"General accuracy: {values}. {row.forgetting.describe()}"
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
