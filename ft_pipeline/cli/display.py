@@ -120,6 +120,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         soft_wrap=True,
     )
     console.print(table)
+    for sentence in comparison.unusable:
+        console.print(f"Not usable: {plain(sentence)}.", soft_wrap=True)
     for entry in comparison.contaminated:
         console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
     for spread in comparison.seeds:

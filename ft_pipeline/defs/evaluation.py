@@ -92,6 +92,7 @@ def comparison(context: SpecContext) -> Spec:
         "primary_metric": settings.promotion.metric,
         "prices": settings.costs.model_dump(mode="json"),
         "forgetting_margin": settings.promotion.forgetting_margin,
+        "rails": settings.promotion.rails,
         "bases": {name: _base_of(context.store, artifact) for name, artifact in sorted(scored.items())},
         **({"stale": stale} if stale else {}),
     }

@@ -98,6 +98,21 @@ def repeated_share(text: str) -> float:
     return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
 
 
+def find_refusal(text: str) -> re.Match[str] | None:
+    """Return the first stock phrase of a refusal, in English."""
+    return _REFUSAL.search(text) or STOCK_PHRASES.search(text)
+
+
+def find_placeholder(text: str) -> re.Match[str] | None:
+    """Return the first unfilled placeholder."""
+    return _PLACEHOLDER.search(text) or BRACKET_PATTERN.search(text)
+
+
+def find_control_token(text: str) -> re.Match[str] | None:
+    """Return the first control token of a model, written as text."""
+    return _SPECIAL_TOKEN.search(text)
+
+
 def copied_share(answer: str, source: str) -> float:
     """Return the share of the answer's distinct 3-word sequences that are in `source` (0 to 1)."""
     answer_sequences = _sequences(answer)
@@ -124,7 +139,7 @@ def _check_not_empty(answer: Mapping[str, Any], context: Context) -> Fault | Non
 
 
 def _check_special_tokens(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    match = _SPECIAL_TOKEN.search(answer["answer"])
+    match = find_control_token(answer["answer"])
     return Fault("special_tokens", f"contains the control token {match[0]}") if match else None
 
 
@@ -144,12 +159,12 @@ def _check_not_cut_off(answer: Mapping[str, Any], context: Context) -> Fault | N
 
 
 def _check_refusal(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    match = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
+    match = find_refusal(answer["answer"])
     return Fault("refusal_boilerplate", f"contains a stock phrase of a refusal: {match[0][:80]!r}") if match else None
 
 
 def _check_placeholders(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    match = _PLACEHOLDER.search(answer["answer"]) or BRACKET_PATTERN.search(answer["answer"])
+    match = find_placeholder(answer["answer"])
     return Fault("unresolved_placeholder", f"contains the unfilled placeholder {match[0]}") if match else None
 
 

@@ -137,6 +137,7 @@ class _PromotionRules:
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._forgetting(row),
+            *(rail.describe() for rail in row.rails if rail.prevents_release),
         ]
 
     def describe_win(self, row: ComparisonRow) -> str:

@@ -26,6 +26,8 @@ RESERVED_METRIC_NAMES = frozenset(
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 """Valid numbers of minute, hour, day of the month, month and day of the week (0 and 7 are Sunday)."""
 Share = Annotated[float, Field(ge=0, lt=1)]
+RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "format"]
+Ceiling = Annotated[float, Field(ge=0, le=1)]
 
 
 class SemanticSettings(Section):
@@ -206,6 +208,9 @@ class PromotionSettings(Section):
     """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
     forgetting_margin: float = Field(0.05, ge=0)
     """Largest allowed drop in general accuracy (absolute)."""
+    rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
+    """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
+    (0.05 each), holes (0.02). Null switches one off."""
 
 
 class CostSettings(Section):

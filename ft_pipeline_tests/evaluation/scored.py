@@ -26,7 +26,7 @@ def scored(
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique,
-    passages (that it looks up), computed_in."""
+    passages (that it looks up), computed_in, answer (to every item)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -72,7 +72,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "group": f"{number:03}",
             "prompt": f"question {number}",
             "reference": f"answer {number}",
-            "answer": f"{name} says {number}",
+            "answer": row.get("answer", f"{name} says {number}"),
             "loss_sum": None if loss is None else loss * TOKENS,
             "answer_tokens": TOKENS,
             "chrf": chrf,

@@ -124,7 +124,7 @@ def test_where_every_model_forgets_prompting_is_recommended(tmp_path: Path) -> N
     document = recommend(compare(inputs, CONFIG), {})
     assert document["decision"] == "prompt"
     assert (
-        "Every tuned model forgets. a/merged: Forgets: 60 of 400 questions were lost and 0 won"
+        "No tuned model can be used. a/merged: Forgets: 60 of 400 questions were lost and 0 won"
         in document["reasons"][0]
     )
     assert document["evidence"]["forgetting"]["verdict"] == "forgets"

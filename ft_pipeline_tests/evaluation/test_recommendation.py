@@ -119,7 +119,7 @@ def test_a_model_that_forgets_is_not_recommended(tmp_path: Path) -> None:
     nothing = [False] * len(CORRECT)
     found = decide(case(tmp_path, style={"loss": 1.0, "correct": nothing}), style=800)
     assert found["decision"] == "prompt"
-    assert said(found, "Every tuned model forgets. style/adapter: Forgets: 300 of 400 questions were lost and 0 won")
+    assert said(found, "No tuned model can be used. style/adapter: Forgets: 300 of 400 questions were lost and 0 won")
     careful = case(tmp_path / "two", hasty={"loss": 1.0, "correct": nothing}, careful={"loss": 1.2})
     assert decide(careful, hasty=800, careful=800)["experiment"] == "careful"
 

@@ -21,6 +21,7 @@ from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
     Comparison,
@@ -65,8 +66,9 @@ def build_comparison(
 
     inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion (its record: name,
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
-    (CostSettings), forgetting_margin, bases (see forgetting_by_model), stale (sweep members that were not trained again
-    with the rest of their sweep) and contaminated (see contaminated_models).
+    (CostSettings), forgetting_margin, bases (see forgetting_by_model), rails (the ceilings of rails.judge_answers),
+    stale (sweep members that were not trained again with the rest of their sweep) and contaminated (see
+    contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -118,7 +120,9 @@ def compare(
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
     forgetting = forgetting_by_model(models, all_estimates, _bases(models, config), margin)
     rows = [
-        replace(row, forgetting=forgetting.get(row.name))
+        replace(
+            row, forgetting=forgetting.get(row.name), rails=judge_answers(samples[row.name], config.get("rails", {}))
+        )
         for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
     ]
     first_samples = next(iter(samples.values()))

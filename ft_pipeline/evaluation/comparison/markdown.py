@@ -28,6 +28,7 @@ def markdown_table(comparison: Comparison) -> str:
         for row in comparison.left_out
     ]
     parts += [f"Not compared: {entry.describe()}" for entry in comparison.contaminated]
+    parts += [f"Not usable: {sentence}." for sentence in comparison.unusable]
     return "\n\n".join(parts) + "\n"
 
 

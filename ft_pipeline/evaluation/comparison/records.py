@@ -280,6 +280,34 @@ class Forgetting(JsonRecord):
         )
 
 
+@dataclass(frozen=True)
+class Rail(JsonRecord):
+    """The share of a model's test answers with one fault, and what it means (rails.py)."""
+
+    name: str
+    fault: str
+    """What these answers do, as the end of a sentence."""
+    faults: int
+    answers: int
+    low: float
+    """Lower one-sided 95 % bound of the share."""
+    high: float
+    ceiling: float
+    verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
+    """off: the references have the fault too. not checked: its patterns are for another language."""
+
+    @property
+    def prevents_release(self) -> bool:
+        """Whether a model is not released because of it."""
+        return self.verdict in ("breach", "cannot be told")
+
+    def describe(self) -> str:
+        """Return the share as a sentence."""
+        share = self.faults / self.answers
+        bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
+        return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRow(JsonRecord):
     """One model under one prompt."""
@@ -311,6 +339,18 @@ class ComparisonRow(JsonRecord):
     training: TrainingCost | None = None
     forgetting: Forgetting | None = None
     """None for models that are not tuned, and where general accuracy was not measured."""
+    rails: Sequence[Rail] = ()
+    """Empty in comparisons of older versions."""
+
+    @property
+    def breaches(self) -> list[Rail]:
+        """The rails that are in breach: then the model is not usable."""
+        return [rail for rail in self.rails if rail.verdict == "breach"]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no fault of its answers is too common for it to be used."""
+        return not self.breaches
 
     @property
     def accuracy(self) -> float | None:
@@ -350,6 +390,13 @@ class Comparison(JsonRecord):
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
         document = super().to_json()
         return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
+
+    @property
+    def unusable(self) -> list[str]:
+        """A sentence per row whose answers have a fault too often."""
+        return [
+            f"{row.name}: {'; '.join(rail.describe() for rail in row.breaches)}" for row in self.rows if row.breaches
+        ]
 
     @property
     def contaminated_champion(self) -> ContaminatedModel | None:
@@ -396,12 +443,13 @@ class Comparison(JsonRecord):
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
 
     def best_baseline(self, metric: str | None = None, *, passages: bool | None = None) -> ComparisonRow | None:
-        """Return the best baseline by a metric, by default the primary one.
+        """Return the best usable baseline by a metric, by default the primary one; the best one if none is usable.
 
         passages: True: only among those that retrieve passages; False: only among the others.
         """
         baselines = [row for row in self.ranked(metric) if row.kind in BASELINES]
-        return next((row for row in baselines if passages in (None, bool(row.passages))), None)
+        wanted = [row for row in baselines if passages in (None, bool(row.passages))]
+        return next((row for row in wanted if row.is_usable), wanted[0] if wanted else None)
 
     def difference(
         self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None

@@ -110,9 +110,9 @@ class ComparisonFacts:
         return [row for row in self.scored_rows if row.kind in TUNED]
 
     @cached_property
-    def rows_without_forgetting(self) -> list[ComparisonRow]:
-        """The tuned rows that do not forget, best first."""
-        return [row for row in self.tuned_rows if row.forgetting is None or row.forgetting.verdict != "forgets"]
+    def sound_rows(self) -> list[ComparisonRow]:
+        """The tuned rows that are usable and are not shown to forget, best first."""
+        return [row for row in self.tuned_rows if not faults_of(row)]
 
     def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
@@ -157,6 +157,12 @@ class ComparisonFacts:
     def train_rows(self, row: ComparisonRow) -> int | None:
         """Return the row's number of training rows written by people; None if unknown."""
         return self.experiments.get(row.experiment or "", {}).get("train_rows")
+
+
+def faults_of(row: ComparisonRow) -> list[str]:
+    """Return why a row is not recommended, whatever its scores."""
+    forgets = row.forgetting is not None and row.forgetting.verdict == "forgets"
+    return [rail.describe() for rail in row.breaches] + ([row.forgetting.describe().rstrip(".")] if forgets else [])  # type: ignore[union-attr]
 
 
 def baseline_phrase(row: ComparisonRow | None) -> str:

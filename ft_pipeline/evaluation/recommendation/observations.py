@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
+from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 
 ENOUGH_TEST_ROWS = 30
@@ -116,7 +117,7 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     if recommendation.row is None:
         return None
     experiment = recommendation.row.experiment
-    forms = {row.kind: row for row in facts.rows_without_forgetting if row.experiment == experiment}
+    forms = {row.kind: row for row in facts.sound_rows if row.experiment == experiment}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.is_clear:
@@ -140,6 +141,19 @@ def observe_teacher(facts: ComparisonFacts, recommendation: Recommendation) -> s
         return None
     pair = facts.answer_difference(facts.students[0])
     return f"The teacher is not clearly better, so more distillation is unlikely to help. {facts.describe(pair)}"
+
+
+def observe_unusable(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return which baselines score better than the best usable one, or that none is usable."""
+    best = facts.best_baseline
+    if best is None:
+        return None
+    if not best.is_usable:
+        return f"No baseline can be used: of {best.name}, {best.breaches[0].describe()}."
+    better = [row for row in facts.scored_rows if row.kind in BASELINES]
+    better = better[: better.index(best)]
+    named = "; ".join(f"{row.name} ({row.breaches[0].describe()})" for row in better)
+    return f"Better scores, but not usable: {named}." if better else None
 
 
 def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -179,6 +193,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_tuning,
     observe_teacher,
     observe_prompting,
+    observe_unusable,
     observe_passages,
     observe_tokens,
     observe_break_even,

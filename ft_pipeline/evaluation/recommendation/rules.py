@@ -17,6 +17,7 @@ from ft_pipeline.evaluation.recommendation.evidence import (
     Recommendation,
     baseline_phrase,
     evidence,
+    faults_of,
 )
 from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
@@ -67,7 +68,7 @@ def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
     if facts.teacher is None or not facts.teacher_leads():
         return None
     lead, costs = facts.describe(facts.answer_difference(facts.students[0])), _describe_costs(facts.teacher)
-    student = next(iter(facts.rows_without_forgetting), None)
+    student = next(iter(facts.sound_rows), None)
     reason = (
         f"The teacher's answers are clearly better than those of every baseline and tuned model: {lead} "
         f"If you can accept its {costs}, prompt the teacher itself; otherwise distill it: use more unlabeled "
@@ -79,7 +80,7 @@ def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
 def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
     """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
     with_passages, without_passages = facts.with_passages, facts.without_passages
-    best = next(iter(facts.rows_without_forgetting), None)
+    best = next(iter(facts.sound_rows), None)
     if (
         with_passages is None
         or without_passages is None
@@ -111,15 +112,14 @@ def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
     )
 
 
-def everything_forgets(facts: ComparisonFacts) -> Recommendation | None:
-    """Prompt: a gain on the task does not justify forgetting."""
-    if facts.rows_without_forgetting:
+def no_model_is_sound(facts: ComparisonFacts) -> Recommendation | None:
+    """Prompt: a gain on the task does not justify forgetting, or answers that nobody can send."""
+    if facts.sound_rows:
         return None
     best = facts.tuned_rows[0]
-    assert best.forgetting is not None
     reason = (
-        f"Every tuned model forgets. {best.name}: {best.forgetting.describe()} Lower the learning rate or the number "
-        "of epochs. Until then, prompt the base model."
+        f"No tuned model can be used. {best.name}: {'; '.join(faults_of(best))}. Lower the learning rate or the number "
+        "of epochs, or correct the training data. Until then, prompt the base model."
     )
     return Recommendation("prompt", reason, best)
 
@@ -131,7 +131,7 @@ def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     curve is not flat; to any number if the curve still rises and one more step like its last would reach the best
     baseline.
     """
-    best, baseline = facts.rows_without_forgetting[0], baseline_phrase(facts.best_baseline)
+    best, baseline = facts.sound_rows[0], baseline_phrase(facts.best_baseline)
     rows = facts.train_rows(best)
     if rows is None or facts.beats_baselines(best):
         return None
@@ -163,7 +163,7 @@ def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -
 
 def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
-    best = facts.rows_without_forgetting[0]
+    best = facts.sound_rows[0]
     if facts.best_baseline is None or facts.beats_baselines(best):
         return None
     prompting, lead_of_prompting = baseline_phrase(facts.best_baseline), facts.lead(facts.best_baseline, best)
@@ -181,13 +181,11 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
 
     The simpler technique must not be clearly worse, and must clearly beat the best baseline too.
     """
-    best = facts.rows_without_forgetting[0]
+    best = facts.sound_rows[0]
     equally_good = [
-        row
-        for row in facts.rows_without_forgetting
-        if facts.beats_baselines(row) and not facts.clearly_better(best, row)
+        row for row in facts.sound_rows if facts.beats_baselines(row) and not facts.clearly_better(best, row)
     ]
-    chosen = min([best, *equally_good], key=lambda row: (_complexity(row), facts.rows_without_forgetting.index(row)))
+    chosen = min([best, *equally_good], key=lambda row: (_complexity(row), facts.sound_rows.index(row)))
     pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
     reason = f"Only {chosen.name} was scored."
     if pair:
@@ -201,7 +199,7 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     teacher_leads,
     facts_are_missing,
     nothing_tuned,
-    everything_forgets,
+    no_model_is_sound,
     too_few_rows,
     prompting_is_enough,
     tuning_wins,

@@ -129,6 +129,7 @@ class _TemplateValues:
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
             ],
+            "unusable": self.comparison.unusable,
             "contaminated": [entry.describe() for entry in self.comparison.contaminated],
             "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
