@@ -124,7 +124,8 @@ def comparison(context: SpecContext) -> Spec:
 )
 def recommendation(context: SpecContext) -> Spec:
     """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
-    return Spec("recommendation", {"comparison": context.artifact("comparison").reference})
+    config = {"min_test_rows": context.project.settings.promotion.min_test_rows}
+    return Spec("recommendation", {"comparison": context.artifact("comparison").reference}, config)
 
 
 def _base_of(store: ArtifactStore, scores: Artifact) -> str:
@@ -326,7 +327,8 @@ def _build_comparison(build: BuildContext) -> dict[str, Any]:
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     comparison = read_comparison(comparison_artifact)
-    return build_recommendation(comparison, _training_facts(build, comparison_artifact.inputs), build.out)
+    facts, least = _training_facts(build, comparison_artifact.inputs), build.spec.config["min_test_rows"]
+    return build_recommendation(comparison, facts, least, build.out)
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:

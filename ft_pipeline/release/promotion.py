@@ -130,9 +130,13 @@ class _PromotionRules:
         candidate = self.candidates[row.name]
         if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
             return ["is already the champion"]
+        too_few = [
+            f"{self.comparison.test_rows} test conversations are too few, {self.settings.min_test_rows} are needed"
+        ]
         failed_checks = [f"the check {name} failed" for name, passed in candidate.gates.items() if not passed]
         missing_leads = [self._missing_lead(row, rival) for rival in self._rivals(row)]
         return [
+            *(too_few if self.comparison.test_rows < self.settings.min_test_rows else []),
             *failed_checks,
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),

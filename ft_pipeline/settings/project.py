@@ -206,6 +206,9 @@ class PromotionSettings(Section):
 
     metric: str = "loss"
     """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
+    min_test_rows: int = Field(50, ge=2)
+    """Smallest number of test conversations for a decision. From 50 on, equal models are called different as rarely as
+    promised; with fewer, do not trust a decision that you allow here."""
     forgetting_margin: float = Field(0.05, ge=0)
     """Largest allowed drop in general accuracy (absolute)."""
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)

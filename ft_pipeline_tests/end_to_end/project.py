@@ -58,9 +58,9 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
         settings["prompting"]["variants"] = {}
     settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
     settings["evaluation"].update(max_new_tokens=8, max_test_rows=8)
-    # Eight questions show no smaller drop, and no answer of a random model is usable.
+    # Eight test rows and questions show nothing else, and no answer of a random model is usable.
     rails = dict.fromkeys(("cut_off", "repetition", "empty", "holes", "refusal", "format"))
-    settings.setdefault("promotion", {}).update(forgetting_margin=0.5, rails=rails)
+    settings.setdefault("promotion", {}).update(forgetting_margin=0.5, rails=rails, min_test_rows=2)
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     for path in (root / "experiments").glob("*.yaml"):
         path.unlink()

@@ -48,7 +48,8 @@ class Moving:
 
     def __init__(self, root: Path, *experiments: str) -> None:
         self.project = project_of(root, **dict.fromkeys(experiments, "technique: lora\n"))
-        (root / "project.yaml").write_text("name: shop\nteacher: {in_comparison: false}\n", encoding="utf-8")
+        settings = "name: shop\nteacher: {in_comparison: false}\npromotion: {min_test_rows: 20}\n"
+        (root / "project.yaml").write_text(settings, encoding="utf-8")
         (root / "data" / "general").mkdir(parents=True)
         for name in ("questions", "texts"):
             (root / "data" / "general" / f"{name}.jsonl").write_text("", encoding="utf-8")

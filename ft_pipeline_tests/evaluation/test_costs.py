@@ -48,7 +48,7 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
-    assert any("after 9,000 calls" in reason for reason in recommend(found, {})["reasons"])
+    assert any("after 9,000 calls" in reason for reason in recommend(found, {}, 20)["reasons"])
 
 
 def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:

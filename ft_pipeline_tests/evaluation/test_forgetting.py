@@ -121,7 +121,7 @@ def test_where_every_model_forgets_prompting_is_recommended(tmp_path: Path) -> N
         ),
         "a/scores": scored(tmp_path / "tuned", {"merged": row}),
     }
-    document = recommend(compare(inputs, CONFIG), {})
+    document = recommend(compare(inputs, CONFIG), {}, 20)
     assert document["decision"] == "prompt"
     assert (
         "No tuned model can be used. a/merged: Forgets: 60 of 400 questions were lost and 0 won"

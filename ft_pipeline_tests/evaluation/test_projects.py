@@ -29,7 +29,7 @@ ANSWERS = {
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
     training = {EXPERIMENT: training_of(name)}
     comparison = Comparison.from_json(comparison_of(name))
-    found = recommend(comparison, training)
+    found = recommend(comparison, training, 20)
     decision, row, reason = ANSWERS[name]
     assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
     assert found["reasons"][0].startswith(reason)

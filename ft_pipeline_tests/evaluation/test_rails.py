@@ -151,7 +151,7 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
     comparison = case(tmp_path, "few_shot")
     baseline = comparison.best_baseline()
     assert baseline is not None and baseline.name == "base"
-    reasons = recommend(comparison, {})["reasons"]
+    reasons = recommend(comparison, {}, 20)["reasons"]
     assert any(
         reason.startswith(
             "Better scores, but not usable: few_shot (100% of its answers repeat themselves (94% to 100%; at"
@@ -163,16 +163,16 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
 
 def test_an_unusable_model_is_neither_recommended_nor_released(tmp_path: Path) -> None:
     comparison = case(tmp_path, "merged")
-    document = recommend(comparison, {})
+    document = recommend(comparison, {}, 20)
     assert (document["decision"], document["row"]) == ("prompt", "few_shot")
     assert document["reasons"][0].startswith(
         "No tuned model can be used. a/merged: 100% of its answers repeat themselves"
     )
     candidates = {"a/merged": Candidate("a/merged", "merged", "a", "f" * 64, gates={"merge": True})}
-    decision = decide(comparison, candidates, PromotionSettings(), None)
+    decision = decide(comparison, candidates, PromotionSettings(min_test_rows=20), None)
     assert not decision.move and "100% of its answers repeat themselves" in decision.reasons[0]
     switched_off = case(tmp_path / "off", "merged", rails={"repetition": None})
-    assert decide(switched_off, candidates, PromotionSettings(), None).move
+    assert decide(switched_off, candidates, PromotionSettings(min_test_rows=20), None).move
 
 
 def test_if_no_baseline_is_usable_the_best_one_is_the_bar_and_it_is_said(tmp_path: Path) -> None:
@@ -185,5 +185,5 @@ def test_if_no_baseline_is_usable_the_best_one_is_the_bar_and_it_is_said(tmp_pat
     assert baseline is not None and baseline.name == "few_shot"
     assert any(
         reason.startswith("No baseline can be used: of few_shot, 100%")
-        for reason in recommend(comparison, {})["reasons"]
+        for reason in recommend(comparison, {}, 20)["reasons"]
     )

@@ -55,7 +55,7 @@ def case(
 
 def decide(comparison: Comparison, **rows: int) -> dict[str, Any]:
     facts = {name: {"train_rows": count} for name, count in rows.items()}
-    found = recommend(comparison, facts)
+    found = recommend(comparison, facts, 20)
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -113,6 +113,16 @@ def test_more_data_is_recommended_if_there_are_too_few_rows(
     assert found["decision"] == decision
     assert found["experiment"] is None
     assert said(found, f"{rows} rows") == (rows < 500)
+
+
+def test_a_few_test_conversations_decide_nothing(tmp_path: Path) -> None:
+    comparison = case(tmp_path, style={"loss": 1.0}, passages=1.2)
+    found = recommend(comparison, {"style": {"train_rows": 800}}, ITEMS + 1)
+    assert (found["decision"], found["row"]) == ("more_data", "looked_up")
+    assert said(
+        found, "Not decided yet: 40 test conversations are too few, 41 are needed. Add data: 1 more conversations"
+    )
+    assert recommend(case(tmp_path / "none"), {}, ITEMS + 1)["decision"] == "prompt"
 
 
 def test_a_model_that_forgets_is_not_recommended(tmp_path: Path) -> None:
@@ -200,10 +210,10 @@ def test_passages_without_a_clear_gain_decide_nothing(tmp_path: Path) -> None:
 
 
 def test_few_test_rows_are_mentioned(tmp_path: Path) -> None:
-    assert not said(decide(case(tmp_path)), "The test split has")
+    assert not said(decide(replace(case(tmp_path), test_rows=100)), "The test split has")
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
     comparison = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
-    assert said(decide(comparison), "The test split has 10 conversations, fewer than 30")
+    assert said(decide(comparison), "The test split has 10 conversations, fewer than 100")
 
 
 def test_rows_computed_in_different_types_are_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_document_of_an_older_version_is_read() -> None:
     read = Comparison.from_json(older)
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
-    assert recommend(read, {})["decision"]
+    assert recommend(read, {}, 20)["decision"]
 
 
 @pytest.mark.parametrize("document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}])

@@ -16,7 +16,7 @@ from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
 
 
 def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:
-    return recommend(comparison, {"lora": {"train_rows": rows}})
+    return recommend(comparison, {"lora": {"train_rows": rows}}, 20)
 
 
 def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) -> None:

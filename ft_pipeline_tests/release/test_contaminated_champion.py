@@ -16,7 +16,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
 
-SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)
+SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 LOSSES = {"plain": 3.5, "new/merged": 2.5}
 CHAMPION = ChampionRecord(
     1, "old/merged", "merged", "old", "f" * 64, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {}

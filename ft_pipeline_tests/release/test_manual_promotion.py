@@ -17,7 +17,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.racing import promote_at_once
 
-SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)
+SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 
 
 @pytest.fixture

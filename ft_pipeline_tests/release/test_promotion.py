@@ -64,7 +64,7 @@ def champion(name: str) -> ChampionRecord:
     )
 
 
-SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)
+SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 ALL = candidates("system_prompt", "few_shot", "qlora")
 
 
@@ -111,6 +111,15 @@ def test_a_model_is_released_only_if_it_is_shown_not_to_forget(result: Forgettin
     assert decide(
         comparison(LOSSES, forgetting_of={"qlora": forgetting(20, 12)}), candidates("qlora"), SETTINGS, None
     ).move
+
+
+def test_a_few_test_conversations_move_nothing() -> None:
+    few = replace(comparison(LOSSES), test_rows=49)
+    settings = SETTINGS.model_copy(update={"min_test_rows": 50})
+    decision = decide(few, candidates("qlora"), settings, None)
+    assert not decision.move and "qlora: 49 test conversations are too few, 50 are needed" in decision.reasons[0]
+    assert PromotionSettings().min_test_rows == 50
+    assert decide(replace(few, test_rows=50), candidates("qlora"), settings, None).move
 
 
 def test_the_current_champion_must_be_beaten_too() -> None:

@@ -165,7 +165,7 @@ class Trained:
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
-            lambda out: build_recommendation(read_comparison(compared), experiments, out),
+            lambda out: build_recommendation(read_comparison(compared), experiments, 20, out),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)

@@ -41,6 +41,8 @@ class ComparisonFacts:
     comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
     """By experiment, facts about its training: `train_rows`."""
+    min_test_rows: int
+    """Smallest number of test conversations for a decision (PromotionSettings)."""
 
     @cached_property
     def scored_rows(self) -> list[ComparisonRow]:

@@ -7,8 +7,8 @@ from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_cu
 from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 
-ENOUGH_TEST_ROWS = 30
-"""With fewer test conversations, intervals are wide, and their level of 95 % is optimistic."""
+ENOUGH_TEST_ROWS = 100
+"""With fewer test conversations, intervals are wide: only large leads show."""
 ROUNDING = 0.002
 """The largest difference of a row's loss between bf16 and fp32 on the worked example, in nats per token."""
 

@@ -28,21 +28,23 @@ SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
 
 
 def build_recommendation(
-    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], out: Path
+    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], min_test_rows: int, out: Path
 ) -> dict[str, Any]:
     """Write recommendation.json to `out` and return it. Arguments as in ComparisonFacts."""
-    recommendation = recommend(comparison, experiments)
+    recommendation = recommend(comparison, experiments, min_test_rows)
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 
 
-def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def recommend(
+    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], min_test_rows: int
+) -> dict[str, Any]:
     """Return the document of `ft recommend --json`.
 
     Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
     reasons, evidence.
     """
-    facts = ComparisonFacts(comparison, experiments)
+    facts = ComparisonFacts(comparison, experiments, min_test_rows)
     recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
     observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
     if recommendation.decision == "distillation":
@@ -61,6 +63,18 @@ def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any
 
 
 # --- deciding rules ---------------------------------------------------------------------------------------------------
+
+
+def too_few_tests(facts: ComparisonFacts) -> Recommendation | None:
+    """More data: on a few test conversations, chance decides."""
+    count, least = facts.comparison.test_rows, facts.min_test_rows
+    if count >= least or not facts.tuned_rows:
+        return None
+    reason = (
+        f"Not decided yet: {count} test conversations are too few, {least} are needed. Add data: "
+        f"{least - count} more conversations in the test split."
+    )
+    return Recommendation("more_data", reason, facts.tuned_rows[0])
 
 
 def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
@@ -196,6 +210,7 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
 
 
 DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
+    too_few_tests,
     teacher_leads,
     facts_are_missing,
     nothing_tuned,
