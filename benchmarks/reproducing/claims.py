@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from reproducing.bootstrap import Estimate, interval
 from reproducing.estimates import Estimates, combine, mean, optimum, ratio
 from reproducing.trainings import (
     COMPARED,
@@ -19,8 +20,6 @@ from reproducing.trainings import (
     R85,
     Arm,
 )
-
-from ft_pipeline.evaluation.comparison.bootstrap import Estimate, interval
 
 REGRET, QLORA = "Schulman and Thinking Machines Lab 2025", "Dettmers et al. 2023"
 KEPT = 0.95

@@ -1,6 +1,6 @@
 """Losses of the runs with 95 % intervals: over held-out rows and seeds, paired between the runs.
 
-Each resample draws held-out rows (the same for all runs, as in evaluation/comparison/bootstrap.py) and, where a
+Each resample draws held-out rows (the same for all runs, see bootstrap.py) and, where a
 configuration was trained with every seed, seeds (the same for all configurations). What makes a row or a seed hard for
 all cancels out.
 """
@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from reproducing.bootstrap import Bootstrap, Estimate, Floats
 from reproducing.trainings import Arm, Training, mean_loss, window
-
-from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, Floats
 
 BASE = "untouched base"
 RESAMPLES = 10_000

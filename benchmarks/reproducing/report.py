@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from reproducing.bootstrap import difference, interval
 from reproducing.claims import at_edge, conclusions, optimum_of
 from reproducing.estimates import RESAMPLES, Estimates, Runs, combine
 from reproducing.trainings import ALPHA, ARMS, COMPARED, FULL, NF4_DOUBLE, QUANTIZED, QUANTIZED_RATE, R8, R32, R85, Arm
-
-from ft_pipeline.evaluation.comparison.bootstrap import difference, interval
 
 
 def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:

@@ -338,7 +338,9 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         cost = {key: row[key] for key in ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")}
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    return {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+    notes = artifact.summary.get("notes")
+    return metadata | ({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in notes))} if notes else {})
 
 
 def _highest_loss(artifact: Artifact) -> dict[str, Any]:

@@ -75,12 +75,19 @@ def _writes_tools(tokenizer: Any) -> bool:
 
 
 def with_prompt(
-    messages: Sequence[Message], system_prompt: str | None, examples: Sequence[Sequence[Message]]
+    messages: Sequence[Message],
+    system_prompt: str | None,
+    examples: Sequence[Sequence[Message]],
+    *,
+    replace_system: bool = False,
 ) -> list[Message]:
-    """Return `messages` after a system prompt and fixed few-shot examples. A system turn in `messages` has priority."""
+    """Return `messages` after a system prompt and fixed few-shot examples.
+
+    A system turn in `messages` has priority. replace_system: the system prompt takes its place.
+    """
     turns = [dict(message) for message in messages]
     system = [turns.pop(0)] if turns and turns[0]["role"] == "system" else []
-    if not system and system_prompt:
+    if system_prompt and (replace_system or not system):
         system = [{"role": "system", "content": system_prompt}]
     shots = [dict(message) for example in examples for message in example if message["role"] != "system"]
     return [*system, *shots, *turns]

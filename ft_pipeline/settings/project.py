@@ -1,10 +1,11 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
@@ -87,6 +88,8 @@ class PromptVariant(Section):
 
     system_prompt: str | None = None
     """`{passages}` is replaced by the passages. Without it, they are appended."""
+    replace_system: bool = False
+    """Use the system prompt in place of the system turn that a conversation has. Otherwise that turn has priority."""
     few_shot: int = Field(0, ge=0, le=64)
     """Number of examples from the train split before the question."""
     examples: Literal["fixed", "retrieved"] = "fixed"
@@ -96,8 +99,17 @@ class PromptVariant(Section):
     passage_words: int = Field(120, ge=10, le=2000)
     """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
 
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromptVariant"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `replace_system` if it is off, as in the specs of older versions."""
+        return {key: value for key, value in serialize(self).items() if value or key != "replace_system"}
+
     @model_validator(mode="after")
     def _check_retrieval(self) -> "PromptVariant":
+        if self.replace_system and not self.system_prompt:
+            raise rule_error(
+                "replace_system", "`replace_system` needs `system_prompt`. Write the prompt that takes the place."
+            )
         if self.examples == "retrieved" and not self.few_shot:
             raise rule_error(
                 "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."

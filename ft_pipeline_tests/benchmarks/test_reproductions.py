@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reproducing.bootstrap import Estimate, interval
 from reproducing.estimates import BASE, Estimates, optimum
 from reproducing.trainings import (
     ARMS,
@@ -30,7 +31,6 @@ from reproducing.trainings import (
     window,
 )
 
-from ft_pipeline.evaluation.comparison.bootstrap import Estimate, interval
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
 
 SCRIPT = BENCHMARKS / "reproductions.py"

@@ -3,11 +3,15 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items, select_test_rows
+from ft_pipeline.evaluation.scoring.prompt_baseline import notes_on_system_turns
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
+from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest
 from ft_pipeline.models.chat import render
+from ft_pipeline.settings.project import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversation
 
 ROWS = select_test_rows(CONVERSATIONS, None)
@@ -55,6 +59,57 @@ def test_examples_come_from_the_train_split_and_are_fixed(tokenizer: Any) -> Non
     assert len(heads) == 1
     with pytest.raises(UserError, match="few_shot is 3"):
         Prompt.from_variant({"system_prompt": None, "few_shot": 3}, CONVERSATIONS, seed=0)
+
+
+OWN_SYSTEM = ({"role": "system", "content": "Rhyme."}, {"role": "user", "content": "Where is my order?"})
+
+
+def test_a_system_turn_of_a_conversation_has_priority_unless_it_is_replaced() -> None:
+    kept, replaced = (
+        Prompt.from_variant({"system_prompt": "Be brief.", "replace_system": replace}, CONVERSATIONS, seed=0)
+        for replace in (False, True)
+    )
+    assert [turn["content"] for turn in kept.prepend_to(OWN_SYSTEM)] == ["Rhyme.", "Where is my order?"]
+    assert [turn["content"] for turn in replaced.prepend_to(OWN_SYSTEM)] == ["Be brief.", "Where is my order?"]
+    assert [turn["content"] for turn in replaced.prepend_to(OWN_SYSTEM[1:])] == ["Be brief.", "Where is my order?"]
+
+
+def test_passages_are_added_to_the_system_prompt_that_is_used() -> None:
+    texts = ["Orders leave our warehouse on Mondays.", "Lamps have a warranty of two years."]
+    kept, replaced = (
+        Prompt.from_variant(
+            {"system_prompt": "Be brief.", "replace_system": replace, "passages": 1}, CONVERSATIONS, 0, texts
+        )
+        for replace in (False, True)
+    )
+    assert kept.prepend_to(OWN_SYSTEM)[0]["content"].startswith("Rhyme.\n\n")
+    assert replaced.prepend_to(OWN_SYSTEM)[0]["content"].startswith("Be brief.\n\n")
+    for prompt in (kept, replaced):
+        assert sum(text in prompt.prepend_to(OWN_SYSTEM)[0]["content"] for text in texts) == 1
+
+
+def test_replacing_needs_a_system_prompt_and_is_in_a_spec_only_if_it_is_on() -> None:
+    with pytest.raises(ValidationError, match="`replace_system` needs `system_prompt`"):
+        PromptVariant(replace_system=True)
+    assert "replace_system" not in PromptVariant(system_prompt="Be brief.").model_dump(mode="json")
+    assert (
+        PromptVariant(system_prompt="Be brief.", replace_system=True).model_dump(mode="json")["replace_system"] is True
+    )
+
+
+def test_a_system_prompt_that_is_not_used_everywhere_is_mentioned() -> None:
+    rows = [{"messages": OWN_SYSTEM}, {"messages": OWN_SYSTEM[1:]}]
+    models = [
+        ModelUnderTest(name, "prompt", Prompt(system_prompt=text, replace_system=replace))
+        for name, text, replace in (
+            ("plain", None, False),
+            ("brief", "Be brief.", False),
+            ("replaced", "Be brief.", True),
+        )
+    ]
+    (note,) = notes_on_system_turns(rows, models)
+    assert note.startswith("brief: its system prompt is not used in 1 of 2 test conversations")
+    assert notes_on_system_turns(rows[1:], models) == []
 
 
 def test_a_prompt_that_does_not_fit_the_window_is_refused(tokenizer: Any) -> None:

@@ -44,13 +44,15 @@ def tokenizer() -> Any:
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("examples", [[], SHOTS])
 @pytest.mark.parametrize("system_prompt", PROMPTS)
+@pytest.mark.parametrize("replace", [False, True])
 def test_the_template_renders_the_scored_prompts(
-    tokenizer: Any, template: str, examples: list[list[dict[str, str]]], system_prompt: str | None
+    tokenizer: Any, template: str, examples: list[list[dict[str, str]]], system_prompt: str | None, replace: bool
 ) -> None:
     for talk in TALKS:
         tokenizer.chat_template = template
-        scored = render(tokenizer, with_prompt(talk, system_prompt, examples), add_generation_prompt=True)
-        tokenizer.chat_template = template_with_prompt(template, system_prompt, examples)
+        prompted = with_prompt(talk, system_prompt, examples, replace_system=replace)
+        scored = render(tokenizer, prompted, add_generation_prompt=True)
+        tokenizer.chat_template = template_with_prompt(template, system_prompt, examples, replace_system=replace)
         assert render(tokenizer, talk, add_generation_prompt=True) == scored
 
 

@@ -1,5 +1,6 @@
 """The worker for `prompt_baseline`: score the base model under each prompt, as baselines for tuned models."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,7 +28,21 @@ def run(job: Job) -> dict[str, Any]:
         speed_up_products(model, trains=False)
         for tested_model in missing:
             scorer.score(model, tested_model)
-    return scorer.write(tested_models)
+    notes = notes_on_system_turns(scorer.test_rows, tested_models)
+    for note in notes:
+        job.report.log(note)
+    return scorer.write(tested_models) | ({"notes": notes} if notes else {})
+
+
+def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequence[ModelUnderTest]) -> list[str]:
+    """Return a note per variant whose system prompt is not used where a conversation has a system turn of its own."""
+    own = sum(row["messages"][0]["role"] == "system" for row in rows)
+    return [
+        f"{model.name}: its system prompt is not used in {own} of {len(rows)} test conversations, which have a system "
+        "turn. Set replace_system to use it."
+        for model in tested_models
+        if own and model.prompt.system_prompt and not model.prompt.replace_system
+    ]
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:

@@ -25,6 +25,8 @@ class Prompt:
     """The source of examples that are retrieved for each item. They replace the fixed ones."""
     passage_pool: PassagePool | None = None
     """The source of passages that are retrieved for each item."""
+    replace_system: bool = False
+    """Whether the system prompt takes the place of an item's own system turn."""
 
     @classmethod
     def from_variant(
@@ -44,6 +46,7 @@ class Prompt:
             tuple(tuple(example) for example in pick_examples(rows, fixed_examples, seed)),
             ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed_examples else None,
             PassagePool(texts, settings.passages, settings.passage_words) if settings.passages else None,
+            settings.replace_system,
         )
 
     @property
@@ -54,12 +57,14 @@ class Prompt:
     def prepend_to(self, messages: Sequence[Message]) -> list[Message]:
         """Return this prompt followed by `messages`. Retrieval depends only on the user turns.
 
-        A system turn in `messages` replaces the system prompt; retrieved passages are then added to it.
+        A system turn in `messages` replaces the system prompt, unless `replace_system`; retrieved passages are then
+        added to it.
         """
         examples = self.example_pool.examples_for(messages) if self.example_pool else self.examples
         passages = self.passage_pool.passages_for(messages) if self.passage_pool else []
-        prompted = with_prompt(messages, _with_passages(self.system_prompt, passages), examples)
-        if passages and messages[0]["role"] == "system":
+        system_prompt = _with_passages(self.system_prompt, passages)
+        prompted = with_prompt(messages, system_prompt, examples, replace_system=self.replace_system)
+        if passages and messages[0]["role"] == "system" and not self.replace_system:
             prompted[0]["content"] = "\n\n".join([prompted[0]["content"], *passages])
         return prompted
 

@@ -6,21 +6,30 @@ from collections.abc import Mapping, Sequence
 Message = Mapping[str, str]
 
 
-def template_with_prompt(template: str, system_prompt: str | None, examples: Sequence[Sequence[Message]]) -> str:
+def template_with_prompt(
+    template: str,
+    system_prompt: str | None,
+    examples: Sequence[Sequence[Message]],
+    *,
+    replace_system: bool = False,
+) -> str:
     """Return the template with lines in front that change `messages` as models.chat.with_prompt does.
 
-    The new messages are the client's system prompt, or else the model's; the examples; and the conversation. The added
-    lines write nothing. They end with the line break that a template engine removes after a block (trim_blocks), so
-    that `template` still begins at the start of a line.
+    The new messages are the client's system prompt, or else the model's (with replace_system, the model's if it has
+    one); the examples; and the conversation. The added lines write nothing. They end with the line break that a
+    template engine removes after a block (trim_blocks), so that `template` still begins at the start of a line.
     """
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     example_turns = [dict(message) for example in examples for message in example if message["role"] != "system"]
     if not system and not example_turns:
         return template
     examples_only, prompt = _jinja_literal(example_turns), _jinja_literal([*system, *example_turns])
+    with_own_system = (
+        f"{prompt} + messages[1:]" if replace_system and system else f"messages[:1] + {examples_only} + messages[1:]"
+    )
     return (
         "{%- if messages and messages[0]['role'] == 'system' %}"
-        f"{{%- set messages = messages[:1] + {examples_only} + messages[1:] %}}"
+        f"{{%- set messages = {with_own_system} %}}"
         f"{{%- else %}}{{%- set messages = {prompt} + messages %}}{{%- endif %}}\n{template}"
     )
 

@@ -52,7 +52,10 @@ def write_served_folder(store: ArtifactStore, model: ModelReference, folder: Pat
     decoding = generation_config_as_scored(weights.path, tokenizer)
     (served / GENERATION_CONFIG).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
     template = template_with_prompt(
-        tokenizer.get_chat_template(), model.serving.get("system_prompt"), _few_shot_examples(store, model)
+        tokenizer.get_chat_template(),
+        model.serving.get("system_prompt"),
+        _few_shot_examples(store, model),
+        replace_system=model.serving.get("replace_system", False),
     )
     (served / TEMPLATE_NAME).unlink(missing_ok=True)
     (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
