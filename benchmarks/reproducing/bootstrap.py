@@ -1,7 +1,7 @@
 """95 % intervals by the paired percentile bootstrap over held-out rows.
 
-The reproductions compute with the draws: the best learning rate of each draw, for example. Comparisons of models use the
-pipeline's own intervals (evaluation/comparison/leads.py).
+The reproductions compute with the draws: the best learning rate of each draw, for example. Comparisons of models use
+the pipeline's own intervals (evaluation/comparison/leads.py).
 
 The items of one conversation are not independent, so whole conversations are drawn (cluster bootstrap, Field & Welsh
 2007). Every row of a comparison is resampled with the same draws, which makes differences paired: the difficulty that
