@@ -93,6 +93,7 @@ def comparison(context: SpecContext) -> Spec:
         "prices": settings.costs.model_dump(mode="json"),
         "forgetting_margin": settings.promotion.forgetting_margin,
         "rails": settings.promotion.rails,
+        "keeps": settings.promotion.keeps,
         "bases": {name: _base_of(context.store, artifact) for name, artifact in sorted(scored.items())},
         **({"stale": stale} if stale else {}),
     }

@@ -223,6 +223,9 @@ class PromotionSettings(Section):
     promised; with fewer, do not trust a decision that you allow here."""
     forgetting_margin: float = Field(0.05, ge=0)
     """Largest allowed drop in general accuracy (absolute)."""
+    keeps: float = Field(0.8, gt=0, le=1)
+    """Share of the best model's lead over the best baseline that a simpler technique must be shown to keep, to be
+    recommended in its place."""
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
     """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
     (0.05 each), holes (0.02). Null switches one off."""

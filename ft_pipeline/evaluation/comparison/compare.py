@@ -19,6 +19,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
+from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_leads
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import judge_answers
@@ -67,8 +68,8 @@ def build_comparison(
     inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion (its record: name,
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
     (CostSettings), forgetting_margin, bases (see forgetting_by_model), rails (the ceilings of rails.judge_answers),
-    stale (sweep members that were not trained again with the rest of their sweep) and contaminated (see
-    contaminated_models).
+    keeps (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep) and
+    contaminated (see contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -126,7 +127,7 @@ def compare(
         for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
     ]
     first_samples = next(iter(samples.values()))
-    return Comparison(
+    comparison = Comparison(
         test_rows=len({sample["group"] for sample in first_samples}),
         test_items=len(first_samples),
         primary_metric=primary,
@@ -144,6 +145,7 @@ def compare(
         champion=_compared_champion(config.get("champion")),
         contaminated=contaminated,
     )
+    return replace(comparison, kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)))
 
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
-OPTIONAL_LISTS = ("contaminated",)
+OPTIONAL_LISTS = ("contaminated", "kept_leads")
 """Keys of the document that are left out if their lists are empty."""
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
@@ -65,6 +65,26 @@ class PairedDifference(JsonRecord):
     def describe(self) -> str:
         """Return the difference with its interval."""
         return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
+
+
+@dataclass(frozen=True)
+class KeptLead(JsonRecord):
+    """How much of the best tuned row's lead over the best baseline another tuned row has."""
+
+    row: str
+    best: str
+    baseline: str
+    share: float
+    """The row's lead divided by the best row's."""
+    wanted: float
+    """The share that it must be shown to keep (PromotionSettings.keeps)."""
+    low: float | None
+    """Lower one-sided 95 % bound of its lead minus `wanted` times the best row's lead."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is shown that the row keeps the wanted share."""
+        return self.low is not None and self.low > 0
 
 
 @dataclass(frozen=True)
@@ -353,6 +373,11 @@ class ComparisonRow(JsonRecord):
         return not self.breaches
 
     @property
+    def is_sound(self) -> bool:
+        """Whether it is usable, and not shown to forget."""
+        return self.is_usable and (self.forgetting is None or self.forgetting.verdict != "forgets")
+
+    @property
     def accuracy(self) -> float | None:
         """The general accuracy; None if it was not measured."""
         return (self.general or {}).get("accuracy")
@@ -385,6 +410,8 @@ class Comparison(JsonRecord):
     """The champion that is compared: `name`, `experiment`, `fingerprint`."""
     contaminated: Sequence[ContaminatedModel] = field(default_factory=list)
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
+    kept_leads: Sequence[KeptLead] = field(default_factory=list)
+    """Of the tuned rows other than the best, on the primary metric."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""

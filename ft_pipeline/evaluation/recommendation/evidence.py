@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.records import (
     Comparison,
     ComparisonRow,
+    KeptLead,
     LearningCurve,
     PairedDifference,
     SeedSpread,
@@ -114,7 +115,11 @@ class ComparisonFacts:
     @cached_property
     def sound_rows(self) -> list[ComparisonRow]:
         """The tuned rows that are usable and are not shown to forget, best first."""
-        return [row for row in self.tuned_rows if not faults_of(row)]
+        return [row for row in self.tuned_rows if row.is_sound]
+
+    def kept_lead(self, row: ComparisonRow) -> KeptLead | None:
+        """Return how much of the best row's lead a row keeps; None for the best row itself."""
+        return next((entry for entry in self.comparison.kept_leads if entry.row == row.name), None)
 
     def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
@@ -162,9 +167,9 @@ class ComparisonFacts:
 
 
 def faults_of(row: ComparisonRow) -> list[str]:
-    """Return why a row is not recommended, whatever its scores."""
-    forgets = row.forgetting is not None and row.forgetting.verdict == "forgets"
-    return [rail.describe() for rail in row.breaches] + ([row.forgetting.describe().rstrip(".")] if forgets else [])  # type: ignore[union-attr]
+    """Return why a row is not recommended, whatever its scores. Empty for a sound row."""
+    forgetting = [row.forgetting.describe().rstrip(".")] if row.is_usable and row.forgetting else []
+    return [] if row.is_sound else [rail.describe() for rail in row.breaches] + forgetting
 
 
 def baseline_phrase(row: ComparisonRow | None) -> str:

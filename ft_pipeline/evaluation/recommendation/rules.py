@@ -191,21 +191,27 @@ def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
 
 
 def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
-    """Fine-tune: the best row without forgetting, or a simpler technique.
+    """Fine-tune: the best sound row, or a simpler technique that is shown to keep most of its lead.
 
-    The simpler technique must not be clearly worse, and must clearly beat the best baseline too.
+    The simpler technique must clearly beat the best baseline too.
     """
     best = facts.sound_rows[0]
-    equally_good = [
-        row for row in facts.sound_rows if facts.beats_baselines(row) and not facts.clearly_better(best, row)
+    as_good = [
+        row
+        for row in facts.sound_rows
+        if facts.beats_baselines(row) and (kept := facts.kept_lead(row)) is not None and kept.is_shown
     ]
-    chosen = min([best, *equally_good], key=lambda row: (_complexity(row), facts.sound_rows.index(row)))
+    chosen = min([best, *as_good], key=lambda row: (_complexity(row), facts.sound_rows.index(row)))
     pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
     reason = f"Only {chosen.name} was scored."
     if pair:
         reason = f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
-    if _complexity(chosen) < _complexity(best):
-        reason += f" {best.name} is not clearly better, and {chosen.technique} is the simpler technique."
+    kept = facts.kept_lead(chosen)
+    if _complexity(chosen) < _complexity(best) and kept:
+        reason += (
+            f" It keeps {kept.share:.0%} of the lead of {best.name} (at least {kept.wanted:.0%} is shown), and "
+            f"{chosen.technique} is the simpler technique."
+        )
     return Recommendation(SIMPLEST_FIRST[_complexity(chosen)], reason, chosen)
 
 

@@ -1,0 +1,50 @@
+"""How much of the best tuned model's lead another one keeps: whether the simpler technique is as good."""
+
+from collections.abc import Mapping
+
+from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, distance_from_ideal, lead_values
+from ft_pipeline.evaluation.comparison.records import Comparison, KeptLead
+from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.evaluation.model_kinds import TUNED
+
+DEFAULT_SHARE = 0.8
+LEVEL = 0.95
+"""Of the lower bound: one-sided, because only a smaller lead matters."""
+
+
+def kept_leads(
+    comparison: Comparison, estimates: Mapping[str, Mapping[str, Estimate]], wanted: float
+) -> list[KeptLead]:
+    """Return an entry per sound tuned row other than the best one; none if the best one does not lead the baseline.
+
+    estimates: by row, then by metric. wanted: the share of the lead that a row must be shown to keep.
+
+    "Not clearly worse" would accept a technique that keeps 60 % of the lead in most small comparisons. The combination
+    lead - wanted · best lead is a lead too: of each conversation, so that its bound needs no further assumption.
+    """
+    name, metric = comparison.primary_metric, comparison.metric()
+    sound = [row for row in comparison.ranked() if row.kind in TUNED and row.is_sound]
+    baseline = comparison.best_baseline()
+    if not sound or baseline is None or comparison.difference(sound[0], baseline) is None:
+        return []
+
+    values = {row.name: _lead_values(estimates, row.name, baseline.name, name, metric) for row in sound}
+    best = values[sound[0].name]
+    return [
+        KeptLead(
+            row.name,
+            sound[0].name,
+            baseline.name,
+            share=float(values[row.name].mean() / best.mean()),
+            wanted=wanted,
+            low=bounds(values[row.name] - wanted * best, LEVEL)[0],
+        )
+        for row in sound[1:]
+    ]
+
+
+def _lead_values(
+    estimates: Mapping[str, Mapping[str, Estimate]], row: str, baseline: str, name: str, metric: Metric
+) -> Floats:
+    ours, theirs = (distance_from_ideal(estimates[model][name], metric.ideal) for model in (row, baseline))
+    return lead_values(ours, theirs, lower_is_better=metric.lower_is_better)
