@@ -140,6 +140,7 @@ class _PromotionRules:
             *failed_checks,
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
+            *self._missing_lead_of_recipe(row),
             *self._forgetting(row),
             *(rail.describe() for rail in row.rails if rail.prevents_release),
         ]
@@ -157,7 +158,15 @@ class _PromotionRules:
             if (lead := self._lead(row, champion))
         ]
         beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        return "; ".join([f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}", *self.champion_notes()])
+        win = f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}"
+        return "; ".join([win, *self._training_notes(row), *self.champion_notes()])
+
+    def _training_notes(self, row: ComparisonRow) -> list[str]:
+        """Return whether the lead is that of a recipe or of the weights of one training; nothing for a prompt."""
+        if row.kind not in TUNED:
+            return []
+        trainings = max((lead.trainings for lead in self.comparison.recipe_leads_of(row)), default=1)
+        return [] if trainings > 1 else ["one training: this speaks for these weights, not for the recipe"]
 
     def champion_notes(self, *, with_fix: bool = False) -> list[str]:
         """Return a sentence if the champion is not compared because it learned from test rows.
@@ -204,6 +213,15 @@ class _PromotionRules:
             return [f"the champion {self.champion.name} has no score in this comparison: run `ft run`"]
         missing = self._missing_lead(row, champions[0])
         return [f"champion: {missing}"] if missing else []
+
+    def _missing_lead_of_recipe(self, row: ComparisonRow) -> list[str]:
+        """Return a reason for each rival that the recipe is not shown to beat over its seeds. Trained once, its weights
+        alone decide."""
+        return [
+            f"its recipe is not shown to beat {lead.rival}: it leads by {lead.describe()}"
+            for lead in self.comparison.recipe_leads_of(row)
+            if not lead.is_shown
+        ]
 
     def _champion_rows(self) -> list[ComparisonRow]:
         """Return the champion's rows: those of kind `champion`, or else those of the same artifact.

@@ -123,7 +123,8 @@ def test_a_candidate_must_beat_the_champion_that_was_trained_again() -> None:
     assert (clear.move, clear.name) == (True, "new/merged")
     assert clear.reasons == [
         "new/merged beats plain by 1.000 (95 %: 0.900 to 1.100), old/merged, the champion trained again, by 0.400 "
-        "(95 %: 0.300 to 0.500) on loss; the previous champion old/merged is not compared: it learned from 12 rows"
+        "(95 %: 0.300 to 0.500) on loss; one training: this speaks for these weights, not for the recipe; the previous "
+        "champion old/merged is not compared: it learned from 12 rows"
     ]
 
 
@@ -150,7 +151,8 @@ def test_a_champion_whose_experiment_is_gone_is_replaced_by_a_model_that_beats_t
     move = decide(contaminated(LOSSES), candidates("new/merged"), SETTINGS, CHAMPION)
     assert move.move
     assert move.reasons == [
-        "new/merged beats plain by 1.000 (95 %: 0.900 to 1.100) on loss; the previous champion old/merged is not "
+        "new/merged beats plain by 1.000 (95 %: 0.900 to 1.100) on loss; one training: this speaks for these weights, "
+        "not for the recipe; the previous champion old/merged is not "
         "compared: it learned from 12 rows"
     ]
     worse = decide(contaminated({"plain": 3.5, "new/merged": 3.45}), candidates("new/merged"), SETTINGS, CHAMPION)

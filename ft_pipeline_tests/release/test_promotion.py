@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, Forgetting, PairedDifference, Score
+from ft_pipeline.evaluation.comparison.records import (
+    Comparison,
+    ComparisonRow,
+    Forgetting,
+    PairedDifference,
+    RecipeLead,
+    Score,
+)
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.promotion import check_results, decide, promotion_of
@@ -20,6 +27,7 @@ KINDS: dict[str, ModelKind] = {
     "qlora": "merged",
 }
 KEPT = forgetting(0)
+ONE_TRAINING = "one training: this speaks for these weights, not for the recipe"
 PASSED = {"token_audit": True, "merge": True}
 
 
@@ -71,7 +79,7 @@ ALL = candidates("system_prompt", "few_shot", "qlora")
 def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "qlora")
-    assert decision.reasons == ["qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss"]
+    assert decision.reasons == [f"qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss; {ONE_TRAINING}"]
     move = promotion_of(decision, ALL, "c" * 64)
     assert move is not None
     assert (move.candidate.name, move.forced, move.evidence["comparison"]) == ("qlora", False, "c" * 64)
@@ -113,6 +121,27 @@ def test_a_model_is_released_only_if_it_is_shown_not_to_forget(result: Forgettin
     ).move
 
 
+def recipe(lead: float, *leads: float, lower: float | None = None) -> RecipeLead:
+    return RecipeLead("qlora", "few_shot", len(leads), leads, lead, lower, lead + 0.1, lower)
+
+
+@pytest.mark.parametrize(
+    ("of_recipe", "moves"),
+    [
+        (recipe(0.9, 1.0, 0.9, 0.8, lower=0.7), True),
+        (recipe(0.3, 1.0, 0.1, -0.2, lower=-0.4), False),
+        (recipe(0.6, 1.0, 0.2), True),
+        (recipe(0.4, 1.0, -0.2), False),
+    ],
+)
+def test_a_recipe_that_was_trained_several_times_must_lead_over_its_seeds(of_recipe: RecipeLead, moves: bool) -> None:
+    """With two trainings both must lead, with three or more the interval decides."""
+    decision = decide(replace(comparison(LOSSES), recipe_leads=[of_recipe]), candidates("qlora"), SETTINGS, None)
+    assert decision.move is moves
+    assert moves or "its recipe is not shown to beat few_shot: it leads by" in decision.reasons[0]
+    assert ONE_TRAINING not in decision.reasons[-1]
+
+
 def test_a_few_test_conversations_move_nothing() -> None:
     few = replace(comparison(LOSSES), test_rows=49)
     settings = SETTINGS.model_copy(update={"min_test_rows": 50})
@@ -132,7 +161,7 @@ def test_the_current_champion_must_be_beaten_too() -> None:
     assert [pair["worse"] for pair in better.evidence["pairs"]] == ["few_shot", "champion"]
     assert better.reasons == [
         "qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100), "
-        "the previous champion by 0.500 (95 %: 0.400 to 0.600) on loss"
+        f"the previous champion by 0.500 (95 %: 0.400 to 0.600) on loss; {ONE_TRAINING}"
     ]
 
 
@@ -145,7 +174,9 @@ def test_a_champion_without_a_score_is_not_replaced() -> None:
 def test_a_tuned_model_replaces_a_prompt_variant_as_champion() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("few_shot"))
     assert (decision.move, decision.name) == (True, "qlora")
-    assert decision.reasons == ["qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss"]  # named once
+    assert decision.reasons == [
+        f"qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss; {ONE_TRAINING}"
+    ]  # named once
 
 
 def test_the_champion_is_not_released_again() -> None:

@@ -23,6 +23,7 @@ from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_lea
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import judge_answers
+from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
     Comparison,
@@ -145,7 +146,11 @@ def compare(
         champion=_compared_champion(config.get("champion")),
         contaminated=contaminated,
     )
-    return replace(comparison, kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)))
+    return replace(
+        comparison,
+        kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
+        recipe_leads=recipe_leads(comparison, models, all_estimates),
+    )
 
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
-OPTIONAL_LISTS = ("contaminated", "kept_leads")
+OPTIONAL_LISTS = ("contaminated", "kept_leads", "recipe_leads")
 """Keys of the document that are left out if their lists are empty."""
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
@@ -85,6 +85,36 @@ class KeptLead(JsonRecord):
     def is_shown(self) -> bool:
         """Whether it is shown that the row keeps the wanted share."""
         return self.low is not None and self.low > 0
+
+
+@dataclass(frozen=True)
+class RecipeLead(JsonRecord):
+    """The lead of an experiment over a rival, over several trainings that differ only in their seed."""
+
+    row: str
+    rival: str
+    trainings: int
+    leads: Sequence[float]
+    """Of each training, the row's own first."""
+    lead: float
+    """Their mean."""
+    low: float | None
+    """The ends of its 95 % interval, over conversations and trainings. None for two trainings."""
+    high: float | None
+    lower: float | None
+    """Lower one-sided 95 % bound."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the recipe leads: its lower bound is above zero; of two trainings, both lead."""
+        return self.lower > 0 if self.lower is not None else min(self.leads) > 0
+
+    def describe(self) -> str:
+        """Return the lead with its interval."""
+        if self.low is None:
+            return f"{self.lead:.3f} in {self.trainings} trainings ({min(self.leads):.3f} to {max(self.leads):.3f})"
+        interval = describe_interval(self.low, self.high)
+        return f"{self.lead:.3f} in {self.trainings} trainings (95 %: {interval}, over seeds and conversations)"
 
 
 @dataclass(frozen=True)
@@ -412,6 +442,8 @@ class Comparison(JsonRecord):
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
     kept_leads: Sequence[KeptLead] = field(default_factory=list)
     """Of the tuned rows other than the best, on the primary metric."""
+    recipe_leads: Sequence[RecipeLead] = field(default_factory=list)
+    """Of the tuned rows that were trained with several seeds."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -477,6 +509,10 @@ class Comparison(JsonRecord):
         baselines = [row for row in self.ranked(metric) if row.kind in BASELINES]
         wanted = [row for row in baselines if passages in (None, bool(row.passages))]
         return next((row for row in wanted if row.is_usable), wanted[0] if wanted else None)
+
+    def recipe_leads_of(self, row: ComparisonRow) -> list[RecipeLead]:
+        """Return the leads of a row's recipe over the best baseline and the champion; empty if it was trained once."""
+        return [lead for lead in self.recipe_leads if lead.row == row.name]
 
     def difference(
         self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None

@@ -31,10 +31,7 @@ def drop_sweep_members(models: Sequence[ScoredModel]) -> list[ScoredModel]:
 def seed_spread(models: Sequence[ScoredModel], estimates: Estimates) -> list[SeedSpread]:
     """Return the scores of each tuned model that was trained with several seeds."""
     spreads = []
-    for tuned, members in _tuned_with_members(models):
-        trainings = [tuned, *(member for member in members if learning_curve_share(member.experiment or "") is None)]
-        if len(trainings) < 2:
-            continue
+    for tuned, trainings in trainings_by_seed(models):
         scores = {}
         for metric in estimates[tuned.name]:
             if all(metric in estimates[model.name] for model in trainings):
@@ -42,6 +39,16 @@ def seed_spread(models: Sequence[ScoredModel], estimates: Estimates) -> list[See
                 scores[metric] = SeedScores(fmean(values), min(values), max(values), values)
         spreads.append(SeedSpread(tuned.name, tuned.experiment or "", len(trainings), scores))
     return spreads
+
+
+def trainings_by_seed(models: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
+    """Return each tuned model that was trained with several seeds, with all its trainings, itself first."""
+    trained = []
+    for tuned, members in _tuned_with_members(models):
+        others = [member for member in members if learning_curve_share(member.experiment or "") is None]
+        if others:
+            trained.append((tuned, [tuned, *others]))
+    return trained
 
 
 def learning_curves(

@@ -47,7 +47,13 @@ def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str
         return words
     worst_value, baseline_value = worst_seed(spread.scores[name], metric), baseline.scores[name].value
     better = "still better" if metric.is_better(worst_value, baseline_value) else "not better"
-    return f"{words} The worst of them is {better} than {baseline_phrase(baseline)} ({baseline_value:.3f})."
+    words += f" The worst of them is {better} than {baseline_phrase(baseline)} ({baseline_value:.3f})."
+    of_recipe = [lead for lead in facts.comparison.recipe_leads_of(recommendation.row) if lead.rival == baseline.name]
+    shown = [
+        f"The recipe {'leads' if lead.is_shown else 'is not shown to lead'} it: {lead.describe()}."
+        for lead in of_recipe
+    ]
+    return " ".join([words, *shown])
 
 
 def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
