@@ -4,8 +4,9 @@ A tuned model is released if its recorded checks passed, it beats the best basel
 than noise, and it is shown not to forget (evaluation/comparison/forgetting.py). If no tuned model is released, the best
 prompt variant is, provided it beats the base model, every other variant and the current champion by more than noise.
 
-"By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
-zero.
+"By more than noise": the p-value of the lead is at most false_moves / (1 + m), where m candidates are tested. A single
+candidate is tested at the level of a 95 % interval; of ten equal ones, the best would beat it by luck in 15 % of the
+cases. Not tested are candidates that cannot be released anyway.
 
 A champion that learned from rows which are test rows now is not compared (comparison/contaminated_models.py). Once its
 experiment is trained again, that model stands in its place; until then, the champion stays. If the experiment is gone,
@@ -14,6 +15,7 @@ a candidate must beat the baselines alone. The reason in the record says so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, PairedDifference
@@ -51,7 +53,7 @@ def decide(
     """
     rules = _PromotionRules(comparison, candidates, settings, champion)
     reasons: list[str] = []
-    for row in [*rules.tuned_rows(), *rules.releasable_rows("prompt")[:1]]:
+    for row in rules.examined_rows():
         failed = rules.failed_requirements(row)
         record_number = (rejected or {}).get(candidates[row.name].fingerprint)
         if not failed and record_number is not None:
@@ -125,22 +127,39 @@ class _PromotionRules:
         adapters = [row for row in self.releasable_rows("adapter") if row.experiment not in with_merged]
         return self.comparison.ranked(self.settings.metric, [*self.releasable_rows("merged"), *adapters])
 
+    def examined_rows(self) -> list[ComparisonRow]:
+        """Return the rows that a run may release, in the order in which they are examined."""
+        return [*self.tuned_rows(), *self.releasable_rows("prompt")[:1]]
+
+    @cached_property
+    def level(self) -> float:
+        """The largest p-value with which a lead counts."""
+        tested = [row for row in self.examined_rows() if not self._is_champion(row) and not self._faults(row)]
+        return self.settings.false_moves / (1 + max(len(tested), 1))
+
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
-        candidate = self.candidates[row.name]
-        if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
+        if self._is_champion(row):
             return ["is already the champion"]
-        too_few = [
-            f"{self.comparison.test_rows} test conversations are too few, {self.settings.min_test_rows} are needed"
-        ]
-        failed_checks = [f"the check {name} failed" for name, passed in candidate.gates.items() if not passed]
         missing_leads = [self._missing_lead(row, rival) for rival in self._rivals(row)]
         return [
-            *(too_few if self.comparison.test_rows < self.settings.min_test_rows else []),
-            *failed_checks,
+            *self._faults(row),
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._missing_lead_of_recipe(row),
+        ]
+
+    def _is_champion(self, row: ComparisonRow) -> bool:
+        return self.champion is not None and self.candidates[row.name].fingerprint == self.champion.fingerprint
+
+    def _faults(self, row: ComparisonRow) -> list[str]:
+        """Return why a row cannot be released, whatever it leads."""
+        count, least = self.comparison.test_rows, self.settings.min_test_rows
+        too_few = [f"{count} test conversations are too few, {least} are needed"] if count < least else []
+        gates = self.candidates[row.name].gates
+        return [
+            *too_few,
+            *(f"the check {name} failed" for name, passed in gates.items() if not passed),
             *self._forgetting(row),
             *(rail.describe() for rail in row.rails if rail.prevents_release),
         ]
@@ -188,6 +207,7 @@ class _PromotionRules:
             "score": score.to_json() if score else None,
             "pairs": [lead.to_json() for lead in leads if lead],
             "general": row.general,
+            "level": self.level,
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
         }
 
@@ -261,6 +281,12 @@ class _PromotionRules:
             return f"does not beat {rival.name} on {metric}"
         if not lead.is_clear:
             return f"leads {rival.name} on {metric} by {lead.describe()}, but the interval includes zero"
+        p = self.comparison.p_value(row, rival)
+        if p is not None and p > self.level:
+            return (
+                f"leads {rival.name} on {metric} by {lead.describe()}, but with several candidates that may be luck: "
+                f"its p-value is {p:.2g}, and at most {self.level:.2g} is wanted"
+            )
         return None
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:

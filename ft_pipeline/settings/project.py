@@ -218,6 +218,9 @@ class PromotionSettings(Section):
 
     metric: str = "loss"
     """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
+    false_moves: float = Field(0.05, gt=0, lt=0.5)
+    """Largest probability that a comparison moves the champion to a model that is not better. It is divided among the
+    candidates of the comparison: one candidate is tested at half of it, two at a third each, and so on."""
     min_test_rows: int = Field(50, ge=2)
     """Smallest number of test conversations for a decision. From 50 on, equal models are called different as rarely as
     promised; with fewer, do not trust a decision that you allow here."""

@@ -20,7 +20,15 @@ from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_m
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
 from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_leads
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, distance_from_ideal, interval
+from ft_pipeline.evaluation.comparison.leads import (
+    Conversations,
+    Estimate,
+    difference,
+    distance_from_ideal,
+    interval,
+    lead_values,
+    p_value,
+)
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
@@ -29,6 +37,7 @@ from ft_pipeline.evaluation.comparison.records import (
     Comparison,
     ComparisonRow,
     ItemChange,
+    LeadTest,
     LeftOut,
     PairedDifference,
     QuantizationError,
@@ -149,6 +158,7 @@ def compare(
     return replace(
         comparison,
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
+        lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
     )
 
@@ -275,6 +285,19 @@ def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[PairedD
             lead = difference(rank_estimates[better], rank_estimates[worse], lower_is_better=metric.lower_is_better)
             pairs.append(PairedDifference(better, worse, metric_name, *lead))
     return pairs
+
+
+def _lead_tests(comparison: Comparison, estimates: Estimates) -> list[LeadTest]:
+    """Return the test of each lead of a row that may be released, on the primary metric."""
+    name, metric = comparison.primary_metric, comparison.metric()
+    measured = comparison.ranked()
+    distances = {row.name: distance_from_ideal(estimates[row.name][name], metric.ideal) for row in measured}
+    tests = []
+    for row, rival in combinations(measured, 2):  # the first one of a pair leads
+        if row.kind in (*TUNED, "prompt"):
+            values = lead_values(distances[row.name], distances[rival.name], lower_is_better=metric.lower_is_better)
+            tests.append(LeadTest(row.name, rival.name, p_value(values)))
+    return tests
 
 
 def _rows(

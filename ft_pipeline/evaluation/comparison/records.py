@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
-OPTIONAL_LISTS = ("contaminated", "kept_leads", "recipe_leads")
+OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads")
 """Keys of the document that are left out if their lists are empty."""
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
@@ -65,6 +65,16 @@ class PairedDifference(JsonRecord):
     def describe(self) -> str:
         """Return the difference with its interval."""
         return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
+
+
+@dataclass(frozen=True)
+class LeadTest(JsonRecord):
+    """The one-sided test of the hypothesis that a row does not lead a rival, on the primary metric."""
+
+    row: str
+    rival: str
+    p: float | None
+    """None if the lead is the same in every conversation, or if there is only one: no decision."""
 
 
 @dataclass(frozen=True)
@@ -442,6 +452,8 @@ class Comparison(JsonRecord):
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
     kept_leads: Sequence[KeptLead] = field(default_factory=list)
     """Of the tuned rows other than the best, on the primary metric."""
+    lead_tests: Sequence[LeadTest] = field(default_factory=list)
+    """Of every row that may be released, for each row that it leads."""
     recipe_leads: Sequence[RecipeLead] = field(default_factory=list)
     """Of the tuned rows that were trained with several seeds."""
 
@@ -533,6 +545,10 @@ class Comparison(JsonRecord):
         """Return whether `better` leads `worse` with an interval that excludes zero."""
         lead = self.difference(better, worse, metric)
         return lead is not None and lead.is_clear
+
+    def p_value(self, row: ComparisonRow, rival: ComparisonRow) -> float | None:
+        """Return the p-value of the row's lead over a rival; None if there is none, as in older comparisons."""
+        return next((test.p for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

@@ -1,0 +1,95 @@
+"""How often the champion moves to a model that is not better, in simulated comparisons that the rules decide."""
+
+import numpy as np
+import pytest
+
+from ft_pipeline.evaluation.comparison.leads import bounds, p_value
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, LeadTest, PairedDifference, Score
+from ft_pipeline.release.champion import Candidate
+from ft_pipeline.release.promotion import decide
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import forgetting
+
+CONVERSATIONS = 134
+KEPT = forgetting(0)
+SETTINGS = PromotionSettings()
+
+
+def world(random: np.random.Generator, candidates: int, lead: float, equal: bool = True) -> Comparison:
+    """Candidates whose true lead over the base model is `lead` standard errors; only of the first, if not equal."""
+    shared = random.normal(size=CONVERSATIONS)  # what all candidates find easier than the base model
+    values = {}
+    for number in range(candidates):
+        true = lead if equal or not number else 0.0
+        own = 0.6 * shared + 0.8 * random.normal(size=CONVERSATIONS)
+        values[f"c{number}/merged"] = own + true / np.sqrt(CONVERSATIONS)
+    score = Score(2.0, 1.9, 2.1)
+    means = {name: float(found.mean()) for name, found in values.items()}
+    rows = [ComparisonRow(name="base", kind="base", scores={"loss": score})]
+    rows += [
+        ComparisonRow(
+            name=name, kind="merged", experiment=name[:2], scores={"loss": Score(2.0 - mean, 0, 0)}, forgetting=KEPT
+        )
+        for name, mean in means.items()
+    ]
+    leading = {name: found for name, found in values.items() if means[name] > 0}
+    pairs = [PairedDifference(name, "base", "loss", means[name], *bounds(found)) for name, found in leading.items()]
+    tests = [LeadTest(name, "base", p_value(found)) for name, found in leading.items()]
+    return Comparison(
+        test_rows=CONVERSATIONS,
+        test_items=CONVERSATIONS,
+        primary_metric="loss",
+        rows=rows,
+        pairs=pairs,
+        lead_tests=tests,
+    )
+
+
+def moves(candidates: int, lead: float = 0.0, worlds: int = 1000, equal: bool = True) -> float:
+    """The share of comparisons in which the champion moves."""
+    random = np.random.default_rng(candidates)
+    released = {
+        f"c{number}/merged": Candidate(f"c{number}/merged", "merged", f"c{number}", f"{number}" * 64)
+        for number in range(candidates)
+    }
+    return np.mean(
+        [decide(world(random, candidates, lead, equal), released, SETTINGS, None).move for _ in range(worlds)]
+    ).item()
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 5, 10, 20])
+def test_candidates_that_are_not_better_rarely_become_champion(candidates: int) -> None:
+    """Tested one by one at 2.5 %, the best of ten equal candidates would move the champion in about 15 %."""
+    assert moves(candidates, worlds=300 if candidates > 5 else 1000) <= 0.05
+
+
+def test_a_single_better_candidate_is_found() -> None:
+    """A lead of 3 standard errors, with 85 % (the specification); alone and among nine that are not better."""
+    assert moves(1, lead=3.0, worlds=500) == pytest.approx(0.85, abs=0.05)
+    assert moves(10, lead=3.0, worlds=300, equal=False) > 0.55
+
+
+def test_a_lead_that_several_candidates_make_uncertain_is_said() -> None:
+    """Clear at 95 %, but one of four."""
+    lead = PairedDifference("c0/merged", "base", "loss", 0.1, 0.01, 0.19)
+    rows = [ComparisonRow(name="base", kind="base", scores={"loss": Score(2.0, 1.9, 2.1)})]
+    rows += [
+        ComparisonRow(
+            name=f"c{number}/merged",
+            kind="merged",
+            experiment=f"c{number}",
+            scores={"loss": Score(1.9, 1.8, 2.0)},
+            forgetting=KEPT,
+        )
+        for number in range(4)
+    ]
+    test = LeadTest("c0/merged", "base", 0.02)
+    comparison = Comparison(
+        test_rows=134, test_items=134, primary_metric="loss", rows=rows, pairs=[lead], lead_tests=[test]
+    )
+    released = {row.name: Candidate(row.name, "merged", row.experiment, row.name * 9) for row in rows[1:]}
+    decision = decide(comparison, released, SETTINGS, None)
+    assert not decision.move
+    assert "may be luck: its p-value is 0.02, and at most 0.01 is wanted" in decision.reasons[0]
+    alone = decide(comparison, {"c0/merged": released["c0/merged"]}, SETTINGS, None)
+    assert alone.move and alone.evidence["level"] == 0.025
