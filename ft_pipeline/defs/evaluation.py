@@ -10,7 +10,7 @@ from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
-from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
 from ft_pipeline.evaluation.highest_loss import hardest_answers
@@ -354,10 +354,11 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
-    learning_curve = learning_curve_picture(comparison)
+    learning_curve, leads = learning_curve_picture(comparison), lead_picture(comparison)
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
+        "leads": picture(leads, "leads over the best baseline, with 95 % intervals") if leads else None,
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
         "test_items": comparison.test_items,

@@ -6,8 +6,11 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
+from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
 
+MAX_LEADS = 8
+"""Maximum number of usable rows in the plot of leads, and of others."""
+LIGHT_GREY = "#B5B5B5"
 CURVE_COLORS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 """The colors of the curves in one plot."""
 
@@ -33,6 +36,39 @@ def score_picture(comparison: Comparison) -> bytes:
 def _interval(score: Score) -> tuple[float, float, float]:
     low, high = score.ends
     return low, score.value, high
+
+
+def lead_picture(comparison: Comparison) -> bytes | None:
+    """Return a PNG of the leads over the best baseline, best first, with 95 % intervals; None if nothing is compared.
+
+    A filled mark is a lead that is shown, a square the champion. Rows that are not usable are below, gray and crossed.
+    """
+    baseline = comparison.best_baseline()
+    if baseline is None:
+        return None
+    leads = [(row, comparison.lead_over(row, baseline)) for row in comparison.ranked() if row.name != baseline.name]
+    known = [(row, lead) for row, lead in leads if lead is not None]
+    drawn = [entry for entry in known if entry[0].is_usable][:MAX_LEADS]
+    drawn += [entry for entry in known if not entry[0].is_usable][:MAX_LEADS]
+    if not drawn:
+        return None
+    metric = comparison.metric()
+
+    def draw(axes: Any) -> None:
+        for position, (row, lead) in enumerate(drawn):
+            color = KIND_COLORS.get(row.kind, GREY) if row.is_usable else LIGHT_GREY
+            low, high = lead.ends
+            axes.plot([low, high], [position, position], color=color, linewidth=2.5, solid_capstyle="butt")
+            marker = "x" if not row.is_usable else "s" if row.kind == "champion" else "o"
+            inside = color if lead.is_clear or marker == "x" else "white"
+            axes.plot(lead.value, position, marker, color=color, markerfacecolor=inside, markersize=7)
+        names = [row.name if row.is_usable else f"{row.name} (not usable)" for row, _ in drawn]
+        axes.axvline(0, color="black", linewidth=1)
+        axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+        axes.set(title=f"Lead over {baseline.name}, the best baseline", xlabel=f"{metric.label}: right of 0 is better")
+        axes.grid(axis="y", visible=False)
+
+    return panels([draw], 7.4, 1.2 + 0.34 * len(drawn))
 
 
 def learning_curve_picture(comparison: Comparison) -> bytes | None:

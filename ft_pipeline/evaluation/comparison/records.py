@@ -41,6 +41,11 @@ class Score(JsonRecord):
     """The bounds are None if a single conversation was measured, which shows no spread."""
 
     @property
+    def is_clear(self) -> bool:
+        """For a lead: whether its interval is above zero."""
+        return self.low is not None and self.low > 0
+
+    @property
     def ends(self) -> tuple[float, float]:
         """The ends of the interval as a picture shows it: the value, if there is no interval."""
         return (self.value, self.value) if self.low is None or self.high is None else (self.low, self.high)
@@ -540,6 +545,15 @@ class Comparison(JsonRecord):
     ) -> PairedDifference | None:
         """Return the paired difference of two rows, whichever leads; None if they were not compared."""
         return self.difference(first, second, metric) or self.difference(second, first, metric)
+
+    def lead_over(self, row: ComparisonRow, rival: ComparisonRow) -> Score | None:
+        """Return the lead of a row over a rival on the primary metric, negative if it is behind; None if unknown."""
+        if (ahead := self.difference(row, rival)) is not None:
+            return Score(ahead.difference, ahead.low, ahead.high)
+        if (behind := self.difference(rival, row)) is None:
+            return None
+        low, high = (None if bound is None else -bound for bound in (behind.high, behind.low))
+        return Score(-behind.difference, low, high)
 
     def clearly_better(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
         """Return whether `better` leads `worse` with an interval that excludes zero."""

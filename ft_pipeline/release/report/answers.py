@@ -24,6 +24,32 @@ def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float
     ]
 
 
+CHOSEN = (("typical", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
+"""Which answers are shown first: their name, and their place among all gains from the lowest (0) to the highest (1)."""
+
+
+def before_and_after(
+    samples: Samples, turns: Mapping[str, Sequence[Mapping[str, Any]]], changes: Changes, gains: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return three test items with the answers before and after tuning: of the median gain, of the 90th percentile, and
+    of the lowest gain. Ties are decided by the order of the items, so that nobody picks them."""
+    order = sorted(range(len(gains)), key=lambda index: (gains[index], index))
+    chosen = []
+    for name, place in CHOSEN:
+        index = order[round(place * (len(order) - 1))]
+        before, after = (samples[row][index] for row in (changes.before, changes.after))
+        chosen.append(
+            {
+                "name": name,
+                "turns": _turns(after, turns),
+                "before": before["answer"],
+                "after": after["answer"],
+                "reference": after["reference"],
+            }
+        )
+    return chosen
+
+
 def side_by_side(
     samples: Samples,
     turns: Mapping[str, Sequence[Mapping[str, Any]]],

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.markdown import score_digits
-from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
     Comparison,
@@ -23,7 +23,8 @@ from ft_pipeline.evaluation.comparison.records import (
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
-from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, item_gains, side_by_side
+from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.first_screen import lights, risks
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -88,6 +89,7 @@ def render_report(
         champion=promotion.get("champion"),
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
         identity=_provenance(comparison, comparison_artifact, recommendation, champion),
+        **values.first_screen(recommended["row"]),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(),
         prompts=values.prompts(),
@@ -138,6 +140,16 @@ class _TemplateValues:
             "pairs": self._paired_differences(),
         }
 
+    def first_screen(self, chosen: str | None) -> dict[str, Any]:
+        """Return what the first screen shows of the recommended row."""
+        row, leads = self.comparison.row(chosen), lead_picture(self.comparison)
+        return {
+            "chosen": chosen,
+            "lights": lights(self.comparison, row) if row else [],
+            "risks": risks(self.comparison, row) if row else [],
+            "lead_picture": _data_uri(leads) if leads else None,
+        }
+
     def _paired_differences(self) -> list[dict[str, Any]]:
         """Return the paired differences in the primary metric."""
         return [
@@ -167,8 +179,10 @@ class _TemplateValues:
         """Return the answers for the template, and what tuning changed in them."""
         samples, changes = self._samples(), self.comparison.changes
         gains = item_gains(samples, changes, self.primary) if changes else None
-        items = side_by_side(samples, self._conversations(), (self.comparison.primary_metric, self.primary), gains)
+        turns = self._conversations()
+        items = side_by_side(samples, turns, (self.comparison.primary_metric, self.primary), gains)
         return {
+            "first_answers": before_and_after(samples, turns, changes, gains) if changes and gains else [],
             "samples": items,
             "shown": len(items),
             "primary_of_item": _title(self.primary),

@@ -1,0 +1,132 @@
+"""The first screen of the report: lights, what could go wrong, leads, and three answers that a rule chose."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.plots import lead_picture
+from ft_pipeline.evaluation.comparison.records import Changes, Comparison, ComparisonRow, Rail
+from ft_pipeline.release.report.answers import before_and_after
+from ft_pipeline.release.report.first_screen import ALWAYS, lights, risks
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, forgetting, losses, scored
+from ft_pipeline_tests.evaluation.test_rails import LOOP
+
+
+def case(folder: Path, **of_base: Any) -> Comparison:
+    rows = {"plain": {"kind": "base", "losses": losses(3.0), "correct": CORRECT, **of_base}}
+    tuned = {"merged": {"kind": "merged", "losses": losses(1.5), "correct": CORRECT, "technique": "lora"}}
+    inputs = {"a/prompt_baseline": scored(folder / "base", rows), "a/scores": scored(folder / "tuned", tuned)}
+    return replace(compare(inputs, CONFIG), test_rows=174)
+
+
+def rail(name: str, verdict: Any, faults: int = 0) -> Rail:
+    return Rail(name, "repeat themselves", faults, 174, 0.0, 0.01 + faults / 174, 0.05, verdict)
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    return case(tmp_path)
+
+
+@pytest.fixture
+def merged(comparison: Comparison) -> ComparisonRow:
+    row = comparison.row("a/merged")
+    assert row is not None
+    return row
+
+
+def test_a_sound_row_has_green_lights(comparison: Comparison, merged: ComparisonRow) -> None:
+    found = lights(
+        comparison,
+        replace(merged, rails=[rail("cut_off", "pass"), rail("repetition", "pass"), rail("refusal", "pass")]),
+    )
+    assert [(light.color, light.words) for light in found] == [
+        ("green", "Enough test conversations"),
+        ("green", "Keeps general knowledge"),
+        ("green", "Answers end, without repeating"),
+        ("green", "No needless refusals"),
+    ]
+    assert {light.symbol for light in found} == {"✓"} and found[0].detail == "174 test conversations"
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "color", "words"),
+    [
+        ({"forgetting": forgetting(60)}, 1, "red", "Forgets general knowledge"),
+        ({"forgetting": forgetting(30, 15)}, 1, "amber", "Forgetting cannot be told"),
+        ({"forgetting": None}, 1, "amber", "General knowledge not tested"),
+        ({"rails": [rail("cut_off", "pass"), rail("repetition", "breach", 60)]}, 2, "red", "Cut off, or repeating"),
+        (
+            {"rails": [rail("cut_off", "cannot be told", 8), rail("repetition", "pass")]},
+            2,
+            "amber",
+            "Endings cannot be told",
+        ),
+        ({"rails": []}, 2, "amber", "Endings were not checked"),
+        ({"rails": [rail("refusal", "not checked")]}, 3, "amber", "Refusals were not checked"),
+        ({"rails": [rail("refusal", "breach", 60)]}, 3, "red", "Refuses without need"),
+    ],
+)
+def test_a_fault_changes_its_light(
+    comparison: Comparison, merged: ComparisonRow, change: dict[str, Any], place: int, color: str, words: str
+) -> None:
+    light = lights(comparison, replace(merged, **change))[place]
+    assert (light.color, light.words) == (color, words) and light.detail
+
+
+@pytest.mark.parametrize(("rows", "color"), [(49, "red"), (50, "amber"), (99, "amber"), (100, "green")])
+def test_few_test_conversations_change_the_first_light(
+    comparison: Comparison, merged: ComparisonRow, rows: int, color: str
+) -> None:
+    assert lights(replace(comparison, test_rows=rows), merged)[0].color == color
+
+
+def test_at_most_three_risks_are_named_and_what_always_holds(comparison: Comparison, merged: ComparisonRow) -> None:
+    worst = replace(merged, forgetting=forgetting(30, 15), rails=[rail("cut_off", "cannot be told", 8)])
+    found = risks(replace(comparison, test_rows=60), worst)
+    assert len(found) == 4 and found[-1] == ALWAYS
+    assert found[0].startswith("Near its limit: 5% of its answers") and found[1].startswith("Forgetting cannot be told")
+    assert found[2].startswith("It was trained once")
+
+
+def test_a_bar_that_nobody_could_use_is_a_risk(tmp_path: Path) -> None:
+    comparison = case(tmp_path, answer=LOOP)
+    merged = comparison.row("a/merged")
+    assert merged is not None
+    assert any("so the bar is low" in line for line in risks(comparison, merged))
+
+
+def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path: Path) -> None:
+    png = lead_picture(comparison)
+    assert png is not None and png.startswith(b"\x89PNG")
+    base, merged = comparison.row("base"), comparison.row("a/merged")
+    assert base and merged
+    ahead, behind = comparison.lead_over(merged, base), comparison.lead_over(base, merged)
+    assert ahead and behind
+    assert (ahead.value, ahead.is_clear) == (pytest.approx(1.5), True)
+    assert (behind.value, behind.low, behind.high) == (-ahead.value, -(ahead.high or 0), -(ahead.low or 0))
+    only_tuned = {"a/scores": tmp_path / "tuned"}
+    assert lead_picture(compare(only_tuned, CONFIG)) is None
+
+
+def test_three_answers_are_chosen_by_their_gain() -> None:
+    count = 101
+    samples = {
+        name: [
+            {"item": f"{number:03}:1", "prompt": "p", "answer": f"{name} {number}", "reference": f"r{number}"}
+            for number in range(count)
+        ]
+        for name in ("old", "new")
+    }
+    changes = Changes("old", "new", "loss", 1, 1, 1, [])
+    chosen = before_and_after(samples, {}, changes, [float(number) for number in range(count)])
+    assert [(entry["name"], entry["before"], entry["after"], entry["reference"]) for entry in chosen] == [
+        ("typical", "old 50", "new 50", "r50"),
+        ("one of the good ones", "old 90", "new 90", "r90"),
+        ("the worst", "old 0", "new 0", "r0"),
+    ]
+    equal = before_and_after(samples, {}, changes, [0.0] * count)
+    assert [entry["after"] for entry in equal] == ["new 50", "new 90", "new 0"]
