@@ -116,6 +116,11 @@ def write_many_answers(folder: Path) -> Path:
     return write_answers(folder, [*rows, {**answer_row(5, "Where is parcel 5?", "In week one."), "sample": 1}])
 
 
+def rows_in_memory() -> int:
+    gc.collect()
+    return sum(type(item) is dict and "prompt_messages" in item for item in gc.get_objects())
+
+
 @pytest.mark.parametrize("batch_rows", [1, 5])
 def test_batches_give_the_same_rows_with_only_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
@@ -126,9 +131,10 @@ def test_batches_give_the_same_rows_with_only_one_in_memory(
         (tmp_path / name).mkdir()
     whole = distill(answers, conversations, tmp_path / "whole", teacher=TEACHER)
     live = []
+    before = rows_in_memory()
 
     def find_duplicates(*arguments: Any) -> Any:
-        live.append(sum(type(item) is dict and "prompt_messages" in item for item in gc.get_objects()))
+        live.append(rows_in_memory() - before)
         return matching.find_duplicates(*arguments)
 
     monkeypatch.setattr(answer_table, "BATCH_ROWS", batch_rows)

@@ -121,12 +121,18 @@ class LiveRows(Listener):
     def __init__(self):
         super().__init__()
         self.most = self.most_of_tables = 0
+        gc.collect()
+        self._before = self._count()  # of other tests
+
+    @staticmethod
+    def _count():
+        objects = gc.get_objects()
+        of_tables = sum(type(item) is dict and "file" in item and "row" in item for item in objects)
+        return sum(type(item) is Row for item in objects), of_tables
 
     def progress(self, step, total, **values):
-        objects = gc.get_objects()
-        self.most = max(self.most, sum(type(item) is Row for item in objects))
-        of_tables = sum(type(item) is dict and "file" in item and "row" in item for item in objects)
-        self.most_of_tables = max(self.most_of_tables, of_tables)
+        rows, of_tables = (now - before for now, before in zip(self._count(), self._before, strict=True))
+        self.most, self.most_of_tables = max(self.most, rows), max(self.most_of_tables, of_tables)
 
 
 @pytest.mark.parametrize("name", ["sft", "mixed", "cpt", "dpo"])
