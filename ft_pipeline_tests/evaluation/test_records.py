@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
+from ft_pipeline.evaluation.comparison.records import (
+    FIRST_RULES,
+    RULES,
+    Comparison,
+    ComparisonRow,
+    PairedDifference,
+    Score,
+)
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.evaluation.recommendation.rules import recommend
@@ -62,10 +69,11 @@ def test_quantization_errors_keep_the_order_of_the_manifest(tmp_path: Path) -> N
 
 def test_a_document_of_an_older_version_is_read() -> None:
     document = comparison_of("too_few_rows")
-    older = {key: value for key, value in document.items() if key not in SINCE}
+    older = {key: value for key, value in document.items() if key not in {*SINCE, "rules"}}
     older["rows"] = [{key: value for key, value in row.items() if key not in SINCE} for row in document["rows"]]
     read = Comparison.from_json(older)
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
+    assert read.rules == FIRST_RULES and Comparison.from_json(document).rules == RULES
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
     assert recommend(read, {}, 20)["decision"]
 

@@ -33,6 +33,7 @@ from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import (
+    RULES,
     Changes,
     Comparison,
     ComparisonRow,
@@ -153,6 +154,7 @@ def compare(
         evaluation=models[0].parts,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
         champion=_compared_champion(config.get("champion")),
+        rules=RULES,
         contaminated=contaminated,
     )
     return replace(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
+FIRST_RULES = "1: percentile bootstrap; forgetting against the best base row; no rails"
+"""The rules of documents that name none."""
+RULES = "2: skew-corrected t over conversations, Wilson for shares; forgetting against the own base; rails"
+"""The rules of this version."""
 OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads")
 """Keys of the document that are left out if their lists are empty."""
 GENERAL_ACCURACY = "general_accuracy"
@@ -453,6 +457,8 @@ class Comparison(JsonRecord):
     left_out: Sequence[LeftOut] = ()
     champion: Mapping[str, Any] | None = None
     """The champion that is compared: `name`, `experiment`, `fingerprint`."""
+    rules: str = FIRST_RULES
+    """The rules by which it was made: those of its intervals, of forgetting and of rails."""
     contaminated: Sequence[ContaminatedModel] = field(default_factory=list)
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
     kept_leads: Sequence[KeptLead] = field(default_factory=list)

@@ -312,6 +312,7 @@ def _provenance(comparison: Comparison, *artifacts: Artifact | None) -> list[tup
         *((artifact.kind, artifact.fingerprint) for artifact in artifacts if artifact),
         ("evaluation", comparison.fingerprint or ""),
         *([("measured with", versions)] if versions else []),
+        ("rules", comparison.rules),
         ("maximum items shown", str(MAX_ITEMS)),
     ]
 
