@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.hashes import SpanHashes
@@ -97,6 +97,7 @@ def test_names_are_masked_in_long_texts_only():
     assert not same_template("What is the capital of Kenya?", "What is the capital of France?")
 
 
+@example(["0:0:0:0:0\x1bAA:0:0:0"])
 @given(st.lists(st.text("aZ19 ,.\n\x1f-", max_size=20) | ANY, max_size=5))
 def test_the_pattern_of_numbers_and_names_misses_no_template(texts):
     _, is_template = template_hashes(tokenize(texts))

@@ -26,8 +26,8 @@ from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_te
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 
-_NUMBER_OR_NAME = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]|[A-Za-z0-9][\s,]+[A-Z][A-Za-z0-9]"
-"""Every ASCII text in which a template masks something matches this pattern."""
+_NUMBER_OR_NAME = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]|[A-Za-z0-9][\x00-\x20,\x7f]+[A-Z][A-Za-z0-9]"
+"""Every ASCII text in which a template masks something matches this pattern. Control characters are no signs."""
 
 
 @dataclass
