@@ -88,6 +88,8 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 CONFIG = {"primary_metric": "loss"}
+LOOP = "we will do it and then we will do it and then we will do it and then we will do it"
+"""An answer that repeats itself."""
 
 
 ITEMS = 40

@@ -15,10 +15,9 @@ from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.release.champion import Candidate
 from ft_pipeline.release.promotion import decide
 from ft_pipeline.settings.project import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
 
 GOOD = "Your parcel left our warehouse on Monday and should reach you by Friday."
-LOOP = "we will do it and then we will do it and then we will do it and then we will do it"
 FAULTY: dict[str, dict[str, Any]] = {
     "cut_off": {"finish_reason": "length"},
     "repetition": {"answer": LOOP},

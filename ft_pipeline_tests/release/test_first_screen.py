@@ -11,8 +11,7 @@ from ft_pipeline.evaluation.comparison.plots import lead_picture
 from ft_pipeline.evaluation.comparison.records import Changes, Comparison, ComparisonRow, Rail
 from ft_pipeline.release.report.answers import before_and_after
 from ft_pipeline.release.report.first_screen import ALWAYS, lights, risks
-from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, forgetting, losses, scored
-from ft_pipeline_tests.evaluation.test_rails import LOOP
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
 
 
 def case(folder: Path, **of_base: Any) -> Comparison:

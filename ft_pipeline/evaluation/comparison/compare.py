@@ -26,8 +26,8 @@ from ft_pipeline.evaluation.comparison.leads import (
     difference,
     distance_from_ideal,
     interval,
-    lead_values,
     p_value,
+    values_over,
 )
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import judge_answers
@@ -292,14 +292,11 @@ def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[PairedD
 def _lead_tests(comparison: Comparison, estimates: Estimates) -> list[LeadTest]:
     """Return the test of each lead of a row that may be released, on the primary metric."""
     name, metric = comparison.primary_metric, comparison.metric()
-    measured = comparison.ranked()
-    distances = {row.name: distance_from_ideal(estimates[row.name][name], metric.ideal) for row in measured}
-    tests = []
-    for row, rival in combinations(measured, 2):  # the first one of a pair leads
-        if row.kind in (*TUNED, "prompt"):
-            values = lead_values(distances[row.name], distances[rival.name], lower_is_better=metric.lower_is_better)
-            tests.append(LeadTest(row.name, rival.name, p_value(values)))
-    return tests
+    return [
+        LeadTest(row.name, rival.name, p_value(values_over(rival.name, row.name, name, metric, estimates)))
+        for row, rival in combinations(comparison.ranked(), 2)  # the first one of a pair leads
+        if row.kind in (*TUNED, "prompt")
+    ]
 
 
 def _rows(

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, distance_from_ideal, lead_values
+from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, values_over
 from ft_pipeline.evaluation.comparison.records import Comparison, KeptLead
-from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 DEFAULT_SHARE = 0.8
@@ -28,7 +27,7 @@ def kept_leads(
     if not sound or baseline is None or comparison.difference(sound[0], baseline) is None:
         return []
 
-    values = {row.name: _lead_values(estimates, row.name, baseline.name, name, metric) for row in sound}
+    values = {row.name: values_over(baseline.name, row.name, name, metric, estimates) for row in sound}
     best = values[sound[0].name]
     return [
         KeptLead(
@@ -41,10 +40,3 @@ def kept_leads(
         )
         for row in sound[1:]
     ]
-
-
-def _lead_values(
-    estimates: Mapping[str, Mapping[str, Estimate]], row: str, baseline: str, name: str, metric: Metric
-) -> Floats:
-    ours, theirs = (distance_from_ideal(estimates[model][name], metric.ideal) for model in (row, baseline))
-    return lead_values(ours, theirs, lower_is_better=metric.lower_is_better)

@@ -11,7 +11,7 @@ the cases, where it promises 2.5 %. No random numbers are used.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
 from ft_pipeline.evaluation.comparison.records import Score
+from ft_pipeline.evaluation.metrics.definitions import Metric
 
 Floats = NDArray[np.float64]
 
@@ -97,9 +98,13 @@ def distance_from_ideal(estimate: Estimate, ideal: float | None) -> Estimate:
 
 
 def interval(estimate: Estimate) -> Score:
-    """Return the value with its 95 % interval: Wilson's for a rate."""
+    """Return the value with its 95 % interval.
+
+    For a rate it is Wilson's (1927), for as many independent answers as the conversations are worth: the number of
+    answers divided by the design effect.
+    """
     if estimate.is_rate:
-        return Score(estimate.value, *_wilson(estimate))
+        return Score(estimate.value, *wilson(estimate.value, effective_answers(estimate)))
     return Score(estimate.value, *bounds(estimate.influence + estimate.value))
 
 
@@ -120,6 +125,17 @@ def lead_values(better: Estimate, worse: Estimate, *, lower_is_better: bool) -> 
     if better.is_rate and worse.is_rate:
         better, worse = _with_invented(better, (1.0, 0.0)), _with_invented(worse, (0.0, 1.0))
     return sign * (better.influence - worse.influence + better.value - worse.value)
+
+
+def values_over(
+    rival: str, model: str, metric_name: str, metric: Metric, estimates: Mapping[str, Mapping[str, Estimate]]
+) -> Floats:
+    """Return the values of the lead of a model over a rival, by which the metric ranks them.
+
+    estimates: by model, then by metric.
+    """
+    ours, theirs = (distance_from_ideal(estimates[name][metric_name], metric.ideal) for name in (model, rival))
+    return lead_values(ours, theirs, lower_is_better=metric.lower_is_better)
 
 
 def _with_invented(estimate: Estimate, values: tuple[float, float]) -> Estimate:
@@ -168,12 +184,6 @@ def _moments(values: Floats) -> tuple[float, float, float]:
     if deviation <= 1e-12 * max(1.0, abs(mean)):  # rounding: all values are equal
         return mean, 0.0, 0.0
     return mean, deviation, float((centered**3).mean()) / deviation**3
-
-
-def _wilson(estimate: Estimate) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a rate (Wilson 1927), for as many independent answers as the conversations are
-    worth: the number of answers divided by the design effect."""
-    return wilson(estimate.value, effective_answers(estimate))
 
 
 def effective_answers(estimate: Estimate) -> float:

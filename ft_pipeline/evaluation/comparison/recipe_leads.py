@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, distance_from_ideal, lead_values
+from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, values_over
 from ft_pipeline.evaluation.comparison.records import Comparison, RecipeLead
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.comparison.sweep_results import trainings_by_seed
@@ -34,13 +34,7 @@ def recipe_leads(
         judge_trainings(
             tuned.name,
             rival,
-            [
-                lead_values(
-                    *(distance_from_ideal(estimates[one][name], metric.ideal) for one in (training.name, rival)),
-                    lower_is_better=metric.lower_is_better,
-                )
-                for training in trainings
-            ],
+            [values_over(rival, training.name, name, metric, estimates) for training in trainings],
         )
         for tuned, trainings in trainings_by_seed(models)
         for rival in rivals
