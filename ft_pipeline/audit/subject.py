@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release.champion import ChampionRecord
 
 CHAMPION_NAME = re.compile(r"^champion(?:@(\d+))?$")

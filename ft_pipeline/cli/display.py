@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
-from ft_pipeline.evaluation.comparison.records import Comparison, Score
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 
@@ -21,6 +22,10 @@ METRIC_TITLES = {
     "format_valid": "format",
     "length_ratio": "length",
     "general_accuracy": "general acc.",
+    "nats_per_byte": "nats/byte",
+    "stop_nats": "end",
+    "fields_match": "fields",
+    "general_nats_per_byte": "general nats/byte",
     "general_loss": "general loss",
 }
 """Metric → title of its column, for metrics whose names are too long."""
@@ -101,11 +106,18 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     metrics, primary = list(comparison.shown_metrics()), comparison.primary_metric
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/call"] if priced else [])]
-    columns = [*(METRIC_TITLES.get(name, name) for name in metrics), *costs, "trainable"]
+    has_bases = len(comparison.base_models) > 1
+    columns = [
+        *(["base model"] if has_bases else []),
+        *(METRIC_TITLES.get(name, name) for name in metrics),
+        *costs,
+        "trainable",
+    ]
     table = _table("model", *columns, justify_right=set(columns))
     for row in comparison.rows:
         table.add_row(
             plain(row.name),
+            *([plain(row.base_model or "")] if has_bases else []),
             *(_score(row.scores.get(metric), metric == primary) for metric in metrics),
             _number(row.prompt_tokens_per_call, 0),
             _number(row.generated_tokens_per_call, 0),
@@ -114,12 +126,14 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             f"{row.trainable_params:,}" if row.trainable_params else "",
         )
     console.print(
-        f"{comparison.test_items} test answers. Loss: nats per answer token, lower is better. "
+        f"{comparison.test_items} test answers. Nats per byte and loss: lower is better. "
         "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
         "Prompt and generated: tokens per call.",
         soft_wrap=True,
     )
     console.print(table)
+    for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
+        console.print(plain(sentence), soft_wrap=True)
     for sentence in comparison.unusable:
         console.print(f"Not usable: {plain(sentence)}.", soft_wrap=True)
     for entry in comparison.contaminated:

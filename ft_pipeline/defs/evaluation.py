@@ -5,41 +5,44 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.defs.distillation import config_and_handling
-from ft_pipeline.defs.task_inputs import task_files, task_inputs
-from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
+from ft_pipeline.defs.scoring_specs import (
+    base_names,
+    base_of,
+    baseline_spec,
+    covers,
+    scores_spec,
+    served_settings,
+    teacher_spec,
+)
+from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
 from ft_pipeline.evaluation.highest_loss import hardest_answers
-from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import Project, read_jsonl
+from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
-from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
-from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
-IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
-"""Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
 ROWS_TO_LOOK_AT = 5
 """Number of test answers with the highest loss that a page shows."""
-HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
 @step(
     stage="evaluation",
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "text"],
-    code_version="3",
+    code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _scores_metadata(artifact),
@@ -49,16 +52,16 @@ def prompt_baseline(context: SpecContext) -> Spec:
     passages. Also scores the teacher, if it is another model."""
     experiment_settings(context)
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
-    if (teacher := _teacher_spec(context, references(inputs))) is not None:
+    if (teacher := teacher_spec(context, references(inputs))) is not None:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
-    return _baseline_spec(context, references(inputs), context.project.settings.prompting.model_dump(mode="json"))
+    return baseline_spec(context, references(inputs), context.project.settings.prompting.model_dump(mode="json"))
 
 
 @step(
     stage="evaluation",
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "adapter", "merged_model"],
-    code_version="3",
+    code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
@@ -71,14 +74,14 @@ def scores(context: SpecContext) -> Spec:
         "adapter": adapter,
         "merged_model": context.checked_artifact("merged_model"),
     }
-    return _scores_spec(context, references(inputs), _served_settings(experiment_settings(context)))
+    return scores_spec(context, references(inputs), served_settings(experiment_settings(context)))
 
 
 @step(
     stage="evaluation",
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
-    code_version="4",
+    code_version="5",
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
 )
@@ -87,14 +90,15 @@ def comparison(context: SpecContext) -> Spec:
     scored, stale = _current_scores(context)
     inputs = references(scored | _teacher_scores(context, scored))
     settings = context.project.settings
+    bases = {name: base_of(context.store, artifact) for name, artifact in sorted(scored.items())}
     config: dict[str, Any] = {
         "fingerprint": _newest_evaluation(scored),
-        "primary_metric": settings.promotion.metric,
+        **_deciding_metric(settings),
         "prices": settings.costs.model_dump(mode="json"),
         "forgetting_margin": settings.promotion.forgetting_margin,
         "rails": settings.promotion.rails,
         "keeps": settings.promotion.keeps,
-        "bases": {name: _base_of(context.store, artifact) for name, artifact in sorted(scored.items())},
+        "bases": dict(bases),
         **({"stale": stale} if stale else {}),
     }
     if contaminated := _contaminated_experiments(context, scored):
@@ -107,7 +111,8 @@ def comparison(context: SpecContext) -> Spec:
         else:
             asset, artifact = _champion_scores(context, previous_champion, scored)
             inputs[f"champion/{asset}"] = artifact.reference
-            config["champion"]["base_model"] = _base_of(context.store, artifact)
+            config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
+    config["base_names"] = base_names(context.store, bases.values())
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -129,13 +134,14 @@ def recommendation(context: SpecContext) -> Spec:
     return Spec("recommendation", {"comparison": context.artifact("comparison").reference}, config)
 
 
-def _base_of(store: ArtifactStore, scores: Artifact) -> str:
-    """Return the fingerprint of the base model that the first phase of a scored model was trained from."""
-    base = store.require(*scores.inputs["base_model"])
-    while "merged_model" in base.inputs:
-        merged_model = store.require(*base.inputs["merged_model"])
-        base = store.require(*merged_model.inputs["base_model"])
-    return base.fingerprint
+def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
+    """The settings of a comparison that say which metric decides."""
+    metric, own = settings.promotion.metric, settings.evaluation.metrics
+    decides = next((name for name, metric_settings in own.items() if metric_settings.decides), None)
+    config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
+    if metric == "loss":
+        config["notice"] = "`promotion.metric: loss` now means `auto`."
+    return {**config, "answers_margin": settings.promotion.answers_margin}
 
 
 def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
@@ -179,85 +185,12 @@ def _contaminated_champion(context: SpecContext, champion: ChampionRecord) -> Fa
     return found.get(champion.name)
 
 
-def _evaluation_config(context: SpecContext) -> dict[str, Any]:
-    """The settings that scores depend on, with the content of the files that they name."""
-    settings = context.project.settings.evaluation
-    return {
-        "evaluation": settings.model_dump(
-            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
-        ),
-        "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
-        "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
-        "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
-        "task_files": task_files(context),
-    }
-
-
-def _served_settings(settings: ExperimentSettings) -> dict[str, Any]:
-    """How a tuned model is loaded and prompted."""
-    quantization = settings.quantization.model_dump(mode="json") if settings.technique == "qlora" else None
-    return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
-
-
-def _scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference], served: dict[str, Any]) -> Spec:
-    config = _evaluation_config(context)
-    inputs = {
-        "conversations": context.checked_artifact("conversations").reference,
-        **model_inputs,
-        **task_inputs(context, config["task_files"]),
-    }
-    return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
-
-
-def _baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], prompting: dict[str, Any]) -> Spec:
-    """The spec of a prompt baseline.
-
-    `text` is an input only if a variant retrieves passages. Otherwise a new text would rescore all variants.
-    """
-    versions = [*HARNESS_PACKAGES]
-    variants = prompting["variants"].values()
-    if any(variant.get("passages") for variant in variants):
-        inputs = {**inputs, "text": context.checked_artifact("text").reference}
-    if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
-        versions.append("bm25s")
-    config = _evaluation_config(context)
-    inputs = {**inputs, **task_inputs(context, config["task_files"])}
-    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
-
-
-def _teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
-    """The spec of the teacher's scores on the test prompts, with the tokenizer of a base model.
-
-    None if the teacher has no row in the comparison: the settings exclude it, or it is the base model itself.
-    scored: references to `conversations` and `base_model` of the rows that the teacher is compared with.
-    """
-    teacher = context.project.settings.teacher
-    if not teacher.in_comparison:
-        return None
-    inputs = {name: scored[name] for name in ("conversations", "base_model")}
-    if teacher.endpoint is None:
-        model = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
-        if model == inputs["base_model"]:
-            return None
-        inputs["teacher_model"] = model
-    teacher_config, handling = config_and_handling(teacher)
-    teacher_config = {key: value for key, value in teacher_config.items() if key not in IGNORED_WHILE_SCORING}
-    prices = teacher.endpoint.prices if teacher.endpoint else PriceSettings()
-    config = {
-        **_evaluation_config(context),
-        "teacher": teacher_config,
-        "name": teacher.model,
-        "prices": prices.model_dump(mode="json"),
-    }
-    return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
-
-
 def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
     """The teacher's scores for each prompt baseline that was measured, as far as the store has them."""
     teacher_scores = {}
     for name, baseline in scored.items():
         if name.endswith("/prompt_baseline"):
-            spec = _teacher_spec(context, baseline.inputs)
+            spec = teacher_spec(context, baseline.inputs)
             if spec is not None and (artifact := context.store.find(spec)) is not None:
                 teacher_scores[name.replace("prompt_baseline", "teacher_scores")] = artifact
     return teacher_scores
@@ -285,31 +218,13 @@ def _champion_scores(
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
-        spec = _baseline_spec(context, inputs, {"variants": {champion.name: served}})
+        spec = baseline_spec(context, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
-        existing = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
+        existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
         return "prompt_baseline", existing or context.built_artifact(spec)
     tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
     model_inputs = {"base_model": base, **tuned}
-    return "scores", context.built_artifact(_scores_spec(context, model_inputs, served))
-
-
-def _covers(baseline: Artifact, spec: Spec) -> bool:
-    """Whether a prompt baseline scored the variants of `spec`, among others, with the same inputs and settings."""
-
-    def settings_only(spec_json: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in spec_json["config"].items() if key != "prompting"}
-        return {**spec_json, "config": config, "inputs": None, "versions": None}
-
-    required, present = spec.to_json(), baseline.spec
-    return (
-        baseline.kind == spec.kind
-        and settings_only(present) == settings_only(required)
-        # Its other variants may have retrieved texts, which the variants of `spec` do not use.
-        and required["inputs"].items() <= present["inputs"].items()
-        and required["versions"].items() <= present["versions"].items()
-        and required["config"]["prompting"]["variants"].items() <= present["config"]["prompting"]["variants"].items()
-    )
+    return "scores", context.built_artifact(scores_spec(context, model_inputs, served))
 
 
 def _training_facts(build: BuildContext, scores: Mapping[str, ArtifactReference]) -> dict[str, Any]:

@@ -28,17 +28,19 @@ class Item:
         return spoken_text(self.messages[-1]).strip()
 
 
-def select_test_rows(rows: Sequence[dict[str, Any]], max_rows: int | None) -> list[dict[str, Any]]:
-    """Return at most `max_rows` rows of the test split, sorted by id. Ids are hashes, so this is a random sample.
+def select_rows(rows: Sequence[dict[str, Any]], split: str, max_rows: int | None) -> list[dict[str, Any]]:
+    """Return at most `max_rows` rows of a split, sorted by id. Ids are hashes, so this is a random sample."""
+    return sorted((row for row in rows if row["split"] == split), key=lambda row: row["id"])[:max_rows]
 
-    Raises UserError if the test split is empty.
-    """
-    test_rows = sorted((row for row in rows if row["split"] == "test"), key=lambda row: row["id"])
+
+def select_test_rows(rows: Sequence[dict[str, Any]], max_rows: int | None) -> list[dict[str, Any]]:
+    """Return select_rows of the test split. Raises UserError if it is empty."""
+    test_rows = select_rows(rows, "test", max_rows)
     if not test_rows:
         raise UserError(
             f"None of the {len(rows)} conversations is in the test split. Add data, or raise data.test_share."
         )
-    return test_rows[:max_rows]
+    return test_rows
 
 
 def make_items(rows: Sequence[dict[str, Any]]) -> list[Item]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, read_comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import Candidate, decision_key
 from ft_pipeline.release.promotion import check_results

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, read_comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import ComparisonRow, read_comparison
+from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.promotion import check_results

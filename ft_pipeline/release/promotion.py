@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, PairedDifference
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.settings.project import PromotionSettings
@@ -112,10 +114,11 @@ class _PromotionRules:
         self.candidates = candidates
         self.settings = settings
         self.champion = champion
+        self.metric = comparison.primary_metric
 
     def releasable_rows(self, kind: ModelKind) -> list[ComparisonRow]:
         """Return the rows of a kind that can be released and have a score, best first."""
-        ranked = self.comparison.ranked(self.settings.metric)
+        ranked = self.comparison.ranked(self.metric)
         return [row for row in ranked if row.kind == kind and row.name in self.candidates]
 
     def tuned_rows(self) -> list[ComparisonRow]:
@@ -125,7 +128,7 @@ class _PromotionRules:
         """
         with_merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
         adapters = [row for row in self.releasable_rows("adapter") if row.experiment not in with_merged]
-        return self.comparison.ranked(self.settings.metric, [*self.releasable_rows("merged"), *adapters])
+        return self.comparison.ranked(self.metric, [*self.releasable_rows("merged"), *adapters])
 
     def examined_rows(self) -> list[ComparisonRow]:
         """Return the rows that a run may release, in the order in which they are examined."""
@@ -177,7 +180,7 @@ class _PromotionRules:
             if (lead := self._lead(row, champion))
         ]
         beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        win = f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}"
+        win = f"{row.name} beats {', '.join(beaten)} on {self.metric}"
         return "; ".join([win, *self._training_notes(row), *self.champion_notes()])
 
     def _training_notes(self, row: ComparisonRow) -> list[str]:
@@ -201,9 +204,9 @@ class _PromotionRules:
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
         """Return the numbers behind a decision about the row, as plain JSON."""
         leads = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
-        score = row.scores.get(self.settings.metric)
+        score = row.scores.get(self.metric)
         return {
-            "metric": self.settings.metric,
+            "metric": self.metric,
             "score": score.to_json() if score else None,
             "pairs": [lead.to_json() for lead in leads if lead],
             "general": row.general,
@@ -215,7 +218,7 @@ class _PromotionRules:
         """Return the rows that a row must beat: the best baseline; for a prompt variant, every other baseline."""
         if row.kind == "prompt":
             return [rival for rival in self.comparison.rows if rival.kind in BASELINES and rival.name != row.name]
-        best = self.comparison.best_baseline(self.settings.metric)
+        best = self.comparison.best_baseline(of=row)
         return [best] if best else []
 
     def _missing_lead_over_champion(self, row: ComparisonRow) -> list[str]:
@@ -274,7 +277,7 @@ class _PromotionRules:
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""
-        metric, lead = self.settings.metric, self._lead(row, rival)
+        metric, lead = self.metric, self._lead(row, rival)
         if lead is None and self._lead(rival, row) is None:
             return f"was not compared with {rival.name} on {metric}"
         if lead is None or lead.difference <= 0:
@@ -287,10 +290,16 @@ class _PromotionRules:
                 f"leads {rival.name} on {metric} by {lead.describe()}, but with several candidates that may be luck: "
                 f"its p-value is {p:.2g}, and at most {self.level:.2g} is wanted"
             )
+        for check in self.comparison.failed_answer_checks(row, rival):
+            label = self.comparison.metric(check.metric).label
+            return (
+                f"leads {rival.name} on {metric} by {lead.describe()}, but its answers are not shown to be as good: "
+                f"{label} {check.describe()}"
+            )
         return None
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:
-        return self.comparison.difference(row, rival, self.settings.metric)
+        return self.comparison.difference(row, rival, self.metric)
 
     def _forgetting(self, row: ComparisonRow) -> list[str]:
         """Return a reason unless it is shown that a tuned row does not forget."""

@@ -16,10 +16,12 @@ PASSAGES = "{passages}"
 """The placeholder for retrieved passages in a variant's system prompt."""
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Names of custom metrics."""
-ANSWER_METRICS = ("loss", "chrf", "rouge_l", "exact_match")
+ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
 """Metrics that the answers of every project are scored with."""
 RESERVED_METRIC_NAMES = frozenset(
-    {*ANSWER_METRICS, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
+    {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
+    | {"general_accuracy", "general_loss", "general_nats_per_byte", "auto"}
+    | {"content_nats", "content_bytes", "answer_bytes"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
     | {"generated_tokens", "finish_reason"}
 )
@@ -170,6 +172,8 @@ class MetricSettings(Section):
     """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
     Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
     lower_is_better: bool = False
+    decides: bool = False
+    """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
 
 
 class EvaluationSettings(Section):
@@ -196,6 +200,13 @@ class EvaluationSettings(Section):
     seed: int = 0
 
     @model_validator(mode="after")
+    def _check_one_metric_decides(self) -> "EvaluationSettings":
+        deciding = [name for name, metric in self.metrics.items() if metric.decides]
+        if len(deciding) > 1:
+            raise rule_error("metrics", f"{' and '.join(deciding)} have `decides: true`. Set it for one metric only.")
+        return self
+
+    @model_validator(mode="after")
     def _check_metric_names(self) -> "EvaluationSettings":
         for name in self.metrics:
             if not re.fullmatch(METRIC_NAME_PATTERN, name):
@@ -210,14 +221,21 @@ class EvaluationSettings(Section):
 
     def answer_metrics(self) -> list[str]:
         """Return the names of the metrics that this project's answers are scored with."""
-        return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.metrics]
+        of_format = [] if self.answer_format is None else ["format_valid"]
+        of_format += ["fields_match"] if self.answer_format and self.answer_format.type == "json" else []
+        return [*ANSWER_METRICS, *of_format, *self.metrics]
 
 
 class PromotionSettings(Section):
     """Requirements for a candidate to become champion."""
 
-    metric: str = "loss"
-    """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
+    metric: str = "auto"
+    """What decides which model is better. auto: a check of the answers if there is one (a metric with `decides`, exact
+    match, JSON fields), else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte,
+    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics. `loss`, of
+    older projects, means auto."""
+    answers_margin: float = Field(2.0, ge=0)
+    """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)
     """Largest probability that a comparison moves the champion to a model that is not better. It is divided among the
     candidates of the comparison: one candidate is tested at half of it, two at a third each, and so on."""
@@ -307,7 +325,9 @@ class ProjectSettings(Section):
 
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":
-        metrics = self.evaluation.answer_metrics()
+        metrics = ["auto", *self.evaluation.answer_metrics()]
+        if self.promotion.metric == "loss":
+            return self
         if self.promotion.metric not in metrics:
             hint = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
             raise rule_error(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.execution.step import STEPS, BuildContext, MissingInput, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
@@ -54,7 +55,9 @@ class Moving:
         for name in ("questions", "texts"):
             (root / "data" / "general" / f"{name}.jsonl").write_text("", encoding="utf-8")
         self.store = ArtifactStore(self.project.store)
-        self.base = self.put("base_model", {}, {"content": b"base"})
+        draft = self.store.begin(base_model_spec("embedded", None).with_code_version(STEPS["base_model"].code_version))
+        (draft.out / "content").write_bytes(b"base")
+        self.base = self._commit(draft, None, {})
         self.made = 0
 
     def put(

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
-from ft_pipeline.evaluation.comparison.records import Forgetting
+from ft_pipeline.evaluation.comparison.row_records import Forgetting
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
-from ft_pipeline.evaluation.scoring.scorer import GENERAL
+from ft_pipeline.evaluation.scoring.records import GENERAL
 
 TOKENS = 10
 PARTS = {"test_rows": "a", "template": "t", "generation": {"max_new_tokens": 8}}

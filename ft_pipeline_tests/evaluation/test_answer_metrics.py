@@ -143,8 +143,10 @@ def test_promotion_accepts_only_metrics_that_are_measured(tmp_path: Path) -> Non
     metrics = "evaluation: {metrics: {tone: {function: checks.tone}}}\n"
     path.write_text(f"name: x\n{metrics}promotion: {{metric: tone}}\n", encoding="utf-8")
     assert read_settings(path, ProjectSettings).promotion.metric == "tone"
+    path.write_text("name: x\npromotion: {metric: loss}\n", encoding="utf-8")  # of older projects
+    assert read_settings(path, ProjectSettings).promotion.metric == "loss"
     path.write_text("name: x\npromotion: {metric: format_valid}\n", encoding="utf-8")
-    message = r"Choose one of loss, chrf, rouge_l, exact_match, or set evaluation\.answer_format"
+    message = r"Choose one of auto, nats_per_byte, chrf, rouge_l, exact_match, or set evaluation\.answer_format"
     with pytest.raises(UserError, match=message):
         read_settings(path, ProjectSettings)
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.scoring.fingerprint import differences, digest, evaluation_parts, fingerprint
+from ft_pipeline.evaluation.scoring.fingerprint import (
+    differences,
+    digest,
+    evaluation_parts,
+    fingerprint,
+    tokens_fingerprint,
+)
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "seed": 0}
@@ -19,10 +25,14 @@ def parts(base: Path, **changed: Any) -> dict[str, Any]:
         "questions": QUESTIONS,
         "texts": TEXTS,
         "own": {},
+        "project_base": None,
     } | changed
     general = {"general_questions": arguments["questions"], "general_texts": arguments["texts"]}
     return evaluation_parts(
-        arguments["rows"], base, {"evaluation": arguments["settings"], **general, **arguments["own"]}
+        arguments["rows"],
+        base,
+        {"evaluation": arguments["settings"], **general, **arguments["own"]},
+        arguments["project_base"],
     )
 
 
@@ -44,14 +54,23 @@ def test_a_change_alters_the_fingerprint_and_is_named(tiny_base: Path, changed: 
     assert differences(before, after) == [part]
 
 
-def test_the_fingerprint_covers_template_and_vocabulary_but_not_weights(tiny_base: Path, tmp_path: Path) -> None:
+def test_template_and_vocabulary_have_a_fingerprint_of_their_own(tiny_base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
     (copy / "model.safetensors").write_bytes(b"others")
-    assert fingerprint(parts(copy)) == fingerprint(parts(tiny_base))
+    assert parts(copy) == parts(tiny_base)
     (copy / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
     assert differences(parts(copy), parts(tiny_base)) == ["template"]
     (copy / "tokenizer.json").write_text("{}", encoding="utf-8")
-    assert differences(parts(copy), parts(tiny_base)) == ["template", "vocabulary"]
+    other, own = parts(copy, project_base=tiny_base), parts(tiny_base)
+    assert differences(other, own) == ["template", "vocabulary"]
+    assert fingerprint(other) == fingerprint(own)
+    assert tokens_fingerprint(other) != tokens_fingerprint(own)
+
+
+def test_the_tokens_that_limit_an_answer_are_a_measure(tiny_base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    (copy / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert differences(parts(tiny_base, project_base=copy), parts(tiny_base)) == ["generation"]
 
 
 def test_null_keys_that_older_versions_did_not_write_leave_the_fingerprint_and_values_change_it(

@@ -8,7 +8,8 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
-from ft_pipeline.evaluation.comparison.records import Comparison, Forgetting
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Forgetting
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, forgetting, losses, scored
 

@@ -22,7 +22,7 @@ PAIRS = [
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_batched_log_likelihoods_equal_the_direct_computation(wide_model: Any, batch_size: int) -> None:
     results = target_log_likelihoods(wide_model, PAIRS, batch_size=batch_size)
-    assert [total for total, _ in results] == pytest.approx(
+    assert [score.total for score in results] == pytest.approx(
         [direct_log_likelihood(wide_model, *pair) for pair in PAIRS], abs=1e-3
     )
 
@@ -36,7 +36,7 @@ def test_a_shared_prefix_does_not_change_the_log_likelihoods(
     pairs = [(prefix + context, target) for context, target in PAIRS] + PAIRS
     assert [length for length, _ in group_by_prefix([context for context, _ in pairs])] == [120, 0]
     results = target_log_likelihoods(wide_model, pairs, batch_size=batch_size)
-    assert [total for total, _ in results] == pytest.approx(
+    assert [score.total for score in results] == pytest.approx(
         [direct_log_likelihood(wide_model, *pair) for pair in pairs], abs=1e-3
     )
 
@@ -48,7 +48,7 @@ def test_batches_are_limited_by_the_size_of_their_logits(wide_model: Any, monkey
     results = target_log_likelihoods(wide_model, PAIRS, batch_size=8, report_done=done.append)
     assert len(done) > 1
     assert sum(done) == len(PAIRS)
-    assert [total for total, _ in results] == pytest.approx(
+    assert [score.total for score in results] == pytest.approx(
         [direct_log_likelihood(wide_model, *pair) for pair in PAIRS], abs=1e-3
     )
 
@@ -58,4 +58,4 @@ def test_targets_that_greedy_decoding_would_write_are_marked(wide_model: Any) ->
         likeliest = int(wide_model(input_ids=torch.tensor([[5, 9]])).logits[0, -1].argmax())
     less_likely = (likeliest + 1) % 400
     results = target_log_likelihoods(wide_model, [([5, 9], [likeliest]), ([5, 9], [less_likely])], batch_size=2)
-    assert [greedy for _, greedy in results] == [True, False]
+    assert [score.is_greedy for score in results] == [True, False]

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import RAILS, judge_answers, main_script
-from ft_pipeline.evaluation.comparison.records import Comparison, Rail
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.release.champion import Candidate
 from ft_pipeline.release.promotion import decide

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ft_pipeline.evaluation.comparison.lead_records import RecipeLead
 from ft_pipeline.evaluation.comparison.recipe_leads import judge_trainings
-from ft_pipeline.evaluation.comparison.records import RecipeLead
 from ft_pipeline_tests.evaluation.sweeps import compared
 
 

@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import (
-    FIRST_RULES,
-    RULES,
-    Comparison,
-    ComparisonRow,
-    PairedDifference,
-    Score,
-)
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.records import FIRST_RULES, RULES, Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.evaluation.recommendation.rules import recommend

@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, teacher_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
-from ft_pipeline_tests.evaluation.conftest import JobMaker
+from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
 COMPARISON_CONFIG = {"primary_metric": "loss"}
@@ -43,8 +43,8 @@ def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
 def test_the_prompt_baseline_scores_the_base_model_and_every_variant(baseline: Job) -> None:
     rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == [("plain", "base"), ("few_shot", "prompt")]
-    of_answers = {"loss", "chrf", "rouge_l", "exact_match", "length_ratio"}
-    assert set(rows[0]["scores"]) == {*of_answers, "general_accuracy", "general_loss"}
+    of_answers = {"nats_per_byte", "loss", "stop_nats", "chrf", "rouge_l", "exact_match", "length_ratio"}
+    assert set(rows[0]["scores"]) == {*of_answers, "general_accuracy", "general_nats_per_byte"}
     assert set(rows[1]["scores"]) == of_answers
     assert rows[1]["prompt_tokens_per_call"] > rows[0]["prompt_tokens_per_call"]
     assert rows[0]["fingerprint"] == rows[1]["fingerprint"]
@@ -63,9 +63,41 @@ def test_the_loss_of_a_row_equals_that_of_its_samples(baseline: Job) -> None:
     assert rows[0]["cut_off"] == sum(sample["finish_reason"] == "length" for sample in samples)
 
 
+def test_nats_per_byte_leave_out_the_end_of_the_turn_and_count_bytes(baseline: Job) -> None:
+    row = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"][0]
+    samples = [sample for sample in read(baseline, "samples") if sample["name"] == "plain"]
+    for sample in samples:  # the target is the reference and its stop token
+        assert sample["content_nats"] + sample["stop_nats"] == pytest.approx(sample["loss_sum"])
+        assert sample["content_bytes"] == len(sample["reference"].encode())
+        assert sample["answer_bytes"] == len(sample["answer"].encode())
+    total = sum(sample["content_nats"] for sample in samples) / sum(sample["content_bytes"] for sample in samples)
+    assert row["scores"]["nats_per_byte"]["value"] == pytest.approx(total)
+
+
+def test_the_validation_rows_are_scored_by_likelihood_alone(baseline: Job, tuned: Job) -> None:
+    expected = [row["id"] for row in CONVERSATIONS if row["split"] == "validation"]
+    for job, names in ((baseline, {"plain", "few_shot"}), (tuned, {"adapter", "merged"})):
+        records = read(job, "validation")
+        assert {record["name"] for record in records} == names
+        assert [record["group"] for record in records if record["name"] == records[0]["name"]] == expected
+        assert all(record["content_nats"] > 0 and record["content_bytes"] == 30 for record in records)
+
+
+def test_a_second_tokenizer_may_write_as_much_text(make_job: JobMaker, tiny_base: Path, tmp_path: Path) -> None:
+    letters = Path(shutil.copytree(tiny_base, tmp_path / "letters"))  # the same model, but no merges: longer answers
+    tokenizer = json.loads((letters / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["merges"] = []
+    (letters / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    inputs = {"base_model": letters, "project_base": tiny_base}
+    [row] = prompt_baseline.run(make_job("prompt_baseline", "letters", inputs, prompting={"variants": {}}))["rows"]
+    [own] = prompt_baseline.run(make_job("prompt_baseline", "own", prompting={"variants": {}}))["rows"]
+    assert (own["max_new_tokens"], row["max_new_tokens"] > 12) == (8, True)
+    assert row["fingerprint"] == own["fingerprint"]  # they may be compared
+
+
 def test_progress_ends_at_its_total(baseline: Job) -> None:
     steps = baseline.report.steps  # type: ignore[attr-defined]
-    assert steps[-1][0] == steps[-1][1] == 2 * 2 * 4 + 5 + 2
+    assert steps[-1][0] == steps[-1][1] == 2 * (2 * 4 + 1) + 5 + 2
     assert steps == sorted(steps)
 
 

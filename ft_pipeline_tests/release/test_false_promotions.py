@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, LeadTest, PairedDifference, Score
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.release.champion import Candidate
 from ft_pipeline.release.promotion import decide
 from ft_pipeline.settings.project import PromotionSettings

@@ -4,14 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.records import (
-    Comparison,
-    ComparisonRow,
-    Forgetting,
-    PairedDifference,
-    RecipeLead,
-    Score,
-)
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, RecipeLead
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.promotion import check_results, decide, promotion_of

@@ -5,70 +5,64 @@ No model is loaded. Only models with the same evaluation fingerprint are compare
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
+from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
+from ft_pipeline.evaluation.comparison.estimates import (
+    Estimates,
+    Samples,
+    estimate_all,
+    is_measured,
+    item_value,
+    rank,
+)
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
 from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_leads
-from ft_pipeline.evaluation.comparison.leads import (
-    Conversations,
-    Estimate,
-    difference,
-    distance_from_ideal,
-    interval,
-    p_value,
-    values_over,
-)
+from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
+from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.pairing import pair_all
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import (
     RULES,
     Changes,
     Comparison,
-    ComparisonRow,
     ItemChange,
-    LeadTest,
     LeftOut,
-    PairedDifference,
     QuantizationError,
     ScoredAnswer,
 )
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
-from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
-from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.model_kinds import TUNED
 
-Estimates = dict[str, dict[str, Estimate]]
-"""By row name, then by metric."""
 Experiments = Mapping[str, Mapping[str, Any]]
 """By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise` and `train_rows`
 are used, and each may be absent."""
-Samples = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By name of the model, its records in samples.parquet (or general.parquet, tasks.parquet), in the same item order."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in display order."""
 
+ANSWERS_MARGIN = 2.0
+"""The margin of the second key of a comparison that names none."""
+ONE_SIDED = 0.95
+"""Level of the lower bound of the second key."""
 DEFAULT_MARGIN = 0.05
 """The forgetting margin of a comparison that names none."""
 WORST = 5
 """Maximum number of regressions in the document, the worst first."""
-_RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
-"""Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
-_MEANS = (*ANSWER_METRICS, "format_valid")
-"""Metrics that are a mean over all items."""
-_CONTINUOUS = ("chrf", "rouge_l")
-"""Metrics that are no rates, even if all their values are 0 or 1."""
 
 
 def build_comparison(
@@ -76,11 +70,12 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models. config: primary_metric. Optional: champion (its record: name,
+    inputs: see scored_models.read_scored_models. config: primary_metric (or `auto`, see deciding_metric). Optional:
+    decides (see there), notice (about the metric), answers_margin (see AnswerCheck), champion (its record: name,
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
-    (CostSettings), forgetting_margin, bases (see forgetting_by_model), rails (the ceilings of rails.judge_answers),
-    keeps (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep) and
-    contaminated (see contaminated_models).
+    (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
+    name), rails (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not
+    trained again with the rest of their sweep) and contaminated (see contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -121,47 +116,56 @@ def compare(
     _check_items(samples)
     custom_metrics = {name: Metric(**fields) for model in models for name, fields in model.own_metrics.items()}
     metrics = METRICS | custom_metrics
-    primary = config["primary_metric"]
+    all_estimates = estimate_all(models, samples, custom_metrics)
+    estimates = {name: all_estimates[name] for name in row_models}
+    primary, decided_by, second_key = deciding_metric(config["primary_metric"], config, estimates)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
-    all_estimates = _estimate(models, samples, [*_MEANS, *custom_metrics])
-    estimates = {name: all_estimates[name] for name in row_models}
-    ranked = [row_models[name] for name in _rank(metrics[primary], primary, estimates)]
+    ranked = [row_models[name] for name in rank(metrics[primary], primary, estimates)]
     facts = experiments or {}
     train_rows = {name: entry["train_rows"] for name, entry in facts.items() if "train_rows" in entry}
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
-    forgetting = forgetting_by_model(models, all_estimates, _bases(models, config), margin)
+    bases = _bases(models, config)
+    forgetting = forgetting_by_model(models, all_estimates, bases, margin)
+    names = config.get("base_names", {})
     rows = [
         replace(
-            row, forgetting=forgetting.get(row.name), rails=judge_answers(samples[row.name], config.get("rails", {}))
+            row,
+            forgetting=forgetting.get(row.name),
+            rails=judge_answers(samples[row.name], config.get("rails", {})),
+            base_model=names.get(bases.get(row.source)),
         )
         for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
     ]
     first_samples = next(iter(samples.values()))
+    pairs, incomparable = pair_all(list(row_models.values()), primary, estimates, metrics)
     comparison = Comparison(
         test_rows=len({sample["group"] for sample in first_samples}),
         test_items=len(first_samples),
         primary_metric=primary,
-        metrics={name: metric for name, metric in metrics.items() if _is_measured(name, estimates)},
+        metrics={name: metric for name, metric in metrics.items() if is_measured(name, estimates)},
         rows=rows,
-        pairs=_pairs(primary, estimates, metrics),
-        break_even=break_even(rows),
+        pairs=pairs,
         seeds=seed_spread(models, all_estimates),
         learning_curves=learning_curves(models, all_estimates, train_rows, (primary, metrics[primary])),
         quantization_noise=_quantization_errors(facts),
-        changes=_changes(metrics[primary], primary, ranked, samples),
         fingerprint=models[0].row["fingerprint"],
         evaluation=models[0].parts,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
         champion=_compared_champion(config.get("champion")),
         rules=RULES,
         contaminated=contaminated,
+        incomparable=incomparable,
+        decided_by=" ".join(filter(None, [config.get("notice"), decided_by])),
     )
     return replace(
         comparison,
+        break_even=break_even(comparison),
+        changes=_changes(comparison, samples),
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
+        answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
     )
 
 
@@ -188,10 +192,6 @@ def _check_items(samples: Samples) -> None:
             raise UserError(f"{name} was not scored on the items of {first}. Score it again with `ft run --force`.")
 
 
-def _is_measured(metric: str, estimates: Estimates) -> bool:
-    return any(metric in by_metric for by_metric in estimates.values())
-
-
 def _quantization_errors(facts: Experiments) -> dict[str, list[QuantizationError]]:
     """Return the quantization errors of the experiments in which they were measured."""
     return {
@@ -201,101 +201,33 @@ def _quantization_errors(facts: Experiments) -> dict[str, list[QuantizationError
     }
 
 
-def _estimate(models: Sequence[ScoredModel], samples: Samples, mean_metrics: Sequence[str]) -> Estimates:
-    """Return the estimates of all models. mean_metrics: the metrics that are means over the items."""
-    first_samples = next(iter(samples.values()))
-    estimates: Estimates = {model.name: {} for model in models}
-    conversations = Conversations([sample["group"] for sample in first_samples])
-    for metric, (numerator, denominator) in _RATIOS.items():
-        # The loss of a teacher at an endpoint is unknown.
-        with_values = {name: records for name, records in samples.items() if records[0][numerator] is not None}
-        if with_values:
-            ratios = conversations.ratios(_matrix(with_values, numerator), _matrix(with_values, denominator))
-            _add(estimates, metric, with_values, ratios)
-    for metric in mean_metrics:
-        if metric in first_samples[0]:  # then all models have it: they share one fingerprint
-            _add(estimates, metric, samples, _means(conversations, metric, _matrix(samples, metric)))
-    _add_general(estimates, models)
-    _add_tasks(estimates, models)
-    return estimates
-
-
-def _add_general(estimates: Estimates, models: Sequence[ScoredModel]) -> None:
-    """Add the general suite for the models that were scored on it. Each question and each text is a separate group."""
-    general = {model.name: model.records("general.parquet") for model in models if model.row["general"]}
-    if questions := _select(general, "kind", "question"):
-        accuracies = _each_item(questions).means(_matrix(questions, "correct"), is_rate=True)
-        _add(estimates, "general_accuracy", questions, accuracies)
-    if texts := _select(general, "kind", "text"):
-        losses = _each_item(texts).ratios(_matrix(texts, "loss_sum"), _matrix(texts, "tokens"))
-        _add(estimates, "general_loss", texts, losses)
-
-
-def _add_tasks(estimates: Estimates, models: Sequence[ScoredModel]) -> None:
-    """Add the lm-eval tasks for the models that ran them. Each document is a separate group."""
-    tasks = {model.name: model.records("tasks.parquet") for model in models}
-    for metric in sorted({record["metric"] for records in tasks.values() for record in records}):
-        documents = _select(tasks, "metric", metric)
-        _add(estimates, metric, documents, _means(_each_item(documents), metric, _matrix(documents, "value")))
-
-
-def _select(records: Samples, column: str, value: str) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the records with this value, by model. Models without such a record are left out."""
-    selected = {name: [entry for entry in entries if entry[column] == value] for name, entries in records.items()}
-    return {name: entries for name, entries in selected.items() if entries}
-
-
-def _means(conversations: Conversations, metric: str, values: np.ndarray) -> list[Estimate]:
-    """Return the means of a metric, one per column. It is a rate if every value is 0 or 1, as those of "right or wrong"
-    in a task or in a function of the user are."""
-    is_rate = metric not in _CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
-    return conversations.means(values, is_rate=is_rate)
-
-
-def _each_item(records: Samples) -> Conversations:
-    """Return the items of the records as conversations of their own."""
-    return Conversations([record["item"] for record in next(iter(records.values()))])
-
-
-def _matrix(records: Samples, column: str) -> np.ndarray:
-    """Return a column of all models' records as an array of shape (items, models)."""
-    return np.array([[float(record[column]) for record in entries] for entries in records.values()]).T
-
-
-def _add(estimates: Estimates, metric: str, names: Iterable[str], metric_estimates: Sequence[Estimate]) -> None:
-    """Add the estimates of a metric to those of the named models, in the same order."""
-    for name, estimate in zip(names, metric_estimates, strict=True):
-        estimates[name][metric] = estimate
-
-
-def _rank(metric: Metric, metric_name: str, estimates: Estimates) -> list[str]:
-    """Return the names of the models that have the metric, best first, ties by name; then the others by name."""
-    measured = [name for name in estimates if metric_name in estimates[name]]
-    ranked = sorted(measured, key=lambda name: (metric.rank_key(estimates[name][metric_name].value), name))
-    return ranked + sorted(set(estimates) - set(measured))
-
-
-def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[PairedDifference]:
-    """Return the paired difference of every two models in every metric, the primary metric first."""
-    pairs = []
-    for metric_name in [primary, *(name for name in metrics if name != primary)]:
-        metric = metrics[metric_name]
-        measured = {name: by_metric for name, by_metric in estimates.items() if metric_name in by_metric}
-        ranked = _rank(metric, metric_name, measured)
-        rank_estimates = {name: distance_from_ideal(measured[name][metric_name], metric.ideal) for name in ranked}
-        for better, worse in combinations(ranked, 2):
-            lead = difference(rank_estimates[better], rank_estimates[worse], lower_is_better=metric.lower_is_better)
-            pairs.append(PairedDifference(better, worse, metric_name, *lead))
-    return pairs
-
-
 def _lead_tests(comparison: Comparison, estimates: Estimates) -> list[LeadTest]:
     """Return the test of each lead of a row that may be released, on the primary metric."""
-    name, metric = comparison.primary_metric, comparison.metric()
+    leads = _leads(comparison, estimates, comparison.primary_metric)
+    return [LeadTest(row, rival, p_value(values)) for row, rival, values in leads]
+
+
+def _answer_checks(
+    comparison: Comparison, estimates: Estimates, second_key: str | None, margin: float
+) -> list[AnswerCheck]:
+    """Return the second key of each row that may be released against each row that it leads; none without one."""
+    if second_key is None:
+        return []
     return [
-        LeadTest(row.name, rival.name, p_value(values_over(rival.name, row.name, name, metric, estimates)))
-        for row, rival in combinations(comparison.ranked(), 2)  # the first one of a pair leads
+        AnswerCheck(row, rival, second_key, float(values.mean()), bounds(values, ONE_SIDED)[0], margin)
+        for row, rival, values in _leads(comparison, estimates, second_key)
+    ]
+
+
+def _leads(comparison: Comparison, estimates: Estimates, metric_name: str) -> list[tuple[str, str, Floats]]:
+    """Return the values of a metric of each row that may be released over each row that it leads on the primary one."""
+    metric = comparison.metric(metric_name)
+    return [
+        (row.name, rival.name, values_over(rival.name, row.name, metric_name, metric, estimates))
+        for row, rival in combinations(comparison.ranked(), 2)
         if row.kind in (*TUNED, "prompt")
+        and comparison.difference(row, rival) is not None
+        and all(metric_name in estimates[name] for name in (row.name, rival.name))
     ]
 
 
@@ -334,6 +266,8 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         general=row["general"],
         fingerprint=row["fingerprint"],
         computed_in=row.get("computed_in"),
+        tokens=model.tokens if "loss" in estimates else None,
+        max_new_tokens=row.get("max_new_tokens"),
         source=model.source,
         source_row=row["name"],
     )
@@ -342,15 +276,17 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
 # --- item by item -----------------------------------------------------------------------------------------------------
 
 
-def _changes(metric: Metric, metric_name: str, ranked: Sequence[ScoredModel], samples: Samples) -> Changes | None:
+def _changes(comparison: Comparison, samples: Samples) -> Changes | None:
     """Return improvements and regressions per test item, from the best baseline to the best tuned model.
 
     None if either is missing.
     """
-    before = next((model.name for model in ranked if model.kind in BASELINES), None)
-    after = next((model.name for model in ranked if model.kind in TUNED), None)
-    if before is None or after is None:
+    metric, metric_name = comparison.metric(), comparison.primary_metric
+    tuned = next((row for row in comparison.ranked() if row.kind in TUNED), None)
+    baseline = comparison.best_baseline(of=tuned)
+    if tuned is None or baseline is None:
         return None
+    before, after = baseline.name, tuned.name
     pairs = zip(samples[before], samples[after], strict=True)
     changes = [_change(metric, metric_name, old, new) for old, new in pairs]
     threshold = metric.worth_noticing
@@ -368,14 +304,6 @@ def _changes(metric: Metric, metric_name: str, ranked: Sequence[ScoredModel], sa
 
 def _change(metric: Metric, metric_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
     """Return the change of one test item. old, new: its samples before and after tuning."""
-    before, after = (ScoredAnswer(item_value(metric_name, sample), sample["answer"]) for sample in (old, new))
+    before, after = (ScoredAnswer(item_value(metric_name, sample) or 0.0, sample["answer"]) for sample in (old, new))
     gain = metric.gain(before.value, after.value)
     return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)
-
-
-def item_value(metric_name: str, sample: Mapping[str, Any]) -> float:
-    """Return a metric of one answer."""
-    if metric_name in _RATIOS:
-        numerator, denominator = _RATIOS[metric_name]
-        return float(sample[numerator]) / float(sample[denominator])
-    return float(sample[metric_name])

@@ -1,12 +1,13 @@
 """The costs of training and of calls, and after how many calls the cheaper calls have paid for the training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import BreakEven, ComparisonRow, Savings, TrainingCost
-from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
+from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, Savings
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, TrainingCost
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 
@@ -68,16 +69,14 @@ def _cost_per_call(row: ComparisonRow, prices: Mapping[str, Any]) -> float | Non
     )
 
 
-def break_even(rows: Sequence[ComparisonRow]) -> list[BreakEven]:
+def break_even(comparison: Comparison) -> list[BreakEven]:
     """Return per tuned row, best first, the savings per call and how many calls pay for the training.
 
-    rows: the rows of the comparison, best first, with costs. Savings are against the best baseline; without one the
-    list is empty. `calls_by_time` applies if the model is served on the machine that trained and scored it.
+    Savings are against the best baseline of its base model; a row without one has no entry. `calls_by_time` applies if
+    the model is served on the machine that trained and scored it.
     """
-    baseline = next((row for row in rows if row.kind in BASELINES), None)
-    if baseline is None:
-        return []
-    return [_break_even_entry(row, row.training, baseline) for row in rows if row.kind in TUNED and row.training]
+    tuned = [(row, row.training, comparison.best_baseline(of=row)) for row in comparison.rows if row.kind in TUNED]
+    return [_break_even_entry(row, training, baseline) for row, training, baseline in tuned if training and baseline]
 
 
 def _break_even_entry(row: ComparisonRow, training: TrainingCost, baseline: ComparisonRow) -> BreakEven:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, lead_values
-from ft_pipeline.evaluation.comparison.records import GENERAL_ACCURACY, Forgetting
+from ft_pipeline.evaluation.comparison.row_records import GENERAL_ACCURACY, Forgetting
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.model_kinds import TUNED
 

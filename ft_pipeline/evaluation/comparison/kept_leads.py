@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from ft_pipeline.evaluation.comparison.lead_records import KeptLead
 from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, values_over
-from ft_pipeline.evaluation.comparison.records import Comparison, KeptLead
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 DEFAULT_SHARE = 0.8
@@ -23,7 +24,7 @@ def kept_leads(
     """
     name, metric = comparison.primary_metric, comparison.metric()
     sound = [row for row in comparison.ranked() if row.kind in TUNED and row.is_sound]
-    baseline = comparison.best_baseline()
+    baseline = comparison.best_baseline(of=sound[0] if sound else None)
     if not sound or baseline is None or comparison.difference(sound[0], baseline) is None:
         return []
 

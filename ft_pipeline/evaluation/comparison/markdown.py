@@ -3,14 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.records import (
-    BreakEven,
-    Comparison,
-    QuantizationError,
-    Score,
-    SeedScores,
-    TrainingCost,
-)
+from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, QuantizationError, SeedScores
+from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
 
 
@@ -18,6 +12,8 @@ def markdown_table(comparison: Comparison) -> str:
     """Return the comparison as Markdown: its rows, best first, with intervals in brackets, and the other results."""
     answers = f"{comparison.test_items} answers of {comparison.test_rows} held-out conversations"
     parts = [_score_table(comparison), f"{answers}; 95 % intervals in brackets. Rules {comparison.rules}."]
+    parts += [comparison.decided_by] if comparison.decided_by else []
+    parts += comparison.footnotes
     parts += _break_even_table(comparison.break_even)
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
@@ -42,10 +38,15 @@ def _score_table(comparison: Comparison) -> str:
         "seconds / call",
         *(["cost / call"] if has_prices else []),
     ]
-    header = ["", *labels, *costs, "trained parameters", "training"]
+    has_bases = len(comparison.base_models) > 1
+    header = ["", *(["base model"] if has_bases else []), *labels, *costs, "trained parameters", "training"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in comparison.rows:
-        cells = [row.name.replace("|", "\\|"), *(_score_cell(row.scores.get(metric)) for metric in metrics)]
+        cells = [
+            _escape(row.name),
+            *([_escape(row.base_model or "")] if has_bases else []),
+            *(_score_cell(row.scores.get(metric)) for metric in metrics),
+        ]
         cells += [_number_cell(row.prompt_tokens_per_call, 0), _number_cell(row.generated_tokens_per_call, 0)]
         cells += [_number_cell(row.seconds_per_call, 2), *([_number_cell(row.cost_per_call, 6)] if has_prices else [])]
         lines.append([*cells, f"{row.trainable_params:,}", _training_cell(row.training)])
@@ -120,6 +121,10 @@ def _quantization_table(errors_by_experiment: Mapping[str, Sequence[Quantization
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _calls_cell(calls: int | None) -> str:

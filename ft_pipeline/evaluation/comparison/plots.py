@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison, Score
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
 

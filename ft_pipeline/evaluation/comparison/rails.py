@@ -21,7 +21,7 @@ from ft_pipeline.distillation.answer_filters import (
     repeated_share,
 )
 from ft_pipeline.evaluation.comparison.leads import Conversations, effective_answers, wilson
-from ft_pipeline.evaluation.comparison.records import Rail
+from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.languages import language_of
 

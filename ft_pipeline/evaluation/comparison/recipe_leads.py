@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from ft_pipeline.evaluation.comparison.lead_records import RecipeLead
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, values_over
-from ft_pipeline.evaluation.comparison.records import Comparison, RecipeLead
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.comparison.sweep_results import trainings_by_seed
 
@@ -29,7 +30,11 @@ def recipe_leads(
     """
     name, metric = comparison.primary_metric, comparison.metric()
     champion = next((row for row in comparison.rows if row.kind == "champion"), None)
-    rivals = [row.name for row in (comparison.best_baseline(), champion) if row is not None]
+
+    def rivals_of(tuned: str) -> list[str]:
+        rivals = (comparison.best_baseline(of=comparison.row(tuned)), champion)
+        return [row.name for row in rivals if row is not None]
+
     return [
         judge_trainings(
             tuned.name,
@@ -37,7 +42,7 @@ def recipe_leads(
             [values_over(rival, training.name, name, metric, estimates) for training in trainings],
         )
         for tuned, trainings in trainings_by_seed(models)
-        for rival in rivals
+        for rival in rivals_of(tuned.name)
         if all(name in estimates[model] for model in (rival, *(training.name for training in trainings)))
     ]
 

@@ -7,11 +7,20 @@ older versions may lack.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
-from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+from ft_pipeline.evaluation.comparison.lead_records import (
+    AnswerCheck,
+    Incomparable,
+    KeptLead,
+    LeadTest,
+    PairedDifference,
+    RecipeLead,
+)
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
+from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
+from ft_pipeline.evaluation.model_kinds import BASELINES
 
 if TYPE_CHECKING:
     from ft_pipeline.store.artifacts import Artifact
@@ -20,131 +29,12 @@ CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
 FIRST_RULES = "1: percentile bootstrap; forgetting against the best base row; no rails"
 """The rules of documents that name none."""
-RULES = "2: skew-corrected t over conversations, Wilson for shares; forgetting against the own base; rails"
+RULES = (
+    "3: skew-corrected t over conversations, Wilson for shares; nats per byte; forgetting against the own base; rails"
+)
 """The rules of this version."""
-OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads")
+OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads", "answer_checks")
 """Keys of the document that are left out if their lists are empty."""
-GENERAL_ACCURACY = "general_accuracy"
-"""The metric that shows forgetting."""
-
-
-def describe_interval(low: float | None, high: float | None, digits: int = 3, *, sign: str = "") -> str:
-    """Return the bounds of an interval, or that there are none. sign: "+" also writes that of positive bounds."""
-    if low is None or high is None:
-        return "unknown from one conversation"
-    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
-
-
-@dataclass(frozen=True)
-class Score(JsonRecord):
-    """A metric of one row, with its 95 % interval."""
-
-    value: float
-    low: float | None
-    high: float | None
-    """The bounds are None if a single conversation was measured, which shows no spread."""
-
-    @property
-    def is_clear(self) -> bool:
-        """For a lead: whether its interval is above zero."""
-        return self.low is not None and self.low > 0
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The ends of the interval as a picture shows it: the value, if there is no interval."""
-        return (self.value, self.value) if self.low is None or self.high is None else (self.low, self.high)
-
-
-@dataclass(frozen=True)
-class PairedDifference(JsonRecord):
-    """The lead of one row over another, with its paired 95 % interval. Bounds are None as those of a Score."""
-
-    better: str
-    worse: str
-    metric: str
-    difference: float
-    low: float | None
-    high: float | None
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low is not None and self.low > 0
-
-    def describe(self) -> str:
-        """Return the difference with its interval."""
-        return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
-
-
-@dataclass(frozen=True)
-class LeadTest(JsonRecord):
-    """The one-sided test of the hypothesis that a row does not lead a rival, on the primary metric."""
-
-    row: str
-    rival: str
-    p: float | None
-    """None if the lead is the same in every conversation, or if there is only one: no decision."""
-
-
-@dataclass(frozen=True)
-class KeptLead(JsonRecord):
-    """How much of the best tuned row's lead over the best baseline another tuned row has."""
-
-    row: str
-    best: str
-    baseline: str
-    share: float
-    """The row's lead divided by the best row's."""
-    wanted: float
-    """The share that it must be shown to keep (PromotionSettings.keeps)."""
-    low: float | None
-    """Lower one-sided 95 % bound of its lead minus `wanted` times the best row's lead."""
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether it is shown that the row keeps the wanted share."""
-        return self.low is not None and self.low > 0
-
-
-@dataclass(frozen=True)
-class RecipeLead(JsonRecord):
-    """The lead of an experiment over a rival, over several trainings that differ only in their seed."""
-
-    row: str
-    rival: str
-    trainings: int
-    leads: Sequence[float]
-    """Of each training, the row's own first."""
-    lead: float
-    """Their mean."""
-    low: float | None
-    """The ends of its 95 % interval, over conversations and trainings. None for two trainings."""
-    high: float | None
-    lower: float | None
-    """Lower one-sided 95 % bound."""
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the recipe leads: its lower bound is above zero; of two trainings, both lead."""
-        return self.lower > 0 if self.lower is not None else min(self.leads) > 0
-
-    def describe(self) -> str:
-        """Return the lead with its interval."""
-        if self.low is None:
-            return f"{self.lead:.3f} in {self.trainings} trainings ({min(self.leads):.3f} to {max(self.leads):.3f})"
-        interval = describe_interval(self.low, self.high)
-        return f"{self.lead:.3f} in {self.trainings} trainings (95 %: {interval}, over seeds and conversations)"
-
-
-@dataclass(frozen=True)
-class TrainingCost(JsonRecord):
-    """The time and cost of a training, over all phases and with merging."""
-
-    seconds: float
-    gpu_hours: float
-    """Hours times GPUs. Without a GPU: hours of the machine."""
-    cost: float | None = None
-    """None if a GPU-hour has no price."""
 
 
 @dataclass(frozen=True)
@@ -312,127 +202,6 @@ class ContaminatedModel(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forgetting(JsonRecord):
-    """How much general accuracy a tuned model loses against its own base model (forgetting.py)."""
-
-    base: str
-    """The row of its base model."""
-    verdict: Literal["kept", "forgets", "cannot be told"]
-    questions: int
-    lost: int
-    """Number of questions that the base model answers rightly, and the tuned model wrongly."""
-    won: int
-    """The reverse."""
-    drop: float
-    """Of the accuracy, as is `margin`. Negative: a gain. One question is added to `lost` and one to `won`."""
-    low: float
-    """Lower one-sided 95 % bound of the drop."""
-    high: float
-    margin: float
-    wanted: int | None
-    """Number of questions that would show in 80 % of the cases that nothing is lost. None for a margin of 0."""
-
-    def describe(self) -> str:
-        """Return the result as a sentence. Drops are in points."""
-        counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
-        low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
-        if self.verdict == "kept":
-            return (
-                f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."
-            )
-        if self.verdict == "forgets":
-            return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
-        decides = f" About {self.wanted:,} questions would decide." if self.wanted else ""
-        return (
-            f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
-            f"margin is {margin}.{decides}"
-        )
-
-
-@dataclass(frozen=True)
-class Rail(JsonRecord):
-    """The share of a model's test answers with one fault, and what it means (rails.py)."""
-
-    name: str
-    fault: str
-    """What these answers do, as the end of a sentence."""
-    faults: int
-    answers: int
-    low: float
-    """Lower one-sided 95 % bound of the share."""
-    high: float
-    ceiling: float
-    verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
-    """off: the references have the fault too. not checked: its patterns are for another language."""
-
-    @property
-    def prevents_release(self) -> bool:
-        """Whether a model is not released because of it."""
-        return self.verdict in ("breach", "cannot be told")
-
-    def describe(self) -> str:
-        """Return the share as a sentence."""
-        share = self.faults / self.answers
-        bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
-        return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonRow(JsonRecord):
-    """One model under one prompt."""
-
-    name: str
-    kind: ModelKind
-    experiment: str | None = None
-    technique: str | None = None
-    passages: int = 0
-    """Number of passages that are retrieved per call."""
-    scores: Mapping[str, Score]
-    prompt_tokens_per_call: float | None = None
-    generated_tokens_per_call: float | None = None
-    seconds_per_call: float | None = None
-    cut_off: int = 0
-    """Answers that reached the maximum length."""
-    cost_per_call: float | None = None
-    trainable_params: int = 0
-    general: Mapping[str, Any] | None = None
-    """Results of the general suite: `accuracy`, `loss`; None if it was not run."""
-    fingerprint: str | None = None
-    """Of the evaluation."""
-    computed_in: str | None = None
-    """The data type of the computation. None: scored by a server, or before this was recorded."""
-    source: str = ""
-    """The input that it was read from, `<experiment>/<asset>`."""
-    source_row: str = ""
-    """Its name in scores.json."""
-    training: TrainingCost | None = None
-    forgetting: Forgetting | None = None
-    """None for models that are not tuned, and where general accuracy was not measured."""
-    rails: Sequence[Rail] = ()
-    """Empty in comparisons of older versions."""
-
-    @property
-    def breaches(self) -> list[Rail]:
-        """The rails that are in breach: then the model is not usable."""
-        return [rail for rail in self.rails if rail.verdict == "breach"]
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether no fault of its answers is too common for it to be used."""
-        return not self.breaches
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether it is usable, and not shown to forget."""
-        return self.is_usable and (self.forgetting is None or self.forgetting.verdict != "forgets")
-
-    @property
-    def accuracy(self) -> float | None:
-        """The general accuracy; None if it was not measured."""
-        return (self.general or {}).get("accuracy")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison(JsonRecord):
     """The document of `ft compare --json`."""
 
@@ -467,6 +236,12 @@ class Comparison(JsonRecord):
     """Of every row that may be released, for each row that it leads."""
     recipe_leads: Sequence[RecipeLead] = field(default_factory=list)
     """Of the tuned rows that were trained with several seeds."""
+    incomparable: Sequence[Incomparable] = field(default_factory=list)
+    """The rows that cannot be paired on a metric that one of them has."""
+    decided_by: str = ""
+    """Why the primary metric is the one that decides."""
+    answer_checks: Sequence[AnswerCheck] = field(default_factory=list)
+    """The second key, where a likelihood decides: of every row that may be released, for each rival."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -504,12 +279,35 @@ class Comparison(JsonRecord):
         """Return the metrics worth a column, in order.
 
         Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
+        With several tokenizers, losses per token are left out.
         """
-        shown = dict(self.metrics)
+        per_token = PER_TOKEN if self.has_several_tokenizers and self.primary_metric not in PER_TOKEN else ()
+        shown = {name: metric for name, metric in self.metrics.items() if name not in per_token}
         matches = any(row.scores["exact_match"].value for row in self.rows if "exact_match" in row.scores)
         if not matches and self.primary_metric != "exact_match":
             shown.pop("exact_match", None)
         return shown
+
+    @property
+    def has_several_tokenizers(self) -> bool:
+        """Whether the rows differ in vocabulary or template."""
+        return len({row.tokens for row in self.rows if row.tokens}) > 1
+
+    @property
+    def base_models(self) -> list[str]:
+        """The base models of the rows, in their order."""
+        return list(dict.fromkeys(row.base_model for row in self.rows if row.base_model))
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What a reader of the scores must know."""
+        notes = (
+            ["Loss per token is not comparable between tokenizers, and not shown."]
+            if self.has_several_tokenizers
+            else []
+        )
+        withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
+        return notes + [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""
@@ -524,13 +322,18 @@ class Comparison(JsonRecord):
         measured = [row for row in (self.rows if rows is None else rows) if name in row.scores]
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
 
-    def best_baseline(self, metric: str | None = None, *, passages: bool | None = None) -> ComparisonRow | None:
+    def best_baseline(
+        self, metric: str | None = None, *, passages: bool | None = None, of: ComparisonRow | None = None
+    ) -> ComparisonRow | None:
         """Return the best usable baseline by a metric, by default the primary one; the best one if none is usable.
 
-        passages: True: only among those that retrieve passages; False: only among the others.
+        passages: True: only among those that retrieve passages; False: only among the others. of: only among the
+        untouched uses of this row's base model, if any was scored: what tuning must beat.
         """
         baselines = [row for row in self.ranked(metric) if row.kind in BASELINES]
         wanted = [row for row in baselines if passages in (None, bool(row.passages))]
+        if of is not None and of.base_model is not None:
+            wanted = [row for row in wanted if row.base_model == of.base_model] or wanted
         return next((row for row in wanted if row.is_usable), wanted[0] if wanted else None)
 
     def recipe_leads_of(self, row: ComparisonRow) -> list[RecipeLead]:
@@ -565,6 +368,11 @@ class Comparison(JsonRecord):
         """Return whether `better` leads `worse` with an interval that excludes zero."""
         lead = self.difference(better, worse, metric)
         return lead is not None and lead.is_clear
+
+    def failed_answer_checks(self, row: ComparisonRow, rival: ComparisonRow) -> list[AnswerCheck]:
+        """Return the second key of a row against a rival, if the answers are not shown to be as good."""
+        checks = [check for check in self.answer_checks if (check.row, check.rival) == (row.name, rival.name)]
+        return [check for check in checks if not check.is_shown]
 
     def p_value(self, row: ComparisonRow, rival: ComparisonRow) -> float | None:
         """Return the p-value of the row's lead over a rival; None if there is none, as in older comparisons."""

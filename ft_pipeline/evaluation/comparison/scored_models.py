@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.records import LeftOut
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
-from ft_pipeline.evaluation.scoring.fingerprint import Parts, differences
+from ft_pipeline.evaluation.scoring.fingerprint import TOKENS, Parts, differences, tokens_fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class ScoredModel:
     """The folder of its scores artifact."""
     own_metrics: dict[str, dict[str, Any]]
     """The metrics that only this project has, with the fields of Metric."""
+
+    @property
+    def tokens(self) -> str:
+        """The fingerprint of its vocabulary and template."""
+        return tokens_fingerprint(self.parts)
 
     def records(self, file: str) -> list[dict[str, Any]]:
         """Return its records in samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
@@ -124,7 +129,7 @@ def split_comparable(models: Sequence[ScoredModel], fingerprint: str | None) -> 
             model.name,
             model.experiment,
             model.row["fingerprint"],
-            differences(model.parts, kept[0].parts) if kept else [],
+            [part for part in differences(model.parts, kept[0].parts) if part not in TOKENS] if kept else [],
         )
         for model in models
         if model.row["fingerprint"] != kept_fingerprint

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ft_pipeline.evaluation.comparison.leads import Estimate, difference, distance_from_ideal, interval
-from ft_pipeline.evaluation.comparison.records import (
-    CurvePoint,
-    CurveStep,
-    LearningCurve,
-    SeedScores,
-    SeedSpread,
-    describe_interval,
-)
+from ft_pipeline.evaluation.comparison.records import CurvePoint, CurveStep, LearningCurve, SeedScores, SeedSpread
+from ft_pipeline.evaluation.comparison.row_records import describe_interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_owner

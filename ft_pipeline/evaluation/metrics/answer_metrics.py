@@ -14,6 +14,8 @@ from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
 
+_NOT_JSON = object()
+
 
 @dataclass(frozen=True)
 class AnswerMetrics:
@@ -32,7 +34,9 @@ class AnswerMetrics:
     @property
     def names(self) -> list[str]:
         """The metrics that are computed for each answer. A model's value is the mean."""
-        return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.custom]
+        of_format = ["format_valid"] if self.answer_format else []
+        of_format += ["fields_match"] if self.answer_format and self.answer_format["type"] == "json" else []
+        return [*ANSWER_METRICS, *of_format, *self.custom]
 
     @property
     def custom_definitions(self) -> dict[str, dict[str, Any]]:
@@ -50,6 +54,8 @@ class AnswerMetrics:
         values = answer_metrics(item.reference, answer)
         if self.answer_format:
             values["format_valid"] = float(has_format(answer, self.answer_format))
+        if "fields_match" in self.names and self.answer_format:
+            values["fields_match"] = float(has_fields_of(answer, item.reference, self.answer_format["keys"]))
         values |= {metric.name: metric(item.reference, answer, item.messages[:-1]) for metric in self._functions}
         return values
 
@@ -71,14 +77,30 @@ def custom_definition(name: str, lower_is_better: bool) -> Metric:
     return Metric(name, lower_is_better, "of its own function", "evaluation.metrics in project.yaml")
 
 
+def has_fields_of(answer: str, reference: str, keys: Sequence[str]) -> bool:
+    """Return whether two JSON texts have the same values of these keys; of all their content if there are no keys."""
+    parsed = [_parse_json(text) for text in (answer, reference)]
+    if any(value is _NOT_JSON for value in parsed):
+        return False
+    if not keys or not all(isinstance(value, dict) for value in parsed):
+        return bool(parsed[0] == parsed[1])
+    return all(key in parsed[0] and parsed[0][key] == parsed[1].get(key) for key in keys)
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return orjson.loads(text.strip())
+    except orjson.JSONDecodeError:
+        return _NOT_JSON
+
+
 def has_format(answer: str, answer_format: Mapping[str, Any]) -> bool:
     """Return whether the whole answer has the format. answer_format: the fields of AnswerFormat."""
     text = answer.strip()
     if answer_format["type"] == "regex":
         return re.fullmatch(answer_format["pattern"], text) is not None
-    try:
-        parsed = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    parsed = _parse_json(text)
+    if parsed is _NOT_JSON:
         return False
     keys = answer_format["keys"]
     return not keys or (isinstance(parsed, dict) and set(keys) <= parsed.keys())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-VERSION = "2"
+VERSION = "3"
 """Part of the evaluation fingerprint. Raise it with every change that affects a value of a metric."""
 
 _WORD = re.compile(r"\w+")
@@ -47,16 +47,27 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "loss": Metric("loss", True, "nats per answer token", "how unexpected the reference answers are", None, 0.05),
+    "nats_per_byte": Metric(
+        "nats per byte", True, "nats per byte of the reference", "how unexpected the reference answers are", None, 0.01
+    ),
+    "loss": Metric(
+        "loss", True, "nats per answer token", "the same, per token and with the end of the turn", None, 0.05
+    ),
+    "stop_nats": Metric("end of turn", True, "nats", "how unexpected it is that the reference answers end"),
     "chrf": Metric("chrF", False, "0 to 100", "character n-grams shared with the reference", None, 1.0),
     "rouge_l": Metric("ROUGE-L", False, "0 to 1", "longest common word sequence with the reference", None, 0.01),
     "exact_match": Metric("exact match", False, "share", "answers that are the reference, white space aside"),
     "format_valid": Metric("format valid", False, "share", "answers in the format that the task declares"),
-    "length_ratio": Metric("length ratio", True, "answer / reference tokens", "1 is as long as the reference", 1.0),
+    "fields_match": Metric("fields match", False, "share", "JSON answers whose fields have the reference's values"),
+    "length_ratio": Metric("length ratio", True, "bytes of answer / reference", "1 is as long as the reference", 1.0),
     "general_accuracy": Metric("general accuracy", False, "share", "general questions answered rightly"),
+    "general_nats_per_byte": Metric("general nats per byte", True, "nats per byte", "how unexpected general texts are"),
     "general_loss": Metric("general loss", True, "nats per token", "how unexpected general texts are"),
 }
-"""The metrics that all comparisons share, in display order. A task may define more."""
+"""The metrics that all comparisons share, in display order. A task may define more. `general_loss` is that of older
+versions."""
+PER_TOKEN = ("loss", "general_loss")
+"""The metrics that are compared only between models with the same vocabulary and template."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 """The metrics that every task has, computed from the text of an answer."""
 

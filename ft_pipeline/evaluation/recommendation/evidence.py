@@ -6,14 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.records import (
-    Comparison,
-    ComparisonRow,
-    KeptLead,
-    LearningCurve,
-    PairedDifference,
-    SeedSpread,
-)
+from ft_pipeline.evaluation.comparison.lead_records import KeptLead, PairedDifference
+from ft_pipeline.evaluation.comparison.records import Comparison, LearningCurve, SeedSpread
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 ANSWER_METRIC = "chrf"
@@ -135,9 +130,17 @@ class ComparisonFacts:
             return ""
         return f"{self.comparison.metric(pair.metric).label}: {pair.better} leads {pair.worse} by {pair.describe()}."
 
+    def bar_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
+        """Return what a tuned row must beat: the best untouched use of its base model; of any for None."""
+        return self.comparison.best_baseline(of=row)
+
     def beats_baselines(self, row: ComparisonRow) -> bool:
-        """Return whether the row is clearly better than the best baseline; True if there is no baseline."""
-        return self.best_baseline is None or self.clearly_better(row, self.best_baseline)
+        """Return whether the row is clearly better than the best use of its base model, and its answers are as good.
+
+        True if there is no baseline.
+        """
+        bar = self.bar_of(row)
+        return bar is None or (self.clearly_better(row, bar) and not self.comparison.failed_answer_checks(row, bar))
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""
@@ -156,9 +159,10 @@ class ComparisonFacts:
     def one_step_closes_gap(self, row: ComparisonRow) -> bool:
         """Return whether the learning curve still rises, and a further step like the last would reach the baseline."""
         curve = self.learning_curve(row)
-        if curve is None or self.best_baseline is None or not curve.rises:
+        bar = self.bar_of(row)
+        if curve is None or bar is None or not curve.rises:
             return False
-        gap = self.lead(self.best_baseline, row)
+        gap = self.lead(bar, row)
         return gap is None or gap.difference <= curve.last_step.difference
 
     def train_rows(self, row: ComparisonRow) -> int | None:
@@ -179,7 +183,8 @@ def baseline_phrase(row: ComparisonRow | None) -> str:
 
 def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str, Any]:
     """Return the numbers that support a recommendation, as plain JSON."""
-    comparison, row, baseline = facts.comparison, recommendation.row, facts.best_baseline
+    comparison, row = facts.comparison, recommendation.row
+    baseline = facts.bar_of(row)
     base = facts.base_of(row)
     spread, curve = (facts.seed_spread(row), facts.learning_curve(row)) if row else (None, None)
     return {

@@ -41,7 +41,8 @@ def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str
     spread = facts.seed_spread(recommendation.row) if recommendation.row else None
     if spread is None:
         return None
-    name, metric, baseline = facts.comparison.primary_metric, facts.comparison.metric(), facts.best_baseline
+    name, metric = facts.comparison.primary_metric, facts.comparison.metric()
+    baseline = facts.bar_of(recommendation.row)
     words = f"Seeds: {describe_seed_spread(spread, name, metric)}"
     if baseline is None or recommendation.row is None or not facts.beats_baselines(recommendation.row):
         return words
@@ -88,7 +89,7 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
 
 def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return how many prompt tokens a call of the tuned model saves, unless the baseline reads at most a tenth more."""
-    baseline, row = facts.best_baseline, recommendation.row
+    baseline, row = facts.bar_of(recommendation.row), recommendation.row
     if baseline is None or row is None:
         return None
     baseline_tokens, tuned_tokens = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0
@@ -133,11 +134,12 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
 
 def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return whether tuning is better than prompting so far, if distillation is recommended."""
-    if recommendation.decision != "distillation" or recommendation.row is None or facts.best_baseline is None:
+    bar = facts.bar_of(recommendation.row)
+    if recommendation.decision != "distillation" or recommendation.row is None or bar is None:
         return None
-    pair = facts.lead(recommendation.row, facts.best_baseline)
+    pair = facts.lead(recommendation.row, bar)
     if pair is None or not pair.is_clear:
-        return f"So far {recommendation.row.name} is not clearly better than {baseline_phrase(facts.best_baseline)}."
+        return f"So far {recommendation.row.name} is not clearly better than {baseline_phrase(bar)}."
     return f"So far tuning pays off: {facts.describe(pair)}"
 
 
@@ -160,6 +162,26 @@ def observe_unusable(facts: ComparisonFacts, recommendation: Recommendation) -> 
     better = better[: better.index(best)]
     named = "; ".join(f"{row.name} ({row.breaches[0].describe()})" for row in better)
     return f"Better scores, but not usable: {named}." if better else None
+
+
+def observe_other_base(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return the better untouched use of another base model, with its cost, if a tuned model is recommended."""
+    row = recommendation.row
+    if row is None or row.base_model is None:
+        return None
+    others = [
+        other
+        for other in facts.scored_rows
+        if other.kind in BASELINES and other.is_usable and other.base_model not in (None, row.base_model)
+    ]
+    pair = facts.lead(others[0], row) if others else None
+    if pair is None:
+        return None
+    seconds = others[0].seconds_per_call
+    cost = (
+        "" if seconds is None else f" It takes {seconds:.2g} s per call, {row.name} {row.seconds_per_call or 0:.2g} s."
+    )
+    return f"{others[0].base_model} does better without tuning, as {others[0].name}. {facts.describe(pair)}{cost}"
 
 
 def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -200,6 +222,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_teacher,
     observe_prompting,
     observe_unusable,
+    observe_other_base,
     observe_passages,
     observe_tokens,
     observe_break_even,

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
     ComparisonFacts,
@@ -145,7 +146,8 @@ def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     curve is not flat; to any number if the curve still rises and one more step like its last would reach the best
     baseline.
     """
-    best, baseline = facts.sound_rows[0], baseline_phrase(facts.best_baseline)
+    best = facts.sound_rows[0]
+    baseline = baseline_phrase(facts.bar_of(best))
     rows = facts.train_rows(best)
     if rows is None or facts.beats_baselines(best):
         return None
@@ -168,7 +170,7 @@ def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -
     """Return whether a tuned row was trained on too few rows to say that tuning does not help."""
     if train_rows < TOO_FEW_ROWS:
         return True
-    baseline, plain = facts.best_baseline, facts.plain_base
+    baseline, plain = facts.bar_of(row), facts.plain_base
     prompting_helps = baseline is not None and plain is not None and facts.clearly_better(baseline, plain)
     curve = facts.learning_curve(row)
     curve_is_flat = curve is not None and curve.is_flat
@@ -178,13 +180,19 @@ def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -
 def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
     best = facts.sound_rows[0]
-    if facts.best_baseline is None or facts.beats_baselines(best):
+    bar = facts.bar_of(best)
+    if bar is None or facts.beats_baselines(best):
         return None
-    prompting, lead_of_prompting = baseline_phrase(facts.best_baseline), facts.lead(facts.best_baseline, best)
+    prompting, lead_of_prompting = baseline_phrase(bar), facts.lead(bar, best)
     if lead_of_prompting is not None:
         reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(lead_of_prompting)}"
         return Recommendation("prompt", reason, best)
-    lead = facts.describe(facts.lead(best, facts.best_baseline))
+    lead = facts.describe(facts.lead(best, bar))
+    for check in facts.comparison.failed_answer_checks(best, bar) if facts.clearly_better(best, bar) else ():
+        label = facts.comparison.metric(check.metric).label
+        reason = f"Do not fine-tune: {best.name} expects the reference answers better than {prompting}, but its own "
+        reason += f"answers are not shown to be as good. {lead} {label}: {check.describe()}."
+        return Recommendation("prompt", reason, best)
     return Recommendation(
         "prompt", f"Do not fine-tune: no tuned model is clearly better than {prompting}. {lead}", best
     )
@@ -202,7 +210,8 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
         if facts.beats_baselines(row) and (kept := facts.kept_lead(row)) is not None and kept.is_shown
     ]
     chosen = min([best, *as_good], key=lambda row: (_complexity(row), facts.sound_rows.index(row)))
-    pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
+    bar = facts.bar_of(chosen)
+    pair = facts.lead(chosen, bar) if bar else None
     reason = f"Only {chosen.name} was scored."
     if pair:
         reason = f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"

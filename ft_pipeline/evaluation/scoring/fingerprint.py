@@ -1,4 +1,8 @@
-"""The evaluation fingerprint, which two scores must share to be comparable."""
+"""The evaluation fingerprint, which two scores must share to be compared.
+
+What the scores depend on has three parts: the test rows, how answers are measured, and how text becomes tokens. Scores
+with other rows or measures are never compared. With other tokens, all metrics are compared but those per token.
+"""
 
 import hashlib
 import json
@@ -16,18 +20,28 @@ _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
-def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any]) -> Parts:
+TOKENS = ("template", "vocabulary")
+"""The parts that say how text becomes tokens."""
+
+
+def evaluation_parts(
+    test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any], project_base: Path | None = None
+) -> Parts:
     """Return everything that the scores depend on, except what is compared (the model, its adapter, its prompt).
 
-    config: the job's config. The tokenizer is a part: losses per token of two vocabularies are not comparable. The
-    batch size is not a part: it changes scores only by rounding. Features that a project does not use have no part.
+    config: the job's config. project_base: the model in whose tokens the length of answers is limited; None: the same.
+    The batch size is not a part: it changes scores only by rounding. Features that a project does not use have no part.
     """
     settings = config["evaluation"]
     parts = {
         "test_rows": digest(list(map(_digested, test_rows))),
         "template": _files_digest(base_model, _TEMPLATE_FILES),
         "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
-        "generation": {"max_new_tokens": settings["max_new_tokens"], "temperature": 0},
+        "generation": {
+            "max_new_tokens": settings["max_new_tokens"],
+            "of": _files_digest(project_base or base_model, _VOCABULARY_FILES),
+            "temperature": 0,
+        },
         "general": digest([list(config["general_questions"]), list(config["general_texts"])]),
         "versions": metric_versions(),
     }
@@ -48,8 +62,13 @@ def _digested(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(parts: Parts) -> str:
-    """Return the hash of `parts`. Scores with different fingerprints are never compared."""
-    return digest(parts)
+    """Return the hash of all parts but TOKENS. Scores with different fingerprints are never compared."""
+    return digest({name: part for name, part in parts.items() if name not in TOKENS})
+
+
+def tokens_fingerprint(parts: Parts) -> str:
+    """Return the hash of TOKENS. Values per token are compared only if it is the same."""
+    return digest({name: parts.get(name) for name in TOKENS})
 
 
 def differences(parts: Parts, other: Parts) -> list[str]:

@@ -1,7 +1,8 @@
 """Compute log-likelihoods of targets in batches, with logits for target tokens only and shared prefixes once."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,6 +11,21 @@ from ft_pipeline.models.decoding.prefix_cache import Contexts
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
+
+
+class TargetScore(NamedTuple):
+    """The likelihood of a target after its context."""
+
+    log_probs: list[float]
+    """Log probability of each target token, in nats."""
+    is_greedy: bool
+    """Whether greedy decoding would write the target."""
+
+    @property
+    def total(self) -> float:
+        """Log probability of the whole target, in nats."""
+        return math.fsum(self.log_probs)
+
 
 _MAX_LOGITS = 100_000_000
 """Maximum number of logits in a batch: 200 MB in 16 bit."""
@@ -20,12 +36,12 @@ _CHUNK_POSITIONS = 512
 @torch.inference_mode()
 def target_log_likelihoods(
     model: Any, pairs: Sequence[Pair], *, batch_size: int, report_done: Callable[[int], None] = lambda done: None
-) -> list[tuple[float, bool]]:
-    """Return per pair the summed log probability (nats) of the target, and whether greedy decoding would write it.
+) -> list[TargetScore]:
+    """Return the score of each pair.
 
     report_done: called with the number of pairs in each finished batch.
     """
-    results: dict[int, tuple[float, bool]] = {}
+    results: dict[int, TargetScore] = {}
     contexts = Contexts(model, [context for context, _ in pairs])
     for group in contexts.groups():
         remaining = {
@@ -59,7 +75,7 @@ def _batches(model: Any, pairs: dict[int, Pair], batch_size: int) -> list[list[i
     return batches
 
 
-def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> list[tuple[float, bool]]:
+def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> list[TargetScore]:
     """Return the results of a batch. rows: the pairs without the prefix of this length, whose keys are in `cache`."""
     sequences = [context + target[:-1] for context, target in rows]
     width = max(map(len, sequences))
@@ -79,12 +95,12 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> 
     return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
 
 
-def _score_row(logits: torch.Tensor, target: list[int]) -> tuple[float, bool]:
+def _score_row(logits: torch.Tensor, target: list[int]) -> TargetScore:
     """Return the result of one row. logits: shape (target tokens, vocabulary), the prediction of each target token."""
     target_ids = torch.tensor(target, device=logits.device)
-    total = 0.0
+    log_probs: list[float] = []
     for chunk, chunk_ids in zip(logits.split(_CHUNK_POSITIONS), target_ids.split(_CHUNK_POSITIONS), strict=True):
         chunk_logits = chunk.float()
         target_logits = chunk_logits.gather(1, chunk_ids[:, None]).squeeze(1)
-        total += float((target_logits - chunk_logits.logsumexp(dim=-1)).double().sum())
-    return total, bool((logits.argmax(dim=-1) == target_ids).all())
+        log_probs += (target_logits - chunk_logits.logsumexp(dim=-1)).tolist()
+    return TargetScore(log_probs, bool((logits.argmax(dim=-1) == target_ids).all()))

@@ -29,6 +29,8 @@ class LoadedLM(HFLM):
         self._report_done = report_done
         self.generations: dict[str, Generation] = {}
         """Every answer by its prompt, with the counts that lm-eval does not keep."""
+        self.log_probs: dict[tuple[str, str], list[float]] = {}
+        """Log probability of each target token, by context and target. lm-eval keeps only their sums."""
         self.generation_seconds = 0.0
         """Time to generate all of these answers."""
 
@@ -45,7 +47,13 @@ class LoadedLM(HFLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [(context, target) for _, context, target in requests]
-        return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), report_done=self._report_done)
+        scores = target_log_likelihoods(
+            self.model, pairs, batch_size=int(self.batch_size), report_done=self._report_done
+        )
+        for (texts, _, _), score in zip(requests, scores, strict=True):
+            if texts is not None:  # the parts of a rolling likelihood have no texts
+                self.log_probs[texts] = score.log_probs
+        return [(score.total, score.is_greedy) for score in scores]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer each prompt once per limit of new tokens, and cut the answers at the stop strings."""

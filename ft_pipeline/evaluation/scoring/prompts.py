@@ -96,6 +96,12 @@ def render_items(
     return rendered
 
 
+def fitting_items(tokenizer: Any, items: Sequence[Item], prompt: Prompt, window: int | None) -> list[RenderedItem]:
+    """Return the rendered items whose reference answers fit into `window` tokens."""
+    rendered = [_render_item(tokenizer, item, prompt) for item in items]
+    return [text for text in rendered if window is None or _tokens_needed(tokenizer, text, 0) <= window]
+
+
 def render_question(tokenizer: Any, question: str) -> str:
     """Return the context of a general question: a single user turn, without the prompt variant."""
     messages = [{"role": "user", "content": question.strip()}]

@@ -9,13 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
+from ft_pipeline.evaluation.items import Item, make_items, select_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     Sample,
@@ -27,7 +25,22 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
 )
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
-from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem, render_items, render_question
+from ft_pipeline.evaluation.scoring.prompts import (
+    Prompt,
+    RenderedItem,
+    fitting_items,
+    render_items,
+    render_question,
+)
+from ft_pipeline.evaluation.scoring.records import (
+    Answer,
+    Likelihood,
+    sample_record,
+    summarize_general,
+    summarize_samples,
+    write_scores,
+)
+from ft_pipeline.evaluation.scoring.reference_tokens import byte_count, count_lost, find_reference
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
@@ -35,21 +48,6 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.tables.formats.arrow_schema import read_columns
-
-GENERAL = pa.schema(
-    [
-        ("name", pa.string()),
-        ("item", pa.string()),
-        ("kind", pa.string()),
-        ("subject", pa.string()),
-        ("correct", pa.bool_()),
-        ("loss_sum", pa.float64()),
-        ("tokens", pa.int64()),
-    ]
-)
-"""general.parquet: `kind` is question (with `correct`) or text (with `loss_sum` in nats, and `tokens`)."""
-TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
-"""tasks.parquet: a value per document and metric of the lm-eval tasks."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,30 @@ class Scorer:
         return items
 
     @cached_property
+    def validation_items(self) -> list[Item]:
+        """The items of the validation split, on which candidates are screened. Only likelihoods are computed."""
+        return make_items(select_rows(read_conversations(self.job), "validation", self.settings["max_test_rows"]))
+
+    @cached_property
     def parts(self) -> Parts:
         """The parts of the evaluation fingerprint."""
-        return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
+        inputs = self.job.inputs
+        return evaluation_parts(self.test_rows, inputs["base_model"], self.job.config, inputs.get("project_base"))
+
+    @cached_property
+    def max_new_tokens(self) -> int:
+        """The longest answer, in tokens of this model's tokenizer."""
+        limit = self.settings["max_new_tokens"]
+        if "project_base" not in self.job.inputs:
+            return int(limit)
+        references = [item.reference for item in self.items]
+        return answer_limit(limit, self.tokenizer, load_tokenizer(self.job.inputs["project_base"]), references)
+
+    @cached_property
+    def lost_references(self) -> int:
+        """The number of references that the tokenizer does not give back."""
+        items = [*self.items, *self.validation_items]
+        return count_lost(self.tokenizer, [item.reference for item in items])
 
     def score(self, model: Any, tested_model: ModelUnderTest) -> None:
         """Score the loaded `model`, and write the result to the job's work folder, where a resumed job finds it."""
@@ -110,9 +129,10 @@ class Scorer:
             tested_model.prompt,
             name=tested_model.name,
             window=_window(model),
-            max_new_tokens=self.settings["max_new_tokens"],
+            max_new_tokens=self.max_new_tokens,
         )
         samples = self._score_items(lm, rendered_items, folder)
+        validation = self._score_validation(lm, tested_model, _window(model), folder)
         general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
         tasks = self._run_lm_eval_tasks(model, tested_model)
         result = {
@@ -120,6 +140,7 @@ class Scorer:
             "samples": samples,
             "general": general,
             "tasks": tasks,
+            "validation": validation,
             "task_metrics": {name: vars(metric) for name, metric in self.lm_eval_tasks.metrics.items()},
         }
         path = self._result_path(tested_model)
@@ -141,7 +162,7 @@ class Scorer:
         rows = [result["row"] for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
-            for name in ("samples", "general", "tasks")
+            for name in ("samples", "general", "tasks", "validation")
         }
         task_metrics = {name: metric for result in results for name, metric in result["task_metrics"].items()}
         metrics = {**self.answer_metrics.custom_definitions, **task_metrics}
@@ -153,40 +174,59 @@ class Scorer:
             "computed_in": dtype_name(compute_dtype(self.job.device)),
         }
 
-    def _score_items(self, lm: LoadedLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
+    def _score_items(self, lm: LoadedLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[Record]:
         """Score every item's reference answer and the model's own answer. Return the records of samples.parquet."""
-        documents = [
+        documents = _documents(rendered_items)
+        stop = stop_strings(self.tokenizer)
+        logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, self.max_new_tokens)], folder)
+        return [
+            self._sample(lm, rendered, answer)
+            for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
+        ]
+
+    def _sample(self, lm: LoadedLM, rendered: RenderedItem, answer: Sample) -> Record:
+        generation = lm.generations[rendered.context]
+        return sample_record(
+            rendered.item,
+            rendered.context,
+            len(lm.log_probs[rendered.context, rendered.target]),
+            self._likelihood(lm, rendered),
+            Answer(
+                answer["filtered_resps"][0],
+                generation.finish_reason,
+                generation.prompt_tokens,
+                generation.answer_tokens,
+            ),
+            self.answer_metrics,
+        )
+
+    def _likelihood(self, lm: LoadedLM, rendered: RenderedItem) -> Likelihood:
+        """Return the likelihood of an item's reference answer. Its content is withheld if the tokenizer loses texts."""
+        log_probs = lm.log_probs[rendered.context, rendered.target]
+        tokens = find_reference(self.tokenizer, rendered.target, rendered.item.reference)
+        content_nats, stop_nats = tokens.nats(log_probs)
+        return Likelihood(-math.fsum(log_probs), None if self.lost_references else content_nats, stop_nats)
+
+    def _score_validation(
+        self, lm: LoadedLM, tested_model: ModelUnderTest, window: int | None, folder: Path
+    ) -> list[Record]:
+        """Score the reference answers of the validation split. Return the records of validation.parquet.
+
+        Items that do not fit the model are left out: nobody asked to have them scored.
+        """
+        rendered_items = fitting_items(self.tokenizer, self.validation_items, tested_model.prompt, window)
+        if not rendered_items:
+            return []
+        run_tasks(lm, [loss_task(_documents(rendered_items))], folder / "validation")
+        return [
             {
                 "item": rendered.item.id,
-                "context": rendered.context,
-                "target": rendered.target,
-                "reference": rendered.item.reference,
+                "group": rendered.item.group,
+                "content_nats": self._likelihood(lm, rendered).content_nats,
+                "content_bytes": byte_count(rendered.item.reference),
             }
             for rendered in rendered_items
         ]
-        stop, limit = stop_strings(self.tokenizer), self.settings["max_new_tokens"]
-        logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, limit)], folder)
-        results = zip(rendered_items, logged["reference_loss"], logged["answers"], strict=True)
-        return [self._sample(lm, rendered, loss, answer) for rendered, loss, answer in results]
-
-    def _sample(self, lm: LoadedLM, rendered: RenderedItem, loss: Sample, answer: Sample) -> dict[str, Any]:
-        generation = lm.generations[rendered.context]
-        answer_text = answer["filtered_resps"][0]
-        reference_tokens = len(lm.tok_encode(rendered.target))
-        return {
-            "item": rendered.item.id,
-            "group": rendered.item.group,
-            "prompt": rendered.context,
-            "reference": rendered.item.reference,
-            "answer": answer_text,
-            "loss_sum": -float(loss["filtered_resps"][0][0]),
-            "answer_tokens": reference_tokens,
-            **self.answer_metrics.score_answer(rendered.item, answer_text),
-            "length_ratio": generation.answer_tokens / reference_tokens,
-            "prompt_tokens": generation.prompt_tokens,
-            "generated_tokens": generation.answer_tokens,
-            "finish_reason": generation.finish_reason,
-        }
 
     def _score_general(self, lm: LoadedLM, folder: Path) -> list[dict[str, Any]]:
         """Run the general suite. Return the records of general.parquet."""
@@ -214,6 +254,7 @@ class Scorer:
                 "kind": "text",
                 "loss_sum": -float(sample["filtered_resps"][0]),
                 "tokens": len(lm.tok_encode(row["text"])),
+                "bytes": byte_count(row["text"]),
             }
             for number, (row, sample) in enumerate(text_pairs, 1)
         ]
@@ -261,17 +302,38 @@ class Scorer:
             "seconds_per_call": lm.generation_seconds / len(lm.generations),
             "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
             "fingerprint": fingerprint(self.parts),
+            "max_new_tokens": self.max_new_tokens,
+            "withheld": self._withheld(),
             "computed_in": dtype_name(compute_dtype(self.job.device)),
             "model": tested_model.facts,
             "general": general_scores or None,
         }
 
+    def _withheld(self) -> dict[str, str]:
+        """Return why metrics that are not in this row cannot be compared."""
+        lost = self.lost_references
+        return {"nats_per_byte": f"its tokenizer loses {lost} of the references"} if lost else {}
+
     def _count_requests(self, tested_model: ModelUnderTest) -> int:
         choices = sum(len(row["choices"]) for row in self.questions)
-        return 2 * len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
+        likelihoods = len(self.items) + len(self.validation_items)
+        return likelihoods + len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
 
     def _result_path(self, tested_model: ModelUnderTest) -> Path:
         return self.job.work / f"scored_{tested_model.name}.json"
+
+
+def _documents(rendered_items: Sequence[RenderedItem]) -> list[dict[str, Any]]:
+    """Return the items as lm-eval reads them."""
+    return [
+        {
+            "item": rendered.item.id,
+            "context": rendered.context,
+            "target": rendered.target,
+            "reference": rendered.item.reference,
+        }
+        for rendered in rendered_items
+    ]
 
 
 def _window(model: Any) -> int | None:
@@ -279,24 +341,6 @@ def _window(model: Any) -> int | None:
     positions = context_window(model.config)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
-
-
-def write_scores(
-    out: Path,
-    rows: Sequence[dict[str, Any]],
-    parts: Parts,
-    records: dict[str, list[dict[str, Any]]],
-    metrics: dict[str, dict[str, Any]],
-) -> None:
-    """Write scores.json, samples.parquet, general.parquet and tasks.parquet.
-
-    records: `samples`, `general` and `tasks`, every record with the `name` of its row. metrics: the metrics that only
-    this project has, with the fields of Metric.
-    """
-    document = {"rows": list(rows), "evaluation": parts, "metrics": metrics}
-    (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    for name, schema in (("samples", None), ("general", GENERAL), ("tasks", TASKS)):
-        pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
 
 
 class RequestProgress:
@@ -316,25 +360,3 @@ def read_conversations(job: Job) -> list[dict[str, Any]]:
     """Return the rows of the job's conversations artifact, all splits."""
     columns = ["id", "split", "messages", "tools", "table", "file"]
     return read_columns(job.inputs["conversations"] / "rows.parquet", columns).to_pylist()
-
-
-def summarize_samples(samples: Sequence[dict[str, Any]], answer_metrics: AnswerMetrics) -> dict[str, float]:
-    """Return a row's scores: loss and length ratio as ratios of sums over all items, the others as means over them."""
-    reference_tokens = sum(sample["answer_tokens"] for sample in samples)
-    return {
-        "loss": sum(sample["loss_sum"] for sample in samples) / reference_tokens,
-        **answer_metrics.means(samples),
-        "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
-    }
-
-
-def summarize_general(general: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return `accuracy` over the questions and `loss` per token over the texts; a key is absent if there are none."""
-    questions = [record["correct"] for record in general if record["kind"] == "question"]
-    texts = [record for record in general if record["kind"] == "text"]
-    scores = {}
-    if questions:
-        scores["accuracy"] = fmean(questions)
-    if texts:
-        scores["loss"] = sum(record["loss_sum"] for record in texts) / sum(record["tokens"] for record in texts)
-    return scores

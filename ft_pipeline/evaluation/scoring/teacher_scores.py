@@ -14,7 +14,9 @@ from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
-from ft_pipeline.evaluation.scoring.scorer import read_conversations, write_scores
+from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
+from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores
+from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, render
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
@@ -61,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
     prices = PriceSettings.model_validate(job.config["prices"])
     row = _row(facts, prices, answers, samples, fingerprint(parts), answer_metrics)
     named_samples = [{"name": ROW_NAME, **sample} for sample in samples]
-    records: dict[str, list[dict[str, Any]]] = {"samples": named_samples, "general": [], "tasks": []}
+    records: dict[str, list[dict[str, Any]]] = {"samples": named_samples, "general": [], "tasks": [], "validation": []}
     write_scores(job.out, [row], parts, records, answer_metrics.custom_definitions)
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
@@ -120,27 +122,15 @@ def _samples(
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    samples = []
-    for item, answer in zip(items, answers, strict=True):
+    def record(item: Item, answer: Answer) -> dict[str, Any]:
         reference_tokens = count_tokens(prompt_and_target(tokenizer, item.messages, item.tools)[1])
-        generated_tokens = count_tokens(answer["answer"]) + 1
-        samples.append(
-            {
-                "item": item.id,
-                "group": item.group,
-                "prompt": item.messages[-2]["content"],
-                "reference": item.reference,
-                "answer": answer["answer"],
-                "loss_sum": None,
-                "answer_tokens": reference_tokens,
-                **answer_metrics.score_answer(item, answer["answer"]),
-                "length_ratio": generated_tokens / reference_tokens,
-                "prompt_tokens": answer["prompt_tokens"],
-                "generated_tokens": generated_tokens,
-                "finish_reason": answer["finish_reason"],
-            }
+        scored = ScoredAnswer(
+            answer["answer"], answer["finish_reason"], answer["prompt_tokens"], count_tokens(answer["answer"]) + 1
         )
-    return samples
+        prompt = item.messages[-2]["content"]
+        return sample_record(item, prompt, reference_tokens, Likelihood(), scored, answer_metrics)
+
+    return [record(item, answer) for item, answer in zip(items, answers, strict=True)]
 
 
 def _row(
@@ -151,11 +141,7 @@ def _row(
     evaluation_fingerprint: str,
     answer_metrics: AnswerMetrics,
 ) -> dict[str, Any]:
-    reference_tokens = sum(sample["answer_tokens"] for sample in samples)
-    scores = {
-        **answer_metrics.means(samples),
-        "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
-    }
+    scores = summarize_samples(samples, answer_metrics)
     return {
         "name": ROW_NAME,
         "kind": "teacher",

@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.evaluation.comparison.records import Comparison, Score
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.release.card.usage import usage_paragraphs
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
 METRIC_TITLES = {
+    "nats_per_byte": "Nats per byte of the reference (lower is better)",
     "loss": "Loss, nats per answer token (lower is better)",
     "chrf": "chrF (0 to 100)",
     "rouge_l": "ROUGE-L (0 to 1)",
@@ -24,6 +26,9 @@ METRIC_TITLES = {
     "format_valid": "Answers in the declared format (0 to 1)",
     "length_ratio": "Answer length / reference length",
     "general_accuracy": "General accuracy (0 to 1)",
+    "stop_nats": "End of turn, nats (lower is better)",
+    "fields_match": "JSON answers with the reference's values (0 to 1)",
+    "general_nats_per_byte": "Nats per byte of general text (lower is better)",
     "general_loss": "Loss on general text, nats per token (lower is better)",
 }
 """By metric, in the order of the columns. Other metrics follow, without a title."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.compare import item_value
+from ft_pipeline.evaluation.comparison.estimates import item_value
 from ft_pipeline.evaluation.comparison.records import Changes
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.tables.formats.turns import spoken_text
@@ -20,7 +20,8 @@ def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float
     """Return how much each item gains from the best baseline to the best tuned row; negative: it regressed."""
     pairs = zip(samples[changes.before], samples[changes.after], strict=True)
     return [
-        metric.gain(item_value(changes.metric, before), item_value(changes.metric, after)) for before, after in pairs
+        metric.gain(item_value(changes.metric, before) or 0.0, item_value(changes.metric, after) or 0.0)
+        for before, after in pairs
     ]
 
 
@@ -89,7 +90,7 @@ def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
 
 
 def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:
-    value = _value(metric, sample)
+    value = item_value(metric, sample)
     text = "" if value is None else f"{value:.2f}"
     return {"name": name, "text": sample["answer"], "cut": sample["finish_reason"] == "length", "value": text}
 
@@ -104,8 +105,3 @@ def _change(gain: float | None, metric: Metric) -> dict[str, str]:
 def _change_kind(gain: float, threshold: float) -> str:
     """Return `improved`, `regressed`, or, for a change of at most `threshold`, `same`."""
     return "improved" if gain > threshold else "regressed" if gain < -threshold else "same"
-
-
-def _value(metric: str, sample: Sample) -> float | None:
-    """Return the metric of one answer; None if it is unknown (the loss of a teacher at an endpoint)."""
-    return None if metric == "loss" and sample["loss_sum"] is None else item_value(metric, sample)

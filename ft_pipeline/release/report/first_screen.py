@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, Rail
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 ENOUGH_TEST_ROWS, FEW_TEST_ROWS = 100, 50

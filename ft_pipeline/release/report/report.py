@@ -11,15 +11,8 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture, learning_curve_picture, score_picture
-from ft_pipeline.evaluation.comparison.records import (
-    Changes,
-    Comparison,
-    ComparisonRow,
-    QuantizationError,
-    Score,
-    describe_interval,
-    read_comparison,
-)
+from ft_pipeline.evaluation.comparison.records import Changes, Comparison, QuantizationError, read_comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row

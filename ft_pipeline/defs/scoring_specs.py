@@ -1,0 +1,172 @@
+"""Specs of scores: the same harness, template and rows for every model that is compared."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ft_pipeline.defs.distillation import config_and_handling
+from ft_pipeline.defs.task_inputs import task_files, task_inputs
+from ft_pipeline.defs.training_chain import base_model_spec
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.execution.step import SpecContext, versions_of
+from ft_pipeline.project import read_jsonl
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.sweep import sweep_owner
+from ft_pipeline.settings.teacher import PriceSettings
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import ArtifactReference, Spec
+
+IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
+"""Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
+HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
+
+
+def base_of(store: ArtifactStore, scores: Artifact) -> str:
+    """Return the fingerprint of the base model that the first phase of a scored model was trained from."""
+    return root_base(store, store.require(*scores.inputs["base_model"]))
+
+
+def root_base(store: ArtifactStore, base: Artifact) -> str:
+    """Return the fingerprint of the base model that another one was merged from, over all phases; or its own."""
+    while "merged_model" in base.inputs:
+        merged_model = store.require(*base.inputs["merged_model"])
+        base = store.require(*merged_model.inputs["base_model"])
+    return base.fingerprint
+
+
+def base_names(store: ArtifactStore, fingerprints: Iterable[str]) -> dict[str, str]:
+    """Return fingerprint → name of base models, as experiments name them; two of one name with their fingerprint."""
+    bases = {fingerprint: store.require("base_model", fingerprint).spec["config"] for fingerprint in set(fingerprints)}
+    names = {
+        fingerprint: f"{config['model']}@{config['revision']}" if config.get("revision") else config["model"]
+        for fingerprint, config in bases.items()
+    }
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        fingerprint: f"{name} ({fingerprint[:8]})" if name in shared else name
+        for fingerprint, name in sorted(names.items())
+    }
+
+
+def project_base(context: SpecContext) -> ArtifactReference | None:
+    """Return the base model of most experiments; of two that are as common, the first by name. None without any.
+
+    `evaluation.max_new_tokens` is counted in its tokens. Raises MissingInput if it is not in the store yet.
+    """
+    counts: Counter[tuple[str, str | None]] = Counter()
+    for name in context.project.experiment_names():
+        if name == sweep_owner(name):
+            try:
+                settings = context.project.experiment(name)
+            except UserError:
+                continue  # a broken experiment has no base model
+            counts[settings.base_model, settings.revision] += 1
+    if not counts:
+        return None
+    model, revision = min(counts, key=lambda base: (-counts[base], base[0], base[1] or ""))
+    return context.built_artifact(base_model_spec(model, revision)).reference
+
+
+def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) -> dict[str, ArtifactReference]:
+    """Return the input that says in which tokens the length of answers is limited; none if it is the own base model."""
+    base = project_base(context)
+    own = root_base(context.store, context.store.require(*base_model))
+    return {} if base is None or own == base[1] else {"project_base": base}
+
+
+def evaluation_config(context: SpecContext) -> dict[str, Any]:
+    """The settings that scores depend on, with the content of the files that they name."""
+    settings = context.project.settings.evaluation
+    return {
+        "evaluation": settings.model_dump(
+            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
+        ),
+        "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
+        "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
+        "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
+        "task_files": task_files(context),
+    }
+
+
+def served_settings(settings: ExperimentSettings) -> dict[str, Any]:
+    """How a tuned model is loaded and prompted."""
+    quantization = settings.quantization.model_dump(mode="json") if settings.technique == "qlora" else None
+    return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
+
+
+def scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference], served: dict[str, Any]) -> Spec:
+    """The spec of the scores of a tuned model. served: from served_settings."""
+    config = evaluation_config(context)
+    inputs = {
+        "conversations": context.checked_artifact("conversations").reference,
+        **model_inputs,
+        **_answer_limit_inputs(context, model_inputs["base_model"]),
+        **task_inputs(context, config["task_files"]),
+    }
+    return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
+
+
+def baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], prompting: dict[str, Any]) -> Spec:
+    """The spec of a prompt baseline.
+
+    `text` is an input only if a variant retrieves passages. Otherwise a new text would rescore all variants.
+    """
+    versions = [*HARNESS_PACKAGES]
+    variants = prompting["variants"].values()
+    if any(variant.get("passages") for variant in variants):
+        inputs = {**inputs, "text": context.checked_artifact("text").reference}
+    if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
+        versions.append("bm25s")
+    config = evaluation_config(context)
+    inputs = {
+        **inputs,
+        **_answer_limit_inputs(context, inputs["base_model"]),
+        **task_inputs(context, config["task_files"]),
+    }
+    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
+
+
+def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
+    """The spec of the teacher's scores on the test prompts. The project's base model counts their tokens.
+
+    None if the teacher has no row in the comparison: the settings exclude it, or it is the base model itself.
+    scored: references to `conversations` and `base_model` of the rows that the teacher is compared with.
+    """
+    teacher = context.project.settings.teacher
+    if not teacher.in_comparison:
+        return None
+    inputs = {"conversations": scored["conversations"], "base_model": project_base(context) or scored["base_model"]}
+    if teacher.endpoint is None:
+        model = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
+        if model == inputs["base_model"]:
+            return None
+        inputs["teacher_model"] = model
+    teacher_config, handling = config_and_handling(teacher)
+    teacher_config = {key: value for key, value in teacher_config.items() if key not in IGNORED_WHILE_SCORING}
+    prices = teacher.endpoint.prices if teacher.endpoint else PriceSettings()
+    config = {
+        **evaluation_config(context),
+        "teacher": teacher_config,
+        "name": teacher.model,
+        "prices": prices.model_dump(mode="json"),
+    }
+    return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
+
+
+def covers(baseline: Artifact, spec: Spec) -> bool:
+    """Whether a prompt baseline scored the variants of `spec`, among others, with the same inputs and settings."""
+
+    def settings_only(spec_json: dict[str, Any]) -> dict[str, Any]:
+        config = {key: value for key, value in spec_json["config"].items() if key != "prompting"}
+        return {**spec_json, "config": config, "inputs": None, "versions": None}
+
+    required, present = spec.to_json(), baseline.spec
+    return (
+        baseline.kind == spec.kind
+        and settings_only(present) == settings_only(required)
+        # Its other variants may have retrieved texts, which the variants of `spec` do not use.
+        and required["inputs"].items() <= present["inputs"].items()
+        and required["versions"].items() <= present["versions"].items()
+        and required["config"]["prompting"]["variants"].items() <= present["config"]["prompting"]["variants"].items()
+    )

@@ -1,0 +1,49 @@
+"""Which metric decides a comparison, if the project names none (`promotion.metric: auto`).
+
+A check that says whether an answer is right comes first. Without one, two keys are needed: a likelihood proposes, and
+the answers confirm.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
+
+AUTO = "auto"
+EXACT = 0.3
+"""Share of exact answers of the best model, from which exact match decides: then the task has one right answer."""
+SECOND_KEY = "chrf"
+"""The metric of the answers that must not be worse where a likelihood decides."""
+
+
+class Deciding(NamedTuple):
+    """The metric that decides."""
+
+    metric: str
+    because: str
+    """The reason, as a sentence."""
+    second_key: str | None = None
+    """The metric by which a candidate must also not be worse."""
+
+
+def deciding_metric(named: str, config: Mapping[str, Any], estimates: Estimates) -> Deciding:
+    """Return the metric that decides, for the whole comparison.
+
+    named: promotion.metric. config: `decides` (the name of the project's metric with `decides: true`, if there is one).
+    """
+    if named != AUTO:
+        return Deciding(named, f"promotion.metric names {named}.")
+    own = config.get("decides")
+    if own and is_measured(own, estimates):
+        return Deciding(own, f"evaluation.metrics.{own} decides: it checks the answers.")
+    exact = max((row["exact_match"].value for row in estimates.values() if "exact_match" in row), default=0.0)
+    if exact >= EXACT:
+        return Deciding("exact_match", f"Exact match decides: the best model gives {exact:.0%} of the answers exactly.")
+    if is_measured("fields_match", estimates):
+        return Deciding("fields_match", "The fields of the JSON answers decide: each must have the reference's value.")
+    if is_measured("nats_per_byte", estimates):
+        because = "Two keys decide: the likelihood of the reference answers (nats per byte), and chrF of the answers."
+        return Deciding("nats_per_byte", because, SECOND_KEY)
+    if is_measured("loss", estimates):
+        return Deciding("loss", "Loss decides: these scores are of an older version.")
+    return Deciding(SECOND_KEY, "chrF is shown: no model gives likelihoods. It decides nothing.")

@@ -1,0 +1,122 @@
+"""What comparison.json says of the lead of one row over another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.row_records import describe_interval
+
+
+@dataclass(frozen=True)
+class PairedDifference(JsonRecord):
+    """The lead of one row over another, with its paired 95 % interval. Bounds are None as those of a Score."""
+
+    better: str
+    worse: str
+    metric: str
+    difference: float
+    low: float | None
+    high: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low is not None and self.low > 0
+
+    def describe(self) -> str:
+        """Return the difference with its interval."""
+        return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
+
+
+@dataclass(frozen=True)
+class LeadTest(JsonRecord):
+    """The one-sided test of the hypothesis that a row does not lead a rival, on the primary metric."""
+
+    row: str
+    rival: str
+    p: float | None
+    """None if the lead is the same in every conversation, or if there is only one: no decision."""
+
+
+@dataclass(frozen=True)
+class KeptLead(JsonRecord):
+    """How much of the best tuned row's lead over the best baseline another tuned row has."""
+
+    row: str
+    best: str
+    baseline: str
+    share: float
+    """The row's lead divided by the best row's."""
+    wanted: float
+    """The share that it must be shown to keep (PromotionSettings.keeps)."""
+    low: float | None
+    """Lower one-sided 95 % bound of its lead minus `wanted` times the best row's lead."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is shown that the row keeps the wanted share."""
+        return self.low is not None and self.low > 0
+
+
+@dataclass(frozen=True)
+class RecipeLead(JsonRecord):
+    """The lead of an experiment over a rival, over several trainings that differ only in their seed."""
+
+    row: str
+    rival: str
+    trainings: int
+    leads: Sequence[float]
+    """Of each training, the row's own first."""
+    lead: float
+    """Their mean."""
+    low: float | None
+    """The ends of its 95 % interval, over conversations and trainings. None for two trainings."""
+    high: float | None
+    lower: float | None
+    """Lower one-sided 95 % bound."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the recipe leads: its lower bound is above zero; of two trainings, both lead."""
+        return self.lower > 0 if self.lower is not None else min(self.leads) > 0
+
+    def describe(self) -> str:
+        """Return the lead with its interval."""
+        if self.low is None:
+            return f"{self.lead:.3f} in {self.trainings} trainings ({min(self.leads):.3f} to {max(self.leads):.3f})"
+        interval = describe_interval(self.low, self.high)
+        return f"{self.lead:.3f} in {self.trainings} trainings (95 %: {interval}, over seeds and conversations)"
+
+
+@dataclass(frozen=True)
+class Incomparable(JsonRecord):
+    """Two rows that cannot be paired on a metric."""
+
+    a: str
+    b: str
+    metric: str
+    because: str
+
+
+@dataclass(frozen=True)
+class AnswerCheck(JsonRecord):
+    """The second key: whether the answers of a row are not worse than those of a rival."""
+
+    row: str
+    rival: str
+    metric: str
+    lead: float
+    low: float | None
+    """Lower one-sided 95 % bound of the lead."""
+    margin: float
+    """By how much they may be worse (PromotionSettings.answers_margin)."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is shown that they are not worse by more than the margin."""
+        return self.low is not None and self.low > -self.margin
+
+    def describe(self) -> str:
+        """Return the lead with its bound."""
+        low = "unknown" if self.low is None else f"{self.low:.1f}"
+        return f"{self.lead:+.1f} (at least {low}; {-self.margin:g} is the limit)"

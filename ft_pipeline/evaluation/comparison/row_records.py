@@ -1,0 +1,176 @@
+"""What comparison.json says of one row: scores, costs, forgetting and rails."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.model_kinds import ModelKind
+
+GENERAL_ACCURACY = "general_accuracy"
+"""The metric that shows forgetting."""
+
+
+def describe_interval(low: float | None, high: float | None, digits: int = 3, *, sign: str = "") -> str:
+    """Return the bounds of an interval, or that there are none. sign: "+" also writes that of positive bounds."""
+    if low is None or high is None:
+        return "unknown from one conversation"
+    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Score(JsonRecord):
+    """A metric of one row, with its 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    """The bounds are None if a single conversation was measured, which shows no spread."""
+
+    @property
+    def is_clear(self) -> bool:
+        """For a lead: whether its interval is above zero."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval as a picture shows it: the value, if there is no interval."""
+        return (self.value, self.value) if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class TrainingCost(JsonRecord):
+    """The time and cost of a training, over all phases and with merging."""
+
+    seconds: float
+    gpu_hours: float
+    """Hours times GPUs. Without a GPU: hours of the machine."""
+    cost: float | None = None
+    """None if a GPU-hour has no price."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetting(JsonRecord):
+    """How much general accuracy a tuned model loses against its own base model (forgetting.py)."""
+
+    base: str
+    """The row of its base model."""
+    verdict: Literal["kept", "forgets", "cannot be told"]
+    questions: int
+    lost: int
+    """Number of questions that the base model answers rightly, and the tuned model wrongly."""
+    won: int
+    """The reverse."""
+    drop: float
+    """Of the accuracy, as is `margin`. Negative: a gain. One question is added to `lost` and one to `won`."""
+    low: float
+    """Lower one-sided 95 % bound of the drop."""
+    high: float
+    margin: float
+    wanted: int | None
+    """Number of questions that would show in 80 % of the cases that nothing is lost. None for a margin of 0."""
+
+    def describe(self) -> str:
+        """Return the result as a sentence. Drops are in points."""
+        counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
+        low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
+        if self.verdict == "kept":
+            return (
+                f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."
+            )
+        if self.verdict == "forgets":
+            return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
+        decides = f" About {self.wanted:,} questions would decide." if self.wanted else ""
+        return (
+            f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
+            f"margin is {margin}.{decides}"
+        )
+
+
+@dataclass(frozen=True)
+class Rail(JsonRecord):
+    """The share of a model's test answers with one fault, and what it means (rails.py)."""
+
+    name: str
+    fault: str
+    """What these answers do, as the end of a sentence."""
+    faults: int
+    answers: int
+    low: float
+    """Lower one-sided 95 % bound of the share."""
+    high: float
+    ceiling: float
+    verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
+    """off: the references have the fault too. not checked: its patterns are for another language."""
+
+    @property
+    def prevents_release(self) -> bool:
+        """Whether a model is not released because of it."""
+        return self.verdict in ("breach", "cannot be told")
+
+    def describe(self) -> str:
+        """Return the share as a sentence."""
+        share = self.faults / self.answers
+        bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
+        return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow(JsonRecord):
+    """One model under one prompt."""
+
+    name: str
+    kind: ModelKind
+    experiment: str | None = None
+    technique: str | None = None
+    passages: int = 0
+    """Number of passages that are retrieved per call."""
+    scores: Mapping[str, Score]
+    prompt_tokens_per_call: float | None = None
+    generated_tokens_per_call: float | None = None
+    seconds_per_call: float | None = None
+    cut_off: int = 0
+    """Answers that reached the maximum length."""
+    cost_per_call: float | None = None
+    trainable_params: int = 0
+    general: Mapping[str, Any] | None = None
+    """Results of the general suite: `accuracy`, `loss`; None if it was not run."""
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    computed_in: str | None = None
+    """The data type of the computation. None: scored by a server, or before this was recorded."""
+    source: str = ""
+    """The input that it was read from, `<experiment>/<asset>`."""
+    source_row: str = ""
+    """Its name in scores.json."""
+    training: TrainingCost | None = None
+    forgetting: Forgetting | None = None
+    """None for models that are not tuned, and where general accuracy was not measured."""
+    rails: Sequence[Rail] = ()
+    """Empty in comparisons of older versions."""
+    base_model: str | None = None
+    """The base model that it is, or was trained from. None: another server's, or not recorded."""
+    tokens: str | None = None
+    """Fingerprint of its vocabulary and template. Losses per token are comparable only within one."""
+    max_new_tokens: int | None = None
+    """The longest answer, in its own tokens."""
+
+    @property
+    def breaches(self) -> list[Rail]:
+        """The rails that are in breach: then the model is not usable."""
+        return [rail for rail in self.rails if rail.verdict == "breach"]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no fault of its answers is too common for it to be used."""
+        return not self.breaches
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is usable, and not shown to forget."""
+        return self.is_usable and (self.forgetting is None or self.forgetting.verdict != "forgets")
+
+    @property
+    def accuracy(self) -> float | None:
+        """The general accuracy; None if it was not measured."""
+        return (self.general or {}).get("accuracy")
