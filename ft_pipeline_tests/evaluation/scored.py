@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
 from ft_pipeline.evaluation.scoring.records import GENERAL
 
 TOKENS = 10
+BYTES = 40
 PARTS = {"test_rows": "a", "template": "t", "generation": {"max_new_tokens": 8}}
 
 
@@ -25,8 +26,8 @@ def scored(
     parts: Mapping[str, Any] = PARTS,
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
-    chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique,
-    passages (that it looks up), computed_in, answer (to every item)."""
+    nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
+    (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -53,6 +54,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
         "cut_off": 0,
         "fingerprint": fingerprint(parts),
         "computed_in": row.get("computed_in"),
+        "withheld": row.get("withheld", {}),
         "model": {
             "technique": row.get("technique"),
             "trainable_params": 100 if row.get("technique") else 0,
@@ -65,6 +67,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
 def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     losses = row.get("losses")
     chrfs = row.get("chrf") or [50.0] * len(losses or [])
+    nats, exact = (row.get(key) or [None] * len(chrfs) for key in ("nats", "exact"))
     return [
         {
             "name": name,
@@ -74,10 +77,14 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "reference": f"answer {number}",
             "answer": row.get("answer", f"{name} says {number}"),
             "loss_sum": None if loss is None else loss * TOKENS,
+            "content_nats": None if nats[number] is None else nats[number] * BYTES,
+            "content_bytes": BYTES,
+            "answer_bytes": BYTES,
+            "stop_nats": None,
             "answer_tokens": TOKENS,
             "chrf": chrf,
             "rouge_l": 0.5,
-            "exact_match": 0.0,
+            "exact_match": float(exact[number] or 0.0),
             "length_ratio": 1.0,
             "prompt_tokens": 40,
             "generated_tokens": TOKENS,

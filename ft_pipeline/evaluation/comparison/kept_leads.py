@@ -30,6 +30,8 @@ def kept_leads(
 
     values = {row.name: values_over(baseline.name, row.name, name, metric, estimates) for row in sound}
     best = values[sound[0].name]
+    if best.mean() <= 0:
+        return []
     return [
         KeptLead(
             row.name,

@@ -100,11 +100,11 @@ def _risks(comparison: Comparison, row: ComparisonRow) -> Iterator[str]:
         yield row.forgetting.describe() if row.forgetting else "Whether it forgets was not tested."
     if row.kind in TUNED and not comparison.recipe_leads_of(row):
         yield "It was trained once: another training of the same settings may be better or worse (`seeds: 3` shows it)."
-    baseline = comparison.best_baseline()
+    baseline = comparison.best_baseline(of=row)
     if baseline is not None and not baseline.is_usable:
         why = f"{baseline.name}: {baseline.breaches[0].describe()}"
         yield f"No untouched use of the base model is usable ({why}), so the bar is low."
     if comparison.test_rows < ENOUGH_TEST_ROWS:
         yield f"It was tested on {comparison.test_rows} conversations: only large leads show."
-    if comparison.primary_metric == "loss":
+    if comparison.primary_metric in ("loss", "nats_per_byte"):
         yield "Likelihood decided: nobody has read the answers. Read some below."

@@ -114,6 +114,9 @@ class _TemplateValues:
         best = {name: self._best_value(name, metric) for name, metric in self.metrics.items()}
         return {
             "primary": _title(self.primary),
+            "decided_by": self.comparison.decided_by,
+            "footnotes": self.comparison.footnotes,
+            "several_bases": len(self.comparison.base_models) > 1,
             "metrics": [
                 {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
                 for metric in self.metrics.values()
@@ -200,6 +203,7 @@ class _TemplateValues:
         costs = [(getattr(row, key), COST_COLUMNS[key][1]) for key in self.costs]
         return {
             "name": row.name,
+            "base_model": row.base_model or "",
             "description": self._describe(row),
             "released": row.name == released,
             "cells": [_score_cell(row.scores.get(name), best[name]) for name in self.metrics],

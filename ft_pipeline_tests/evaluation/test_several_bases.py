@@ -1,0 +1,140 @@
+"""Models of several families in one table: what may be paired, and which baseline a tuned model must beat."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
+
+FIRST, SECOND = ({**PARTS, "vocabulary": name} for name in ("first", "second"))
+BASES = {"a/prompt_baseline": "1", "a/scores": "1", "b/prompt_baseline": "2", "b/scores": "2"}
+CONFIG = {"primary_metric": "auto", "bases": BASES, "base_names": {"1": "small", "2": "large"}}
+
+
+def row(kind: str, nats: float, *, loss: float = 3.0, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "losses": losses(loss), "nats": [nats + noise / 10 for noise in NOISE], **more}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    """Two base models. By loss per token, the second seems worse; by nats per byte, it is better without tuning."""
+    tuned = {"technique": "lora"}
+    return {
+        "a/prompt_baseline": scored(tmp_path / "a0", {"plain": row("base", 0.9), "brief": row("prompt", 0.8)}, FIRST),
+        "a/scores": scored(tmp_path / "a1", {"merged": row("merged", 0.7, **tuned)}, FIRST),
+        "b/prompt_baseline": scored(tmp_path / "b0", {"plain": row("base", 0.6, loss=5.0)}, SECOND),
+        "b/scores": scored(tmp_path / "b1", {"merged": row("merged", 0.5, loss=4.0, **tuned)}, SECOND),
+        "a/teacher_scores": scored(
+            tmp_path / "t", {"teacher": {"kind": "teacher", "chrf": [60.0] * len(NOISE)}}, FIRST
+        ),
+    }
+
+
+def named(comparison: Comparison, name: str) -> ComparisonRow:
+    found = comparison.row(name)
+    assert found is not None
+    return found
+
+
+def test_two_families_and_an_endpoint_stand_in_one_table(inputs: dict[str, Path]) -> None:
+    comparison = compare(inputs, CONFIG)
+    assert comparison.left_out == []
+    names = [entry.name for entry in comparison.rows]
+    assert names == ["b/merged", "base@b", "a/merged", "brief", "base", "teacher"]  # best first by nats per byte
+    assert [entry.base_model for entry in comparison.rows] == ["large", "large", "small", "small", "small", None]
+    assert comparison.primary_metric == "nats_per_byte"
+    assert "Two keys" in comparison.decided_by
+
+
+def test_pairs_are_made_where_the_metric_allows_it(inputs: dict[str, Path]) -> None:
+    comparison = compare(inputs, CONFIG)
+    paired: dict[str, set[frozenset[str]]] = {}
+    for pair in comparison.pairs:
+        paired.setdefault(pair.metric, set()).add(frozenset((pair.better, pair.worse)))
+    assert len(paired["nats_per_byte"]) == 5 * 4 // 2
+    assert len(paired["chrf"]) == 6 * 5 // 2
+    of_first, of_second = {"base", "brief", "a/merged"}, {"base@b", "b/merged"}
+    assert paired["loss"] == {frozenset(pair) for pair in (("base", "brief"), ("base", "a/merged"))} | {
+        frozenset(("brief", "a/merged")),
+        frozenset(of_second),
+    }
+    across = {frozenset((entry.a, entry.b)) for entry in comparison.incomparable if "vocabulary" in entry.because}
+    assert across == {frozenset((first, second)) for first in of_first for second in of_second}
+    assert {entry.metric for entry in comparison.incomparable if "vocabulary" in entry.because} == {"loss"}
+
+
+def test_what_a_teacher_without_likelihoods_cannot_be_paired_on_is_listed(inputs: dict[str, Path]) -> None:
+    comparison = compare(inputs, CONFIG)
+    of_teacher = [entry for entry in comparison.incomparable if "teacher" in (entry.a, entry.b)]
+    assert {(entry.metric, entry.because) for entry in of_teacher} == {
+        ("nats_per_byte", "its server gives no likelihoods"),
+        ("loss", "its server gives no likelihoods"),
+    }
+    assert len(of_teacher) == 2 * 5
+    document = comparison.to_json()
+    assert set(document["incomparable"][0]) == {"a", "b", "metric", "because"}
+
+
+def test_a_tuned_model_must_beat_the_best_use_of_its_own_base(inputs: dict[str, Path]) -> None:
+    comparison = compare(inputs, CONFIG)
+    bars = {name: comparison.best_baseline(of=named(comparison, name)) for name in ("a/merged", "b/merged")}
+    assert {name: bar.name for name, bar in bars.items() if bar} == {"a/merged": "brief", "b/merged": "base@b"}
+    assert comparison.best_baseline() == named(comparison, "base@b")
+
+
+def test_a_loss_per_token_is_not_shown_between_tokenizers(inputs: dict[str, Path]) -> None:
+    comparison = compare(inputs, CONFIG)
+    assert "loss" not in comparison.shown_metrics()
+    table = markdown_table(comparison)
+    assert "| base model |" in table.splitlines()[0]
+    assert "not comparable between tokenizers" in table
+    alone = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
+    assert "loss" in alone.shown_metrics()
+    assert "base model" not in markdown_table(alone).splitlines()[0]
+
+
+def test_a_tokenizer_that_loses_texts_has_no_nats_per_byte(inputs: dict[str, Path], tmp_path: Path) -> None:
+    because = "its tokenizer loses 3 of the references"
+    rows = {"plain": {"kind": "base", "losses": losses(5.0), "withheld": {"nats_per_byte": because}}}
+    inputs["b/prompt_baseline"] = scored(tmp_path / "lost", rows, SECOND)
+    comparison = compare(inputs, CONFIG)
+    assert "nats_per_byte" not in named(comparison, "base@b").scores
+    assert {(entry.a, entry.because) for entry in comparison.incomparable if entry.because == because} == {
+        ("base@b", because)
+    }
+    assert f"base@b has no nats per byte: {because}." in markdown_table(comparison)
+
+
+def test_a_check_of_the_answers_decides_before_any_likelihood(inputs: dict[str, Path], tmp_path: Path) -> None:
+    exact = [number % 3 == 0 for number in range(len(NOISE))]  # a third
+    inputs["a/scores"] = scored(
+        tmp_path / "exact", {"merged": row("merged", 0.7, technique="lora", exact=exact)}, FIRST
+    )
+    comparison = compare(inputs, CONFIG)
+    assert comparison.primary_metric == "exact_match"
+    assert comparison.answer_checks == []  # one key is enough
+    assert compare(inputs, {**CONFIG, "primary_metric": "chrf"}).primary_metric == "chrf"
+
+
+def test_scores_of_older_versions_are_decided_by_their_loss(tmp_path: Path) -> None:
+    rows = {"plain": {"kind": "base", "losses": losses(2.0)}}
+    assert compare({"a/prompt_baseline": scored(tmp_path / "old", rows)}, CONFIG).primary_metric == "loss"
+
+
+@pytest.mark.parametrize(("worse", "shown"), [(0.0, True), (1.0, True), (4.0, False)])
+def test_answers_must_confirm_what_a_likelihood_proposes(tmp_path: Path, worse: float, shown: bool) -> None:
+    chrf = [50.0 + 10 * noise for noise in NOISE]
+    after = [value - worse + (number % 2 - 0.5) for number, value in enumerate(chrf)]
+    inputs = {
+        "a/prompt_baseline": scored(tmp_path / "0", {"plain": row("base", 0.9, chrf=chrf)}, FIRST),
+        "a/scores": scored(tmp_path / "1", {"merged": row("merged", 0.5, chrf=after, technique="lora")}, FIRST),
+    }
+    [check] = compare(inputs, CONFIG).answer_checks
+    assert (check.row, check.rival, check.metric) == ("a/merged", "base", "chrf")
+    assert check.lead == pytest.approx(-worse, abs=0.1)
+    assert check.is_shown is shown
