@@ -20,9 +20,8 @@ from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_co
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
+from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
-from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -31,7 +30,7 @@ from ft_pipeline.release.champion import ChampionRecord, champion_before, decisi
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.spec import ArtifactReference, Spec
+from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
 ROWS_TO_LOOK_AT = 5
@@ -114,24 +113,6 @@ def comparison(context: SpecContext) -> Spec:
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
-
-
-@step(
-    stage="evaluation",
-    deps=["comparison"],
-    kinds={"json"},
-    code_version="2",
-    build=lambda build: _build_recommendation(build),
-    show=lambda artifact: {
-        "decision": artifact.summary["decision"],
-        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
-        "evidence": artifact.summary["evidence"],
-    },
-)
-def recommendation(context: SpecContext) -> Spec:
-    """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
-    config = {"min_test_rows": context.project.settings.promotion.min_test_rows}
-    return Spec("recommendation", {"comparison": context.artifact("comparison").reference}, config)
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
@@ -227,24 +208,10 @@ def _champion_scores(
     return "scores", context.built_artifact(scores_spec(context, model_inputs, served))
 
 
-def _training_facts(build: BuildContext, scores: Mapping[str, ArtifactReference]) -> dict[str, Any]:
-    """Experiment → facts about its training. scores: references by `<experiment>/scores`, and others to ignore."""
-    return {
-        key.removesuffix("/scores"): read_training_facts(build.store, build.store.require(*reference))
-        for key, reference in scores.items()
-        if key.endswith("/scores") and not key.startswith("champion/")
-    }
-
-
 def _build_comparison(build: BuildContext) -> dict[str, Any]:
-    return build_comparison(build.inputs, build.spec.config, build.out, _training_facts(build, build.spec.inputs))
-
-
-def _build_recommendation(build: BuildContext) -> dict[str, Any]:
-    comparison_artifact = build.artifact("comparison")
-    comparison = read_comparison(comparison_artifact)
-    facts, least = _training_facts(build, comparison_artifact.inputs), build.spec.config["min_test_rows"]
-    return build_recommendation(comparison, facts, least, build.out)
+    return build_comparison(
+        build.inputs, build.spec.config, build.out, training_facts_of(build.store, build.spec.inputs)
+    )
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:

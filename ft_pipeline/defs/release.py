@@ -6,15 +6,16 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, champion_before, history, manually_rejected, promote
+from ft_pipeline.release.champion import ChampionRecord, promote
+from ft_pipeline.release.decision import Decision, promotion_of
+from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.model_lookup import model_of_record
-from ft_pipeline.release.promotion import decide, promotion_of
+from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.project import PromotionSettings
@@ -24,9 +25,9 @@ from ft_pipeline.store.spec import Spec
 
 @step(
     stage="release",
-    deps=["comparison", "recommendation"],
+    deps=["comparison", "decision", "recommendation"],
     kinds={"json"},
-    code_version="2",
+    code_version="3",
     checks=[
         CheckSpec(
             "moved",
@@ -40,11 +41,9 @@ from ft_pipeline.store.spec import Spec
 )
 def champion(context: SpecContext) -> Spec:
     """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
-    comparison = context.artifact("comparison")
-    settings = context.project.settings.promotion.model_dump(mode="json")
-    previous_champion = champion_before(context.store.root, decision_key_of(comparison))
-    config = {"promotion": settings, "standing": previous_champion.sequence if previous_champion else None}
-    return Spec("champion", {"comparison": comparison.reference}, config)
+    decision = context.artifact("decision")
+    inputs = {"comparison": decision.inputs["comparison"], "decision": decision.reference}
+    return Spec("champion", inputs, {"standing": decision.spec["config"]["standing"]})
 
 
 @step(
@@ -82,23 +81,30 @@ def report(context: SpecContext) -> Spec:
 
 
 def _build_champion(build: BuildContext) -> dict[str, Any]:
-    """Promote the best candidate if the rules allow it, and write the champion's record, moved or not."""
+    """Carry out the decision, and write the champion's record, moved or not."""
     comparison_artifact = build.artifact("comparison")
-    comparison = read_comparison(comparison_artifact)
-    promotable, serving = find_candidates(comparison_artifact, build.store)
     key = decision_key_of(comparison_artifact)
-    settings = PromotionSettings.model_validate(build.spec.config["promotion"])
+    document = build.artifact("decision").document("decision.json")
+    config = build.artifact("decision").spec["config"]
     reasons: list[str] = []
 
     def choose(current: ChampionRecord | None) -> Any:
         if current is not None and not current.by_hand and _decided_on(current) == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision = decide(comparison, promotable, settings, current, manually_rejected(history(build.store.root)))
+        decision, entry = Decision.from_json(document["decision"]), document["exposure"]["entry"]
+        if (current.sequence if current else None) != config["standing"]:  # somebody moved it meanwhile
+            settings = PromotionSettings.model_validate(config["promotion"])
+            recorded = decide_and_record(
+                build.store, comparison_artifact, settings, current, test_share=config["test_share"]
+            )
+            decision, entry = recorded.decision, recorded.entry
         reasons[:] = decision.reasons
-        move = promotion_of(decision, promotable, comparison_artifact.fingerprint)
+        candidates, serving = find_candidates(comparison_artifact, build.store)
+        move = promotion_of(decision, candidates, comparison_artifact.fingerprint)
         if move is None:
             return None
-        return replace(move, evidence={**move.evidence, "decided_on": key, "served": serving[move.candidate.name]})
+        served = {"decided_on": key, "served": serving[move.candidate.name], EVIDENCE_KEY: entry}
+        return replace(move, evidence={**move.evidence, **served})
 
     latest = promote(build.store.root, choose)
     record = latest.to_json() if latest else None

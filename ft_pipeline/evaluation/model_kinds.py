@@ -7,3 +7,10 @@ BASELINES: tuple[ModelKind, ...] = ("base", "prompt")
 """The base model without a prompt, and under a prompt variant."""
 TUNED: tuple[ModelKind, ...] = ("adapter", "merged")
 """The two forms of a tuned model."""
+SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
+"""Techniques, from the one that changes and requires least to the one that changes and requires most."""
+
+
+def complexity(technique: str | None) -> int:
+    """Return the position of a technique in SIMPLEST_FIRST; -1 for none, which is a prompt."""
+    return SIMPLEST_FIRST.index(technique) if technique in SIMPLEST_FIRST else -1

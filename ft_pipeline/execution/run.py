@@ -29,7 +29,7 @@ from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
 
-RELEASE = ("champion", "model_card", "report")
+RELEASE = ("decision", "recommendation", "champion", "model_card", "report")
 """The assets that follow from a decision about the champion."""
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

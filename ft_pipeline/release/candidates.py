@@ -7,7 +7,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison, read_compariso
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import Candidate, decision_key
-from ft_pipeline.release.promotion import check_results
+from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
@@ -59,10 +59,11 @@ def _tuned_candidate(row: ComparisonRow, scores: Artifact, store: ArtifactStore)
         key: scores.inputs[key][1] for key in ("base_model", "adapter", "merged_model") if key in scores.inputs
     }
     checks = check_results(training_data.summary, merged.summary)
+    settings = sha256_of_json(store.require("adapter", parts["adapter"]).spec["config"])
     if row.kind == "merged":
-        return Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks)
+        return Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks, settings)
     del checks["merge"]  # an adapter is released unmerged
-    return Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks)
+    return Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks, settings)
 
 
 def _prompt_candidate(
@@ -80,5 +81,6 @@ def _prompt_candidate(
         variant = baseline.spec["config"]["prompting"]["variants"].get(row.name)
         if variant is not None:
             parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
-            return Candidate(row.name, "prompt", None, sha256_of_json(parts), parts), variant
+            settings = parts["prompt_variant"]
+            return Candidate(row.name, "prompt", None, sha256_of_json(parts), parts, settings_hash=settings), variant
     return None

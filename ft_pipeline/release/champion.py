@@ -35,6 +35,8 @@ class Candidate:
     """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
     gates: dict[str, bool] = field(default_factory=dict)
     """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
+    settings_hash: str = ""
+    """Hash of the settings that it was made with: of the experiment, whatever its data, or of the prompt variant."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
-from ft_pipeline.release.promotion import decide_one, promotion_of
+from ft_pipeline.release.decision import promotion_of
+from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -27,6 +28,7 @@ def promote(
     *,
     force: bool,
     reason: str,
+    test_share: float = 0.0,
 ) -> tuple[ChampionRecord, bool]:
     """Release the model of `name` (an experiment, or a row of the comparison).
 
@@ -48,7 +50,9 @@ def promote(
         is_new = current is None or current.fingerprint != candidate.fingerprint
         if not is_new:
             return None
-        decision = decide_one(comparison, candidates, settings, current, row)
+        decision = decide_and_record(
+            store, comparison_artifact, settings, current, test_share=test_share, row=row
+        ).decision
         if not decision.move and not force:
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
         promotion = promotion_of(replace(decision, move=True), candidates, comparison_artifact.fingerprint)

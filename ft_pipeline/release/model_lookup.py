@@ -13,7 +13,7 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
-from ft_pipeline.release.promotion import check_results
+from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.spec import ArtifactReference

@@ -14,6 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import GOLDEN, ROWS, Moving, load_steps
@@ -207,7 +208,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     console = Console(record=True, width=200)
     show_comparison(console, comparison)
     assert f"Not compared: {sentence}" in console.export_text()
-    reasons = recommend(comparison, {}, 20)["reasons"]
+    reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."
     assert any(part in reason for reason in reasons)
     assert json.loads((made.path / "comparison.json").read_text(encoding="utf-8"))["contaminated"][0]["model"] == "a"
@@ -218,7 +219,7 @@ def test_without_another_tuned_model_prompting_is_recommended_until_it_is_traine
     large = moving.conversations(test_share=0.3)
     moving.baseline("a", large)
     moving.score("a", trained, large)
-    found = recommend(moving.compare(), {}, 20)
+    found = recommend(ComparisonFacts(moving.compare(), {}, 20))
     assert found["decision"] == "prompt"
     assert found["reasons"][0].startswith("No tuned model can be compared until it is trained again.")
 

@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, training_time
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -48,7 +49,7 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
-    assert any("after 9,000 calls" in reason for reason in recommend(found, {}, 20)["reasons"])
+    assert any("after 9,000 calls" in reason for reason in recommend(ComparisonFacts(found, {}, 20))["reasons"])
 
 
 def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:

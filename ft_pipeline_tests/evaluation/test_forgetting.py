@@ -10,6 +10,7 @@ from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Forgetting
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, forgetting, losses, scored
 
@@ -122,7 +123,7 @@ def test_where_every_model_forgets_prompting_is_recommended(tmp_path: Path) -> N
         ),
         "a/scores": scored(tmp_path / "tuned", {"merged": row}),
     }
-    document = recommend(compare(inputs, CONFIG), {}, 20)
+    document = recommend(ComparisonFacts(compare(inputs, CONFIG), {}, 20))
     assert document["decision"] == "prompt"
     assert (
         "No tuned model can be used. a/merged: Forgets: 60 of 400 questions were lost and 0 won"

@@ -7,6 +7,7 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
 
@@ -30,7 +31,7 @@ def test_a_technique_that_keeps_the_lead_is_chosen_if_it_is_simpler(tmp_path: Pa
     (kept,) = comparison.kept_leads
     assert (kept.row, kept.best, kept.baseline, kept.wanted) == ("simple/merged", "best/merged", "base", 0.8)
     assert kept.share == pytest.approx(0.97, abs=0.08) and kept.is_shown
-    document = recommend(comparison, {}, 50)
+    document = recommend(ComparisonFacts(comparison, {}, 50))
     assert (document["decision"], document["row"]) == ("lora", "simple/merged")
     assert f"It keeps {kept.share:.0%} of the lead of best/merged (at least 80% is shown)" in document["reasons"][0]
 
@@ -41,7 +42,7 @@ def test_a_technique_that_is_not_shown_to_keep_it_is_not(tmp_path: Path) -> None
     best, simple = (comparison.row(name) for name in ("best/merged", "simple/merged"))
     assert best and simple and not comparison.clearly_better(best, simple)
     assert not comparison.kept_leads[0].is_shown
-    assert recommend(comparison, {}, 50)["row"] == "best/merged"
+    assert recommend(ComparisonFacts(comparison, {}, 50))["row"] == "best/merged"
 
 
 def test_a_project_sets_the_share(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
@@ -29,7 +30,7 @@ ANSWERS = {
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
     training = {EXPERIMENT: training_of(name)}
     comparison = Comparison.from_json(comparison_of(name))
-    found = recommend(comparison, training, 20)
+    found = recommend(ComparisonFacts(comparison, training, 20))
     decision, row, reason = ANSWERS[name]
     assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
     assert found["reasons"][0].startswith(reason)

@@ -12,9 +12,10 @@ from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import RAILS, judge_answers, main_script
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.release.champion import Candidate
-from ft_pipeline.release.promotion import decide
+from ft_pipeline.release.decision import decide
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
 
@@ -151,7 +152,7 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
     comparison = case(tmp_path, "few_shot")
     baseline = comparison.best_baseline()
     assert baseline is not None and baseline.name == "base"
-    reasons = recommend(comparison, {}, 20)["reasons"]
+    reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     assert any(
         reason.startswith(
             "Better scores, but not usable: few_shot (100% of its answers repeat themselves (94% to 100%; at"
@@ -163,7 +164,7 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
 
 def test_an_unusable_model_is_neither_recommended_nor_released(tmp_path: Path) -> None:
     comparison = case(tmp_path, "merged")
-    document = recommend(comparison, {}, 20)
+    document = recommend(ComparisonFacts(comparison, {}, 20))
     assert (document["decision"], document["row"]) == ("prompt", "few_shot")
     assert document["reasons"][0].startswith(
         "No tuned model can be used. a/merged: 100% of its answers repeat themselves"
@@ -185,5 +186,5 @@ def test_if_no_baseline_is_usable_the_best_one_is_the_bar_and_it_is_said(tmp_pat
     assert baseline is not None and baseline.name == "few_shot"
     assert any(
         reason.startswith("No baseline can be used: of few_shot, 100%")
-        for reason in recommend(comparison, {}, 20)["reasons"]
+        for reason in recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     )

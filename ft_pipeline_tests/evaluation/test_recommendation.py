@@ -9,6 +9,7 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, losses, scored
 
@@ -55,7 +56,7 @@ def case(
 
 def decide(comparison: Comparison, **rows: int) -> dict[str, Any]:
     facts = {name: {"train_rows": count} for name, count in rows.items()}
-    found = recommend(comparison, facts, 20)
+    found = recommend(ComparisonFacts(comparison, facts, 20))
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -117,12 +118,12 @@ def test_more_data_is_recommended_if_there_are_too_few_rows(
 
 def test_a_few_test_conversations_decide_nothing(tmp_path: Path) -> None:
     comparison = case(tmp_path, style={"loss": 1.0}, passages=1.2)
-    found = recommend(comparison, {"style": {"train_rows": 800}}, ITEMS + 1)
+    found = recommend(ComparisonFacts(comparison, {"style": {"train_rows": 800}}, ITEMS + 1))
     assert (found["decision"], found["row"]) == ("more_data", "looked_up")
     assert said(
         found, "Not decided yet: 40 test conversations are too few, 41 are needed. Add data: 1 more conversations"
     )
-    assert recommend(case(tmp_path / "none"), {}, ITEMS + 1)["decision"] == "prompt"
+    assert recommend(ComparisonFacts(case(tmp_path / "none"), {}, ITEMS + 1))["decision"] == "prompt"
 
 
 def test_a_model_that_forgets_is_not_recommended(tmp_path: Path) -> None:

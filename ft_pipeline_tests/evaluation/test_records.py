@@ -12,6 +12,7 @@ from ft_pipeline.evaluation.comparison.records import FIRST_RULES, RULES, Compar
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
@@ -70,7 +71,7 @@ def test_a_document_of_an_older_version_is_read() -> None:
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
     assert read.rules == FIRST_RULES and Comparison.from_json(document).rules == RULES
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
-    assert recommend(read, {}, 20)["decision"]
+    assert recommend(ComparisonFacts(read, {}, 20))["decision"]
 
 
 @pytest.mark.parametrize("document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}])

@@ -10,13 +10,14 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, PARTS
 from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
 
 
 def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:
-    return recommend(comparison, {"lora": {"train_rows": rows}}, 20)
+    return recommend(ComparisonFacts(comparison, {"lora": {"train_rows": rows}}, 20))
 
 
 def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ COMPARE = {"primary_metric": "loss", "fingerprint": None}
 
 
 def losses(mean: float) -> list[float]:
-    return [mean + offset for offset in HARD]
+    """Losses with this mean. What is hard for one model is less so for another."""
+    begin = round(37 * mean) % 10
+    return [mean + offset for offset in HARD[begin:] + HARD[:begin]]
 
 
 class Material:

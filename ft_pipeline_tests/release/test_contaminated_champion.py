@@ -9,8 +9,8 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel, LeftOut, read_comparison
 from ft_pipeline.release.champion import Candidate, ChampionRecord
+from ft_pipeline.release.decision import decide
 from ft_pipeline.release.manual_promotion import promote
-from ft_pipeline.release.promotion import decide
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
@@ -46,6 +46,7 @@ def test_a_contaminated_champion_is_not_scored_and_not_replaced_before_it_is_tra
     assert [entry.model for entry in compared.contaminated] == ["old", "champion"]
     assert {row.kind for row in compared.rows} == {"base", "adapter", "merged"}
     assert compared.champion is not None and sorted(compared.champion) == ["experiment", "fingerprint", "name"]
+    moving.run("decision")
     champion = moving.run("champion").summary
     check = champion["checks"]["moved"]
     assert (champion["champion"]["name"], check["passed"], check["blocking"]) == ("old/merged", False, False)
@@ -66,6 +67,7 @@ def test_the_champion_trained_again_stands_in_its_place(moving: Moving) -> None:
     large = released(moving)
     moving.experiment("old", large, level=0.9)
     moving.run("comparison")
+    moving.run("decision")
     made = moving.run("champion")
     record = made.summary["champion"]
     assert (record["name"], record["previous"]) == ("old/merged", "old/merged")

@@ -10,8 +10,8 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
+from ft_pipeline.release.decision import decide, promotion_of
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
-from ft_pipeline.release.promotion import decide, promotion_of
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
@@ -165,7 +166,7 @@ class Trained:
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
-            lambda out: build_recommendation(read_comparison(compared), experiments, 20, out),
+            lambda out: build_recommendation(ComparisonFacts(read_comparison(compared), experiments, 20), out),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)

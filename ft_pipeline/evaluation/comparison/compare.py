@@ -45,6 +45,7 @@ from ft_pipeline.evaluation.comparison.records import (
 )
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
+from ft_pipeline.evaluation.comparison.screens import screen_candidates
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -165,6 +166,7 @@ def compare(
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
+        screens=screen_candidates(comparison, list(row_models.values())),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
     )
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.row_records import describe_interval
 
+MIN_SCREENED = 30
+"""Validation conversations from which on candidates are screened."""
+
 
 @dataclass(frozen=True)
 class PairedDifference(JsonRecord):
@@ -120,3 +123,28 @@ class AnswerCheck(JsonRecord):
         """Return the lead with its bound."""
         low = "unknown" if self.low is None else f"{self.low:.1f}"
         return f"{self.lead:+.1f} (at least {low}; {-self.margin:g} is the limit)"
+
+
+@dataclass(frozen=True)
+class Screen(JsonRecord):
+    """The lead of a row over a rival on the validation rows, in nats per byte."""
+
+    row: str
+    rival: str
+    conversations: int
+    lead: float
+    error: float
+    """Its standard error."""
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the row is worth a test: it leads by a standard error, or there are too few conversations to say."""
+        return self.conversations < MIN_SCREENED or self.lead >= self.error
+
+    def describe(self) -> str:
+        """Return the lead in standard errors."""
+        errors = self.lead / self.error if self.error else 0.0
+        return (
+            f"leads {self.rival} on the {self.conversations} validation conversations by {errors:.1f} standard errors, "
+            "and 1 is wanted before the test rows are used"
+        )

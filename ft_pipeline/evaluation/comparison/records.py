@@ -17,6 +17,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     LeadTest,
     PairedDifference,
     RecipeLead,
+    Screen,
 )
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
@@ -33,7 +34,7 @@ RULES = (
     "3: skew-corrected t over conversations, Wilson for shares; nats per byte; forgetting against the own base; rails"
 )
 """The rules of this version."""
-OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads", "answer_checks")
+OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads", "answer_checks", "screens")
 """Keys of the document that are left out if their lists are empty."""
 
 
@@ -242,6 +243,8 @@ class Comparison(JsonRecord):
     """Why the primary metric is the one that decides."""
     answer_checks: Sequence[AnswerCheck] = field(default_factory=list)
     """The second key, where a likelihood decides: of every row that may be released, for each rival."""
+    screens: Sequence[Screen] = field(default_factory=list)
+    """The leads on the validation rows of every row that may be released."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -374,9 +377,13 @@ class Comparison(JsonRecord):
         checks = [check for check in self.answer_checks if (check.row, check.rival) == (row.name, rival.name)]
         return [check for check in checks if not check.is_shown]
 
-    def p_value(self, row: ComparisonRow, rival: ComparisonRow) -> float | None:
-        """Return the p-value of the row's lead over a rival; None if there is none, as in older comparisons."""
-        return next((test.p for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
+    def screen(self, row: ComparisonRow) -> Screen | None:
+        """Return the row's lead on the validation rows; None if it was not measured."""
+        return next((screen for screen in self.screens if screen.row == row.name), None)
+
+    def lead_test(self, row: ComparisonRow, rival: ComparisonRow) -> LeadTest | None:
+        """Return the test of the row's lead over a rival; None if there is none, as in older comparisons."""
+        return next((test for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

@@ -1,9 +1,20 @@
 """Facts about the training of a scored model, for a comparison. They come from manifests; no model is loaded."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import ArtifactReference
+
+
+def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReference]) -> dict[str, dict[str, Any]]:
+    """Return experiment → facts about its training. scores: references by `<experiment>/scores`; others are ignored."""
+    return {
+        key.removesuffix("/scores"): read_training_facts(store, store.require(*reference))
+        for key, reference in scores.items()
+        if key.endswith("/scores") and not key.startswith("champion/")
+    }
 
 
 def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The facts of a comparison that the rules in rules.py and observations.py ask for, and the recorded evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,17 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """What was decided about the champion. The recommendation follows it."""
+
+    row: str | None
+    """The row that becomes or stays the champion; None without a champion."""
+    moves: bool
+    failed: Mapping[str, Sequence[str]]
+    """By row that may be released, the requirements that it fails."""
+
+
+@dataclass(frozen=True)
 class ComparisonFacts:
     """A comparison, with a method or property for each question of the rules."""
 
@@ -39,6 +50,13 @@ class ComparisonFacts:
     """By experiment, facts about its training: `train_rows`."""
     min_test_rows: int
     """Smallest number of test conversations for a decision (PromotionSettings)."""
+    decided: Decided | None = None
+    """None: the comparison alone is looked at."""
+
+    @cached_property
+    def decided_row(self) -> ComparisonRow | None:
+        """The row that becomes or stays the champion."""
+        return self.comparison.row(self.decided.row) if self.decided else None
 
     @cached_property
     def scored_rows(self) -> list[ComparisonRow]:

@@ -6,12 +6,12 @@ difference excludes zero.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.model_kinds import BASELINES, SIMPLEST_FIRST, TUNED, complexity
 from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
     ComparisonFacts,
@@ -24,28 +24,21 @@ from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
 TOO_FEW_ROWS = 100
 """With fewer training rows, a tuned model that is not clearly ahead says nothing about tuning."""
-SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
-"""Techniques, from the one that changes and requires least to the one that changes and requires most."""
 
 
-def build_recommendation(
-    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], min_test_rows: int, out: Path
-) -> dict[str, Any]:
-    """Write recommendation.json to `out` and return it. Arguments as in ComparisonFacts."""
-    recommendation = recommend(comparison, experiments, min_test_rows)
+def build_recommendation(facts: ComparisonFacts, out: Path) -> dict[str, Any]:
+    """Write recommendation.json to `out` and return it."""
+    recommendation = recommend(facts)
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 
 
-def recommend(
-    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], min_test_rows: int
-) -> dict[str, Any]:
+def recommend(facts: ComparisonFacts) -> dict[str, Any]:
     """Return the document of `ft recommend --json`.
 
     Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
     reasons, evidence.
     """
-    facts = ComparisonFacts(comparison, experiments, min_test_rows)
     recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
     observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
     if recommendation.decision == "distillation":
@@ -53,7 +46,8 @@ def recommend(
     elif recommendation.decision in SIMPLEST_FIRST:
         row = experiment_row = recommendation.row
     else:
-        row = experiment_row = facts.best_baseline
+        decided = facts.decided_row
+        row = experiment_row = decided if decided and decided.kind in BASELINES else facts.best_baseline
     return {
         "decision": recommendation.decision,
         "experiment": experiment_row.experiment if experiment_row else None,
@@ -139,6 +133,27 @@ def no_model_is_sound(facts: ComparisonFacts) -> Recommendation | None:
     return Recommendation("prompt", reason, best)
 
 
+def champion_stays(facts: ComparisonFacts) -> Recommendation | None:
+    """The technique of the champion: no candidate is shown to be better than a tuned model that is in use."""
+    champion = facts.decided_row
+    if facts.decided is None or facts.decided.moves or champion is None or champion.technique is None:
+        return None
+    others = [name for name, lines in facts.decided.failed.items() if name != champion.name]
+    reason = f"Keep the present model, {champion.name}"
+    if others:
+        reason += f": {others[0]} {facts.decided.failed[others[0]][0]}"
+    return Recommendation(champion.technique, f"{reason}.", champion)
+
+
+def not_shown(facts: ComparisonFacts) -> Recommendation | None:
+    """More data: a tuned model leads, but does not meet every requirement of a release."""
+    best = facts.sound_rows[0]
+    if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
+        return None
+    failed = facts.decided.failed.get(best.name) or ["cannot be released"]
+    return Recommendation("more_data", f"Not decided yet: {best.name} {failed[0]}.", best)
+
+
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     """More data: a tuned model that is not ahead yet may get ahead with more training rows.
 
@@ -209,19 +224,20 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
         for row in facts.sound_rows
         if facts.beats_baselines(row) and (kept := facts.kept_lead(row)) is not None and kept.is_shown
     ]
-    chosen = min([best, *as_good], key=lambda row: (_complexity(row), facts.sound_rows.index(row)))
+    simplest = min([best, *as_good], key=lambda row: (complexity(row.technique), facts.sound_rows.index(row)))
+    chosen = facts.decided_row or simplest
     bar = facts.bar_of(chosen)
     pair = facts.lead(chosen, bar) if bar else None
     reason = f"Only {chosen.name} was scored."
     if pair:
         reason = f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
     kept = facts.kept_lead(chosen)
-    if _complexity(chosen) < _complexity(best) and kept:
+    if complexity(chosen.technique) < complexity(best.technique) and kept:
         reason += (
             f" It keeps {kept.share:.0%} of the lead of {best.name} (at least {kept.wanted:.0%} is shown), and "
             f"{chosen.technique} is the simpler technique."
         )
-    return Recommendation(SIMPLEST_FIRST[_complexity(chosen)], reason, chosen)
+    return Recommendation(SIMPLEST_FIRST[complexity(chosen.technique)], reason, chosen)
 
 
 DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
@@ -229,9 +245,11 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     teacher_leads,
     facts_are_missing,
     nothing_tuned,
+    champion_stays,
     no_model_is_sound,
     too_few_rows,
     prompting_is_enough,
+    not_shown,
     tuning_wins,
 )
 """The rules that decide, in order. The last one always returns a recommendation."""
@@ -242,8 +260,3 @@ def _describe_costs(teacher: ComparisonRow) -> str:
     parts = [] if seconds is None else [f"{seconds:.2g} s"]
     parts += [] if cost is None else [f"{cost:.2g} (in the currency of teacher.endpoint.prices)"]
     return f"{' and '.join(parts)} per call" if parts else "price and speed"
-
-
-def _complexity(row: ComparisonRow) -> int:
-    """Return the position of the row's technique in SIMPLEST_FIRST."""
-    return SIMPLEST_FIRST.index(row.technique or "")

@@ -1,106 +1,19 @@
-"""Decide whether the champion moves, by rules on the measured comparison. Ties and uncertainty never move it.
-
-A tuned model is released if its recorded checks passed, it beats the best baseline and the current champion by more
-than noise, and it is shown not to forget (evaluation/comparison/forgetting.py). If no tuned model is released, the best
-prompt variant is, provided it beats the base model, every other variant and the current champion by more than noise.
-
-"By more than noise": the p-value of the lead is at most false_moves / (1 + m), where m candidates are tested. A single
-candidate is tested at the level of a 95 % interval; of ten equal ones, the best would beat it by luck in 15 % of the
-cases. Not tested are candidates that cannot be released anyway.
-
-A champion that learned from rows which are test rows now is not compared (comparison/contaminated_models.py). Once its
-experiment is trained again, that model stands in its place; until then, the champion stays. If the experiment is gone,
-a candidate must beat the baselines alone. The reason in the record says so.
-"""
+"""The rules of a promotion: what a candidate must meet, on the measured comparison. decision.py applies them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED, ModelKind
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
+from ft_pipeline.release.champion import Candidate, ChampionRecord
+from ft_pipeline.release.exposure import Exposure, key_of_test
 from ft_pipeline.settings.project import PromotionSettings
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Whether the champion moves, and why."""
-
-    move: bool
-    name: str | None
-    """The row to release; None if `decide` releases none."""
-    reasons: list[str]
-    """From `decide`: a line per examined candidate, with what it beats or the requirements that it fails. From
-    `decide_one`: what the row beats, or a line per failed requirement."""
-    evidence: dict[str, Any]
-    """The numbers behind the decision: metric, score, paired differences; empty if `decide` releases none."""
-
-
-def decide(
-    comparison: Comparison,
-    candidates: Mapping[str, Candidate],
-    settings: PromotionSettings,
-    champion: ChampionRecord | None,
-    rejected: Mapping[str, int] | None = None,
-) -> Decision:
-    """Examine the tuned rows, best first, then the best prompt variant. The first that meets all requirements becomes
-    the champion.
-
-    candidates: by row name; a row without a candidate cannot be released. rejected: see champion.manually_rejected. A
-    model that a person rejected is not promoted.
-    """
-    rules = _PromotionRules(comparison, candidates, settings, champion)
-    reasons: list[str] = []
-    for row in rules.examined_rows():
-        failed = rules.failed_requirements(row)
-        record_number = (rejected or {}).get(candidates[row.name].fingerprint)
-        if not failed and record_number is not None:
-            failed = [f"was rejected manually (record {record_number}): run `ft promote {row.name}` to release it"]
-        if not failed:
-            return Decision(True, row.name, [*reasons, rules.describe_win(row)], rules.evidence(row))
-        reasons.append(f"{row.name}: {'; '.join(failed)}")
-    reasons = reasons or ["the comparison has no row that can be released"]
-    return Decision(False, None, [*reasons, *rules.champion_notes(with_fix=True)], {})
-
-
-def promotion_of(
-    decision: Decision, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
-) -> Promotion | None:
-    """Return the promotion that champion.promote expects; None if the decision releases nothing."""
-    if not decision.move or decision.name is None:
-        return None
-    evidence = {"comparison": comparison_fingerprint, **decision.evidence}
-    return Promotion(candidates[decision.name], decision.reasons[-1], evidence)
-
-
-def decide_one(
-    comparison: Comparison,
-    candidates: Mapping[str, Candidate],
-    settings: PromotionSettings,
-    champion: ChampionRecord | None,
-    row: ComparisonRow,
-) -> Decision:
-    """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
-    rules = _PromotionRules(comparison, candidates, settings, champion)
-    failed = rules.failed_requirements(row)
-    return Decision(not failed, row.name, failed or [rules.describe_win(row)], rules.evidence(row))
-
-
-def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
-    """Return whether each check of a tuned model passed, from the summaries in its manifests. A missing check counts as
-    failed."""
-    audit = training_data_summary.get("audit", {}).get("checks", {})
-    return {
-        "token_audit": bool(audit) and all(check.get("passed") is True for check in audit.values()),
-        "merge": merged_model_summary.get("passed") is True,
-    }
-
-
-class _PromotionRules:
+class PromotionRules:
     """The comparison, with a method for each question of the rules."""
 
     def __init__(
@@ -109,11 +22,13 @@ class _PromotionRules:
         candidates: Mapping[str, Candidate],
         settings: PromotionSettings,
         champion: ChampionRecord | None,
+        exposure: Exposure,
     ) -> None:
         self.comparison = comparison
         self.candidates = candidates
         self.settings = settings
         self.champion = champion
+        self.exposure = exposure
         self.metric = comparison.primary_metric
 
     def releasable_rows(self, kind: ModelKind) -> list[ComparisonRow]:
@@ -131,28 +46,74 @@ class _PromotionRules:
         return self.comparison.ranked(self.metric, [*self.releasable_rows("merged"), *adapters])
 
     def examined_rows(self) -> list[ComparisonRow]:
-        """Return the rows that a run may release, in the order in which they are examined."""
-        return [*self.tuned_rows(), *self.releasable_rows("prompt")[:1]]
+        """Return the rows that a run may release, best first: each experiment's, and each prompt variant."""
+        return self.comparison.ranked(self.metric, [*self.tuned_rows(), *self.releasable_rows("prompt")])
 
     @cached_property
-    def level(self) -> float:
-        """The largest p-value with which a lead counts."""
-        tested = [row for row in self.examined_rows() if not self._is_champion(row) and not self._faults(row)]
-        return self.settings.false_moves / (1 + max(len(tested), 1))
+    def tested_rows(self) -> list[ComparisonRow]:
+        """The rows whose leads are tested on the test rows: those that may be released, and passed the screen."""
+        if self.exposure.is_used_up:
+            return []
+        return [row for row in self.examined_rows() if not self.is_champion(row) and not self._why_not_tested(row)]
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The key of each test, by row name."""
+        return {
+            row.name: key_of_test(
+                self.candidates[row.name].fingerprint,
+                {rival.name: rival.scores[self.metric].value for rival in self.rivals(row)},
+                self.exposure.rows,
+                self.metric,
+                self.comparison.rules,
+            )
+            for row in self.tested_rows
+        }
+
+    @cached_property
+    def new_level(self) -> float:
+        """The largest p-value that counts in the tests that were not made before."""
+        new = [key for key in self.keys.values() if key not in self.exposure.levels]
+        return self.exposure.level(self.settings.false_moves, len(new))
+
+    def level(self, row: ComparisonRow) -> float:
+        """Return the largest p-value that counts in the test of a row."""
+        return self.exposure.levels.get(self.keys.get(row.name, ""), self.new_level)
+
+    def p_value(self, row: ComparisonRow) -> float | None:
+        """Return the p-value of a row's test, the larger one of its rivals: it must beat all of them. None: unknown."""
+        tests = [self.comparison.lead_test(row, rival) for rival in self.rivals(row)]
+        known = [test.p for test in tests if test is not None and test.p is not None]
+        return max(known) if known and len(known) == len(tests) else None
 
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
-        if self._is_champion(row):
+        if self.is_champion(row):
             return ["is already the champion"]
-        missing_leads = [self._missing_lead(row, rival) for rival in self._rivals(row)]
+        untested = self._why_not_tested(row)
+        if not untested and self.exposure.is_used_up:
+            return ["waits for fresh test rows"]
+        missing_leads = [self._missing_lead(row, rival) for rival in self._baseline_rivals(row)]
         return [
-            *self._faults(row),
+            *untested,
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._missing_lead_of_recipe(row),
         ]
 
-    def _is_champion(self, row: ComparisonRow) -> bool:
+    def _why_not_tested(self, row: ComparisonRow) -> list[str]:
+        """Return why the test rows are not used for a row; empty if they are."""
+        if faults := self._faults(row):
+            return faults
+        screen = self.comparison.screen(row)
+        return [screen.describe()] if screen and not screen.is_passed else []
+
+    def rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
+        """Return the rows that a row must beat, the champion among them, each once."""
+        rivals = [*self._baseline_rivals(row), *self._champion_rows()[:1]]
+        return list({rival.name: rival for rival in rivals if rival.name != row.name}.values())
+
+    def is_champion(self, row: ComparisonRow) -> bool:
         return self.champion is not None and self.candidates[row.name].fingerprint == self.champion.fingerprint
 
     def _faults(self, row: ComparisonRow) -> list[str]:
@@ -169,7 +130,7 @@ class _PromotionRules:
 
     def describe_win(self, row: ComparisonRow) -> str:
         """Return the rivals that the row beats, as a sentence."""
-        rivals = self._rivals(row)
+        rivals = self._baseline_rivals(row)
         leads = [(rival.name, self._lead(row, rival)) for rival in rivals]
         names = {rival.name for rival in rivals}
         champions = [champion for champion in self._champion_rows() if champion.name not in names]
@@ -203,23 +164,27 @@ class _PromotionRules:
 
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
         """Return the numbers behind a decision about the row, as plain JSON."""
-        leads = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
+        leads = [self._lead(row, rival) for rival in [*self._baseline_rivals(row), *self._champion_rows()]]
         score = row.scores.get(self.metric)
         return {
             "metric": self.metric,
             "score": score.to_json() if score else None,
             "pairs": [lead.to_json() for lead in leads if lead],
             "general": row.general,
-            "level": self.level,
+            "level": self.level(row),
+            "p": self.p_value(row),
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
         }
 
-    def _rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
-        """Return the rows that a row must beat: the best baseline; for a prompt variant, every other baseline."""
-        if row.kind == "prompt":
-            return [rival for rival in self.comparison.rows if rival.kind in BASELINES and rival.name != row.name]
-        best = self.comparison.best_baseline(of=row)
-        return [best] if best else []
+    def _baseline_rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
+        """Return the baselines that a row must beat: the best use of its base model; for a prompt variant, the base
+        model without a prompt."""
+        if row.kind != "prompt":
+            best = self.comparison.best_baseline(of=row)
+            return [best] if best else []
+        plain = [rival for rival in self.comparison.rows if rival.kind == "base"]
+        own = [rival for rival in plain if rival.base_model == row.base_model]
+        return (own or plain)[:1]
 
     def _missing_lead_over_champion(self, row: ComparisonRow) -> list[str]:
         """Return a reason if the row does not beat the champion, or if that was not measured."""
@@ -282,21 +247,28 @@ class _PromotionRules:
             return f"was not compared with {rival.name} on {metric}"
         if lead is None or lead.difference <= 0:
             return f"does not beat {rival.name} on {metric}"
+        words = f"leads {rival.name} on {metric} by {lead.describe()}"
         if not lead.is_clear:
-            return f"leads {rival.name} on {metric} by {lead.describe()}, but the interval includes zero"
-        p = self.comparison.p_value(row, rival)
-        if p is not None and p > self.level:
+            return f"{words}, but the interval includes zero"
+        test, level = self.comparison.lead_test(row, rival), self.level(row)
+        if test is not None and test.p is None:
+            return f"{words}, but by the same in every conversation, which proves nothing"
+        if test is not None and test.p is not None and test.p > level:
             return (
-                f"leads {rival.name} on {metric} by {lead.describe()}, but with several candidates that may be luck: "
-                f"its p-value is {p:.2g}, and at most {self.level:.2g} is wanted"
+                f"{words}, but with {self._tries} that may be luck: its p-value is {test.p:.2g}, and at most "
+                f"{level:.2g} is wanted"
             )
         for check in self.comparison.failed_answer_checks(row, rival):
             label = self.comparison.metric(check.metric).label
-            return (
-                f"leads {rival.name} on {metric} by {lead.describe()}, but its answers are not shown to be as good: "
-                f"{label} {check.describe()}"
-            )
+            return f"{words}, but its answers are not shown to be as good: {label} {check.describe()}"
         return None
+
+    @property
+    def _tries(self) -> str:
+        """The tests that make a lead less certain."""
+        earlier = f"{self.exposure.count:.0f} earlier tests on these rows" if self.exposure.count >= 0.5 else ""
+        several = "several candidates" if len(self.tested_rows) > 1 else ""
+        return " and ".join(filter(None, [several, earlier])) or "one test"
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:
         return self.comparison.difference(row, rival, self.metric)

@@ -1,0 +1,132 @@
+"""The decision about the champion, which is made once, and the recommendation, which follows it."""
+
+import json
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
+from ft_pipeline.evaluation.recommendation.rules import build_recommendation
+from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import step
+from ft_pipeline.release import exposure_ledger
+from ft_pipeline.release.candidates import decision_key_of, released_row
+from ft_pipeline.release.champion import champion_before, history
+from ft_pipeline.release.exposure import USED_UP, needed_lead
+from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
+from ft_pipeline.release.verdict import verdict
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+
+@step(
+    stage="evaluation",
+    deps=["comparison"],
+    kinds={"json"},
+    build=lambda build: _build_decision(build),
+    show=lambda artifact: _decision_metadata(artifact),
+)
+def decision(context: SpecContext) -> Spec:
+    """What to do, by rules: whether a candidate is shown to be better, and how often the test rows were used for that.
+
+    Each test of a candidate is recorded, and makes the next one stricter.
+    """
+    comparison = context.artifact("comparison")
+    key, root, settings = decision_key_of(comparison), context.store.root, context.project.settings
+    standing = champion_before(root, key)
+    config = {
+        "promotion": settings.promotion.model_dump(mode="json"),
+        "standing": standing.sequence if standing else None,
+        "exposures": exposure_ledger.last_entry_before(root, key, standing.sequence if standing else None),
+        "test_share": settings.data.test_share,
+    }
+    return Spec("decision", {"comparison": comparison.reference}, config)
+
+
+@step(
+    stage="evaluation",
+    deps=["comparison", "decision"],
+    kinds={"json"},
+    code_version="3",
+    build=lambda build: _build_recommendation(build),
+    show=lambda artifact: {
+        "decision": artifact.summary["decision"],
+        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
+        "evidence": artifact.summary["evidence"],
+    },
+)
+def recommendation(context: SpecContext) -> Spec:
+    """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
+    config = {"min_test_rows": context.project.settings.promotion.min_test_rows}
+    inputs = {name: context.artifact(name).reference for name in ("comparison", "decision")}
+    return Spec("recommendation", inputs, config)
+
+
+def _build_recommendation(build: BuildContext) -> dict[str, Any]:
+    comparison_artifact = build.artifact("comparison")
+    document = build.artifact("decision").document("decision.json")
+    decision = document["decision"]
+    row = decision["name"] if decision["move"] else document["champion_row"]
+    return build_recommendation(
+        ComparisonFacts(
+            read_comparison(comparison_artifact),
+            training_facts_of(build.store, comparison_artifact.inputs),
+            build.spec.config["min_test_rows"],
+            Decided(row, decision["move"], decision["failed"]),
+        ),
+        build.out,
+    )
+
+
+def _build_decision(build: BuildContext) -> dict[str, Any]:
+    comparison_artifact, config = build.artifact("comparison"), build.spec.config
+    settings = PromotionSettings.model_validate(config["promotion"])
+    records = {record.sequence: record for record in history(build.store.root)}
+    standing = records.get(config["standing"])
+    recorded = decide_and_record(build.store, comparison_artifact, settings, standing, test_share=config["test_share"])
+    fingerprint = standing.fingerprint if standing else ""
+    champion_row = released_row(recorded.comparison, recorded.candidates, fingerprint) if standing else None
+    said = verdict(recorded.comparison, recorded.decision, champion_row)
+    document = {
+        "verdict": said.to_json(),
+        "champion_row": champion_row,
+        "decision": recorded.decision.to_json(),
+        "exposure": _exposure(recorded, settings.false_moves),
+        "looks": recorded.looks,
+    }
+    (build.out / "decision.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": recorded.decision.reasons}
+
+
+def _exposure(recorded: RecordedDecision, false_moves: float) -> dict[str, Any]:
+    """Return how exposed the test rows are after the decision."""
+    tests = sum(test.is_new for test in recorded.decision.tests)
+    level = recorded.exposure.level(false_moves, tests)
+    return {
+        "before": recorded.exposure.count,
+        "tests": tests,
+        "used_up_at": USED_UP,
+        "level": level,
+        "needed_lead": needed_lead(level),
+        "entry": recorded.entry,
+    }
+
+
+def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
+    said, exposure = artifact.summary["verdict"], artifact.summary["exposure"]
+    document = artifact.document("decision.json")["decision"]
+    tests = [
+        {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
+        for test in document["tests"]
+    ]
+    uses = f"{exposure['before'] + exposure['tests']:.0f} of {exposure['used_up_at']}"
+    return {
+        "verdict": dg.MetadataValue.md(f"**{said['sentence']}**\n\n{said['basis']}"),
+        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
+        "uses_of_the_test_rows": uses,
+        **({"tests": table(tests)} if tests else {}),
+    }

@@ -1,0 +1,130 @@
+"""Decide about the champion on a comparison, and record the tests that were made on the test rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.release import exposure_ledger
+from ft_pipeline.release.candidates import decision_key_of, find_candidates
+from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected
+from ft_pipeline.release.decision import Decision, decide, decide_one
+from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+
+
+@dataclass(frozen=True)
+class RecordedDecision:
+    """A decision with what it was made from."""
+
+    decision: Decision
+    comparison: Comparison
+    candidates: dict[str, Candidate]
+    exposure: Exposure
+    entry: int
+    """Number of the last entry of the ledger, with those of this decision; 0 if there is none."""
+    looks: dict[str, int]
+    """By row name, how many decisions on these rows had been made before a candidate of its settings first appeared."""
+
+
+def test_ids(comparison_artifact: Artifact) -> list[str]:
+    """Return the ids of the test conversations of a comparison, sorted."""
+    groups = pq.read_table(comparison_artifact.path / "samples.parquet", columns=["group"]).column("group")
+    return sorted(pc.unique(groups).to_pylist())
+
+
+def decide_and_record(
+    store: ArtifactStore,
+    comparison_artifact: Artifact,
+    settings: PromotionSettings,
+    champion: ChampionRecord | None,
+    *,
+    test_share: float,
+    row: ComparisonRow | None = None,
+) -> RecordedDecision:
+    """Decide, and write the new tests to the ledger before anybody sees a result.
+
+    champion: the one to beat. row: decide about this row alone (`ft promote`). The same comparison is decided in the
+    same way again, and counted once. Raises UserError if the ledger is damaged.
+    """
+    comparison = read_comparison(comparison_artifact)
+    candidates, _ = find_candidates(comparison_artifact, store)
+    records = history(store.root)
+    standing = [record for record in records if champion is not None and record.sequence <= champion.sequence]
+    key, ids = decision_key_of(comparison_artifact), test_ids(comparison_artifact)
+    before = exposure_ledger.last_entry_before(store.root, key, _number(champion))
+    exposure = exposure_ledger.read_exposure(store.root, ids, standing, last=before, test_share=test_share)
+    if row is not None:
+        decision = decide_one(comparison, candidates, settings, champion, row, exposure)
+    else:
+        decision = decide(comparison, candidates, settings, champion, manually_rejected(records), exposure)
+    earlier = [entry for entry in exposure_ledger.ledger(store.root).read() if entry["sequence"] <= before]
+    looks = {
+        name: count
+        for name, candidate in candidates.items()
+        if (count := exposure_ledger.looks_before(earlier, candidate.settings_hash))
+    }
+    _record_tests(store, comparison_artifact, comparison, candidates, decision, exposure, champion, ids)
+    entries = exposure_ledger.ledger(store.root).next_number() - 1
+    return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+
+
+def _record_tests(
+    store: ArtifactStore,
+    comparison_artifact: Artifact,
+    comparison: Comparison,
+    candidates: dict[str, Candidate],
+    decision: Decision,
+    exposure: Exposure,
+    champion: ChampionRecord | None,
+    ids: Sequence[str],
+) -> None:
+    """Write an entry for the tests that were not made before, and the results of every entry of this decision."""
+    key = decision_key_of(comparison_artifact)
+    new = [test for test in decision.tests if test.is_new]
+    if new:
+        exposure_ledger.write_entry(
+            store.root,
+            exposure_ledger.NewEntry(
+                comparison=comparison_artifact.fingerprint,
+                decision_key=key,
+                candidates=[_described(candidates[test.name], test, comparison) for test in new],
+                contenders=sorted({candidate.settings_hash for candidate in candidates.values()}),
+                champion=champion.fingerprint if champion else None,
+                standing=_number(champion),
+                metric=comparison.primary_metric,
+                rules=comparison.rules,
+                test_ids=ids,
+                e_before=exposure.count,
+                screen={screen.row: screen.lead / screen.error for screen in comparison.screens if screen.error},
+            ),
+        )
+    results = {test.name: {"p": test.p, "level": test.level, "rivals": test.rivals} for test in decision.tests}
+    moved = decision.name if decision.move else None
+    for entry in exposure_ledger.ledger(store.root).read():
+        if (entry["decision_key"], entry["standing"]) == (key, _number(champion)):
+            exposure_ledger.write_result(store.root, entry["sequence"], results, moved)
+
+
+def _number(champion: ChampionRecord | None) -> int | None:
+    return champion.sequence if champion else None
+
+
+def _described(candidate: Candidate, test: Any, comparison: Comparison) -> dict[str, Any]:
+    row = comparison.row(candidate.name)
+    return {
+        "name": candidate.name,
+        "fingerprint": candidate.fingerprint,
+        "kind": candidate.kind,
+        "experiment": candidate.experiment,
+        "settings_hash": candidate.settings_hash,
+        "base_model": row.base_model if row else None,
+        "rivals": test.rivals,
+        "key": test.key,
+        "level": test.level,
+    }

@@ -1,0 +1,156 @@
+"""The verdict: what to do, in one sentence for readers without statistics. It follows from the decision."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from scipy.special import ndtri
+
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.release.decision import Decision
+from ft_pipeline.release.exposure import needed_lead
+
+Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none"]
+POWER = float(ndtri(0.8))
+"""A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
+HALF_WIDTH = float(ndtri(0.975))
+"""Standard errors from a lead to the end of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do."""
+
+    kind: Kind
+    sentence: str
+    basis: str
+    """What it rests on: how many trainings, and what decided. Empty if nothing was compared."""
+    row: str | None
+    """The row that it names."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON."""
+        return asdict(self)
+
+
+def verdict(comparison: Comparison, decision: Decision, champion_row: str | None) -> Verdict:
+    """Return the verdict. champion_row: the row of the champion before the decision; None if there is none."""
+    if decision.move:
+        return _use(comparison, comparison.row(decision.name))
+    champion = comparison.row(champion_row)
+    if champion is not None:
+        return _keep(comparison, decision, champion)
+    return _without_champion(comparison, decision)
+
+
+def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
+    """Return the verdict for the row that becomes champion."""
+    assert row is not None
+    rival = _rival(comparison, row)
+    pair = comparison.difference(row, rival) if rival else None
+    number = f": {in_words(comparison, row, pair)}" if pair else ""
+    if row.kind in TUNED:
+        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", _basis(comparison, row), row.name)
+    if row.passages:
+        return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", _basis(comparison, row), row.name)
+    sentence = f"Do not fine-tune; prompt it as {row.name}{number}."
+    return Verdict("prompt", sentence, _basis(comparison, row), row.name)
+
+
+def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -> Verdict:
+    others = [name for name, lines in decision.failed.items() if lines != ["is already the champion"]]
+    why = "no other candidate was scored"
+    if others:
+        why = f"{others[0]} is not shown to be better, because it {decision.failed[others[0]][0]}"
+    sentence = f"Keep the present model ({champion.name}): {why}."
+    return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
+
+
+def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
+    """Return the verdict if nothing is released, and nothing was before."""
+    tuned = [row for row in comparison.ranked() if row.kind in TUNED]
+    best = next((row for row in tuned if row.name in decision.failed), None)
+    bar = comparison.best_baseline(of=best)
+    if best is None or bar is None:
+        name = bar.name if bar else None
+        return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
+    lead, failed = comparison.difference(best, bar), decision.failed[best.name]
+    if not best.is_sound or (not best.is_usable and not bar.is_usable):
+        if not bar.is_usable:
+            faults = f"{best.name} {_fault(best)}, and {bar.name} {_fault(bar)}"
+            return Verdict("none", f"No model can go out: {faults}.", _basis(comparison, best), None)
+        return _prompt(comparison, bar, f"{best.name} cannot go out, because it {_fault(best)}")
+    if lead is None:
+        if not bar.is_usable:
+            return Verdict("none", f"No model can go out: {bar.name} {_fault(bar)}.", _basis(comparison, bar), None)
+        return _prompt(comparison, bar, "no tuned model is better")
+    sentence = f"Not decided yet: {best.name} {failed[0]}{_what_would_decide(comparison, decision, best, lead)}."
+    return Verdict("undecided", sentence, _basis(comparison, best), best.name)
+
+
+def _prompt(comparison: Comparison, bar: ComparisonRow, why: str) -> Verdict:
+    how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
+    return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", _basis(comparison, bar), bar.name)
+
+
+def _fault(row: ComparisonRow) -> str:
+    """Return what is wrong with a row that cannot go out."""
+    if row.breaches:
+        return f"fails: {row.breaches[0].describe()}"
+    return row.forgetting.describe().rstrip(".").lower() if row.forgetting else "was not checked"
+
+
+def _what_would_decide(comparison: Comparison, decision: Decision, row: ComparisonRow, lead: PairedDifference) -> str:
+    """Return how many more test conversations would show the present lead, if these are what is missing."""
+    test = next((test for test in decision.tests if test.name == row.name), None)
+    if test is None or lead.low is None or lead.difference <= 0:
+        return ""
+    error = (lead.difference - lead.low) / HALF_WIDTH
+    wanted = comparison.test_rows * ((needed_lead(test.level) + POWER) * error / lead.difference) ** 2
+    more = math.ceil(wanted - comparison.test_rows)
+    return f"; about {more:,} more test conversations would decide" if more > 0 else ""
+
+
+def _rival(comparison: Comparison, row: ComparisonRow) -> ComparisonRow | None:
+    """Return what a row is measured against in a sentence: the best use of its base model, or that without a prompt."""
+    best = comparison.best_baseline(of=row)
+    if best is not None and best.name != row.name:
+        return best
+    return next((base for base in comparison.rows if base.kind == "base" and base.name != row.name), None)
+
+
+def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
+    """Return a lead in words: the share of the nats that are saved, answers of 100, or the difference."""
+    metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
+    ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
+    if pair.metric in ("nats_per_byte", "loss") and rival is not None:
+        scale = 100 / rival.scores[pair.metric].value
+        saved = f"{pair.difference * scale:.0f} %{_range(ends, scale)}"
+        checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
+        same = ", and its answers share no less with theirs" if checked else ""
+        return f"the agents' own answers are {saved} less surprising to it than to {pair.worse}{same}"
+    if pair.metric in ("exact_match", "fields_match", "format_valid"):
+        right = {
+            "exact_match": "exactly",
+            "fields_match": "with the right fields",
+            "format_valid": "in the right format",
+        }
+        more = f"{pair.difference * 100:.0f}{_range(ends, 100)}"
+        return f"it gives {more} more of 100 answers {right[pair.metric]} than {pair.worse}"
+    return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
+
+
+def _range(ends: tuple[float, float] | None, scale: float) -> str:
+    return "" if ends is None else f" ({ends[0] * scale:.0f} to {ends[1] * scale:.0f})"
+
+
+def _basis(comparison: Comparison, row: ComparisonRow) -> str:
+    """Return what the verdict rests on."""
+    trainings = max((lead.trainings for lead in comparison.recipe_leads_of(row)), default=1)
+    trained = (
+        "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
+    )
+    return f"{trained}{comparison.decided_by}".strip()
