@@ -7,7 +7,7 @@ same level, and not counted again. The ids of the test rows are kept once, in `e
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.ledger import Ledger
+from ft_pipeline.store.ledger import Ledger, LedgerFault
 from ft_pipeline.store.provenance import user_name
 
 EVIDENCE_KEY = "exposure"
@@ -140,10 +140,21 @@ def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
     return len(now.intersection(ids)) / len(now) if now else 0.0
 
 
+def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
+    """Yield entries that are missing, or that are not as they were written. last: see Ledger.faults."""
+    book = ledger(store)
+    results = {int(path.name.partition(".")[0]): path for path in book.folder.glob("*.result.json")}
+    yield from book.faults(max([last, *results]))
+    for number, path in sorted(results.items()):
+        entry = book.path(number)
+        if entry.is_file() and json.loads(path.read_bytes()).get("entry_sha256") != sha256_of_file(entry):
+            yield LedgerFault("edited_record", number, f"does not match its hash in {path.name}: it was edited")
+
+
 def _require_complete(store: Path, records: Sequence[ChampionRecord]) -> None:
     """Raise UserError if an entry is missing: the count would be too low."""
     known = max((record.evidence.get(EVIDENCE_KEY, 0) for record in records), default=0)
-    for fault in ledger(store).faults(known):
+    for fault in find_faults(store, known):
         raise UserError(
             f"The ledger of tests is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
             f"{ledger(store).folder} from a backup: without it, nobody knows how often the test rows were used."
