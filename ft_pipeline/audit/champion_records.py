@@ -1,4 +1,4 @@
-"""Check the records of champions and of erasures: compare them with each other, and with the artifacts."""
+"""Check the records of champions, of tests and of erasures: compare them with each other, and with the artifacts."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.release import champion
+from ft_pipeline.release import champion, exposure_ledger
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.ledger import Ledger
 
@@ -58,6 +58,15 @@ def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("sequence"), int):
             copies.setdefault(record["sequence"], record)
     return copies
+
+
+def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of entries, findings) for the ledger of tests. Decisions say which entries there must be."""
+    book = exposure_ledger.ledger(index.root)
+    decided = [node.summary.get("exposure", {}).get("entry", 0) for node in index.all("decision")]
+    faults = exposure_ledger.find_faults(index.root, max(decided, default=0))
+    findings = [Finding(fault.kind, f"exposures/{book.path(fault.number).name}", fault.message) for fault in faults]
+    return len(book.paths()), findings
 
 
 def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:

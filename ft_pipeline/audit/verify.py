@@ -8,7 +8,7 @@ from pathlib import Path
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
-from ft_pipeline.audit.champion_records import check_champion_records, check_redaction_records
+from ft_pipeline.audit.champion_records import check_champion_records, check_exposures, check_redaction_records
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
@@ -41,7 +41,14 @@ def verify(
         raw_files_read, raw_problems = _check_raw_files(index, nodes_to_check, threads)
     champion_records, champion_problems = check_champion_records(index)
     redactions, redaction_problems = check_redaction_records(index)
-    problems += [*raw_problems, *_check_pointers(index), *champion_problems, *redaction_problems]
+    tests, exposure_problems = check_exposures(index)
+    problems += [
+        *raw_problems,
+        *_check_pointers(index),
+        *champion_problems,
+        *exposure_problems,
+        *redaction_problems,
+    ]
     counted = {
         "artifacts": len(nodes_to_check),
         "files": sum(len(node.files) for node in nodes_to_check),
@@ -49,6 +56,8 @@ def verify(
         "raw_files": raw_files_read,
         "champion_records": champion_records,
     }
+    if tests:
+        counted["records_of_tests"] = tests
     if redactions:
         counted["redactions"] = redactions
     return VerificationResult(True, tuple(dict.fromkeys(problems)), counted=counted)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import current
+from ft_pipeline.release.champion import current, history
+from ft_pipeline.release.exposure_ledger import read_exposure
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 
@@ -49,6 +51,8 @@ def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
         project.experiment(experiment)
         min_new_rows = project.settings.retraining.min_new_rows
         planned = [step for step in plan(project, [experiment]) if step.runs]
+        if (used_up := _used_up(project)) is not None:
+            return RetrainingDecision(experiment, False, used_up)
         prepared = _prepared_inputs()
         not_ready = next((step for step in planned if step.asset in prepared), None)
         if not_ready is not None:
@@ -59,6 +63,20 @@ def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
         return _decision(experiment, roots, _new_rows(project, experiment), min_new_rows)
     except UserError as error:
         return RetrainingDecision(experiment, False, str(error))
+
+
+def _used_up(project: Project) -> str | None:
+    """Return that the test rows have been used too often to promote what a training gives; None if they have not."""
+    store, settings = ArtifactStore(project.store), project.settings
+    comparison, conversations = current_artifact(store, "comparison"), current_artifact(store, "conversations")
+    if comparison is None or conversations is None:
+        return None
+    rows = pq.read_table(conversations.path / "rows.parquet", columns=["id", "split"], partitioning=None)
+    ids = sorted(rows.filter(pc.field("split") == "test")["id"].to_pylist())[: settings.evaluation.max_test_rows]
+    if not ids:
+        return None
+    exposure = read_exposure(store.root, ids, history(store.root), test_share=settings.data.test_share)
+    return exposure.describe_end(len(ids), settings.promotion.false_moves) if exposure.is_used_up else None
 
 
 def _sets_retrain(project: Project, name: str) -> bool:

@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, gc, inspect, memory, release, report
+from ft_pipeline.cli import audit, display, export, exposures, gc, inspect, memory, release, report
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -209,6 +209,7 @@ for command in (
     release.promote,
     release.rollback,
     release.champion,
+    exposures.exposures,
     export.export,
     export.serve,
     report.report,

@@ -164,6 +164,25 @@ def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
     )
 
 
+def show_exposures(console: Console, document: Mapping[str, Any]) -> None:
+    """Print how often the test rows were used."""
+    console.print(
+        f"{document['test_conversations']} test conversations, part of {document['tests']:.1f} of "
+        f"{document['used_up_at']} tests since the rules last moved the champion. The next candidate must lead by "
+        f"{document['needed_lead']:.2f} standard errors (p of at most {document['level']:.2g}).",
+        soft_wrap=True,
+    )
+    if document["message"]:
+        console.print(f"[yellow]Used up:[/] {plain(document['message'])}", soft_wrap=True)
+    table = _table("entry", "time", "by", "candidates")
+    for entry in document["entries"]:
+        table.add_row(
+            str(entry["entry"]), entry["time"], plain(entry["by"] or ""), plain(", ".join(entry["candidates"]))
+        )
+    if document["entries"]:
+        console.print(table)
+
+
 def show_validation(console: Console, document: Mapping[str, Any]) -> None:
     """Print the result of `ft validate`: the counts, each reason code with its first rows, the warnings."""
     if document["error"]:

@@ -35,7 +35,10 @@ def promote(
         raise UserError("There is no comparison to promote from yet. Run `ft run`.")
     try:
         settings = opened_project.settings.promotion
-        record, is_new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
+        test_share = opened_project.settings.data.test_share
+        record, is_new = manual_promotion.promote(
+            store, comparison, settings, name, force=force, reason=reason, test_share=test_share
+        )
     except manual_promotion.NotPromoted as refusal:
         stderr.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
         stderr.print("ft: to release it anyway, add --force --reason TEXT")

@@ -13,11 +13,9 @@ from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release import exposure_ledger
-from ft_pipeline.release.candidates import decision_key_of, released_row
-from ft_pipeline.release.champion import champion_before, history
-from ft_pipeline.release.exposure import USED_UP, needed_lead
-from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
-from ft_pipeline.release.verdict import verdict
+from ft_pipeline.release.candidates import decision_key_of
+from ft_pipeline.release.champion import champion_before
+from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -83,37 +81,16 @@ def _build_recommendation(build: BuildContext) -> dict[str, Any]:
 
 
 def _build_decision(build: BuildContext) -> dict[str, Any]:
-    comparison_artifact, config = build.artifact("comparison"), build.spec.config
-    settings = PromotionSettings.model_validate(config["promotion"])
-    records = {record.sequence: record for record in history(build.store.root)}
-    standing = records.get(config["standing"])
-    recorded = decide_and_record(build.store, comparison_artifact, settings, standing, test_share=config["test_share"])
-    fingerprint = standing.fingerprint if standing else ""
-    champion_row = released_row(recorded.comparison, recorded.candidates, fingerprint) if standing else None
-    said = verdict(recorded.comparison, recorded.decision, champion_row)
-    document = {
-        "verdict": said.to_json(),
-        "champion_row": champion_row,
-        "decision": recorded.decision.to_json(),
-        "exposure": _exposure(recorded, settings.false_moves),
-        "looks": recorded.looks,
-    }
+    config = build.spec.config
+    document = decision_document(
+        build.store,
+        build.artifact("comparison"),
+        PromotionSettings.model_validate(config["promotion"]),
+        config["standing"],
+        test_share=config["test_share"],
+    )
     (build.out / "decision.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": recorded.decision.reasons}
-
-
-def _exposure(recorded: RecordedDecision, false_moves: float) -> dict[str, Any]:
-    """Return how exposed the test rows are after the decision."""
-    tests = sum(test.is_new for test in recorded.decision.tests)
-    level = recorded.exposure.level(false_moves, tests)
-    return {
-        "before": recorded.exposure.count,
-        "tests": tests,
-        "used_up_at": USED_UP,
-        "level": level,
-        "needed_lead": needed_lead(level),
-        "entry": recorded.entry,
-    }
+    return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": document["decision"]["reasons"]}
 
 
 def _decision_metadata(artifact: Artifact) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -48,15 +49,15 @@ def champion(context: SpecContext) -> Spec:
 
 @step(
     stage="release",
-    deps=["champion", "comparison", "recommendation"],
+    deps=["champion", "comparison", "decision", "recommendation"],
     kinds={"markdown"},
-    code_version="4",
+    code_version="5",
     build=lambda build: _build_card(build),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
 def model_card(context: SpecContext) -> Spec:
     """The champion's model card in the Hugging Face format, filled in from the store."""
-    assets = ("champion", "comparison", "recommendation")
+    assets = ("champion", "comparison", "decision", "recommendation")
     teacher = context.project.settings.teacher
     config = {
         "project": context.project.settings.model_dump(mode="json", include={"name", "task"}),
@@ -67,15 +68,15 @@ def model_card(context: SpecContext) -> Spec:
 
 @step(
     stage="release",
-    deps=["comparison", "recommendation", "champion"],
+    deps=["comparison", "decision", "recommendation", "champion"],
     kinds={"html"},
-    code_version="2",
+    code_version="3",
     build=lambda build: _build_report(build),
     show=lambda artifact: _report_metadata(artifact),
 )
 def report(context: SpecContext) -> Spec:
     """The comparison as one HTML file to share: the recommendation, the scores, and all answers side by side."""
-    assets = ("comparison", "recommendation", "champion")
+    assets = ("comparison", "decision", "recommendation", "champion")
     config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
     return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
 
@@ -133,16 +134,24 @@ def _build_card(build: BuildContext) -> dict[str, Any]:
             build.artifact("comparison"),
             task=settings["project"]["task"],
             teacher_terms=settings["teacher"]["terms"],
+            decided=_decided_about(build, record["name"]),
         )
         text = render_card(facts)
     (build.out / "README.md").write_text(text, encoding="utf-8")
     return {"champion": record["name"] if record else None}
 
 
+def _decided_about(build: BuildContext, name: str) -> dict[str, Any] | None:
+    """Return decision.json if its verdict is about the champion, by the name of its row."""
+    document = build.artifact("decision").document("decision.json")
+    return document if document["verdict"]["row"] in (name, CHAMPION) else None
+
+
 def _build_report(build: BuildContext) -> dict[str, Any]:
     text = render_report(
         build.store,
         build.artifact("comparison"),
+        build.artifact("decision"),
         build.artifact("recommendation"),
         build.artifact("champion"),
         build.spec.config["project"],

@@ -34,6 +34,8 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/teachers/*/log.jsonl", "answers"),
     ("data/store/notifications.jsonl", "text"),
     ("data/store/champion/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/exposures/rows/*.txt", "text"),  # ids of test rows
+    ("data/store/exposures/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
     ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
     ("data/store/removed.jsonl", "no rows"),  # fingerprints

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import exposure_ledger
-from ft_pipeline.release.candidates import decision_key_of, find_candidates
+from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
 from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected
 from ft_pipeline.release.decision import Decision, decide, decide_one
-from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.exposure import USED_UP, Exposure, needed_lead
+from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -72,6 +73,41 @@ def decide_and_record(
     _record_tests(store, comparison_artifact, comparison, candidates, decision, exposure, champion, ids)
     entries = exposure_ledger.ledger(store.root).next_number() - 1
     return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+
+
+def decision_document(
+    store: ArtifactStore,
+    comparison_artifact: Artifact,
+    settings: PromotionSettings,
+    standing: int | None,
+    *,
+    test_share: float,
+) -> dict[str, Any]:
+    """Decide, record the tests, and return decision.json.
+
+    standing: the number of the record of the champion to beat; None without one. Keys: verdict, champion_row (the row
+    of that champion), decision, exposure (of the test rows) and looks.
+    """
+    champion = {record.sequence: record for record in history(store.root)}.get(standing or 0)
+    recorded = decide_and_record(store, comparison_artifact, settings, champion, test_share=test_share)
+    fingerprint = champion.fingerprint if champion else ""
+    champion_row = released_row(recorded.comparison, recorded.candidates, fingerprint) if champion else None
+    tests = sum(test.is_new for test in recorded.decision.tests)
+    level = recorded.exposure.level(settings.false_moves, tests)
+    return {
+        "verdict": verdict(recorded.comparison, recorded.decision, champion_row).to_json(),
+        "champion_row": champion_row,
+        "decision": recorded.decision.to_json(),
+        "exposure": {
+            "before": recorded.exposure.count,
+            "tests": tests,
+            "used_up_at": USED_UP,
+            "level": level,
+            "needed_lead": needed_lead(level),
+            "entry": recorded.entry,
+        },
+        "looks": recorded.looks,
+    }
 
 
 def _record_tests(

@@ -10,8 +10,8 @@ from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.plots import lead_picture
 from ft_pipeline.evaluation.comparison.records import Changes, Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
+from ft_pipeline.release.first_screen import ALWAYS, lights, risks
 from ft_pipeline.release.report.answers import before_and_after
-from ft_pipeline.release.report.first_screen import ALWAYS, lights, risks
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
 
 

@@ -1,6 +1,7 @@
 """A store as runs leave it, at its smallest: a tiny model, a real adapter, merged, scored by the real workers."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
@@ -163,6 +166,9 @@ class Trained:
         """The recommendation, the champion (the merged model of `lora`) and the report over the comparison."""
         compared = self.store.all("comparison")[-1]
         experiments = {name: {"technique": how["technique"], "train_rows": 2} for name, how in self.served.items()}
+        settings = PromotionSettings(min_test_rows=2)
+        document = decision_document(self.store, compared, settings, None, test_share=0.15)
+        decided = self.put("decision", {"comparison": compared}, lambda out: _document(out, document))
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
@@ -175,7 +181,7 @@ class Trained:
         assert record is not None
         summary = {"champion": record.to_json(), "moved": True, "reasons": []}
         released = self.put("champion", {"comparison": compared}, lambda out: _note(out, "champion"), summary)
-        made = {"comparison": compared, "recommendation": recommended, "champion": released}
+        made = {"comparison": compared, "decision": decided, "recommendation": recommended, "champion": released}
         project = {"name": "The <shop>", "task": "Answer & sell."}
         report = self.put(
             "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project))
@@ -237,6 +243,10 @@ def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
     messages = [{"role": ("user", "assistant")[position % 2], "content": text} for position, text in enumerate(turns)]
     identity = hashlib.sha256(repr(turns).encode()).hexdigest()
     return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl"}
+
+
+def _document(out: Path, document: Mapping[str, Any]) -> None:
+    (out / "decision.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _note(out: Path, text: str) -> None:

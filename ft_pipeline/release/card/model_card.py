@@ -14,6 +14,7 @@ import yaml
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.release.card.usage import usage_paragraphs
+from ft_pipeline.release.first_screen import cost_lines, lights, risks
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
@@ -85,12 +86,16 @@ class CardFacts:
     """How to load and prompt the model, see ModelReference.serving."""
     champion: Mapping[str, Any] = field(default_factory=dict)
     """The champion record that released it: `since`, `reason`, `forced`, …; empty if it is not the champion."""
+    decided: Mapping[str, Any] = field(default_factory=dict)
+    """decision.json, if it is about this model; empty otherwise."""
 
 
 def render_card(facts: CardFacts) -> str:
     """Return README.md of the released model."""
+    glance = _glance(facts)
     sections = [
         _section(facts.name, _introduction(facts)),
+        *([_section("At a glance", glance, 2)] if glance else []),
         _section(
             "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
         ),
@@ -154,12 +159,30 @@ def _introduction(facts: CardFacts) -> list[str]:
         "adapter": "An adapter for the base model below.",
         "prompt": "The base model with a prompt; nothing was trained.",
     }[facts.kind]
-    paragraphs = [f"{description} Base model: {_text(facts.base_model)}."]
+    verdict = facts.decided.get("verdict", {})
+    paragraphs = [f"**{_text(verdict['sentence'])}** {_text(verdict['basis'])}"] if verdict else []
+    paragraphs.append(f"{description} Base model: {_text(facts.base_model)}.")
     if facts.champion:
         forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
         paragraphs.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
     return paragraphs
+
+
+def _glance(facts: CardFacts) -> list[str]:
+    """Return how the model stands, what its answers cost and what could go wrong; empty if it was not decided about."""
+    row = facts.comparison.row(facts.row)
+    if row is None or not facts.decided:
+        return []
+    exposure, looks = facts.decided["exposure"], facts.decided["looks"].get(row.name, 0)
+    states = [
+        f"- {light.symbol} **{light.words}**: {_text(light.detail)}"
+        for light in lights(facts.comparison, row, exposure)
+    ]
+    header = ("1,000 answers of", "cost", "time", "prompt tokens", "training, once", "paid back after")
+    costs = [tuple(vars(line).values()) for line in cost_lines(facts.comparison, row)]
+    wrong = [f"- {_text(line)}" for line in risks(facts.comparison, row, exposure, looks)]
+    return ["\n".join(states), _table(header, costs), "What could go wrong:", "\n".join(wrong)]
 
 
 def _required_prompt(serving: Mapping[str, Any]) -> list[str]:

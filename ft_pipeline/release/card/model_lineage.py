@@ -19,9 +19,16 @@ _CARD_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
 def card_facts(
-    store: ArtifactStore, model: ModelReference, comparison_artifact: Artifact | None, *, task: str, teacher_terms: str
+    store: ArtifactStore,
+    model: ModelReference,
+    comparison_artifact: Artifact | None,
+    *,
+    task: str,
+    teacher_terms: str,
+    decided: Mapping[str, Any] | None = None,
 ) -> CardFacts:
-    """Return the facts. comparison_artifact: its rows are on the card. task, teacher_terms: from project.yaml."""
+    """Return the facts. comparison_artifact: its rows are on the card. task, teacher_terms: from project.yaml. decided:
+    decision.json, if it is about this model."""
     lineage = _Lineage(store, model)
     comparison = read_comparison(comparison_artifact) if comparison_artifact else NO_COMPARISON
     candidates = find_candidates(comparison_artifact, store)[0] if comparison_artifact else {}
@@ -48,6 +55,7 @@ def card_facts(
         teacher=lineage.teacher(teacher_terms),
         serving=model.serving,
         champion=model.record.to_json() if model.record else {},
+        decided=decided or {},
     )
 
 

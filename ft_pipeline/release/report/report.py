@@ -16,8 +16,8 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, 
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
+from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
-from ft_pipeline.release.report.first_screen import lights, risks
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -53,6 +53,7 @@ COST_COLUMNS = {
 def render_report(
     store: ArtifactStore,
     comparison_artifact: Artifact,
+    decision: Artifact,
     recommendation: Artifact,
     champion: Artifact | None,
     project: Mapping[str, Any],
@@ -61,7 +62,7 @@ def render_report(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     comparison = read_comparison(comparison_artifact)
-    recommended = recommendation.document("recommendation.json")
+    recommended, decided = recommendation.document("recommendation.json"), decision.document("decision.json")
     values = _TemplateValues(store, comparison_artifact, comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,12 +78,13 @@ def render_report(
         items=comparison.test_items,
         conversations=comparison.test_rows,
         compared_at=comparison_artifact.manifest["created"][:16].replace("T", " ") + " UTC",
-        decision=DECISION_TEXTS.get(recommended["decision"], recommended["decision"]),
+        verdict=decided["verdict"],
+        recommendation=DECISION_TEXTS.get(recommended["decision"], recommended["decision"]),
         reasons=recommended["reasons"],
         champion=promotion.get("champion"),
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
-        identity=_provenance(comparison, comparison_artifact, recommendation, champion),
-        **values.first_screen(recommended["row"]),
+        identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
+        **values.first_screen(decided["verdict"]["row"] or recommended["row"], decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(),
         prompts=values.prompts(),
@@ -136,13 +138,16 @@ class _TemplateValues:
             "pairs": self._paired_differences(),
         }
 
-    def first_screen(self, chosen: str | None) -> dict[str, Any]:
-        """Return what the first screen shows of the recommended row."""
+    def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
         row, leads = self.comparison.row(chosen), lead_picture(self.comparison)
+        exposure, looks = decided["exposure"], decided["looks"].get(chosen, 0)
         return {
             "chosen": chosen,
-            "lights": lights(self.comparison, row) if row else [],
-            "risks": risks(self.comparison, row) if row else [],
+            "lights": lights(self.comparison, row, exposure) if row else [],
+            "risks": risks(self.comparison, row, exposure, looks) if row else [],
+            "costs_of_1000": cost_lines(self.comparison, row) if row else [],
+            "has_prices": any(entry.cost_per_call is not None for entry in self.comparison.rows),
             "lead_picture": _data_uri(leads) if leads else None,
         }
 
