@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ft_pipeline.project import Project
 
-WIDTH = 140
+WIDTH = 240
 """Number of columns when the output is a file or a pipe. It is wide enough for every table."""
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)

@@ -113,7 +113,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         *costs,
         "trainable",
     ]
-    table = _table("model", *columns, justify_right=set(columns))
+    table = _table("model", *columns, justify_right=set(columns) - {"base model"})
     for row in comparison.rows:
         table.add_row(
             plain(row.name),
@@ -126,7 +126,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             f"{row.trainable_params:,}" if row.trainable_params else "",
         )
     console.print(
-        f"{comparison.test_items} test answers. Nats per byte and loss: lower is better. "
+        f"{comparison.test_items} test answers. Lower is better for nats per byte, loss and end (of the turn). "
         "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
         "Prompt and generated: tokens per call.",
         soft_wrap=True,
@@ -134,8 +134,11 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
         console.print(plain(sentence), soft_wrap=True)
-    for sentence in comparison.unusable:
-        console.print(f"Not usable: {plain(sentence)}.", soft_wrap=True)
+    unusable = [
+        f"{row.name} (of its answers, {row.breaches[0].describe_share()})" for row in comparison.rows if row.breaches
+    ]
+    if unusable:
+        console.print(f"Not usable: {plain('; '.join(unusable))}. The report says more.", soft_wrap=True)
     for entry in comparison.contaminated:
         console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
     for spread in comparison.seeds:
@@ -245,6 +248,6 @@ def _table(*columns: str, justify_right: set[str] | None = None) -> Table:
     for column in columns:
         right = column in (justify_right or ())
         table.add_column(
-            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in ONE_LINE_COLUMNS
+            column, justify="right" if right else "left", overflow="fold", no_wrap=column in ONE_LINE_COLUMNS
         )
     return table

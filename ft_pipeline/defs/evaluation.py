@@ -25,6 +25,7 @@ from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.project import ProjectSettings
@@ -112,6 +113,7 @@ def comparison(context: SpecContext) -> Spec:
             inputs[f"champion/{asset}"] = artifact.reference
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
+    config["first"] = [name for name in scored if config["base_names"][bases[name]] == EMBEDDED]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -199,7 +201,7 @@ def _champion_scores(
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
-        spec = baseline_spec(context, inputs, {"variants": {champion.name: served}})
+        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
         existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
         return "prompt_baseline", existing or context.built_artifact(spec)

@@ -1,5 +1,6 @@
 """Specs of scores: the same harness, template and rows for every model that is compared."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +11,9 @@ from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.execution.step import SpecContext, versions_of
+from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
@@ -50,22 +51,24 @@ def base_names(store: ArtifactStore, fingerprints: Iterable[str]) -> dict[str, s
 
 
 def project_base(context: SpecContext) -> ArtifactReference | None:
-    """Return the base model of most experiments; of two that are as common, the first by name. None without any.
+    """Return the base model in whose tokens `evaluation.max_new_tokens` is counted; None: each counts in its own.
 
-    `evaluation.max_new_tokens` is counted in its tokens. Raises MissingInput if it is not in the store yet.
+    It does not depend on which experiments there are, except for the embedded model, which every machine has. Raises
+    MissingInput if it is not in the store yet.
     """
-    counts: Counter[tuple[str, str | None]] = Counter()
+    wanted, revisions = context.project.settings.evaluation.tokens_of, _revisions_of_bases(context)
+    model = wanted or (EMBEDDED if EMBEDDED in revisions else None)
+    return None if model is None else context.built_artifact(base_model_spec(model, revisions.get(model))).reference
+
+
+def _revisions_of_bases(context: SpecContext) -> dict[str, str | None]:
+    """Return the base models of the experiments, with their revisions. Broken experiments have none."""
+    bases: dict[str, str | None] = {}
     for name in context.project.experiment_names():
-        if name == sweep_owner(name):
-            try:
-                settings = context.project.experiment(name)
-            except UserError:
-                continue  # a broken experiment has no base model
-            counts[settings.base_model, settings.revision] += 1
-    if not counts:
-        return None
-    model, revision = min(counts, key=lambda base: (-counts[base], base[0], base[1] or ""))
-    return context.built_artifact(base_model_spec(model, revision)).reference
+        with contextlib.suppress(UserError):
+            settings = context.project.experiment(name)
+            bases.setdefault(settings.base_model, settings.revision)
+    return bases
 
 
 def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) -> dict[str, ArtifactReference]:
@@ -80,7 +83,7 @@ def evaluation_config(context: SpecContext) -> dict[str, Any]:
     settings = context.project.settings.evaluation
     return {
         "evaluation": settings.model_dump(
-            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
+            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples", "tokens_of"}
         ),
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),

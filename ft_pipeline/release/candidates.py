@@ -69,18 +69,11 @@ def _tuned_candidate(row: ComparisonRow, scores: Artifact, store: ArtifactStore)
 def _prompt_candidate(
     row: ComparisonRow, comparison_artifact: Artifact, store: ArtifactStore
 ) -> tuple[Candidate, ServingConfig] | None:
-    """Return the candidate of a prompt variant, and the variant's settings.
-
-    None for a variant on another base model (`name@experiment`): the comparison shows it, but it cannot be released.
-    """
-    baselines = [
-        reference for key, reference in sorted(comparison_artifact.inputs.items()) if key.endswith("/prompt_baseline")
-    ]
-    for reference in baselines:
-        baseline = store.require(*reference)
-        variant = baseline.spec["config"]["prompting"]["variants"].get(row.name)
-        if variant is not None:
-            parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
-            settings = parts["prompt_variant"]
-            return Candidate(row.name, "prompt", None, sha256_of_json(parts), parts, settings_hash=settings), variant
-    return None
+    """Return the candidate of a prompt variant, and the variant's settings; None if its scores do not name it."""
+    baseline = store.require(*comparison_artifact.inputs[row.source])
+    variant = baseline.spec["config"]["prompting"]["variants"].get(row.source_row)
+    if variant is None:
+        return None
+    parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
+    settings = parts["prompt_variant"]
+    return Candidate(row.name, "prompt", None, sha256_of_json(parts), parts, settings_hash=settings), variant

@@ -106,7 +106,7 @@ def current(store: Path) -> ChampionRecord | None:
     return records[-1] if records else None
 
 
-_NOT_IN_KEY = ("champion", "prices", "base_names")
+_NOT_IN_KEY = ("champion", "prices", "base_names", "first")
 """Settings of a comparison that `decision_key` leaves out."""
 
 

@@ -12,6 +12,9 @@ from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
 from ft_pipeline.settings.project import PromotionSettings
 
+ALREADY = "is already the champion"
+"""What the champion fails as a candidate."""
+
 
 class PromotionRules:
     """The comparison, with a method for each question of the rules."""
@@ -89,7 +92,7 @@ class PromotionRules:
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
         if self.is_champion(row):
-            return ["is already the champion"]
+            return [ALREADY]
         untested = self._why_not_tested(row)
         if not untested and self.exposure.is_used_up:
             return ["waits for fresh test rows"]

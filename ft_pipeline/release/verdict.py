@@ -12,6 +12,7 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.decision import Decision
 from ft_pipeline.release.exposure import needed_lead
+from ft_pipeline.release.promotion_rules import ALREADY
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none"]
 POWER = float(ndtri(0.8))
@@ -61,10 +62,12 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
 
 
 def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -> Verdict:
-    others = [name for name, lines in decision.failed.items() if lines != ["is already the champion"]]
-    why = "no other candidate was scored"
-    if others:
-        why = f"{others[0]} is not shown to be better, because it {decision.failed[others[0]][0]}"
+    others = [(comparison.row(name), lines) for name, lines in decision.failed.items()]
+    usable = [(row, lines) for row, lines in others if row and row.is_usable and lines != [ALREADY]]
+    why = "no other candidate can be used"
+    if usable:
+        row, lines = usable[0]
+        why = f"{row.name} is not shown to be better, because it {lines[0]}"
     sentence = f"Keep the present model ({champion.name}): {why}."
     return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
 

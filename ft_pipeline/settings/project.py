@@ -180,6 +180,10 @@ class EvaluationSettings(Section):
     """What is scored, and how."""
 
     max_new_tokens: int = Field(96, ge=1, le=4096)
+    """The longest answer, in tokens of `tokens_of`. A model with another tokenizer may write as much text."""
+    tokens_of: str | None = Field(None, min_length=1)
+    """The base model in whose tokens `max_new_tokens` is counted, as experiments name it. Null: the embedded model, if
+    an experiment uses it; otherwise each model counts in its own tokens."""
     batch_size: int = Field(16, ge=1)
     max_test_rows: int | None = Field(None, ge=2)
     """Score only the first N test rows (in order of their hash). Null: all rows."""

@@ -75,7 +75,9 @@ def test_a_clearly_better_tuned_model_is_recommended(tmp_path: Path) -> None:
     found = decide(case(tmp_path, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["experiment"], found["row"]) == ("lora", "style", "style/adapter")
     assert said(
-        found, "Tuning pays off: style/adapter beats the best baseline. loss: style/adapter leads few_shot by 0.500"
+        found,
+        "Tuning pays off: style/adapter beats the best use of its base model. loss: style/adapter leads few_shot by "
+        "0.500",
     )
     assert said(found, "400 prompt tokens per call, style/adapter 40 (90% fewer)")
     assert said(found, "General accuracy: 0.750 (base model), 0.750 (style/adapter). Keeps general knowledge: 0 of 400")

@@ -84,6 +84,12 @@ def test_a_token_that_straddles_the_edge_of_the_reference_counts_whole() -> None
     assert tokens[found.stop or 0] == "<end>"
 
 
+@pytest.mark.parametrize("reference", ["d", "e", "n", "end"])
+def test_a_reference_that_is_also_a_part_of_a_control_token_is_found_before_it(reference: str) -> None:
+    found = find_reference(byte_level(258), f"{reference}<end>\n", reference)
+    assert (found.content, found.stop) == (tuple(range(len(reference))), len(reference))
+
+
 def test_what_the_template_writes_around_the_reference_is_no_content() -> None:
     tokenizer = byte_level(258)
     found = find_reference(tokenizer, TARGET, REFERENCE)

@@ -9,6 +9,8 @@ from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
+from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
 
 FIRST, SECOND = ({**PARTS, "vocabulary": name} for name in ("first", "second"))
@@ -108,6 +110,26 @@ def test_a_tokenizer_that_loses_texts_has_no_nats_per_byte(inputs: dict[str, Pat
         ("base@b", because)
     }
     assert f"base@b has no nats per byte: {because}." in markdown_table(comparison)
+
+
+def test_the_first_base_model_has_the_plain_names(inputs: dict[str, Path]) -> None:
+    names = [entry.name for entry in compare(inputs, {**CONFIG, "first": ["b/prompt_baseline"]}).rows]
+    assert names == ["b/merged", "base", "a/merged", "brief@a", "base@a", "teacher"]
+
+
+def test_a_recommendation_keeps_the_base_models_apart(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The large model gains nothing from tuning, the small one does: it is what is recommended, with a note."""
+    inputs["b/scores"] = scored(tmp_path / "same", {"merged": row("merged", 0.61, loss=4.0, technique="lora")}, SECOND)
+    del inputs["a/teacher_scores"]
+    found = recommend(ComparisonFacts(compare(inputs, CONFIG), {}, 20))
+    assert (found["row"], found["decision"]) == ("a/merged", "lora")
+    assert found["reasons"][0].startswith("Tuning pays off: a/merged beats the best use of its base model.")
+    assert any(reason.startswith("Prompting helps: nats per byte: brief leads base") for reason in found["reasons"])
+    assert any(reason.startswith("large does better without tuning, as base@b") for reason in found["reasons"])
+
+
+def test_a_lead_is_kept_only_within_one_base_model(inputs: dict[str, Path]) -> None:
+    assert compare(inputs, CONFIG).kept_leads == []
 
 
 def test_a_check_of_the_answers_decides_before_any_likelihood(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def compare(
         learning_curves=learning_curves(models, all_estimates, train_rows, (primary, metrics[primary])),
         quantization_noise=_quantization_errors(facts),
         fingerprint=models[0].row["fingerprint"],
-        evaluation=models[0].parts,
+        evaluation=ranked[0].parts,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
         champion=_compared_champion(config.get("champion")),
         rules=RULES,

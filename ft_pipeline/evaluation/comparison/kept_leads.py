@@ -24,6 +24,7 @@ def kept_leads(
     """
     name, metric = comparison.primary_metric, comparison.metric()
     sound = [row for row in comparison.ranked() if row.kind in TUNED and row.is_sound]
+    sound = [row for row in sound if row.base_model == sound[0].base_model]  # another base has another baseline
     baseline = comparison.best_baseline(of=sound[0] if sound else None)
     if not sound or baseline is None or comparison.difference(sound[0], baseline) is None:
         return []

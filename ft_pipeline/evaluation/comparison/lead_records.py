@@ -28,7 +28,8 @@ class PairedDifference(JsonRecord):
 
     def describe(self) -> str:
         """Return the difference with its interval."""
-        return f"{self.difference:.3f} (95 %: {describe_interval(self.low, self.high)})"
+        digits = 4 if self.metric == "nats_per_byte" else 3
+        return f"{self.difference:.{digits}f} (95 %: {describe_interval(self.low, self.high, digits)})"
 
 
 @dataclass(frozen=True)

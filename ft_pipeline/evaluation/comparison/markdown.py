@@ -11,7 +11,10 @@ from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_cu
 def markdown_table(comparison: Comparison) -> str:
     """Return the comparison as Markdown: its rows, best first, with intervals in brackets, and the other results."""
     answers = f"{comparison.test_items} answers of {comparison.test_rows} held-out conversations"
-    parts = [_score_table(comparison), f"{answers}; 95 % intervals in brackets. Rules {comparison.rules}."]
+    parts = [
+        _score_table(comparison),
+        f"{answers}; 95 % intervals in brackets. Rules of version {comparison.rules[0]}.",
+    ]
     parts += [comparison.decided_by] if comparison.decided_by else []
     parts += comparison.footnotes
     parts += _break_even_table(comparison.break_even)

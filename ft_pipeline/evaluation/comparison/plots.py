@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
 
 MAX_LEADS = 8
@@ -39,12 +40,14 @@ def _interval(score: Score) -> tuple[float, float, float]:
     return low, score.value, high
 
 
-def lead_picture(comparison: Comparison) -> bytes | None:
-    """Return a PNG of the leads over the best baseline, best first, with 95 % intervals; None if nothing is compared.
+def lead_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:
+    """Return a PNG of the leads over one baseline, best first, with 95 % intervals; None if nothing is compared.
 
+    of: the baseline is the best use of this row's base model; default: of the best tuned row's.
     A filled mark is a lead that is shown, a square the champion. Rows that are not usable are below, gray and crossed.
     """
-    baseline = comparison.best_baseline()
+    best = next((row for row in comparison.ranked() if row.kind in TUNED), None)
+    baseline = comparison.best_baseline(of=of or best)
     if baseline is None:
         return None
     leads = [(row, comparison.lead_over(row, baseline)) for row in comparison.ranked() if row.name != baseline.name]
@@ -66,7 +69,10 @@ def lead_picture(comparison: Comparison) -> bytes | None:
         names = [row.name if row.is_usable else f"{row.name} (not usable)" for row, _ in drawn]
         axes.axvline(0, color="black", linewidth=1)
         axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-        axes.set(title=f"Lead over {baseline.name}, the best baseline", xlabel=f"{metric.label}: right of 0 is better")
+        axes.set(
+            title=f"Lead over {baseline.name}, the best untouched use of its model",
+            xlabel=f"{metric.label}: right of 0 is better",
+        )
         axes.grid(axis="y", visible=False)
 
     return panels([draw], 7.4, 1.2 + 0.34 * len(drawn))

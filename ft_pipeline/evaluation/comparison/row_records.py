@@ -108,6 +108,10 @@ class Rail(JsonRecord):
         """Whether a model is not released because of it."""
         return self.verdict in ("breach", "cannot be told")
 
+    def describe_share(self) -> str:
+        """Return the share of the answers and what they do, without its bounds."""
+        return f"{self.faults / self.answers:.0%} {self.fault}"
+
     def describe(self) -> str:
         """Return the share as a sentence."""
         share = self.faults / self.answers

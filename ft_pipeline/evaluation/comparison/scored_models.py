@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,12 @@ class ScoredModel:
         return sorted(rows, key=lambda row: row["item"])
 
 
-def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[ScoredModel]:
+def read_scored_models(
+    inputs: Mapping[str, Path], champion: Mapping[str, Any] | None, first: Collection[str] = ()
+) -> list[ScoredModel]:
     """Return the scored models of every input, in a fixed order.
+
+    first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
     `champion/<asset>`. A folder that several experiments share (one base model, scored once) is read once.
@@ -55,7 +59,7 @@ def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] |
     """
     models: list[ScoredModel] = []
     folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
-    for key, folder in sorted(inputs.items()):
+    for key, folder in sorted(inputs.items(), key=lambda entry: (entry[0] not in first, entry[0])):
         owner, asset = key.split("/", 1)
         if owner == "champion":
             models += _champion_model(_read_scores(key, folder), champion)
@@ -89,7 +93,7 @@ def _champion_model(models: Sequence[ScoredModel], champion: Mapping[str, Any] |
     """Return the champion among the models of its input; an empty list if it is not there."""
     if champion is None:
         return []
-    promoted = champion["name"].split("/")[-1]
+    promoted = champion["name"].split("/")[-1].partition("@")[0]
     return [
         replace(model, name="champion", kind="champion", experiment=champion["experiment"])
         for model in models
@@ -110,7 +114,7 @@ def comparable_models(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> 
     contaminated = config.get("contaminated", {})
     models = [
         model
-        for model in read_scored_models(inputs, config.get("champion"))
+        for model in read_scored_models(inputs, config.get("champion"), config.get("first", ()))
         if model.kind not in TUNED or model.experiment not in contaminated
     ]
     return split_comparable(models, config.get("fingerprint"))

@@ -66,7 +66,13 @@ class ComparisonFacts:
     @cached_property
     def plain_base(self) -> ComparisonRow | None:
         """The base model without a prompt."""
-        return next((row for row in self.scored_rows if row.kind == "base"), None)
+        return self.plain_of(None)
+
+    def plain_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
+        """Return the base model of a row without a prompt; the best one for None."""
+        plain = [base for base in self.scored_rows if base.kind == "base"]
+        own = [base for base in plain if row is not None and base.base_model == row.base_model]
+        return next(iter(own or plain), None)
 
     @cached_property
     def best_baseline(self) -> ComparisonRow | None:
@@ -99,8 +105,9 @@ class ComparisonFacts:
 
     @cached_property
     def students(self) -> list[ComparisonRow]:
-        """Every baseline and tuned row, ranked by its answers, best first."""
-        return [row for row in self.comparison.ranked(ANSWER_METRIC) if row.kind in (*BASELINES, *TUNED)]
+        """Every usable baseline and tuned row, ranked by its answers, best first."""
+        ranked = self.comparison.ranked(ANSWER_METRIC)
+        return [row for row in ranked if row.kind in (*BASELINES, *TUNED) and row.is_usable]
 
     def answer_difference(self, student: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference between the answers of the teacher and of a student."""
@@ -129,6 +136,11 @@ class ComparisonFacts:
     def sound_rows(self) -> list[ComparisonRow]:
         """The tuned rows that are usable and are not shown to forget, best first."""
         return [row for row in self.tuned_rows if row.is_sound]
+
+    @cached_property
+    def best_tuned(self) -> ComparisonRow:
+        """The best sound row that beats the best use of its base model; the best sound row if none does."""
+        return next((row for row in self.sound_rows if self.beats_baselines(row)), self.sound_rows[0])
 
     def kept_lead(self, row: ComparisonRow) -> KeptLead | None:
         """Return how much of the best row's lead a row keeps; None for the best row itself."""

@@ -9,8 +9,8 @@ from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, Comparis
 
 ENOUGH_TEST_ROWS = 100
 """With fewer test conversations, intervals are wide: only large leads show."""
-ROUNDING = 0.002
-"""The largest difference of a row's loss between bf16 and fp32 on the worked example, in nats per token."""
+ROUNDING = 0.001
+"""The largest difference of a row between bf16 and fp32 that was measured, in nats per byte (loss: 0.002 per token)."""
 
 
 def observe_rows(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -59,9 +59,11 @@ def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str
 
 def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the gain of prompting alone over the base model without a prompt."""
-    if facts.plain_base is None or facts.best_baseline is None or facts.best_baseline is facts.plain_base:
+    baseline = facts.bar_of(recommendation.row)
+    plain = facts.plain_of(baseline)
+    if plain is None or baseline is None or baseline is plain:
         return None
-    pair = facts.lead(facts.best_baseline, facts.plain_base)
+    pair = facts.lead(baseline, plain)
     if pair is None:
         return None
     helps = "helps" if pair.is_clear else "does not clearly help"
@@ -153,12 +155,12 @@ def observe_teacher(facts: ComparisonFacts, recommendation: Recommendation) -> s
 
 def observe_unusable(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return which baselines score better than the best usable one, or that none is usable."""
-    best = facts.best_baseline
+    best = facts.bar_of(recommendation.row)
     if best is None:
         return None
     if not best.is_usable:
         return f"No baseline can be used: of {best.name}, {best.breaches[0].describe()}."
-    better = [row for row in facts.scored_rows if row.kind in BASELINES]
+    better = [row for row in facts.scored_rows if row.kind in BASELINES and row.base_model == best.base_model]
     better = better[: better.index(best)]
     named = "; ".join(f"{row.name} ({row.breaches[0].describe()})" for row in better)
     return f"Better scores, but not usable: {named}." if better else None
@@ -203,8 +205,8 @@ def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str
         return None
     listed = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in sorted(by_type.items()))
     return (
-        f"The rows were computed in different types ({listed}). Rounding changes a loss by up to {ROUNDING:g} nats per "
-        "token. Score them again on one machine before you trust a smaller difference."
+        f"The rows were computed in different types ({listed}). Rounding changes likelihoods by up to {ROUNDING:g} "
+        "nats per byte. Score them again on one machine before you trust a smaller difference."
     )
 
 

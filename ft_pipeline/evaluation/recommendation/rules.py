@@ -47,7 +47,8 @@ def recommend(facts: ComparisonFacts) -> dict[str, Any]:
         row = experiment_row = recommendation.row
     else:
         decided = facts.decided_row
-        row = experiment_row = decided if decided and decided.kind in BASELINES else facts.best_baseline
+        bar = facts.bar_of(recommendation.row)
+        row = experiment_row = decided if decided and decided.kind in BASELINES else bar
     return {
         "decision": recommendation.decision,
         "experiment": experiment_row.experiment if experiment_row else None,
@@ -89,7 +90,7 @@ def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
 def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
     """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
     with_passages, without_passages = facts.with_passages, facts.without_passages
-    best = next(iter(facts.sound_rows), None)
+    best = facts.best_tuned if facts.sound_rows else None
     if (
         with_passages is None
         or without_passages is None
@@ -138,16 +139,17 @@ def champion_stays(facts: ComparisonFacts) -> Recommendation | None:
     champion = facts.decided_row
     if facts.decided is None or facts.decided.moves or champion is None or champion.technique is None:
         return None
-    others = [name for name, lines in facts.decided.failed.items() if name != champion.name]
+    others = [row for row in facts.scored_rows if row.name in facts.decided.failed and row.is_usable]
+    better = next((row for row in others if row.name != champion.name), None)
     reason = f"Keep the present model, {champion.name}"
-    if others:
-        reason += f": {others[0]} {facts.decided.failed[others[0]][0]}"
+    if better:
+        reason += f": {better.name} {facts.decided.failed[better.name][0]}"
     return Recommendation(champion.technique, f"{reason}.", champion)
 
 
 def not_shown(facts: ComparisonFacts) -> Recommendation | None:
     """More data: a tuned model leads, but does not meet every requirement of a release."""
-    best = facts.sound_rows[0]
+    best = facts.best_tuned
     if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
         return None
     failed = facts.decided.failed.get(best.name) or ["cannot be released"]
@@ -161,7 +163,7 @@ def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     curve is not flat; to any number if the curve still rises and one more step like its last would reach the best
     baseline.
     """
-    best = facts.sound_rows[0]
+    best = facts.best_tuned
     baseline = baseline_phrase(facts.bar_of(best))
     rows = facts.train_rows(best)
     if rows is None or facts.beats_baselines(best):
@@ -185,7 +187,7 @@ def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -
     """Return whether a tuned row was trained on too few rows to say that tuning does not help."""
     if train_rows < TOO_FEW_ROWS:
         return True
-    baseline, plain = facts.bar_of(row), facts.plain_base
+    baseline, plain = facts.bar_of(row), facts.plain_of(row)
     prompting_helps = baseline is not None and plain is not None and facts.clearly_better(baseline, plain)
     curve = facts.learning_curve(row)
     curve_is_flat = curve is not None and curve.is_flat
@@ -194,7 +196,7 @@ def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -
 
 def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
-    best = facts.sound_rows[0]
+    best = facts.best_tuned
     bar = facts.bar_of(best)
     if bar is None or facts.beats_baselines(best):
         return None
@@ -218,7 +220,7 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
 
     The simpler technique must clearly beat the best baseline too.
     """
-    best = facts.sound_rows[0]
+    best = facts.best_tuned
     as_good = [
         row
         for row in facts.sound_rows
@@ -230,7 +232,7 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
     pair = facts.lead(chosen, bar) if bar else None
     reason = f"Only {chosen.name} was scored."
     if pair:
-        reason = f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
+        reason = f"Tuning pays off: {chosen.name} beats the best use of its base model. {facts.describe(pair)}"
     kept = facts.kept_lead(chosen)
     if complexity(chosen.technique) < complexity(best.technique) and kept:
         reason += (

@@ -34,17 +34,22 @@ def find_reference(tokenizer: Any, target: str, reference: str) -> ReferenceToke
     target: as prompt_and_target returns it. If the template does not write the reference as one text (calls of tools),
     or the tokenizer has no offsets, the content is every token before the last control token.
     """
-    controls = {tokenizer.convert_tokens_to_ids(token) for token in special_tokens(tokenizer)}
-    begin = target.rfind(reference)
+    controls = special_tokens(tokenizer)
+    control_ids = {tokenizer.convert_tokens_to_ids(token) for token in controls}
+    # A short reference ("d") may also be a part of the control token after it.
+    endings = [position for token in controls if token and (position := target.rfind(token)) >= 0]
+    begin = target.rfind(reference, 0, max(endings, default=len(target)))
     if not tokenizer.is_fast or begin < 0:
         ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-        stop = next((position for position in reversed(range(len(ids))) if ids[position] in controls), None)
+        stop = next((position for position in reversed(range(len(ids))) if ids[position] in control_ids), None)
         return ReferenceTokens(tuple(range(len(ids) if stop is None else stop)), stop)
     encoded = tokenizer(target, add_special_tokens=False, return_offsets_mapping=True)
     end = begin + len(reference)
     spans = list(enumerate(encoded["offset_mapping"]))
     content = tuple(position for position, (first, last) in spans if first < end and last > begin and last > first)
-    after = (position for position, (first, _) in spans if first >= end and encoded["input_ids"][position] in controls)
+    after = (
+        position for position, (first, _) in spans if first >= end and encoded["input_ids"][position] in control_ids
+    )
     return ReferenceTokens(content, next(after, None))
 
 

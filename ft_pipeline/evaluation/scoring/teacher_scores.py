@@ -13,6 +13,7 @@ from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
+from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
 from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores
@@ -94,11 +95,15 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
         render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools)
         for item in items
     ]
+    references = [item.reference for item in items]
+    limit = answer_limit(
+        teacher_prompt.teacher.max_new_tokens, tokenizer, load_tokenizer(job.inputs["base_model"]), references
+    )
     answers = generate(
         model,
         tokenizer,
         prompts,
-        max_new_tokens=teacher_prompt.teacher.max_new_tokens,
+        max_new_tokens=limit,
         batch_size=job.config["evaluation"]["batch_size"],
         report=job.report,
     )

@@ -140,7 +140,7 @@ class _TemplateValues:
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
-        row, leads = self.comparison.row(chosen), lead_picture(self.comparison)
+        row, leads = self.comparison.row(chosen), (lead_picture(self.comparison, self.comparison.row(chosen)))
         exposure, looks = decided["exposure"], decided["looks"].get(chosen, 0)
         return {
             "chosen": chosen,
