@@ -144,7 +144,7 @@ class PromotionRules:
             if (lead := self._lead(row, champion))
         ]
         beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        win = f"{row.name} beats {', '.join(beaten)} on {self.metric}"
+        win = f"{row.name} beats {', '.join(beaten)} on {self.comparison.metric().label}"
         return "; ".join([win, *self._training_notes(row), *self.champion_notes()])
 
     def _training_notes(self, row: ComparisonRow) -> list[str]:
@@ -245,7 +245,7 @@ class PromotionRules:
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""
-        metric, lead = self.metric, self._lead(row, rival)
+        metric, lead = self.comparison.metric().label, self._lead(row, rival)
         if lead is None and self._lead(rival, row) is None:
             return f"was not compared with {rival.name} on {metric}"
         if lead is None or lead.difference <= 0:

@@ -10,6 +10,7 @@ from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.recommendation.evidence import said_of
 from ft_pipeline.release.decision import Decision
 from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
@@ -19,6 +20,11 @@ POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
+
+TWO_KEYS = (
+    "Decided by two things: how easily it writes people's answers (nats per byte), and how much its own answers "
+    "share with theirs ({})."
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
     why = "no other candidate can be used"
     if usable:
         row, lines = usable[0]
-        why = f"{row.name} is not shown to be better, because it {lines[0]}"
+        why = said_of(row.name, lines[0])
     sentence = f"Keep the present model ({champion.name}): {why}."
     return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
 
@@ -90,7 +96,8 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
         if not bar.is_usable:
             return Verdict("none", f"No model can go out: {bar.name} {_fault(bar)}.", _basis(comparison, bar), None)
         return _prompt(comparison, bar, "no tuned model is better")
-    sentence = f"Not decided yet: {best.name} {failed[0]}{_what_would_decide(comparison, decision, best, lead)}."
+    more = _what_would_decide(comparison, decision, best, lead)
+    sentence = f"Not decided yet: {said_of(best.name, failed[0])}{more}."
     return Verdict("undecided", sentence, _basis(comparison, best), best.name)
 
 
@@ -133,8 +140,8 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         scale = 100 / rival.scores[pair.metric].value
         saved = f"{pair.difference * scale:.0f} %{_range(ends, scale)}"
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
-        same = ", and its answers share no less with theirs" if checked else ""
-        return f"the agents' own answers are {saved} less surprising to it than to {pair.worse}{same}"
+        same = ", and what it answers itself shares no less with theirs" if checked else ""
+        return f"it writes people's own answers {saved} more easily than {pair.worse}{same}"
     if pair.metric in ("exact_match", "fields_match", "format_valid"):
         right = {
             "exact_match": "exactly",
@@ -156,4 +163,6 @@ def _basis(comparison: Comparison, row: ComparisonRow) -> str:
     trained = (
         "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
     )
-    return f"{trained}{comparison.decided_by}".strip()
+    keys = comparison.answer_checks and comparison.metric(comparison.answer_checks[0].metric).label
+    decided = TWO_KEYS.format(keys) if keys else comparison.decided_by
+    return f"{trained}{decided}".strip()

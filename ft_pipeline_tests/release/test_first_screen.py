@@ -8,7 +8,7 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.plots import lead_picture
-from ft_pipeline.evaluation.comparison.records import Changes, Comparison
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
 from ft_pipeline.release.first_screen import ALWAYS, lights, risks
 from ft_pipeline.release.report.answers import before_and_after
@@ -121,12 +121,12 @@ def test_three_answers_are_chosen_by_their_gain() -> None:
         ]
         for name in ("old", "new")
     }
-    changes = Changes("old", "new", "loss", 1, 1, 1, [])
-    chosen = before_and_after(samples, {}, changes, [float(number) for number in range(count)])
+    rows = ("old", "new")
+    chosen = before_and_after(samples, {}, rows, [float(number) for number in range(count)])
     assert [(entry["name"], entry["before"], entry["after"], entry["reference"]) for entry in chosen] == [
         ("typical", "old 50", "new 50", "r50"),
         ("one of the good ones", "old 90", "new 90", "r90"),
         ("the worst", "old 0", "new 0", "r0"),
     ]
-    equal = before_and_after(samples, {}, changes, [0.0] * count)
+    equal = before_and_after(samples, {}, rows, [0.0] * count)
     assert [entry["after"] for entry in equal] == ["new 50", "new 90", "new 0"]

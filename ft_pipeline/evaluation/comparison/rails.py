@@ -90,7 +90,7 @@ def _refuses(text: str) -> bool:
 
 
 RAILS: dict[str, RailRule] = {
-    "cut_off": RailRule("do not end within evaluation.max_new_tokens", 0.10, _is_cut_off),
+    "cut_off": RailRule("are cut off at the maximum length", 0.10, _is_cut_off),
     "repetition": RailRule("repeat themselves", 0.05, lambda sample: _is_repetitive(sample["answer"]), _is_repetitive),
     "empty": RailRule("are empty, or not in the script of the reference", 0.05, _is_empty_or_foreign, _is_too_short),
     "holes": RailRule(

@@ -74,6 +74,8 @@ class Forgetting(JsonRecord):
         """Return the result as a sentence. Drops are in points."""
         counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
         low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
+        if self.verdict == "kept" and self.high < 0:
+            return f"Keeps general knowledge: {counted}; the true gain is at least {-100 * self.high:.1f} points."
         if self.verdict == "kept":
             return (
                 f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."

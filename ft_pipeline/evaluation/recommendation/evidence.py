@@ -15,6 +15,8 @@ ANSWER_METRIC = "chrf"
 """The metric that compares a teacher with other rows: it needs only answers, and a teacher may have no loss."""
 SECOND_ANSWER_METRIC = "rouge_l"
 """A second metric of answers, by which a teacher must not be clearly worse."""
+VERBS = {"leads", "does", "was", "is", "waits", "cannot"}
+"""First words of failed requirements that go on with a row's name."""
 ENOUGH_ROWS = 500
 """Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""
 
@@ -198,6 +200,12 @@ class ComparisonFacts:
     def train_rows(self, row: ComparisonRow) -> int | None:
         """Return the row's number of training rows written by people; None if unknown."""
         return self.experiments.get(row.experiment or "", {}).get("train_rows")
+
+
+def said_of(name: str, requirement: str) -> str:
+    """Return a failed requirement as a sentence about a row."""
+    requirement = requirement.removeprefix("champion: ")
+    return f"{name} {requirement}" if requirement.split()[0] in VERBS else f"{name}: {requirement}"
 
 
 def faults_of(row: ComparisonRow) -> list[str]:

@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.recommendation.evidence import (
     baseline_phrase,
     evidence,
     faults_of,
+    said_of,
 )
 from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
@@ -143,7 +144,7 @@ def champion_stays(facts: ComparisonFacts) -> Recommendation | None:
     better = next((row for row in others if row.name != champion.name), None)
     reason = f"Keep the present model, {champion.name}"
     if better:
-        reason += f": {better.name} {facts.decided.failed[better.name][0]}"
+        reason += f": {said_of(better.name, facts.decided.failed[better.name][0])}"
     return Recommendation(champion.technique, f"{reason}.", champion)
 
 
@@ -153,7 +154,7 @@ def not_shown(facts: ComparisonFacts) -> Recommendation | None:
     if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
         return None
     failed = facts.decided.failed.get(best.name) or ["cannot be released"]
-    return Recommendation("more_data", f"Not decided yet: {best.name} {failed[0]}.", best)
+    return Recommendation("more_data", f"Not decided yet: {said_of(best.name, failed[0])}.", best)
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:

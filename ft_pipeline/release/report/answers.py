@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.estimates import item_value
-from ft_pipeline.evaluation.comparison.records import Changes
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.tables.formats.turns import spoken_text
 
@@ -16,12 +15,12 @@ Samples = Mapping[str, Sequence[Sample]]
 """By row name, best row first: the row's samples in the order of the items."""
 
 
-def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float]:
-    """Return how much each item gains from the best baseline to the best tuned row; negative: it regressed."""
-    pairs = zip(samples[changes.before], samples[changes.after], strict=True)
+def item_gains(samples: Samples, rows: tuple[str, str], metric_name: str, metric: Metric) -> list[float]:
+    """Return how much each item gains from the first row to the second; negative: it regressed."""
+    pairs = zip(*(samples[name] for name in rows), strict=True)
     return [
-        metric.gain(item_value(changes.metric, before) or 0.0, item_value(changes.metric, after) or 0.0)
-        for before, after in pairs
+        metric.gain(*(item_value(metric_name, sample) or 0.0 for sample in before_and_after))
+        for before_and_after in pairs
     ]
 
 
@@ -30,15 +29,15 @@ CHOSEN = (("typical", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
 
 
 def before_and_after(
-    samples: Samples, turns: Mapping[str, Sequence[Mapping[str, Any]]], changes: Changes, gains: Sequence[float]
+    samples: Samples, turns: Mapping[str, Sequence[Mapping[str, Any]]], rows: tuple[str, str], gains: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Return three test items with the answers before and after tuning: of the median gain, of the 90th percentile, and
-    of the lowest gain. Ties are decided by the order of the items, so that nobody picks them."""
+    """Return three test items with the answers of two rows: of the median gain, of the 90th percentile, and of the
+    lowest gain. Ties are decided by the order of the items, so that nobody picks them."""
     order = sorted(range(len(gains)), key=lambda index: (gains[index], index))
     chosen = []
     for name, place in CHOSEN:
         index = order[round(place * (len(order) - 1))]
-        before, after = (samples[row][index] for row in (changes.before, changes.after))
+        before, after = (samples[row][index] for row in rows)
         chosen.append(
             {
                 "name": name,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture, learning_curve_picture, score_picture
-from ft_pipeline.evaluation.comparison.records import Changes, Comparison, QuantizationError, read_comparison
+from ft_pipeline.evaluation.comparison.records import CHAMPION, Changes, Comparison, QuantizationError, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
@@ -63,6 +63,7 @@ def render_report(
 
     comparison = read_comparison(comparison_artifact)
     recommended, decided = recommendation.document("recommendation.json"), decision.document("decision.json")
+    chosen = decided["verdict"]["row"] or recommended["row"]
     values = _TemplateValues(store, comparison_artifact, comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -84,9 +85,9 @@ def render_report(
         champion=promotion.get("champion"),
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
-        **values.first_screen(decided["verdict"]["row"] or recommended["row"], decided),
+        **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
-        **values.answers(),
+        **values.answers(chosen),
         prompts=values.prompts(),
     )
 
@@ -176,14 +177,32 @@ class _TemplateValues:
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
-    def answers(self) -> dict[str, Any]:
-        """Return the answers for the template, and what tuning changed in them."""
+    def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return three answers of the chosen row, and those of what it replaces: the champion, or the best use of its
+        base model."""
+        row, samples, metric = self.comparison.row(chosen), self._samples(), self.comparison.primary_metric
+        champion = self.comparison.row(CHAMPION)
+        is_champion = row is not None and champion is not None and row.scores == champion.scores
+        before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
+        if row is None or before is None or before.name == row.name:
+            return {"first_answers": [], "answers_before": "", "answers_after": ""}
+        gains = item_gains(samples, (before.name, row.name), metric, self.primary)
+        return {
+            "first_answers": before_and_after(samples, turns, (before.name, row.name), gains),
+            "answers_before": before.name,
+            "answers_after": row.name,
+        }
+
+    def answers(self, chosen: str | None) -> dict[str, Any]:
+        """Return the answers for the template, and what tuning changed in them. chosen: the row of the verdict."""
         samples, changes = self._samples(), self.comparison.changes
-        gains = item_gains(samples, changes, self.primary) if changes else None
+        gains = None
+        if changes:
+            gains = item_gains(samples, (changes.before, changes.after), changes.metric, self.primary)
         turns = self._conversations()
         items = side_by_side(samples, turns, (self.comparison.primary_metric, self.primary), gains)
         return {
-            "first_answers": before_and_after(samples, turns, changes, gains) if changes and gains else [],
+            **self._first_answers(chosen, turns),
             "samples": items,
             "shown": len(items),
             "primary_of_item": _title(self.primary),

@@ -1,0 +1,119 @@
+"""The verdict in a sentence, one measured situation each."""
+
+from dataclasses import replace
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest, RecipeLead
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.release.decision import decide
+from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.verdict import Verdict, verdict
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, candidates, champion, comparison
+
+SETTINGS = PromotionSettings(min_test_rows=20)
+BREACH = Rail("repetition", "repeat themselves", 20, 40, 0.4, 0.6, 0.05, "breach")
+
+
+def said(measured: Comparison, *, standing: str | None = None, tests: int = 0) -> Verdict:
+    record = champion(standing) if standing else None
+    return verdict(measured, decide(measured, ALL, SETTINGS, record, exposure=Exposure(count=tests)), standing)
+
+
+def unusable(measured: Comparison, *names: str) -> Comparison:
+    rows = [replace(row, rails=[BREACH]) if row.name in names else row for row in measured.rows]
+    return replace(measured, rows=rows)
+
+
+def test_a_tuned_model_that_wins_is_to_be_used() -> None:
+    found = said(comparison(LOSSES))
+    assert (found.kind, found.row) == ("use_tuned", "qlora")
+    assert found.sentence == (
+        "Use the fine-tuned model qlora: it writes people's own answers 33 % (30 to 37) more easily than few_shot."
+    )
+    assert found.basis.startswith("One training.")
+
+
+def test_the_second_key_and_the_trainings_are_said() -> None:
+    lead = RecipeLead("qlora", "few_shot", 3, [1.0, 0.9, 1.1], 1.0, 0.8, 1.2, 0.9)
+    check = AnswerCheck("qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
+    found = said(replace(comparison(LOSSES), recipe_leads=[lead], answer_checks=[check]))
+    assert found.sentence.endswith("than few_shot, and what it answers itself shares no less with theirs.")
+    assert found.basis.startswith("The same in 3 trainings. Decided by two things")
+
+
+def test_answers_that_are_worse_decide_nothing() -> None:
+    check = AnswerCheck("qlora", "few_shot", "chrf", -3.0, -5.0, 2.0)
+    measured = replace(comparison({"plain": 3.5, "few_shot": 3.4, "qlora": 2.0}), answer_checks=[check])
+    decision = decide(measured, candidates("qlora"), SETTINGS, None)
+    assert not decision.move
+    assert "its answers are not shown to be as good: chrF -3.0 (at least -5.0; -2 is the limit)" in decision.reasons[0]
+    assert verdict(measured, decision, None).kind == "undecided"
+
+
+def test_a_prompt_that_is_as_good_is_enough() -> None:
+    found = said(comparison({**LOSSES, "qlora": 3.05}))
+    assert (found.kind, found.row) == ("prompt", "few_shot")
+    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot: it writes people's own answers 14 %")
+
+
+def test_passages_that_win_are_looked_up() -> None:
+    measured = comparison({**LOSSES, "qlora": 3.05})
+    rows = [replace(row, passages=2) if row.name == "few_shot" else row for row in measured.rows]
+    assert said(replace(measured, rows=rows)).sentence.startswith("Look facts up, as few_shot does: ")
+
+
+def test_the_present_model_stays_unless_one_is_better() -> None:
+    found = said(comparison(LOSSES), standing="qlora")
+    assert found.kind == "keep"
+    assert found.sentence == "Keep the present model (qlora): few_shot does not beat qlora on loss."
+
+
+def test_how_many_test_conversations_would_decide_is_said() -> None:
+    """A lead of 1.5 standard errors on 40 conversations, of one candidate: (1.96 + 0.84)² / 1.5² times as many."""
+    measured = comparison({"plain": 3.0, "qlora": 2.9}, noise=0.1 * 1.96 / 1.5)
+    measured = replace(measured, lead_tests=[LeadTest("qlora", "plain", 0.07)])
+    found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
+    assert found.kind == "undecided"
+    assert found.sentence.endswith("the interval includes zero; about 100 more test conversations would decide.")
+
+
+def test_too_few_test_conversations_are_named() -> None:
+    measured = comparison(LOSSES)
+    found = verdict(measured, decide(measured, ALL, PromotionSettings(), None), None)
+    assert found.sentence.startswith("Not decided yet: qlora: 40 test conversations are too few, 50 are needed")
+
+
+@pytest.mark.parametrize("bad", ["qlora", "few_shot"])
+def test_a_model_that_cannot_go_out_is_not_used(bad: str) -> None:
+    measured = unusable(comparison({"plain": 3.45, "few_shot": 3.4, "qlora": 2.0}), bad)
+    found = said(measured)
+    assert found.row == ("qlora" if bad == "few_shot" else "few_shot")
+    if bad == "qlora":
+        assert found.sentence == (
+            "Do not fine-tune; prompt it as few_shot: qlora cannot go out, because it fails: 50% of its answers "
+            "repeat themselves (40% to 60%; at most 5% is wanted)."
+        )
+
+
+def test_if_nothing_is_usable_nothing_can_go_out() -> None:
+    measured = unusable(comparison({"plain": 3.5, "qlora": 2.0}), "plain", "qlora")
+    found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
+    assert (found.kind, found.row) == ("none", None)
+    assert found.sentence.startswith("No model can go out: qlora fails: 50% of its answers repeat themselves")
+
+
+def test_a_model_that_forgets_is_not_used() -> None:
+    measured = comparison(LOSSES, forgetting_of={"qlora": forgetting(60, 5)})
+    measured = replace(measured, rows=[row for row in measured.rows if row.kind != "prompt"])
+    found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
+    assert found.kind == "prompt"
+    assert "qlora cannot go out, because it forgets: 60 of 400 questions were lost" in found.sentence
+
+
+def test_used_up_rows_are_named() -> None:
+    found = said(comparison({"plain": 3.5, "qlora": 2.0}), tests=20)
+    assert found.kind == "undecided" and "waits for fresh test rows" in found.sentence
