@@ -14,6 +14,7 @@ KIND_COLORS = {
     "merged": BLUE,
     "champion": PURPLE,
     "teacher": "#E69F00",
+    "contender": "#56B4E9",
 }
 """The color of a row of the comparison, by its kind."""
 

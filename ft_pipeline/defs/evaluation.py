@@ -9,6 +9,7 @@ from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
     baseline_spec,
+    contender_specs,
     covers,
     scores_spec,
     served_settings,
@@ -88,9 +89,11 @@ def scores(context: SpecContext) -> Spec:
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     scored, stale = _current_scores(context)
-    inputs = references(scored | _teacher_scores(context, scored))
+    contenders = {name: context.built_artifact(spec) for name, spec in contender_specs(context).items()}
+    inputs = references(scored | _teacher_scores(context, scored) | contenders)
     settings = context.project.settings
-    bases = {name: base_of(context.store, artifact) for name, artifact in sorted(scored.items())}
+    with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
+    bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
     config: dict[str, Any] = {
         "fingerprint": _newest_evaluation(scored),
         **_deciding_metric(settings),
@@ -113,7 +116,9 @@ def comparison(context: SpecContext) -> Spec:
             inputs[f"champion/{asset}"] = artifact.reference
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
-    config["first"] = [name for name in scored if config["base_names"][bases[name]] == EMBEDDED]
+    if about := _about_contenders(settings):
+        config["contenders"] = about
+    config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -124,7 +129,17 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
     if metric == "loss":
         config["notice"] = "`promotion.metric: loss` now means `auto`."
-    return {**config, "answers_margin": settings.promotion.answers_margin}
+    margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
+    return {**config, **margins}
+
+
+def _about_contenders(settings: ProjectSettings) -> dict[str, Any]:
+    """By contender, whether it answers today, and when it ends."""
+    return {
+        contender.name: contender.model_dump(mode="json", include={"incumbent", "ends"})
+        for contender in settings.evaluation.contenders
+        if contender.incumbent or contender.ends
+    }
 
 
 def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str]]:

@@ -5,21 +5,34 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow.compute as pc
+
 from ft_pipeline.defs.distillation import config_and_handling
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec
+from ft_pipeline.distillation.endpoint_teacher import host_of
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import make_items, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
-from ft_pipeline.execution.step import SpecContext, versions_of
+from ft_pipeline.execution.step import STEPS, SpecContext, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
+from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.project import read_jsonl
+from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.spec import ArtifactReference, Spec
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
+NOT_SCORED_WITH = {"general_questions", "general_texts", "bootstrap_resamples", "tokens_of", "contenders"}
+"""Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
+LETTERS_PER_TOKEN = 4
+"""Of English, in most vocabularies: for the estimate of a bill."""
 HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
@@ -82,9 +95,7 @@ def evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
     return {
-        "evaluation": settings.model_dump(
-            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples", "tokens_of"}
-        ),
+        "evaluation": settings.model_dump(mode="json", exclude=NOT_SCORED_WITH),
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
@@ -155,6 +166,59 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
         "prices": prices.model_dump(mode="json"),
     }
     return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
+
+
+def contender_specs(context: SpecContext) -> dict[str, Spec]:
+    """Return the specs of the scores of all contenders, by their names as inputs of a comparison."""
+    specs = {}
+    for contender in context.project.settings.evaluation.contenders:
+        if contender.name in context.project.experiment_names():
+            raise UserError(f"An experiment and a contender have the name {contender.name!r}. Rename the contender.")
+        if contender.base_model is not None:
+            base = context.built_artifact(base_model_spec(contender.base_model, contender.revision)).reference
+            inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
+            variants = {name: variant.model_dump(mode="json") for name, variant in contender.variants.items()}
+            spec = baseline_spec(context, inputs, {"variants": variants})
+            spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
+            specs[f"{contender.name}/prompt_baseline"] = spec
+        else:
+            specs[f"{contender.name}/contender_scores"] = _contender_spec(context, contender)
+    return specs
+
+
+def _contender_spec(context: SpecContext, contender: ContenderSettings) -> Spec:
+    """Return the spec of the scores of a contender of which only answers are known."""
+    base = project_base(context) or context.built_artifact(base_model_spec(EMBEDDED, None)).reference
+    inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
+    settings = contender.model_dump(mode="json", exclude={"incumbent", "ends"})
+    handling: dict[str, Any] = {}
+    config: dict[str, Any] = {**evaluation_config(context), "contender": settings}
+    if contender.endpoint is not None:
+        settings["endpoint"] = {key: settings["endpoint"][key] for key in ("url", "prices")}
+        handling["endpoint"] = contender.endpoint.model_dump(mode="json", exclude={"url", "prices"})
+        handling["plan"] = _planned_calls(context, contender)
+    if contender.answers is not None:
+        path = context.project.resolve_path(contender.answers)
+        if not path.is_file():
+            raise UserError(f"Contender {contender.name}: there is no file {contender.answers}. Correct `answers`.")
+        config["answers_sha256"], handling["answers"] = sha256_of_file(path), str(path)
+    return Spec("contender_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
+
+
+def _planned_calls(context: SpecContext, contender: ContenderSettings) -> str:
+    """Return what scoring a contender sends, where to, and about what it costs."""
+    assert contender.endpoint is not None
+    rows = read_columns(context.checked_artifact("conversations").path / "rows.parquet", ["split", "id", "messages"])
+    test_rows = rows.filter(pc.field("split") == "test").to_pylist()
+    settings, prices = context.project.settings.evaluation, contender.endpoint.prices
+    items = make_items(select_rows(test_rows, "test", settings.max_test_rows))
+    variants = list(contender.variants.values()) or [PromptVariant()]
+    calls = len(items) * len(variants)
+    letters = sum(len(str(turn["content"])) for item in items for turn in item.messages[:-1]) * len(variants)
+    letters += sum(len(variant.system_prompt or "") for variant in variants) * len(items)
+    money = cost(prices, letters // LETTERS_PER_TOKEN, calls * settings.max_new_tokens)
+    bill = f", at most about {money:.2f} by its prices" if money else ", no prices given"
+    return f"contender {contender.name}: {calls:,} calls to {host_of(contender.endpoint)}{bill}"
 
 
 def covers(baseline: Artifact, spec: Spec) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-ModelKind = Literal["base", "prompt", "adapter", "merged", "teacher", "champion"]
+ModelKind = Literal["base", "prompt", "adapter", "merged", "teacher", "champion", "contender"]
 BASELINES: tuple[ModelKind, ...] = ("base", "prompt")
 """The base model without a prompt, and under a prompt variant."""
 TUNED: tuple[ModelKind, ...] = ("adapter", "merged")

@@ -87,7 +87,8 @@ class MissingInput(Exception):
     """A spec cannot be computed before the artifact of another spec is built."""
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(f"the {spec.kind} that it needs is not in the store yet")
+        plan = f" ({spec.handling['plan']})" if "plan" in spec.handling else ""
+        super().__init__(f"the {spec.kind} that it needs is not in the store yet{plan}")
         self.spec = spec
 
 

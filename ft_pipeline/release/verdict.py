@@ -15,7 +15,9 @@ from ft_pipeline.release.decision import Decision
 from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
 
-Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none"]
+Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
+WANTED_RATINGS = 50
+"""Pairs of answers that people must rate where no likelihood and no check decides."""
 POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
@@ -45,12 +47,43 @@ class Verdict:
 
 def verdict(comparison: Comparison, decision: Decision, champion_row: str | None) -> Verdict:
     """Return the verdict. champion_row: the row of the champion before the decision; None if there is none."""
-    if decision.move:
-        return _use(comparison, comparison.row(decision.name))
     champion = comparison.row(champion_row)
-    if champion is not None:
-        return _keep(comparison, decision, champion)
-    return _without_champion(comparison, decision)
+    if decision.move:
+        found = _use(comparison, comparison.row(decision.name))
+    elif champion is not None:
+        found = _keep(comparison, decision, champion)
+    else:
+        found = _without_champion(comparison, decision)
+    incumbent, own = comparison.incumbent, comparison.row(found.row)
+    if incumbent is None or own is None or own.name == incumbent.name or found.kind in ("undecided", "none"):
+        return found
+    return _against_incumbent(comparison, own, incumbent)
+
+
+def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: ComparisonRow) -> Verdict:
+    """Return whether the model that would be used may replace the one that answers today, because it is not worse."""
+    end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
+    today = incumbent.name + end
+    price = ""
+    if own.cost_per_call is not None and incumbent.cost_per_call is not None:
+        costs = (f"{1000 * cost:,.2f}" for cost in (own.cost_per_call, incumbent.cost_per_call))
+        price = f" 1,000 answers cost {' in place of '.join(costs)}."
+    check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
+    if check is None:
+        pair = comparison.difference_between(own, incumbent, "chrf")
+        seen = f" By chrF, {pair.better} leads by {pair.describe()}." if pair else ""
+        sentence = (
+            f"Not decided yet: rate {WANTED_RATINGS} pairs of answers of {own.name} and {today}. It gives no "
+            f"likelihoods, and nothing checks its answers.{seen}{price}"
+        )
+        return Verdict("undecided", sentence, _basis(comparison, own), own.name)
+    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{price}"
+    if check.is_shown:
+        comma = "," if end else ""
+        sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
+        return Verdict("replace", sentence, _basis(comparison, own), own.name)
+    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}"
+    return Verdict("undecided", sentence, _basis(comparison, own), own.name)
 
 
 def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:

@@ -1,19 +1,18 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """Names of projects and experiments."""
-PASSAGES = "{passages}"
-"""The placeholder for retrieved passages in a variant's system prompt."""
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Names of custom metrics."""
 ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
@@ -81,45 +80,6 @@ class DataSettings(Section):
                 "test_share" if "test_share" in self.model_fields_set else "validation_share",
                 f"validation_share + test_share is {sum_of_shares:g}, which leaves too few training rows. "
                 "Lower the sum to at most 0.8.",
-            )
-        return self
-
-
-class PromptVariant(Section):
-    """One prompt for the base model."""
-
-    system_prompt: str | None = None
-    """`{passages}` is replaced by the passages. Without it, they are appended."""
-    replace_system: bool = False
-    """Use the system prompt in place of the system turn that a conversation has. Otherwise that turn has priority."""
-    few_shot: int = Field(0, ge=0, le=64)
-    """Number of examples from the train split before the question."""
-    examples: Literal["fixed", "retrieved"] = "fixed"
-    """`fixed`: the same examples for every question. `retrieved`: those with the most similar questions (BM25)."""
-    passages: int = Field(0, ge=0, le=16)
-    """Number of passages from data/raw/text to add: those most similar to the question (BM25)."""
-    passage_words: int = Field(120, ge=10, le=2000)
-    """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["PromptVariant"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `replace_system` if it is off, as in the specs of older versions."""
-        return {key: value for key, value in serialize(self).items() if value or key != "replace_system"}
-
-    @model_validator(mode="after")
-    def _check_retrieval(self) -> "PromptVariant":
-        if self.replace_system and not self.system_prompt:
-            raise rule_error(
-                "replace_system", "`replace_system` needs `system_prompt`. Write the prompt that takes the place."
-            )
-        if self.examples == "retrieved" and not self.few_shot:
-            raise rule_error(
-                "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."
-            )
-        if not self.passages and PASSAGES in (self.system_prompt or ""):
-            raise rule_error(
-                "system_prompt",
-                f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.",
             )
         return self
 
@@ -192,6 +152,8 @@ class EvaluationSettings(Section):
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
     """Custom metrics by name, in addition to loss, chrF and the others."""
+    contenders: list[ContenderSettings] = Field(default_factory=list)
+    """Further models that are compared: other base models, models behind endpoints, answers of production."""
     tasks: list[str] = Field(default_factory=list)
     """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
     them with its system prompt."""
@@ -202,6 +164,16 @@ class EvaluationSettings(Section):
     bootstrap_resamples: int = Field(10_000, ge=100)
     """Not used any more: intervals need no random numbers. Older projects may name it."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_contenders(self) -> "EvaluationSettings":
+        names = [contender.name for contender in self.contenders]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise rule_error("contenders", f"two contenders have the name {twice!r}. Give each a name of its own.")
+        if sum(contender.incumbent for contender in self.contenders) > 1:
+            raise rule_error("contenders", "two contenders have `incumbent: true`. Set it for the one in use.")
+        return self
 
     @model_validator(mode="after")
     def _check_one_metric_decides(self) -> "EvaluationSettings":
@@ -248,6 +220,9 @@ class PromotionSettings(Section):
     promised; with fewer, do not trust a decision that you allow here."""
     forgetting_margin: float = Field(0.05, ge=0)
     """Largest allowed drop in general accuracy (absolute)."""
+    incumbent_margin: float = Field(0.05, ge=0, lt=1)
+    """By how much a model of one's own may be worse than the incumbent contender: absolute for shares, 100 times that
+    for chrF, relative for likelihoods."""
     keeps: float = Field(0.8, gt=0, le=1)
     """Share of the best model's lead over the best baseline that a simpler technique must be shown to keep, to be
     recommended in its place."""

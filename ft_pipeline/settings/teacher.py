@@ -58,10 +58,10 @@ class EndpointSettings(Section):
     def _check_url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("`teacher.endpoint.url` is not an http(s) URL. Write one like https://host/v1.")
+            raise ValueError("`endpoint.url` is not an http(s) URL. Write one like https://host/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "`teacher.endpoint.url` contains more than host and path. Put a key into the environment variable that "
+                "`endpoint.url` contains more than host and path. Put a key into the environment variable that "
                 "`api_key_env` names."
             )
         return url.rstrip("/")
@@ -72,7 +72,7 @@ class EndpointSettings(Section):
         if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
             # The value may be the key itself, so the message does not repeat it.
             raise ValueError(
-                "`teacher.endpoint.api_key_env` is not the name of an environment variable. Set it to a name such as "
+                "`endpoint.api_key_env` is not the name of an environment variable. Set it to a name such as "
                 "OPENAI_API_KEY, not to the key."
             )
         return name
@@ -81,7 +81,7 @@ class EndpointSettings(Section):
     def _check_money(self) -> "EndpointSettings":
         if self.budget.money is not None and self.prices == PriceSettings():
             raise rule_error(
-                "budget.money", "`teacher.endpoint.budget.money` needs `prices`. Set the prices per million tokens."
+                "budget.money", "`endpoint.budget.money` needs `prices`. Set the prices per million tokens."
             )
         return self
 

@@ -14,7 +14,7 @@ from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft,
 pytestmark = pytest.mark.slow
 
 KEY = "sk-a-secret-that-nobody-may-see"
-ASSETS = ("teacher_answers", "distilled", "prompt_baseline", "comparison", "recommendation")
+ASSETS = ("teacher_answers", "distilled", "prompt_baseline", "comparison", "decision", "recommendation")
 
 
 def use_hosted_teacher(root: Path, server: FaultServer, **endpoint: object) -> None:
@@ -52,6 +52,7 @@ def test_a_hosted_teacher_works_from_a_wrong_key_to_the_comparison(shop: Path) -
         again = json.loads(run(root, *ASSETS).stdout)["steps"]
         assert {(step["asset"], step["state"]) for step in again} == {
             ("comparison", "reused"),
+            ("decision", "reused"),
             ("recommendation", "reused"),
         }
     for secret in (KEY, "sk-wrong-key"):

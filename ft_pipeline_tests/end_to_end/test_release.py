@@ -45,6 +45,7 @@ def test_a_run_keeps_a_forced_promotion_and_a_rollback(finished: Finished, tmp_p
     # The run compares the champion again, without loading a model, and keeps the person's choice.
     assert [step["asset"] for step in run[1]["steps"]] == [
         "comparison",
+        "decision",
         "recommendation",
         "champion",
         "model_card",

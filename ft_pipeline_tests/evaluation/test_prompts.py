@@ -11,7 +11,7 @@ from ft_pipeline.evaluation.scoring.prompt_baseline import notes_on_system_turns
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
 from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest
 from ft_pipeline.models.chat import render
-from ft_pipeline.settings.project import PromptVariant
+from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversation
 
 ROWS = select_test_rows(CONVERSATIONS, None)

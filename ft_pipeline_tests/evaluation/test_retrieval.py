@@ -12,7 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.retrieval import TextIndex, split_into_passages
-from ft_pipeline.settings.project import PromptVariant
+from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
 QUESTIONS = ("Where is my parcel?", "Can I return the shoes?", "Which grill is the heaviest?", "Do you ship to Malta?")

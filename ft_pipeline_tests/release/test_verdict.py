@@ -117,3 +117,43 @@ def test_a_model_that_forgets_is_not_used() -> None:
 def test_used_up_rows_are_named() -> None:
     found = said(comparison({"plain": 3.5, "qlora": 2.0}), tests=20)
     assert found.kind == "undecided" and "waits for fresh test rows" in found.sentence
+
+
+def with_incumbent(measured: Comparison, *checks: AnswerCheck, cost: float | None = 0.01) -> Comparison:
+    today = replace(
+        measured.rows[0],
+        name="today",
+        kind="contender",
+        incumbent=True,
+        ends="2027-01-14",
+        cost_per_call=cost,
+        scores={},
+    )
+    rows = [replace(row, cost_per_call=None if cost is None else 0.002) for row in measured.rows]
+    return replace(measured, rows=[*rows, today], incumbent_checks=checks)
+
+
+def test_a_model_of_ones_own_replaces_the_incumbent_if_it_is_not_worse() -> None:
+    check = AnswerCheck("qlora", "today", "exact_match", -0.01, -0.04, 0.05)
+    found = said(with_incumbent(comparison(LOSSES), check))
+    assert (found.kind, found.row) == ("replace", "qlora")
+    assert found.sentence == (
+        "Replace today, which ends on 2027-01-14, by qlora: it is not worse. exact match: -0.010 (at least -0.040; "
+        "-0.05 is the limit). 1,000 answers cost 2.00 in place of 10.00."
+    )
+
+
+def test_a_model_that_may_be_worse_than_the_incumbent_does_not_replace_it() -> None:
+    check = AnswerCheck("qlora", "today", "exact_match", -0.03, -0.09, 0.05)
+    found = said(with_incumbent(comparison(LOSSES), check))
+    assert found.kind == "undecided"
+    assert "qlora is not shown to be as good as today, which ends on 2027-01-14" in found.sentence
+
+
+def test_without_likelihoods_and_checks_people_must_rate() -> None:
+    found = said(with_incumbent(comparison(LOSSES), cost=None))
+    assert found.kind == "undecided"
+    assert found.sentence == (
+        "Not decided yet: rate 50 pairs of answers of qlora and today, which ends on 2027-01-14. It gives no "
+        "likelihoods, and nothing checks its answers."
+    )

@@ -31,7 +31,7 @@ from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_lea
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.pairing import pair_all
+from ft_pipeline.evaluation.comparison.pairing import LIKELIHOODS, pair_all
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import (
@@ -60,6 +60,8 @@ ANSWERS_MARGIN = 2.0
 """The margin of the second key of a comparison that names none."""
 ONE_SIDED = 0.95
 """Level of the lower bound of the second key."""
+INCUMBENT_MARGIN = 0.05
+"""The margin against the incumbent of a comparison that names none."""
 DEFAULT_MARGIN = 0.05
 """The forgetting margin of a comparison that names none."""
 WORST = 5
@@ -75,8 +77,9 @@ def build_comparison(
     decides (see there), notice (about the metric), answers_margin (see AnswerCheck), champion (its record: name,
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
     (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
-    name), rails (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not
-    trained again with the rest of their sweep) and contaminated (see contaminated_models).
+    name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
+    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep) and contaminated
+    (see contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -128,13 +131,14 @@ def compare(
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
     bases = _bases(models, config)
     forgetting = forgetting_by_model(models, all_estimates, bases, margin)
-    names = config.get("base_names", {})
+    names, about = config.get("base_names", {}), config.get("contenders", {})
     rows = [
         replace(
             row,
             forgetting=forgetting.get(row.name),
             rails=judge_answers(samples[row.name], config.get("rails", {})),
             base_model=names.get(bases.get(row.source)),
+            **about.get(row.source.partition("/")[0], {}),
         )
         for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
     ]
@@ -167,6 +171,7 @@ def compare(
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
+        incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
     )
 
@@ -218,6 +223,24 @@ def _answer_checks(
     return [
         AnswerCheck(row, rival, second_key, float(values.mean()), bounds(values, ONE_SIDED)[0], margin)
         for row, rival, values in _leads(comparison, estimates, second_key)
+    ]
+
+
+def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
+    """Return whether each row that may be released is not worse than the incumbent, on the metric that decides.
+
+    margin: absolute for shares, 100 times that for chrF, relative to the incumbent's value for likelihoods.
+    """
+    name, metric, incumbent = comparison.primary_metric, comparison.metric(), comparison.incumbent
+    if incumbent is None or name not in incumbent.scores:
+        return []
+    of_likelihood = abs(incumbent.scores[name].value) if name in LIKELIHOODS else 1.0
+    scale = 100.0 if name == "chrf" else of_likelihood
+    return [
+        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], margin * scale)
+        for row in comparison.ranked()
+        if row.kind in (*TUNED, "prompt") and row.name != incumbent.name
+        for values in [values_over(incumbent.name, row.name, name, metric, estimates)]
     ]
 
 

@@ -57,7 +57,7 @@ def with_costs(row: ComparisonRow, time: Mapping[str, Any] | None, prices: Mappi
 
 def _cost_per_call(row: ComparisonRow, prices: Mapping[str, Any]) -> float | None:
     """Return the cost of a call by tokens, or by GPU seconds if tokens have no price; None if unknown."""
-    if row.kind == "teacher":
+    if row.kind in ("teacher", "contender"):
         return None  # these prices are not those of the teacher
     token_prices = (prices.get("input_per_million"), prices.get("output_per_million"))
     token_counts = (row.prompt_tokens_per_call, row.generated_tokens_per_call)

@@ -120,10 +120,10 @@ class AnswerCheck(JsonRecord):
         """Whether it is shown that they are not worse by more than the margin."""
         return self.low is not None and self.low > -self.margin
 
-    def describe(self) -> str:
+    def describe(self, digits: int = 1) -> str:
         """Return the lead with its bound."""
-        low = "unknown" if self.low is None else f"{self.low:.1f}"
-        return f"{self.lead:+.1f} (at least {low}; {-self.margin:g} is the limit)"
+        low = "unknown" if self.low is None else f"{self.low:.{digits}f}"
+        return f"{self.lead:+.{digits}f} (at least {low}; {-self.margin:.{digits}g} is the limit)"
 
 
 @dataclass(frozen=True)

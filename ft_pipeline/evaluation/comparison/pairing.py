@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.comparison.leads import difference, distance_from_id
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
 
-_LIKELIHOODS = ("nats_per_byte", "loss", "stop_nats")
+LIKELIHOODS = ("nats_per_byte", "loss", "stop_nats")
 """Metrics that a model without likelihoods, as behind an endpoint, does not have."""
 
 
@@ -53,8 +53,8 @@ def _why_missing(model: ScoredModel, metric: str) -> str | None:
     """Return why a model cannot have a metric; None if it just was not measured."""
     if reason := model.row.get("withheld", {}).get(metric):
         return str(reason)
-    if metric not in _LIKELIHOODS:
+    if metric not in LIKELIHOODS:
         return None
-    if model.kind == "teacher":
+    if model.kind in ("teacher", "contender"):
         return "its server gives no likelihoods"
     return "its template ends a turn without a control token" if metric == "stop_nats" else None

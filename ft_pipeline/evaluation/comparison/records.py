@@ -34,7 +34,15 @@ RULES = (
     "3: skew-corrected t over conversations, Wilson for shares; nats per byte; forgetting against the own base; rails"
 )
 """The rules of this version."""
-OPTIONAL_LISTS = ("contaminated", "kept_leads", "lead_tests", "recipe_leads", "answer_checks", "screens")
+OPTIONAL_LISTS = (
+    "contaminated",
+    "kept_leads",
+    "lead_tests",
+    "recipe_leads",
+    "answer_checks",
+    "screens",
+    "incumbent_checks",
+)
 """Keys of the document that are left out if their lists are empty."""
 
 
@@ -245,6 +253,8 @@ class Comparison(JsonRecord):
     """The second key, where a likelihood decides: of every row that may be released, for each rival."""
     screens: Sequence[Screen] = field(default_factory=list)
     """The leads on the validation rows of every row that may be released."""
+    incumbent_checks: Sequence[AnswerCheck] = field(default_factory=list)
+    """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -290,6 +300,12 @@ class Comparison(JsonRecord):
         if not matches and self.primary_metric != "exact_match":
             shown.pop("exact_match", None)
         return shown
+
+    @property
+    def incumbent(self) -> ComparisonRow | None:
+        """The row of what answers today; the best one if it has several prompts. None without one."""
+        rows = [row for row in self.rows if row.incumbent]
+        return next(iter(rows), None)
 
     @property
     def has_several_tokenizers(self) -> bool:

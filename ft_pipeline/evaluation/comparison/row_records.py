@@ -160,6 +160,10 @@ class ComparisonRow(JsonRecord):
     """Fingerprint of its vocabulary and template. Losses per token are comparable only within one."""
     max_new_tokens: int | None = None
     """The longest answer, in its own tokens."""
+    incumbent: bool = False
+    """Whether it is what answers today, and is to be replaced by a model that is not worse."""
+    ends: str | None = None
+    """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
 
     @property
     def breaches(self) -> list[Rail]:

@@ -53,8 +53,9 @@ def read_scored_models(
 
     first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
-    inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
-    `champion/<asset>`. A folder that several experiments share (one base model, scored once) is read once.
+    inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
+    `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments share (one
+    base model, scored once) is read once.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
@@ -63,6 +64,8 @@ def read_scored_models(
         owner, asset = key.split("/", 1)
         if owner == "champion":
             models += _champion_model(_read_scores(key, folder), champion)
+        elif asset == "contender_scores":
+            models += [_contender(owner, model) for model in _read_scores(key, folder)]
         elif asset in folders_read:
             shared = folders_read[asset]
             if folder.resolve() in shared:
@@ -87,6 +90,12 @@ def _read_scores(key: str, folder: Path) -> list[ScoredModel]:
         ScoredModel(f"{owner}/{row['name']}", row["kind"], owner, key, row, parts, folder, metrics)
         for row in document["rows"]
     ]
+
+
+def _contender(name: str, model: ScoredModel) -> ScoredModel:
+    """Return a contender's model under one of its prompts. Without a prompt, it has the contender's name."""
+    variant = model.row["name"]
+    return replace(model, name=name if variant == "plain" else f"{name}/{variant}", experiment=None)
 
 
 def _champion_model(models: Sequence[ScoredModel], champion: Mapping[str, Any] | None) -> list[ScoredModel]:

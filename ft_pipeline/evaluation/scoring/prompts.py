@@ -8,7 +8,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.scoring.retrieval import ExamplePool, PassagePool
 from ft_pipeline.models.chat import Message, pick_examples, prompt_and_target, render, with_prompt
-from ft_pipeline.settings.project import PASSAGES, PromptVariant
+from ft_pipeline.settings.prompt_variant import PASSAGES, PromptVariant
 
 ANSWER_LEAD = "Answer:"
 """The text between a general question and its answer, as in lm-eval's multiple-choice tasks."""

@@ -36,6 +36,7 @@ WORKERS = {
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
+    "contender_scores": "ft_pipeline.evaluation.scoring.contender_scores:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
 }
 """Kind of artifact → `module:function` that builds it in a worker process."""

@@ -39,6 +39,7 @@ KIND_TEXTS = {
     "merged": "the adapter merged into the weights",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
+    "contender": "another model, whose answers were compared",
 }
 """By the kind of the row. For `prompt` see _TemplateValues._describe."""
 COST_COLUMNS = {

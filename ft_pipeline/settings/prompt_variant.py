@@ -1,0 +1,50 @@
+"""A prompt variant: what comes before the question."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, model_serializer, model_validator
+
+from ft_pipeline.settings.yaml_file import Section, rule_error
+
+PASSAGES = "{passages}"
+"""The placeholder for retrieved passages in a variant's system prompt."""
+
+
+class PromptVariant(Section):
+    """One prompt for the base model."""
+
+    system_prompt: str | None = None
+    """`{passages}` is replaced by the passages. Without it, they are appended."""
+    replace_system: bool = False
+    """Use the system prompt in place of the system turn that a conversation has. Otherwise that turn has priority."""
+    few_shot: int = Field(0, ge=0, le=64)
+    """Number of examples from the train split before the question."""
+    examples: Literal["fixed", "retrieved"] = "fixed"
+    """`fixed`: the same examples for every question. `retrieved`: those with the most similar questions (BM25)."""
+    passages: int = Field(0, ge=0, le=16)
+    """Number of passages from data/raw/text to add: those most similar to the question (BM25)."""
+    passage_words: int = Field(120, ge=10, le=2000)
+    """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromptVariant"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `replace_system` if it is off, as in the specs of older versions."""
+        return {key: value for key, value in serialize(self).items() if value or key != "replace_system"}
+
+    @model_validator(mode="after")
+    def _check_retrieval(self) -> "PromptVariant":
+        if self.replace_system and not self.system_prompt:
+            raise rule_error(
+                "replace_system", "`replace_system` needs `system_prompt`. Write the prompt that takes the place."
+            )
+        if self.examples == "retrieved" and not self.few_shot:
+            raise rule_error(
+                "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."
+            )
+        if not self.passages and PASSAGES in (self.system_prompt or ""):
+            raise rule_error(
+                "system_prompt",
+                f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.",
+            )
+        return self
