@@ -151,6 +151,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
     """Print the decision and its reasons."""
+    if document.get("verdict"):
+        console.print(f"[bold]{plain(document['verdict'])}[/]", soft_wrap=True)
     experiment = f" ({plain(document['experiment'])})" if document.get("experiment") else ""
     console.print(f"Recommendation: [bold]{document['decision']}[/]{experiment}")
     for reason in document["reasons"]:

@@ -69,15 +69,13 @@ def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     document = build.artifact("decision").document("decision.json")
     decision = document["decision"]
     row = decision["name"] if decision["move"] else document["champion_row"]
-    return build_recommendation(
-        ComparisonFacts(
-            read_comparison(comparison_artifact),
-            training_facts_of(build.store, comparison_artifact.inputs),
-            build.spec.config["min_test_rows"],
-            Decided(row, decision["move"], decision["failed"]),
-        ),
-        build.out,
+    facts = ComparisonFacts(
+        read_comparison(comparison_artifact),
+        training_facts_of(build.store, comparison_artifact.inputs),
+        build.spec.config["min_test_rows"],
+        Decided(row, decision["move"], decision["failed"]),
     )
+    return build_recommendation(facts, document["verdict"]["sentence"], build.out)
 
 
 def _build_decision(build: BuildContext) -> dict[str, Any]:

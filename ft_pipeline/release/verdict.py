@@ -76,7 +76,7 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
             f"Not decided yet: rate {WANTED_RATINGS} pairs of answers of {own.name} and {today}. It gives no "
             f"likelihoods, and nothing checks its answers.{seen}{price}"
         )
-        return Verdict("undecided", sentence, _basis(comparison, own), own.name)
+        return Verdict("undecided", sentence, "", own.name)
     numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{price}"
     if check.is_shown:
         comma = "," if end else ""

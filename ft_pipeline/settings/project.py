@@ -1,10 +1,11 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
@@ -239,6 +240,14 @@ class CostSettings(Section):
     input_per_million: float | None = Field(None, ge=0)
     """A million prompt tokens of the base model, if a provider serves it. Calls are then priced by tokens."""
     output_per_million: float | None = Field(None, ge=0)
+    cached_input_per_million: float | None = Field(None, ge=0)
+    """A million prompt tokens that all calls begin with, such as a system prompt and its examples: providers cache
+    them. Null: they cost as much as others."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["CostSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `cached_input_per_million` if it is not set, as in the specs of older versions."""
+        return {key: value for key, value in serialize(self).items() if value is not None or key[:6] != "cached"}
 
 
 class RetrainingSettings(Section):

@@ -11,18 +11,22 @@ from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.evaluation.scoring.scorer import shared_prefix
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
+from ft_pipeline_tests.tiny import tiny_tokenizer
 
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 
 
-def compared(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> Comparison:
+def compared(
+    tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, shared: int = 0, **prices: float
+) -> Comparison:
     """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens."""
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
-        "few_shot": {"kind": "prompt", "losses": losses(1.7), "tokens": 400},
+        "few_shot": {"kind": "prompt", "losses": losses(1.7), "tokens": 400, "shared": shared},
     }
     tuned = {
         "adapter": {"kind": "adapter", "losses": losses(1.2), "technique": "lora", "seconds": seconds},
@@ -50,6 +54,33 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
     assert any("after 9,000 calls" in reason for reason in recommend(ComparisonFacts(found, {}, 20))["reasons"])
+
+
+def test_the_teachers_bill_is_a_part_of_what_must_be_paid_back(tmp_path: Path) -> None:
+    prices = {"gpu_hour": 3.6, "input_per_million": 10.0, "output_per_million": 100.0}
+    alone = compared(tmp_path / "alone", **prices).break_even[0]
+    with_teacher = compared(tmp_path / "distilled", training={**HOUR, "teacher": 3.6}, **prices).break_even[0]
+    assert alone.training.cost == pytest.approx(3.6) and alone.training.teacher is None
+    assert with_teacher.training.cost == pytest.approx(7.2)
+    assert alone.calls_by_cost is not None and with_teacher.calls_by_cost == 2 * alone.calls_by_cost
+    assert "7.20 for the training with 3.60 for the teacher" in describe_break_even(with_teacher)
+
+
+def test_a_prefix_that_all_calls_share_has_the_price_of_cached_tokens(tmp_path: Path) -> None:
+    prices = {"input_per_million": 10.0, "output_per_million": 0.0}
+    plain = compared(tmp_path / "plain", **prices).row("few_shot")
+    cached = compared(tmp_path / "cached", shared=300, cached_input_per_million=1.0, **prices).row("few_shot")
+    assert plain is not None and plain.cost_per_call == pytest.approx(400 * 10 / 1e6)
+    assert cached is not None and cached.cost_per_call == pytest.approx((100 * 10 + 300 * 1) / 1e6)
+
+
+def test_what_all_prompts_begin_with_is_counted() -> None:
+    tokenizer = tiny_tokenizer()
+    prompts = [f"Please send your order number. {question}" for question in ("Where?", "When?", "Why?")]
+    token_ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    equal = [len(set(tokens)) == 1 for tokens in zip(*token_ids, strict=False)]
+    assert shared_prefix(tokenizer, prompts) == equal.index(False) > 3
+    assert shared_prefix(tokenizer, ["yes", "no"]) == 0
 
 
 def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:

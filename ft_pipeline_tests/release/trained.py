@@ -172,7 +172,9 @@ class Trained:
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
-            lambda out: build_recommendation(ComparisonFacts(read_comparison(compared), experiments, 20), out),
+            lambda out: build_recommendation(
+                ComparisonFacts(read_comparison(compared), experiments, 20), "Use it.", out
+            ),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)

@@ -283,6 +283,7 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         passages=facts.get("passages", 0),
         scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
         prompt_tokens_per_call=row["prompt_tokens_per_call"],
+        shared_prompt_tokens=row.get("shared_prompt_tokens", 0),
         generated_tokens_per_call=row["generated_tokens_per_call"],
         seconds_per_call=row["seconds_per_call"],
         cut_off=row["cut_off"],

@@ -47,22 +47,32 @@ def with_costs(row: ComparisonRow, time: Mapping[str, Any] | None, prices: Mappi
 
     time: from training_time. prices: CostSettings. A cost per call that the row already has (a teacher's) is kept.
     """
-    gpu_hour_price = prices.get("gpu_hour")
-    training = None
-    if time is not None:
-        training = TrainingCost(**time, cost=None if gpu_hour_price is None else gpu_hour_price * time["gpu_hours"])
+    training = None if time is None else _training_cost(time, prices.get("gpu_hour"))
     cost_per_call = _cost_per_call(row, prices) if row.cost_per_call is None else row.cost_per_call
     return replace(row, training=training, cost_per_call=cost_per_call)
 
 
+def _training_cost(time: Mapping[str, Any], gpu_hour_price: float | None) -> TrainingCost:
+    """Return what a training cost: device time, and the bill of the teacher."""
+    bill = time.get("teacher")
+    cost = None if gpu_hour_price is None else gpu_hour_price * time["gpu_hours"] + (bill or 0.0)
+    return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill)
+
+
 def _cost_per_call(row: ComparisonRow, prices: Mapping[str, Any]) -> float | None:
-    """Return the cost of a call by tokens, or by GPU seconds if tokens have no price; None if unknown."""
+    """Return the cost of a call by tokens, or by GPU seconds if tokens have no price; None if unknown.
+
+    Tokens that all calls begin with have a price of their own if there is one.
+    """
     if row.kind in ("teacher", "contender"):
         return None  # these prices are not those of the teacher
     token_prices = (prices.get("input_per_million"), prices.get("output_per_million"))
     token_counts = (row.prompt_tokens_per_call, row.generated_tokens_per_call)
     if any(token_prices):
-        return sum((count or 0) * (price or 0) for count, price in zip(token_counts, token_prices, strict=True)) / 1e6
+        per_million = sum((count or 0) * (price or 0) for count, price in zip(token_counts, token_prices, strict=True))
+        cached = prices.get("cached_input_per_million")
+        saved = 0.0 if cached is None else row.shared_prompt_tokens * ((token_prices[0] or 0.0) - cached)
+        return (per_million - saved) / 1e6
     gpu_hour_price = prices.get("gpu_hour")
     return (
         None if gpu_hour_price is None or row.seconds_per_call is None else gpu_hour_price * row.seconds_per_call / 3600
@@ -115,11 +125,15 @@ def describe_break_even(entry: BreakEven) -> str:
         )
     if entry.calls_by_cost is not None:
         payoffs.append(
-            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} for the training, "
+            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} for the training{_bill(training)}, "
             f"{saved.cost_per_call:.2g} saved per call)"
         )
     conclusion = f"pays off {' and '.join(payoffs)}" if payoffs else "never pays off, because a call saves nothing"
     return f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}, which {conclusion}."
+
+
+def _bill(training: TrainingCost) -> str:
+    return f" with {training.teacher:.2f} for the teacher" if training.teacher else ""
 
 
 def format_duration(seconds: float) -> str:

@@ -46,7 +46,9 @@ class TrainingCost(JsonRecord):
     gpu_hours: float
     """Hours times GPUs. Without a GPU: hours of the machine."""
     cost: float | None = None
-    """None if a GPU-hour has no price."""
+    """With the teacher's bill. None if a GPU-hour has no price."""
+    teacher: float | None = None
+    """The bill of the teacher whose answers it was trained on; None if there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,8 @@ class ComparisonRow(JsonRecord):
     """Number of passages that are retrieved per call."""
     scores: Mapping[str, Score]
     prompt_tokens_per_call: float | None = None
+    shared_prompt_tokens: int = 0
+    """Number of prompt tokens that all calls begin with."""
     generated_tokens_per_call: float | None = None
     seconds_per_call: float | None = None
     cut_off: int = 0

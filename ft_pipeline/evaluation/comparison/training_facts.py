@@ -27,7 +27,7 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
     return {
         "technique": scores.spec["config"]["technique"],
         "train_rows": _human_rows(store, adapter),
-        "took": training_time(store, scores),
+        "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
     }
 
@@ -56,6 +56,24 @@ def _previous_adapter(store: ArtifactStore, adapter: Artifact) -> Artifact | Non
     if "merged_model" in base.inputs:
         return store.require(*store.require(*base.inputs["merged_model"]).inputs["adapter"])
     return None
+
+
+def _with_bill(time: dict[str, Any] | None, bill: float | None) -> dict[str, Any] | None:
+    """Return the training time with the teacher's bill, if there is one."""
+    return time if time is None or bill is None else {**time, "teacher": bill}
+
+
+def _teachers_bill(store: ArtifactStore, adapter: Artifact) -> float | None:
+    """Return what the answers of teachers cost that were trained on, over all phases; None if none was paid for."""
+    bills: dict[str, float] = {}
+    for phase in phase_adapters(store, adapter):
+        training_data = store.require(*phase.inputs["training_data"])
+        if "distilled" in training_data.inputs:
+            distilled = store.require(*training_data.inputs["distilled"])
+            answers = store.require(*distilled.inputs["teacher_answers"])
+            bills[answers.fingerprint] = answers.summary.get("spent", {}).get("cost", 0.0)
+    total = sum(bills.values())
+    return total or None
 
 
 def _human_rows(store: ArtifactStore, adapter: Artifact) -> int:

@@ -27,15 +27,15 @@ TOO_FEW_ROWS = 100
 """With fewer training rows, a tuned model that is not clearly ahead says nothing about tuning."""
 
 
-def build_recommendation(facts: ComparisonFacts, out: Path) -> dict[str, Any]:
-    """Write recommendation.json to `out` and return it."""
-    recommendation = recommend(facts)
+def build_recommendation(facts: ComparisonFacts, verdict: str, out: Path) -> dict[str, Any]:
+    """Write recommendation.json to `out` and return it. verdict: the sentence of the decision that it follows."""
+    recommendation = {"verdict": verdict, **recommend(facts)}
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 
 
 def recommend(facts: ComparisonFacts) -> dict[str, Any]:
-    """Return the document of `ft recommend --json`.
+    """Return the document of `ft recommend --json`, without its verdict.
 
     Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
     reasons, evidence.

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -298,6 +299,7 @@ class Scorer:
             "kind": tested_model.kind,
             "scores": {metric: {"value": value} for metric, value in scores.items()},
             "prompt_tokens_per_call": fmean(sample["prompt_tokens"] for sample in samples),
+            "shared_prompt_tokens": shared_prefix(self.tokenizer, [sample["prompt"] for sample in samples]),
             "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
             "seconds_per_call": lm.generation_seconds / len(lm.generations),
             "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
@@ -334,6 +336,13 @@ def _documents(rendered_items: Sequence[RenderedItem]) -> list[dict[str, Any]]:
         }
         for rendered in rendered_items
     ]
+
+
+def shared_prefix(tokenizer: Any, prompts: Sequence[str]) -> int:
+    """Return with how many equal tokens all prompts begin: what a server computes once, and a provider caches."""
+    token_ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    first_and_last = (min(token_ids), max(token_ids))  # what these two begin with, all others do
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*first_and_last, strict=False)))
 
 
 def _window(model: Any) -> int | None:
