@@ -9,7 +9,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.champion import history
 from ft_pipeline.release.exposure import USED_UP, needed_lead
-from ft_pipeline.release.recorded_decision import test_ids
+from ft_pipeline.release.recorded_decision import ids_of_test_rows
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
@@ -27,7 +27,7 @@ def _exposures(project: Project) -> dict[str, Any]:
     comparison = current_artifact(store, "comparison")
     if comparison is None:
         raise UserError("There is no comparison yet, so no test rows were used. Run `ft run`.")
-    ids, settings = test_ids(comparison), project.settings
+    ids, settings = ids_of_test_rows(comparison), project.settings
     exposure = exposure_ledger.read_exposure(store.root, ids, history(store.root), test_share=settings.data.test_share)
     level = exposure.level(settings.promotion.false_moves, 1)
     end = exposure.describe_end(len(ids), settings.promotion.false_moves) if exposure.is_used_up else None

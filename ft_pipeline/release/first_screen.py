@@ -33,6 +33,10 @@ class Light:
         return SYMBOLS[self.color]
 
 
+NOT_READ = Light("amber", "Nobody has rated the answers", "whether they are true, and keep to your rules, is not known")
+"""The light that only people can turn green."""
+
+
 @dataclass(frozen=True)
 class CostLine:
     """What 1,000 answers of a row cost."""
@@ -51,7 +55,7 @@ class CostLine:
 def lights(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None = None) -> list[Light]:
     """Return the lights of a row. exposure: that of decision.json; None: a decision of an older version."""
     found = [_of_test_rows(comparison.test_rows), _of_forgetting(row), _of_endings(row), _of_refusals(row)]
-    return [*found, _of_exposure(exposure)] if exposure else found
+    return [*found, *([_of_exposure(exposure)] if exposure else []), NOT_READ]
 
 
 def cost_lines(comparison: Comparison, row: ComparisonRow) -> list[CostLine]:
@@ -86,7 +90,7 @@ def _of_exposure(exposure: Mapping[str, Any]) -> Light:
     uses, end = exposure["before"] + exposure["tests"], exposure["used_up_at"]
     color: Color = "green" if uses < MANY_TESTS else "amber" if uses < end else "red"
     words = {"green": "Test rows still fresh", "amber": "Test rows often used", "red": "Test rows used up"}
-    return Light(color, words[color], f"{uses:.0f} of {end} uses")
+    return Light(color, words[color], f"{uses:.0f} of the {end} tests that these conversations can bear")
 
 
 def _of_test_rows(count: int) -> Light:
@@ -154,11 +158,11 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
         if rail.verdict == "cannot be told" or (
             rail.verdict == "pass" and rail.faults and rail.high > rail.ceiling / 2
         ):
-            yield f"Near its limit: {rail.describe()}."
+            yield f"Some answers have a fault: {rail.describe()}."
     if row.kind in TUNED and (row.forgetting is None or row.forgetting.verdict != "kept"):
         yield row.forgetting.describe() if row.forgetting else "Whether it forgets was not tested."
     if row.kind in TUNED and not comparison.recipe_leads_of(row):
-        yield "It was trained once: another training of the same settings may be better or worse (`seeds: 3` shows it)."
+        yield "It was trained once: another training of the same settings may be better or worse. Three show it."
     if looks:
         yield f"It was designed after {looks} looks at these test rows, and may fit them better than others."
     if exposure and exposure["before"] >= MANY_TESTS:
@@ -166,7 +170,7 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
     baseline = comparison.best_baseline(of=row)
     if baseline is not None and not baseline.is_usable:
         why = f"{baseline.name}: {baseline.breaches[0].describe()}"
-        yield f"No untouched use of the base model is usable ({why}), so the bar is low."
+        yield f"Beating {baseline.name} says little: no model without training is usable ({why})."
     if comparison.test_rows < ENOUGH_TEST_ROWS:
         yield f"It was tested on {comparison.test_rows} conversations: only large leads show."
     if comparison.primary_metric in ("loss", "nats_per_byte"):

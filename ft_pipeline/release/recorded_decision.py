@@ -33,7 +33,7 @@ class RecordedDecision:
     """By row name, how many decisions on these rows had been made before a candidate of its settings first appeared."""
 
 
-def test_ids(comparison_artifact: Artifact) -> list[str]:
+def ids_of_test_rows(comparison_artifact: Artifact) -> list[str]:
     """Return the ids of the test conversations of a comparison, sorted."""
     groups = pq.read_table(comparison_artifact.path / "samples.parquet", columns=["group"]).column("group")
     return sorted(pc.unique(groups).to_pylist())
@@ -57,7 +57,7 @@ def decide_and_record(
     candidates, _ = find_candidates(comparison_artifact, store)
     records = history(store.root)
     standing = [record for record in records if champion is not None and record.sequence <= champion.sequence]
-    key, ids = decision_key_of(comparison_artifact), test_ids(comparison_artifact)
+    key, ids = decision_key_of(comparison_artifact), ids_of_test_rows(comparison_artifact)
     before = exposure_ledger.last_entry_before(store.root, key, _number(champion))
     exposure = exposure_ledger.read_exposure(store.root, ids, standing, last=before, test_share=test_share)
     if row is not None:

@@ -23,10 +23,7 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
-TWO_KEYS = (
-    "Decided by two things: how easily it writes people's answers (nats per byte), and how much its own answers "
-    "share with theirs ({})."
-)
+TWO_KEYS = "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them."
 
 
 @dataclass(frozen=True)
@@ -173,8 +170,8 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         scale = 100 / rival.scores[pair.metric].value
         saved = f"{pair.difference * scale:.0f} %{_range(ends, scale)}"
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
-        same = ", and what it answers itself shares no less with theirs" if checked else ""
-        return f"it writes people's own answers {saved} more easily than {pair.worse}{same}"
+        same = ", and its own answers are at least as similar to them" if checked else ""
+        return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
     if pair.metric in ("exact_match", "fields_match", "format_valid"):
         right = {
             "exact_match": "exactly",
@@ -196,6 +193,5 @@ def _basis(comparison: Comparison, row: ComparisonRow) -> str:
     trained = (
         "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
     )
-    keys = comparison.answer_checks and comparison.metric(comparison.answer_checks[0].metric).label
-    decided = TWO_KEYS.format(keys) if keys else comparison.decided_by
+    decided = TWO_KEYS if comparison.answer_checks else comparison.decided_by
     return f"{trained}{decided}".strip()

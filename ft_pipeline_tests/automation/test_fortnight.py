@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.release import exposure_ledger
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline_tests.automation.simulated import Simulation, rows
+from ft_pipeline_tests.release.test_exposure import entry
 
 
 @pytest.fixture
@@ -165,3 +168,19 @@ def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monke
 
     shop.write("second.jsonl", rows(3, seed=7))
     assert shop.settle()[:1] == ["raw_alpaca"]
+
+
+def test_no_night_trains_for_test_rows_that_are_used_up(shop: Simulation) -> None:
+    first_run(shop)
+    shop.write("many.jsonl", rows(80, seed=3))
+    shop.settle()
+    assert shop.next_night().run_requests
+    table = pq.read_table(conversations(shop).path / "rows.parquet", columns=["id", "split"])
+    ids = [row["id"] for row in table.to_pylist() if row["split"] == "test"]
+    for number in range(20):
+        exposure_ledger.write_entry(shop.store.root, entry(number, ids))
+    message = shop.next_night().skip_message or ""
+    assert f"qlora: These {len(ids)} test conversations were part of 20 tests since the champion last moved" in message
+    fresh = shop.write("more.jsonl", rows(400, seed=4))  # 15 % of these are test rows
+    assert fresh.is_file() and shop.settle()
+    assert shop.next_night().run_requests

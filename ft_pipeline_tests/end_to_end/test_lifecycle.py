@@ -66,6 +66,23 @@ def test_the_recommendation_gives_reasons(finished: Finished) -> None:
     assert any("500" in reason for reason in document["reasons"])  # far too few rows here
 
 
+def test_the_verdict_comes_first(finished: Finished) -> None:
+    """In the output of the run, in the recommendation and in decision.json."""
+    sentence = current(finished.root, "decision").document("decision.json")["verdict"]["sentence"]
+    assert ft_json(finished.root, "recommend")["verdict"] == sentence
+    assert sentence in finished.run.stdout
+
+
+def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: Finished) -> None:
+    document = ft_json(finished.root, "exposures")
+    decided = current(finished.root, "decision").document("decision.json")
+    assert document["tests"] == decided["exposure"]["before"] + (
+        0 if decided["decision"]["move"] else decided["exposure"]["tests"]
+    )
+    assert len(document["entries"]) == decided["exposure"]["entry"]
+    assert "standard errors" in ft(finished.root, "exposures").stdout
+
+
 def test_ft_experiments_lists_the_state(finished: Finished) -> None:
     (row,) = ft_json(finished.root, "experiments")["experiments"]
     assert (row["name"], row["technique"], row["state"]) == ("qlora", "qlora", "fresh")

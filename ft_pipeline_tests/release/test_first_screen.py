@@ -48,8 +48,9 @@ def test_a_sound_row_has_green_lights(comparison: Comparison, merged: Comparison
         ("green", "Keeps general knowledge"),
         ("green", "Answers end, without repeating"),
         ("green", "No needless refusals"),
+        ("amber", "Nobody has rated the answers"),
     ]
-    assert {light.symbol for light in found} == {"✓"} and found[0].detail == "174 test conversations"
+    assert [light.symbol for light in found] == ["✓"] * 4 + ["?"] and found[0].detail == "174 test conversations"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,9 @@ def test_at_most_three_risks_are_named_and_what_always_holds(comparison: Compari
     worst = replace(merged, forgetting=forgetting(30, 15), rails=[rail("cut_off", "cannot be told", 8)])
     found = risks(replace(comparison, test_rows=60), worst)
     assert len(found) == 4 and found[-1] == ALWAYS
-    assert found[0].startswith("Near its limit: 5% of its answers") and found[1].startswith("Forgetting cannot be told")
+    assert found[0].startswith("Some answers have a fault: 5% of its answers") and found[1].startswith(
+        "Forgetting cannot be told"
+    )
     assert found[2].startswith("It was trained once")
 
 
@@ -96,7 +99,7 @@ def test_a_bar_that_nobody_could_use_is_a_risk(tmp_path: Path) -> None:
     comparison = case(tmp_path, answer=LOOP)
     merged = comparison.row("a/merged")
     assert merged is not None
-    assert any("so the bar is low" in line for line in risks(comparison, merged))
+    assert any("Beating base says little" in line for line in risks(comparison, merged))
 
 
 def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path: Path) -> None:

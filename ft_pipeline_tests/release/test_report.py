@@ -86,7 +86,7 @@ def test_the_report_shows_scores_recommendation_and_champion(shop: Trained, page
     assert "Released: lora/merged since" in page.text
     assert " (forced): it <i>leads</i>" in page.text
     assert page.of_class("released") == 1
-    assert "the base model with 2 fixed examples" in page.text
+    assert "the base model without training, with 2 fixed examples" in page.text
 
 
 def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:

@@ -32,7 +32,8 @@ def test_a_tuned_model_that_wins_is_to_be_used() -> None:
     found = said(comparison(LOSSES))
     assert (found.kind, found.row) == ("use_tuned", "qlora")
     assert found.sentence == (
-        "Use the fine-tuned model qlora: it writes people's own answers 33 % (30 to 37) more easily than few_shot."
+        "Use the fine-tuned model qlora: it predicts the answers that people wrote 33 % (30 to 37) better than "
+        "few_shot."
     )
     assert found.basis.startswith("One training.")
 
@@ -41,7 +42,7 @@ def test_the_second_key_and_the_trainings_are_said() -> None:
     lead = RecipeLead("qlora", "few_shot", 3, [1.0, 0.9, 1.1], 1.0, 0.8, 1.2, 0.9)
     check = AnswerCheck("qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
     found = said(replace(comparison(LOSSES), recipe_leads=[lead], answer_checks=[check]))
-    assert found.sentence.endswith("than few_shot, and what it answers itself shares no less with theirs.")
+    assert found.sentence.endswith("than few_shot, and its own answers are at least as similar to them.")
     assert found.basis.startswith("The same in 3 trainings. Decided by two things")
 
 
@@ -57,7 +58,9 @@ def test_answers_that_are_worse_decide_nothing() -> None:
 def test_a_prompt_that_is_as_good_is_enough() -> None:
     found = said(comparison({**LOSSES, "qlora": 3.05}))
     assert (found.kind, found.row) == ("prompt", "few_shot")
-    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot: it writes people's own answers 14 %")
+    assert found.sentence.startswith(
+        "Do not fine-tune; prompt it as few_shot: it predicts the answers that people wrote 14 %"
+    )
 
 
 def test_passages_that_win_are_looked_up() -> None:

@@ -34,9 +34,9 @@ DECISION_TEXTS = {
 }
 """By the recommendation's `decision`."""
 KIND_TEXTS = {
-    "base": "the base model without a prompt",
-    "adapter": "the adapter on its base model",
-    "merged": "the adapter merged into the weights",
+    "base": "the base model without training and without a prompt",
+    "adapter": "fine-tuned, the adapter on its base model",
+    "merged": "fine-tuned, the adapter merged into the weights",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",
@@ -148,10 +148,17 @@ class _TemplateValues:
             "chosen": chosen,
             "lights": lights(self.comparison, row, exposure) if row else [],
             "risks": risks(self.comparison, row, exposure, looks) if row else [],
+            "who": self._who(row),
             "costs_of_1000": cost_lines(self.comparison, row) if row else [],
             "has_prices": any(entry.cost_per_call is not None for entry in self.comparison.rows),
             "lead_picture": _data_uri(leads) if leads else None,
         }
+
+    def _who(self, row: ComparisonRow | None) -> list[dict[str, str]]:
+        """Return what the chosen row is, and what it is measured against."""
+        rows = [row, self.comparison.best_baseline(of=row)] if row else []
+        named = {entry.name: entry for entry in rows if entry}
+        return [{"name": name, "description": self._describe(entry)} for name, entry in named.items()]
 
     def _paired_differences(self) -> list[dict[str, Any]]:
         """Return the paired differences in the primary metric."""
@@ -251,7 +258,7 @@ class _TemplateValues:
             parts.append(f"{prompt['few_shot']} {prompt.get('examples', 'fixed')} examples")
         if prompt.get("passages"):
             parts.append(f"{prompt['passages']} passages")
-        return f"the base model with {' and '.join(parts) or 'no prompt'}"
+        return f"the base model without training, with {' and '.join(parts) or 'no prompt'}"
 
     @cached_property
     def _prompt_facts(self) -> dict[str, Mapping[str, Any]]:

@@ -1,0 +1,122 @@
+"""Decisions over a real store: what the ledger of tests records, and that it counts each test once."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.champion_records import check_exposures
+from ft_pipeline.errors import UserError
+from ft_pipeline.release import exposure_ledger
+from ft_pipeline.release.champion import ChampionRecord, history
+from ft_pipeline.release.manual_promotion import promote
+from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.release.material import Material
+
+SETTINGS = PromotionSettings(min_test_rows=20)
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    return Material(tmp_path)
+
+
+def decided(material: Material, comparison: Artifact, champion: ChampionRecord | None = None) -> RecordedDecision:
+    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15)
+
+
+def entries(material: Material) -> list[dict]:
+    return exposure_ledger.ledger(material.store.root).read()
+
+
+def test_each_test_is_recorded_with_its_rows_and_its_result(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    recorded = decided(material, comparison)
+    assert recorded.decision.name == "lora/merged" and recorded.entry == 1
+    [entry] = entries(material)
+    assert [test["name"] for test in entry["candidates"]] == ["lora/merged", "few_shot"]
+    assert {test["level"] for test in entry["candidates"]} == {0.05 / 3}
+    assert (entry["conversations"], entry["metric"], entry["e_before"]) == (30, "loss", 0.0)
+    folder = material.store.root / "exposures"
+    ids = (folder / "rows" / f"{entry['rows']}.txt").read_text(encoding="utf-8").split()
+    assert ids == ids_of_test_rows(comparison)
+    result = json.loads((folder / "000001.result.json").read_text(encoding="utf-8"))
+    assert result["moved"] == "lora/merged" and result["results"]["lora/merged"]["p"] < 0.001
+
+
+def test_the_same_decision_again_is_the_same_and_counts_once(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    first, again = decided(material, comparison), decided(material, comparison)
+    assert len(entries(material)) == 1
+    assert [(test.p, test.level) for test in again.decision.tests] == [
+        (test.p, test.level) for test in first.decision.tests
+    ]
+    assert again.decision.reasons == first.decision.reasons and again.exposure.count == 0.0
+
+
+def test_a_process_that_was_killed_before_its_result_counts_once(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    decided(material, comparison)
+    result = material.store.root / "exposures" / "000001.result.json"
+    result.unlink()
+    assert decided(material, comparison).decision.move
+    assert result.is_file() and len(entries(material)) == 1
+
+
+def test_a_candidate_that_was_tested_before_is_not_tested_anew(material: Material) -> None:
+    """Another comparison of the same models, as when a price changes: same candidates, rivals and rows."""
+    scores = material.train(2.0)
+    decided(material, material.compare(scores))
+    other = material.compare(scores, None)
+    assert not any(test.is_new for test in decided(material, other).decision.tests)
+    retrained = decided(material, material.compare(material.train(2.02, label="new data")))
+    assert [test.name for test in retrained.decision.tests if test.is_new] == ["lora/merged"]
+    assert retrained.exposure.count == 2.0
+    [test] = [test for test in retrained.decision.tests if test.is_new]
+    assert test.level == 0.05 / (3 * 4)  # two earlier tests, one new one
+    assert [entry["e_before"] for entry in entries(material)] == [0.0, 2.0]
+
+
+def test_settings_that_appear_after_a_decision_are_marked(material: Material) -> None:
+    first = decided(material, material.compare(material.train(2.0)))
+    assert first.looks == {}
+    later = decided(material, material.compare(material.train(2.1)))  # its adapter has another config
+    assert later.looks == {"lora/merged": 1, "lora/adapter": 1}
+
+
+def test_a_promotion_by_hand_is_a_test_too(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    record, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
+    assert [[test["name"] for test in entry["candidates"]] for entry in entries(material)] == [["lora/merged"]]
+    assert record.by_hand and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 1.0
+
+
+def test_a_damaged_ledger_stops_the_decision(material: Material) -> None:
+    decided(material, material.compare(material.train(2.0)))
+    decided(material, material.compare(material.train(2.1)))
+    exposure_ledger.ledger(material.store.root).path(1).unlink()
+    with pytest.raises(UserError, match="The ledger of tests is damaged: exposures/000001"):
+        decided(material, material.compare(material.train(2.2)))
+    assert [str(finding) for finding in check_exposures(ArtifactIndex(material.store.root))[1]]
+
+
+def test_an_entry_that_a_decision_names_is_missed_by_the_audit(material: Material) -> None:
+    """The last entry and its result are removed together: only the decision's artifact still knows of it."""
+    comparison = material.compare(material.train(2.0))
+    decided(material, comparison)
+    material.put("decision", {"comparison": comparison}, "decided", {"exposure": {"entry": 1}})
+    assert check_exposures(ArtifactIndex(material.store.root)) == (1, [])
+    for path in (material.store.root / "exposures").glob("000001.*"):
+        path.unlink()
+    count, [finding] = check_exposures(ArtifactIndex(material.store.root))
+    assert count == 0 and finding.where == "exposures/000001.json"
+
+
+def test_the_ids_of_a_comparison_are_those_of_its_test_rows(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    groups = pq.read_table(comparison.path / "samples.parquet").column("group").to_pylist()
+    assert ids_of_test_rows(comparison) == sorted(set(groups))
