@@ -29,7 +29,7 @@ RESERVED_METRIC_NAMES = frozenset(
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 """Valid numbers of minute, hour, day of the month, month and day of the week (0 and 7 are Sunday)."""
 Share = Annotated[float, Field(ge=0, lt=1)]
-RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "format"]
+RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "personal_data", "format"]
 Ceiling = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -229,7 +229,7 @@ class PromotionSettings(Section):
     recommended in its place."""
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
     """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
-    (0.05 each), holes (0.02). Null switches one off."""
+    (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
 
 
 class CostSettings(Section):

@@ -169,4 +169,4 @@ def test_the_answers_are_those_of_the_server(make_job: JobMaker, server: FaultSe
     job = hosted(make_job, server)
     contender_scores.run(job)
     for sample in pq.read_table(job.out / "samples.parquet").to_pylist():
-        assert sample["answer"] == answer_to(sample["prompt"])
+        assert sample["answer"] == answer_to(sample["prompt"].split("\n\n")[-1])

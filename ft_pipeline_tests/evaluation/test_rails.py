@@ -26,6 +26,7 @@ FAULTY: dict[str, dict[str, Any]] = {
     "empty": {"answer": "Ja"},
     "holes": {"answer": "Dear {{Customer Name}}, it is on its way to you."},
     "refusal": {"answer": "As an AI language model, I cannot help you with that."},
+    "personal_data": {"answer": "Please write to jane.miller@example.org, she will send your parcel again."},
     "format": {"format_valid": 0.0},
 }
 
@@ -34,7 +35,14 @@ def samples(
     count: int, faulty: int = 0, fault: str = "cut_off", reference: str = GOOD, **shared: Any
 ) -> list[dict[str, Any]]:
     """Answers to so many conversations, of which the first ones have the fault."""
-    plain = {"answer": reference, "reference": reference, "finish_reason": "stop", "format_valid": 1.0, **shared}
+    plain = {
+        "prompt": "Where is it?",
+        "answer": reference,
+        "reference": reference,
+        "finish_reason": "stop",
+        "format_valid": 1.0,
+        **shared,
+    }
     return [{**plain, "group": f"{number:03}", **(FAULTY[fault] if number < faulty else {})} for number in range(count)]
 
 
@@ -55,6 +63,7 @@ def test_each_fault_is_counted_and_good_answers_have_none(name: str) -> None:
     [
         *(("cut_off", count, allowed) for count, allowed in ((50, 1), (134, 7), (300, 21))),
         *(("repetition", count, allowed) for count, allowed in ((50, 0), (134, 2), (300, 8))),
+        *(("personal_data", count, allowed) for count, allowed in ((50, 0), (134, 0), (300, 2))),
         *(("holes", count, allowed) for count, allowed in ((50, 0), (134, 0), (300, 2))),
     ],
 )
@@ -188,3 +197,22 @@ def test_if_no_baseline_is_usable_the_best_one_is_the_bar_and_it_is_said(tmp_pat
         reason.startswith("No baseline can be used: of few_shot, 100%")
         for reason in recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     )
+
+
+@pytest.mark.parametrize(
+    "answer", ["Call 020 7946 0958.", "Pay with 4111 1111 1111 1111.", "To GB82 WEST 1234 5698 7654 32."]
+)
+def test_a_number_counts_unless_the_conversation_has_it(answer: str) -> None:
+    invented = samples(40, answer=answer)
+    assert rail("personal_data", invented).faults == 40
+    assert rail("personal_data", samples(40, answer=answer, prompt=f"Is it right? {answer}")).faults == 0
+
+
+def test_numbers_that_people_write_too_are_usual_in_this_task() -> None:
+    hotline = "Please call us on 020 7946 0958, from nine to five."
+    assert rail("personal_data", samples(60, reference=hotline)).verdict == "off"
+
+
+def test_a_number_may_be_written_in_another_way() -> None:
+    asked = samples(40, answer="Is it 020-7946-0958?", prompt="My number is (020) 7946 0958.")
+    assert rail("personal_data", asked).faults == 0

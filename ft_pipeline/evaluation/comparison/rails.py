@@ -22,6 +22,7 @@ from ft_pipeline.distillation.answer_filters import (
 )
 from ft_pipeline.evaluation.comparison.leads import Conversations, effective_answers, wilson
 from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.tables.checks.pii import find_values
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.languages import language_of
 
@@ -85,6 +86,12 @@ def _has_holes(text: str) -> bool:
     return bool(find_placeholder(text) or find_control_token(text))
 
 
+def _invents_personal_data(sample: Sample) -> bool:
+    """Return whether an answer names an address or a number of a person that neither question nor reference has."""
+    values = find_values(sample["answer"])
+    return bool(values and values - find_values(sample["prompt"]) - find_values(sample["reference"]))
+
+
 def _refuses(text: str) -> bool:
     return find_refusal(text) is not None
 
@@ -102,6 +109,12 @@ RAILS: dict[str, RailRule] = {
         lambda sample: _refuses(sample["answer"]) and not _refuses(sample["reference"]),
         _refuses,
         english_only=True,
+    ),
+    "personal_data": RailRule(
+        "name an e-mail address, or a number of a phone, card or account, that the conversation does not have",
+        0.02,
+        _invents_personal_data,
+        lambda text: bool(find_values(text)),
     ),
     "format": RailRule("do not have the declared format", 0.05, lambda sample: not sample["format_valid"]),
 }

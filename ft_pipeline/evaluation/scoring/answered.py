@@ -51,7 +51,7 @@ def answered_samples(
         scored = ScoredAnswer(
             answer["answer"], answer["finish_reason"], answer["prompt_tokens"], count_tokens(answer["answer"]) + 1
         )
-        prompt = item.messages[-2]["content"]
+        prompt = "\n\n".join(turn["content"] for turn in item.messages[:-1])
         return sample_record(item, prompt, reference_tokens, Likelihood(), scored, answer_metrics)
 
     return [record(item, answer) for item, answer in zip(items, answers, strict=True)]

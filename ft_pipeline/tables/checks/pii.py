@@ -37,8 +37,17 @@ def locate(texts: pa.Array, owners: np.ndarray) -> dict[str, list[int]]:
     return {kind: sorted(rows) for kind, rows in rows_by_kind.items()}
 
 
-def _has_card(text: str) -> bool:
-    return any(_luhn([int(char) for char in match[0] if char.isdigit()]) for match in _CARD.finditer(text))
+def find_values(text: str) -> set[str]:
+    """Return the addresses and numbers in a text, as they are compared: without spaces and signs, in lower case."""
+    values = {match[0].lower() for match in _EMAIL.finditer(text)} if "@" in text else set()
+    for find in (_cards, _ibans, _phones):
+        values |= {"".join(filter(str.isalnum, value)).lower() for value in find(text)}
+    return values
+
+
+def _cards(text: str) -> list[str]:
+    found = [match[0] for match in _CARD.finditer(text)]
+    return [card for card in found if _luhn([int(char) for char in card if char.isdigit()])]
 
 
 def _luhn(digits: Sequence[int]) -> bool:
@@ -46,8 +55,8 @@ def _luhn(digits: Sequence[int]) -> bool:
     return any(digits) and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-def _has_iban(text: str) -> bool:
-    return any(_mod97(match[0].replace(" ", "")) for match in _IBAN.finditer(text))
+def _ibans(text: str) -> list[str]:
+    return [match[0] for match in _IBAN.finditer(text) if _mod97(match[0].replace(" ", ""))]
 
 
 def _mod97(iban: str) -> bool:
@@ -55,16 +64,17 @@ def _mod97(iban: str) -> bool:
     return 15 <= len(iban) <= 34 and int(digits) % 97 == 1
 
 
-def _has_phone(text: str) -> bool:
+def _phones(text: str) -> list[str]:
     text = _IBAN.sub("#", _CARD.sub("#", text))  # their groups of digits look like phone numbers
-    return any(8 <= sum(char.isdigit() for char in match[0]) <= 15 for match in _PHONE.finditer(text))
+    found = [match[0] for match in _PHONE.finditer(text)]
+    return [phone for phone in found if 8 <= sum(char.isdigit() for char in phone) <= 15]
 
 
 _KINDS: dict[str, Callable[[str], bool]] = {
     "pii_email": lambda text: "@" in text and _EMAIL.search(text) is not None,
-    "pii_card": _has_card,
-    "pii_iban": _has_iban,
-    "pii_phone": _has_phone,
+    "pii_card": lambda text: bool(_cards(text)),
+    "pii_iban": lambda text: bool(_ibans(text)),
+    "pii_phone": lambda text: bool(_phones(text)),
 }
 NAMES = {
     "pii_email": "an e-mail address",
