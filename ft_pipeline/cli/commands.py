@@ -6,7 +6,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -186,12 +186,22 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
 
 
 @app.command()
-def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+def compare(
+    on: Annotated[
+        Literal["test", "validation"],
+        typer.Option("--on", help="Rows. On the validation rows you may look as often as you like."),
+    ] = "test",
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show the comparison: every model and prompt with its scores, intervals and cost.
 
-    Example: ft compare
+    Example: ft compare --on validation
     """
     document = _require_document(open_project(project), "comparison")
+    if on == "validation" and not as_json:
+        display.show_validation_scores(stdout, Comparison.from_json(document))
+        return
     print_result(document, as_json, lambda shown: display.show_comparison(stdout, Comparison.from_json(shown)))
 
 

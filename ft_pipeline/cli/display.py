@@ -149,6 +149,28 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(plain(f"Break-even: {describe_break_even(break_even)}"), soft_wrap=True)
 
 
+def show_validation_scores(console: Console, comparison: Comparison) -> None:
+    """Print the likelihood of the validation rows, best first, with the lead by which candidates are screened."""
+    rows = sorted(
+        (row for row in comparison.rows if row.validation),
+        key=lambda row: row.validation.value if row.validation else 0,
+    )
+    if not rows:
+        console.print("No model was scored on the validation rows. Add validation rows, or run `ft run`.")
+        return
+    table = _table("model", "nats/byte", "lead", justify_right={"nats/byte"})
+    for row in rows:
+        screen = comparison.screen(row)
+        lead = (
+            f"{screen.lead / screen.error:+.1f} standard errors over {screen.rival}" if screen and screen.error else ""
+        )
+        table.add_row(plain(row.name), _score(row.validation, True), plain(lead))
+    console.print(
+        "Nats per byte of the validation rows: lower is better. Looking here uses up nothing; it decides nothing."
+    )
+    console.print(table)
+
+
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
     """Print the decision and its reasons."""
     if document.get("verdict"):

@@ -34,8 +34,8 @@ class Latency:
     def describe(self) -> str:
         """Return the result as a sentence."""
         return (
-            f"{self.requests} single requests: half of them took at most {self.p50:.2f} s, 95 % at most {self.p95:.2f} s, "
-            f"with {self.answer_tokens:.0f} tokens per answer."
+            f"{self.requests} single requests: half of them took at most {self.p50:.2f} s, 95 % at most {self.p95:.2f} "
+            f"s, with {self.answer_tokens:.0f} tokens per answer."
         )
 
 

@@ -182,12 +182,8 @@ class PromotionRules:
     def _baseline_rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
         """Return the baselines that a row must beat: the best use of its base model; for a prompt variant, the base
         model without a prompt."""
-        if row.kind != "prompt":
-            best = self.comparison.best_baseline(of=row)
-            return [best] if best else []
-        plain = [rival for rival in self.comparison.rows if rival.kind == "base"]
-        own = [rival for rival in plain if rival.base_model == row.base_model]
-        return (own or plain)[:1]
+        bar = self.comparison.bar_of(row)
+        return [bar] if bar else []
 
     def _missing_lead_over_champion(self, row: ComparisonRow) -> list[str]:
         """Return a reason if the row does not beat the champion, or if that was not measured."""

@@ -1,15 +1,19 @@
 """Models of several families in one table: what may be paired, and which baseline a tuned model must beat."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, SeedScores, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
+from ft_pipeline.evaluation.recommendation.observations import observe_one_training
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
 
@@ -160,3 +164,47 @@ def test_answers_must_confirm_what_a_likelihood_proposes(tmp_path: Path, worse: 
     assert (check.row, check.rival, check.metric) == ("a/merged", "base", "chrf")
     assert check.lead == pytest.approx(-worse, abs=0.1)
     assert check.is_shown is shown
+
+
+def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[str, Path]) -> None:
+    comparison = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
+    alone = ComparisonFacts(comparison, {}, 20)
+    row = named(comparison, "a/merged")
+    assert alone.pooled_spread(row) is None
+    values = [0.70, 0.72, 0.71]
+    spread = SeedSpread("a/merged", "a", 3, {"nats_per_byte": SeedScores(0.71, 0.70, 0.72, values)})
+    known = ComparisonFacts(replace(comparison, seeds=[spread]), {}, 20)
+    assert known.pooled_spread(row) == pytest.approx(0.01)
+    said = observe_one_training(known, Recommendation("lora", "", row)) or ""
+    assert (
+        "this speaks for these weights, not for lora. Another training of this technique may differ by ± 0.010" in said
+    )
+    assert known.pooled_spread(replace(row, technique="full")) is None
+
+
+def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) -> None:
+    records = [
+        {
+            "name": "merged",
+            "item": f"{number}:1",
+            "group": str(number),
+            "content_nats": 20.0 + number,
+            "content_bytes": 40,
+        }
+        for number in range(40)
+    ]
+    pq.write_table(pa.Table.from_pylist(records), inputs["a/scores"] / "validation.parquet")
+    worse = [
+        {**record, "name": "brief", "content_nats": record["content_nats"] + number % 5}
+        for number, record in enumerate(records)
+    ]
+    plain = [{**record, "name": "plain", "content_nats": record["content_nats"] + 6} for record in records]
+    pq.write_table(pa.Table.from_pylist([*worse, *plain]), inputs["a/prompt_baseline"] / "validation.parquet")
+    comparison = compare(inputs, CONFIG)
+    row = named(comparison, "a/merged")
+    assert row.validation is not None and row.validation.value == pytest.approx(39.5 / 40)
+    screen = comparison.screen(row)
+    assert screen is not None and (screen.rival, screen.conversations, screen.is_passed) == ("brief", 40, True)
+    assert screen.lead == pytest.approx(2 / 40)
+    of_prompt = comparison.screen(named(comparison, "brief"))
+    assert of_prompt is not None and (of_prompt.rival, of_prompt.is_passed) == ("base", True)

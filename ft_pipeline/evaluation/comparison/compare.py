@@ -45,7 +45,7 @@ from ft_pipeline.evaluation.comparison.records import (
 )
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
-from ft_pipeline.evaluation.comparison.screens import screen_candidates
+from ft_pipeline.evaluation.comparison.screens import score_on_validation, screen_candidates
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -294,6 +294,7 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         computed_in=row.get("computed_in"),
         tokens=model.tokens if "loss" in estimates else None,
         max_new_tokens=row.get("max_new_tokens"),
+        validation=score_on_validation(model),
         source=model.source,
         source_row=row["name"],
     )

@@ -355,6 +355,17 @@ class Comparison(JsonRecord):
             wanted = [row for row in wanted if row.base_model == of.base_model] or wanted
         return next((row for row in wanted if row.is_usable), wanted[0] if wanted else None)
 
+    def plain_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
+        """Return the base model of a row without a prompt; the best one for None, or if its own was not scored."""
+        plain = [base for base in self.ranked() if base.kind == "base"]
+        own = [base for base in plain if row is not None and base.base_model == row.base_model]
+        return next(iter(own or plain), None)
+
+    def bar_of(self, row: ComparisonRow) -> ComparisonRow | None:
+        """Return the baseline that a candidate must beat: the best use of its base model; for a prompt variant, the base
+        model without a prompt."""
+        return self.plain_of(row) if row.kind == "prompt" else self.best_baseline(of=row)
+
     def recipe_leads_of(self, row: ComparisonRow) -> list[RecipeLead]:
         """Return the leads of a row's recipe over the best baseline and the champion; empty if it was trained once."""
         return [lead for lead in self.recipe_leads if lead.row == row.name]

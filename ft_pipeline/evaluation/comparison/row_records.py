@@ -164,6 +164,8 @@ class ComparisonRow(JsonRecord):
     """Fingerprint of its vocabulary and template. Losses per token are comparable only within one."""
     max_new_tokens: int | None = None
     """The longest answer, in its own tokens."""
+    validation: Score | None = None
+    """Nats per byte on the validation rows; None if it was not measured."""
     incumbent: bool = False
     """Whether it is what answers today, and is to be replaced by a model that is not worse."""
     ends: str | None = None

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.evaluation.comparison.lead_records import Screen
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, lead_values
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.model_kinds import TUNED
 
@@ -21,7 +21,7 @@ Records = dict[str, dict[str, Any]]
 
 
 def screen_candidates(comparison: Comparison, models: Sequence[ScoredModel]) -> list[Screen]:
-    """Return the screen of each row that may be released: its lead over the champion, or else over the best baseline.
+    """Return the screen of each row that may be released: its lead over the champion, or else over its bar.
 
     A row has none if it, or its rival, has no likelihoods on the validation rows.
     """
@@ -29,12 +29,18 @@ def screen_candidates(comparison: Comparison, models: Sequence[ScoredModel]) -> 
     champion = next((row for row in comparison.rows if row.kind == "champion"), None)
     screens = []
     for row in comparison.rows:
-        rival = champion or comparison.best_baseline(of=row)
+        rival = champion or comparison.bar_of(row)
         if row.kind not in (*TUNED, "prompt") or rival is None or rival.name == row.name:
             continue
         screen = _screen(row, rival, records[row.name], records[rival.name])
         screens += [screen] if screen else []
     return screens
+
+
+def score_on_validation(model: ScoredModel) -> Score | None:
+    """Return the nats per byte of a model on the validation rows, with their interval; None if not measured."""
+    records = list(_records(model).values())
+    return interval(_estimate([record["group"] for record in records], records)) if records else None
 
 
 def _records(model: ScoredModel) -> Records:

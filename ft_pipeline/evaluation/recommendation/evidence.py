@@ -1,5 +1,6 @@
 """The facts of a comparison that the rules in rules.py and observations.py ask for, and the recorded evidence."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ ANSWER_METRIC = "chrf"
 """The metric that compares a teacher with other rows: it needs only answers, and a teacher may have no loss."""
 SECOND_ANSWER_METRIC = "rouge_l"
 """A second metric of answers, by which a teacher must not be clearly worse."""
+SERIES = 3
+"""Trainings of a series from which its spread is quoted for others."""
 VERBS = {"leads", "does", "was", "is", "waits", "cannot"}
 """First words of failed requirements that go on with a row's name."""
 ENOUGH_ROWS = 500
@@ -72,9 +75,7 @@ class ComparisonFacts:
 
     def plain_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model of a row without a prompt; the best one for None."""
-        plain = [base for base in self.scored_rows if base.kind == "base"]
-        own = [base for base in plain if row is not None and base.base_model == row.base_model]
-        return next(iter(own or plain), None)
+        return self.comparison.plain_of(row)
 
     @cached_property
     def best_baseline(self) -> ComparisonRow | None:
@@ -183,6 +184,19 @@ class ComparisonFacts:
         """Return the spread between the row's training seeds; None if it was trained once."""
         spread = next((entry for entry in self.comparison.seeds if entry.row == row.name), None)
         return spread if spread and self.comparison.primary_metric in spread.scores else None
+
+    def pooled_spread(self, row: ComparisonRow) -> float | None:
+        """Return the standard deviation between trainings of the row's technique on its base model, over the series
+        with three or more of them; None if there is none."""
+        name, squares, freedom = self.comparison.primary_metric, 0.0, 0
+        for series in self.comparison.seeds:
+            other = self.comparison.row(series.row)
+            scores = series.scores.get(name)
+            same = other is not None and (other.technique, other.base_model) == (row.technique, row.base_model)
+            if same and scores is not None and len(scores.values) >= SERIES:
+                squares += sum((value - scores.mean) ** 2 for value in scores.values)
+                freedom += len(scores.values) - 1
+        return math.sqrt(squares / freedom) if freedom else None
 
     def learning_curve(self, row: ComparisonRow) -> LearningCurve | None:
         """Return the row's learning curve; None if there is none."""

@@ -36,6 +36,16 @@ def observe_curve(facts: ComparisonFacts, recommendation: Recommendation) -> str
     return f"The learning curve is flat, so more rows of the same kind are unlikely to help: {words}"
 
 
+def observe_one_training(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return that a lead of one training is that of its weights, and how much another training may differ, if known."""
+    row = recommendation.row
+    if row is None or row.technique is None or len(facts.comparison.recipe_leads_of(row)) > 0:
+        return None
+    spread = facts.pooled_spread(row)
+    known = f" Another training of this technique may differ by ± {spread:.3f}." if spread is not None else ""
+    return f"One training: this speaks for these weights, not for {row.technique}.{known} `seeds: 3` would show it."
+
+
 def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the spread between training seeds, and whether the worst seed still beats the best baseline."""
     spread = facts.seed_spread(recommendation.row) if recommendation.row else None
@@ -230,6 +240,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_break_even,
     observe_forgetting,
     observe_merge,
+    observe_one_training,
     observe_seeds,
     observe_curve,
     observe_rows,
