@@ -362,8 +362,8 @@ class Comparison(JsonRecord):
         return next(iter(own or plain), None)
 
     def bar_of(self, row: ComparisonRow) -> ComparisonRow | None:
-        """Return the baseline that a candidate must beat: the best use of its base model; for a prompt variant, the base
-        model without a prompt."""
+        """Return the baseline that a candidate must beat: the best use of its base model; for a prompt variant, the
+        base model without a prompt."""
         return self.plain_of(row) if row.kind == "prompt" else self.best_baseline(of=row)
 
     def recipe_leads_of(self, row: ComparisonRow) -> list[RecipeLead]:
