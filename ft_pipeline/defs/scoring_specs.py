@@ -31,6 +31,8 @@ IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", 
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
 NOT_SCORED_WITH = {"general_questions", "general_texts", "bootstrap_resamples", "tokens_of", "contenders"}
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
+RESERVED_ROWS = ("base", "champion", "teacher")
+"""Names of rows of every comparison."""
 LETTERS_PER_TOKEN = 4
 """Of English, in most vocabularies: for the estimate of a bill."""
 HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
@@ -171,9 +173,13 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
 def contender_specs(context: SpecContext) -> dict[str, Spec]:
     """Return the specs of the scores of all contenders, by their names as inputs of a comparison."""
     specs = {}
+    taken = {*RESERVED_ROWS, *context.project.experiment_names(), *context.project.settings.prompting.variants}
     for contender in context.project.settings.evaluation.contenders:
-        if contender.name in context.project.experiment_names():
-            raise UserError(f"An experiment and a contender have the name {contender.name!r}. Rename the contender.")
+        if contender.name in taken:
+            raise UserError(
+                f"The contender {contender.name!r} has the name of an experiment, a prompt variant or another row. "
+                "Rename it."
+            )
         if contender.base_model is not None:
             base = context.built_artifact(base_model_spec(contender.base_model, contender.revision)).reference
             inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}

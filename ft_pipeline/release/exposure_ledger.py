@@ -96,27 +96,28 @@ def looks_before(entries: Sequence[Mapping[str, Any]], settings_hash: str) -> in
     return min(seen, default=len(entries))
 
 
-def write_entry(store: Path, entry: NewEntry) -> int:
-    """Append the entry, and return its number. The ids of the rows are written first."""
+def write_entry(store: Path, entry: NewEntry, number: int | None = None) -> int | None:
+    """Append the entry, and return its number. The ids of the rows are written first.
+
+    number: the one that it must get; default: the next one. None is returned if another process took it: then the
+    decision did not know that process's tests, and must be made again.
+    """
     digest = digest_of_rows(entry.test_ids)
     rows = ledger(store).folder / "rows" / f"{digest}.txt"
     if not rows.is_file():
         rows.parent.mkdir(parents=True, exist_ok=True)
         with translate_write_errors():
             create_atomically(rows, ("\n".join(sorted(entry.test_ids)) + "\n").encode())
-    fields = {key: value for key, value in vars(entry).items() if key != "test_ids"}
-    while True:
-        number = ledger(store).next_number()
-        record = {
-            "sequence": number,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": user_name(),
-            **fields,
-            "rows": digest,
-            "conversations": len(entry.test_ids),
-        }
-        if ledger(store).append(record) is not None:
-            return number
+    sequence = ledger(store).next_number() if number is None else number
+    record = {
+        "sequence": sequence,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": user_name(),
+        **{key: value for key, value in vars(entry).items() if key != "test_ids"},
+        "rows": digest,
+        "conversations": len(entry.test_ids),
+    }
+    return sequence if ledger(store).append(record) is not None else None
 
 
 def write_result(store: Path, number: int, results: Mapping[str, Any], moved: str | None) -> None:

@@ -1,6 +1,6 @@
 """Decide about the champion on a comparison, and record the tests that were made on the test rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,24 @@ def decide_and_record(
     champion: the one to beat. row: decide about this row alone (`ft promote`). The same comparison is decided in the
     same way again, and counted once. Raises UserError if the ledger is damaged.
     """
+    while True:
+        recorded = _decide_once(store, comparison_artifact, settings, champion, test_share, row)
+        if recorded is not None:
+            return recorded
+
+
+def _decide_once(
+    store: ArtifactStore,
+    comparison_artifact: Artifact,
+    settings: PromotionSettings,
+    champion: ChampionRecord | None,
+    test_share: float,
+    row: ComparisonRow | None,
+) -> RecordedDecision | None:
+    """Decide and record as decide_and_record; None if another process wrote to the ledger meanwhile."""
     comparison = read_comparison(comparison_artifact)
     candidates, _ = find_candidates(comparison_artifact, store)
-    records = history(store.root)
+    records, next_number = history(store.root), exposure_ledger.ledger(store.root).next_number()
     standing = [record for record in records if champion is not None and record.sequence <= champion.sequence]
     key, ids = decision_key_of(comparison_artifact), ids_of_test_rows(comparison_artifact)
     before = exposure_ledger.last_entry_before(store.root, key, _number(champion))
@@ -64,15 +79,36 @@ def decide_and_record(
         decision = decide_one(comparison, candidates, settings, champion, row, exposure)
     else:
         decision = decide(comparison, candidates, settings, champion, manually_rejected(records), exposure)
+    new = [test for test in decision.tests if test.is_new]
+    if new:
+        entry = exposure_ledger.NewEntry(
+            comparison=comparison_artifact.fingerprint,
+            decision_key=key,
+            candidates=[_described(candidates[test.name], test, comparison) for test in new],
+            contenders=sorted({candidate.settings_hash for candidate in candidates.values()}),
+            champion=champion.fingerprint if champion else None,
+            standing=_number(champion),
+            metric=comparison.primary_metric,
+            rules=comparison.rules,
+            test_ids=ids,
+            e_before=exposure.count,
+            screen={screen.row: screen.lead / screen.error for screen in comparison.screens if screen.error},
+        )
+        if exposure_ledger.write_entry(store.root, entry, next_number) is None:
+            return None
+    _write_results(store, decision, (key, _number(champion)))
+    entries = exposure_ledger.ledger(store.root).next_number() - 1
+    looks = _looks(store, candidates, before)
+    return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+
+
+def _looks(store: ArtifactStore, candidates: Mapping[str, Candidate], before: int) -> dict[str, int]:
+    """Return, by row name, the decisions that had been made when a candidate of its settings first appeared."""
     earlier = [entry for entry in exposure_ledger.ledger(store.root).read() if entry["sequence"] <= before]
     looks = {
-        name: count
-        for name, candidate in candidates.items()
-        if (count := exposure_ledger.looks_before(earlier, candidate.settings_hash))
+        name: exposure_ledger.looks_before(earlier, candidate.settings_hash) for name, candidate in candidates.items()
     }
-    _record_tests(store, comparison_artifact, comparison, candidates, decision, exposure, champion, ids)
-    entries = exposure_ledger.ledger(store.root).next_number() - 1
-    return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+    return {name: count for name, count in looks.items() if count}
 
 
 def decision_document(
@@ -110,40 +146,12 @@ def decision_document(
     }
 
 
-def _record_tests(
-    store: ArtifactStore,
-    comparison_artifact: Artifact,
-    comparison: Comparison,
-    candidates: dict[str, Candidate],
-    decision: Decision,
-    exposure: Exposure,
-    champion: ChampionRecord | None,
-    ids: Sequence[str],
-) -> None:
-    """Write an entry for the tests that were not made before, and the results of every entry of this decision."""
-    key = decision_key_of(comparison_artifact)
-    new = [test for test in decision.tests if test.is_new]
-    if new:
-        exposure_ledger.write_entry(
-            store.root,
-            exposure_ledger.NewEntry(
-                comparison=comparison_artifact.fingerprint,
-                decision_key=key,
-                candidates=[_described(candidates[test.name], test, comparison) for test in new],
-                contenders=sorted({candidate.settings_hash for candidate in candidates.values()}),
-                champion=champion.fingerprint if champion else None,
-                standing=_number(champion),
-                metric=comparison.primary_metric,
-                rules=comparison.rules,
-                test_ids=ids,
-                e_before=exposure.count,
-                screen={screen.row: screen.lead / screen.error for screen in comparison.screens if screen.error},
-            ),
-        )
+def _write_results(store: ArtifactStore, decision: Decision, own: tuple[str, int | None]) -> None:
+    """Write the results of every entry of a decision. own: its decision key and the number of its champion's record."""
     results = {test.name: {"p": test.p, "level": test.level, "rivals": test.rivals} for test in decision.tests}
     moved = decision.name if decision.move else None
     for entry in exposure_ledger.ledger(store.root).read():
-        if (entry["decision_key"], entry["standing"]) == (key, _number(champion)):
+        if (entry["decision_key"], entry["standing"]) == own:
             exposure_ledger.write_result(store.root, entry["sequence"], results, moved)
 
 

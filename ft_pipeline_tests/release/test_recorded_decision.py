@@ -16,6 +16,7 @@ from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_r
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.release.test_exposure import entry
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 
@@ -37,12 +38,12 @@ def test_each_test_is_recorded_with_its_rows_and_its_result(material: Material) 
     comparison = material.compare(material.train(2.0))
     recorded = decided(material, comparison)
     assert recorded.decision.name == "lora/merged" and recorded.entry == 1
-    [entry] = entries(material)
-    assert [test["name"] for test in entry["candidates"]] == ["lora/merged", "few_shot"]
-    assert {test["level"] for test in entry["candidates"]} == {0.05 / 3}
-    assert (entry["conversations"], entry["metric"], entry["e_before"]) == (30, "loss", 0.0)
+    [first] = entries(material)
+    assert [test["name"] for test in first["candidates"]] == ["lora/merged", "few_shot"]
+    assert {test["level"] for test in first["candidates"]} == {0.05 / 3}
+    assert (first["conversations"], first["metric"], first["e_before"]) == (30, "loss", 0.0)
     folder = material.store.root / "exposures"
-    ids = (folder / "rows" / f"{entry['rows']}.txt").read_text(encoding="utf-8").split()
+    ids = (folder / "rows" / f"{first['rows']}.txt").read_text(encoding="utf-8").split()
     assert ids == ids_of_test_rows(comparison)
     result = json.loads((folder / "000001.result.json").read_text(encoding="utf-8"))
     assert result["moved"] == "lora/merged" and result["results"]["lora/merged"]["p"] < 0.001
@@ -79,6 +80,25 @@ def test_a_candidate_that_was_tested_before_is_not_tested_anew(material: Materia
     [test] = [test for test in retrained.decision.tests if test.is_new]
     assert test.level == 0.05 / (3 * 4)  # two earlier tests, one new one
     assert [entry["e_before"] for entry in entries(material)] == [0.0, 2.0]
+
+
+def test_a_decision_that_did_not_know_another_test_is_made_again(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process records a test between the reading of the ledger and the writing of the entry."""
+    comparison = material.compare(material.train(2.0))
+    write, meanwhile = exposure_ledger.write_entry, [entry(1), entry(2)]
+
+    def write_later(store: Path, own: exposure_ledger.NewEntry, number: int | None = None) -> int | None:
+        if meanwhile:
+            write(store, meanwhile.pop())
+        return write(store, own, number)
+
+    monkeypatch.setattr(exposure_ledger, "write_entry", write_later)
+    recorded = decided(material, comparison)
+    assert [found["comparison"] for found in entries(material)][:2] == ["comparison2", "comparison1"]
+    assert len(entries(material)) == 3 and recorded.entry == 3
+    assert recorded.decision.move
 
 
 def test_settings_that_appear_after_a_decision_are_marked(material: Material) -> None:
