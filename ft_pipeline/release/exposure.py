@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy.special import ndtri
 
+from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.store.hashing import sha256_of_json
 
 USED_UP = 20
@@ -28,6 +29,9 @@ class Exposure:
     """Number of tests that a conversation was part of since the rules last moved the champion."""
     levels: Mapping[str, float] = field(default_factory=dict)
     """Of each test that was made, by its key: the level at which it was decided. It is never counted twice."""
+    fresh_leads: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    """By candidate, then by rival, the lead on the test conversations that arrived after its settings first appeared,
+    if these are enough."""
     test_share: float = 0.0
     """The share of new data that becomes test conversations; 0: none."""
 

@@ -87,7 +87,7 @@ def read_exposure(
     counted = [entry for entry in entries if begin < entry["sequence"] <= (last if last is not None else len(entries))]
     count = sum(len(entry["candidates"]) * _overlap(store, entry, now) for entry in counted)
     levels = {test["key"]: test["level"] for entry in entries for test in entry["candidates"]}
-    return Exposure(digest_of_rows(test_ids), count, levels, test_share)
+    return Exposure(digest_of_rows(test_ids), count, levels, test_share=test_share)
 
 
 def looks_before(entries: Sequence[Mapping[str, Any]], settings_hash: str) -> int:
@@ -128,17 +128,25 @@ def write_result(store: Path, number: int, results: Mapping[str, Any], moved: st
         create_atomically(entry.with_suffix(".result.json"), json.dumps(document, indent=2).encode())
 
 
+def rows_of(store: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return the ids of the test conversations of entries, by the digest that they name. Errors as in read_exposure."""
+    return {entry["rows"]: _read_rows(store, entry) for entry in entries}
+
+
 def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
     """Return the share of the present test conversations that were part of an entry's tests."""
+    return len(now & _read_rows(store, entry)) / len(now) if now else 0.0
+
+
+def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
     path = ledger(store).folder / "rows" / f"{entry['rows']}.txt"
     try:
-        ids = path.read_text(encoding="utf-8").split()
+        return set(path.read_text(encoding="utf-8").split())
     except OSError as error:
         raise UserError(
             f"The test rows of exposures/{entry['sequence']:06d}.json cannot be read ({path.name}). Restore the folder "
             f"{path.parent} from a backup."
         ) from error
-    return len(now.intersection(ids)) / len(now) if now else 0.0
 
 
 def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:

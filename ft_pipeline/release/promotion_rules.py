@@ -6,7 +6,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
@@ -102,6 +102,7 @@ class PromotionRules:
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._missing_lead_of_recipe(row),
+            *self._behind_on_fresh_rows(row),
         ]
 
     def _why_not_tested(self, row: ComparisonRow) -> list[str]:
@@ -208,6 +209,15 @@ class PromotionRules:
             f"its recipe is not shown to beat {lead.rival}: it leads by {lead.describe()}"
             for lead in self.comparison.recipe_leads_of(row)
             if not lead.is_shown
+        ]
+
+    def _behind_on_fresh_rows(self, row: ComparisonRow) -> list[str]:
+        """Return a reason for each rival that clearly leads on the test rows for which the row cannot be designed."""
+        return [
+            f"trails {rival} on the test conversations that arrived after it was designed: by {-lead.value:.4f} (95 %: "
+            f"{describe_interval(-lead.high, -(lead.low or 0.0), 4)})"
+            for rival, lead in self.exposure.fresh_leads.get(row.name, {}).items()
+            if lead.high is not None and lead.high < 0
         ]
 
     def _champion_rows(self) -> list[ComparisonRow]:

@@ -1,19 +1,21 @@
 """Decide about the champion on a comparison, and record the tests that were made on the test rows."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
 from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected
 from ft_pipeline.release.decision import Decision, decide, decide_one
 from ft_pipeline.release.exposure import USED_UP, Exposure, needed_lead
+from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, fresh_rows, lead_on
+from ft_pipeline.release.promotion_rules import PromotionRules
 from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -75,6 +77,9 @@ def _decide_once(
     key, ids = decision_key_of(comparison_artifact), ids_of_test_rows(comparison_artifact)
     before = exposure_ledger.last_entry_before(store.root, key, _number(champion))
     exposure = exposure_ledger.read_exposure(store.root, ids, standing, last=before, test_share=test_share)
+    earlier = [entry for entry in exposure_ledger.ledger(store.root).read() if entry["sequence"] <= before]
+    rules = PromotionRules(comparison, candidates, settings, champion, exposure)
+    exposure = replace(exposure, fresh_leads=_fresh_leads(store, comparison_artifact, rules, earlier, ids))
     if row is not None:
         decision = decide_one(comparison, candidates, settings, champion, row, exposure)
     else:
@@ -98,17 +103,37 @@ def _decide_once(
             return None
     _write_results(store, decision, (key, _number(champion)))
     entries = exposure_ledger.ledger(store.root).next_number() - 1
-    looks = _looks(store, candidates, before)
+    looks = _looks(candidates, earlier)
     return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
 
 
-def _looks(store: ArtifactStore, candidates: Mapping[str, Candidate], before: int) -> dict[str, int]:
+def _looks(candidates: Mapping[str, Candidate], earlier: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return, by row name, the decisions that had been made when a candidate of its settings first appeared."""
-    earlier = [entry for entry in exposure_ledger.ledger(store.root).read() if entry["sequence"] <= before]
     looks = {
         name: exposure_ledger.looks_before(earlier, candidate.settings_hash) for name, candidate in candidates.items()
     }
     return {name: count for name, count in looks.items() if count}
+
+
+def _fresh_leads(
+    store: ArtifactStore,
+    comparison_artifact: Artifact,
+    rules: PromotionRules,
+    earlier: Sequence[Mapping[str, Any]],
+    ids: Sequence[str],
+) -> dict[str, dict[str, Score]]:
+    """Return Exposure.fresh_leads: of the candidates that appeared after other decisions."""
+    rows, found = exposure_ledger.rows_of(store.root, earlier), {}
+    for row in rules.tested_rows:
+        settings_hash = rules.candidates[row.name].settings_hash
+        fresh = fresh_rows(ids, earlier, rows, settings_hash)
+        if exposure_ledger.looks_before(earlier, settings_hash) and len(fresh) >= ENOUGH_FRESH:
+            leads = {
+                rival.name: lead_on(comparison_artifact, rules.comparison, fresh, row.name, rival.name)
+                for rival in rules.rivals(row)
+            }
+            found[row.name] = {name: lead for name, lead in leads.items() if lead is not None}
+    return found
 
 
 def decision_document(

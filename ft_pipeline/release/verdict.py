@@ -23,7 +23,10 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
-TWO_KEYS = "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them."
+TWO_KEYS = (
+    "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
+    "Neither says how many answers are right."
+)
 
 
 @dataclass(frozen=True)

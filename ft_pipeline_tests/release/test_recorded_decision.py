@@ -9,8 +9,14 @@ import pytest
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.champion_records import check_exposures
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.release import exposure_ledger
+from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.champion import ChampionRecord, history
+from ft_pipeline.release.decision import decide
+from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
 from ft_pipeline.settings.project import PromotionSettings
@@ -140,3 +146,38 @@ def test_the_ids_of_a_comparison_are_those_of_its_test_rows(material: Material) 
     comparison = material.compare(material.train(2.0))
     groups = pq.read_table(comparison.path / "samples.parquet").column("group").to_pylist()
     assert ids_of_test_rows(comparison) == sorted(set(groups))
+
+
+def test_what_is_fresh_depends_on_when_the_settings_appeared() -> None:
+    entries = [{"contenders": ["a"], "rows": "1"}, {"contenders": ["a", "b"], "rows": "2"}]
+    rows = {"1": {"r1", "r2"}, "2": {"r1", "r2", "r3"}}
+    now = ["r1", "r2", "r3", "r4"]
+    assert fresh_rows(now, entries, rows, "a") == {"r3", "r4"}
+    assert fresh_rows(now, entries, rows, "b") == fresh_rows(now, entries, rows, "new") == {"r4"}
+
+
+def test_a_lead_on_some_rows_alone_is_that_of_these_rows(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    document = read_comparison(comparison)
+    ids = ids_of_test_rows(comparison)
+    whole = lead_on(comparison, document, set(ids), "lora/merged", "few_shot")
+    paired = document.lead_over(*(document.row(name) for name in ("lora/merged", "few_shot")))  # type: ignore[arg-type]
+    assert whole is not None and paired is not None
+    assert (whole.value, whole.low, whole.high) == pytest.approx((paired.value, paired.low, paired.high))
+    part = lead_on(comparison, document, set(ids[:7]), "lora/merged", "few_shot")
+    assert part is not None and part.value != pytest.approx(whole.value)
+    assert lead_on(comparison, document, {"another"}, "lora/merged", "few_shot") is None
+
+
+def test_a_candidate_that_is_behind_on_fresh_rows_is_blocked(material: Material) -> None:
+    comparison = read_comparison(material.compare(material.train(2.0)))
+    candidates, _ = find_candidates(material.store.all("comparison")[-1], material.store)
+    behind = Exposure(fresh_leads={"lora/merged": {"few_shot": Score(-0.2, -0.3, -0.1)}})
+    decision = decide(comparison, candidates, SETTINGS, None, exposure=behind)
+    assert decision.name != "lora/merged"
+    assert (
+        "lora/merged: trails few_shot on the test conversations that arrived after it was designed: by 0.2000 (95 %: "
+        "0.1000 to 0.3000)" in decision.reasons[0]
+    )
+    uncertain = Exposure(fresh_leads={"lora/merged": {"few_shot": Score(-0.2, -0.5, 0.1)}})
+    assert decide(comparison, candidates, SETTINGS, None, exposure=uncertain).name == "lora/merged"

@@ -31,18 +31,24 @@ def estimate_all(models: Sequence[ScoredModel], samples: Samples, own_metrics: I
 
     A model lacks a metric that it has no values of: those behind an endpoint give no likelihoods.
     """
-    estimates: Estimates = {model.name: {} for model in models}
+    estimates = estimate_samples(samples, own_metrics)
+    _add_general(estimates, models)
+    _add_tasks(estimates, models)
+    return estimates
+
+
+def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
+    """Return the estimates that are computed from the test items. Arguments as in estimate_all."""
+    estimates: Estimates = {name: {} for name in samples}
     groups = [sample["group"] for sample in next(iter(samples.values()))]
     conversations = Conversations(groups)
     for metric, (numerator, denominator) in _RATIOS.items():
         if measured := _with_values(samples, numerator):
             ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
             _add(estimates, metric, measured, ratios)
-    for metric in (*_MEANS, *own_metrics):
+    for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
         if measured := _with_values(samples, metric):
             _add(estimates, metric, measured, _means(conversations, metric, _matrix(measured, metric)))
-    _add_general(estimates, models)
-    _add_tasks(estimates, models)
     return estimates
 
 
