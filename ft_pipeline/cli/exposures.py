@@ -45,6 +45,6 @@ def _exposures(project: Project) -> dict[str, Any]:
                 "by": entry["by"],
                 "candidates": [test["name"] for test in entry["candidates"]],
             }
-            for entry in exposure_ledger.ledger(store.root).read()
+            for entry in exposure_ledger.read_entries(store.root)
         ],
     }

@@ -1,5 +1,7 @@
 """The test items: the turns that every model answers, and the reference answer."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message
 from ft_pipeline.tables.formats.turns import is_trained, spoken_text
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class Item:
     """The conversation up to and including the assistant turn."""
     tools: str | None = None
     """The declared tools as JSON text."""
+
+    @property
+    def question_key(self) -> str:
+        """A hash of the words of the conversation's first question, by which its use in tests is counted: white space,
+        signs and answers may be edited."""
+        question = next((turn["content"] for turn in self.messages if turn["role"] == "user"), "")
+        return hashlib.sha256(" ".join(_WORD.findall(question.lower())).encode()).hexdigest()
 
     @property
     def reference(self) -> str:

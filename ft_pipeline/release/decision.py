@@ -158,10 +158,10 @@ def decide_one(
     exposure: Exposure = NOT_EXPOSED,
 ) -> Decision:
     """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
-    rules = PromotionRules(comparison, candidates, settings, champion, exposure)
+    rules = PromotionRules(comparison, candidates, settings, champion, exposure, row)
     failed = rules.failed_requirements(row)
-    tests = [test for test in tests_of(rules) if test.name == row.name]
-    return Decision(not failed, row.name, failed or [rules.describe_win(row)], rules.evidence(row), tests)
+    # All candidates that would be tested count: whoever asks for them one by one has seen them all in the comparison.
+    return Decision(not failed, row.name, failed or [rules.describe_win(row)], rules.evidence(row), tests_of(rules))
 
 
 def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:

@@ -7,7 +7,7 @@ the champion starts the count anew: what comes after is compared with another mo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scipy.special import ndtri
@@ -29,6 +29,8 @@ class Exposure:
     """Number of tests that a conversation was part of since the rules last moved the champion."""
     levels: Mapping[str, float] = field(default_factory=dict)
     """Of each test that was made, by its key: the level at which it was decided. It is never counted twice."""
+    own: int = 0
+    """Number of tests that this decision has recorded already. They count for those that are added to it."""
     fresh_leads: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     """By candidate, then by rival, the lead on the test conversations that arrived after its settings first appeared,
     if these are enough."""
@@ -42,7 +44,7 @@ class Exposure:
 
     def level(self, false_moves: float, tested: int) -> float:
         """Return the largest p-value that counts. tested: the number of new tests."""
-        before = math.ceil(self.count) + 1
+        before = math.ceil(self.count + self.own) + 1
         return false_moves / (before * (before + max(tested, 1)))
 
     def describe_end(self, conversations: int, false_moves: float) -> str:
@@ -62,9 +64,15 @@ class Exposure:
         )
 
 
-def key_of_test(candidate: str, rivals: Mapping[str, float], rows: str, metric: str, rules: str) -> str:
-    """Return the identity of a test. candidate: its fingerprint. rivals: their scores, by name."""
-    return sha256_of_json([candidate, dict(sorted(rivals.items())), rows, metric, rules])
+def key_of_test(
+    candidate: str, score: float, rivals: Mapping[str, float], rows: str, metric: str, rules: Sequence[str | None]
+) -> str:
+    """Return the identity of a test.
+
+    candidate: its fingerprint. score: its value, which also changes with what the fingerprint does not name, such as
+    the examples of a prompt. rivals: their scores, by name. rules: versions of the rules and of the measures.
+    """
+    return sha256_of_json([candidate, score, dict(sorted(rivals.items())), rows, metric, *rules])
 
 
 def needed_lead(level: float) -> float:

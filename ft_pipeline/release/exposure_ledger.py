@@ -18,11 +18,13 @@ from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.ledger import Ledger, LedgerFault
+from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
 from ft_pipeline.store.provenance import user_name
 
 EVIDENCE_KEY = "exposure"
-"""Key of a champion's evidence: the number of the last entry that was written before the rules moved it."""
+"""Key of a champion's evidence: the number of the last entry that was written before it was moved."""
+FIELDS = frozenset({"decision_key", "standing", "candidates", "contenders", "rows"})
+"""Keys that every entry has."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,28 @@ def digest_of_rows(test_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(test_ids)).encode()).hexdigest()
 
 
-def last_entry_before(store: Path, decision_key: str, standing: int | None) -> int:
-    """Return the number of the last entry that is not of this decision; 0 if there is none.
+def is_own(entry: Mapping[str, Any], decision_key: str, standing: int | None) -> bool:
+    """Return whether an entry is of a decision. standing: the number of the record of the champion to beat."""
+    return (entry["decision_key"], entry["standing"]) == (decision_key, standing)
 
-    standing: the number of the record of the champion that it is made against.
-    """
-    own = (decision_key, standing)
-    others = [entry["sequence"] for entry in ledger(store).read() if (entry["decision_key"], entry["standing"]) != own]
+
+def last_entry_before(store: Path, decision_key: str, standing: int | None) -> int:
+    """Return the number of the last entry that is not of this decision; 0 if there is none. Arguments as in is_own."""
+    others = [entry["sequence"] for entry in read_entries(store) if not is_own(entry, decision_key, standing)]
     return max(others, default=0)
+
+
+def read_entries(store: Path, known: int = 0) -> list[dict[str, Any]]:
+    """Return all entries, oldest first. known: the highest number that other files name.
+
+    Raises UserError if one is missing, was edited or cannot be read: the count would be too low.
+    """
+    for fault in find_faults(store, known):
+        raise UserError(
+            f"The ledger of tests is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
+            f"{ledger(store).folder} from a backup: without it, nobody knows how often the test rows were used."
+        )
+    return ledger(store).read()
 
 
 def read_exposure(
@@ -73,27 +89,37 @@ def read_exposure(
     test_ids: Sequence[str],
     records: Sequence[ChampionRecord],
     *,
-    last: int | None = None,
+    own: tuple[str, int | None] | None = None,
+    known: int = 0,
     test_share: float = 0.0,
 ) -> Exposure:
     """Return how exposed the test conversations are.
 
-    records: those of the champions, which say when the count began. last: the last entry that counts; default: all.
-    Raises UserError if an entry is missing or was edited.
+    records: those of the champions, which say when the count began. own: decision key and standing of the decision for
+    which it is asked: its own tests do not count before it. known, errors: as in read_entries.
     """
-    _require_complete(store, records)
-    now, entries = set(test_ids), ledger(store).read()
+    known = max([known, *(record.evidence.get(EVIDENCE_KEY, 0) for record in records)])
+    now, entries = set(test_ids), read_entries(store, known)
     begin = _count_begins(records)
-    counted = [entry for entry in entries if begin < entry["sequence"] <= (last if last is not None else len(entries))]
-    count = sum(len(entry["candidates"]) * _overlap(store, entry, now) for entry in counted)
+    counted = [entry for entry in entries if begin < entry["sequence"]]
+    of_own = [entry for entry in counted if own is not None and is_own(entry, *own)]
+    earlier = [entry for entry in counted if entry not in of_own]
+    count = sum(len(entry["candidates"]) * _overlap(store, entry, now) for entry in earlier)
     levels = {test["key"]: test["level"] for entry in entries for test in entry["candidates"]}
-    return Exposure(digest_of_rows(test_ids), count, levels, test_share=test_share)
+    tests = sum(len(entry["candidates"]) for entry in of_own)
+    return Exposure(digest_of_rows(test_ids), count, levels, tests, test_share=test_share)
 
 
 def looks_before(entries: Sequence[Mapping[str, Any]], settings_hash: str) -> int:
     """Return how many decisions had been made when a candidate of these settings first appeared."""
     seen = [number for number, entry in enumerate(entries) if settings_hash in entry["contenders"]]
     return min(seen, default=len(entries))
+
+
+def on_these_rows(store: Path, entries: Sequence[dict[str, Any]], test_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the entries of which some test conversation is still one."""
+    now = set(test_ids)
+    return [entry for entry in entries if _overlap(store, entry, now)]
 
 
 def write_entry(store: Path, entry: NewEntry, number: int | None = None) -> int | None:
@@ -139,49 +165,72 @@ def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
 
 
 def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
-    path = ledger(store).folder / "rows" / f"{entry['rows']}.txt"
-    try:
-        return set(path.read_text(encoding="utf-8").split())
-    except OSError as error:
+    path = _rows_path(store, entry)
+    ids = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    if digest_of_rows(ids) != entry["rows"]:
         raise UserError(
-            f"The test rows of exposures/{entry['sequence']:06d}.json cannot be read ({path.name}). Restore the folder "
-            f"{path.parent} from a backup."
-        ) from error
+            f"The test rows of exposures/{entry['sequence']:06d}.json are missing or were edited ({path.name}). "
+            f"Restore the folder {path.parent} from a backup."
+        )
+    return set(ids)
+
+
+def _rows_path(store: Path, entry: Mapping[str, Any]) -> Path:
+    return ledger(store).folder / "rows" / f"{entry['rows']}.txt"
 
 
 def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
     """Yield entries that are missing, or that are not as they were written. last: see Ledger.faults."""
     book = ledger(store)
-    results = {int(path.name.partition(".")[0]): path for path in book.folder.glob("*.result.json")}
-    yield from book.faults(max([last, *results]))
-    for number, path in sorted(results.items()):
-        entry = book.path(number)
-        if entry.is_file() and json.loads(path.read_bytes()).get("entry_sha256") != sha256_of_file(entry):
-            yield LedgerFault("edited_record", number, f"does not match its hash in {path.name}: it was edited")
+    results = {int(path.name[:6]): path for path in book.folder.glob("[0-9][0-9][0-9][0-9][0-9][0-9].result.json")}
+    faults = list(book.faults(max([last, *results])))
+    yield from faults
+    if faults:
+        return
+    for entry in book.read():
+        number = entry["sequence"]
+        if missing := FIELDS - entry.keys():
+            yield LedgerFault("edited_record", number, f"has no {min(missing)}")
+        elif number > 1 and entry[PREVIOUS_HASH_KEY] is None:
+            yield LedgerFault("edited_record", number, "does not contain the hash of the entry before it")
+        elif number in results and _recorded_hash(results[number]) != sha256_of_file(book.path(number)):
+            name = results[number].name
+            yield LedgerFault("edited_record", number, f"does not match its hash in {name}: it was edited")
 
 
-def _require_complete(store: Path, records: Sequence[ChampionRecord]) -> None:
-    """Raise UserError if an entry is missing: the count would be too low."""
-    known = max((record.evidence.get(EVIDENCE_KEY, 0) for record in records), default=0)
-    for fault in find_faults(store, known):
-        raise UserError(
-            f"The ledger of tests is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
-            f"{ledger(store).folder} from a backup: without it, nobody knows how often the test rows were used."
-        )
+def _recorded_hash(result: Path) -> str | None:
+    """Return the hash of the entry that a result file names; None if it cannot be read."""
+    try:
+        return str(json.loads(result.read_bytes())["entry_sha256"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _count_begins(records: Sequence[ChampionRecord]) -> int:
     """Return the number of the last entry that does not count: the rules moved the present champion after it.
 
-    A rollback brings back the count of the champion that it restores. A move by a person does not start it anew.
+    A rollback brings back the count of the champion that it restores. A move by a person does not start it anew, nor
+    does one that beat only what a person had forced, or a champion that could not be compared.
     """
     by_number = {record.sequence: record for record in records}
     record = records[-1] if records else None
     while record is not None:
+        previous = by_number.get(record.sequence - 1)
         if record.restores is not None:
             record = by_number.get(record.restores)
-        elif record.by_hand or record.forced:
-            record = by_number.get(record.sequence - 1)
+        elif record.by_hand or record.forced or not _beat_a_champion(record, previous, by_number):
+            record = previous
         else:
             return int(record.evidence.get(EVIDENCE_KEY, 0))
     return 0
+
+
+def _beat_a_champion(
+    record: ChampionRecord, previous: ChampionRecord | None, by_number: Mapping[int, ChampionRecord]
+) -> bool:
+    """Return whether a move of the rules was against a champion that nobody had forced, or against none."""
+    if not record.evidence.get("champion_compared", True):
+        return False
+    if previous is not None and previous.restores is not None:
+        previous = by_number.get(previous.restores)
+    return previous is None or not previous.forced

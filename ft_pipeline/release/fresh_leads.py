@@ -43,7 +43,11 @@ def lead_on(
     ).to_pylist()
     samples = {
         model: sorted(
-            (record for record in records if record["name"] == model and record["group"] in conversations),
+            (
+                record
+                for record in records
+                if record["name"] == model and record.get("question_key", record["group"]) in conversations
+            ),
             key=lambda record: record["item"],
         )
         for model in (row, rival)

@@ -10,6 +10,7 @@ from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.decision import promotion_of
+from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -50,9 +51,8 @@ def promote(
         is_new = current is None or current.fingerprint != candidate.fingerprint
         if not is_new:
             return None
-        decision = decide_and_record(
-            store, comparison_artifact, settings, current, test_share=test_share, row=row
-        ).decision
+        recorded = decide_and_record(store, comparison_artifact, settings, current, test_share=test_share, row=row)
+        decision = recorded.decision
         if not decision.move and not force:
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
         promotion = promotion_of(replace(decision, move=True), candidates, comparison_artifact.fingerprint)
@@ -61,7 +61,12 @@ def promote(
         return replace(
             promotion,
             reason=reason.strip() or decision.reasons[-1],
-            evidence={**promotion.evidence, "served": serving[row.name], "lacks": failed_requirements},
+            evidence={
+                **promotion.evidence,
+                "served": serving[row.name],
+                "lacks": failed_requirements,
+                EVIDENCE_KEY: recorded.entry,
+            },
             forced=force,
             by_hand=True,
             looked_at=decision_key_of(comparison_artifact),

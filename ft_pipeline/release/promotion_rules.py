@@ -12,6 +12,8 @@ from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
 from ft_pipeline.settings.project import PromotionSettings
 
+WAITS = "waits for fresh test rows"
+"""What a candidate fails while the test rows are used up."""
 ALREADY = "is already the champion"
 """What the champion fails as a candidate."""
 
@@ -26,12 +28,15 @@ class PromotionRules:
         settings: PromotionSettings,
         champion: ChampionRecord | None,
         exposure: Exposure,
+        extra: ComparisonRow | None = None,
     ) -> None:
+        """extra: a row that a person asks for, and that a run would not examine."""
         self.comparison = comparison
         self.candidates = candidates
         self.settings = settings
         self.champion = champion
         self.exposure = exposure
+        self.extra = extra
         self.metric = comparison.primary_metric
 
     def releasable_rows(self, kind: ModelKind) -> list[ComparisonRow]:
@@ -49,14 +54,13 @@ class PromotionRules:
         return self.comparison.ranked(self.metric, [*self.releasable_rows("merged"), *adapters])
 
     def examined_rows(self) -> list[ComparisonRow]:
-        """Return the rows that a run may release, best first: each experiment's, and each prompt variant."""
-        return self.comparison.ranked(self.metric, [*self.tuned_rows(), *self.releasable_rows("prompt")])
+        """Return the rows that a run may release, best first: each experiment's, each prompt variant, and `extra`."""
+        rows = [*self.tuned_rows(), *self.releasable_rows("prompt"), *([self.extra] if self.extra else [])]
+        return self.comparison.ranked(self.metric, list({row.name: row for row in rows}.values()))
 
     @cached_property
     def tested_rows(self) -> list[ComparisonRow]:
         """The rows whose leads are tested on the test rows: those that may be released, and passed the screen."""
-        if self.exposure.is_used_up:
-            return []
         return [row for row in self.examined_rows() if not self.is_champion(row) and not self._why_not_tested(row)]
 
     @cached_property
@@ -65,23 +69,28 @@ class PromotionRules:
         return {
             row.name: key_of_test(
                 self.candidates[row.name].fingerprint,
+                row.scores[self.metric].value,
                 {rival.name: rival.scores[self.metric].value for rival in self.rivals(row)},
                 self.exposure.rows,
                 self.metric,
-                self.comparison.rules,
+                (self.comparison.rules, self.comparison.fingerprint),
             )
-            for row in self.tested_rows
+            for row in self.examined_rows()
+            if all(self.metric in rival.scores for rival in self.rivals(row))
         }
 
     @cached_property
     def new_level(self) -> float:
         """The largest p-value that counts in the tests that were not made before."""
-        new = [key for key in self.keys.values() if key not in self.exposure.levels]
+        new = [row for row in self.tested_rows if not self._was_tested(row)]
         return self.exposure.level(self.settings.false_moves, len(new))
 
     def level(self, row: ComparisonRow) -> float:
         """Return the largest p-value that counts in the test of a row."""
         return self.exposure.levels.get(self.keys.get(row.name, ""), self.new_level)
+
+    def _was_tested(self, row: ComparisonRow) -> bool:
+        return self.keys.get(row.name) in self.exposure.levels
 
     def p_value(self, row: ComparisonRow) -> float | None:
         """Return the p-value of a row's test, the larger one of its rivals: it must beat all of them. None: unknown."""
@@ -94,8 +103,8 @@ class PromotionRules:
         if self.is_champion(row):
             return [ALREADY]
         untested = self._why_not_tested(row)
-        if not untested and self.exposure.is_used_up:
-            return ["waits for fresh test rows"]
+        if untested == [WAITS]:
+            return untested
         missing_leads = [self._missing_lead(row, rival) for rival in self._baseline_rivals(row)]
         return [
             *untested,
@@ -109,8 +118,12 @@ class PromotionRules:
         """Return why the test rows are not used for a row; empty if they are."""
         if faults := self._faults(row):
             return faults
+        if not self.rivals(row):
+            return ["has no baseline to be compared with"]
         screen = self.comparison.screen(row)
-        return [screen.describe()] if screen and not screen.is_passed else []
+        if screen and not screen.is_passed:
+            return [screen.describe()]
+        return [WAITS] if self.exposure.is_used_up and not self._was_tested(row) else []
 
     def rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
         """Return the rows that a row must beat, the champion among them, each once."""
@@ -178,6 +191,7 @@ class PromotionRules:
             "level": self.level(row),
             "p": self.p_value(row),
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
+            "champion_compared": self._contaminated_champion() is None,
         }
 
     def _baseline_rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
@@ -260,9 +274,11 @@ class PromotionRules:
         if not lead.is_clear:
             return f"{words}, but the interval includes zero"
         test, level = self.comparison.lead_test(row, rival), self.level(row)
-        if test is not None and test.p is None:
+        if test is None:
+            return f"{words}, but this was compared by older rules: run `ft run`"
+        if test.p is None:
             return f"{words}, but by the same in every conversation, which proves nothing"
-        if test is not None and test.p is not None and test.p > level:
+        if test.p > level:
             return (
                 f"{words}, but with {self._tries} that may be luck: its p-value is {test.p:.2g}, and at most "
                 f"{level:.2g} is wanted"

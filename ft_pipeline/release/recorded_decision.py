@@ -36,9 +36,11 @@ class RecordedDecision:
 
 
 def ids_of_test_rows(comparison_artifact: Artifact) -> list[str]:
-    """Return the ids of the test conversations of a comparison, sorted."""
-    groups = pq.read_table(comparison_artifact.path / "samples.parquet", columns=["group"]).column("group")
-    return sorted(pc.unique(groups).to_pylist())
+    """Return what identifies the test conversations of a comparison, sorted: their questions, so that an edit of white
+    space makes no fresh rows; their ids in scores of older versions."""
+    table = pq.read_table(comparison_artifact.path / "samples.parquet")
+    column = table.column("question_key" if "question_key" in table.column_names else "group")
+    return sorted(pc.unique(column).to_pylist())
 
 
 def decide_and_record(
@@ -75,9 +77,10 @@ def _decide_once(
     records, next_number = history(store.root), exposure_ledger.ledger(store.root).next_number()
     standing = [record for record in records if champion is not None and record.sequence <= champion.sequence]
     key, ids = decision_key_of(comparison_artifact), ids_of_test_rows(comparison_artifact)
-    before = exposure_ledger.last_entry_before(store.root, key, _number(champion))
-    exposure = exposure_ledger.read_exposure(store.root, ids, standing, last=before, test_share=test_share)
-    earlier = [entry for entry in exposure_ledger.ledger(store.root).read() if entry["sequence"] <= before]
+    own, known = (key, _number(champion)), _known_entries(store)
+    exposure = exposure_ledger.read_exposure(store.root, ids, standing, own=own, known=known, test_share=test_share)
+    others = [entry for entry in exposure_ledger.read_entries(store.root) if not exposure_ledger.is_own(entry, *own)]
+    earlier = exposure_ledger.on_these_rows(store.root, others, ids)
     rules = PromotionRules(comparison, candidates, settings, champion, exposure)
     exposure = replace(exposure, fresh_leads=_fresh_leads(store, comparison_artifact, rules, earlier, ids))
     if row is not None:
@@ -101,10 +104,15 @@ def _decide_once(
         )
         if exposure_ledger.write_entry(store.root, entry, next_number) is None:
             return None
-    _write_results(store, decision, (key, _number(champion)))
+    _write_results(store, decision, own)
     entries = exposure_ledger.ledger(store.root).next_number() - 1
     looks = _looks(candidates, earlier)
     return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+
+
+def _known_entries(store: ArtifactStore) -> int:
+    """Return the highest number of an entry that a decision in the store names."""
+    return max((made.summary["exposure"]["entry"] for made in store.all("decision")), default=0)
 
 
 def _looks(candidates: Mapping[str, Candidate], earlier: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -153,15 +161,21 @@ def decision_document(
     recorded = decide_and_record(store, comparison_artifact, settings, champion, test_share=test_share)
     fingerprint = champion.fingerprint if champion else ""
     champion_row = released_row(recorded.comparison, recorded.candidates, fingerprint) if champion else None
-    tests = sum(test.is_new for test in recorded.decision.tests)
-    level = recorded.exposure.level(settings.false_moves, tests)
+    own = decision_key_of(comparison_artifact), standing
+    tests = [
+        test
+        for entry in exposure_ledger.read_entries(store.root)
+        if exposure_ledger.is_own(entry, *own)
+        for test in entry["candidates"]
+    ]
+    level = min((test["level"] for test in tests), default=recorded.exposure.level(settings.false_moves, 1))
     return {
-        "verdict": verdict(recorded.comparison, recorded.decision, champion_row).to_json(),
+        "verdict": verdict(recorded.comparison, recorded.decision, champion_row, champion is not None).to_json(),
         "champion_row": champion_row,
         "decision": recorded.decision.to_json(),
         "exposure": {
             "before": recorded.exposure.count,
-            "tests": tests,
+            "tests": len(tests),
             "used_up_at": USED_UP,
             "level": level,
             "needed_lead": needed_lead(level),
@@ -175,8 +189,8 @@ def _write_results(store: ArtifactStore, decision: Decision, own: tuple[str, int
     """Write the results of every entry of a decision. own: its decision key and the number of its champion's record."""
     results = {test.name: {"p": test.p, "level": test.level, "rivals": test.rivals} for test in decision.tests}
     moved = decision.name if decision.move else None
-    for entry in exposure_ledger.ledger(store.root).read():
-        if (entry["decision_key"], entry["standing"]) == own:
+    for entry in exposure_ledger.read_entries(store.root):
+        if exposure_ledger.is_own(entry, *own):
             exposure_ledger.write_result(store.root, entry["sequence"], results, moved)
 
 

@@ -45,15 +45,23 @@ class Verdict:
         return asdict(self)
 
 
-def verdict(comparison: Comparison, decision: Decision, champion_row: str | None) -> Verdict:
-    """Return the verdict. champion_row: the row of the champion before the decision; None if there is none."""
+def verdict(
+    comparison: Comparison, decision: Decision, champion_row: str | None, has_champion: bool | None = None
+) -> Verdict:
+    """Return the verdict.
+
+    champion_row: the row of the champion before the decision; None if it has none. has_champion: whether there is one;
+    default: whether it has a row.
+    """
     champion = comparison.row(champion_row)
     if decision.move:
         found = _use(comparison, comparison.row(decision.name))
     elif champion is not None:
         found = _keep(comparison, decision, champion)
+    elif has_champion:
+        return Verdict("keep", f"Keep the present model: it was not compared. {decision.reasons[-1]}.", "", None)
     else:
-        found = _without_champion(comparison, decision)
+        return _without_champion(comparison, decision)
     incumbent, own = comparison.incumbent, comparison.row(found.row)
     if incumbent is None or own is None or own.name == incumbent.name or found.kind in ("undecided", "none"):
         return found
@@ -68,13 +76,14 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
     if own.cost_per_call is not None and incumbent.cost_per_call is not None:
         costs = (f"{1000 * cost:,.2f}" for cost in (own.cost_per_call, incumbent.cost_per_call))
         price = f" 1,000 answers cost {' in place of '.join(costs)}."
+    best = f" Of your own models, {own.name} is the best."
     check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
     if check is None:
         pair = comparison.difference_between(own, incumbent, "chrf")
         seen = f" By chrF, {pair.better} leads by {pair.describe()}." if pair else ""
         sentence = (
             f"Not decided yet: rate {WANTED_RATINGS} pairs of answers of {own.name} and {today}. It gives no "
-            f"likelihoods, and nothing checks its answers.{seen}{price}"
+            f"likelihoods, and nothing checks its answers.{seen}{best}{price}"
         )
         return Verdict("undecided", sentence, "", own.name)
     numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{price}"
@@ -82,7 +91,7 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
         comma = "," if end else ""
         sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
         return Verdict("replace", sentence, _basis(comparison, own), own.name)
-    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}"
+    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}"
     return Verdict("undecided", sentence, _basis(comparison, own), own.name)
 
 
@@ -101,6 +110,10 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
 
 
 def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -> Verdict:
+    if not champion.is_usable:
+        sentence = f"The present model ({champion.name}) should not go out, because it {_fault(champion)}. "
+        sentence += "No other candidate passes."
+        return Verdict("none", sentence, _basis(comparison, champion), None)
     others = [(comparison.row(name), lines) for name, lines in decision.failed.items()]
     usable = [(row, lines) for row, lines in others if row and row.is_usable and lines != [ALREADY]]
     why = "no other candidate can be used"
@@ -114,7 +127,8 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
 def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
     """Return the verdict if nothing is released, and nothing was before."""
     tuned = [row for row in comparison.ranked() if row.kind in TUNED]
-    best = next((row for row in tuned if row.name in decision.failed), None)
+    examined = [row for row in tuned if row.name in decision.failed]
+    best = next((row for row in examined if row.is_sound), examined[0] if examined else None)
     bar = comparison.best_baseline(of=best)
     if best is None or bar is None:
         name = bar.name if bar else None
@@ -125,6 +139,8 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
             faults = f"{best.name} {_fault(best)}, and {bar.name} {_fault(bar)}"
             return Verdict("none", f"No model can go out: {faults}.", _basis(comparison, best), None)
         return _prompt(comparison, bar, f"{best.name} cannot go out, because it {_fault(best)}")
+    if lead is None and comparison.difference(bar, best) is None:
+        return Verdict("undecided", f"Not decided yet: {best.name} was not compared with {bar.name}.", "", best.name)
     if lead is None:
         if not bar.is_usable:
             return Verdict("none", f"No model can go out: {bar.name} {_fault(bar)}.", _basis(comparison, bar), None)

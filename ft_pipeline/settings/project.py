@@ -21,7 +21,7 @@ ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
 RESERVED_METRIC_NAMES = frozenset(
     {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
     | {"general_accuracy", "general_loss", "general_nats_per_byte", "auto"}
-    | {"content_nats", "content_bytes", "answer_bytes"}
+    | {"content_nats", "content_bytes", "answer_bytes", "question_key"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
     | {"generated_tokens", "finish_reason"}
 )

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -175,8 +176,9 @@ def test_no_night_trains_for_test_rows_that_are_used_up(shop: Simulation) -> Non
     shop.write("many.jsonl", rows(80, seed=3))
     shop.settle()
     assert shop.next_night().run_requests
-    table = pq.read_table(conversations(shop).path / "rows.parquet", columns=["id", "split"])
-    ids = [row["id"] for row in table.to_pylist() if row["split"] == "test"]
+    table = pq.read_table(conversations(shop).path / "rows.parquet")
+    items = make_items([row for row in table.to_pylist() if row["split"] == "test"])
+    ids = sorted({item.question_key for item in items})
     for number in range(20):
         exposure_ledger.write_entry(shop.store.root, entry(number, ids))
     message = shop.next_night().skip_message or ""

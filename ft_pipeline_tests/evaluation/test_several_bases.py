@@ -208,3 +208,14 @@ def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) 
     assert screen.lead == pytest.approx(2 / 40)
     of_prompt = comparison.screen(named(comparison, "brief"))
     assert of_prompt is not None and (of_prompt.rival, of_prompt.is_passed) == ("base", True)
+
+
+def test_a_tokenizer_that_loses_texts_does_not_let_loss_decide_alone(tmp_path: Path) -> None:
+    because = {"nats_per_byte": "its tokenizer loses 3 of the references"}
+    rows = {"plain": {"kind": "base", "losses": losses(3.0), "withheld": because}}
+    tuned = {"merged": {"kind": "merged", "losses": losses(1.0), "withheld": because, "chrf": [6.0] * len(NOISE)}}
+    inputs = {"a/prompt_baseline": scored(tmp_path / "0", rows), "a/scores": scored(tmp_path / "1", tuned)}
+    comparison = compare(inputs, CONFIG)
+    assert comparison.primary_metric == "loss"
+    [check] = comparison.answer_checks
+    assert not check.is_shown

@@ -1,5 +1,8 @@
 """How often test rows were used, and how that makes the next test stricter."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,10 +69,16 @@ def test_rows_that_are_used_up_say_how_many_fresh_ones_help() -> None:
 
 
 def test_a_test_is_the_same_only_with_the_same_rivals_and_rows() -> None:
-    first = key_of_test("a", {"base": 0.9, "champion": 0.8}, "rows", "nats_per_byte", "3")
-    assert first == key_of_test("a", {"champion": 0.8, "base": 0.9}, "rows", "nats_per_byte", "3")
-    assert first != key_of_test("a", {"base": 0.9}, "rows", "nats_per_byte", "3")
-    assert first != key_of_test("a", {"base": 0.9, "champion": 0.8}, "others", "nats_per_byte", "3")
+    rivals = {"base": 0.9, "champion": 0.8}
+    first = key_of_test("a", 0.7, rivals, "rows", "nats_per_byte", ["3", "f"])
+    assert first == key_of_test("a", 0.7, dict(reversed(rivals.items())), "rows", "nats_per_byte", ["3", "f"])
+    others = [
+        key_of_test("a", 0.71, rivals, "rows", "nats_per_byte", ["3", "f"]),  # a prompt with other examples
+        key_of_test("a", 0.7, {"base": 0.9}, "rows", "nats_per_byte", ["3", "f"]),
+        key_of_test("a", 0.7, rivals, "others", "nats_per_byte", ["3", "f"]),
+        key_of_test("a", 0.7, rivals, "rows", "nats_per_byte", ["3", "g"]),  # measured in another way
+    ]
+    assert first not in others
 
 
 def test_every_candidate_of_a_comparison_counts_and_fresh_rows_dilute(tmp_path: Path) -> None:
@@ -79,7 +88,8 @@ def test_every_candidate_of_a_comparison_counts_and_fresh_rows_dilute(tmp_path: 
     assert count(tmp_path) == 4.0
     assert count(tmp_path, [*IDS, *(f"new{number}" for number in range(100))]) == 2.0
     assert count(tmp_path, IDS[:50]) == 4.0  # half of the rows were erased since
-    assert ledger.read_exposure(tmp_path, IDS, [], last=1).count == 3.0
+    own = ledger.read_exposure(tmp_path, IDS, [], own=("key2", None))
+    assert (own.count, own.own) == (3.0, 1)
 
 
 def test_a_move_by_the_rules_starts_the_count_anew(tmp_path: Path) -> None:
@@ -121,7 +131,18 @@ def test_a_decision_does_not_count_its_own_tests(tmp_path: Path) -> None:
     ledger.write_entry(tmp_path, entry(2))
     assert ledger.last_entry_before(tmp_path, "key2", None) == 1
     assert ledger.last_entry_before(tmp_path, "key2", 1) == 2  # the same scores, but against another champion
-    assert ledger.read_exposure(tmp_path, IDS, [], last=1).levels == {"1:0": 0.01, "2:0": 0.01}
+    assert ledger.read_exposure(tmp_path, IDS, [], own=("key2", None)).levels == {"1:0": 0.01, "2:0": 0.01}
+
+
+def test_tests_that_are_added_to_a_decision_count_its_own(tmp_path: Path) -> None:
+    """As with `ft promote`, one candidate after the other: the levels add up as if they were tested one by one."""
+    levels = []
+    for number in range(12):
+        exposure = ledger.read_exposure(tmp_path, IDS, [], own=("key1", None))
+        levels.append(exposure.level(0.05, 1))
+        new = entry(1)
+        ledger.write_entry(tmp_path, replace(new, candidates=[{"key": str(number), "level": levels[-1], "name": "c"}]))
+    assert sum(levels) < 0.05
 
 
 def test_a_ledger_that_was_cut_short_is_not_believed(tmp_path: Path) -> None:
@@ -152,8 +173,62 @@ def test_the_list_of_rows_that_is_missing_is_named(tmp_path: Path) -> None:
     ledger.write_entry(tmp_path, entry(1))
     [rows] = (ledger.ledger(tmp_path).folder / "rows").iterdir()
     rows.unlink()
-    with pytest.raises(UserError, match="test rows of exposures/000001"):
+    with pytest.raises(UserError, match=r"test rows of exposures/000001\.json are missing or were edited"):
         count(tmp_path)
+    rows.write_text("another\n", encoding="utf-8")
+    with pytest.raises(UserError, match="are missing or were edited"):
+        count(tmp_path)
+
+
+def test_an_emptied_ledger_is_missed_where_a_champion_or_a_decision_names_it(tmp_path: Path) -> None:
+    ledger.write_entry(tmp_path, entry(1))
+    move(tmp_path, "a", by_hand=True, exposure=1)
+    shutil.rmtree(ledger.ledger(tmp_path).folder)
+    with pytest.raises(UserError, match=r"exposures/000001\.json is missing"):
+        count(tmp_path)
+    assert ledger.read_exposure(tmp_path, IDS, []).count == 0.0
+    with pytest.raises(UserError, match=r"exposures/000001\.json is missing"):
+        ledger.read_exposure(tmp_path, IDS, [], known=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]"])
+def test_a_result_that_cannot_be_read_is_a_fault_and_no_traceback(tmp_path: Path, content: bytes) -> None:
+    number = ledger.write_entry(tmp_path, entry(1))
+    assert number is not None
+    ledger.write_result(tmp_path, number, {}, None)
+    ledger.ledger(tmp_path).path(1).with_suffix(".result.json").write_bytes(content)
+    (ledger.ledger(tmp_path).folder / "old.result.json").write_bytes(b"")  # a stray file
+    with pytest.raises(UserError, match=r"exposures/000001\.json does not match its hash"):
+        count(tmp_path)
+
+
+def test_an_entry_without_its_chain_or_its_keys_is_a_fault(tmp_path: Path) -> None:
+    for number in (1, 2):
+        ledger.write_entry(tmp_path, entry(number))
+    path = ledger.ledger(tmp_path).path(2)
+    whole = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**whole, "previous_sha256": None}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"000002\.json does not contain the hash of the entry before it"):
+        count(tmp_path)
+    path.write_text(json.dumps({key: value for key, value in whole.items() if key != "rows"}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"000002\.json has no rows"):
+        count(tmp_path)
+
+
+def test_a_move_that_beat_only_what_was_forced_starts_nothing_anew(tmp_path: Path) -> None:
+    """Otherwise a forced bad model, and a move from it, would give fresh test rows."""
+    ledger.write_entry(tmp_path, entry(1, tests=19))
+    move(tmp_path, "junk", by_hand=True, forced=True)
+    move(tmp_path, "next", exposure=1)
+    assert count(tmp_path) == 19.0
+
+
+def test_nor_does_one_from_a_champion_that_could_not_be_compared(tmp_path: Path) -> None:
+    move(tmp_path, "old")
+    ledger.write_entry(tmp_path, entry(1, tests=5))
+    evidence = {ledger.EVIDENCE_KEY: 1, "champion_compared": False}
+    promote(tmp_path, lambda _: Promotion(Candidate("new", "merged", "new", "n" * 9), "better", evidence))
+    assert count(tmp_path) == 5.0
 
 
 def test_settings_that_appear_after_looks_are_counted() -> None:

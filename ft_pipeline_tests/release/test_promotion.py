@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from scipy.special import ndtr
 
-from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, RecipeLead
+from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
@@ -49,7 +50,8 @@ def comparison(
         for worse in losses
         if (lead := losses[worse] - losses[better]) > 0
     ]
-    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs)
+    tests = [LeadTest(pair.better, pair.worse, float(ndtr(-1.96 * pair.difference / noise))) for pair in pairs]
+    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs, lead_tests=tests)
 
 
 def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:

@@ -117,8 +117,19 @@ def test_settings_that_appear_after_a_decision_are_marked(material: Material) ->
 def test_a_promotion_by_hand_is_a_test_too(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     record, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
-    assert [[test["name"] for test in entry["candidates"]] for entry in entries(material)] == [["lora/merged"]]
-    assert record.by_hand and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 1.0
+    assert [[test["name"] for test in found["candidates"]] for found in entries(material)] == [
+        ["lora/merged", "few_shot"]  # whoever asks for one has seen all in the comparison
+    ]
+    assert record.by_hand and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 2.0
+
+
+def test_a_form_that_no_run_examines_is_a_test_of_its_own(material: Material) -> None:
+    """`ft promote lora/adapter` after the run has tested the merged model: nearly the same weights, once more."""
+    comparison = material.compare(material.train(2.0))
+    decided(material, comparison)
+    promote(material.store, comparison, SETTINGS, "lora/adapter", force=False, reason="")
+    tested = [[(test["name"], test["level"]) for test in found["candidates"]] for found in entries(material)]
+    assert tested[1] == [("lora/adapter", 0.05 / (3 * 4))]
 
 
 def test_a_damaged_ledger_stops_the_decision(material: Material) -> None:

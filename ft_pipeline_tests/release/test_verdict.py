@@ -12,7 +12,7 @@ from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.verdict import Verdict, verdict
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
-from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, candidates, champion, comparison
+from ft_pipeline_tests.release.test_promotion import ALL, KINDS, LOSSES, candidates, champion, comparison
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 BREACH = Rail("repetition", "repeat themselves", 20, 40, 0.4, 0.6, 0.05, "breach")
@@ -158,5 +158,39 @@ def test_without_likelihoods_and_checks_people_must_rate() -> None:
     assert found.kind == "undecided"
     assert found.sentence == (
         "Not decided yet: rate 50 pairs of answers of qlora and today, which ends on 2027-01-14. It gives no "
-        "likelihoods, and nothing checks its answers."
+        "likelihoods, and nothing checks its answers. Of your own models, qlora is the best."
     )
+
+
+def test_only_what_is_in_use_or_becomes_so_replaces_the_incumbent() -> None:
+    """few_shot is not worse than the incumbent, but no rule has chosen it."""
+    measured = comparison({"plain": 3.05, "few_shot": 3.0, "qlora": 3.2})
+    check = AnswerCheck("few_shot", "today", "exact_match", 0.0, -0.01, 0.05)
+    found = said(with_incumbent(measured, check))
+    assert found.kind == "prompt" and "Replace" not in found.sentence
+
+
+def test_an_unusable_champion_is_said_to_be_one() -> None:
+    found = said(unusable(comparison(LOSSES), "qlora"), standing="qlora")
+    assert (found.kind, found.row) == ("none", None)
+    assert found.sentence.startswith(
+        "The present model (qlora) should not go out, because it fails: 50% of its answers"
+    )
+
+
+def test_a_champion_that_was_not_compared_stays() -> None:
+    measured = comparison({"plain": 3.5, "few_shot": 3.0})
+    decision = decide(measured, {}, SETTINGS, champion("old"))
+    found = verdict(measured, decision, None, has_champion=True)
+    assert found.kind == "keep" and found.sentence.startswith("Keep the present model: it was not compared.")
+
+
+def test_a_sound_model_is_looked_at_before_one_that_forgets() -> None:
+    measured = comparison(
+        {"plain": 3.5, "few_shot": 3.0, "full": 2.5, "qlora": 2.95}, kinds={**KINDS, "full": "merged"}
+    )
+    forgets = [replace(row, forgetting=forgetting(60, 5)) if row.name == "full" else row for row in measured.rows]
+    measured = replace(measured, rows=forgets)
+    both = candidates("full", "qlora")
+    found = verdict(measured, decide(measured, both, SETTINGS, None), None)
+    assert (found.kind, found.row) == ("undecided", "qlora")

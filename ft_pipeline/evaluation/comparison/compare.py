@@ -239,7 +239,7 @@ def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: floa
     return [
         AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], margin * scale)
         for row in comparison.ranked()
-        if row.kind in (*TUNED, "prompt") and row.name != incumbent.name
+        if row.kind in (*TUNED, "prompt", "champion") and row.name != incumbent.name and name in estimates[row.name]
         for values in [values_over(incumbent.name, row.name, name, metric, estimates)]
     ]
 

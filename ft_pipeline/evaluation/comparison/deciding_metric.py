@@ -45,5 +45,8 @@ def deciding_metric(named: str, config: Mapping[str, Any], estimates: Estimates)
         because = "Two keys decide: the likelihood of the reference answers (nats per byte), and chrF of the answers."
         return Deciding("nats_per_byte", because, SECOND_KEY)
     if is_measured("loss", estimates):
-        return Deciding("loss", "Loss decides: these scores are of an older version.")
+        because = (
+            "Two keys decide: the loss per token, since these scores have no nats per byte, and chrF of the answers."
+        )
+        return Deciding("loss", because, SECOND_KEY)
     return Deciding(SECOND_KEY, "chrF is shown: no model gives likelihoods. It decides nothing.")

@@ -140,12 +140,13 @@ class Screen(JsonRecord):
     @property
     def is_passed(self) -> bool:
         """Whether the row is worth a test: it leads by a standard error, or there are too few conversations to say."""
-        return self.conversations < MIN_SCREENED or self.lead >= self.error
+        return self.conversations < MIN_SCREENED or (self.lead > 0 and self.lead >= self.error)
 
     def describe(self) -> str:
         """Return the lead in standard errors."""
         errors = self.lead / self.error if self.error else 0.0
+        leads = "leads" if errors >= 0 else "trails"
         return (
-            f"leads {self.rival} on the {self.conversations} validation conversations by {errors:.1f} standard errors, "
-            "and 1 is wanted before the test rows are used"
+            f"{leads} {self.rival} on the {self.conversations} validation conversations by {abs(errors):.1f} standard "
+            "errors, and a lead of 1 is wanted before the test rows are used"
         )

@@ -18,7 +18,7 @@ SECOND_ANSWER_METRIC = "rouge_l"
 """A second metric of answers, by which a teacher must not be clearly worse."""
 SERIES = 3
 """Trainings of a series from which its spread is quoted for others."""
-VERBS = {"leads", "trails", "does", "was", "is", "waits", "cannot"}
+VERBS = {"leads", "trails", "has", "does", "was", "is", "waits", "cannot"}
 """First words of failed requirements that go on with a row's name."""
 ENOUGH_ROWS = 500
 """Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""

@@ -75,6 +75,7 @@ def sample_record(
     return {
         "item": item.id,
         "group": item.group,
+        "question_key": item.question_key,
         "prompt": prompt,
         "reference": item.reference,
         "answer": answer.text,
