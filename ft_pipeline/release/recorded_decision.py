@@ -81,7 +81,7 @@ def _decide_once(
     exposure = exposure_ledger.read_exposure(store.root, ids, standing, own=own, known=known, test_share=test_share)
     others = [entry for entry in exposure_ledger.read_entries(store.root) if not exposure_ledger.is_own(entry, *own)]
     earlier = exposure_ledger.on_these_rows(store.root, others, ids)
-    rules = PromotionRules(comparison, candidates, settings, champion, exposure)
+    rules = PromotionRules(comparison, candidates, settings, champion, exposure, row)
     exposure = replace(exposure, fresh_leads=_fresh_leads(store, comparison_artifact, rules, earlier, ids))
     if row is not None:
         decision = decide_one(comparison, candidates, settings, champion, row, exposure)
