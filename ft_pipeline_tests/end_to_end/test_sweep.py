@@ -58,7 +58,7 @@ def test_the_comparison_shows_the_members_with_their_row(root: Path) -> None:
     points = document["learning_curves"][0]["points"]
     assert [point["share"] for point in points] == [0.5, 1.0] and points[0]["rows"] < points[1]["rows"]
     shown = ft(root, "compare").stdout
-    assert "lora/merged, trained with 2 seeds: loss" in shown and "the gain from the last step is" in shown
+    assert "lora/merged, trained with 2 seeds: nats per byte" in shown and "the gain from the last step is" in shown
     report = (current(root, "report").path / FILE_NAME).read_text(encoding="utf-8")
     assert "Variation between seeds" in report and "Effect of more training rows" in report
 
