@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import make_items, select_rows
+from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
@@ -14,7 +13,6 @@ from ft_pipeline.release.champion import current, history
 from ft_pipeline.release.exposure_ledger import read_exposure
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
-from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 PREPARED_STAGES = ("sources", "tables")
 """Stages that follow the raw files automatically. A retraining uses their artifacts as they are."""
@@ -73,8 +71,7 @@ def _used_up(project: Project) -> str | None:
     comparison, conversations = current_artifact(store, "comparison"), current_artifact(store, "conversations")
     if comparison is None or conversations is None:
         return None
-    rows = read_columns(conversations.path / "rows.parquet", ["id", "split", "messages", "tools"])
-    test_rows = rows.filter(pc.field("split") == "test").to_pylist()
+    test_rows = read_rows(conversations.path, "test")
     items = make_items(select_rows(test_rows, "test", settings.evaluation.max_test_rows))
     ids = sorted({item.question_key for item in items})
     if not ids:

@@ -162,7 +162,7 @@ def show_validation_scores(console: Console, comparison: Comparison) -> None:
     for row in rows:
         screen = comparison.screen(row)
         lead = (
-            f"{screen.lead / screen.error:+.1f} standard errors over {screen.rival}" if screen and screen.error else ""
+            f"{screen.errors:+.1f} standard errors over {screen.rival}" if screen and screen.errors is not None else ""
         )
         table.add_row(plain(row.name), _score(row.validation, True), plain(lead))
     console.print(

@@ -118,7 +118,7 @@ def serve(
         )
         if measure_requests is not None:
             settings = opened_project.settings.evaluation
-            prompts = prompts_of_test_rows(_conversations(store), measure_requests)
+            prompts = prompts_of_test_rows(_conversations(store).path, measure_requests)
             found = measure(f"http://{HOST}:{port}/v1", name, prompts, settings.max_new_tokens)
             stdout.print(found.describe(), soft_wrap=True)
             raise KeyboardInterrupt  # as a person would stop it

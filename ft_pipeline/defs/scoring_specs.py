@@ -5,14 +5,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import pyarrow.compute as pc
-
 from ft_pipeline.defs.distillation import config_and_handling
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.endpoint_teacher import host_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import make_items, select_rows
+from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.execution.step import STEPS, SpecContext, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
@@ -25,7 +23,6 @@ from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.spec import ArtifactReference, Spec
-from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
@@ -214,8 +211,7 @@ def _contender_spec(context: SpecContext, contender: ContenderSettings) -> Spec:
 def _planned_calls(context: SpecContext, contender: ContenderSettings) -> str:
     """Return what scoring a contender sends, where to, and about what it costs."""
     assert contender.endpoint is not None
-    rows = read_columns(context.checked_artifact("conversations").path / "rows.parquet", ["split", "id", "messages"])
-    test_rows = rows.filter(pc.field("split") == "test").to_pylist()
+    test_rows = read_rows(context.checked_artifact("conversations").path, "test")
     settings, prices = context.project.settings.evaluation, contender.endpoint.prices
     items = make_items(select_rows(test_rows, "test", settings.max_test_rows))
     variants = list(contender.variants.values()) or [PromptVariant()]

@@ -4,10 +4,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, spoken_text
 
 _WORD = re.compile(r"\w+")
@@ -37,6 +41,13 @@ class Item:
     def reference(self) -> str:
         """The reference answer: the text of the last turn, with the tools that it calls."""
         return spoken_text(self.messages[-1]).strip()
+
+
+def read_rows(conversations: Path, split: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a conversations artifact. split: only its rows; default: all."""
+    columns = ["id", "split", "messages", "tools", "table", "file"]
+    table = read_columns(conversations / "rows.parquet", columns)
+    return (table if split is None else table.filter(pc.field("split") == split)).to_pylist()
 
 
 def select_rows(rows: Sequence[dict[str, Any]], split: str, max_rows: int | None) -> list[dict[str, Any]]:

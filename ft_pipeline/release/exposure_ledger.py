@@ -129,7 +129,7 @@ def write_entry(store: Path, entry: NewEntry, number: int | None = None) -> int 
     decision did not know that process's tests, and must be made again.
     """
     digest = digest_of_rows(entry.test_ids)
-    rows = ledger(store).folder / "rows" / f"{digest}.txt"
+    rows = _rows_path(store, digest)
     if not rows.is_file():
         rows.parent.mkdir(parents=True, exist_ok=True)
         with translate_write_errors():
@@ -165,7 +165,7 @@ def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
 
 
 def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
-    path = _rows_path(store, entry)
+    path = _rows_path(store, entry["rows"])
     ids = path.read_text(encoding="utf-8").split() if path.is_file() else []
     if digest_of_rows(ids) != entry["rows"]:
         raise UserError(
@@ -175,8 +175,8 @@ def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
     return set(ids)
 
 
-def _rows_path(store: Path, entry: Mapping[str, Any]) -> Path:
-    return ledger(store).folder / "rows" / f"{entry['rows']}.txt"
+def _rows_path(store: Path, digest: str) -> Path:
+    return ledger(store).folder / "rows" / f"{digest}.txt"
 
 
 def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:

@@ -2,16 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 import numpy as np
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import make_items, select_test_rows
-from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.tables.formats.arrow_schema import read_columns
+from ft_pipeline.evaluation.items import make_items, read_rows, select_test_rows
 from ft_pipeline.tables.formats.turns import Message, plain
 
 TIMEOUT_SECONDS = 600.0
@@ -27,10 +25,6 @@ class Latency:
     answer_tokens: float
     """Mean per answer, as the server counts them."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as plain JSON."""
-        return asdict(self)
-
     def describe(self) -> str:
         """Return the result as a sentence."""
         return (
@@ -39,10 +33,9 @@ class Latency:
         )
 
 
-def prompts_of_test_rows(conversations: Artifact, count: int) -> list[list[Message]]:
+def prompts_of_test_rows(conversations: Path, count: int) -> list[list[Message]]:
     """Return the turns before the first answers of the test split. UserError if the split is empty."""
-    rows = read_columns(conversations.path / "rows.parquet", ["id", "split", "messages", "tools"]).to_pylist()
-    items = make_items(select_test_rows(rows, None))
+    items = make_items(select_test_rows(read_rows(conversations), None))
     return [plain(item.messages[:-1]) for item in items[:count]]
 
 

@@ -100,7 +100,7 @@ def _decide_once(
             rules=comparison.rules,
             test_ids=ids,
             e_before=exposure.count,
-            screen={screen.row: screen.lead / screen.error for screen in comparison.screens if screen.error},
+            screen={screen.row: screen.errors for screen in comparison.screens if screen.errors is not None},
         )
         if exposure_ledger.write_entry(store.root, entry, next_number) is None:
             return None

@@ -138,13 +138,18 @@ class Screen(JsonRecord):
     """Its standard error."""
 
     @property
+    def errors(self) -> float | None:
+        """The lead in standard errors; None if it is the same in every conversation."""
+        return self.lead / self.error if self.error else None
+
+    @property
     def is_passed(self) -> bool:
         """Whether the row is worth a test: it leads by a standard error, or there are too few conversations to say."""
         return self.conversations < MIN_SCREENED or (self.lead > 0 and self.lead >= self.error)
 
     def describe(self) -> str:
         """Return the lead in standard errors."""
-        errors = self.lead / self.error if self.error else 0.0
+        errors = self.errors or 0.0
         leads = "leads" if errors >= 0 else "trails"
         return (
             f"{leads} {self.rival} on the {self.conversations} validation conversations by {abs(errors):.1f} standard "

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item, make_items, select_rows, select_test_rows
+from ft_pipeline.evaluation.items import Item, make_items, read_rows, select_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
@@ -48,7 +48,6 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
-from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 
 @dataclass(frozen=True)
@@ -367,5 +366,4 @@ class RequestProgress:
 
 def read_conversations(job: Job) -> list[dict[str, Any]]:
     """Return the rows of the job's conversations artifact, all splits."""
-    columns = ["id", "split", "messages", "tools", "table", "file"]
-    return read_columns(job.inputs["conversations"] / "rows.parquet", columns).to_pylist()
+    return read_rows(job.inputs["conversations"])

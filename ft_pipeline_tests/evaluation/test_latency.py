@@ -7,7 +7,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.latency import measure, prompts_of_test_rows
 from ft_pipeline_tests.distillation.fault_server import serving
-from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversations  # noqa: F401
+from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS
 
 PROMPTS = [[{"role": "user", "content": f"Where is parcel {number}?"}] for number in range(6)]
 
@@ -27,10 +27,7 @@ def test_a_server_that_refuses_is_an_error() -> None:
         measure(server.teacher().model_dump()["endpoint"]["url"], "any", PROMPTS, 8)
 
 
-def test_the_prompts_are_those_of_the_test_rows(conversations: Path) -> None:  # noqa: F811
-    class Folder:
-        path = conversations
-
-    prompts = prompts_of_test_rows(Folder(), 3)  # type: ignore[arg-type]
+def test_the_prompts_are_those_of_the_test_rows(conversations: Path) -> None:
+    prompts = prompts_of_test_rows(conversations, 3)
     questions = {row["messages"][0]["content"] for row in CONVERSATIONS if row["split"] == "test"}
     assert len(prompts) == 3 and all(prompt[0]["content"] in questions for prompt in prompts)
