@@ -36,8 +36,8 @@ fails its table's blocking check until it is fixed or removed.
 |---|---|---|
 <!-- formats -->
 
-Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. Check a file
-before you put it into the folder: `ft validate FILE --format FORMAT`.
+Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. They may be
+compressed (below). Check a file before you put it into the folder: `ft validate FILE --format FORMAT`.
 
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
@@ -75,9 +75,25 @@ yet.
 
 Rows are compared with their calls; the ids of calls do not count. Rows that differ only in their tools are not equal.
 
+## Compressed files
+
+Files that are compressed with gzip, zstd or bzip2 are read like the file inside. The content decides whether a file is
+compressed, so that the suffix `.gz`, `.zst` or `.bz2` may be missing. These rules follow:
+
+- The suffix inside decides about CSV and Parquet: `rows.csv.gz` is CSV.
+- The sidecar of `support.jsonl.gz` is `support.yaml`.
+- Row numbers are those of the file inside. The snapshot stores the bytes of the compressed file.
+- A stream that is cut off or damaged is refused as a whole, before a row is used.
+- A file is refused if it expands to more than 64 GiB, or to more than 1 GiB and 200 times its size. Text rarely reaches
+  50 times its size, and a file that was made to fill the disk has more than 1,000.
+- The file is expanded into a temporary file, piece by piece. That takes disk space, and little memory.
+- `ft erase` replaces a row of such a file, and compresses the file again in the same way.
+- Archives (zip, tar, 7z, rar), xz and lz4, and files that are compressed twice, are refused. Unpack them.
+
 ## Sidecars
 
-A YAML file with the same name (`support.yaml` for `support.csv`), called a sidecar, configures how a file is read:
+A YAML file with the same name (`support.yaml` for `support.csv` and `support.csv.gz`), called a sidecar, configures how
+a file is read:
 
 """
 

@@ -66,7 +66,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="5",
+        code_version="6",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=_table_metadata,

@@ -6,7 +6,7 @@ record included. Until then, the same command, run again, completes the erasure.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
+    drafts_folder,
     hold_alone,
     redact_artifact,
     redaction_ledger,
@@ -149,7 +150,7 @@ def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequenc
     rows: dict[int, RawRow] = {}
     first = last = 0
     with contextlib.suppress(Refused):
-        for row in read_raw_rows(raw_file.path, file, data_format, raw_file.sidecar) if raw_file else ():
+        for row in _rows_in(project, raw_file) if raw_file else ():
             first, last = first or row.number, row.number
             if row.number in numbers:
                 rows[row.number] = row
@@ -161,6 +162,10 @@ def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequenc
         if rows[number].is_marker:
             raise UserError(f"row {number} of {data_format}/{file} was already erased; name other rows")
     return [PlacedRow(raw_file, rows[number]) for number in numbers]
+
+
+def _rows_in(project: Project, file: RawFile) -> Iterator[RawRow]:
+    return read_raw_rows(file.path, file.name, file.data_format, file.sidecar, drafts_folder(project.store))
 
 
 def _describe_row(placed: PlacedRow, salt: str) -> dict[str, Any]:
@@ -243,9 +248,8 @@ def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[st
             target = scratch / "redacted"
             if rows := lineage.copies.get((sha256, suffix)):
                 with target.open("wb") as file:
-                    replace_with_markers(
-                        path, f"copy{suffix}", {row: erased.markers[i] for row, i in rows.items()}, file
-                    )
+                    markers = {row: erased.markers[identity] for row, identity in rows.items()}
+                    replace_with_markers(path, f"copy{suffix}", markers, file, scratch)
             else:
                 content = path.read_bytes()
                 target.write_bytes(erased.redact_plain_text(content))
@@ -271,7 +275,7 @@ def _redact_raw_files(
     for path in sorted(by_path, key=lambda path: path == last.path):
         name, of_file = by_path[path]
         with translate_write_errors(), rewriting(path) as target:
-            replace_with_markers(path, name, of_file, target)
+            replace_with_markers(path, name, of_file, target, drafts_folder(project.store))
     return sorted(path.relative_to(project.root).as_posix() for path in by_path)
 
 

@@ -18,11 +18,13 @@ from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifact_redaction import scratch_folder
+from ft_pipeline.sources.file_names import suffix_of
+from ft_pipeline.store.artifact_redaction import drafts_folder, scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.reading.compressed import begins_with
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
@@ -126,8 +128,7 @@ def _texts_of(rows: Iterable[PlacedRow]) -> set[str]:
 def _add(lineage: Lineage, placed: PlacedRow) -> None:
     lineage.rows.append(placed)
     if (sha256 := placed.file.sha256) is not None:
-        suffix = Path(placed.file.name).suffix.lower()
-        lineage.copies[sha256, suffix][placed.row.number] = placed.row.identity
+        lineage.copies[sha256, suffix_of(placed.file.name)][placed.row.number] = placed.row.identity
         lineage.places[placed.file.data_format, placed.file.name, sha256].add(placed.row.number)
 
 
@@ -149,7 +150,7 @@ def _find_copies(
     chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
     fragments = []
     for file in chain(raw_files(project), _stored_files(index, lineage)):
-        for row in _rows_of(file, lineage):
+        for row in _rows_of(file, lineage, drafts_folder(index.root)):
             placed = PlacedRow(file, row)
             if row.is_marker:
                 lineage.places[file.data_format, file.name, file.sha256 or ""].add(row.number)
@@ -174,10 +175,10 @@ def raw_files(project: Project) -> Iterator[RawFile]:
                 yield RawFile(data_format, path.relative_to(folder).as_posix(), path, sidecar)
 
 
-def _rows_of(file: RawFile, lineage: Lineage) -> Iterator[RawRow]:
-    """Yield the rows of a file until it is refused. Note whether it is."""
+def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
+    """Yield the rows of a file until it is refused. Note whether it is. A compressed file is expanded into `work`."""
     try:
-        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar)
+        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar, work)
         lineage.read.add(file.path)
     except Refused:
         if file.sha256 is not None:
@@ -216,8 +217,10 @@ def _listed_files(index: ArtifactIndex) -> dict[str, dict[tuple[str, str, str | 
 
 
 def _guess(path: Path) -> tuple[str, str, None]:
-    with path.open("rb") as file:
-        return "alpaca", "unlisted.parquet" if file.read(4) == b"PAR1" else "unlisted.jsonl", None
+    with contextlib.suppress(Refused):
+        if begins_with(path, b"PAR1"):
+            return "alpaca", "unlisted.parquet", None
+    return "alpaca", "unlisted.jsonl", None
 
 
 def _stored_sidecar(blobs: BlobStore, sha256: str | None, folder: Path) -> Sidecar:
@@ -269,7 +272,7 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage) -> set[Words
                 lineage.kept.add(text)
 
     for file in raw_files(project):
-        for row in _rows_of(file, lineage):
+        for row in _rows_of(file, lineage, drafts_folder(project.store)):
             if not row.is_marker and row.identity not in ids:
                 compare(PlacedRow(file, row).origin, row.texts)
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):

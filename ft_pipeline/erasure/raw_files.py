@@ -6,6 +6,7 @@ import csv
 import json
 import mmap
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.erasure.near_copies import Content
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
@@ -27,6 +29,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import READ_KEYS, strings_in_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
+from ft_pipeline.tables.reading.compressed import codec_of, expanded
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -61,18 +64,19 @@ class RawRow:
     """Whether the row cannot be parsed, for example because its line is cut off."""
 
 
-def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
+def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, work: Path) -> Iterator[RawRow]:
     """Yield every row of a raw file. `name` is the file's original name; its suffix distinguishes CSV and Parquet.
 
-    Raises reason_codes.Refused if the whole file is refused.
+    A compressed file is expanded into the folder `work`. Raises reason_codes.Refused if the whole file is refused.
     """
     row_format = FORMATS[data_format]
-    for undivided in read_batches(path, Path(name).suffix.lower()):
-        batch = divide(undivided)
-        values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
-        for position, value in enumerate(values):
-            raw_text = _raw_text(batch, position, value)
-            yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
+    with expanded(path, work) as plain:
+        for undivided in read_batches(plain, suffix_of(name)):
+            batch = divide(undivided)
+            values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
+            for position, value in enumerate(values):
+                raw_text = _raw_text(batch, position, value)
+                yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
 
 
 def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
@@ -159,10 +163,21 @@ def _strings_of(value: Any) -> Iterator[str]:
             yield from _strings_of(item)
 
 
-def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], target: BinaryIO) -> None:
+def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], target: BinaryIO, work: Path) -> None:
     """Write the file to `target`, with each of these rows (by number) replaced by its marker. All other rows keep their
-    bytes and their numbers. A Parquet file is rewritten."""
-    suffix = Path(name).suffix.lower()
+    bytes and their numbers. A Parquet file is rewritten. A compressed file is expanded into the folder `work`, and
+    compressed again in the same way."""
+    codec = codec_of(path)
+    if codec is None:
+        _replace_rows(path, suffix_of(name), markers, target)
+        return
+    with expanded(path, work) as plain, tempfile.TemporaryFile(dir=work) as changed:
+        _replace_rows(plain, suffix_of(name), markers, changed)
+        changed.seek(0)
+        codec.compress(changed, target)
+
+
+def _replace_rows(path: Path, suffix: str, markers: Mapping[int, str], target: BinaryIO) -> None:
     first = next(read_batches(path, suffix))
     if first.offsets is not None:
         _replace_array_elements(path, suffix, markers, target)

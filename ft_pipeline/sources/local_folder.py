@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
@@ -42,8 +43,8 @@ def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore) -> Sn
     names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]
     sidecars = {name.removesuffix(SIDECAR_SUFFIX): name for name in names if name.endswith(SIDECAR_SUFFIX)}
     data_files = [name for name in names if not name.endswith(SIDECAR_SUFFIX)]
-    entries = [_snapshot_file(name, sidecars.get(_stem(name)), stored, errors) for name in data_files]
-    stems = {_stem(name) for name in data_files}
+    entries = [_snapshot_file(name, sidecars.get(stem_of(name)), stored, errors) for name in data_files]
+    stems = {stem_of(name) for name in data_files}
     return Snapshot(entries, [printable(name) for stem, name in sidecars.items() if stem not in stems])
 
 
@@ -149,9 +150,3 @@ def _stamp(path: Path) -> list[int]:
     except OSError:
         return []
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _stem(name: str) -> str:
-    """Return the name without its last suffix. A data file and its sidecar share it."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.name else name

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
@@ -76,7 +77,7 @@ class LocalCopy:
         """The sidecar (column mapping); None if there is none, or if the entry has an error."""
         if self.entry.sha256 is None or self.entry.sidecar is None:
             return None
-        stem = PurePosixPath(self.entry.name).stem
+        stem = stem_of(PurePosixPath(self.entry.name).name)
         return self.blobs.checkout(self.entry.sidecar, self.folder / "sidecar" / f"{stem}{SIDECAR_SUFFIX}")
 
 

@@ -1,6 +1,7 @@
 """The work of reading a raw file: its batches, each of which any process or machine can turn into rows."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from ft_pipeline.tables.file_result import rows_path, write_stream
 from ft_pipeline.tables.process_batch import BatchResult, process_batch
 from ft_pipeline.tables.reading.batches import Batch
+from ft_pipeline.tables.reading.compressed import expanded
 from ft_pipeline.tables.reading.containers import check_path, read_batches
 from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -21,7 +23,7 @@ class FileTask:
     data_dir: Path
     """The folder that must contain the file."""
     suffix: str
-    """The suffix of the user's name for it."""
+    """The suffix of the user's name for it, without that of a compression."""
     folder: Path
     """Receives the accepted rows."""
     data_format: str
@@ -29,12 +31,17 @@ class FileTask:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows of the file. Raises Refused, possibly late."""
-        yield from read_batches(check_path(self.path, self.data_dir), self.suffix)
+        with self._plain_file() as path:
+            yield from read_batches(path, self.suffix)
 
     def read(self, excluded: Collection[str]) -> "FileResults":
         """Process all batches on this machine."""
-        size = check_path(self.path, self.data_dir).stat().st_size
-        yield from map_batches(partial(self.process, excluded=excluded), self.batches(), size)
+        with self._plain_file() as path:
+            batches = read_batches(path, self.suffix)
+            yield from map_batches(partial(self.process, excluded=excluded), batches, path.stat().st_size)
+
+    def _plain_file(self) -> AbstractContextManager[Path]:
+        return expanded(check_path(self.path, self.data_dir), self.folder)
 
     def process(self, batch: Batch, excluded: Collection[str]) -> BatchResult:
         """Run process_batch and write the rows to a file: they are too large to send between processes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import hash_of_ids, key_of
@@ -139,7 +140,7 @@ class Ingestor:
 
 
 def _suffix(source: SourceFile) -> str:
-    return Path(source.name).suffix.lower()
+    return suffix_of(source.name)
 
 
 class _FileTotals:
