@@ -37,6 +37,10 @@ class SnapshotFile:
     """Reason code if the file is refused: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name) or
     unknown_format (a sidecar's suffix)."""
     error_message: str | None = None
+    source: str | None = None
+    """Where a remote file comes from."""
+    revision: str | None = None
+    """The revision of the remote file: a version id, commit, ETag or time of the last change."""
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if value is not None}

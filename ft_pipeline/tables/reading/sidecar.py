@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ft_pipeline.sources.file_names import stem_of
+from ft_pipeline.sources.remote.declaration import reading_keys
 from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
@@ -147,7 +148,8 @@ def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
     if not document:
         return PLAIN
     try:
-        return Sidecar.model_validate({key: value for key, value in document.items() if value is not None})
+        keys = reading_keys(document)
+        return Sidecar.model_validate({key: value for key, value in keys.items() if value is not None})
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
