@@ -72,6 +72,7 @@ def _revision(info: dict[str, Any]) -> Revision:
 def _errors(source: RemoteSource) -> Iterator[None]:
     try:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+        from botocore.exceptions import ConnectionError as NoConnectionError
     except ImportError:
         raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
     try:
@@ -82,7 +83,7 @@ def _errors(source: RemoteSource) -> Iterator[None]:
         raise unreachable(source, f"S3 answered {_quoted(error)}", "Set AWS_ACCESS_KEY_ID and its secret") from None
     except IncompleteReadError:
         raise cut_off(source, 0, None) from None
-    except HTTPClientError as error:
+    except (HTTPClientError, NoConnectionError) as error:
         raise unreachable(source, _quoted(error), "Check the network and AWS_ENDPOINT_URL, and run again") from None
     except (BotoCoreError, ClientError, OSError, ValueError) as error:
         raise unreachable(source, f"S3 answered {_quoted(error)}", "Correct the YAML, or run again") from None
