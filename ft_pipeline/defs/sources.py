@@ -6,11 +6,13 @@ from functools import partial
 import dagster as dg
 
 from ft_pipeline.defs.column_lineage import raw_schema
+from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.execution.events import Progress
 from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.remote.listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -28,8 +30,13 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
     )
     def raw_snapshot(context: SpecContext) -> Spec:
         folder, report = context.project.raw_folder(data_format), context.report
-        on_arrival = partial(_report_download, report, f"raw_{data_format}") if report else None
-        return snapshot_folder(folder, context.store, report=on_arrival).spec(data_format)
+        fetching = None
+        if report is not None:
+            fetching = Fetching(
+                report=partial(_report_download, report, f"raw_{data_format}"),
+                clean=partial(replace_erased_rows, context.project, data_format),
+            )
+        return snapshot_folder(folder, context.store, fetching=fetching).spec(data_format)
 
     return raw_snapshot
 

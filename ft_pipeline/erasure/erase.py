@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
-from ft_pipeline.erasure.lineage import Lineage, PlacedRow, RawFile, origins_by_artifact, raw_files, trace
+from ft_pipeline.erasure.lineage import Lineage, PlacedRow, RawFile, origins_by_artifact, raw_files, remote_files, trace
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint.answer_log import erase_answers
@@ -115,6 +116,12 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     files = _redact_raw_files(project, lineage.rows, chosen[0].file, markers)
     notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
     notes += _notes_on_unread(project, erased, lineage, blobs)
+    notes += [
+        f"{file.declared_in} names a remote file that still has erased rows. They are replaced when it is downloaded "
+        "again. Remove them there, too."
+        for file in remote_files(project)
+        if file.sha256 in blobs
+    ]
     return ErasureResult(
         record=number,
         rows=rows,
@@ -146,7 +153,9 @@ def _locate(project: Project, path: Path) -> tuple[str, str]:
 
 def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequence[int]) -> list[PlacedRow]:
     """Return the rows of a file that have these numbers. UserError if one is missing or already erased."""
-    raw_file = next((raw for raw in raw_files(project) if (raw.data_format, raw.name) == (data_format, file)), None)
+    files = chain(raw_files(project), remote_files(project))
+    found = (raw for raw in files if (raw.data_format, raw.declared_in or raw.name) == (data_format, file))
+    raw_file = next(found, None)
     rows: dict[int, RawRow] = {}
     first = last = 0
     with contextlib.suppress(Refused):

@@ -18,14 +18,16 @@ from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.sources.file_names import suffix_of
+from ft_pipeline.sources.file_names import stem_of, suffix_of
+from ft_pipeline.sources.local_folder import remote_sources
+from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline.store.artifact_redaction import drafts_folder, scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.compressed import begins_with
-from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, load_sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
@@ -48,6 +50,8 @@ class RawFile:
     sidecar: Sidecar
     sha256: str | None = None
     """SHA-256 of the stored copy; None for a file of the project."""
+    declared_in: str | None = None
+    """The YAML that names the source of a remote file."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,21 @@ def raw_files(project: Project) -> Iterator[RawFile]:
                 yield RawFile(data_format, path.relative_to(folder).as_posix(), path, sidecar)
 
 
+def remote_files(project: Project) -> Iterator[RawFile]:
+    """Yield the kept copy of each remote file of the project, with what its YAML says. It exists until the next one."""
+    blobs, records = BlobStore(project.store), SourceRecords(project.store)
+    for data_format in FORMATS:
+        folder = project.raw_folder(data_format)
+        for declared_in, source in remote_sources(folder).items():
+            record = records.read(source)
+            with scratch_folder(project.store) as scratch, contextlib.suppress(Refused, UserError):
+                if record is not None:
+                    path = blobs.checkout(record.sha256, scratch / "copy", allow_redacted=True)
+                    sidecar = parse_sidecar(load_sidecar(folder / declared_in))
+                    name = source.file_name(stem_of(declared_in))
+                    yield RawFile(data_format, name, path, sidecar, record.sha256, declared_in)
+
+
 def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
     """Yield the rows of a file until it is refused. Note whether it is. A compressed file is expanded into `work`."""
     try:
@@ -271,7 +290,7 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage) -> set[Words
             if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):
                 lineage.kept.add(text)
 
-    for file in raw_files(project):
+    for file in chain(raw_files(project), remote_files(project)):
         for row in _rows_of(file, lineage, drafts_folder(project.store)):
             if not row.is_marker and row.identity not in ids:
                 compare(PlacedRow(file, row).origin, row.texts)

@@ -4,15 +4,13 @@ A YAML with a `source` stands for a remote file (sources/remote/). It is listed 
 """
 
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ft_pipeline.sources.file_names import stem_of
-from ft_pipeline.sources.remote.declaration import BadSource, RemoteSource, read_source
-from ft_pipeline.sources.remote.fetch import fetch, is_kept
-from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
+from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.remote.listing import Fetching, read_sources, remote_file
 from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
@@ -23,9 +21,6 @@ from ft_pipeline.store.stat_cache import StatCache
 IGNORED_NAMES = {"readme.md"}
 """Names of files that are not data, in lower case."""
 
-ReportSource = Callable[[str, int, int | None], None]
-"""Called with a source, the bytes of it that have arrived, and all of its bytes (None if their number is unknown)."""
-
 
 class _StoredFile(NamedTuple):
     sha256: str
@@ -33,11 +28,11 @@ class _StoredFile(NamedTuple):
 
 
 def snapshot_folder(
-    folder: Path, store: ArtifactStore, blobs: BlobStore | None = None, report: ReportSource | None = None
+    folder: Path, store: ArtifactStore, blobs: BlobStore | None = None, fetching: Fetching | None = None
 ) -> Snapshot:
     """Store every file of a format folder and return the snapshot. A missing folder counts as empty.
 
-    report: download new remote files, and call this meanwhile. Without it, the network is not used, and a remote file
+    fetching: download new remote files in this way. Without it, the network is not used, and a remote file
     that is not downloaded yet is listed with an error. Raises UserError if a remote file cannot be read.
 
     Waits until `ft erase` has ended. Files that are unchanged (by stat) and already stored are not read again. A file
@@ -45,13 +40,13 @@ def snapshot_folder(
     to.
     """
     with project_lock(store.root).hold(shared=True):
-        return _snapshot_folder(folder, store, blobs or BlobStore(store.root), report)
+        return _snapshot_folder(folder, store, blobs or BlobStore(store.root), fetching)
 
 
-def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, report: ReportSource | None) -> Snapshot:
+def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, fetching: Fetching | None) -> Snapshot:
     names = sorted(_file_names(folder))
     errors = {name: error for name in names if (error := _find_error(folder, name))}
-    sources, refused = _read_sources(folder, names, errors)
+    sources, refused = read_sources(folder, names, errors)
     errors |= refused  # a YAML that is refused may contain a secret, so that it is not stored
     readable = [name for name in names if name not in errors]
     cache = StatCache(store.root / "cache" / "stat")
@@ -67,7 +62,8 @@ def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, repor
         if name in refused:
             entries.append(_snapshot_file(name, None, stored, errors))
         elif name in sources and name in stored:
-            entries.append(_remote_file(name, sources[name], stored[name].sha256, store.root, blobs, report))
+            sidecar = stored[name].sha256
+            entries.append(remote_file(folder / name, stem_of(name), sources[name], sidecar, store.root, fetching))
     unused = [printable(name) for name in alone if name not in sources and name not in refused]
     return Snapshot(sorted(entries, key=lambda entry: entry.name), unused)
 
@@ -76,43 +72,7 @@ def remote_sources(folder: Path) -> dict[str, RemoteSource]:
     """Return the remote sources of a format folder, by the name of their YAML. Those that are refused are missing."""
     names = sorted(_file_names(folder))
     errors = {name: error for name in names if (error := _find_error(folder, name))}
-    return _read_sources(folder, names, errors)[0]
-
-
-def _read_sources(
-    folder: Path, names: list[str], errors: dict[str, FileError]
-) -> tuple[dict[str, RemoteSource], dict[str, FileError]]:
-    """Return (sources, errors of the YAMLs whose sources are refused), both by the name of the YAML."""
-    sources: dict[str, RemoteSource] = {}
-    refused: dict[str, FileError] = {}
-    stems = {stem_of(name) for name in names if not name.endswith(SIDECAR_SUFFIX)}
-    for name in (name for name in names if name.endswith(SIDECAR_SUFFIX) and name not in errors):
-        try:
-            source = read_source(folder / name)
-        except BadSource as error:
-            refused[name] = "unknown_format", str(error)
-            continue
-        if source is not None and stem_of(name) in stems:
-            refused[name] = "unknown_format", "a YAML with a source, although the file itself is here: remove one"
-        elif source is not None:
-            sources[name] = source
-    return sources, refused
-
-
-def _remote_file(
-    name: str, source: RemoteSource, sidecar: str, store: Path, blobs: BlobStore, report: ReportSource | None
-) -> SnapshotFile:
-    """Return the entry of a remote file, under the name that a local file would have."""
-    file_name = source.file_name(stem_of(name))
-    if report is not None:
-        record: SourceRecord | None = fetch(source, store, blobs, partial(report, source.shown))
-    else:
-        record = SourceRecords(store).read(source)
-    if record is None or record.is_outdated or not is_kept(record, blobs):
-        revision = record.latest if record else None
-        message = "a remote file that is not downloaded yet: materialize the snapshot of this folder"
-        return SnapshotFile(file_name, None, 0, None, "not_found", message, source.shown, revision)
-    return SnapshotFile(file_name, record.sha256, record.bytes, sidecar, source=source.shown, revision=record.revision)
+    return read_sources(folder, names, errors)[0]
 
 
 def folder_stamp(folder: Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.remote.listing import Fetching
 from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline.sources.snapshot import Snapshot, SnapshotFile
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -35,7 +36,7 @@ class RemoteFolder:
 
     def fetch(self) -> Snapshot:
         """The snapshot that a materialization makes."""
-        return snapshot_folder(self.folder, self.store, report=lambda *report: self.reports.append(report))
+        return snapshot_folder(self.folder, self.store, fetching=Fetching(lambda *report: self.reports.append(report)))
 
     def fetch_one(self) -> SnapshotFile:
         (entry,) = self.fetch().entries

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 
+Clean = Callable[[Path], None]
+"""Changes a downloaded file in place, before it is stored."""
 ASK_SECONDS = 15 * 60
 """How often the sensor asks a source that is not pinned."""
 _ACCESS: dict[str, Access] = {"s3": S3Access(), "hf": HubAccess(), "https": WebAccess(), "http": WebAccess()}
@@ -31,11 +33,13 @@ def is_kept(record: SourceRecord, blobs: BlobStore) -> bool:
     return bool(blobs.available([record.sha256]))
 
 
-def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report) -> SourceRecord:
+def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, clean: Clean) -> SourceRecord:
     """Download the source if the store does not have its newest bytes, and return its new record.
 
-    Nothing is asked if it is pinned and was downloaded before. Raises UserError if it cannot be read; then nothing is
-    changed.
+    clean: may change the downloaded file before it is stored.
+
+    Nothing is asked if the source is pinned and was downloaded before. Raises UserError if it cannot be read; then
+    nothing is changed.
     """
     records = SourceRecords(store)
     record = records.read(source)
@@ -43,12 +47,13 @@ def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report) -
     if kept and source.is_pinned:
         return kept
     revision = _ACCESS[source.scheme].ask(source)
-    if record and kept is None and revision.identity == record.current and blobs.is_redacted(record.sha256):
-        _refuse_erased(source, record.sha256)
     if kept and revision.identity is not None and revision.identity == kept.current:
         kept = replace(kept, latest=kept.current, asked=time.time())
     else:
-        kept = _download(source, revision, store, blobs, report, record)
+        sent, sha256, size = _download(source, revision, store, blobs, report, clean)
+        current = sent.identity or CONTENT_PIN + sha256
+        first = record.revision if record and record.sha256 == sha256 else current
+        kept = SourceRecord(source.shown, first, current, current, sha256, size, time.time())
     records.write(source, kept)
     return kept
 
@@ -98,8 +103,9 @@ def _download(
     store: Path,
     blobs: BlobStore,
     report: Report,
-    before: SourceRecord | None,
-) -> SourceRecord:
+    clean: Clean,
+) -> tuple[Revision, str, int]:
+    """Download the file and store it. Return its revision, the SHA-256 of what is stored, and its size."""
     folder = drafts_folder(store)
     with translate_write_errors():
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,15 +114,17 @@ def _download(
             sent = _ACCESS[source.scheme].download(source, revision, file, report)
             file.flush()
             path = Path(file.name)
+            _check_pin(source, sha256_of_file(path))
+            clean(path)
             sha256, size = sha256_of_file(path), path.stat().st_size
-            _check_pin(source, sha256)
             if blobs.is_redacted(sha256):
-                _refuse_erased(source, sha256)
+                raise UserError(
+                    f"Rows of {source.shown} were erased here ({sha256[:16]}), and cannot be found in it any more. "
+                    "Remove them there, or put the file itself into the folder."
+                )
             # A copy, because a reference to this file would soon lead to nothing.
             BlobStore(store, by_reference_above=MAX_DOWNLOAD_BYTES).add(path)
-    current = sent.identity or CONTENT_PIN + sha256
-    first = before.revision if before and before.sha256 == sha256 else current
-    return SourceRecord(source.shown, first, current, current, sha256, size, time.time())
+    return sent, sha256, size
 
 
 def _check_pin(source: RemoteSource, sha256: str) -> None:
@@ -125,10 +133,3 @@ def _check_pin(source: RemoteSource, sha256: str) -> None:
             f"{source.shown} has the SHA-256 {sha256}, which is not the one that `revision` names. Check the file, and "
             "correct it."
         )
-
-
-def _refuse_erased(source: RemoteSource, sha256: str) -> None:
-    raise UserError(
-        f"Rows of {source.shown} were erased here, and the source still has them ({sha256[:16]}). Remove them there, "
-        "or put the file itself into the folder."
-    )
