@@ -188,6 +188,16 @@ def test_a_transfer_that_is_cut_off_is_never_used(remote: RemoteFolder, server: 
     assert remote.content(remote.fetch_one()) == LINES
 
 
+def test_a_file_that_the_server_compresses_on_the_way(remote: RemoteFolder, server: FileServer) -> None:
+    served = server.put("/a.jsonl", gzip.compress(LINES))
+    served.headers = {"Content-Encoding": "gzip"}
+    remote.declare("a.yaml", f"{server.url}/a.jsonl")
+    assert gzip.decompress(remote.content(remote.fetch_one())) == LINES
+    served.content, served.headers = b"other", {"Content-Encoding": "br", "ETag": "other"}
+    with pytest.raises(UserError, match="the answer has the encoding br"):
+        remote.fetch()
+
+
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_file_that_is_too_large_is_refused(
     remote: RemoteFolder, server: FileServer, monkeypatch: pytest.MonkeyPatch, announced: bool

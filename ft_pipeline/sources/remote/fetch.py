@@ -11,11 +11,8 @@ from typing import BinaryIO
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.declaration import CONTENT_PIN, BadSource, RemoteSource, read_source
-from ft_pipeline.sources.remote.hub import HubAccess
 from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
-from ft_pipeline.sources.remote.s3 import S3Access
 from ft_pipeline.sources.remote.transfer import MAX_DOWNLOAD_BYTES, Access, Report, Revision
-from ft_pipeline.sources.remote.web import WebAccess
 from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import BlobStore
@@ -25,7 +22,6 @@ Clean = Callable[[Path], None]
 """Changes a downloaded file in place, before it is stored."""
 ASK_SECONDS = 15 * 60
 """How often the sensor asks a source that is not pinned."""
-_ACCESS: dict[str, Access] = {"s3": S3Access(), "hf": HubAccess(), "https": WebAccess(), "http": WebAccess()}
 
 
 def is_kept(record: SourceRecord, blobs: BlobStore) -> bool:
@@ -46,7 +42,7 @@ def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, c
     kept = record if record and is_kept(record, blobs) else None
     if kept and source.is_pinned:
         return kept
-    revision = _ACCESS[source.scheme].ask(source)
+    revision = _access_to(source).ask(source)
     if kept and revision.identity is not None and revision.identity == kept.current:
         kept = replace(kept, latest=kept.current, asked=time.time())
     else:
@@ -68,7 +64,7 @@ def look_for_revision(source: RemoteSource, store: Path) -> bool:
     if record is None or source.is_pinned or 0 <= time.time() - record.asked < ASK_SECONDS:
         return False
     records.write(source, record := replace(record, asked=time.time()))
-    identity = _ACCESS[source.scheme].ask(source).identity
+    identity = _access_to(source).ask(source).identity
     if identity not in (None, record.latest):
         records.write(source, replace(record, latest=identity))
     return True
@@ -87,7 +83,7 @@ def local_file(path: Path) -> Iterator[Path]:
     if source is None:
         yield path
         return
-    access = _ACCESS[source.scheme]
+    access = _access_to(source)
     with translate_write_errors(), tempfile.TemporaryDirectory(prefix="ft-source-") as folder:
         target = Path(folder) / source.file_name(path.stem)
         with target.open("wb") as file:
@@ -111,7 +107,7 @@ def _download(
         folder.mkdir(parents=True, exist_ok=True)
         file: BinaryIO
         with tempfile.NamedTemporaryFile(dir=folder, prefix="download-") as file:  # type: ignore[assignment]
-            sent = _ACCESS[source.scheme].download(source, revision, file, report)
+            sent = _access_to(source).download(source, revision, file, report)
             file.flush()
             path = Path(file.name)
             _check_pin(source, sha256_of_file(path))
@@ -125,6 +121,21 @@ def _download(
             # A copy, because a reference to this file would soon lead to nothing.
             BlobStore(store, by_reference_above=MAX_DOWNLOAD_BYTES).add(path)
     return sent, sha256, size
+
+
+def _access_to(source: RemoteSource) -> Access:
+    """Return how a source is read. The clients are imported here, because every plan imports this module."""
+    if source.scheme == "s3":
+        from ft_pipeline.sources.remote.s3 import S3Access
+
+        return S3Access()
+    if source.scheme == "hf":
+        from ft_pipeline.sources.remote.hub import HubAccess
+
+        return HubAccess()
+    from ft_pipeline.sources.remote.web import WebAccess
+
+    return WebAccess()
 
 
 def _check_pin(source: RemoteSource, sha256: str) -> None:

@@ -21,6 +21,8 @@ TOKEN, HOSTS = "FT_SOURCE_TOKEN", "FT_SOURCE_HOSTS"
 """The token for web servers, and the hosts that get it, separated by commas. Without the second one, the host of every
 https source gets it."""
 MAX_REDIRECTS = 5
+READ_ENCODINGS = ("identity", "", "gzip", "x-gzip", "zstd")
+"""What a server may do with a file on the way, although it is asked not to: compressed files are read."""
 TIMEOUT = httpx2.Timeout(60, connect=10)
 HEADERS = {"User-Agent": "ft-pipeline", "Accept-Encoding": "identity"}
 NO_HEAD = frozenset({403, 405, 501})
@@ -52,6 +54,9 @@ def download(
     """
     with request(source, "GET", url, token) as answer:
         checked(source, answer, advice_for(answer, variable))
+        encoding = answer.headers.get("content-encoding", "identity").lower()
+        if encoding not in READ_ENCODINGS:
+            raise unreachable(source, f"the answer has the encoding {encoding}", "Ask its owner for another one")
         length = answer.headers.get("content-length", "")
         sink = Sink(source, target, int(length) if length.isdecimal() else None, report)
         try:
