@@ -26,7 +26,7 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import MapFiles, map_files
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
@@ -97,7 +97,11 @@ def build_table(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
         ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, map_files)
-        results = ingestor.collect(sorted(files, key=lambda file: file.name))
+        results = [
+            result
+            for result in ingestor.collect(sorted(files, key=lambda file: file.name))
+            if result.account.read or format_of_file(data_format, result.source.name) is row_format
+        ]
         readable = [file for file in results if not file.refused]
         flags = flag_duplicates(row_format, readable, shares, shards)
         fill_accounts(flags)

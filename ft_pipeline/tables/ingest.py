@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import hash_of_ids, key_of
@@ -23,7 +24,7 @@ from ft_pipeline.tables.file_result import (
     save,
 )
 from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
@@ -86,7 +87,8 @@ class Ingestor:
         return FileResult(source, account, sidecar, folder), False
 
     def _key(self, source: SourceFile) -> str:
-        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self._excluded_hash)
+        formats = f"{self.data_format} of {format_of_file(self.data_format, source.name).name}"
+        return key_of(source.sha256, formats, _suffix(source), source.sidecar, self._excluded_hash)
 
     def _open(self, result: FileResult, stack: ExitStack) -> FileTask:
         """Return the task of reading a file. Its bytes are there until the stack is closed."""
@@ -95,7 +97,9 @@ class Ingestor:
         folder.mkdir()
         path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
         data_dir = source.data_dir or path.parent
-        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar).with_preparation()
+        source_format = format_of_file(self.data_format, source.name)
+        task = FileTask(path, data_dir, _suffix(source), folder, self.data_format, source_format, result.sidecar)
+        return task.with_preparation()
 
     def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
         """Return the result of a file with the content of its batches, and store it in the cache."""
@@ -109,15 +113,24 @@ class Ingestor:
         return result
 
     def _read(self, result: FileResult, folder: Path, batches: FileResults) -> FileResult:
-        """Return the result with the content of the file, or a refused result if the content is refused."""
+        """Return the result with the content of the file, or a refused result if the content is refused.
+
+        A file of another format may have no row for this table. If it is refused, the table of its format says so.
+        """
+        is_own = format_of_file(self.data_format, result.source.name).name == self.data_format
         try:
             with closing(batches):
                 totals = self._gather(folder, batches)
-            _refuse_whole(totals, self.data_format)
+            if is_own:
+                _refuse_whole(totals, self.data_format)
         except Refused as error:
             for path_left in folder.iterdir():
                 path_left.unlink()
-            return refused(result.source, error)
+            if is_own:
+                return refused(result.source, error)
+            totals = self._gather(folder, ())
+        if not totals.rows:
+            return result
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
@@ -126,7 +139,7 @@ class Ingestor:
         result.account.read = totals.read
         return result
 
-    def _gather(self, folder: Path, batches: FileResults) -> "_FileTotals":
+    def _gather(self, folder: Path, batches: Iterable[tuple[Batch, BatchResult]]) -> "_FileTotals":
         totals = _FileTotals()
         with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
             for batch, batch_result in batches:
@@ -138,7 +151,7 @@ class Ingestor:
 
 
 def _suffix(source: SourceFile) -> str:
-    return Path(source.name).suffix.lower()
+    return suffix_of(source.name)
 
 
 class _FileTotals:

@@ -1,6 +1,6 @@
 """Turn a batch of raw rows into accepted rows, faults and keys. `ft validate` and the pipeline share this code."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,17 +67,17 @@ def process_batch(
     data_format: str,
     sidecar: Sidecar,
     excluded: Container[str] = frozenset(),
-    prepared: Any = None,
+    expand: Callable[[Any, Sidecar], Iterable[Any]] | None = None,
 ) -> BatchResult:
     """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside.
 
-    prepared: what `Format.prepare` returned for the file.
+    expand: returns the raw rows of a document (Format.expand); None: each is one.
     """
     row_format = FORMATS[data_format]
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
-    if row_format.expand is not None:
-        batch = expand(row_format, batch, values, sidecar, prepared)
+    if expand is not None:
+        batch = expand_documents(expand, batch, values, sidecar)
         values = batch.values
     shapes = shapes_of(values)
     converted = convert_all(row_format, values, shapes, sidecar)
@@ -105,6 +105,9 @@ def process_batch(
         | _locate(placeholders.locate, own, rows, flags.faulty[keep]),
     )
     _describe(result, values, shapes, row_format, sidecar)
+    if expand is not None:  # most documents have no keys of rows, and each call counts
+        unread = ("invalid_json", "not_utf8", "wrong_type", "wrong_format")
+        result.known = result.objects = len(values) - sum(len(result.reasons.get(code, ())) for code in unread)
     broken = (
         (batch.rows[position], fault.message)
         for position, fault in sorted(faults.items())
@@ -114,12 +117,13 @@ def process_batch(
     return result
 
 
-def expand(row_format: Format, batch: Batch, documents: list[Any], sidecar: Sidecar, prepared: Any) -> Batch:
+def expand_documents(
+    expand: Callable[[Any, Sidecar], Iterable[Any]], batch: Batch, documents: list[Any], sidecar: Sidecar
+) -> Batch:
     """Return the rows of some documents. Each has the number of its document, and is later shown as JSON."""
-    assert row_format.expand is not None
     rows, values = [], []
     for number, document in zip(batch.rows, documents, strict=True):
-        for value in row_format.expand(document, sidecar, prepared):
+        for value in expand(document, sidecar):
             rows.append(number)
             values.append(value)
     return Batch(rows, values=values)
@@ -250,10 +254,6 @@ def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_fo
             result.known += len(places)
             result.unknown |= unread_columns(row_format, shape, sidecar)
     result.unknown |= unread_turn_keys(row_format, values, sidecar)
-    if row_format.expand is not None:  # most documents have no keys of rows, and each call counts
-        unread = ("invalid_json", "not_utf8", "wrong_type", "wrong_format")
-        result.known = result.objects = len(values) - sum(len(result.reasons.get(code, ())) for code in unread)
-        return
     # A row with a duplicate key or a lone surrogate is still an object.
     unparsed_objects = sum(len(result.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
     if "excluded" in result.reasons:

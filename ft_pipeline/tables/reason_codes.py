@@ -73,7 +73,7 @@ FILE_CODES: dict[str, str] = {
     "not_json": "no line is a JSON object",
     "no_content": "a file of traces whose calls were all logged without their messages",
     "not_utf8": "UTF-16 or UTF-32, or no row is UTF-8",
-    "compressed": "an archive or a compressed file",
+    "compressed": "an archive, or a compressed file that is cut off, damaged, too large or compressed twice",
     "unknown_format": "no row has the format's required keys, or the file's container or sidecar cannot be understood",
     "too_few_rows": "fewer than 2 rows",
     "path_outside_data_dir": "the path leads out of the data folder",
