@@ -158,7 +158,8 @@ FILTERS = {
     f"{answer_filters.LENGTH_PERCENTILES[0]:g}st percentile of the human answers in the train split, in characters, "
     f"or longer than {answer_filters.LENGTH_SLACK[1]:g} × the "
     f"{answer_filters.LENGTH_PERCENTILES[1]:g}th; not checked with fewer than "
-    f"{answer_filters.MIN_HUMAN_ANSWERS} human answers",
+    f"{answer_filters.MIN_HUMAN_ANSWERS} human answers, or if the prompt has a reference",
+    "reference_mismatch": "does not contain the words of the reference of its prompt, one after the other",
 }
 """By code, in the order of answer_filters.CHECKS."""
 

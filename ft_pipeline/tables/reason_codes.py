@@ -64,6 +64,7 @@ ROW_CODES: dict[str, str] = {
     "answer_cut_off": "the answer hit the length limit, or its reasoning is never closed",
     "repetition": "the teacher's answer repeats itself",
     "answer_length": "the teacher's answer is too short or too long",
+    "reference_mismatch": "the teacher's answer does not contain the reference of its prompt",
     "not_best": "another sound answer of the teacher to the same prompt agrees more with the rest of them",
 }
 
