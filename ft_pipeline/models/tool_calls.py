@@ -167,9 +167,9 @@ def _end_of_reasoning(family: CallFamily | None, text: str) -> int:
 
 
 def read_answer(tokenizer: Any, text: str, tools: str | None) -> Message:
-    """Return the turn in a generated text that still has its control tokens."""
-    family = call_family(tokenizer)
-    content, calls = read_calls(family, text, tools) if family else (text, [])
+    """Return the turn in a generated text that still has its control tokens. UserError if the chat template has no
+    known family."""
+    content, calls = read_calls(require_call_family(tokenizer), text, tools)
     turn: Message = {"role": "assistant", "content": without_control_tokens(tokenizer, content)}
     return {**turn, "tool_calls": calls} if calls else turn
 

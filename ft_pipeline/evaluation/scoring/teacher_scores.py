@@ -22,6 +22,7 @@ from ft_pipeline.models.chat import render
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.models.tool_calls import read_answer
 from ft_pipeline.settings.teacher import PriceSettings
 
 ROW_NAME = "teacher"
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
         if teacher.endpoint
         else _local_answers(job, teacher_prompt, items)
     )
-    answer_metrics = AnswerMetrics.from_config(job.config)
+    answer_metrics = AnswerMetrics.of(job.config, items)
     samples = answered_samples(load_tokenizer(job.inputs["base_model"]), items, answers, answer_metrics)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
     facts = {
@@ -90,12 +91,17 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
         batch_size=job.config["evaluation"]["batch_size"],
         report=job.report,
     )
+    turns = [
+        read_answer(tokenizer, answer.raw, item.tools) if item.uses_tools else {"content": answer.text}
+        for item, answer in zip(items, answers, strict=True)
+    ]
     return [
         {
-            "answer": answer.text,
+            "answer": turn["content"],
             "finish_reason": answer.finish_reason,
             "prompt_tokens": answer.prompt_tokens,
             "seconds": None,
+            "calls": turn.get("tool_calls", []),
         }
-        for answer in answers
+        for turn, answer in zip(turns, answers, strict=True)
     ]
