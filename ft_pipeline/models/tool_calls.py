@@ -31,8 +31,10 @@ class CallFamily:
     openings: tuple[str, ...]
     """Texts with which a call begins. A text before the first of them contains no call."""
     read: Callable[[str, DeclaredTools], Reading]
-    only_whole_text: bool = False
+    may_be_whole_text: bool = False
     """Whether a call may also begin at the start of the text, without a mark."""
+    writes_channels: bool = False
+    """Whether text without calls is written in this form, too."""
 
 
 FAMILIES = (
@@ -41,7 +43,13 @@ FAMILIES = (
     CallFamily("glm45", re.compile(r"<tool_call>[^\s<]+\n<arg_key>"), ("<tool_call>",), readers.read_glm),
     CallFamily("glm47", re.compile(r"<tool_call>[^\s<]+<arg_key>"), ("<tool_call>",), readers.read_glm),
     CallFamily("mistral", re.compile(r"\[TOOL_CALLS\]"), ("[TOOL_CALLS]",), readers.read_mistral),
-    CallFamily("openai", re.compile(r"to=functions\."), ("<|channel|>", " to=", "<|start|>"), readers.read_harmony),
+    CallFamily(
+        "openai",
+        re.compile(r"to=functions\."),
+        ("<|channel|>", " to=functions.", "<|start|>"),
+        readers.read_harmony,
+        writes_channels=True,
+    ),
     CallFamily("gemma4", re.compile(r"<\|tool_call>call:"), ("<|tool_call>",), readers.read_gemma),
     CallFamily(
         "functiongemma",
@@ -62,7 +70,11 @@ FAMILIES = (
         readers.read_deepseek,
     ),
     CallFamily(
-        "llama3_json", re.compile(r"\{\"name\": .*\"parameters\": "), (readers.PYTHON_TAG,), readers.read_llama, True
+        "llama3_json",
+        re.compile(r"\{\"name\": .*\"parameters\": "),
+        (readers.PYTHON_TAG,),
+        readers.read_llama,
+        may_be_whole_text=True,
     ),
 )
 """The families that can be read. The first whose pattern is found, and that reads the probe back, is the template's."""
@@ -170,15 +182,15 @@ def read_answer(tokenizer: Any, text: str, tools: str | None) -> Message:
     """Return the turn in a generated text that still has its control tokens. UserError if the chat template has no
     known family."""
     content, calls = read_calls(require_call_family(tokenizer), text, tools)
-    turn: Message = {"role": "assistant", "content": without_control_tokens(tokenizer, content)}
+    turn: Message = {"role": "assistant", "content": without_control_tokens(special_tokens(tokenizer), content).strip()}
     return {**turn, "tool_calls": calls} if calls else turn
 
 
-def without_control_tokens(tokenizer: Any, text: str) -> str:
+def without_control_tokens(control_tokens: Sequence[str], text: str) -> str:
     """Return a text without the control tokens of the vocabulary, as `skip_special_tokens` decodes it."""
-    for token in sorted(special_tokens(tokenizer), key=len, reverse=True):
+    for token in sorted(control_tokens, key=len, reverse=True):
         text = text.replace(token, "")
-    return text.strip()
+    return text
 
 
 def without_ending(tokenizer: Any, text: str) -> str:

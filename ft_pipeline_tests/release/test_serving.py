@@ -214,7 +214,7 @@ def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
         promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
-        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)))
+        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number))[0])
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]
     assert weights[0].parent == shop.inputs["lora"]["merged_model"].path
