@@ -1,8 +1,9 @@
 """The log of a served model: a line of JSON for each request that it answers, and for each feedback to an answer.
 
-Headers and keys are not written. A line is one write, so that several processes may append to the same file.
+Headers and keys are not written. Several processes may append to the same file.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -97,6 +98,7 @@ class TrafficLog:
         with self._lock:
             file = self._open()
             try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # of other processes; closing the file releases it
                 end = os.fstat(file).st_size
                 if end and os.pread(file, 1, end - 1) != b"\n":  # a kill cut the last line off
                     line = b"\n" + line
