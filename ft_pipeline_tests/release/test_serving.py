@@ -25,6 +25,7 @@ from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained
 
 PATIENCE = 60.0
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
 VLLM = """#!{python}
 import http.server, json, os, sys
 class Healthy(http.server.BaseHTTPRequestHandler):
@@ -62,8 +63,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).parent / "ft"), "serve", name, "--project", str(root), "--port", str(port)]
+def start(root: Path, name: str, port: int, *options: str, **environment: str) -> subprocess.Popen[str]:
+    program = str(Path(sys.executable).parent / "ft")
+    command = [program, "serve", name, "--project", str(root), "--port", str(port), *options]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -76,10 +78,10 @@ def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Po
 
 
 @contextmanager
-def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
+def serving(root: Path, name: str, *options: str, **environment: str) -> Iterator[Served]:
     """Run `ft serve NAME` for the block, which begins once it says that it answers."""
     port = free_port()
-    process = start(root, name, port, **environment)
+    process = start(root, name, port, *options, **environment)
     assert process.stderr is not None
     try:
         lines = []
@@ -124,6 +126,8 @@ def test_a_served_model_gives_the_scored_answers(trained: Trained, name: str, ro
         assert [(ask(served, messages), answer) for messages, answer in items(trained, row)] == [
             (answer, answer) for _, answer in items(trained, row)
         ]
+        with pytest.raises(openai.BadRequestError, match="writes no tools"):
+            ask(served, [{"role": "user", "content": "Hi"}], tools=TOOLS)
         messages, answer = items(trained, row)[0]
         assert ask(served, messages, temperature=0.0) == answer
         changed_answer = ask(served, [{"role": "system", "content": "Say something else."}, *messages])

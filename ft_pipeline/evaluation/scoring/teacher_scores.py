@@ -10,6 +10,7 @@ from typing import Any
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
@@ -75,10 +76,17 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
-    prompts = [
-        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools)
-        for item in items
-    ]
+    try:
+        prompts = [
+            render(
+                tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools
+            )
+            for item in items
+        ]
+    except UserError as error:
+        raise UserError(
+            f"The teacher {job.config['name']} cannot be scored: {error} Or set teacher.in_comparison to false."
+        ) from error
     references = [item.reference for item in items]
     limit = answer_limit(
         teacher_prompt.teacher.max_new_tokens, tokenizer, load_tokenizer(job.inputs["base_model"]), references
