@@ -1,5 +1,6 @@
 """Scores of the tools that answers call: by definition, by the workers, and in a comparison."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,34 @@ def test_local_and_hosted_models_are_scored_and_compared(make_job: JobMaker, wit
     assert by_name["Where is 7?"]["answer"] == by_name["Where is 7?"]["reference"] == 'track {"order":7}'
     assert by_name["Where is 7?"]["exact_match"] == 1.0
     assert json.loads((base.out / "scores.json").read_text(encoding="utf-8"))["evaluation"]["calls"] == "1"
+
+
+def test_logged_answers_may_have_calls(make_job: JobMaker, with_tools: dict[str, Path], tmp_path: Path) -> None:
+    functions = [{"function": {"name": "track", "arguments": '{"order": 7}'}}]
+    lines = [
+        {"messages": row["messages"][:turn], "answer": "Yes."}
+        for row in calling_rows()
+        for turn in range(1, len(row["messages"]), 2)
+    ]
+    for line in lines:
+        if line["messages"][0]["content"] == "Where is 7?":
+            line |= {"answer": None, "tool_calls": functions}
+    path = tmp_path / "answers.jsonl"
+
+    def score(folder: str) -> dict[str, float]:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        contender = {"name": "log", "answers": "x"}
+        job = make_job("contender_scores", folder, with_tools, contender=contender, answers_sha256=sha256)
+        job.handling["answers"] = str(path)
+        [row] = contender_scores.run(job)["rows"]
+        assert row["unanswered"] == 0
+        return {name: row["scores"][name]["value"] for name in METRICS}
+
+    assert score("right") == dict.fromkeys(METRICS, 1.0)
+    functions[0]["function"]["arguments"] = 7  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"is not a logged answer\. Write `answer` \(and `tool_calls`"):
+        score("broken")
 
 
 def test_test_rows_without_tools_have_no_scores_of_calls(make_job: JobMaker) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.chat import prompt_and_target
+from ft_pipeline.models.chat import prompt_and_target, stop_strings
 from ft_pipeline.models.tool_calls import (
     FAMILIES,
     call_family,
@@ -21,6 +21,7 @@ from ft_pipeline.models.tool_calls import (
     without_ending,
     written_turn,
 )
+from ft_pipeline.release.export.chat_template import template_with_prompt
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 TEMPLATES = files("trl") / "chat_templates"
@@ -268,6 +269,43 @@ def test_calls_of_a_reply_keep_broken_arguments() -> None:
     for broken in ([entry(None)], ["f"], [{"type": "custom", "custom": {"name": "f", "input": "x"}}]):
         with pytest.raises(ValueError):
             calls_of_reply(broken)
+
+
+def test_the_template_that_is_served_has_the_same_family() -> None:
+    tokenizer = tokenizer_with("qwen2_5")
+    examples = [[{"role": "user", "content": "One?"}, {"role": "assistant", "content": "<tool_call> is a tag."}]]
+    tokenizer.chat_template = template_with_prompt(tokenizer.chat_template, "Be brief.", examples)
+    assert require_call_family(tokenizer).name == "hermes"
+
+
+@pytest.mark.parametrize(
+    ("name", "control", "target", "stop"),
+    [
+        ("gptoss", ["<|channel|>", "<|message|>", "<|call|>", "<|return|>"], '{"note": "a"}<|call|>', "<|call|>"),
+        (
+            "gemma4",
+            ["<|tool_call>", "<tool_call|>", '<|"|>', "<turn|>", "<|tool_response>"],
+            '{note:<|"|>a<|"|>}<tool_call|><|tool_response>',
+            "<|tool_response>",
+        ),
+        # closes each call, so it ends no turn
+        ("mistral", ["[TOOL_CALLS]", "<|im_end|>"], '"id": "abcd12345"}]<|im_end|>', "<|im_end|>"),
+        ("glm4moe", ["</tool_call>", "<|user|>"], "<arg_value>a</arg_value>\n</tool_call>", None),
+    ],
+)
+def test_a_turn_with_calls_is_trained_to_its_end_and_generation_stops_there(
+    name: str, control: list[str], target: str, stop: str | None
+) -> None:
+    tokenizer = tokenizer_with(name)
+    tokenizer.add_special_tokens({"additional_special_tokens": control})
+    messages = [
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "", "tool_calls": [book(note="a")]},
+    ]
+    assert prompt_and_target(tokenizer, messages, TOOLS)[1].endswith(target)
+    stops = stop_strings(tokenizer)
+    assert stop is None or stop in stops
+    assert "</tool_call>" not in stops and "<tool_call|>" not in stops
 
 
 def test_a_target_is_read_back_from_the_rendered_row() -> None:

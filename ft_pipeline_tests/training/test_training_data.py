@@ -1,21 +1,27 @@
 """The worker of `training_data`: no row is lost or truncated, and every fault is named."""
 
 import json
+import shutil
 from importlib.resources import files
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import training_data
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
+    SHARES,
     conversation,
     job,
+    known_rows,
     make_training_data,
+    preference_rows,
     settings,
     support_rows,
     write_conversations,
@@ -220,3 +226,27 @@ def test_a_template_that_changes_calls_fails_the_audit(tmp_path, tiny_base, filt
     assert failure.startswith("calls_read_back: 1 row") and detail in failure and "rows.jsonl:501" in failure
     assert "choose a base_model whose chat template writes calls in a known way" in failure
     assert audit_with_template(tmp_path / "none", tiny_base, changed, support_rows()) == []
+
+
+def test_calls_in_preference_pairs_are_read_back(tmp_path, tiny_base):
+    template = (files("trl") / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    pairs = [{**pair, "tools": TOOLS} for pair in preference_rows()]
+    chosen = {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "name": "track", "arguments": "{}"}]}
+    for pair in pairs:
+        pair["chosen"] = [chosen]
+    (tmp_path / "preferences").mkdir()
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "preferences" / "rows.parquet")
+    inputs = {
+        "conversations": write_conversations(tmp_path / "conversations", known_rows()),
+        "preferences": tmp_path / "preferences",
+        "base_model": base,
+    }
+    experiment = ExperimentSettings.model_validate({"objective": "dpo", "technique": "lora"})
+    work = job("training_data", tmp_path / "job", experiment, inputs)
+    work.config["data"] = SHARES
+    training_data.run(work)
+    report = json.loads((work.out / "audit.json").read_text())
+    assert report["checks"]["calls_read_back"]["passed"]

@@ -76,7 +76,7 @@ def _return_unread_answers(config: Path, form: AnswerForm) -> None:
     """Change the tokenizer's config: `transformers serve` returns all of an answer up to its stop token as content."""
     settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     settings["response_template"] = {
-        "start_anchor": "\0",  # never in a prompt, whose end would else be a part of the answer
+        "start_anchor_pattern": r"\Z",  # the end of the prompt; without it, the prompt is a part of the answer
         "defaults": {"role": "assistant"},
         "fields": {"content": {"content": "text", "close": list(form.stops)}},
     }
