@@ -5,6 +5,8 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import prompt_and_target, stop_strings
@@ -111,6 +113,31 @@ def test_parallel_calls_are_read_in_order(name: str) -> None:
     read = read_calls(require_call_family(tokenizer), written(tokenizer, calls), TOOLS)[1]
     assert same_calls(read, calls)
     assert not same_calls(read, calls[::-1]) and same_calls_in_any_order(read, calls[::-1])
+
+
+TEXTS = st.sampled_from(["Bern", 'a "q"', "two\nlines", "{x}: [y]", "[1]", "12", "true", "None", "", " lead", "ü€"])
+PLAIN = TEXTS | st.integers(-5, 99) | st.booleans() | st.none() | st.just(2.5)
+VALUES = st.recursive(PLAIN, lambda value: st.lists(value, max_size=3) | st.dictionaries(st.sampled_from("abc"), value))
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3_5_nothink", "gemma4", "glm4moe"])
+def test_any_arguments_of_declared_types_are_read_back(name: str) -> None:
+    tokenizer = tokenizer_with(name)
+    family = require_call_family(tokenizer)
+
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(st.dictionaries(st.sampled_from("pqrs"), VALUES, max_size=3))
+    def read_back(arguments: dict[str, Any]) -> None:
+        types = {key: {"type": TYPES.get(type(value), "null")} for key, value in arguments.items()}
+        function = {"name": "book", "description": "Book", "parameters": {"type": "object", "properties": types}}
+        tools = json.dumps([{"type": "function", "function": function}])
+        call = book(**arguments)
+        messages = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        read = read_calls(family, written_turn(tokenizer, messages, tools), tools)[1]
+        assert same_calls(read, [call]), (arguments, read)
+
+    read_back()
 
 
 def written(tokenizer: Any, calls: list[dict[str, str]]) -> str:

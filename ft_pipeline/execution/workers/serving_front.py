@@ -96,7 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not length.isdigit() or "Transfer-Encoding" in self.headers:
             raise RefusedRequest("The request has no Content-Length. Send one.", status=411)
         limit = MAX_FEEDBACK_BYTES if self._path == _FEEDBACK else MAX_REQUEST_BYTES
         if int(length) > limit:
@@ -141,7 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif "text/event-stream" in (response.getheader("Content-Type") or ""):
                 self._stream(exchange, response)
             else:
-                reply = exchange.reply(json.loads(response.read()))
+                reply = _reply(exchange, response.read())
                 self._record(exchange, reply)
                 self._send_json(200, reply)
 
@@ -203,6 +203,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send_part(self, part: bytes) -> None:
         self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         self.wfile.flush()
+
+
+def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
+    """Return the client's reply. Raises RefusedRequest if the engine's is not a chat completion."""
+    try:
+        return exchange.reply(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefusedRequest("The engine's reply is not a chat completion. Read its output.", status=502) from error
 
 
 def _client_events(exchange: ChatExchange, event: bytes) -> list[bytes]:
