@@ -146,21 +146,21 @@ def _locate(project: Project, path: Path) -> tuple[str, str]:
 def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequence[int]) -> list[PlacedRow]:
     """Return the rows of a file that have these numbers. UserError if one is missing or already erased."""
     raw_file = next((raw for raw in raw_files(project) if (raw.data_format, raw.name) == (data_format, file)), None)
-    rows: dict[int, RawRow] = {}
+    rows: dict[int, list[RawRow]] = {}
     first = last = 0
     with contextlib.suppress(Refused):
         for row in read_raw_rows(raw_file.path, file, data_format, raw_file.sidecar) if raw_file else ():
             first, last = first or row.number, row.number
             if row.number in numbers:
-                rows[row.number] = row
+                rows.setdefault(row.number, []).append(row)  # a document of a trace file holds several
     if raw_file is None or not last:
         raise UserError(f"{data_format}/{file} cannot be read row by row (see `ft validate`); edit or remove the file")
     for number in numbers:
         if number not in rows:
             raise UserError(f"{data_format}/{file} has no row {number}; its rows are {first} to {last}")
-        if rows[number].is_marker:
+        if rows[number][0].is_marker:
             raise UserError(f"row {number} of {data_format}/{file} was already erased; name other rows")
-    return [PlacedRow(raw_file, rows[number]) for number in numbers]
+    return [PlacedRow(raw_file, row) for number in numbers for row in rows[number]]
 
 
 def _describe_row(placed: PlacedRow, salt: str) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def _first_of_each(rows: Iterable[PlacedRow]) -> list[PlacedRow]:
     first: dict[object, PlacedRow] = {}
     for placed in rows:
         key = (placed.file.data_format, placed.row.identity)
-        first.setdefault(placed.origin if placed.file.sha256 is None else key, placed)
+        # A document of a trace file holds several rows.
+        first.setdefault(f"{placed.origin} {placed.row.identity}" if placed.file.sha256 is None else key, placed)
     known = {(placed.file.data_format, placed.row.identity) for key, placed in first.items() if isinstance(key, str)}
     return [placed for key, placed in first.items() if key not in known]
 

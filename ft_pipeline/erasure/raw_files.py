@@ -27,6 +27,7 @@ from ft_pipeline.tables.formats.read_turns import READ_KEYS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import strings_in_json
+from ft_pipeline.tables.process_batch import expand
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
@@ -68,9 +69,16 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> 
     Raises reason_codes.Refused if the whole file is refused.
     """
     row_format = FORMATS[data_format]
-    for undivided in read_batches(path, Path(name).suffix.lower()):
+    suffix, documents = Path(name).suffix.lower(), row_format.expand is not None
+    prepared = None
+    if row_format.prepare is not None:
+        prepared = row_format.prepare(lambda: read_batches(path, suffix, documents=documents), sidecar)
+    for undivided in read_batches(path, suffix, documents=documents):
         batch = divide(undivided)
         values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
+        if documents:
+            batch = expand(row_format, batch, values, sidecar, prepared)
+            values = batch.values
         for position, value in enumerate(values):
             raw_text = _raw_text(batch, position, value)
             yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
@@ -164,9 +172,11 @@ def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], targ
     """Write the file to `target`, with each of these rows (by number) replaced by its marker. All other rows keep their
     bytes and their numbers. A Parquet file is rewritten."""
     suffix = Path(name).suffix.lower()
-    first = next(read_batches(path, suffix))
+    first = next(read_batches(path, suffix, documents=True))
     if first.offsets is not None:
         _replace_array_elements(path, suffix, markers, target)
+    elif first.block is None and first.lines is not None:  # one object over several lines
+        target.write(_json_marker(markers[1]))
     elif first.block is not None or first.lines is not None:
         _replace_lines(path, markers, target)
     elif suffix == ".parquet":

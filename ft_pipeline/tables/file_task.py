@@ -4,13 +4,16 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.tables.file_result import rows_path, write_stream
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.process_batch import BatchResult, process_batch
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.containers import check_path, read_batches
 from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reason_codes import Refused
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,23 @@ class FileTask:
     """Receives the accepted rows."""
     data_format: str
     sidecar: Sidecar
+    prepared: Any = None
+    """What `Format.prepare` returned for the file."""
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows of the file. Raises Refused, possibly late."""
-        yield from read_batches(check_path(self.path, self.data_dir), self.suffix)
+        documents = FORMATS[self.data_format].expand is not None
+        yield from read_batches(check_path(self.path, self.data_dir), self.suffix, documents=documents)
+
+    def with_preparation(self) -> "FileTask":
+        """Return the task with what its format must know of the whole file. If it is refused, `read` says why."""
+        prepare = FORMATS[self.data_format].prepare
+        if prepare is None:
+            return self
+        try:
+            return replace(self, prepared=prepare(self.batches, self.sidecar))
+        except Refused:
+            return self
 
     def read(self, excluded: Collection[str]) -> "FileResults":
         """Process all batches on this machine."""
@@ -38,7 +54,7 @@ class FileTask:
 
     def process(self, batch: Batch, excluded: Collection[str]) -> BatchResult:
         """Run process_batch and write the rows to a file: they are too large to send between processes."""
-        batch_result = process_batch(batch, self.data_format, self.sidecar, excluded)
+        batch_result = process_batch(batch, self.data_format, self.sidecar, excluded, self.prepared)
         write_stream(rows_path(self.folder, batch.rows[0]), batch_result.table)
         return replace(batch_result, table=None)
 

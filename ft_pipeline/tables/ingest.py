@@ -23,13 +23,12 @@ from ft_pipeline.tables.file_result import (
     save,
 )
 from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-MIN_ROWS = 2
-"""A file with fewer rows is refused."""
 MAX_NAMED_COLUMNS = 20
 """Maximum number of unused columns that a warning names."""
 
@@ -96,7 +95,7 @@ class Ingestor:
         folder.mkdir()
         path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
         data_dir = source.data_dir or path.parent
-        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar)
+        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar).with_preparation()
 
     def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
         """Return the result of a file with the content of its batches, and store it in the cache."""
@@ -153,6 +152,8 @@ class _FileTotals:
         self.pairs: list[np.ndarray] = []
         self.reasons: dict[str, list[int]] = {}
         self.hints: dict[str, list[int]] = {}
+        self.no_content = ""
+        """Why a call has no content."""
         self.unknown: set[str] = set()
         self.first: tuple[int, str] | None = None
         """Number of the first line that is not JSON, and why."""
@@ -165,6 +166,10 @@ class _FileTotals:
         self.is_array = batch.offsets is not None
         self.first = self.first or batch_result.broken
         self.rows.append(batch_result.rows)
+        if not self.no_content and "no_content" in batch_result.reasons:
+            self.no_content = next(
+                row["message"] for row in batch_result.aside.to_pylist() if row["code"] == "no_content"
+            )
         self.keys.append(batch_result.keys)
         self.pairs.append(batch_result.pairs)
         for all_rows, batch_rows in ((self.reasons, batch_result.reasons), (self.hints, batch_result.hints)):
@@ -219,5 +224,9 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
         raise Refused(
             "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
         )
-    if totals.read < MIN_ROWS:
-        raise Refused("too_few_rows", f"{totals.read} row; at least {MIN_ROWS} are needed")
+    if codes == {"no_content"} and not sum(map(len, totals.rows)):
+        message = f"none of the {totals.read:,} calls was logged with its content: {totals.no_content}"
+        raise Refused("no_content", message)
+    min_rows = FORMATS[data_format].min_rows
+    if totals.read < min_rows:
+        raise Refused("too_few_rows", f"{totals.read} row; at least {min_rows} are needed")

@@ -16,6 +16,7 @@ from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -62,12 +63,22 @@ class BatchResult:
 
 
 def process_batch(
-    batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
+    batch: Batch,
+    data_format: str,
+    sidecar: Sidecar,
+    excluded: Container[str] = frozenset(),
+    prepared: Any = None,
 ) -> BatchResult:
-    """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside."""
+    """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside.
+
+    prepared: what `Format.prepare` returned for the file.
+    """
     row_format = FORMATS[data_format]
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
+    if row_format.expand is not None:
+        batch = expand(row_format, batch, values, sidecar, prepared)
+        values = batch.values
     shapes = shapes_of(values)
     converted = convert_all(row_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
@@ -86,7 +97,7 @@ def process_batch(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
         rows=rows,
-        keys=keys_of_views(views),
+        keys=_keys(row_format, table, views),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
@@ -101,6 +112,22 @@ def process_batch(
     )
     result.broken = next((entry for entry in broken if not entry[1].startswith("nested")), None)
     return result
+
+
+def expand(row_format: Format, batch: Batch, documents: list[Any], sidecar: Sidecar, prepared: Any) -> Batch:
+    """Return the rows of some documents. Each has the number of its document, and is later shown as JSON."""
+    assert row_format.expand is not None
+    rows, values = [], []
+    for number, document in zip(batch.rows, documents, strict=True):
+        for value in row_format.expand(document, sidecar, prepared):
+            rows.append(number)
+            values.append(value)
+    return Batch(rows, values=values)
+
+
+def _keys(row_format: Format, table: pa.Table, views: ComparisonTexts) -> Keys:
+    keys = keys_of_views(views)
+    return keys if row_format.group_column is None else keys.grouped_by(table[row_format.group_column].combine_chunks())
 
 
 def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:
@@ -223,6 +250,10 @@ def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_fo
             result.known += len(places)
             result.unknown |= unread_columns(row_format, shape, sidecar)
     result.unknown |= unread_turn_keys(row_format, values, sidecar)
+    if row_format.expand is not None:  # most documents have no keys of rows, and each call counts
+        unread = ("invalid_json", "not_utf8", "wrong_type", "wrong_format")
+        result.known = result.objects = len(values) - sum(len(result.reasons.get(code, ())) for code in unread)
+        return
     # A row with a duplicate key or a lone surrogate is still an object.
     unparsed_objects = sum(len(result.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
     if "excluded" in result.reasons:

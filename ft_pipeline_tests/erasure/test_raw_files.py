@@ -127,3 +127,26 @@ def test_the_texts_of_a_row_include_those_inside_json(tmp_path: Path) -> None:
     path.write_bytes(json_lines([{"conversations": turns, "tags": ["shipping"]}]))
     (row,) = read_raw_rows(path, "a.jsonl", "sharegpt", PLAIN)
     assert {json.dumps(call), call["arguments"], 'Ada "Fenwick", 7 Mill Lane', "a lamp", "shipping"} <= row.texts
+
+
+def trace_document(indent: int | None) -> bytes:
+    """A Langfuse trace with two calls."""
+    said = [("My name is Ada Fenwick, where is order 7?", "It was shipped."), ("And order 8?", "It was shipped, too.")]
+    observations = [
+        {"id": str(number), "type": "GENERATION", "input": [{"role": "user", "content": ask}], "output": answer}
+        for number, (ask, answer) in enumerate(said)
+    ]
+    return json.dumps({"trace": {"id": "t"}, "observations": observations}, indent=indent).encode() + b"\n"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_document_of_traces_is_erased_with_all_its_calls(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "trace.json"
+    path.write_bytes(trace_document(indent))
+    first, second = read_raw_rows(path, "trace.json", "traces", PLAIN)
+    assert first.number == second.number == 1 and first.identity != second.identity
+    assert "My name is Ada Fenwick, where is order 7?" in first.texts
+    mark(path, 1)
+    assert b"Fenwick" not in path.read_bytes()
+    report = build_table("traces", [SourceFile("trace.json", path, "")], tmp_path / "out", max_quarantined=0.1)
+    assert report.reasons == {"excluded": 1}

@@ -4,7 +4,7 @@ To add a format: a module that defines a `Format`, and a line in registry.py. Ke
 added to MAIN_KEYS (json_reader.py) and, if a sidecar may map columns to them, to TARGET_COLUMNS (sidecar.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, views_of_column
+from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -96,6 +97,19 @@ class Format:
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
     is_conversational: bool = False
     """Whether the rows become conversations."""
+    expand: Callable[[Any, Sidecar, Any], Iterable[Any]] | None = None
+    """Returns the raw rows of a document, which may be several, or none. Their number is that of the document. None: a
+    document is a row. Arguments: the parsed document, the sidecar, and what `prepare` returned."""
+    prepare: Callable[[Callable[[], Iterable[Batch]], Sidecar], Any] | None = None
+    """Returns what `expand` must know of the whole file. Arguments: a function that reads the file, and the sidecar."""
+    group_column: str | None = None
+    """Rows with the same value in this column are in one split, whatever their prompts."""
+    ignores_boilerplate: bool = False
+    """Whether near duplicates are searched without what many rows share, such as instructions in every request."""
+    has_threads: bool = False
+    """Whether a row may be the beginning of another row, and is then set aside."""
+    min_rows: int = 2
+    """A file with fewer rows is refused."""
     is_optional: bool = False
     """Whether a table without files is no input of other assets. So formats that were added later change no fingerprint
     of a project without such files."""

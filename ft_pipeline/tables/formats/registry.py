@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ft_pipeline.tables.formats import alpaca, chat, preferences, sharegpt, text, unlabelled
+from ft_pipeline.tables.formats import alpaca, chat, preferences, sharegpt, text, traces, unlabelled
 from ft_pipeline.tables.formats.base import Format
 
 FORMATS: Mapping[str, Format] = {
@@ -11,6 +11,7 @@ FORMATS: Mapping[str, Format] = {
         alpaca.FORMAT,
         sharegpt.FORMAT,
         chat.FORMAT,
+        traces.FORMAT,
         text.FORMAT,
         preferences.FORMAT,
         unlabelled.FORMAT,

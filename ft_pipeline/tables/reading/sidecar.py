@@ -30,6 +30,11 @@ class Sidecar(BaseModel):
     roles: dict[str, Literal["human", "gpt", "system", "tool", "call"]] = Field(default_factory=dict)
     """Role in the file → our role: `{Agent: gpt, function_call: call, observation: tool}`. Turns of `tool` are kept but
     never trained. `call` is the model's turn whose text is a call: JSON with `name` and `arguments`."""
+    feedback: tuple[str, ...] = ()
+    """Traces of Langfuse: names of the scores that the application's users give, e.g. `[user-feedback]`. Scores of
+    other names count as feedback only if people gave them in Langfuse itself."""
+    tools: list[dict[str, Any]] | None = None
+    """The tools of all rows of this file that declare none, as in OpenAI's `tools`. Few tracers log them."""
     max_quarantined: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Maximum quarantined share of this file, which is then checked separately from its folder."""
     allow: frozenset[str] = frozenset()
