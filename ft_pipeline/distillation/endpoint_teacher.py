@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ft_pipeline.distillation.answer_table import answer_row, count_prompts, read_prompts, write_answers
+from ft_pipeline.distillation.answer_table import (
+    answer_row,
+    calling_answer_columns,
+    count_prompts,
+    read_prompts,
+    write_answers,
+)
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, teacher_sha256
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -111,13 +117,10 @@ def _answer_rows(log: AnswerLog, unlabelled: Path, teacher_prompt: TeacherPrompt
 
 
 def text_columns(log: AnswerLog, request: ChatRequest) -> dict[str, Any]:
-    """Return answer_columns as distillation reads them: it has no rows for answers that call tools."""
+    """Return answer_columns as distillation reads them."""
     columns = answer_columns(log, request)
     calls = columns.pop("calls")
-    if not calls:
-        return columns
-    failure = f"the answer calls the tool {calls[0]['name']}; distillation reads only texts"
-    return {**columns, "answer": "", "finish_reason": "failed", "failure": failure}
+    return columns | calling_answer_columns(calls) if calls else columns
 
 
 def _requests(unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[tuple[dict[str, Any], ChatRequest]]:

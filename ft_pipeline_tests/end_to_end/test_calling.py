@@ -45,6 +45,7 @@ def test_the_trained_model_scores_its_calls(shop: Path) -> None:
 def test_the_served_model_answers_with_tool_calls_and_logs_them(shop: Path, tmp_path: Path) -> None:
     folder = tmp_path / "log"
     with serving(shop, "calls", "--log", str(folder)) as served:
+        assert f"Logging every request and answer, with their texts, to {folder}" in served.said
         answered = ask(served, WHERE, tools=TOOLS, max_tokens=120)
         choice = answered.choices[0]
         assert choice.finish_reason == "tool_calls" and not choice.message.content

@@ -48,6 +48,8 @@ class Served:
     name: str
     port: int
     process: subprocess.Popen[str]
+    said: str
+    """What it printed before it was ready."""
 
     @property
     def client(self) -> openai.OpenAI:
@@ -90,7 +92,7 @@ def serving(root: Path, name: str, *options: str, **environment: str) -> Iterato
             if "Press Ctrl-C" in line:
                 break
         assert f"Serving {name} at " in lines[-1], "".join(lines)
-        yield Served(name, port, process)
+        yield Served(name, port, process, "".join(lines))
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
@@ -173,6 +175,14 @@ def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_
     assert "no GPU here" in errors
     assert "vllm exited before it was ready (exit code 1)" in errors
     assert "Traceback" not in errors
+
+
+def test_a_log_in_the_raw_data_is_refused_before_the_start(trained: Trained) -> None:
+    process = start(trained.root, "lora", free_port(), "--log", str(trained.root / "data" / "raw" / "traces"))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "is inside data/raw, so that the next run would train on all traffic. Choose another folder." in errors
+    assert "Loading" not in errors and "Traceback" not in errors
 
 
 def test_a_port_in_use_is_one_clear_error() -> None:
