@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, exposures, gc, inspect, memory, release, report
+from ft_pipeline.cli import audit, display, export, exposures, gc, inspect, memory, release, report, serve
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -221,7 +221,7 @@ for command in (
     release.champion,
     exposures.exposures,
     export.export,
-    export.serve,
+    serve.serve,
     report.report,
     gc.gc,
     memory.memory,

@@ -1,7 +1,7 @@
 """The table of a teacher's answers (answers.parquet), for every kind of teacher: one row per prompt and sample."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any
 def too_long_prompt_columns(prompt_tokens: int) -> dict[str, Any]:
     """Return the columns of the answer for a prompt that does not fit the model."""
     return {"answer": "", "finish_reason": "context", "prompt_tokens": prompt_tokens, "answer_tokens": 0}
+
+
+def calling_answer_columns(calls: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return the columns of an answer that calls tools. It has no text that a model could learn."""
+    failure = f"the answer calls the tool {calls[0]['name']}; distillation reads only texts"
+    return {"answer": "", "finish_reason": "failed", "failure": failure}
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:

@@ -210,6 +210,7 @@ def _redact_loose_files(
 
 def _is_erased_answer(event: Mapping[str, Any], erased: ErasedTexts, lineage: Lineage) -> bool:
     texts = [event.get("answer") or "", event.get("message") or ""]
+    texts += [call["arguments"] for call in event.get("calls", ())]
     return event.get("request_id") in lineage.request_ids or any(erased.redact_text(text) != text for text in texts)
 
 

@@ -24,6 +24,8 @@ class CheckSpec:
     name: str
     description: str
     blocking: bool = True
+    optional: bool = False
+    """Whether an artifact without a result passes: it has nothing that is checked."""
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _materialize_result(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.artifact.fingerprint),
         metadata=clean_metadata(metadata | _common_metadata(result, store, experiment)),
-        check_results=[_check_result(step.name, check, checks[check.name]) for check in step.checks],
+        check_results=[_check_result(step.name, check, checks.get(check.name)) for check in step.checks],
     )
 
 
@@ -255,7 +255,10 @@ def _common_metadata(result: BuildResult, store: ArtifactStore, experiment: str 
     }
 
 
-def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any] | None) -> dg.AssetCheckResult:
+    if recorded is None:
+        assert check.optional, f"{asset} has no result of {check.name}"
+        recorded = {"passed": True, "message": "nothing to check"}
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
         asset_key=asset,

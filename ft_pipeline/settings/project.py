@@ -18,8 +18,11 @@ METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Names of custom metrics."""
 ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
 """Metrics that the answers of every project are scored with."""
+CALL_METRICS = ("call_names", "call_arguments", "call_order")
+"""Metrics that the answers are also scored with if test rows have tools."""
 RESERVED_METRIC_NAMES = frozenset(
     {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
+    | {*CALL_METRICS, "call_items"}
     | {"general_accuracy", "general_loss", "general_nats_per_byte", "auto"}
     | {"content_nats", "content_bytes", "answer_bytes", "question_key"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
@@ -209,8 +212,8 @@ class PromotionSettings(Section):
     metric: str = "auto"
     """What decides which model is better. auto: a check of the answers if there is one (a metric with `decides`, exact
     match, JSON fields), else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte,
-    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics. `loss`, of
-    older projects, means auto."""
+    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), call_names, call_arguments, call_order
+    (of test rows with tools), or one of evaluation.metrics. `loss`, of older projects, means auto."""
     answers_margin: float = Field(2.0, ge=0)
     """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)
@@ -313,7 +316,7 @@ class ProjectSettings(Section):
 
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":
-        metrics = ["auto", *self.evaluation.answer_metrics()]
+        metrics = ["auto", *self.evaluation.answer_metrics(), *CALL_METRICS]
         if self.promotion.metric == "loss":
             return self
         if self.promotion.metric not in metrics:
