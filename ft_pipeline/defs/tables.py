@@ -39,6 +39,7 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS, OPTIONAL, name_elsewhere
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
+from ft_pipeline.tables.masking import require_presidio
 from ft_pipeline.tables.moved_rows import count_moves, moves_warning
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
@@ -80,6 +81,9 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         excluded = read_excluded(context.project.root / "data", row_format.name)
         max_quarantined = context.project.settings.data.max_quarantined
         config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
+        if mask := context.project.settings.data.masked((row_format.name, *row_format.also_reads)):
+            require_presidio()
+            config["mask"] = mask
         if row_format.is_conversational:
             config["shares"] = context.project.settings.data.config()
         return Spec(row_format.name, inputs, config, versions_of("pandera"))
@@ -113,6 +117,7 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
             cache=cache,
             map_files=cluster.map_files if cluster else map_files,
             shards=cluster.shards if cluster else None,
+            mask=build.spec.config.get("mask", {}),
         )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 

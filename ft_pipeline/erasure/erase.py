@@ -37,7 +37,7 @@ from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.text_redaction import WITHOUT_TEXT, ErasedTexts, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
-from ft_pipeline.tables.formats.registry import FORMATS, name_elsewhere
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, name_elsewhere
 from ft_pipeline.tables.reason_codes import Refused
 
 TABLES_OF_PROMPTS = {"teacher_answers": "unlabelled", "distilled": "unlabelled"}
@@ -176,7 +176,8 @@ def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequenc
 
 
 def _rows_in(project: Project, file: RawFile) -> Iterator[RawRow]:
-    return read_raw_rows(file.path, file.name, file.data_format, file.sidecar, drafts_folder(project.store))
+    mask = project.settings.data.masked(FORMATS).get(format_of_file(file.data_format, file.name).name, ())
+    return read_raw_rows(file.path, file.name, file.data_format, file.sidecar, drafts_folder(project.store), mask)
 
 
 def _describe_row(placed: PlacedRow, salt: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ All raw files are read twice, and all stored copies of raw files once, row by ro
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ from ft_pipeline.store.artifact_redaction import drafts_folder, scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
-from ft_pipeline.tables.formats.registry import FORMATS, tables_of_file
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, tables_of_file
 from ft_pipeline.tables.reading.compressed import begins_with
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, load_sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -92,13 +92,15 @@ class Lineage:
     """The raw files that were read row by row."""
     unread: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each stored copy that cannot be read row by row → its name."""
+    mask: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What is masked in the tables, by format."""
     missing: list[str] = field(default_factory=list)
     """Descriptions of the stored copies that are damaged."""
 
 
 def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -> Lineage:
     """Return the lineage of the chosen rows of a raw file."""
-    lineage = Lineage()
+    lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
     candidates = [*lineage.rows, *fragments]
     lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
@@ -201,7 +203,8 @@ def remote_files(project: Project) -> Iterator[RawFile]:
 def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
     """Yield the rows of a file until it is refused. Note whether it is. A compressed file is expanded into `work`."""
     try:
-        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar, work)
+        mask = lineage.mask.get(format_of_file(file.data_format, file.name).name, ())
+        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar, work, mask)
         lineage.read.add(file.path)
     except Refused:
         if file.sha256 is not None:

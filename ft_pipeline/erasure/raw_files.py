@@ -7,7 +7,7 @@ import json
 import mmap
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -30,7 +30,8 @@ from ft_pipeline.tables.formats.read_turns import READ_KEYS
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import strings_in_json
-from ft_pipeline.tables.process_batch import expand_documents
+from ft_pipeline.tables.masking import Masker
+from ft_pipeline.tables.process_batch import expand_documents, raw_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.compressed import codec_of, expanded
 from ft_pipeline.tables.reading.containers import read_batches
@@ -70,10 +71,13 @@ class RawRow:
     """In a file of traces: the call that the row comes from, or that the document gives feedback on."""
 
 
-def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, work: Path) -> Iterator[RawRow]:
+def read_raw_rows(
+    path: Path, name: str, data_format: str, sidecar: Sidecar, work: Path, mask: Sequence[str] = ()
+) -> Iterator[RawRow]:
     """Yield every row of a raw file. `name` is the file's original name; its suffix distinguishes CSV and Parquet.
 
-    A compressed file is expanded into the folder `work`. Raises reason_codes.Refused if the whole file is refused.
+    mask: what is masked in the tables; a row is then also yielded as it is there. A compressed file is expanded into
+    the folder `work`. Raises reason_codes.Refused if the whole file is refused.
     """
     row_format = FORMATS[data_format]
     source = format_of_file(data_format, name)
@@ -94,6 +98,8 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, wor
             for position, value in enumerate(values):
                 raw_text = _raw_text(batch, position, value)
                 yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
+                if mask and (masked := Masker(mask).mask(value)) != value:
+                    yield _raw_row(batch.rows[position], masked, raw_json(masked), row_format, sidecar)
 
 
 def _feedback_rows(batch: Batch, documents: Iterable[Any]) -> Iterator[RawRow]:

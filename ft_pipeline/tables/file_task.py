@@ -34,6 +34,8 @@ class FileTask:
     source: Format
     """The format of the file."""
     sidecar: Sidecar
+    mask: tuple[str, ...] = ()
+    """What is masked in its rows."""
     prepared: Any = None
     """What `Format.prepare` returned for the file."""
 
@@ -67,7 +69,12 @@ class FileTask:
         """Run process_batch and write the rows to a file: they are too large to send between processes."""
         expand = self.source.expand.get(self.data_format)
         batch_result = process_batch(
-            batch, self.data_format, self.sidecar, excluded, partial(expand, feedback=self.prepared) if expand else None
+            batch,
+            self.data_format,
+            self.sidecar,
+            excluded,
+            partial(expand, feedback=self.prepared) if expand else None,
+            self.mask,
         )
         write_stream(rows_path(self.folder, batch.rows[0]), batch_result.table)
         return replace(batch_result, table=None)

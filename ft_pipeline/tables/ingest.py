@@ -1,9 +1,10 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -45,10 +46,11 @@ class Ingestor:
         progress: Callable[[int], None] | None = None,
         cache: FolderCache | None = None,
         map_files: MapFiles = map_files,
+        mask: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
-        self.map_files = map_files
+        self.map_files, self.mask = map_files, mask
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
@@ -87,7 +89,9 @@ class Ingestor:
         return FileResult(source, account, sidecar, folder), False
 
     def _key(self, source: SourceFile) -> str:
-        formats = f"{self.data_format} of {format_of_file(self.data_format, source.name).name}"
+        source_format = format_of_file(self.data_format, source.name).name
+        mask = f" without {', '.join(self.mask[source_format])}" if source_format in self.mask else ""
+        formats = f"{self.data_format} of {source_format}{mask}"
         return key_of(source.sha256, formats, _suffix(source), source.sidecar, self._excluded_hash)
 
     def _open(self, result: FileResult, stack: ExitStack) -> FileTask:
@@ -98,7 +102,8 @@ class Ingestor:
         path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
         data_dir = source.data_dir or path.parent
         source_format = format_of_file(self.data_format, source.name)
-        task = FileTask(path, data_dir, _suffix(source), folder, self.data_format, source_format, result.sidecar)
+        mask = tuple(self.mask.get(source_format.name, ()))
+        task = FileTask(path, data_dir, _suffix(source), folder, self.data_format, source_format, result.sidecar, mask)
         return task.with_preparation()
 
     def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
@@ -165,6 +170,7 @@ class _FileTotals:
         self.pairs: list[np.ndarray] = []
         self.reasons: dict[str, list[int]] = {}
         self.hints: dict[str, list[int]] = {}
+        self.masked: Counter[str] = Counter()
         self.no_content = ""
         """Why a call has no content."""
         self.unknown: set[str] = set()
@@ -179,6 +185,7 @@ class _FileTotals:
         self.is_array = batch.offsets is not None
         self.first = self.first or batch_result.broken
         self.rows.append(batch_result.rows)
+        self.masked += batch_result.masked
         if not self.no_content and "no_content" in batch_result.reasons:
             self.no_content = next(
                 row["message"] for row in batch_result.aside.to_pylist() if row["code"] == "no_content"
@@ -203,8 +210,11 @@ class _FileTotals:
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
             warnings.append(RowWarning("ignored_columns", message, file=file))
+        if self.masked:
+            counts = ", ".join(f"{count:,} × {entity}" for entity, count in sorted(self.masked.items()))
+            warnings.append(RowWarning("masked", f"masked in the texts: {counts}", file=file))
         for kind, rows in sorted(self.hints.items()):
-            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
+            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; it is not masked"
             message = personal if kind in NAMES else placeholder_message(len(rows))
             warnings.append(RowWarning(kind, message, rows, file))
         return warnings
