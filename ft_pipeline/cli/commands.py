@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, exposures, gc, inspect, memory, release, report
+from ft_pipeline.cli import audit, display, exchange, export, exposures, gc, inspect, memory, release, report
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -282,3 +282,4 @@ def _require_document(project: Project, asset: str) -> Any:
 
 
 audit.add_to(app)
+app.add_typer(exchange.importer, name="import")

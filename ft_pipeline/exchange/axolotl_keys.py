@@ -1,0 +1,110 @@
+"""Keys of Axolotl's YAML that have no counterpart, and what follows from that."""
+
+NOT_TRAINING = (
+    *("output_dir", "dataset_prepared_path", "push_dataset_to_hub", "resume_from_checkpoint", "save_steps", "debug"),
+    *("auto_resume_from_checkpoints", "save_strategy", "saves_per_epoch", "save_total_limit", "save_first_step"),
+    *("save_only_model", "save_safetensors", "gc_steps", "gc_collect_steps", "dataset_processes", "dataset_num_proc"),
+    *("dataset_keep_in_memory", "dataset_shard_num", "dataset_shard_idx", "num_dataset_shards_to_save", "local_rank"),
+    *("world_size", "device", "device_map", "strict", "use_tensorboard", "include_tokens_per_second", "include_tkps"),
+    *("profiler_steps", "profiler_steps_start", "load_best_model_at_end", "eval_batch_size", "do_bench_eval"),
+    *("bench_dataset", "bench_split", "metric_for_best_model", "greater_is_better", "do_causal_lm_eval"),
+    *("eval_causal_lm_metrics", "generate_samples", "is_preprocess", "preprocess_iterable", "skip_prepare_dataset"),
+    *("model_type", "tokenizer_type", "tokenizer_config", "tokenizer_use_fast", "tokenizer_legacy", "processor_type"),
+    *("tokenizer_save_jinja_files", "base_model_config", "is_falcon_derived_model", "is_llama_derived_model"),
+    *("is_mistral_derived_model", "is_qwen_derived_model", "remove_unused_columns", "merge_lora", "merge_method"),
+    *("dynamic_checkpoint", "shuffle_merged_datasets", "hf_use_auth_token", "capabilities", "axolotl_config_path"),
+    *("loss_watchdog_threshold", "loss_watchdog_patience", "version", "cloud", "use_wandb", "early_stopping_patience_"),
+)
+"""Keys that say nothing about what is trained."""
+NOT_TRAINING_PREFIXES = ("wandb_", "mlflow_", "comet_", "use_comet", "use_mlflow", "trackio_", "use_trackio", "hub_", "logging_")
+NOT_TRAINING_PREFIXES += ("generation_", "num_generation_", "swanlab_", "use_swanlab", "otel_", "env_", "total_", "gradio_")
+SPEED = (
+    *("deepspeed", "fsdp", "fsdp_config", "fsdp_version", "ddp", "ddp_timeout", "ddp_bucket_cap_mb", "tf32"),
+    *("ddp_broadcast_buffers", "ddp_find_unused_parameters", "accelerator_config", "torch_compile", "deepcompile"),
+    *("xformers_attention", "sdp_attention", "flex_attention", "flash_attention", "attn_implementation", "cut_cross_entropy"),
+    *("eager_attention", "sage_attention", "flash_optimum", "s2_attention", "gradient_checkpointing_kwargs", "lora_on_cpu"),
+    *("activation_offloading", "layer_offloading", "low_cpu_mem_usage", "max_memory", "gpu_memory_limit", "sdpa_varlen"),
+    *("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy"),
+    *("chunked_cross_entropy_num_chunks", "tiled_mlp", "tiled_mlp_num_shards", "tiled_mlp_use_original_mlp"),
+    *("use_kernels", "pad_to_sequence_len", "pad_to_multiple_of", "torch_empty_cache_steps", "qlora_sharded_model_loading"),
+    *("sequence_parallel_degree", "context_parallel_size", "tensor_parallel_size", "dp_shard_size", "dp_replicate_size"),
+    *("heads_k_stride", "ring_attn_func", "dpo_use_liger_kernel", "precompute_ref_log_probs", "experts_implementation"),
+    *("large_head_attention", "multipack_real_batches", "batch_flattening", "selective_checkpointing", "auto_find_batch_size"),
+    *("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o", "unsloth_cross_entropy_loss", "streaming"),
+)
+"""Keys that change speed and memory, and not what is learned."""
+SPEED_PREFIXES = ("dataloader_", "flash_attn_", "fsdp_", "torch_compile_", "liger_", "flex_attn_", "pretrain_multipack_")
+SPEED_PREFIXES += ("sample_packing_", "eval_sample_packing", "streaming_multipack_")
+LOST = {
+    "train_on_inputs": "Theirs trains the prompt too; ours only answers.",
+    "lora_modules_to_save": "Theirs trains these modules in full beside LoRA; ours trains only the LoRA matrices.",
+    "lora_target_parameters": "Theirs puts LoRA on these parameters; ours on modules only.",
+    "lora_fan_in_fan_out": "Ours finds this out from the model.",
+    "peft_layers_to_transform": "Theirs trains LoRA on some layers; ours on all. Use a regular expression in `lora.target_modules`.",
+    "peft_layers_pattern": "Ours puts LoRA on all layers.",
+    "peft_layer_replication": "Ours repeats no layers.",
+    "peft_init_lora_weights": "Ours starts LoRA from random A and zero B.",
+    "peft_trainable_token_indices": "Ours trains no embeddings of single tokens.",
+    "peft": "Ours has no further settings of PEFT.",
+    "loraplus_lr_ratio": "Theirs trains LoRA's B at a higher learning rate; ours trains A and B at the same rate.",
+    "loraplus_lr_embedding": "Ours has one learning rate.",
+    "embedding_lr": "Ours has one learning rate.",
+    "embedding_lr_scale": "Ours has one learning rate.",
+    "lr_groups": "Ours has one learning rate.",
+    "lr_scheduler_kwargs": "Ours has no further settings of the schedule.",
+    "lr_quadratic_warmup": "Ours warms up linearly.",
+    "lr_div_factor": "Ours has no further settings of the schedule.",
+    "cosine_min_lr_ratio": "Theirs ends at a share of the learning rate; ours at 0.",
+    "cosine_constant_lr_ratio": "Theirs holds the learning rate before its end; ours lets it fall to 0.",
+    "optim_args": "Ours has no further settings of the optimizer.",
+    "adam_beta1": "Ours uses AdamW's default.",
+    "adam_beta2": "Ours uses AdamW's default.",
+    "adam_epsilon": "Ours uses AdamW's default.",
+    "group_by_length": "Theirs batches rows of similar length; ours shuffles them.",
+    "curriculum_sampling": "Theirs keeps the order of the rows; ours shuffles them.",
+    "shuffle_before_merging_datasets": "Ours shuffles all rows with the seed.",
+    "min_sample_len": "Theirs drops short rows; ours keeps them.",
+    "max_prompt_len": "Theirs limits the prompt of a pair; ours limits prompt and answer together.",
+    "eval_sequence_len": "Ours has one limit for all rows.",
+    "special_tokens": "Ours uses the tokens that the base model's tokenizer has.",
+    "tokens": "Ours adds no tokens; these texts are split into the tokens that the model has.",
+    "added_tokens_overrides": "Ours changes no tokens.",
+    "resize_token_embeddings_to_32x": "Ours does not change the vocabulary.",
+    "eot_tokens": "Ours trains the end of turn that the base model's chat template writes.",
+    "chat_template_kwargs": "Ours passes nothing more to the chat template.",
+    "chat_template_jinja": "Ours uses the base model's own chat template.",
+    "plugins": "Ours loads no plugins. Kernels change only the speed; others change what is trained.",
+    "trust_remote_code": "Theirs runs code from the model's repository; ours never does, and refuses a model that needs it.",
+    "overrides_of_model_config": "Ours changes nothing in the model's configuration, such as the scaling of the context.",
+    "overrides_of_model_kwargs": "Ours passes nothing more to the model.",
+    "bnb_config_kwargs": "Ours has NF4 with double quantization (`quantization`).",
+    "dpo_use_weighting": "Theirs weights pairs; ours does not.",
+    "center_rewards_coefficient": "Ours trains with no reward model.",
+    "fix_untrained_tokens": "Ours changes no embeddings.",
+    "mean_resizing_embeddings": "Ours does not change the vocabulary.",
+    "scaling_softmax": "Ours has plain attention.",
+    "use_eaft": "Theirs weights tokens by entropy; ours trains on the plain loss.",
+    "use_pose": "Theirs stretches the context; ours keeps the model's own context.",
+    "fp8": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
+    "vllm": "Ours generates nothing during training.",
+    "trl": "Ours has only `dpo.beta` and `dpo.label_smoothing`.",
+    "pretraining_sample_concatenation": "Ours joins texts into blocks.",
+    "embeddings_skip_upcast": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
+}
+"""Key → what follows from leaving it out."""
+REFUSED = {
+    "relora": "ReLoRA",
+    "reward_model": "a reward model",
+    "process_reward_model": "a reward model of steps",
+    "optim_target_modules": "GaLore and its relatives",
+    "unfrozen_parameters": "training some of the weights",
+    "gptq": "a GPTQ base model",
+    "qat": "training for quantization",
+    "lora_on_experts": "LoRA on experts",
+    "diffusion": "training a diffusion model",
+    "kd_trainer": "distillation from logits",
+}
+"""Key → what it switches on. An experiment that has it is not taken over."""
+ONLY_WITH = ("orpo_", "simpo_", "cpo_", "kto_", "galore_", "qgalore_", "dion_", "relora_", "jagged_", "pose_", "use_pose", "eaft_")
+ONLY_WITH += ("scaling_softmax_", "kd_", "ebft", "rl_coef", "loftq", "num_labels", "eval_max_new_tokens", "eval_table_size")
+"""Prefixes of keys that matter only with a method that ours does not have."""
