@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -35,7 +36,7 @@ from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import map_files
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS, OPTIONAL
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.moved_rows import count_moves, moves_warning
@@ -66,7 +67,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="5",
+        code_version="6",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=_table_metadata,
@@ -195,14 +196,14 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     show=lambda artifact: _conversations_metadata(artifact),
 )
 def conversations(context: SpecContext) -> Spec:
-    """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
+    """Alpaca, ShareGPT and chat rows in one message schema, deduplicated across tables. A row's split never changes."""
     settings = context.project.settings
     evaluation = settings.evaluation
     questions, texts = (
         read_jsonl(context.project.resolve_path(path))
         for path in (evaluation.general_questions, evaluation.general_texts)
     )
-    inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
+    inputs = {name: context.checked_artifact(name).reference for name in _present(context, CONVERSATIONAL)}
     config: dict[str, Any] = {
         "data": settings.data.config(),
         "general_questions": [[str(row.get("query", "")), _gold_answer(row)] for row in questions],
@@ -213,6 +214,16 @@ def conversations(context: SpecContext) -> Spec:
         model = identify_model(semantic.model, semantic.revision)
         config["semantic_duplicates"] = {**model, "similarity": semantic.similarity}
     return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
+
+
+def _present(context: SpecContext, tables: Iterable[str]) -> list[str]:
+    """Return the tables without those that are optional and have no files."""
+    return [name for name in tables if name not in OPTIONAL or _has_files(context, name)]
+
+
+def _has_files(context: SpecContext, data_format: str) -> bool:
+    artifact = context.find(data_format)
+    return has_files(context.project.raw_folder(data_format)) if artifact is None else bool(artifact.summary["files"])
 
 
 def _gold_answer(question: Mapping[str, Any]) -> str:
@@ -228,7 +239,7 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
     task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
     with _semantic_search(build) as semantic:
         report = build_conversations(
-            {name: build.inputs[name] for name in CONVERSATIONAL},
+            {name: build.inputs[name] for name in CONVERSATIONAL if name in build.inputs},
             build.out,
             settings=DataSettings.model_validate(config["data"]),
             suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"]),
@@ -314,7 +325,8 @@ def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
 )
 def quarantine(context: SpecContext) -> Spec:
     """All unused rows of all tables: file, row, reason, raw text. Query: `ft sql "select * from quarantine"`."""
-    return Spec("quarantine", {name: context.artifact(name).reference for name in (*FORMATS, "conversations")})
+    tables = (*_present(context, FORMATS), "conversations")
+    return Spec("quarantine", {name: context.artifact(name).reference for name in tables})
 
 
 def _quarantine_metadata(artifact: Artifact) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
+from ft_pipeline.tables.formats.read_turns import READ_KEYS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.formats.turns import READ_KEYS, strings_in_json
+from ft_pipeline.tables.formats.turns import strings_in_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line

@@ -52,6 +52,11 @@ def folder_stamp(folder: Path) -> str:
     return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_file_names(folder))])
 
 
+def has_files(folder: Path) -> bool:
+    """Return whether the folder has a data file, or anything that is refused in its place."""
+    return any(True for _ in _file_names(folder))
+
+
 def last_written(folder: Path) -> str:
     """Return the name of the file that was written last; empty if there is none."""
     stamps = {name: stamp for name in _file_names(folder) if (stamp := _stamp(folder / name))}

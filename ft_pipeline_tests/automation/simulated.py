@@ -51,7 +51,7 @@ class Simulation:
         self.sensor_cursor = ""
         self.condition_cursor: Any = None
 
-    def write(self, name: str, content: list[dict[str, str]], data_format: str = "alpaca") -> Path:
+    def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
         path = self.project.raw_folder(data_format) / name
         path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
         return path

@@ -16,6 +16,7 @@ from ft_pipeline.release import exposure_ledger
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.release.test_exposure import entry
 
@@ -42,8 +43,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
 def first_run(shop: Simulation) -> None:
     """Build all tables and train `qlora`, as a person's first run does."""
     assert shop.settle() == [], "nothing runs before the first run"
-    sources = [f"raw_{name}" for name in ("alpaca", "sharegpt", "text", "preferences", "unlabelled")]
-    assert shop.materialize(*sources, *shop.tables())
+    assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
     shop.train("qlora")
     shop.settle()
 
@@ -186,3 +186,17 @@ def test_no_night_trains_for_test_rows_that_are_used_up(shop: Simulation) -> Non
     fresh = shop.write("more.jsonl", rows(400, seed=4))  # 15 % of these are test rows
     assert fresh.is_file() and shop.settle()
     assert shop.next_night().run_requests
+
+
+def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(shop: Simulation) -> None:
+    first_run(shop)
+    before = conversations(shop)
+    assert "chat" not in before.inputs
+    rows_of_chat = [
+        {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": f"Answer {ask[::-1]}"}]}
+        for ask in ("Do you sell maps of the moors?", "Which boots suit wet grass in spring?")
+    ]
+    shop.write("bought.jsonl", rows_of_chat, "chat")
+    requested = shop.settle()
+    assert {"raw_chat", "chat", "conversations", "quarantine"} <= set(requested)
+    assert conversations(shop).summary["accepted"] == before.summary["accepted"] + 2

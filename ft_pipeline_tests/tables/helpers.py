@@ -15,7 +15,9 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.validate import validate_file
 
-GOOD = {
+TRACK = {"id": "call_1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
+TRACK_TOOL = {"type": "function", "function": {"name": "track", "description": "Find an order", "parameters": {}}}
+GOOD: dict[str, list[Any]] = {
     "alpaca": [
         {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday."},
         {"instruction": "How do I return a kettle?", "input": "", "output": "Press Return in My Orders, then post it."},
@@ -28,6 +30,13 @@ GOOD = {
                 {"from": "gpt", "value": "It is on its way."},
             ]
         },
+    ],
+    "chat": [
+        {
+            "messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "tool_calls": [TRACK]}],
+            "tools": [TRACK_TOOL],
+        },
+        {"prompt": "A refund, please", "completion": "It is on its way."},
     ],
     "text": [
         {"text": "Returns are free within 14 days of delivery."},

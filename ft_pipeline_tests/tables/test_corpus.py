@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
+from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, validate, write_jsonl
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
 CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []
@@ -39,6 +39,40 @@ def turns(*pairs):
 
 
 ASK, TELL = ("human", "Hello there"), ("gpt", "How can I help you?")
+USER, SHIPPED = {"role": "user", "content": "Where is order 7?"}, {"role": "assistant", "content": "It was shipped."}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "shipped"}
+
+
+def called(calls, *after):
+    """A row whose model calls tools, with the turns after that."""
+    turn_with_calls = {"role": "assistant", "content": None, "tool_calls": calls}
+    return {"messages": [USER, turn_with_calls, *after], "tools": [TRACK_TOOL]}
+
+
+def with_arguments(arguments):
+    return {"id": "call_1", "type": "function", "function": {"name": "track", "arguments": arguments}}
+
+
+def pair(preferred, other, **changes):
+    """A preference row in OpenAI's shape, with these names of its answers."""
+    prompt = changes.get("input", {"messages": [USER]})
+    return {"input": prompt, preferred: [SHIPPED], other: changes.get("rejected", [{**SHIPPED, "content": "No."}])}
+
+
+BROKEN_ARGUMENTS = (
+    *(
+        '{"order": 7',
+        "order=7",
+        "",
+        "[7]",
+        "7",
+        '"7"',
+        '{"order": NaN}',
+        '{"order": 1, "order": 2}',
+        '{"a": "\\ud800"}',
+    ),
+    *(None, [7], 7, True),
+)
 BROKEN_ROWS = [
     # format, code, one broken row
     ("alpaca", "invalid_json", '{"instruction": "a", "output": "b",}'),
@@ -86,7 +120,7 @@ BROKEN_ROWS = [
     ("sharegpt", "wrong_type", {"conversations": "Hello"}),
     ("sharegpt", "wrong_type", {"conversations": {"from": "human", "value": "x"}}),
     ("sharegpt", "wrong_type", {"conversations": [["human", "Hello"], ["gpt", "Hi"]]}),
-    ("sharegpt", "wrong_type", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    ("sharegpt", "wrong_type", {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]}),
     ("sharegpt", "missing_from", {"conversations": [{"from": None, "value": "x"}, {"from": "gpt", "value": "y"}]}),
     ("sharegpt", "missing_value", {"conversations": [{"from": "human"}, {"from": "gpt", "value": "y"}]}),
     ("sharegpt", "empty_value", turns(ASK, ("gpt", " \u200b"))),
@@ -166,6 +200,84 @@ BROKEN_ROWS = [
     ("unlabelled", "missing_instruction", {"instruction": ""}),
     ("unlabelled", "missing_instruction", {"question": "x"}),
     ("unlabelled", "non_alternating", turns(ASK, ASK)),
+    ("chat", "wrong_format", pair("preferred_output", "non_preferred_output")),
+    ("chat", "wrong_format", {"messages": [USER], "reference_answer": "Shipped"}),
+    ("chat", "wrong_format", {"conversations": [turn(ASK), turn(TELL)]}),
+    ("chat", "wrong_type", {"prompt": "Where is it?", "completion": None}),
+    ("chat", "wrong_type", {"prompt": "Where is it?", "completion": {"content": "Shipped."}}),
+    ("chat", "missing_conversations", {"completion": "Shipped."}),
+    ("chat", "missing_value", {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": []}]}),
+    ("chat", "empty_value", {"messages": [USER, {"role": "assistant", "content": "", "refusal": ""}]}),
+    ("chat", "missing_value", {"messages": [{"role": "user", "content": []}, SHIPPED]}),
+    ("chat", "wrong_type", {"messages": [USER, {"role": "assistant", "refusal": 3}]}),
+    ("chat", "wrong_type", {"messages": [{"role": "user", "content": {"text": "x"}}, SHIPPED]}),
+    ("chat", "wrong_type", {"messages": [{**USER, "name": 7}, SHIPPED]}),
+    ("chat", "unknown_role", {"messages": [USER, {"role": "model", "content": "Shipped."}]}),
+    ("chat", "unknown_role", {"messages": [USER, SHIPPED, {"role": "ipython", "content": "7"}, SHIPPED]}),
+    ("chat", "unsupported_shape", {"messages": [USER, {**SHIPPED, "refusal": "I cannot say."}]}),
+    ("chat", "unsupported_shape", {"messages": [{"role": "system", "content": "A"}, USER, SHIPPED], "system": "B"}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "system": ["B"]}),
+    ("chat", "system_not_first", {"messages": [USER, SHIPPED, {"role": "developer", "content": "A"}, USER, SHIPPED]}),
+    ("chat", "no_trained_turn", {"messages": [USER, {**SHIPPED, "weight": 0}]}),
+    ("chat", "last_turn_not_gpt", {"messages": [USER]}),
+    ("chat", "last_turn_not_gpt", called([TRACK], RESULT)),
+    ("chat", "answer_cut_off", {"messages": [USER, {"role": "assistant", "content": "<think>\nThe order is"}]}),
+    (
+        "chat",
+        "unsupported_content",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}, SHIPPED]},
+    ),
+    ("chat", "unsupported_content", {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}, SHIPPED]}),
+    ("chat", "unsupported_content", {"messages": [{"role": "user", "content": [{"text": "x"}]}, SHIPPED]}),
+    ("chat", "unsupported_tool", {"messages": [USER, SHIPPED], "tools": [{"type": "web_search"}]}),
+    ("chat", "unsupported_tool", {"messages": [USER, SHIPPED], "tools": [{"type": "custom", "custom": {"name": "a"}}]}),
+    ("chat", "unsupported_tool", called([{"id": "1", "type": "custom", "custom": {"name": "track", "input": "7"}}])),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "tools": [{"type": "function"}]}),
+    ("chat", "unsupported_tool", {"messages": [USER, SHIPPED], "tools": [{"type": "function", "function": "track"}]}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "tools": {"name": "track"}}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "tools": ["track"]}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "tools": "[{"}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "tools": [{"type": "function", "function": {"name": " "}}]}),
+    ("chat", "wrong_type", {"messages": [USER, SHIPPED], "functions": [{"name": "track", "parameters": "none"}]}),
+    ("chat", "wrong_type", called([{"id": "1", "function": {"arguments": "{}"}}])),
+    ("chat", "wrong_type", called([{**TRACK, "id": 3}])),
+    ("chat", "wrong_type", called(["track"])),
+    ("chat", "wrong_type", called({"name": "track"})),
+    *(("chat", "invalid_arguments", called([with_arguments(text)])) for text in BROKEN_ARGUMENTS),
+    ("chat", "undeclared_tool", {"messages": called([TRACK])["messages"]}),
+    ("chat", "undeclared_tool", {**called([TRACK]), "tools": []}),
+    ("chat", "undeclared_tool", {**called([TRACK]), "tools": [{"name": "find", "parameters": {}}]}),
+    ("chat", "unanswered_call", called([TRACK], SHIPPED)),
+    ("chat", "unanswered_call", called([TRACK], {"role": "user", "content": "And?"}, SHIPPED)),
+    ("chat", "unanswered_call", called([TRACK, {**TRACK, "id": "call_2"}], RESULT, SHIPPED)),
+    ("chat", "orphaned_result", {"messages": [USER, {**RESULT, "tool_call_id": "call_9"}, SHIPPED]}),
+    ("chat", "orphaned_result", called([TRACK], {**RESULT, "tool_call_id": "call_9"}, SHIPPED)),
+    ("chat", "orphaned_result", called([TRACK], RESULT, RESULT, SHIPPED)),
+    ("chat", "orphaned_result", called([TRACK], {"role": "function", "name": "find", "content": "7"}, SHIPPED)),
+    ("chat", "too_long", {"messages": [USER, {**SHIPPED, "reasoning": "word " * 10_001}]}),
+    ("preferences", "missing_prompt", pair("preferred_output", "non_preferred_output", input=None)),
+    ("preferences", "missing_prompt", pair("preferred_output", "non_preferred_output", input={"messages": []})),
+    ("preferences", "missing_chosen", pair("other", "non_preferred_completion")),
+    ("preferences", "missing_rejected", pair("preferred_completion", "other")),
+    ("preferences", "empty_chosen", {**pair("preferred_output", "non_preferred_output"), "preferred_output": []}),
+    (
+        "preferences",
+        "empty_rejected",
+        pair("preferred_output", "non_preferred_output", rejected=[{"role": "assistant", "content": " "}]),
+    ),
+    (
+        "preferences",
+        "prompt_mismatch",
+        pair("preferred_output", "non_preferred_output", rejected=[SHIPPED, USER, {**SHIPPED, "content": "No."}]),
+    ),
+    (
+        "preferences",
+        "undeclared_tool",
+        pair("preferred_output", "non_preferred_output", rejected=[{"role": "assistant", "tool_calls": [TRACK]}]),
+    ),
+    ("preferences", "wrong_type", {**pair("preferred_output", "non_preferred_output"), "preferred_output": 3}),
+    ("unlabelled", "orphaned_result", {"messages": [USER, RESULT]}),
+    ("unlabelled", "last_turn_not_human", {"messages": [USER, SHIPPED], "reference": "x"}),
     ("alpaca", "special_tokens", {"instruction": "a", "output": "b", "system": "[INST] obey"}),
     ("alpaca", "special_tokens", {"instruction": "a <｜User｜> b", "output": "c"}),
     ("alpaca", "output_equals_input", {"instruction": "Repeat me, please", "output": " repeat me, PLEASE!"}),
@@ -249,7 +361,6 @@ def test_every_reason_code_of_the_tables_has_a_broken_row():
     tested_elsewhere = {
         "excluded",
         "teacher_failed",
-        "answer_cut_off",
         "repetition",
         "answer_length",
         "not_best",

@@ -100,7 +100,9 @@ def test_tags_are_read_and_are_no_part_of_the_row(tmp_path):
 
 def id_without_labels(name, raw):
     record = dict(zip(FORMATS[name].column_names, convert(FORMATS[name], raw), strict=True))
-    columns = {key: cell for key, cell in record.items() if key not in {"tools", "tags"}}
+    columns = {
+        key: cell for key, cell in record.items() if key != "tags" and (key not in {"tools", "reference"} or cell)
+    }
     return hashlib.sha256(json.dumps(columns, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """The registry of formats: a sample row of each, and what the layers below it must know of it."""
 
+import json
 import re
 from typing import Any, cast
 
@@ -15,13 +16,15 @@ from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
 from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
+from ft_pipeline.tables.formats.read_turns import READ_KEYS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
-from ft_pipeline.tables.formats.turns import READ_KEYS, plain
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.formats.unlabelled import REFERENCE_KEYS
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
 from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
 from ft_pipeline.tables.reason_codes import ROW_CODES, Fault
-from ft_pipeline_tests.tables.helpers import GOOD, build, validate
+from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, validate
 
 ASK, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
 OTHER = {"role": "assistant", "content": "No idea."}
@@ -40,12 +43,42 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
         {"messages": [ASK, ANSWER]},
     ),
+    "chat": (
+        {
+            "messages": [
+                {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+                {**ASK, "name": "Ada"},
+                {"role": "assistant", "content": None, "tool_calls": [TRACK], "weight": 0},
+                {"role": "tool", "tool_call_id": "call_1", "content": ""},
+                {**ANSWER, "reasoning": "It was shipped.", "refusal": None},
+            ],
+            "tools": [TRACK_TOOL],
+        },
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {**ASK, "name": "Ada"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"id": "call_1", "name": "track", "arguments": '{"order":7}'}],
+                    "weight": 0.0,
+                },
+                {"role": "tool", "content": "", "tool_call_id": "call_1", "name": "track"},
+                {**ANSWER, "reasoning_content": "It was shipped."},
+            ],
+            "tools": json.dumps([TRACK_TOOL], separators=(",", ":")),
+        },
+    ),
     "text": ({"text": "Returns are free."}, {"text": "Returns are free."}),
     "preferences": (
         {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
         {"prompt_messages": [ASK], "chosen": [ANSWER], "rejected": [OTHER]},
     ),
-    "unlabelled": ({"instruction": "Where is it?"}, {"messages": [ASK]}),
+    "unlabelled": (
+        {"instruction": "Where is it?", "reference_answer": "With the carrier."},
+        {"messages": [ASK], "reference": "With the carrier."},
+    ),
 }
 """Format → a raw row, and the row of the table."""
 
@@ -55,7 +88,7 @@ def test_a_sample_row_becomes_the_columns_of_its_format(name: str) -> None:
     row_format, (raw, expected) = FORMATS[name], SAMPLES[name]
     record = convert(row_format, raw)
     assert not isinstance(record, Fault)
-    expected = {**expected, **dict.fromkeys({"tools", "tags"} & {*row_format.column_names})}
+    expected = {**dict.fromkeys({"tools", "tags"} & {*row_format.column_names}), **expected}
     assert dict(zip(row_format.column_names, record, strict=True)) == expected
     converted = convert_all(row_format, [raw], shapes_of([raw]), PLAIN)
     assert converted.columns.schema == schema_of(row_format, "id")
@@ -95,7 +128,8 @@ def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
 
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
-    synonyms = {"messages", "role", "content"}
+    synonyms = {"messages", "role", "content", "functions", "completion", "reasoning", "refusal"}
+    synonyms |= {"function_call", *REFERENCE_KEYS[1:], *(key for key in MAIN_KEYS if "preferred" in key)}
     assert (keys | READ_KEYS) - synonyms == TARGET_COLUMNS
     assert frozenset[str]().union(*(row_format.main_keys for row_format in FORMATS.values())) == MAIN_KEYS
     pattern = next(item.pattern for item in TeacherSettings.model_fields["few_shot_from"].metadata)

@@ -60,20 +60,7 @@ def test_tool_turns_must_follow_the_order_of_turns(tmp_path, code, turns):
 
 def test_an_unmapped_tool_role_is_named_with_its_fix(tmp_path):
     (message,) = set_aside_messages(tmp_path, conversation(ASK, CALL, RESULT, TELL))
-    assert "turn 2" in message and "'function_call'" in message and "roles: {function_call: tool}" in message
-
-
-@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
-def test_tool_calls_outside_the_text_are_refused(tmp_path, key):
-    turns = [
-        {"role": "user", "content": "Where is it?"},
-        {"role": "assistant", "content": None, key: [{"function": {"name": "track"}}]},
-        {"role": "tool", "content": "shipped"},
-        {"role": "assistant", "content": "Shipped."},
-    ]
-    assert reasons_of(tmp_path, {"messages": turns}, {"roles": {"tool": "tool"}}) == {"unsupported_shape": [3]}
-    turns[1] = {"role": "assistant", "content": "I will look.", key: None}
-    assert reasons_of(tmp_path, {"messages": turns}, {"roles": {"tool": "tool"}}) == {}
+    assert "turn 2" in message and "'function_call'" in message and "roles: {function_call: call}" in message
 
 
 def row_with_reasoning(thoughts, answer="Shipped."):
@@ -158,7 +145,7 @@ def test_columns_replaced_by_a_mapping_are_named(tmp_path):
 def test_columns_ignored_in_favor_of_another_are_named(tmp_path):
     rows = [{"instruction": f"Ask {n}", **conversation(ASK), "system": "Be brief."} for n in "ab"]
     assert "'conversations' ('instruction' is read)" in ignored_columns_warning(tmp_path, rows, "unlabelled")
-    rows = [{**conversation(("human", f"Ask {n}")), "system": "Be brief."} for n in "ab"]
-    assert "'system' ('conversations' is read)" in ignored_columns_warning(tmp_path, rows, "unlabelled")
+    rows = [{**conversation(("human", f"Ask {n}")), "input": "Be brief."} for n in "ab"]
+    assert "'input' ('conversations' is read)" in ignored_columns_warning(tmp_path, rows, "unlabelled")
     rows = [{**row, **conversation(ASK)} for row in GOOD["preferences"]]
     assert "'conversations' ('prompt' is read)" in ignored_columns_warning(tmp_path, rows, "preferences")

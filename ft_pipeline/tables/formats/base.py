@@ -96,6 +96,9 @@ class Format:
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
     is_conversational: bool = False
     """Whether the rows become conversations."""
+    is_optional: bool = False
+    """Whether a table without files is no input of other assets. So formats that were added later change no fingerprint
+    of a project without such files."""
     to_messages: Callable[[pa.Table], pa.Array] = messages_column
     """Returns the rows of a conversational format as turns, in the type arrow_schema.MESSAGES."""
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.turns import READ_KEYS as TURN_KEYS
-from ft_pipeline.tables.formats.turns import ROLES, TARGETS
+from ft_pipeline.tables.formats.read_turns import MODEL_KEYS, OPENAI_ROLES, ROLES, TARGETS
+from ft_pipeline.tables.formats.read_turns import READ_KEYS as TURN_KEYS
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 
@@ -44,7 +44,7 @@ def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
     for winner, loser in (("from", "role"), ("value", "content")):
         if winner in names and loser in names:
             unread.add(f"{shorten(loser)} of turns ({shorten(winner)} is read)")
-    for key in {"reasoning_content", "weight"} & names:
+    for key in MODEL_KEYS & names:
         if _role(turn, sidecar) not in (None, "assistant"):
             unread.add(f"{shorten(key)} of turns that are not the model's")
     return unread | {f"{name} of turns" for name in _outvoted_by_mapping(keys_with_value, sidecar)}
@@ -53,7 +53,8 @@ def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
 def _role(turn: dict[str, Any], sidecar: Sidecar) -> str | None:
     named = rename(turn, sidecar)
     speaker = named.get("from") or named.get("role")
-    return TARGETS.get(sidecar.roles.get(str(speaker), ""), ROLES.get(str(speaker)))
+    known = ROLES.get(str(speaker), OPENAI_ROLES.get(str(speaker)) if "role" in named else None)
+    return TARGETS.get(sidecar.roles.get(str(speaker), ""), known)
 
 
 def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:

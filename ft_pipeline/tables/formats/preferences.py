@@ -1,5 +1,6 @@
 """Preference rows: three texts, or two lists of turns with a common prompt."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
-from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format
+from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format, Record
 from ft_pipeline.tables.formats.comparison_texts import (
     TURN,
     ComparisonTexts,
@@ -20,18 +21,76 @@ from ft_pipeline.tables.formats.comparison_texts import (
     views_of_messages,
     with_tools,
 )
-from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS
-from ft_pipeline.tables.formats.turns import Message, check_order, read_turns, spoken_text
+from ft_pipeline.tables.formats.conversation import CONVERSATIONS, TOOL_FIELDS, TURNS
+from ft_pipeline.tables.formats.read_turns import read_turns
+from ft_pipeline.tables.formats.tools import DECLARATIONS, check_calls, read_tools
+from ft_pipeline.tables.formats.turns import Message, check_order, spoken_text
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
 
 Pair = tuple[list[Message], list[Message], list[Message]]
+_OUTPUTS = {
+    "chosen": ("preferred_output", "preferred_completion"),
+    "rejected": ("non_preferred_output", "non_preferred_completion"),
+}
+"""OpenAI's names of the two answers, and the older ones."""
 
 
-def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
-    """Return (prompt messages, chosen message, rejected message), each as a list, or the fault of the row."""
+def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    """Return (prompt messages, chosen message, rejected message, tools), or the fault of the row. The messages are
+    lists, the tools JSON text or None."""
+    names = {side: next((name for name in _OUTPUTS[side] if name in value), None) for side in _OUTPUTS}
+    if any(names.values()):
+        value = _with_our_names(value, names)
+    value = _without_wrappers(value)
+    pair, tools = _read_pair(value, sidecar), read_tools(value)
+    if isinstance(tools, Fault) or isinstance(pair, Fault):
+        fault = pair if isinstance(pair, Fault) else tools
+        assert isinstance(fault, Fault)
+        return _with_their_names(fault, names)
+    prompt, *answers = pair
+    faults = (check_calls([*prompt, *answer], tools) for answer in answers)
+    return next((fault for fault in faults if fault), None) or (*pair, tools)
+
+
+def _with_our_names(value: dict[str, Any], names: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a row in OpenAI's shape as one with the turns of both sides, each with the turns of `input` before it."""
+    prompt = value.get("input")
+    turns = prompt.get("messages") if isinstance(prompt, dict) else None
+    row = {name: item for name, item in value.items() if name not in (*names.values(), "input")}
+    for side, name in names.items():
+        if name is not None:
+            output = value[name]
+            is_list = isinstance(output, list) and isinstance(turns, list)
+            row[side] = [*turns, *output] if is_list and output else output  # type: ignore[misc]
+    if isinstance(prompt, dict):
+        row |= {name: prompt[name] for name in DECLARATIONS if prompt.get(name)}
+    return row
+
+
+def _with_their_names(fault: Fault, names: Mapping[str, str | None]) -> Fault:
+    """Return the fault with the names that the row has."""
+    message = fault.message
+    for side, name in names.items():
+        if name is not None:
+            message = message.replace(f"`{side}`", f"`{name}`")
+    return replace(fault, message=message)
+
+
+def _without_wrappers(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the turns of a side that is {messages: […], tools: …} in the place of that object."""
+    for side in _OUTPUTS:
+        wrapper = value.get(side)
+        if isinstance(wrapper, dict) and isinstance(wrapper.get("messages"), list):
+            declared = {name: wrapper[name] for name in DECLARATIONS if wrapper.get(name)}
+            value = {**declared, **value, side: wrapper["messages"]}
+    return value
+
+
+def _read_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
+    """Return the pair of a row with our keys, or the fault of the row."""
     for side in ("chosen", "rejected"):
         if side not in value:
             return Fault(f"missing_{side}", missing_message(value, side))
@@ -213,34 +272,50 @@ def _with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns, type=prompts.type)
 
 
+_TOOLS = tuple(field.name for field in TOOL_FIELDS)
 FORMAT = Format(
     name="preferences",
     description="A prompt with a preferred and a rejected answer.",
-    raw_row="`prompt`, `chosen`, `rejected`",
+    raw_row="`prompt`, `chosen`, `rejected`; or OpenAI's `input`, `preferred_output`, `non_preferred_output`",
     fields=(
         replace(CONVERSATIONS, has_turns=False),  # read only if a sidecar maps it to `prompt`
         replace(TURNS, has_turns=False),
         Field("prompt", "The question, or the turns before the answer", has_turns=True),
         Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
         Field("rejected", "The other answer, or all turns up to it", has_turns=True),
+        Field("input", "OpenAI's prompt: `messages`, and perhaps `tools`"),
+        *(Field(name, "OpenAI's name of `chosen`", has_turns=True) for name in _OUTPUTS["chosen"]),
+        *(Field(name, "OpenAI's name of `rejected`", has_turns=True) for name in _OUTPUTS["rejected"]),
+        *TOOL_FIELDS,
         TAGS_FIELD,
     ),
     columns=(
         Column(
             "prompt_messages",
-            "The turns before the answer; the last one is the user's",
+            "The turns before the answer; the last one is the user's, or the result of a call",
             MESSAGES,
-            sources=("conversations", "messages", "prompt", "chosen", "rejected"),
+            sources=("conversations", "messages", "prompt", "input", "chosen", "rejected", *_TOOLS),
             is_prompt=True,
         ),
-        Column("chosen", "The preferred answer: one assistant turn", MESSAGES, is_answer=True),
-        Column("rejected", "The other answer: one assistant turn", MESSAGES),
+        Column(
+            "chosen",
+            "The preferred answer: one assistant turn",
+            MESSAGES,
+            sources=("chosen", *_OUTPUTS["chosen"]),
+            is_answer=True,
+        ),
+        Column(
+            "rejected", "The other answer: one assistant turn", MESSAGES, sources=("rejected", *_OUTPUTS["rejected"])
+        ),
         TOOLS,
         TAGS,
     ),
-    required=(frozenset({"chosen", "rejected"}),),
-    main_keys=frozenset({"prompt", "chosen", "rejected"}),
-    signs=frozenset({"chosen", "rejected"}),
+    required=(
+        frozenset({"chosen", "rejected"}),
+        *(frozenset(names) for names in zip(*_OUTPUTS.values(), strict=True)),
+    ),
+    main_keys=frozenset({"prompt", "chosen", "rejected"}.union(*_OUTPUTS.values())),
+    signs=frozenset({"chosen", "rejected"}.union(*_OUTPUTS.values())),
     precedence=(("prompt", frozenset({"conversations", "messages"})),),
     checks=("too_long", "echoed_prompt", "equal_answers"),
     convert=convert_preferences,

@@ -1,28 +1,13 @@
-"""Lists of turns: their roles, their texts and the order of the roles."""
+"""Lists of turns: the order of their roles, and their texts. read_turns.py reads them."""
 
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.tables.reading.describe import describe_keys, describe_value, shorten
-from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import is_empty, normalise
+from ft_pipeline.tables.text_rules import normalise
 
-ROLES: Mapping[str, str] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
-"""The roles that need no sidecar, and the roles that they become. Case-sensitive."""
-TARGETS: Mapping[str, str] = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
-"""The roles that a sidecar may map to, and the roles that they become."""
-READ_KEYS = frozenset({"from", "role", "value", "content", "reasoning_content", "weight"})
-"""The turn keys that are used. Other keys are dropped and listed once per file."""
-_CALLS = ("tool_calls", "function_call")
 _SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
 _MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
 
@@ -30,104 +15,12 @@ Message = dict[str, Any]
 """A turn as in arrow_schema.MESSAGES: role (user, assistant, system, tool), content, and the other keys that it has."""
 
 
-def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
-    """Return turns with any of the common key names as {role, content[, reasoning_content, weight]}; or the first
-    fault."""
-    roles = {**ROLES, **{source: TARGETS[target] for source, target in sidecar.roles.items()}}
-    messages: list[Message] = []
-    for number, turn in enumerate(raw, 1):
-        if not isinstance(turn, dict):
-            return Fault(
-                "wrong_type", f"turn {number} is {describe_value(turn)}; it must be an object with `from` and `value`"
-            )
-        if sidecar.columns:
-            turn = rename(turn, sidecar)
-        message = _read_turn(turn, number, roles)
-        if isinstance(message, Fault):
-            return message
-        messages.append(message)
-    return messages
-
-
-def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> Message | Fault:
-    for name in _CALLS:
-        if turn.get(name):
-            return Fault(
-                "unsupported_shape", f"turn {number} has `{name}`, which is not read; write the call as the turn's text"
-            )
-    speaker = _first(turn, "from", "role")
-    if speaker is None:
-        return Fault(
-            "missing_from",
-            f"turn {number} has no `from`; it has {describe_keys(turn)}",
-        )
-    if not isinstance(speaker, str):
-        return Fault("wrong_type", f"`from` of turn {number} is {describe_value(speaker)}; it must be a text")
-    text = _first(turn, "value", "content")
-    if text is None:
-        return Fault(
-            "missing_value",
-            f"turn {number} has no `value`; it has {describe_keys(turn)}",
-        )
-    if not isinstance(text, str):
-        return Fault("wrong_type", f"`value` of turn {number} is {describe_value(text)}; it must be a text")
-    if speaker not in roles:
-        return Fault(
-            "unknown_role",
-            f"turn {number} has the role {shorten(speaker)}; known are human, gpt, system. A sidecar can map it: "
-            f"`roles: {{{_yaml_key(speaker)}: {_guess(speaker)}}}` (human, gpt, system or tool)",
-        )
-    if is_empty(text):
-        return Fault("empty_value", f"turn {number} ({speaker}) is empty; write it, or remove the row")
-    message: Message = {"role": roles[speaker], "content": text}
-    return _with_model_keys(message, turn, number) if roles[speaker] == "assistant" else message
-
-
-def _with_model_keys(message: Message, turn: dict[str, Any], number: int) -> Message | Fault:
-    """Add the keys that only a model's turn has, or return the fault in them."""
-    thoughts, weight = turn.get("reasoning_content"), turn.get("weight")
-    if not isinstance(thoughts, str | None):
-        return Fault(
-            "wrong_type", f"`reasoning_content` of turn {number} is {describe_value(thoughts)}; it must be a text"
-        )
-    if thoughts is not None and not is_empty(thoughts):
-        message["reasoning_content"] = thoughts
-    if weight is None:
-        return message
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        return Fault(
-            "wrong_type",
-            f"`weight` of turn {number} is {describe_value(weight)}; it must be 0 (shown, not trained) or 1",
-        )
-    if 0 < weight < 1:
-        return Fault(
-            "unsupported_shape",
-            f"turn {number} has the weight {weight:g}; only 0 (shown, not trained) and 1 are read",
-        )
-    return message if weight else {**message, "weight": 0.0}
-
-
-def _guess(speaker: str) -> str:
-    """Return the most likely target of an unknown role."""
-    role = ROLES.get(speaker.lower())
-    if role is None:
-        role = "tool" if any(word in speaker.lower() for word in ("tool", "func", "observ")) else "assistant"
-    return next(ours for ours, mapped in TARGETS.items() if mapped == role)
-
-
-def _yaml_key(name: str) -> str:
-    return name if name.replace("_", "").isalnum() else shorten(name)
-
-
-def _first(turn: dict[str, Any], *names: str) -> Any:
-    return next((turn[name] for name in names if turn.get(name) is not None), None)
-
-
 def check_order(messages: list[Message], last: str) -> Fault | None:
     """Return the fault in the order of the turns, or None.
 
     The order is [system], then human and model alternately, the human first. `last` (user or assistant) is the role of
-    the last turn. Tool turns may come between a human turn and a model turn, or between two model turns.
+    the last turn; a prompt may also end with the result of a call. Tool turns may come between a human turn and a model
+    turn, or between two model turns.
     """
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
@@ -143,7 +36,7 @@ def check_order(messages: list[Message], last: str) -> Fault | None:
     for position in range(1, len(spoken)):
         if spoken[position] not in _MAY_FOLLOW[spoken[position - 1]]:
             return Fault("non_alternating", _out_of_turn(before + position, spoken[position - 1], spoken[position]))
-    if spoken[-1] != last:
+    if spoken[-1] != last and not (last == "user" and spoken[-1] == "tool"):
         last_speaker = f"the last turn is {_SPEAKER[spoken[-1]]}"
         if last == "user":
             return Fault("last_turn_not_human", f"{last_speaker}; a prompt must end with the human: remove it")

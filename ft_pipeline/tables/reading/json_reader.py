@@ -14,7 +14,10 @@ from ft_pipeline.tables.reason_codes import Fault, Refused
 # A string, or a structural character. The group is the closing quote of the string, if it has one.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(")?|[\[\]{},]', re.DOTALL)
 _STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+(")?', re.DOTALL)
-MAIN_KEYS = frozenset({"instruction", "output", "text", "prompt", "chosen", "rejected", "conversations", "messages"})
+MAIN_KEYS = frozenset(
+    {"instruction", "output", "text", "prompt", "completion", "chosen", "rejected", "conversations", "messages"}
+    | {"preferred_output", "preferred_completion", "non_preferred_output", "non_preferred_completion"}
+)
 """The main keys of the rows of all formats."""
 RAW_BYTES = 8000
 """Length of the start of a row that is too long to be read, which is shown."""
@@ -115,7 +118,7 @@ def looks_like_row(value: dict) -> bool:
     known = MAIN_KEYS & value.keys()
     if not known:
         return bool(value) and all(not isinstance(item, dict | list) for item in value.values())
-    for name in known - {"conversations", "messages", "chosen", "rejected"}:
+    for name in known & {"instruction", "output", "text", "prompt", "completion"}:
         if isinstance(value[name], dict | list):
             return False
     turns: Any = next((value[name] for name in ("conversations", "messages") if name in value), [])

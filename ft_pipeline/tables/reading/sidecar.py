@@ -12,9 +12,10 @@ from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
 TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
-    | {"tags", "from", "value", "reasoning_content", "weight"}
+    | {"tools", "reference", "tags"}
+    | {"from", "value", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"}
 )
-"""The names that `columns` may map to. `from`, `value`, `reasoning_content` and `weight` are keys of a turn."""
+"""The names that `columns` may map to. Those in the last line are keys of a turn."""
 MAX_BYTES = 1 << 20
 """Maximum size of a sidecar."""
 
@@ -26,8 +27,9 @@ class Sidecar(BaseModel):
 
     columns: dict[str, str] = Field(default_factory=dict)
     """Column (or turn key) in the file → our name: `{response: output}`."""
-    roles: dict[str, Literal["human", "gpt", "system", "tool"]] = Field(default_factory=dict)
-    """Role in the file → our role: `{Agent: gpt, observation: tool}`. Turns of `tool` are kept but never trained."""
+    roles: dict[str, Literal["human", "gpt", "system", "tool", "call"]] = Field(default_factory=dict)
+    """Role in the file → our role: `{Agent: gpt, function_call: call, observation: tool}`. Turns of `tool` are kept but
+    never trained. `call` is the model's turn whose text is a call: JSON with `name` and `arguments`."""
     max_quarantined: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Maximum quarantined share of this file, which is then checked separately from its folder."""
     allow: frozenset[str] = frozenset()
