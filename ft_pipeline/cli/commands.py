@@ -222,6 +222,7 @@ for command in (
     exposures.exposures,
     export.export,
     export.serve,
+    exchange.export_data,
     report.report,
     gc.gc,
     memory.memory,

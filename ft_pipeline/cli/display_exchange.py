@@ -31,10 +31,28 @@ def show_import(console: Console, document: dict[str, Any]) -> None:
             table.add_row(*map(plain, shown))
         console.print(table)
     experiments = ", ".join(document["experiments"])
-    console.print(f"Created the project folder {document['project']}, with the experiments {experiments}.", soft_wrap=True)
-    console.print(f"Next: ft validate the files in data/raw, then ft run --project {document['project']}", soft_wrap=True)
+    console.print(
+        f"Created the project folder {document['project']}, with the experiments {experiments}.", soft_wrap=True
+    )
+    console.print(
+        f"Next: ft validate the files in data/raw, then ft run --project {document['project']}", soft_wrap=True
+    )
 
 
 def _sources(sources: list[str]) -> str:
     sources = [source for source in sources if source]
     return sources[0] if len(sources) == 1 else f"{len(sources)} files" if sources else ""
+
+
+def show_export(console: Console, document: dict[str, Any]) -> None:
+    """Print what `ft export-data` wrote, and which rows the format cannot hold."""
+    splits = ", ".join(f"{name} {count:,}" for name, count in document["splits"].items())
+    console.print(
+        f"Wrote {document['written']:,} rows{f' ({splits})' if splits else ''}: {', '.join(document['files'])}"
+    )
+    for reason, count in document["left_out"].items():
+        named = document["left_out_rows"][reason]
+        more = f" and {count - len(named):,} more" if count > len(named) else ""
+        console.print(plain(f"Left out, since the format cannot hold {reason}: {count:,} ({', '.join(named)}{more})"))
+    for key, count in document["extra_keys"].items():
+        console.print(f"{count:,} rows have the key `{key}`, which some readers ignore.")

@@ -1,1 +1,1 @@
-"""Projects of other trainers, files of providers: into a project (`ft import`), and rows out of it (`ft export-data`)."""
+"""Other trainers' projects and providers' files into a project (`ft import`), and rows out of it (`ft export-data`)."""

@@ -72,7 +72,9 @@ def objective_of(theirs: TheirSettings, types: list[str]) -> str:
     if method == "dpo":
         return "dpo"
     if method:
-        raise NotTakenOver(f"`rl: {method}` has no counterpart here. Use `rl: dpo`, or remove it for supervised training.")
+        raise NotTakenOver(
+            f"`rl: {method}` has no counterpart here. Use `rl: dpo`, or remove it for supervised training."
+        )
     return "cpt" if types and set(types) == {"text"} else "sft"
 
 
@@ -100,8 +102,10 @@ def _take_technique(draft: ExperimentDraft, theirs: TheirSettings) -> str:
 
 
 def _take_lora(draft: ExperimentDraft, theirs: TheirSettings, technique: str) -> None:
-    names = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_linear", "lora_target_modules", "lora_rank_pattern")
-    names += ("lora_alpha_pattern", "peft_use_rslora", "peft_use_dora")
+    names = (
+        *("lora_r", "lora_alpha", "lora_dropout", "lora_target_linear", "lora_target_modules", "lora_rank_pattern"),
+        *("lora_alpha_pattern", "peft_use_rslora", "peft_use_dora"),
+    )
     if technique == "full":
         if unused := theirs.present(names):
             draft.lose(", ".join(unused), "Theirs does not use them without an adapter either.")
@@ -171,7 +175,7 @@ def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, objective: str)
     strategy = (theirs.text("excess_length_strategy") or "drop").lower()
     does = {"drop": "drops longer rows", "truncate": f"truncates at {length:,} tokens", "raise": "stops at longer rows"}
     draft.settings["training.max_length"] = length
-    effect = f"Theirs {does.get(strategy, 'drops longer rows')}; ours refuses to train while there are rows of more than {length:,} tokens."
+    effect = f"Theirs {does.get(strategy, 'drops longer rows')}; ours refuses to train with them."
     if objective == "cpt":
         effect = "The length of a block, in both. Ours cuts no text off."
     draft.change(line, f"training.max_length: {length}", effect)
@@ -221,7 +225,9 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings, objective: str
         draft.keep(theirs.say("default_system_message"), "data.system_prompt", system)
     template = theirs.text("chat_template")
     if template and not template.startswith("tokenizer_default"):
-        effect = f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
+        effect = (
+            f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
+        )
         draft.change(theirs.say("chat_template"), "the model's chat template", effect)
     types = theirs.present(["bf16", "fp16", "bfloat16", "float16", "float32"])
     if types:
@@ -238,10 +244,14 @@ def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
             value = theirs.take(key)
             if value is not None and value is not False:
                 draft.lose(theirs.say(key), effect)
-    draft.report.ignore([*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)])
+    draft.report.ignore(
+        [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
+    )
     draft.report.ignore([*theirs.present_with(SPEED_PREFIXES), *theirs.present_with(ONLY_WITH)])
-    if names := theirs.present(["rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights", "dpo_padding_free"]):
-        if draft.settings["objective"] != "dpo":
-            draft.lose(", ".join(names), "Theirs does not use them in this method either.")
+    unused = theirs.present(["rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights", "dpo_padding_free"])
+    if unused and draft.settings["objective"] != "dpo":
+        draft.lose(", ".join(unused), "Theirs does not use them in this method either.")
     for name in theirs.unread():
-        draft.lose(name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it.")
+        draft.lose(
+            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
+        )

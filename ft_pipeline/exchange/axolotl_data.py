@@ -22,16 +22,16 @@ from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, des
 
 PLAIN = {"instruction": "instruction", "input": "input", "output": "output"}
 WITH_SYSTEM = {**PLAIN, "system": "system"}
+OPEN_ORCA = {"question": "instruction", "response": "output", "system_prompt": "system"}
 ALPACA_TYPES: dict[str, dict[str, str]] = {
     **dict.fromkeys(("alpaca", "alpaca_chat", "alpaca_instruct", "alpaca_chat.load_concise"), PLAIN),
     **dict.fromkeys(("alpaca_chat.load_no_prompt", "alpaca_instruct.load_no_prompt"), PLAIN),
-    **dict.fromkeys(("alpaca_w_system", "alpaca_w_system.load_instruct", "alpaca_w_system.load_chat", "orcamini"), WITH_SYSTEM),
+    **dict.fromkeys(
+        ("alpaca_w_system", "alpaca_w_system.load_instruct", "alpaca_w_system.load_chat", "orcamini"), WITH_SYSTEM
+    ),
     "alpaca_chat.load_qa": {"question": "instruction", "answer": "output"},
     "alpaca_chat.load_camel_ai": {"message_1": "instruction", "message_2": "output"},
-    **dict.fromkeys(
-        ("alpaca_w_system.load_open_orca", "alpaca_w_system.load_open_orca_chatml"),
-        {"question": "instruction", "response": "output", "system_prompt": "system"},
-    ),
+    **dict.fromkeys(("alpaca_w_system.load_open_orca", "alpaca_w_system.load_open_orca_chatml"), OPEN_ORCA),
     "gpteacher": {"instruction": "instruction", "input": "input", "response": "output"},
     "oasst": {"INSTRUCTION": "instruction", "RESPONSE": "output"},
     "summarizetldr": {"article": "instruction", "summary": "output"},
@@ -49,9 +49,18 @@ PAIR_PROMPTS = {
     "default": ("prompt", "input", "question", "instruction"),
 }
 """Loader of a preference type → the columns that may be its prompt."""
-KNOWN_KEYS = frozenset({"path", "type", "ds_type", "data_files", "name", "split", "revision", "field", "test_datasets"}) | {
+KNOWN_KEYS = frozenset(
+    {"path", "type", "ds_type", "data_files", "name", "split", "revision", "field", "test_datasets"}
+) | {
     *("field_messages", "field_tools", "field_thinking", "field_chosen", "field_rejected", "message_property_mappings"),
-    *("message_field_role", "message_field_content", "message_field_training", "roles", "text_column", "trust_remote_code"),
+    *(
+        "message_field_role",
+        "message_field_content",
+        "message_field_training",
+        "roles",
+        "text_column",
+        "trust_remote_code",
+    ),
     *("shuffle", "preprocess_shards", "ds_tipe", "template_thinking_key"),
 }
 LOST = {
@@ -69,7 +78,12 @@ LOST = {
     "skip": "Theirs leaves the first rows out; ours uses all.",
     "input_transform": "Ours changes no rows.",
 }
-DEFAULTS = {"train_on_eos": "turn", "train_on_eot": "turn", "roles_to_train": ["assistant"], "chat_template": "tokenizer_default"}
+DEFAULTS = {
+    "train_on_eos": "turn",
+    "train_on_eot": "turn",
+    "roles_to_train": ["assistant"],
+    "chat_template": "tokenizer_default",
+}
 DEFAULT_ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 OUR_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 
@@ -83,7 +97,9 @@ class Place:
     source: str
 
 
-def data_set(entry: Any, rl: str | None, place: Place, *, is_test: bool = False) -> tuple[DataSet, list[tuple[str, str]]]:
+def data_set(
+    entry: Any, rl: str | None, place: Place, *, is_test: bool = False
+) -> tuple[DataSet, list[tuple[str, str]]]:
     """Return one entry of `datasets` as a data set, and (theirs, effect) of what is lost.
 
     NotTakenOver if ours cannot read it.
@@ -92,7 +108,9 @@ def data_set(entry: Any, rl: str | None, place: Place, *, is_test: bool = False)
         entry = {"path": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise NotTakenOver(f"The entry {describe(entry)} has no `path`. Name the file or the hub id.")
-    data = DataSet(_name(entry), place.source, "", line=f"path: {describe(entry['path'])}, type: {describe(entry.get('type'))}")
+    data = DataSet(
+        _name(entry), place.source, "", line=f"path: {describe(entry['path'])}, type: {describe(entry.get('type'))}"
+    )
     _find(data, entry, place)
     if rl == "dpo":
         _set_pairs(data, entry)
@@ -119,7 +137,11 @@ def _name(entry: dict[str, Any]) -> str:
     if path in ("json", "csv", "parquet", "text", "arrow") and files:
         path = str(files[0] if isinstance(files, list) else files)
     name = path.rpartition("/")[2]
-    return Path(name).stem if Path(name).suffix.lower() in (".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow") else name
+    return (
+        Path(name).stem
+        if Path(name).suffix.lower() in (".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow")
+        else name
+    )
 
 
 def _find(data: DataSet, entry: dict[str, Any], place: Place) -> None:
@@ -144,7 +166,11 @@ def _find(data: DataSet, entry: dict[str, Any], place: Place) -> None:
     note = f"It names {part}: choose these rows in the source." if part else ""
     if "://" in path:
         data.remote = Remote(path, None, note)
-    elif path.count("/") <= 1 and not path.startswith((".", "/", "~")) and Path(path).suffix not in (".json", ".jsonl", ".csv"):
+    elif (
+        path.count("/") <= 1
+        and not path.startswith((".", "/", "~"))
+        and Path(path).suffix not in (".json", ".jsonl", ".csv")
+    ):
         data.remote = Remote(f"hf://datasets/{path}", str(entry["revision"]) if entry.get("revision") else None, note)
     else:
         raise NotTakenOver(f"{path} is not there. Put it there and import again, or copy it into data/raw.")
@@ -168,7 +194,9 @@ def _set_format(data: DataSet, entry: dict[str, Any]) -> None:
     elif base in TURN_TYPES or base.startswith("sharegpt"):
         _set_turns(data, entry, base)
     else:
-        raise NotTakenOver(f"The type {kind!r} builds its prompt in its own way. Convert the rows to alpaca or to turns.")
+        raise NotTakenOver(
+            f"The type {kind!r} builds its prompt in its own way. Convert the rows to alpaca or to turns."
+        )
 
 
 def _drop_unread(data: DataSet, names: Iterable[str]) -> None:
@@ -179,7 +207,12 @@ def _drop_unread(data: DataSet, names: Iterable[str]) -> None:
 
 def _set_columns_of_user(data: DataSet, kind: dict[str, Any]) -> None:
     """Set the columns of a type that the user defines."""
-    default = {"field_instruction": "instruction", "field_input": "input", "field_output": "output", "field_system": "system"}
+    default = {
+        "field_instruction": "instruction",
+        "field_input": "input",
+        "field_output": "output",
+        "field_system": "system",
+    }
     data.data_format = "alpaca"
     data.columns = {str(kind.get(key) or name): name for key, name in default.items()}
     _drop_unread(data, ("history",))
@@ -262,7 +295,9 @@ def _set_pairs(data: DataSet, entry: dict[str, Any]) -> None:
     elif family in ("chatml", "llama3", "none", "passthrough") and loader in PAIR_PROMPTS:
         _set_text_pairs(data, loader)
     else:
-        raise NotTakenOver(f"The type {kind!r} builds its pairs in its own way. Convert the rows to prompt, chosen, rejected.")
+        raise NotTakenOver(
+            f"The type {kind!r} builds its pairs in its own way. Convert the rows to prompt, chosen, rejected."
+        )
 
 
 def _set_text_pairs(data: DataSet, loader: str) -> None:
@@ -270,7 +305,10 @@ def _set_text_pairs(data: DataSet, loader: str) -> None:
     names = PAIR_PROMPTS[loader]
     prompt = next((name for name in names if name in row), names[0])
     sides = [
-        next((name for name in (side, f"{side}_response") if name in row), f"{side}_response" if loader == "argilla" else side)
+        next(
+            (name for name in (side, f"{side}_response") if name in row),
+            f"{side}_response" if loader == "argilla" else side,
+        )
         for side in ("chosen", "rejected")
     ]
     data.columns = {prompt: "prompt", sides[0]: "chosen", sides[1]: "rejected"}
@@ -317,8 +355,10 @@ def _lost(data: DataSet, entry: dict[str, Any]) -> list[tuple[str, str]]:
             lost.append((f"{data.name}: {theirs.say(key)}", effect))
     kind = entry.get("type")
     if isinstance(kind, dict):
-        names = ("format", "no_input_format", "system_format", "system_prompt")
-        names += ("prompt_format", "chosen_format", "rejected_format")
+        names = (
+            *("format", "no_input_format", "system_format", "system_prompt"),
+            *("prompt_format", "chosen_format", "rejected_format"),
+        )
         if changed := [name for name in names if kind.get(name)]:
             effect = "Theirs writes prompts in a form of its own; ours as turns of the base model's chat template."
             lost.append((f"{data.name}: {', '.join(changed)}", effect))

@@ -76,7 +76,9 @@ class _Reader:
         for theirs, effect in lost:
             draft.lose(theirs, effect)
         if data.data_format == "alpaca":
-            effect = "Theirs puts a frame such as `### Instruction:` around a row; ours writes turns by the chat template."
+            effect = (
+                "Theirs puts a frame such as `### Instruction:` around a row; ours writes turns by the chat template."
+            )
             draft.change(f"type: {describe(entry.get('type'))}", "the model's chat template", effect)
         if is_test:
             effect = "Theirs measures the loss on it during training; ours keeps it for the test."
@@ -99,7 +101,14 @@ class _Reader:
 
 def _key(data: DataSet) -> Any:
     address = data.remote.source if data.remote else ""
-    return (data.data_format, address, tuple(data.paths), tuple(data.columns.items()), tuple(data.roles.items()), data.split)
+    return (
+        data.data_format,
+        address,
+        tuple(data.paths),
+        tuple(data.columns.items()),
+        tuple(data.roles.items()),
+        data.split,
+    )
 
 
 def _entries(value: Any) -> list[Any]:

@@ -16,31 +16,97 @@ NOT_TRAINING = (
     *("loss_watchdog_threshold", "loss_watchdog_patience", "version", "cloud", "use_wandb", "early_stopping_patience_"),
 )
 """Keys that say nothing about what is trained."""
-NOT_TRAINING_PREFIXES = ("wandb_", "mlflow_", "comet_", "use_comet", "use_mlflow", "trackio_", "use_trackio", "hub_", "logging_")
-NOT_TRAINING_PREFIXES += ("generation_", "num_generation_", "swanlab_", "use_swanlab", "otel_", "env_", "total_", "gradio_")
+NOT_TRAINING_PREFIXES = (
+    "wandb_",
+    "mlflow_",
+    "comet_",
+    "use_comet",
+    "use_mlflow",
+    "trackio_",
+    "use_trackio",
+    "hub_",
+    "logging_",
+    "generation_",
+    "num_generation_",
+    "swanlab_",
+    "use_swanlab",
+    "otel_",
+    "env_",
+    "total_",
+    "gradio_",
+)
 SPEED = (
     *("deepspeed", "fsdp", "fsdp_config", "fsdp_version", "ddp", "ddp_timeout", "ddp_bucket_cap_mb", "tf32"),
     *("ddp_broadcast_buffers", "ddp_find_unused_parameters", "accelerator_config", "torch_compile", "deepcompile"),
-    *("xformers_attention", "sdp_attention", "flex_attention", "flash_attention", "attn_implementation", "cut_cross_entropy"),
-    *("eager_attention", "sage_attention", "flash_optimum", "s2_attention", "gradient_checkpointing_kwargs", "lora_on_cpu"),
-    *("activation_offloading", "layer_offloading", "low_cpu_mem_usage", "max_memory", "gpu_memory_limit", "sdpa_varlen"),
+    *(
+        "xformers_attention",
+        "sdp_attention",
+        "flex_attention",
+        "flash_attention",
+        "attn_implementation",
+        "cut_cross_entropy",
+    ),
+    *(
+        "eager_attention",
+        "sage_attention",
+        "flash_optimum",
+        "s2_attention",
+        "gradient_checkpointing_kwargs",
+        "lora_on_cpu",
+    ),
+    *(
+        "activation_offloading",
+        "layer_offloading",
+        "low_cpu_mem_usage",
+        "max_memory",
+        "gpu_memory_limit",
+        "sdpa_varlen",
+    ),
     *("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "chunked_cross_entropy"),
     *("chunked_cross_entropy_num_chunks", "tiled_mlp", "tiled_mlp_num_shards", "tiled_mlp_use_original_mlp"),
-    *("use_kernels", "pad_to_sequence_len", "pad_to_multiple_of", "torch_empty_cache_steps", "qlora_sharded_model_loading"),
-    *("sequence_parallel_degree", "context_parallel_size", "tensor_parallel_size", "dp_shard_size", "dp_replicate_size"),
+    *(
+        "use_kernels",
+        "pad_to_sequence_len",
+        "pad_to_multiple_of",
+        "torch_empty_cache_steps",
+        "qlora_sharded_model_loading",
+    ),
+    *(
+        "sequence_parallel_degree",
+        "context_parallel_size",
+        "tensor_parallel_size",
+        "dp_shard_size",
+        "dp_replicate_size",
+    ),
     *("heads_k_stride", "ring_attn_func", "dpo_use_liger_kernel", "precompute_ref_log_probs", "experts_implementation"),
-    *("large_head_attention", "multipack_real_batches", "batch_flattening", "selective_checkpointing", "auto_find_batch_size"),
+    *(
+        "large_head_attention",
+        "multipack_real_batches",
+        "batch_flattening",
+        "selective_checkpointing",
+        "auto_find_batch_size",
+    ),
     *("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o", "unsloth_cross_entropy_loss", "streaming"),
 )
 """Keys that change speed and memory, and not what is learned."""
-SPEED_PREFIXES = ("dataloader_", "flash_attn_", "fsdp_", "torch_compile_", "liger_", "flex_attn_", "pretrain_multipack_")
-SPEED_PREFIXES += ("sample_packing_", "eval_sample_packing", "streaming_multipack_")
+SPEED_PREFIXES = (
+    "dataloader_",
+    "flash_attn_",
+    "fsdp_",
+    "torch_compile_",
+    "liger_",
+    "flex_attn_",
+    "pretrain_multipack_",
+    "sample_packing_",
+    "eval_sample_packing",
+    "streaming_multipack_",
+)
 LOST = {
     "train_on_inputs": "Theirs trains the prompt too; ours only answers.",
     "lora_modules_to_save": "Theirs trains these modules in full beside LoRA; ours trains only the LoRA matrices.",
     "lora_target_parameters": "Theirs puts LoRA on these parameters; ours on modules only.",
     "lora_fan_in_fan_out": "Ours finds this out from the model.",
-    "peft_layers_to_transform": "Theirs trains LoRA on some layers; ours on all. Use a regular expression in `lora.target_modules`.",
+    "peft_layers_to_transform": "Ours trains LoRA on all layers that `lora.target_modules` matches.",
     "peft_layers_pattern": "Ours puts LoRA on all layers.",
     "peft_layer_replication": "Ours repeats no layers.",
     "peft_init_lora_weights": "Ours starts LoRA from random A and zero B.",
@@ -74,8 +140,8 @@ LOST = {
     "chat_template_kwargs": "Ours passes nothing more to the chat template.",
     "chat_template_jinja": "Ours uses the base model's own chat template.",
     "plugins": "Ours loads no plugins. Kernels change only the speed; others change what is trained.",
-    "trust_remote_code": "Theirs runs code from the model's repository; ours never does, and refuses a model that needs it.",
-    "overrides_of_model_config": "Ours changes nothing in the model's configuration, such as the scaling of the context.",
+    "trust_remote_code": "Ours never runs code from a model's repository, and refuses a model that needs it.",
+    "overrides_of_model_config": "Ours changes nothing in the model's configuration, such as the context.",
     "overrides_of_model_kwargs": "Ours passes nothing more to the model.",
     "bnb_config_kwargs": "Ours has NF4 with double quantization (`quantization`).",
     "dpo_use_weighting": "Theirs weights pairs; ours does not.",
@@ -105,6 +171,26 @@ REFUSED = {
     "kd_trainer": "distillation from logits",
 }
 """Key → what it switches on. An experiment that has it is not taken over."""
-ONLY_WITH = ("orpo_", "simpo_", "cpo_", "kto_", "galore_", "qgalore_", "dion_", "relora_", "jagged_", "pose_", "use_pose", "eaft_")
-ONLY_WITH += ("scaling_softmax_", "kd_", "ebft", "rl_coef", "loftq", "num_labels", "eval_max_new_tokens", "eval_table_size")
+ONLY_WITH = (
+    "orpo_",
+    "simpo_",
+    "cpo_",
+    "kto_",
+    "galore_",
+    "qgalore_",
+    "dion_",
+    "relora_",
+    "jagged_",
+    "pose_",
+    "use_pose",
+    "eaft_",
+    "scaling_softmax_",
+    "kd_",
+    "ebft",
+    "rl_coef",
+    "loftq",
+    "num_labels",
+    "eval_max_new_tokens",
+    "eval_table_size",
+)
 """Prefixes of keys that matter only with a method that ours does not have."""

@@ -48,8 +48,12 @@ class DataSet:
     """Use only the first N rows."""
     line: str = ""
     """What their file says about it, for the report."""
+    is_test: bool = False
+    """Whether theirs does not train on it, although ours has no test file of the format."""
     rows: int = 0
     """Number of rows of the copies."""
+    copies: list[Path] = field(default_factory=list)
+    """The files that were written."""
 
     @property
     def sidecar(self) -> dict[str, Any]:
@@ -67,6 +71,10 @@ def place_all(data_sets: Iterable[DataSet], root: Path, report: ImportReport, *,
     taken: set[tuple[str, str]] = set()
     for data in data_sets:
         line = data.line or f"data set {data.name}"
+        if data.split == "test" and not FORMATS[data.data_format].is_conversational:
+            data.split = None
+            effect = "Only conversations have a test file here; these rows are used like the others."
+            report.add("changed", data.source, f"{data.name}: rows to evaluate on", data.data_format, effect)
         if data.remote is not None:
             _place_remote(data, root, report, taken, line, write=remote)
         for path in data.paths:
@@ -93,7 +101,9 @@ def _place_remote(
     _write_yaml(target, document, f"Imported from {data.source}. Fetched when the raw files are read.")
     report.files.append(target.relative_to(root).as_posix())
     edits = " ".join(edit.effect for edit in data.edits)
-    effect = f"The rows are fetched at the first run. {data.remote.note} {edits and 'Not applied to remote rows: ' + edits}"
+    effect = (
+        f"The rows are fetched at the first run. {data.remote.note} {edits and 'Not applied to remote rows: ' + edits}"
+    )
     report.add("changed", data.source, line, f"data/raw/{data.data_format}/{target.name}", " ".join(effect.split()))
 
 
@@ -116,8 +126,11 @@ def _place_file(
         shutil.copyfile(path, target)
     data.rows += min(total, data.limit) if data.limit is not None else total
     report.files.append(ours)
+    data.copies.append(target)
     if data.sidecar:
-        _write_yaml(target.with_suffix(".yaml"), data.sidecar, f"How {target.name} is read. Imported from {data.source}.")
+        _write_yaml(
+            target.with_suffix(".yaml"), data.sidecar, f"How {target.name} is read. Imported from {data.source}."
+        )
         report.files.append(target.with_suffix(".yaml").relative_to(root).as_posix())
     what = f"{ours} ({total:,} row{'s' * (total != 1)}{', as it is' if not new else ''})"
     report.add("taken_over", data.source, line, f"{what}{_describe_sidecar(data.sidecar)}")
@@ -184,10 +197,3 @@ def data_files_of(path: Path) -> list[Path]:
     home = path.resolve()
     files = sorted(item for item in path.iterdir() if item.suffix.lower() in KNOWN_SUFFIXES)
     return [item for item in files if item.is_file() and item.resolve().is_relative_to(home)]
-
-
-def known_format(name: str) -> str:
-    """Return the name of a format of ours. UserError if this version does not have it."""
-    if name not in FORMATS:
-        raise UserError(f"This version has no format {name!r}. Upgrade ft-pipeline.")
-    return name

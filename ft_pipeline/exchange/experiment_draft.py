@@ -9,7 +9,9 @@ from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
 from ft_pipeline.settings.experiment import ExperimentSettings
 
-PLAIN_ADAMW = frozenset({"adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw", "adamw_torch_xla"})
+PLAIN_ADAMW = frozenset(
+    {"adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw", "adamw_torch_xla"}
+)
 """Their names of AdamW with 32-bit states."""
 OUR_OPTIMIZERS = {
     **dict.fromkeys(PLAIN_ADAMW, "adamw_torch"),

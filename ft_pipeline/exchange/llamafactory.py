@@ -49,9 +49,7 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
         if theirs.take(key):
             raise NotTakenOver(f"`{key}` ({method}) has no counterpart here. Remove it, or train that one elsewhere.")
     take_base_model(draft, theirs, "model_name_or_path", "model_revision", folder)
-    draft.keep(
-        theirs.say("stage") if theirs.has("stage") else "stage (default: sft)", "objective", OBJECTIVES[stage]
-    )
+    draft.keep(theirs.say("stage") if theirs.has("stage") else "stage (default: sft)", "objective", OBJECTIVES[stage])
     technique = _take_technique(draft, theirs)
     if technique != "full":
         _take_lora(draft, theirs)
@@ -177,7 +175,10 @@ def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
 
 def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     draft.validation = theirs.number("val_size") or 0.0
-    steps, strategy = theirs.whole("eval_steps"), str(theirs.take("eval_strategy", theirs.take("evaluation_strategy", "")))
+    steps, strategy = (
+        theirs.whole("eval_steps"),
+        str(theirs.take("eval_strategy", theirs.take("evaluation_strategy", ""))),
+    )
     if strategy == "epoch":
         draft.keep("eval_strategy: epoch", "training.evals_per_epoch", 1)
     elif steps and strategy != "no":
@@ -193,7 +194,9 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings) -> None:
         draft.keep(theirs.say("default_system"), "data.system_prompt", system)
     template = theirs.text("template")
     if template:
-        effect = f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
+        effect = (
+            f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
+        )
         draft.change(theirs.say("template"), "the model's chat template", effect)
     if theirs.has("enable_thinking"):
         effect = "Theirs adds empty thoughts to rows, or leaves them out; ours writes the thoughts that a row has."
@@ -218,11 +221,15 @@ def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
         value = theirs.take(key)
         if value is not None and value is not False:
             draft.lose(theirs.say(key), effect)
-    draft.report.ignore([*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)])
+    draft.report.ignore(
+        [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
+    )
     draft.report.ignore([*theirs.present_with(MULTIMODAL_PREFIXES), *theirs.present_with(ONLY_WITH)])
     unused = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"]
     unused += ["pref_beta", "pref_loss", "pref_ftx", "dpo_label_smoothing", "quantization_type", "double_quantization"]
     if names := theirs.present([name for name in unused if name in theirs.unread()]):
         draft.lose(", ".join(names), "Theirs does not use them in this stage and method either.")
     for name in theirs.unread():
-        draft.lose(name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it.")
+        draft.lose(
+            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
+        )

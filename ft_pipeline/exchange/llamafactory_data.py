@@ -158,15 +158,17 @@ def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
             data.columns[info.columns[name]] = name
     unread = [name for name in OURS_IN_TURNS if name not in data.columns and name not in data.columns.values()]
     data.edits.append(without(unread, "columns that it does not name"))
-    for tag, ours in (("role_tag", "from"), ("content_tag", "value")):
-        if (name := info.tags.get(tag)) and name not in (ours, {"from": "role", "value": "content"}[ours]):
-            data.columns[name] = ours
+    for tag, ours, known_too in (("role_tag", "from", "role"), ("content_tag", "value", "content")):
+        key = info.tags.get(tag)
+        if key and key not in (ours, known_too):
+            data.columns[key] = ours
     known = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
     if info.tags.get("role_tag") == "role":
         known |= {"tool": "tool"}
     for tag, role in TARGET_ROLES.items():
-        if (name := info.tags.get(tag)) and known.get(name) != role:
-            data.roles[name] = role
+        speaker = info.tags.get(tag)
+        if speaker and known.get(speaker) != role:
+            data.roles[speaker] = role
     return data
 
 
@@ -180,9 +182,13 @@ def _find(data: DataSet, info: Info) -> None:
         return
     for key, hub in (("ms_hub_url", "ModelScope"), ("om_hub_url", "OpenMind")):
         if entry.get(key):
-            raise NotTakenOver(f"It is on {hub} ({describe(entry[key])}). Download it, and put it into data/raw/{data.data_format}.")
+            raise NotTakenOver(
+                f"It is on {hub} ({describe(entry[key])}). Download it, and put it into data/raw/{data.data_format}."
+            )
     if entry.get("script_url"):
-        raise NotTakenOver(f"It is made by a script ({describe(entry['script_url'])}), which is not run. Write its rows to a file.")
+        raise NotTakenOver(
+            f"It is made by a script ({describe(entry['script_url'])}), which is not run. Write its rows to a file."
+        )
     if entry.get("cloud_file_name"):
         data.remote = Remote(str(entry["cloud_file_name"]), None, note)
         return
@@ -193,7 +199,9 @@ def _find(data: DataSet, info: Info) -> None:
     found = inside(info.root, path)
     if found is None:
         where = "outside the imported folder" if path.exists() else "not there"
-        raise NotTakenOver(f"Its file {name} is {where}. Put it there and import again, or copy it into data/raw/{data.data_format}.")
+        raise NotTakenOver(
+            f"Its file {name} is {where}. Put it there and import again, or copy it into data/raw/{data.data_format}."
+        )
     data.paths = data_files_of(found)
     if not data.paths:
         raise NotTakenOver(f"Its folder {name} has no data files. Put them there and import again.")

@@ -16,7 +16,9 @@ from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, rea
 INFO = "dataset_info.json"
 STAGES = {"sft": "sft", "dpo": "dpo", "cpt": "pt"}
 """Our objective → their stage."""
-READ_COLUMNS = frozenset({"prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected"})
+READ_COLUMNS = frozenset(
+    {"prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected"}
+)
 _PARENTS = 4
 """Number of folders above a YAML in which its dataset_info.json is searched."""
 
@@ -63,9 +65,7 @@ def plan_llamafactory(path: Path, extra: tuple[str, ...]) -> Plan:
             continue
         stage = STAGES[draft.settings["objective"]]
         for data_name, is_test in [*((item, False) for item in draft.data_sets), *((item, True) for item in tests)]:
-            use = uses.setdefault(
-                (data_name, stage, is_test), _Use(data_name, stage, name, folder, file, is_test)
-            )
+            use = uses.setdefault((data_name, stage, is_test), _Use(data_name, stage, name, folder, file, is_test))
             use.limits.append(limit if isinstance(limit, int) and limit > 0 else None)
     report_other_files(plan, others)
     if not plan.drafts and not plan.report.lines:
@@ -129,7 +129,9 @@ class _DataSets:
         entries = self._read(where) if where is not None else {}
         for name in extra:
             if name not in entries:
-                raise UserError(f"{INFO} has no data set {name!r}. Name one of {', '.join(sorted(entries)[:20]) or 'none'}.")
+                raise UserError(
+                    f"{INFO} has no data set {name!r}. Name one of {', '.join(sorted(entries)[:20]) or 'none'}."
+                )
             stage = "dpo" if isinstance(entries[name], dict) and entries[name].get("ranking") else "sft"
             if name not in used:
                 self._add_one(_Use(name, stage, INFO, folder, file, False))
@@ -151,7 +153,9 @@ class _DataSets:
             raise NotTakenOver(f"Its {INFO} is on the hub ({use.folder[7:]}). Download it and import again.")
         folder = self._folder(use.folder, use.file)
         if folder is None:
-            raise NotTakenOver(f"There is no {INFO} for it (dataset_dir is {use.folder}). Put it there and import again.")
+            raise NotTakenOver(
+                f"There is no {INFO} for it (dataset_dir is {use.folder}). Put it there and import again."
+            )
         entries = self._read(folder)
         if not isinstance(entries.get(use.name), dict):
             raise NotTakenOver(f"{INFO} has no entry for it. Correct the name in the YAML, or add the entry.")
@@ -190,7 +194,9 @@ def _report_entry(plan: Plan, info: Info) -> None:
             plan.report.add("no_counterpart", INFO, f"{info.name}: {key}", "", "This key is unknown to the import.")
     for role, column in info.columns.items():
         if role not in READ_COLUMNS:
-            plan.report.add("no_counterpart", INFO, f"{info.name}: {role} {column}", "", "This column is not read here.")
+            plan.report.add(
+                "no_counterpart", INFO, f"{info.name}: {role} {column}", "", "This column is not read here."
+            )
     if info.entry.get("formatting", "alpaca") == "alpaca" and not info.entry.get("ranking"):
         if "query" in info.columns and "prompt" in info.columns:
             effect = "Theirs joins prompt and query with a line break; ours with an empty line."

@@ -3,7 +3,14 @@
 NOT_TRAINING = (
     *("output_dir", "overwrite_output_dir", "overwrite_cache", "run_name", "plot_loss", "do_train", "do_eval"),
     *("do_predict", "save_steps", "save_strategy", "save_total_limit", "save_only_model", "save_safetensors"),
-    *("preprocessing_num_workers", "preprocessing_batch_size", "tokenized_path", "cache_dir", "media_dir", "dataset_dir"),
+    *(
+        "preprocessing_num_workers",
+        "preprocessing_batch_size",
+        "tokenized_path",
+        "cache_dir",
+        "media_dir",
+        "dataset_dir",
+    ),
     *("data_shared_file_system", "streaming", "buffer_size", "resume_from_checkpoint", "push_to_hub", "hf_hub_token"),
     *("ms_hub_token", "om_hub_token", "print_param_status", "low_cpu_mem_usage", "use_fast_tokenizer", "do_sample"),
     *("offload_folder", "device_map", "compute_accuracy", "eval_on_each_dataset", "predict_with_generate"),
@@ -11,12 +18,28 @@ NOT_TRAINING = (
     *("max_new_tokens", "repetition_penalty", "eval_num_beams", "master_addr", "master_port", "load_best_model_at_end"),
     *("metric_for_best_model", "greater_is_better", "disable_tqdm", "log_level", "prediction_loss_only"),
     *("include_num_input_tokens_seen", "include_tokens_per_second", "include_effective_tokens_per_second"),
-    *("remove_unused_columns", "local_rank", "use_kv_cache", "trust_remote_code_local", "adapter_folder", "ddp_timeout"),
+    *(
+        "remove_unused_columns",
+        "local_rank",
+        "use_kv_cache",
+        "trust_remote_code_local",
+        "adapter_folder",
+        "ddp_timeout",
+    ),
 )
 """Keys that say nothing about what is trained."""
 NOT_TRAINING_PREFIXES = (
     *("logging_", "hub_", "swanlab_", "use_swanlab", "wandb_", "ray_", "export_", "vllm_", "sglang_", "infer_"),
-    *("profiler_", "profile_", "enable_torch_profiler", "dataloader_", "ddp_", "push_to_hub_", "trackio_", "skip_memory"),
+    *(
+        "profiler_",
+        "profile_",
+        "enable_torch_profiler",
+        "dataloader_",
+        "ddp_",
+        "push_to_hub_",
+        "trackio_",
+        "skip_memory",
+    ),
 )
 SPEED = (
     *("deepspeed", "fsdp", "fsdp_config", "flash_attn", "use_unsloth", "use_unsloth_gc", "use_reentrant_gc"),
@@ -25,11 +48,19 @@ SPEED = (
     *("quantization_device_map", "torch_empty_cache_steps", "average_tokens_across_devices", "gradient_checkpointing"),
 )
 """Keys that change speed and memory, and not what is learned."""
-MULTIMODAL_PREFIXES = ("image_", "video_", "audio_", "freeze_vision_", "freeze_multi_modal_", "crop_to_patches", "use_audio")
+MULTIMODAL_PREFIXES = (
+    "image_",
+    "video_",
+    "audio_",
+    "freeze_vision_",
+    "freeze_multi_modal_",
+    "crop_to_patches",
+    "use_audio",
+)
 """Keys for images, videos and audio, which no data set that is taken over has."""
 LOST = {
     "train_on_prompt": "Theirs trains the prompt too; ours only answers.",
-    "mask_history": "Theirs trains only the last answer of a conversation; ours trains all. Give the others `weight: 0`.",
+    "mask_history": "Theirs trains only the last answer of a row; ours trains all. Give the others `weight: 0`.",
     "additional_target": "Theirs trains these modules in full beside LoRA; ours trains only the LoRA matrices.",
     "loraplus_lr_ratio": "Theirs trains LoRA's B at a higher learning rate; ours trains A and B at the same rate.",
     "pissa_init": "Theirs starts LoRA from the principal components of the weights; ours from random A and zero B.",
@@ -61,7 +92,7 @@ LOST = {
     "use_eaft_loss": "Theirs weights tokens by entropy; ours trains on the plain loss.",
     "ignore_pad_token_for_loss": "Padding is never trained here.",
     "moe_aux_loss_coef": "Theirs adds a loss that balances experts; ours does not.",
-    "create_new_adapter": "Ours continues with the same adapter if its settings are equal, else it starts from the merged model.",
+    "create_new_adapter": "Ours continues with the adapter if its settings are equal, else from the merged model.",
     "fp8": "Theirs computes in 8 bit; ours in the type that the hardware has (`ft doctor` shows it).",
     "reward_model": "Ours trains with no reward model.",
 }
@@ -77,5 +108,17 @@ REFUSED = {
     "train_from_scratch": "training from random weights",
 }
 """Key → what it switches on. An experiment that has it is not taken over."""
-ONLY_WITH = ("galore_", "apollo_", "badam_", "ppo_", "simpo_", "kto_", "oft_", "freeze_", "reward_model_", "pissa_", "eaft_")
+ONLY_WITH = (
+    "galore_",
+    "apollo_",
+    "badam_",
+    "ppo_",
+    "simpo_",
+    "kto_",
+    "oft_",
+    "freeze_",
+    "reward_model_",
+    "pissa_",
+    "eaft_",
+)
 """Prefixes of keys that matter only with a method that ours does not have."""

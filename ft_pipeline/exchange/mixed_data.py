@@ -16,6 +16,6 @@ def report_mixed(plan: Plan) -> None:
             draft.change(
                 f"trains on {', '.join(draft.data_sets) or 'nothing that is here'}",
                 "all rows of the objective",
-                "Theirs trains each experiment on its own data sets; ours trains all of one objective on the same rows. "
+                "Theirs trains each experiment on its own data sets; ours all of one objective on the same rows. "
                 "Import them one by one into projects of their own to keep them apart.",
             )

@@ -16,6 +16,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.data_files import DataSet, place_all
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, check_draft
 from ft_pipeline.exchange.import_report import ImportReport
+from ft_pipeline.exchange.made_conversations import add_conversations
 from ft_pipeline.exchange.model_names import link_chains, replace_base_models
 from ft_pipeline.exchange.their_settings import NotTakenOver
 from ft_pipeline.project import Project
@@ -63,6 +64,7 @@ def write_project(plan: Plan, choices: Choices) -> ImportReport:
         scaffold.create(folder, example=False)
         _write_experiments(plan, folder)
         place_all(plan.data_sets, folder, plan.report, remote=choices.remote)
+        add_conversations(plan.data_sets, folder, plan.report)
         _write_settings(plan, folder, target.name)
         _require_loadable(folder)
         _replace(target, folder)
@@ -168,23 +170,22 @@ def _validation_share(plan: Plan) -> float:
     """Return the validation share of the project, and report how it follows from theirs."""
     report, given = plan.report, {draft.source: draft.validation for draft in plan.drafts if draft.validation}
     has_test = any(data.split == "test" for data in plan.data_sets)
-    test = "the rows of the test files" if has_test else f"{TEST_SHARE:.0%} of the rows"
     for draft in plan.drafts:
-        report.add(
-            "changed",
-            draft.source,
-            "no test rows" if not has_test else "rows to evaluate on",
-            f"data.test_share: {TEST_SHARE}",
-            f"Ours never trains on {test}: models are compared there.",
-        )
+        theirs, ours, rows = "no test rows", f"data.test_share: {TEST_SHARE}", f"{TEST_SHARE:.0%} of the rows"
+        if has_test:
+            theirs, ours, rows = "a test file", "data.golden_test: only", "its rows"
+        effect = f"Ours never trains on {rows}: models are compared there."
+        report.add("changed", draft.source, theirs, ours, effect)
     if not given:
         for draft in plan.drafts:
             effect = f"Theirs holds no rows out; ours {DEFAULT_VALIDATION:.0%}, to choose the best checkpoint."
-            report.add("changed", draft.source, "no validation share", f"data.validation_share: {DEFAULT_VALIDATION}", effect)
+            report.add(
+                "changed", draft.source, "no validation share", f"data.validation_share: {DEFAULT_VALIDATION}", effect
+            )
         return DEFAULT_VALIDATION
     source, amount = max(given.items(), key=lambda item: item[1])
-    rows = sum(data.rows for data in plan.data_sets if data.split is None)
-    share = amount if amount < 1 else amount / rows if rows else DEFAULT_VALIDATION
+    total = sum(data.rows for data in plan.data_sets if data.split is None)
+    share = amount if amount < 1 else amount / total if total else DEFAULT_VALIDATION
     taken = round(min(share, MAX_VALIDATION), 4) or DEFAULT_VALIDATION
     theirs, ours = f"validation: {amount:g}", f"data.validation_share: {taken:g}"
     if amount < 1 and taken == amount and len(set(given.values())) == 1:

@@ -154,7 +154,7 @@ def dump(row: Row) -> bytes:
 
 def is_filled(value: Any) -> bool:
     """Return whether a value is there and not empty."""
-    return value is not None and value != "" and value != []
+    return value not in (None, "", [])
 
 
 def without(names: Sequence[str], theirs: str) -> RowEdit:
@@ -199,7 +199,8 @@ def pair_with_context(prompt: str, chosen: str, rejected: str, system: str | Non
         ", ".join(names),
         "A pair of texts has no system prompt and no earlier turns here: the copy writes both sides as lists of turns.",
         lambda row: (
-            any(is_filled(row.get(name)) for name in names) and all(isinstance(row.get(s), str) for s in (chosen, rejected))
+            any(is_filled(row.get(name)) for name in names)
+            and all(isinstance(row.get(s), str) for s in (chosen, rejected))
         ),
         change,
     )
@@ -220,7 +221,9 @@ def turn_weights(messages: str, flag: str) -> RowEdit:
     return RowEdit(
         f"message_field_training: {flag}",
         "A turn that theirs does not train has `weight: 0` in the copy.",
-        lambda row: isinstance(row.get(messages), list) and any(isinstance(t, dict) and flag in t for t in row[messages]),
+        lambda row: (
+            isinstance(row.get(messages), list) and any(isinstance(t, dict) and flag in t for t in row[messages])
+        ),
         change,
     )
 
@@ -272,8 +275,14 @@ def parsed_texts(messages: str, tools: str) -> RowEdit:
 
     def concerns(row: Row) -> bool:
         declared = row.get(tools)
-        functions = [tool.get("function", tool) for tool in declared or () if isinstance(tool, dict)] if isinstance(declared, list) else []
-        has_text = any(isinstance(function, dict) and isinstance(function.get("parameters"), str) for function in functions)
+        functions = (
+            [tool.get("function", tool) for tool in declared or () if isinstance(tool, dict)]
+            if isinstance(declared, list)
+            else []
+        )
+        has_text = any(
+            isinstance(function, dict) and isinstance(function.get("parameters"), str) for function in functions
+        )
         return has_text or isinstance(row.get(messages), str)
 
     return RowEdit("JSON in texts", "Theirs parses JSON texts in the rows; the copy has the values.", concerns, change)
@@ -290,7 +299,9 @@ def system_in_lists(chosen: str, rejected: str) -> RowEdit:
     return RowEdit(
         "system",
         "A pair has no system prompt of its own here: the copy has it as the first turn of both sides.",
-        lambda row: is_filled(row.get("system")) and all(isinstance(row.get(name), list) for name in (chosen, rejected)),
+        lambda row: (
+            is_filled(row.get("system")) and all(isinstance(row.get(name), list) for name in (chosen, rejected))
+        ),
         change,
     )
 

@@ -17,7 +17,7 @@ MAX_FILES = 1000
 def find_settings_files(path: Path, report: ImportReport) -> list[tuple[Path, Any]]:
     """Return (file, content) of one YAML file, or of all YAML files in a folder and its subfolders.
 
-    A file that is not YAML is reported; UserError if it is the only one. Links that lead out of the folder are left out.
+    A file that is not YAML is reported; UserError if it is the only one. Links out of the folder are left out.
     """
     if path.is_file():
         return [(path, read_yaml(path))]
@@ -40,7 +40,9 @@ def find_settings_files(path: Path, report: ImportReport) -> list[tuple[Path, An
 Fill = Callable[[ExperimentDraft, TheirSettings], None]
 
 
-def add_experiment(plan: Plan, file: Path, theirs: TheirSettings, taken: set[str], fill: Fill) -> ExperimentDraft | None:
+def add_experiment(
+    plan: Plan, file: Path, theirs: TheirSettings, taken: set[str], fill: Fill
+) -> ExperimentDraft | None:
     """Add the experiment of one file to the plan and return it. If it cannot be taken over, report why.
 
     taken: the names of experiments so far. fill: reads the settings into a draft.
