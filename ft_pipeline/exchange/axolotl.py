@@ -15,6 +15,7 @@ from ft_pipeline.exchange.axolotl_keys import (
 from ft_pipeline.exchange.experiment_draft import (
     ExperimentDraft,
     common_differences,
+    take_adam,
     take_epochs,
     take_max_steps,
     take_noise,
@@ -161,6 +162,7 @@ def _take_training(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     if theirs.number("noisy_embedding_alpha"):
         take_number(draft, theirs, "noisy_embedding_alpha", "training.neftune_noise_alpha", 5.0)
     take_noise(draft, theirs)
+    take_adam(draft, theirs)
     take_seed(draft, theirs)
     checkpointing = theirs.take("gradient_checkpointing", False)
     on = checkpointing is True or isinstance(checkpointing, str)

@@ -9,7 +9,7 @@ NOT_TRAINING = (
     *("profiler_steps", "profiler_steps_start", "load_best_model_at_end", "eval_batch_size", "do_bench_eval"),
     *("bench_dataset", "bench_split", "metric_for_best_model", "greater_is_better", "do_causal_lm_eval"),
     *("eval_causal_lm_metrics", "generate_samples", "is_preprocess", "preprocess_iterable", "skip_prepare_dataset"),
-    *("model_type", "tokenizer_type", "tokenizer_config", "tokenizer_use_fast", "tokenizer_legacy", "processor_type"),
+    *("model_type", "tokenizer_type", "tokenizer_config", "tokenizer_use_fast", "tokenizer_legacy"),
     *("tokenizer_save_jinja_files", "base_model_config", "is_falcon_derived_model", "is_llama_derived_model"),
     *("is_mistral_derived_model", "is_qwen_derived_model", "remove_unused_columns", "merge_lora", "merge_method"),
     *("dynamic_checkpoint", "shuffle_merged_datasets", "hf_use_auth_token", "capabilities", "axolotl_config_path"),
@@ -87,6 +87,8 @@ SPEED = (
         "auto_find_batch_size",
     ),
     *("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o", "unsloth_cross_entropy_loss", "streaming"),
+    *("use_scattermoe", "use_dsv4_kernels", "fused_attn_kernel", "llama4_linearized_experts", "torchdistx_path"),
+    *("max_packed_sequence_len", "tokenizer_use_mistral_common", "full_finetune", "evaluation_strategy"),
 )
 """Keys that change speed and memory, and not what is learned."""
 SPEED_PREFIXES = (
@@ -98,6 +100,12 @@ SPEED_PREFIXES = (
     "flex_attn_",
     "pretrain_multipack_",
     "sample_packing_",
+    "ray_",
+    "use_ray",
+    "use_otel",
+    "gptq_",
+    "base_model_ignore_",
+    "dsv4_",
     "eval_sample_packing",
     "streaming_multipack_",
 )
@@ -123,9 +131,6 @@ LOST = {
     "cosine_min_lr_ratio": "Theirs ends at a share of the learning rate; ours at 0.",
     "cosine_constant_lr_ratio": "Theirs holds the learning rate before its end; ours lets it fall to 0.",
     "optim_args": "Ours has no further settings of the optimizer.",
-    "adam_beta1": "Ours uses AdamW's default.",
-    "adam_beta2": "Ours uses AdamW's default.",
-    "adam_epsilon": "Ours uses AdamW's default.",
     "group_by_length": "Theirs batches rows of similar length; ours shuffles them.",
     "curriculum_sampling": "Theirs keeps the order of the rows; ours shuffles them.",
     "shuffle_before_merging_datasets": "Ours shuffles all rows with the seed.",
@@ -139,6 +144,7 @@ LOST = {
     "eot_tokens": "Ours trains the end of turn that the base model's chat template writes.",
     "chat_template_kwargs": "Ours passes nothing more to the chat template.",
     "chat_template_jinja": "Ours uses the base model's own chat template.",
+    "processor_type": "Ours trains text. Rows with images or audio are quarantined.",
     "plugins": "Ours loads no plugins. Kernels change only the speed; others change what is trained.",
     "trust_remote_code": "Ours never runs code from a model's repository, and refuses a model that needs it.",
     "overrides_of_model_config": "Ours changes nothing in the model's configuration, such as the context.",

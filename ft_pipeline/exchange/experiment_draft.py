@@ -20,8 +20,17 @@ OUR_OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
 }
 """Their name of an optimizer → ours."""
-PAGED_32_BIT = frozenset({"paged_adamw", "paged_adamw_32bit"})
-"""AdamW with 32-bit states that may be moved to the CPU's memory."""
+NEAREST_OPTIMIZERS = {
+    **dict.fromkeys(
+        ("paged_adamw", "paged_adamw_32bit", "adamw_anyprecision", "ao_adamw"),
+        ("adamw_torch", "Ours keeps the states of AdamW in 32 bits, on the device of the model."),
+    ),
+    **dict.fromkeys(
+        ("adamw_torch_8bit", "adamw_torch_4bit", "ao_adamw_8bit", "ao_adamw_4bit"),
+        ("adamw_8bit", "Ours keeps the states of AdamW in 8 bits of bitsandbytes, not of torchao."),
+    ),
+}
+"""Another kind of AdamW → the nearest of ours, and the difference."""
 OUR_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 NEAREST_SCHEDULES = {
     "cosine_with_restarts": "cosine",
@@ -157,10 +166,10 @@ def take_optimizer(draft: ExperimentDraft, theirs: TheirSettings, key: str, defa
     given = theirs.text(key)
     name = (given or default).lower().removeprefix("optimizernames.")
     line = theirs.say(key) if given else f"{key} (default: {default})"
-    if name in PAGED_32_BIT:
-        draft.settings["training.optim"] = "adamw_torch"
-        effect = "Theirs may move its states to the CPU's memory; ours keeps them on the GPU, with the same results."
-        draft.change(line, "training.optim: adamw_torch", effect)
+    if name in NEAREST_OPTIMIZERS:
+        ours, effect = NEAREST_OPTIMIZERS[name]
+        draft.settings["training.optim"] = ours
+        draft.change(line, f"training.optim: {ours}", effect)
     elif name in OUR_OPTIMIZERS:
         draft.keep(line, "training.optim", OUR_OPTIMIZERS[name])
     else:
@@ -181,6 +190,14 @@ def take_schedule(draft: ExperimentDraft, theirs: TheirSettings, key: str, defau
     draft.settings["training.lr_scheduler_type"] = nearest
     effect = f"Ours has no schedule {name!r}; the learning rate now falls as in {nearest!r}."
     draft.change(line, f"training.lr_scheduler_type: {nearest}", effect)
+
+
+def take_adam(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    """Report the constants of AdamW that are not its defaults, which are ours."""
+    for key, default in {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "adam_eps": 1e-8}.items():
+        value = theirs.number(key)
+        if value is not None and value != default:
+            draft.lose(theirs.say(key), f"Ours has AdamW's default, {default:g}.")
 
 
 def take_seed(draft: ExperimentDraft, theirs: TheirSettings, key: str = "seed") -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,12 +86,9 @@ def _tables(artifact: Artifact, wanted: Sequence[str]) -> Iterator[pa.Table]:
 def _write_parquet(artifact: Artifact, out: Path, wanted: Sequence[str], report: ExportReport) -> None:
     """Write the columns as the table has them; the origin of a row is in columns."""
     splits: Counter[str] = Counter()
-    with ExitStack() as stack:
-        file = stack.enter_context(_new_file(out))
-        writer = None
+    schema = pq.read_schema(artifact.path / "rows.parquet")
+    with _new_file(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in _tables(artifact, wanted):
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
             writer.write_table(table)
             splits.update(table["split"].to_pylist())
     report.files, report.written, report.splits = [str(out)], splits.total(), dict(splits)

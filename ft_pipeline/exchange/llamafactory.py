@@ -6,6 +6,7 @@ from typing import Any
 from ft_pipeline.exchange.experiment_draft import (
     ExperimentDraft,
     common_differences,
+    take_adam,
     take_epochs,
     take_max_steps,
     take_noise,
@@ -24,6 +25,7 @@ from ft_pipeline.exchange.llamafactory_keys import (
     ONLY_WITH,
     REFUSED,
     SPEED,
+    SPEED_PREFIXES,
 )
 from ft_pipeline.exchange.model_names import take_base_model
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings
@@ -132,6 +134,7 @@ def _take_training(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     take_number(draft, theirs, "weight_decay", "training.weight_decay", 0.0)
     take_number(draft, theirs, "max_grad_norm", "training.max_grad_norm", 1.0)
     take_noise(draft, theirs)
+    take_adam(draft, theirs)
     take_seed(draft, theirs)
     theirs.present(["data_seed"])
     off = theirs.flag("disable_gradient_checkpointing")
@@ -224,7 +227,13 @@ def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     draft.report.ignore(
         [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
     )
-    draft.report.ignore([*theirs.present_with(MULTIMODAL_PREFIXES), *theirs.present_with(ONLY_WITH)])
+    draft.report.ignore(
+        [
+            *theirs.present_with(MULTIMODAL_PREFIXES),
+            *theirs.present_with(SPEED_PREFIXES),
+            *theirs.present_with(ONLY_WITH),
+        ]
+    )
     unused = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"]
     unused += ["pref_beta", "pref_loss", "pref_ftx", "dpo_label_smoothing", "quantization_type", "double_quantization"]
     if names := theirs.present([name for name in unused if name in theirs.unread()]):

@@ -39,6 +39,7 @@ NOT_TRAINING_PREFIXES = (
         "push_to_hub_",
         "trackio_",
         "skip_memory",
+        "megatron_bridge_",
     ),
 )
 SPEED = (
@@ -46,8 +47,13 @@ SPEED = (
     *("upcast_layernorm", "upcast_lmhead_output", "use_v1_kernels", "torch_compile", "use_cpu", "no_cuda", "tf32"),
     *("auto_find_batch_size", "use_kt", "use_hyper_parallel", "use_megatron_bridge", "use_mca", "block_diag_attn"),
     *("quantization_device_map", "torch_empty_cache_steps", "average_tokens_across_devices", "gradient_checkpointing"),
+    *("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size", "sequence_parallel"),
+    *("context_parallel_size", "use_distributed_optimizer", "overlap_param_gather", "overlap_grad_reduce"),
+    *("bias_activation_fusion", "apply_rope_fusion", "moe_grouped_gemm", "moe_token_dispatcher_type"),
+    *("recompute_granularity", "mixed_precision", "use_packed_sequences"),
 )
 """Keys that change speed and memory, and not what is learned."""
+SPEED_PREFIXES = ("fsdp_", "kt_", "fp8_", "hyper_parallel_")
 MULTIMODAL_PREFIXES = (
     "image_",
     "video_",
@@ -80,9 +86,6 @@ LOST = {
     "tool_format": "Ours writes tools as the base model's chat template does.",
     "preserve_thinking": "Ours writes reasoning as the base model's chat template does.",
     "ld_alpha": "Theirs weights long answers less in DPO; ours does not.",
-    "adam_beta1": "Ours uses AdamW's default.",
-    "adam_beta2": "Ours uses AdamW's default.",
-    "adam_epsilon": "Ours uses AdamW's default.",
     "lr_scheduler_kwargs": "Ours has no further settings of the schedule.",
     "optim_args": "Ours has no further settings of the optimizer.",
     "label_smoothing_factor": "Theirs smooths the labels; ours does not.",
@@ -94,6 +97,7 @@ LOST = {
     "moe_aux_loss_coef": "Theirs adds a loss that balances experts; ours does not.",
     "create_new_adapter": "Ours continues with the adapter if its settings are equal, else from the merged model.",
     "fp8": "Theirs computes in 8 bit; ours in the type that the hardware has (`ft doctor` shows it).",
+    "gradient_checkpointing_kwargs": "Ours has no further settings of gradient checkpointing.",
     "reward_model": "Ours trains with no reward model.",
 }
 """Key → what follows from leaving it out."""
@@ -119,6 +123,7 @@ ONLY_WITH = (
     "freeze_",
     "reward_model_",
     "pissa_",
+    "asft_",
     "eaft_",
 )
 """Prefixes of keys that matter only with a method that ours does not have."""

@@ -10,7 +10,7 @@ from ft_pipeline.exchange.data_files import DataSet
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, experiment_name
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.new_project import Plan
-from ft_pipeline.exchange.openai_job import OBJECTIVES, fill_default, fill_from_job, find_jobs
+from ft_pipeline.exchange.openai_job import OBJECTIVES, REINFORCEMENT, fill_default, fill_from_job, find_jobs
 from ft_pipeline.exchange.openai_rows import count_kinds, is_test_file, reference_of
 from ft_pipeline.exchange.their_settings import MAX_BYTES, NotTakenOver, TheirSettings
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -96,6 +96,7 @@ def _add_file(plan: Plan, path: Path) -> None:
 
 def _set_reference(plan: Plan, data: DataSet, references: Any) -> None:
     """Map the key of the reference of reinforcement rows, and report the other keys."""
+    plan.report.add("changed", data.source, f"{data.name}: reinforcement rows", "data/raw/unlabelled", REINFORCEMENT)
     reference, others = reference_of(references)
     if reference and reference not in REFERENCE_KEYS:
         data.columns = {reference: "reference"}

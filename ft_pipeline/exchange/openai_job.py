@@ -10,6 +10,11 @@ MAX_LENGTH = 4096
 """Tokens of the longest row. Theirs takes as many as the model's context has, and cuts longer rows off."""
 MAX_BATCH = 8
 """Rows per device; a larger batch is accumulated."""
+REINFORCEMENT = (
+    "Theirs rewards sampled answers; ours lets a teacher answer the prompts, checks the answers by the reference, and "
+    "trains on them."
+)
+"""What becomes of reinforcement."""
 NOT_TRAINING = (
     *("object", "id", "created_at", "finished_at", "estimated_finish", "status", "error", "organization_id"),
     *("result_files", "trained_tokens", "training_file", "validation_file", "integrations", "user_provided_suffix"),
@@ -53,11 +58,12 @@ def fill_from_job(draft: ExperimentDraft, theirs: TheirSettings, objectives: set
     part = part if isinstance(part, dict) else {}
     values = {**_mapping(theirs.take("hyperparameters")), **_mapping(part.get("hyperparameters"))}
     draft.settings |= {"base_model": "embedded", "objective": OBJECTIVES[kind], "technique": "qlora"}
-    draft.report.add("taken_over", draft.source, f"method: {kind}", f"objective: {OBJECTIVES[kind]}")
-    _report_start(draft, str(theirs.take("model", "the provider's model")), full=True)
-    _take_hyperparameters(draft, TheirSettings(values, draft.source))
     if kind == "reinforcement":
         _report_grader(draft, part.get("grader"))
+    else:
+        draft.keep(f"method: {kind}", "objective", OBJECTIVES[kind])
+    _report_start(draft, str(theirs.take("model", "the provider's model")), full=True)
+    _take_hyperparameters(draft, TheirSettings(values, draft.source))
     seed = theirs.whole("seed")
     if seed is not None:
         draft.keep(f"seed: {seed}", "training.seed", seed % 4_294_967_000)
@@ -115,12 +121,7 @@ def _take_hyperparameters(draft: ExperimentDraft, theirs: TheirSettings) -> None
 
 def _report_grader(draft: ExperimentDraft, grader: Any) -> None:
     kind = grader.get("type") if isinstance(grader, dict) else None
-    draft.change(
-        "method: reinforcement",
-        "the teacher's answers",
-        "Theirs rewards sampled answers; ours lets a teacher answer the prompts, checks the answers by the reference, "
-        "and trains on them.",
-    )
+    draft.change("method: reinforcement", "the teacher's answers", REINFORCEMENT)
     if kind == "string_check" and grader.get("operation") == "eq":
         draft.change("grader: string_check eq", "exact_match", "Ours scores answers by exact match in any case.")
     elif kind:

@@ -65,4 +65,5 @@ def report_other_files(plan: Plan, names: list[str]) -> None:
     """Report the YAML files that are not about a training, in one line."""
     if names:
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        plan.report.add("no_counterpart", names[0], shown, "", "These files are not settings of a training.")
+        effect = "These files are not settings of a training that are read here."
+        plan.report.add("no_counterpart", names[0], shown, "", effect)

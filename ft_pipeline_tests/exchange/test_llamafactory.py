@@ -136,9 +136,7 @@ def test_unknown_keys_are_listed_without_their_values(tmp_path: Path) -> None:
     got = imported(tmp_path, {"brand_new_option": "secret-value", "logging_steps": 5, "output_dir": "saves"})
     assert "unknown" in got.effect("brand_new_option")
     assert "secret-value" not in str(got.report)
-    assert got.lines("ignored") == {
-        "do_train, logging_steps, output_dir": "These keys say nothing about what is trained, or only about speed and memory."
-    }
+    assert list(got.lines("ignored")) == ["do_train, logging_steps, output_dir"]
 
 
 def test_tokens_are_never_printed(tmp_path: Path) -> None:
