@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ def _write_settings(plan: Plan, folder: Path, name: str) -> None:
         "task": plan.task,
         "data": {"validation_share": _validation_share(plan), "test_share": TEST_SHARE},
         "prompting": {"variants": variants},
+        **_teacher(plan),
         "evaluation": {
             "general_questions": "data/general/questions.jsonl",
             "general_texts": "data/general/texts.jsonl",
@@ -164,6 +166,15 @@ def _write_settings(plan: Plan, folder: Path, name: str) -> None:
     head = "# yaml-language-server: $schema=schemas/project.json\n# Imported from " + plan.kind + ".\n"
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
     (folder / "project.yaml").write_text(head + text, encoding="utf-8")
+
+
+def _teacher(plan: Plan) -> dict[str, Any]:
+    """Return the section `teacher`: the base model of most experiments, so that rows with tools suit it, too."""
+    models = Counter((draft.settings["base_model"], draft.settings.get("revision")) for draft in plan.drafts)
+    (model, revision), _ = models.most_common(1)[0]
+    if model == "embedded":
+        return {}
+    return {"teacher": {"model": model} | ({"revision": revision} if revision else {})}
 
 
 def _validation_share(plan: Plan) -> float:

@@ -221,9 +221,9 @@ def test_declared_tools_have_no_place_in_alpaca() -> None:
 def test_mistakes_are_refused(root: Path, tmp_path: Path) -> None:
     store = ArtifactStore(root / "data" / "store")
     out = tmp_path / "rows.jsonl"
-    with pytest.raises(UserError, match="Unknown format 'xml'. Choose one of"):
+    with pytest.raises(UserError, match=r"Unknown format 'xml'\. Choose one of"):
         export_rows(store, out, "xml", ())
-    with pytest.raises(UserError, match="Unknown split 'dev'. Choose one of"):
+    with pytest.raises(UserError, match=r"Unknown split 'dev'\. Choose one of"):
         export_rows(store, out, "openai", ("dev",))
     with pytest.raises(UserError, match="no conversations yet"):
         export_rows(ArtifactStore(tmp_path / "empty"), out, "openai", ())

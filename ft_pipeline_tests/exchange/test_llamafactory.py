@@ -179,6 +179,12 @@ def test_base_model_option_replaces_it_everywhere(tmp_path: Path) -> None:
     assert (experiment.base_model, experiment.revision) == ("embedded", None)
 
 
+def test_the_teacher_is_the_base_model(tmp_path: Path) -> None:
+    """The embedded model, which is the default, knows no tools, and is another model than the one that is tuned."""
+    teacher = imported(tmp_path, {"model_revision": "abc"}).project.settings.teacher
+    assert (teacher.model, teacher.revision) == ("acme/base-1b", "abc")
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
