@@ -5,19 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.exchange.axolotl_pairs import set_pairs
+from ft_pipeline.exchange.axolotl_turns import map_turn_keys, roles_of, turn_keys
 from ft_pipeline.exchange.data_files import DataSet, Remote, data_files_of, inside
-from ft_pipeline.exchange.row_edits import (
-    Row,
-    answers_as_turns,
-    pair_with_context,
-    parsed_texts,
-    ranked_answers,
-    read_rows,
-    system_in_lists,
-    turn_weights,
-    without,
-)
+from ft_pipeline.exchange.row_edits import parsed_texts, turn_weights, without
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
 
 PLAIN = {"instruction": "instruction", "input": "input", "output": "output"}
@@ -40,15 +31,6 @@ ALPACA_TYPES: dict[str, dict[str, str]] = {
 }
 """Type → their column → ours."""
 TURN_TYPES = ("chat_template", "sharegpt", "pygmalion", "messages", "messages.chat", "llama2_chat")
-PAIR_PROMPTS = {
-    "intel": ("question",),
-    "icr": ("input",),
-    "prompt_pairs": ("prompt",),
-    "ultra": ("prompt",),
-    "argilla": ("instruction",),
-    "default": ("prompt", "input", "question", "instruction"),
-}
-"""Loader of a preference type → the columns that may be its prompt."""
 KNOWN_KEYS = frozenset(
     {"path", "type", "ds_type", "data_files", "name", "split", "revision", "field", "test_datasets"}
 ) | {
@@ -84,8 +66,6 @@ DEFAULTS = {
     "roles_to_train": ["assistant"],
     "chat_template": "tokenizer_default",
 }
-DEFAULT_ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
-OUR_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +93,7 @@ def data_set(
     )
     _find(data, entry, place)
     if rl == "dpo":
-        _set_pairs(data, entry)
+        set_pairs(data, entry)
     else:
         _set_format(data, entry)
     data.split = "test" if is_test else None
@@ -221,128 +201,19 @@ def _set_columns_of_user(data: DataSet, kind: dict[str, Any]) -> None:
 def _set_turns(data: DataSet, entry: dict[str, Any], base: str) -> None:
     old = base.startswith("sharegpt") or base == "pygmalion"
     messages = str(entry.get("field_messages") or ("conversations" if old else "messages"))
-    keys = _turn_keys(entry)
+    keys = turn_keys(entry)
     plain = all(keys.get(ours, ours) == ours for ours in ("role", "content"))
     data.data_format = "chat" if messages == "messages" and plain and not old else "sharegpt"
     if data.data_format == "sharegpt":
         data.columns[messages] = "conversations"
     tools = str(entry.get("field_tools") or "tools")
     data.columns[tools] = "tools"
-    _map_turn_keys(data, entry, keys)
-    data.roles = _roles(entry, has_role_key=keys.get("role", "from" if old else "role") == "role")
+    map_turn_keys(data, entry, keys)
+    data.roles = roles_of(entry, has_role_key=keys.get("role", "from" if old else "role") == "role")
     data.edits.append(parsed_texts(messages, tools))
     data.edits.append(without(["system"], "a column that its type does not read"))
     if flag := entry.get("message_field_training"):
         data.edits.append(turn_weights(messages, str(flag)))
-
-
-def _turn_keys(entry: dict[str, Any]) -> dict[str, str]:
-    """Return the template's property → the turn's key."""
-    given = entry.get("message_property_mappings")
-    keys = {str(ours): str(theirs) for ours, theirs in given.items()} if isinstance(given, dict) else {}
-    for old, ours in (("message_field_role", "role"), ("message_field_content", "content")):
-        if entry.get(old):
-            keys[ours] = str(entry[old])
-    return keys
-
-
-def _map_turn_keys(data: DataSet, entry: dict[str, Any], keys: dict[str, str]) -> None:
-    targets = {"role": ("from", "role"), "content": ("value", "content")}
-    for name, known in targets.items():
-        if keys.get(name) and keys[name] not in known:
-            data.columns[keys[name]] = known[0]
-    thinking = entry.get("field_thinking") or keys.get("reasoning_content")
-    if thinking and thinking != "reasoning_content":
-        data.columns[str(thinking)] = "reasoning_content"
-    if keys.get("weight") and keys["weight"] != "weight":
-        data.columns[keys["weight"]] = "weight"
-
-
-def _roles(entry: dict[str, Any], has_role_key: bool) -> dict[str, str]:
-    """Return the sidecar's roles: those that ours does not know already."""
-    given = entry.get("roles")
-    known = {**DEFAULT_ROLES, **({"tool": "tool"} if has_role_key else {})}
-    pairs = [(target, sources) for target, sources in given.items()] if isinstance(given, dict) else []
-    if not pairs:
-        pairs = [("tool", ["tool"])]
-    roles = {}
-    for target, sources in pairs:
-        for source in sources if isinstance(sources, list) else [sources]:
-            role = OUR_ROLES.get(str(target), DEFAULT_ROLES.get(str(target)))
-            if role is not None and known.get(str(source)) != role:
-                roles[str(source)] = role
-    return roles
-
-
-def _set_pairs(data: DataSet, entry: dict[str, Any]) -> None:
-    kind = entry.get("type")
-    data.data_format = "preferences"
-    if isinstance(kind, dict):
-        prompt, chosen, rejected = (str(kind.get(f"field_{name}") or name) for name in ("prompt", "chosen", "rejected"))
-        data.columns = {prompt: "prompt", chosen: "chosen", rejected: "rejected"}
-        system = str(kind.get("field_system") or "system")
-        data.edits.append(pair_with_context(prompt, chosen, rejected, system, None))
-        return
-    family, _, loader = str(kind or "none.default").partition(".")
-    loader = loader or "default"
-    if family == "chat_template":
-        _set_turn_pairs(data, entry, loader)
-    elif family == "zephyr" and loader == "nectar":
-        data.edits.append(ranked_answers())
-    elif family in ("chatml", "llama3", "none", "passthrough") and loader == "argilla_chat":
-        data.columns = {"chosen": "chosen", "rejected": "rejected"}
-        data.edits.append(without(["prompt"], "a column that its type does not read"))
-    elif family in ("chatml", "llama3", "none", "passthrough") and loader in PAIR_PROMPTS:
-        _set_text_pairs(data, loader)
-    else:
-        raise NotTakenOver(
-            f"The type {kind!r} builds its pairs in its own way. Convert the rows to prompt, chosen, rejected."
-        )
-
-
-def _set_text_pairs(data: DataSet, loader: str) -> None:
-    row = first_row(data.paths) or {}
-    names = PAIR_PROMPTS[loader]
-    prompt = next((name for name in names if name in row), names[0])
-    sides = [
-        next(
-            (name for name in (side, f"{side}_response") if name in row),
-            f"{side}_response" if loader == "argilla" else side,
-        )
-        for side in ("chosen", "rejected")
-    ]
-    data.columns = {prompt: "prompt", sides[0]: "chosen", sides[1]: "rejected"}
-    data.edits.append(pair_with_context(prompt, sides[0], sides[1], "system", None))
-    data.edits.append(system_in_lists(sides[0], sides[1]))
-
-
-def _set_turn_pairs(data: DataSet, entry: dict[str, Any], loader: str) -> None:
-    chosen, rejected = str(entry.get("field_chosen") or "chosen"), str(entry.get("field_rejected") or "rejected")
-    data.columns = {chosen: "chosen", rejected: "rejected"}
-    keys = _turn_keys(entry)
-    if loader == "argilla_chat":
-        data.edits.append(without(["prompt", "conversations", "messages"], "columns that its type does not read"))
-    elif loader == "default":
-        messages = str(entry.get("field_messages") or "messages")
-        data.columns[messages] = "prompt"
-        role, content = keys.get("role", "role"), keys.get("content", "content")
-        data.edits.append(answers_as_turns(messages, chosen, rejected, role, content))
-    else:
-        raise NotTakenOver(f"The type chat_template.{loader} is unknown to the import. Use chat_template.default.")
-    _map_turn_keys(data, entry, keys)
-    data.roles = _roles(entry, has_role_key=keys.get("role", "role") == "role")
-
-
-def first_row(paths: Iterable[Path]) -> Row | None:
-    """Return the first row of the files that is an object; None if there is none."""
-    for path in paths:
-        try:
-            for row in read_rows(path):
-                if isinstance(row, dict):
-                    return row
-        except UserError:
-            continue
-    return None
 
 
 def _lost(data: DataSet, entry: dict[str, Any]) -> list[tuple[str, str]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.axolotl import draft_experiment, is_training, objective_of
-from ft_pipeline.exchange.axolotl_data import Place, data_set, first_row, pretraining_set
+from ft_pipeline.exchange.axolotl_data import Place, data_set, pretraining_set
+from ft_pipeline.exchange.axolotl_pairs import first_row
 from ft_pipeline.exchange.data_files import DataSet, inside
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft
 from ft_pipeline.exchange.mixed_data import report_mixed

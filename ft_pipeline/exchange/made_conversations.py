@@ -13,18 +13,23 @@ from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Fault
 
-MADE_OF = {
-    "preferences": ("chosen", "the chosen answers", "Preference training does not train on them."),
-    "unlabelled": ("reference", "the references, as answers", "Supervised training also trains on them."),
-}
-"""Format → the column that is the answer, what the file has, and what follows."""
+ONE_IN = 5
+"""Of every five pairs, one is a test row. Another one is a conversation for supervised training and validation: a pair
+near a held-out conversation is not trained, so that most pairs must not be conversations."""
+SPLIT_TEST = "split: test\n"
 
 
 def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport) -> None:
     """Write chat rows from pairs or references, if the project would have no conversations. Report what is missing."""
     if any(data.data_format in CONVERSATIONAL and (data.paths or data.remote) for data in data_sets):
         return
-    made = sum(_make(data, path, root, report) for data in data_sets for path in data.copies)
+    made = 0
+    for data in data_sets:
+        for copy in data.copies:
+            if data.data_format == "preferences":
+                made += _from_pairs(data, copy, root, report)
+            elif data.data_format == "unlabelled":
+                made += _from_references(data, copy, root, report)
     if not made:
         effect = (
             "There are no conversations to compare models on, so `ft run` stops at the splits. Put at least 50 into "
@@ -33,25 +38,43 @@ def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport
         report.add("no_counterpart", "", "no conversations", "", effect)
 
 
-def _make(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
-    if data.data_format not in MADE_OF:
+def _from_pairs(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
+    rows = list(_rows(data, copy, "chosen"))
+    tests, others = rows[::ONE_IN], rows[1::ONE_IN]
+    if not others:
         return 0
-    column, what, effect = MADE_OF[data.data_format]
-    rows = list(_rows(data, copy, column))
+    test = _write(root, f"{copy.stem}-chosen-test.jsonl", tests, report, is_test=True)
+    other = _write(root, f"{copy.stem}-chosen.jsonl", others, report)
+    effect = (
+        f"Ours compares models on conversations: the chosen answers of every fifth pair ({len(tests):,}) are test rows, "
+        f"and these pairs are not trained. Those of another fifth ({len(others):,}) are chat rows."
+    )
+    report.add("changed", data.source, f"{data.name}: no conversations", f"{test}, {other}", effect)
+    return len(rows)
+
+
+def _from_references(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
+    rows = list(_rows(data, copy, "reference"))
     if not rows:
         return 0
-    target = root / "data" / "raw" / "chat" / f"{copy.stem}-{column}.jsonl"
+    ours = _write(root, f"{copy.stem}-reference.jsonl", rows, report, is_test=data.is_test)
+    use = "test rows" if data.is_test else "chat rows, which supervised training uses"
+    effect = f"Ours compares models on conversations: the references are answers of {use} too ({len(rows):,})."
+    report.add("changed", data.source, f"{data.name}: no conversations", ours, effect)
+    return len(rows)
+
+
+def _write(root: Path, name: str, rows: list[dict[str, Any]], report: ImportReport, *, is_test: bool = False) -> str:
+    """Write chat rows, with a sidecar if they are test rows. Return the file's name in the project."""
+    target = root / "data" / "raw" / "chat" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"".join(dump(row) + b"\n" for row in rows))
-    ours = target.relative_to(root).as_posix()
-    report.files.append(ours)
-    if column == "reference" and data.is_test:
-        target.with_suffix(".yaml").write_text("split: test\n", encoding="utf-8")
-        report.files.append(target.with_suffix(".yaml").relative_to(root).as_posix())
-        ours += "; split test"
-    why = f"Ours compares models on conversations, so {what} are chat rows too ({len(rows):,}). {effect}"
-    report.add("changed", data.source, f"{data.name}: no conversations", ours, why)
-    return len(rows)
+    paths = [target]
+    if is_test:
+        paths.append(target.with_suffix(".yaml"))
+        paths[1].write_text(SPLIT_TEST, encoding="utf-8")
+    report.files += [path.relative_to(root).as_posix() for path in paths]
+    return report.files[-len(paths)]
 
 
 def _rows(data: DataSet, copy: Path, column: str) -> Iterator[dict[str, Any]]:

@@ -315,11 +315,13 @@ def test_pairs_of_turns(tmp_path: Path) -> None:
 
 
 def test_chosen_answers_are_conversations_if_there_are_none(tmp_path: Path) -> None:
-    rows = [{"instruction": question(number), "chosen": answer(number), "rejected": "No idea."} for number in range(4)]
+    rows = [{"instruction": question(number), "chosen": answer(number), "rejected": "No idea."} for number in range(8)]
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     got = data_of(tmp_path, {"ranking": True, "columns": columns}, rows, stage="dpo")
-    assert got.account("chat/d-chosen.jsonl").accepted == 4
-    assert "chosen answers are chat rows" in got.effect("d: no conversations")
+    assert got.sidecar("chat/d-chosen-test.yaml") == {"split": "test"}
+    assert [row["messages"][0]["content"] for row in got.rows("chat/d-chosen-test.jsonl")] == [question(0), question(5)]
+    assert [row["messages"][1]["content"] for row in got.rows("chat/d-chosen.jsonl")] == [answer(1), answer(6)]
+    assert "every fifth pair (2)" in got.effect("d: no conversations")
 
 
 def test_a_text_file_is_one_row_per_line(tmp_path: Path) -> None:
