@@ -7,7 +7,8 @@ from typing import Any
 
 from ft_pipeline.exchange.axolotl_pairs import set_pairs
 from ft_pipeline.exchange.axolotl_turns import map_turn_keys, roles_of, turn_keys
-from ft_pipeline.exchange.data_files import DataSet, Remote, data_files_of, inside
+from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside
+from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import parsed_texts, turn_weights, without
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
 
@@ -142,18 +143,20 @@ def _find(data: DataSet, entry: dict[str, Any], place: Place) -> None:
         raise NotTakenOver(f"The folder {path} has no data files that it names. Put them there and import again.")
     if any((base / path).exists() for base in bases):
         raise NotTakenOver(f"{path} is outside the imported folder. Import the folder that contains it.")
-    part = ", ".join(f"{key} {describe(entry[key])}" for key in ("name", "split", "data_files") if entry.get(key))
-    note = f"It names {part}: choose these rows in the source." if part else ""
+    revision, split, subset = (str(entry[key]) if entry.get(key) else None for key in ("revision", "split", "name"))
     if "://" in path:
-        data.remote = Remote(path, None, note)
-    elif (
-        path.count("/") <= 1
-        and not path.startswith((".", "/", "~"))
-        and Path(path).suffix not in (".json", ".jsonl", ".csv")
-    ):
-        data.remote = Remote(f"hf://datasets/{path}", str(entry["revision"]) if entry.get("revision") else None, note)
+        data.remote = Remote(path, revision)
+    elif _may_be_hub_id(path):
+        part = f"/{names[0]}" if len(names) == 1 and "*" not in names[0] else ""
+        note = f"Theirs reads {', '.join(names)} of it; ours all." if names and not part else ""
+        data.remote = Remote(f"hf://datasets/{path}{part}", revision, split, subset, note)
     else:
         raise NotTakenOver(f"{path} is not there. Put it there and import again, or copy it into data/raw.")
+
+
+def _may_be_hub_id(path: str) -> bool:
+    is_file = Path(path).suffix.lower() in (".json", ".jsonl", ".csv", ".parquet", ".txt")
+    return path.count("/") <= 1 and not path.startswith((".", "/", "~")) and not is_file
 
 
 def _set_format(data: DataSet, entry: dict[str, Any]) -> None:

@@ -11,22 +11,14 @@ import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.import_report import ImportReport
+from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import RowEdit, count_concerned, needs_new_file, write_rows
 from ft_pipeline.tables.formats.registry import FORMATS
 
 KNOWN_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow")
 """Containers that can be taken over."""
-
-
-@dataclass
-class Remote:
-    """A data set on a hub or in a bucket."""
-
-    source: str
-    """An address, such as `hf://datasets/OWNER/NAME`."""
-    revision: str | None = None
-    note: str = ""
-    """What the address does not say, such as the split."""
+COMPRESSED = (".gz", ".zst", ".bz2")
+"""Suffixes of compressed files."""
 
 
 @dataclass
@@ -88,37 +80,38 @@ def _place_remote(
     data: DataSet, root: Path, report: ImportReport, taken: set[tuple[str, str]], line: str, *, write: bool
 ) -> None:
     assert data.remote is not None
-    if not write:
-        effect = (
-            f"{data.remote.source} is not here. Download it into data/raw/{data.data_format}, or import again with "
-            "--remote to name it as a source."
-        )
+    if not (write and data.remote.can_be_named):
+        way = ", or import again with --remote to name it as a source" if data.remote.can_be_named else ""
+        effect = f"{data.remote.source} is not here. Download it into data/raw/{data.data_format}{way}."
         report.add("no_counterpart", data.source, line, "", effect)
+        data.remote = None
         return
     stem = _free_name(data.name, data.data_format, taken)
-    document = {"source": data.remote.source, "revision": data.remote.revision or "main", **data.sidecar}
+    document, notes = data.remote.declaration(data.sidecar)
+    if data.edits or data.limit is not None:
+        notes.append("Rows are not changed or left out as in a copied file: check them with `ft validate`.")
     target = _folder(root, data.data_format) / f"{stem}.yaml"
     _write_yaml(target, document, f"Imported from {data.source}. Fetched when the raw files are read.")
     report.files.append(target.relative_to(root).as_posix())
-    edits = " ".join(edit.effect for edit in data.edits)
-    effect = (
-        f"The rows are fetched at the first run. {data.remote.note} {edits and 'Not applied to remote rows: ' + edits}"
-    )
-    report.add("changed", data.source, line, f"data/raw/{data.data_format}/{target.name}", " ".join(effect.split()))
+    effect = " ".join(["The rows are fetched when the raw files are read.", *notes])
+    report.add("changed", data.source, line, f"data/raw/{data.data_format}/{target.name}", effect)
 
 
 def _place_file(
     data: DataSet, path: Path, root: Path, report: ImportReport, taken: set[tuple[str, str]], line: str
 ) -> None:
-    if path.suffix.lower() not in KNOWN_SUFFIXES:
+    suffix = suffix_of(path)
+    if suffix is None:
         raise UserError(f"{path.name} is not a data file that can be read. Convert it to JSON Lines.")
-    stem = _free_name(data.name if len(data.paths) == 1 else f"{data.name}-{path.stem}", data.data_format, taken)
+    stem = _free_name(
+        data.name if len(data.paths) == 1 else f"{data.name}-{path.name.partition('.')[0]}", data.data_format, taken
+    )
     total, counts = count_concerned(path, data.edits)
     edits = [edit for edit, count in zip(data.edits, counts, strict=True) if count]
     cut = data.limit is not None and data.limit < total
     why_new = needs_new_file(path)
     new = bool(edits) or cut or why_new is not None
-    target = _folder(root, data.data_format) / (f"{stem}.jsonl" if new else f"{stem}{path.suffix.lower()}")
+    target = _folder(root, data.data_format) / (f"{stem}.jsonl" if new else f"{stem}{suffix}")
     ours = target.relative_to(root).as_posix()
     if new:
         write_rows(path, target, edits, data.limit)
@@ -128,10 +121,9 @@ def _place_file(
     report.files.append(ours)
     data.copies.append(target)
     if data.sidecar:
-        _write_yaml(
-            target.with_suffix(".yaml"), data.sidecar, f"How {target.name} is read. Imported from {data.source}."
-        )
-        report.files.append(target.with_suffix(".yaml").relative_to(root).as_posix())
+        sidecar = target.with_name(f"{stem}.yaml")
+        _write_yaml(sidecar, data.sidecar, f"How {target.name} is read. Imported from {data.source}.")
+        report.files.append(sidecar.relative_to(root).as_posix())
     what = f"{ours} ({total:,} row{'s' * (total != 1)}{', as it is' if not new else ''})"
     report.add("taken_over", data.source, line, f"{what}{_describe_sidecar(data.sidecar)}")
     for edit, count in zip(data.edits, counts, strict=True):
@@ -190,10 +182,18 @@ def inside(root: Path, *candidates: Path) -> Path | None:
     return None
 
 
+def suffix_of(path: Path) -> str | None:
+    """Return the suffix of a data file, such as `.jsonl` or `.jsonl.gz`; None if it has no known one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    count = 2 if suffixes[-1:] and suffixes[-1] in COMPRESSED else 1
+    inner = suffixes[-count] if len(suffixes) >= count else ""
+    return "".join(suffixes[-count:]) if inner in KNOWN_SUFFIXES else None
+
+
 def data_files_of(path: Path) -> list[Path]:
     """Return a data file itself, or the data files in a folder, sorted. Others, such as README.md, are left out."""
     if path.is_file():
         return [path]
     home = path.resolve()
-    files = sorted(item for item in path.iterdir() if item.suffix.lower() in KNOWN_SUFFIXES)
+    files = sorted(item for item in path.iterdir() if suffix_of(item) is not None)
     return [item for item in files if item.is_file() and item.resolve().is_relative_to(home)]

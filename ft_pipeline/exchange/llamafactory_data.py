@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.exchange.data_files import DataSet, Remote, data_files_of, inside
+from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside
+from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import joined_prompt, pair_with_context, without
 from ft_pipeline.exchange.their_settings import NotTakenOver, describe
 
@@ -175,10 +176,10 @@ def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
 def _find(data: DataSet, info: Info) -> None:
     """Set the files or the remote source. NotTakenOver if there is neither."""
     entry = info.entry
-    part = ", ".join(f"{key} {entry[key]}" for key in ("subset", "split", "folder") if entry.get(key))
-    note = f"It names {part}: choose these rows in the source." if part else ""
+    note = f"Theirs reads the folder {entry['folder']} of it; ours all." if entry.get("folder") else ""
+    split, subset = (str(entry[key]) if entry.get(key) else None for key in ("split", "subset"))
     if entry.get("hf_hub_url"):
-        data.remote = Remote(f"hf://datasets/{entry['hf_hub_url']}", None, note)
+        data.remote = Remote(f"hf://datasets/{entry['hf_hub_url']}", None, split, subset, note)
         return
     for key, hub in (("ms_hub_url", "ModelScope"), ("om_hub_url", "OpenMind")):
         if entry.get(key):
@@ -190,7 +191,7 @@ def _find(data: DataSet, info: Info) -> None:
             f"It is made by a script ({describe(entry['script_url'])}), which is not run. Write its rows to a file."
         )
     if entry.get("cloud_file_name"):
-        data.remote = Remote(str(entry["cloud_file_name"]), None, note)
+        data.remote = Remote(str(entry["cloud_file_name"]), note=note)
         return
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:

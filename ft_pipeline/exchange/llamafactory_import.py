@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.exchange.data_files import DataSet, Remote
+from ft_pipeline.exchange.data_files import DataSet
 from ft_pipeline.exchange.llamafactory import draft_experiment, evaluation_sets, is_training
 from ft_pipeline.exchange.llamafactory_data import KNOWN_KEYS, Info, data_set
 from ft_pipeline.exchange.mixed_data import report_mixed
 from ft_pipeline.exchange.new_project import Plan
+from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.settings_files import add_experiment, find_settings_files, report_other_files
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, read_json
 

@@ -46,8 +46,8 @@ def _from_pairs(data: DataSet, copy: Path, root: Path, report: ImportReport) -> 
     test = _write(root, f"{copy.stem}-chosen-test.jsonl", tests, report, is_test=True)
     other = _write(root, f"{copy.stem}-chosen.jsonl", others, report)
     effect = (
-        f"Ours compares models on conversations: the chosen answers of every fifth pair ({len(tests):,}) are test rows, "
-        f"and these pairs are not trained. Those of another fifth ({len(others):,}) are chat rows."
+        f"Ours compares models on conversations: the chosen answers of every fifth pair ({len(tests):,}) are test "
+        f"rows, and these pairs are not trained. Those of another fifth ({len(others):,}) are chat rows."
     )
     report.add("changed", data.source, f"{data.name}: no conversations", f"{test}, {other}", effect)
     return len(rows)

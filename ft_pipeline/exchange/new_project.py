@@ -169,12 +169,13 @@ def _write_settings(plan: Plan, folder: Path, name: str) -> None:
 
 
 def _teacher(plan: Plan) -> dict[str, Any]:
-    """Return the section `teacher`: the base model of most experiments, so that rows with tools suit it, too."""
+    """Return the section `teacher`: the base model of most experiments, so that rows with tools suit it, too.
+
+    It has no few-shot examples: they are single-turn rows, which a file of tool calls does not have.
+    """
     models = Counter((draft.settings["base_model"], draft.settings.get("revision")) for draft in plan.drafts)
     (model, revision), _ = models.most_common(1)[0]
-    if model == "embedded":
-        return {}
-    return {"teacher": {"model": model} | ({"revision": revision} if revision else {})}
+    return {"teacher": {"model": model, **({"revision": revision} if revision else {}), "few_shot": 0}}
 
 
 def _validation_share(plan: Plan) -> float:

@@ -39,7 +39,8 @@ class RowEdit:
 
 def read_rows(path: Path) -> Iterator[Row | Unread]:
     """Yield the rows of a data file in any of the containers that theirs read. UserError if it cannot be read."""
-    suffix = path.suffix.lower()
+    compressed = path.suffix.lower() in (".gz", ".zst", ".bz2")
+    suffix = Path(path.stem if compressed else path.name).suffix.lower()
     try:
         if suffix == ".txt":
             yield from _lines_of_text(path)

@@ -346,9 +346,24 @@ def test_remote_data_sets(tmp_path: Path) -> None:
     got = imported(tmp_path, {"datasets": datasets})
     assert "hf://datasets/acme/shop is not here" in got.effect("path: acme/shop")
     got = run_import("axolotl", tmp_path / "theirs", into=tmp_path / "again", remote=True)
-    assert got.sidecar("alpaca/shop.yaml") == {"source": "hf://datasets/acme/shop", "revision": "abc"}
-    assert got.sidecar("alpaca/rows.yaml")["source"] == "s3://bucket/rows.jsonl"
+    assert got.sidecar("alpaca/shop.yaml") == {
+        "source": "hf://datasets/acme/shop",
+        "revision": "abc",
+        "split": "train",
+    }
+    assert got.sidecar("alpaca/rows.yaml") == {"source": "s3://bucket/rows.jsonl"}
     assert "train[:10%]" in got.effect("path: acme/shop")
+
+
+def test_remote_files_and_buckets_that_cannot_be_named(tmp_path: Path) -> None:
+    datasets = [
+        {"path": "acme/shop", "type": "alpaca", "data_files": "part/rows.jsonl", "name": "en"},
+        {"path": "gs://bucket/rows.jsonl", "type": "alpaca"},
+    ]
+    imported(tmp_path, {"datasets": datasets})
+    got = run_import("axolotl", tmp_path / "theirs", into=tmp_path / "again", remote=True)
+    assert got.sidecar("alpaca/shop.yaml")["source"] == "hf://datasets/acme/shop/part/rows.jsonl"
+    assert got.effect("path: gs://") == "gs://bucket/rows.jsonl is not here. Download it into data/raw/alpaca."
 
 
 def test_a_test_dataset(tmp_path: Path) -> None:

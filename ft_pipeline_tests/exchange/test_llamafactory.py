@@ -182,7 +182,7 @@ def test_base_model_option_replaces_it_everywhere(tmp_path: Path) -> None:
 def test_the_teacher_is_the_base_model(tmp_path: Path) -> None:
     """The embedded model, which is the default, knows no tools, and is another model than the one that is tuned."""
     teacher = imported(tmp_path, {"model_revision": "abc"}).project.settings.teacher
-    assert (teacher.model, teacher.revision) == ("acme/base-1b", "abc")
+    assert (teacher.model, teacher.revision, teacher.few_shot) == ("acme/base-1b", "abc", 0)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -370,7 +370,14 @@ def test_an_undefined_data_set_is_named(tmp_path: Path) -> None:
 
 
 def test_a_hub_data_set_is_named_or_becomes_a_remote_source(tmp_path: Path) -> None:
-    info = {"d": {"hf_hub_url": "acme/shop", "columns": {"prompt": "question", "response": "answer"}}}
+    info = {
+        "d": {
+            "hf_hub_url": "acme/shop",
+            "subset": "en",
+            "split": "train_sft",
+            "columns": {"prompt": "question", "response": "answer"},
+        }
+    }
     source = make(tmp_path / "theirs", info, {})
     got = run_import("llamafactory", source, into=tmp_path / "without")
     assert "hf://datasets/acme/shop is not here" in got.effect("d: acme/shop")
@@ -378,6 +385,8 @@ def test_a_hub_data_set_is_named_or_becomes_a_remote_source(tmp_path: Path) -> N
     assert got.sidecar("alpaca/d.yaml") == {
         "source": "hf://datasets/acme/shop",
         "revision": "main",
+        "subset": "en",
+        "split": "train_sft",
         "columns": {"question": "instruction", "answer": "output"},
     }
 
