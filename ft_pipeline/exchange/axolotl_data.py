@@ -184,8 +184,7 @@ def _set_format(data: DataSet, entry: dict[str, Any]) -> None:
 
 def _drop_unread(data: DataSet, names: Iterable[str]) -> None:
     unread = [name for name in names if name not in data.columns and name not in data.columns.values()]
-    if unread:
-        data.edits.append(without(unread, "columns that its type does not read"))
+    data.edits += [without(name, f"a type without {name}") for name in unread]
 
 
 def _set_columns_of_user(data: DataSet, kind: dict[str, Any]) -> None:
@@ -214,7 +213,7 @@ def _set_turns(data: DataSet, entry: dict[str, Any], base: str) -> None:
     map_turn_keys(data, entry, keys)
     data.roles = roles_of(entry, has_role_key=keys.get("role", "from" if old else "role") == "role")
     data.edits.append(parsed_texts(messages, tools))
-    data.edits.append(without(["system"], "a column that its type does not read"))
+    data.edits.append(without("system", "a type without system"))
     if flag := entry.get("message_field_training"):
         data.edits.append(turn_weights(messages, str(flag)))
 

@@ -47,7 +47,7 @@ def set_pairs(data: DataSet, entry: dict[str, Any]) -> None:
         data.edits.append(ranked_answers())
     elif family in ("chatml", "llama3", "none", "passthrough") and loader == "argilla_chat":
         data.columns = {"chosen": "chosen", "rejected": "rejected"}
-        data.edits.append(without(["prompt"], "a column that its type does not read"))
+        data.edits.append(without("prompt", "a type without prompt"))
     elif family in ("chatml", "llama3", "none", "passthrough") and loader in PAIR_PROMPTS:
         _set_text_pairs(data, loader)
     else:
@@ -77,7 +77,7 @@ def _set_turn_pairs(data: DataSet, entry: dict[str, Any], loader: str) -> None:
     data.columns = {chosen: "chosen", rejected: "rejected"}
     keys = turn_keys(entry)
     if loader == "argilla_chat":
-        data.edits.append(without(["prompt", "conversations", "messages"], "columns that its type does not read"))
+        data.edits += [without(name, f"a type without {name}") for name in ("prompt", "conversations", "messages")]
     elif loader == "default":
         messages = str(entry.get("field_messages") or "messages")
         data.columns[messages] = "prompt"

@@ -122,8 +122,7 @@ def _alpaca(info: Info) -> DataSet:
     ours = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
     data.columns = {info.columns[theirs]: column for theirs, column in ours.items() if theirs in info.columns}
     unread = [name for name in OURS_IN_ALPACA if name not in data.columns and name not in data.columns.values()]
-    if unread:
-        data.edits.append(without(unread, "columns that it does not name"))
+    data.edits += [without(name, f"no column {name}") for name in unread]
     return data
 
 
@@ -158,7 +157,7 @@ def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
         if name in info.columns:
             data.columns[info.columns[name]] = name
     unread = [name for name in OURS_IN_TURNS if name not in data.columns and name not in data.columns.values()]
-    data.edits.append(without(unread, "columns that it does not name"))
+    data.edits += [without(name, f"no column {name}") for name in unread]
     for tag, ours, known_too in (("role_tag", "from", "role"), ("content_tag", "value", "content")):
         key = info.tags.get(tag)
         if key and key not in (ours, known_too):

@@ -111,7 +111,8 @@ class _DataSets:
         except NotTakenOver as error:
             report.add("no_counterpart", use.source, line, "", str(error))
             return
-        _report_entry(self._plan, info)
+        if data.paths:
+            _report_entry(self._plan, info)
         limits = [limit for limit in use.limits if limit is not None]
         if limits and len(limits) == len(use.limits):
             data.limit = min(max(limits), data.limit or max(limits))
@@ -133,9 +134,8 @@ class _DataSets:
                 raise UserError(
                     f"{INFO} has no data set {name!r}. Name one of {', '.join(sorted(entries)[:20]) or 'none'}."
                 )
-            stage = "dpo" if isinstance(entries[name], dict) and entries[name].get("ranking") else "sft"
             if name not in used:
-                self._add_one(_Use(name, stage, INFO, folder, file, False))
+                self._add_one(_Use(name, _stage_of(entries[name]), INFO, folder, file, False))
         unused = [
             name
             for name, entry in entries.items()
@@ -179,6 +179,14 @@ class _DataSets:
                 raise UserError(f"{INFO} is not an object of data sets. Write `{{NAME: {{file_name: …}}}}`.")
             self._cache[folder] = content
         return self._cache[folder]
+
+
+def _stage_of(entry: Any) -> str:
+    """Return the stage that reads a data set, as its entry says it."""
+    columns = entry.get("columns") if isinstance(entry, dict) else None
+    if isinstance(columns, dict) and "prompt" in columns and not {"response", "chosen"} & columns.keys():
+        return "pt"
+    return "dpo" if isinstance(entry, dict) and entry.get("ranking") else "sft"
 
 
 def _online(use: _Use) -> DataSet:

@@ -88,7 +88,10 @@ def _require_free(target: Path, force: bool) -> None:
 
 def _finish_drafts(plan: Plan, base_model: str | None) -> None:
     """Link the experiments and leave out those that our settings refuse."""
-    link_chains(plan.drafts, plan.merged)
+    try:
+        link_chains(plan.drafts, plan.merged)
+    except NotTakenOver as error:
+        raise UserError(str(error)) from None
     if base_model is not None:
         replace_base_models(plan.drafts, base_model)
     kept = []

@@ -1,5 +1,7 @@
 """Changes to rows that no sidecar can express, made while a data file is copied."""
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,13 @@ import pyarrow as pa
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.reading.batches import divide
 from ft_pipeline.tables.reading.containers import read_batches
-from ft_pipeline.tables.reading.json_parser import parse_line
+from ft_pipeline.tables.reading.describe import BadNumber
+from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
 Row = dict[str, Any]
+_LONG_NUMBER = re.compile(rb"\d{19}|NaN|Infinity")
+"""What a number may contain that a float or 64 bits cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,21 @@ def read_rows(path: Path) -> Iterator[Row | Unread]:
 
 
 def _row_of(value: Any) -> Row | Unread:
-    parsed = parse_line(value) if isinstance(value, bytes) else value
-    if isinstance(parsed, dict):
-        return parsed
     if isinstance(value, bytes):
-        return Unread(value.strip())
+        parsed = parse_carefully(value) if _LONG_NUMBER.search(value) else parse_line(value)
+        if isinstance(parsed, dict) and not _has_bad_number(parsed):
+            return parsed
+        return Unread(b" ".join(value.split(b"\n")).strip())
+    if isinstance(value, dict):
+        return value
     return Unread(b"null" if isinstance(value, Fault) else orjson.dumps(value, default=str))
+
+
+def _has_bad_number(value: Any) -> bool:
+    """Return whether a value contains a number that JSON does not know, such as NaN."""
+    if isinstance(value, dict | list):
+        return any(map(_has_bad_number, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, BadNumber)
 
 
 def _lines_of_text(path: Path) -> Iterator[Row]:
@@ -145,8 +159,6 @@ def dump(row: Row) -> bytes:
     try:
         return orjson.dumps(row, default=str)
     except TypeError:  # an integer of more than 64 bits
-        import json
-
         return json.dumps(row, ensure_ascii=False, default=str).encode()
 
 
@@ -158,14 +170,13 @@ def is_filled(value: Any) -> bool:
     return value not in (None, "", [])
 
 
-def without(names: Sequence[str], theirs: str) -> RowEdit:
-    """Leave out columns that theirs does not read, but ours would."""
-    listed = ", ".join(f"`{name}`" for name in names)
+def without(name: str, theirs: str) -> RowEdit:
+    """Leave out a column that theirs does not read, but ours would."""
     return RowEdit(
         theirs,
-        f"Theirs does not read {listed}, which ours would read; the copy leaves it out.",
-        lambda row: any(is_filled(row.get(name)) for name in names),
-        lambda row: {key: item for key, item in row.items() if key not in names},
+        f"Theirs does not read `{name}`, which ours would read; the copy leaves it out.",
+        lambda row: is_filled(row.get(name)),
+        lambda row: {key: item for key, item in row.items() if key != name},
     )
 
 

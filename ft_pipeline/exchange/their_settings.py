@@ -11,6 +11,8 @@ import yaml
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.tables.reading.describe import shorten
 
+MAX_VALUES = 1_000_000
+"""Maximum number of values in a settings file. Aliases of YAML can make billions of a few lines."""
 MAX_BYTES = 8 << 20
 """Maximum size of a settings file. dataset_info.json of a large collection has some 20 kB."""
 
@@ -109,7 +111,10 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file. UserError if it cannot be read."""
     text = _read_text(path)
     try:
-        return yaml.safe_load(text)
+        document = yaml.safe_load(text)
+        if _has_too_many_values(document):
+            raise UserError(f"{path.name} has too many values, or contains itself. Write its aliases out.")
+        return document
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -126,6 +131,17 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         message = f"{path.name} is not valid JSON ({first_line(error)}). Correct it and import again."
         raise UserError(message) from None
+
+
+def _has_too_many_values(document: Any) -> bool:
+    open_values, count = [document], 0
+    while open_values and count <= MAX_VALUES:
+        value = open_values.pop()
+        count += 1
+        if isinstance(value, dict | list):
+            open_values += value.values() if isinstance(value, dict) else value
+            count += len(value)
+    return count > MAX_VALUES
 
 
 def _read_text(path: Path) -> str:

@@ -206,7 +206,7 @@ def test_a_column_that_columns_does_not_name_is_not_read(tmp_path: Path) -> None
     rows = [{**row, "input": "Order 12"} for row in ALPACA]
     got = data_of(tmp_path, {"columns": {"prompt": "instruction", "response": "output"}}, rows)
     assert all("input" not in row for row in got.rows("alpaca/d.jsonl"))
-    assert "does not read `input`" in got.effect("d: columns that it does not name")
+    assert "does not read `input`" in got.effect("d: no column input")
 
 
 def test_history_and_system_are_read_only_if_they_are_named(tmp_path: Path) -> None:
@@ -496,3 +496,76 @@ def test_errors_are_two_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid JSON"):
         run_import("llamafactory", tmp_path / "theirs", into=tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_experiments_that_start_from_each_other_are_refused(tmp_path: Path) -> None:
+    one = {"output_dir": "saves/one", "adapter_name_or_path": "saves/two"}
+    two = {"output_dir": "saves/two", "adapter_name_or_path": "saves/one"}
+    source = make(tmp_path / "theirs", {"shop": {"file_name": "shop.json"}}, {"shop.json": ALPACA}, one=one, two=two)
+    with pytest.raises(UserError, match="starts from itself"):
+        run_import("llamafactory", source, into=tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "\n".join(["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]),
+    ],
+)
+def test_aliases_that_grow_without_end_are_refused(tmp_path: Path, text: str) -> None:
+    source = make(tmp_path / "theirs", {"shop": {"file_name": "shop.json"}}, {"shop.json": ALPACA}, good={})
+    (source / "bomb.yaml").write_text(text, encoding="utf-8")
+    assert "too many values" in run_import("llamafactory", source, into=tmp_path / "ours").effect("file bomb.yaml")
+
+
+def test_a_text_data_set_can_be_taken_over_for_later(tmp_path: Path) -> None:
+    info = {"shop": {"file_name": "shop.json"}, "wiki": {"file_name": "wiki.json", "columns": {"prompt": "body"}}}
+    files = {"shop.json": ALPACA, "wiki.json": [{"body": f"A passage about {question(n)}"} for n in range(4)]}
+    source = make(tmp_path / "theirs", info, files, {"dataset": "shop"})
+    got = run_import("llamafactory", source, into=tmp_path / "ours", dataset="wiki")
+    assert got.account("text/wiki.json").accepted == 4
+
+
+def test_rows_that_cannot_be_read_are_kept_in_a_changed_copy(tmp_path: Path) -> None:
+    rows = "\n".join(
+        [
+            '{"instruction": "Where is it?", "output": "On the shelf.", "history": [["a", "b"]]}',
+            "not json",
+            '["a", "list"]',
+            '{"instruction": "What is it?", "output": "A lamp.", "score": NaN}',
+            '{"instruction": "Twice?", "output": "One.", "output": "Two."}',
+            '{"instruction": "And now?", "output": "In the box.", "id": 123456789012345678901234567890}',
+        ]
+    )
+    source = make(tmp_path / "theirs", {"shop": {"file_name": "shop.jsonl"}}, {}, {})
+    (source / "data" / "shop.jsonl").write_text(rows, encoding="utf-8")
+    got = run_import("llamafactory", source, into=tmp_path / "ours")
+    account = got.account("alpaca/shop.jsonl")
+    assert (account.read, account.accepted, account.quarantined) == (6, 3, 3)
+    text = (tmp_path / "ours/data/raw/alpaca/shop.jsonl").read_text("utf-8")
+    assert "123456789012345678901234567890" in text and "NaN" in text and '"output": "Two."' in text
+
+
+def test_csv_and_parquet_are_copied(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    info = {"a": {"file_name": "a.csv"}, "b": {"file_name": "b.parquet"}}
+    source = make(tmp_path / "theirs", info, {}, {})
+    lines = "".join(f'"{row["instruction"]}","{row["output"]}"\n' for row in ALPACA)
+    (source / "data" / "a.csv").write_text(f"instruction,output\n{lines}", encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(ALPACA), source / "data" / "b.parquet")
+    got = run_import("llamafactory", source, into=tmp_path / "ours")
+    assert got.account("alpaca/a.csv").accepted == got.account("alpaca/b.parquet").accepted == 4
+
+
+def test_arrow_files_become_json_lines(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    source = make(tmp_path / "theirs", {"a": {"file_name": "a.arrow"}}, {}, {})
+    table = pa.Table.from_pylist(ALPACA)
+    with pa.OSFile(str(source / "data" / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    got = run_import("llamafactory", source, into=tmp_path / "ours")
+    assert got.account("alpaca/a.jsonl").accepted == 4
