@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.exchange.axolotl_pairs import set_pairs
-from ft_pipeline.exchange.axolotl_turns import map_turn_keys, roles_of, turn_keys
+from ft_pipeline.exchange.axolotl_turns import lost_of_turns, map_turn_keys, roles_of, turn_keys
 from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside
 from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import parsed_texts, turn_weights, without
@@ -235,6 +235,9 @@ def _lost(data: DataSet, entry: dict[str, Any]) -> list[tuple[str, str]]:
         if changed := [name for name in names if kind.get(name)]:
             effect = "Theirs writes prompts in a form of its own; ours as turns of the base model's chat template."
             lost.append((f"{data.name}: {', '.join(changed)}", effect))
+    if data.paths and entry.get("split") not in (None, "train"):
+        lost.append((f"{data.name}: {theirs.say('split')}", "Theirs reads this part of the file; ours all rows."))
+    lost += [(f"{data.name}: {text}", effect) for text, effect in lost_of_turns(entry)]
     theirs.present(KNOWN_KEYS)
     lost += [(f"{data.name}: {key}", "This key is unknown to the import.") for key in theirs.unread()]
     return lost

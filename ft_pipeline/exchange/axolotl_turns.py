@@ -5,6 +5,8 @@ from typing import Any
 from ft_pipeline.exchange.data_files import DataSet
 
 DEFAULT_ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+_MAPPED = ("role", "content", "reasoning_content", "weight")
+"""The properties of a turn that a sidecar can map."""
 OUR_ROLES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 
 
@@ -45,3 +47,18 @@ def roles_of(entry: dict[str, Any], has_role_key: bool) -> dict[str, str]:
             if role is not None and known.get(str(source)) != role:
                 roles[str(source)] = role
     return roles
+
+
+def lost_of_turns(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (theirs, effect) of roles and keys of turns that have no counterpart."""
+    lost = []
+    roles = entry.get("roles")
+    for target in roles if isinstance(roles, dict) else ():
+        if str(target) not in OUR_ROLES and str(target) not in DEFAULT_ROLES:
+            lost.append(
+                (f"roles: {target}", "Ours has no such role. Rows with it are quarantined, unless a sidecar maps it.")
+            )
+    for ours, theirs in turn_keys(entry).items():
+        if ours not in _MAPPED and ours != theirs:
+            lost.append((f"message_property_mappings: {ours}: {theirs}", "Ours does not read this key of a turn."))
+    return lost

@@ -40,6 +40,8 @@ class DataSet:
     """Use only the first N rows."""
     line: str = ""
     """What their file says about it, for the report."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """(theirs, effect) of what is read in another way here."""
     is_test: bool = False
     """Whether theirs does not train on it, although ours has no test file of the format."""
     rows: int = 0
@@ -117,6 +119,8 @@ def _place_file(
         write_rows(path, target, edits, data.limit)
     else:
         shutil.copyfile(path, target)
+    for theirs, effect in data.notes:
+        report.add("changed", data.source, f"{data.name}: {theirs}", ours, effect)
     data.rows += min(total, data.limit) if data.limit is not None else total
     report.files.append(ours)
     data.copies.append(target)

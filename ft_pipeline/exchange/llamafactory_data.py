@@ -94,6 +94,10 @@ def data_set(info: Info, stage: str, *, is_test: bool = False) -> DataSet:
         data = _turns(info, formatting, ranking)
     data.split = "test" if is_test else None
     data.limit = _limit(info)
+    if data.limit is not None:
+        data.notes.append(
+            (f"num_samples: {data.limit}", "Theirs draws the rows at random; the copy has the first ones.")
+        )
     _find(data, info)
     return data
 
@@ -165,11 +169,21 @@ def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
     known = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
     if info.tags.get("role_tag") == "role":
         known |= {"tool": "tool"}
+    _note_what_differs(data, info, formatting)
     for tag, role in TARGET_ROLES.items():
         speaker = info.tags.get(tag)
         if speaker and known.get(speaker) != role:
             data.roles[speaker] = role
     return data
+
+
+def _note_what_differs(data: DataSet, info: Info, formatting: str) -> None:
+    if isinstance(info.entry.get("tags"), dict) and "system_tag" not in info.tags:
+        effect = "Theirs skips rows with a system turn, since `tags` does not name it; ours reads them."
+        data.notes.append(("no system_tag", effect))
+    if formatting == "openai":
+        effect = 'Theirs writes "detailed thinking off" into the system prompt of rows without tools; ours does not.'
+        data.notes.append(("formatting: openai", effect))
 
 
 def _find(data: DataSet, info: Info) -> None:

@@ -485,3 +485,32 @@ def test_two_yamls_with_one_data_set_copy_it_once(tmp_path: Path) -> None:
     got = imported(tmp_path)
     assert got.report["files"] == ["data/raw/alpaca/d.jsonl"]
     assert got.project.experiment_names() == ["other", "train"]
+
+
+def test_what_is_read_of_turns_and_files_is_said(tmp_path: Path) -> None:
+    got = imported(
+        tmp_path,
+        rows=[{"messages": chat(number)} for number in range(4)],
+        type="chat_template",
+        split="train[:50%]",
+        roles={"user": ["user"], "assistant": ["assistant"], "critic": ["judge"]},
+        message_property_mappings={"role": "role", "content": "content", "tool_calls": "calls"},
+        roles_to_train=["assistant", "user"],
+        train_on_eos="all",
+        drop_system_message=True,
+        brand_new=1,
+    )
+    assert "all rows" in got.effect("d: split")
+    assert "no such role" in got.effect("d: roles: critic")
+    assert "does not read" in got.effect("d: message_property_mappings: tool_calls: calls")
+    assert "weight: 0" in got.effect("d: roles_to_train")
+    assert "end of each answer" in got.effect("d: train_on_eos")
+    assert "keeps them" in got.effect("d: drop_system_message")
+    assert "unknown" in got.effect("d: brand_new")
+
+
+def test_beta_in_the_section_trl(tmp_path: Path) -> None:
+    rows = [{"prompt": question(number), "chosen": answer(number), "rejected": "No idea."} for number in range(4)]
+    got = imported(tmp_path, {"rl": "dpo", "trl": {"beta": 0.4, "loss_type": "x"}}, rows, type=None)
+    assert got.experiment("train").dpo.beta == 0.4
+    assert "dpo.beta" in got.effect("trl: loss_type")

@@ -569,3 +569,17 @@ def test_arrow_files_become_json_lines(tmp_path: Path) -> None:
         writer.write_table(table)
     got = run_import("llamafactory", source, into=tmp_path / "ours")
     assert got.account("alpaca/a.jsonl").accepted == 4
+
+
+def test_what_is_read_of_turns_in_another_way_is_said(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": question(n)}, {"role": "assistant", "content": answer(n)}]}
+        for n in range(4)
+    ]
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    entry = {"formatting": "openai", "columns": {"messages": "messages"}, "tags": tags, "num_samples": 3}
+    got = data_of(tmp_path, entry, rows)
+    assert "skips rows with a system turn" in got.effect("d: no system_tag")
+    assert "detailed thinking off" in got.effect("d: formatting: openai")
+    assert "at random" in got.effect("d: num_samples: 3")
+    assert len(got.rows("chat/d.jsonl")) == 3
