@@ -15,7 +15,9 @@ from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.listing import Fetching
+from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline_tests.audit.shop import ALPACA, Shop
 from ft_pipeline_tests.erasure.test_lineage import person
 from ft_pipeline_tests.erasure.traces import traces
@@ -76,12 +78,15 @@ def test_an_erased_row_that_the_source_still_has_is_not_stored_again(shop: Shop,
             table.writerows(rows)
             server.put("/people.csv", lines.getvalue().encode(), etag=etag)
 
+    records = SourceRecords(shop.store.root)
     serve_as("one")
     path = shop.raw("alpaca", "people.yaml")
     path.write_text(f"source: {server.url}/{name}\n")
     fetch(shop)
     shop.materialize()
+    before = records.revisions([read_source(path)])
     erase(Project(shop.root), path, [2], "request 99")
+    assert records.revisions([read_source(path)]) != before, "the sensor notices it"
     for etag in ("one", "two"):
         serve_as(etag)
         fetch(shop)

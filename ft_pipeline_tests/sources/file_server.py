@@ -14,6 +14,7 @@ class Served:
     content: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    headers_of_get: dict[str, str] = field(default_factory=dict)
     announced: bool = True
     """Whether the answer has a Content-Length."""
     sent: int | None = None
@@ -72,7 +73,8 @@ def file_server() -> Iterator[FileServer]:
                 served = Served(status=405)
             self.send_response(served.status)
             length = {"Content-Length": str(len(served.content))} if served.announced else {"Connection": "close"}
-            for name, value in {**length, **served.headers}.items():
+            own = served.headers_of_get if with_content else {}
+            for name, value in {**length, **served.headers, **own}.items():
                 self.send_header(name, value)
             self.end_headers()
             if with_content:

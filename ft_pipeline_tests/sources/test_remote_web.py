@@ -91,6 +91,15 @@ def test_a_server_without_etags_and_heads(remote: RemoteFolder, server: FileServ
     assert remote.fetch_one().sha256 != entry.sha256
 
 
+def test_a_server_that_names_a_file_differently_when_it_sends_it(remote: RemoteFolder, server: FileServer) -> None:
+    server.put("/a.jsonl", LINES, etag="one").headers_of_get = {"ETag": '"one-gzip"'}
+    remote.declare("a.yaml", f"{server.url}/a.jsonl")
+    entry = remote.fetch_one()
+    assert entry.revision == '"one"'
+    server.methods()
+    assert remote.fetch_one() == entry and server.methods() == ["HEAD"], "it is not downloaded each time"
+
+
 # --- new revisions ----------------------------------------------------------------------------------------------------
 
 

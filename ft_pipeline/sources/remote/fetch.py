@@ -47,11 +47,23 @@ def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, c
         kept = replace(kept, latest=kept.current, asked=time.time())
     else:
         sent, sha256, size = _download(source, revision, store, blobs, report, clean)
-        current = sent.identity or CONTENT_PIN + sha256
+        current = _identity(source, revision, sent) or CONTENT_PIN + sha256
         first = record.revision if record and record.sha256 == sha256 else current
         kept = SourceRecord(source.shown, first, current, current, sha256, size, time.time())
     records.write(source, kept)
     return kept
+
+
+def _identity(source: RemoteSource, asked: Revision, sent: Revision) -> str | None:
+    """Return the id of what was sent, as the source names it when it is asked.
+
+    Some servers name one file differently when they are asked and when they send it. Then the two answers to the
+    question are equal. Otherwise the file changed in between.
+    """
+    if asked.identity in (None, sent.identity):
+        return sent.identity
+    again = _access_to(source).ask(source).identity
+    return again if again == asked.identity else sent.identity
 
 
 def look_for_revision(source: RemoteSource, store: Path) -> bool:

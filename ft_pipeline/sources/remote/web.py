@@ -23,7 +23,7 @@ https source gets it."""
 MAX_REDIRECTS = 5
 READ_ENCODINGS = ("identity", "", "gzip", "x-gzip", "zstd")
 """What a server may do with a file on the way, although it is asked not to: compressed files are read."""
-TIMEOUT = httpx2.Timeout(60, connect=10)
+TIMEOUT, ASK_TIMEOUT = httpx2.Timeout(60, connect=10), httpx2.Timeout(10)
 HEADERS = {"User-Agent": "ft-pipeline", "Accept-Encoding": "identity"}
 NO_HEAD = frozenset({403, 405, 501})
 """Answers of servers that know only GET. Signed URLs are also valid for one method only."""
@@ -34,10 +34,10 @@ class WebAccess:
 
     def ask(self, source: RemoteSource) -> Revision:
         """Return the ETag, or else the time of the last change."""
-        with request(source, "HEAD", source.url, token_for(source.url)) as answer:
+        with request(source, "HEAD", source.url, token_for(source.url), ASK_TIMEOUT) as answer:
             if answer.status_code not in NO_HEAD:
                 return _revision(checked(source, answer, advice_for(answer)))
-        with request(source, "GET", source.url, token_for(source.url)) as answer:
+        with request(source, "GET", source.url, token_for(source.url), ASK_TIMEOUT) as answer:
             return _revision(checked(source, answer, advice_for(answer)))
 
     def download(self, source: RemoteSource, revision: Revision, target: BinaryIO, report: Report) -> Revision:
@@ -75,7 +75,9 @@ def token_for(url: str) -> str | None:
 
 
 @contextmanager
-def request(source: RemoteSource, method: str, url: str, token: str | None) -> Iterator[httpx2.Response]:
+def request(
+    source: RemoteSource, method: str, url: str, token: str | None, timeout: httpx2.Timeout = TIMEOUT
+) -> Iterator[httpx2.Response]:
     """Yield the answer to a request, after redirects. Its content is not read yet.
 
     The token goes only to the first host, in a request over https or to this machine. UserError if nothing answers.
@@ -83,7 +85,7 @@ def request(source: RemoteSource, method: str, url: str, token: str | None) -> I
     for name in ("httpx2", "httpcore2"):  # they log every URL, and storage servers redirect to signed ones
         logging.getLogger(name).setLevel(logging.WARNING)
     is_here = is_loopback(httpx2.URL(url).host)  # a proxy would look for the server on its own machine
-    with httpx2.Client(timeout=TIMEOUT, headers=HEADERS, trust_env=not is_here) as client:
+    with httpx2.Client(timeout=timeout, headers=HEADERS, trust_env=not is_here) as client:
         try:
             answer = _follow(client, source, method, httpx2.URL(url), token)
         except httpx2.TimeoutException:
