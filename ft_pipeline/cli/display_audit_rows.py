@@ -104,7 +104,7 @@ def show_erasure(console: Console, result: ErasureResult) -> None:
     kinds = Counter(artifact["kind"] for artifact in result.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
     files = plain(", ".join(result.files))
-    console.print(f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
+    console.print(f"Redacted: {files or 'no raw file'}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
     console.print(
         f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"
     )

@@ -19,6 +19,8 @@ class Served:
     """Whether the answer has a Content-Length."""
     sent: int | None = None
     """Number of bytes after which the connection ends; None: all."""
+    faults: list[int] = field(default_factory=list)
+    """Statuses of the next answers to GET."""
     token: str | None = None
     """The token without which the answer is 401."""
     knows_head: bool = True
@@ -71,6 +73,8 @@ def file_server() -> Iterator[FileServer]:
                 served = Served(status=401)
             if not with_content and not served.knows_head:
                 served = Served(status=405)
+            if with_content and served.faults:
+                served = Served(status=served.faults.pop(0))
             self.send_response(served.status)
             length = {"Content-Length": str(len(served.content))} if served.announced else {"Connection": "close"}
             own = served.headers_of_get if with_content else {}
@@ -87,7 +91,7 @@ def file_server() -> Iterator[FileServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield state

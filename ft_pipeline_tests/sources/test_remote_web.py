@@ -184,6 +184,20 @@ def test_a_server_that_is_down(remote: RemoteFolder) -> None:
     assert remote.plan().entries[0].error_code == "not_found"
 
 
+@pytest.mark.parametrize(("faults", "attempts"), [([503, 429], 3), ([503, 503, 503], 3), ([404], 1)])
+def test_what_may_pass_is_tried_again(
+    remote: RemoteFolder, server: FileServer, faults: list[int], attempts: int
+) -> None:
+    server.put("/a.jsonl", LINES, etag="one", faults=list(faults))
+    remote.declare("a.yaml", f"{server.url}/a.jsonl")
+    if len(faults) < attempts:
+        assert remote.content(remote.fetch_one()) == LINES
+    else:
+        with pytest.raises(UserError, match=f"answered {faults[-1]}"):
+            remote.fetch()
+    assert server.methods().count("GET") == attempts
+
+
 @pytest.mark.parametrize("sent", [0, 40])
 def test_a_transfer_that_is_cut_off_is_never_used(remote: RemoteFolder, server: FileServer, sent: int) -> None:
     served = server.put("/a.jsonl", LINES, etag="one")

@@ -15,12 +15,14 @@ import httpx2
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.addresses import Reach, is_loopback, reach_of
 from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.transfer import Report, Revision, Sink, cut_off, unreachable
+from ft_pipeline.sources.remote.transfer import Report, Revision, Sink, TransientError, cut_off, unreachable
 
 TOKEN, HOSTS = "FT_SOURCE_TOKEN", "FT_SOURCE_HOSTS"
 """The token for web servers, and the hosts that get it, separated by commas. Without the second one, the host of every
 https source gets it."""
 MAX_REDIRECTS = 5
+TRANSIENT = (408, 425, 429)
+"""Answers, besides the errors of a server, after which another attempt may succeed."""
 READ_ENCODINGS = ("identity", "", "gzip", "x-gzip", "zstd")
 """What a server may do with a file on the way, although it is asked not to: compressed files are read."""
 TIMEOUT, ASK_TIMEOUT = httpx2.Timeout(60, connect=10), httpx2.Timeout(10)
@@ -89,10 +91,12 @@ def request(
         try:
             answer = _follow(client, source, method, httpx2.URL(url), token)
         except httpx2.TimeoutException:
-            raise unreachable(source, "nothing answers in time", "Check the network and run again") from None
+            what, advice = "nothing answers in time", "Check the network and run again"
+            raise unreachable(source, what, advice, TransientError) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             what = f"no connection ({error})" if isinstance(error, httpx2.ConnectError) else "the answer is not HTTP"
-            raise unreachable(source, what, "Check the URL and the network, and run again") from None
+            advice = "Check the URL and the network, and run again"
+            raise unreachable(source, what, advice, TransientError) from None
         with contextmanager(_closed_after)(answer):
             yield answer
 
@@ -140,7 +144,8 @@ def checked(source: RemoteSource, answer: httpx2.Response, advice: str) -> httpx
     """Return an answer with a file. UserError for any other one."""
     if answer.status_code != httpx2.codes.OK:
         what = f"{answer.url.host} answered {answer.status_code} {answer.reason_phrase}".rstrip()
-        raise unreachable(source, what, advice)
+        is_transient = answer.status_code in TRANSIENT or answer.is_server_error
+        raise unreachable(source, what, advice, TransientError if is_transient else UserError)
     return answer
 
 
