@@ -96,6 +96,20 @@ def test_an_erased_row_that_the_source_still_has_is_not_stored_again(shop: Shop,
         assert traces(shop.root, rows[2]["output"]), "another row of the same file stays"
 
 
+def test_a_row_is_erased_before_a_snapshot_lists_its_file(shop: Shop, server: FileServer) -> None:
+    """The run ended after the download. The YAML alone says what the kept copy is."""
+    texts = ["Ada Fenwick, 7 Mill Lane, asks for her lamp.", "The shop opens at seven."]
+    server.put("/rows.jsonl.gz", gzip.compress("".join(json.dumps({"body": text}) + "\n" for text in texts).encode()))
+    path = shop.raw("text", "notes.yaml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"source: {server.url}/rows.jsonl.gz\ncolumns: {{body: text}}\n")
+    snapshot_folder(path.parent, shop.store, fetching=Fetching(lambda source, size, total: None))
+    assert traces(shop.root, texts[0]) != []
+    result = erase(Project(shop.root), path, [1], "request 99")
+    assert [(row["format"], row["file"], row["row"]) for row in result.rows] == [("text", "notes.jsonl.gz", 1)]
+    assert traces(shop.root, texts[0]) == [] and traces(shop.root, texts[1]) != []
+
+
 def test_a_row_of_a_local_file_is_erased_from_remote_copies(shop: Shop, server: FileServer) -> None:
     serve(server, [ALPACA[0], person("english")], etag="one")
     declare(shop, server)
