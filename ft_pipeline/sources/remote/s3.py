@@ -55,12 +55,16 @@ def _file_system(anonymous: bool, attempts: int) -> Any:
     try:
         import s3fs
     except ImportError:
-        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+        raise _extra_is_missing() from None
     files = s3fs.S3FileSystem(
         anon=anonymous, version_aware=True, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT
     )
     files.retries = attempts
     return files
+
+
+def _extra_is_missing() -> UserError:
+    return UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'")
 
 
 def _path(source: RemoteSource) -> str:
@@ -79,7 +83,7 @@ def _errors(source: RemoteSource) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
         from botocore.exceptions import ConnectionError as NoConnectionError
     except ImportError:
-        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+        raise _extra_is_missing() from None
     try:
         yield
     except FileNotFoundError:
