@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import orjson
 import pyarrow as pa
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.tables.reading.batches import divide
+from ft_pipeline.tables.reading.compressed import expanded
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.describe import BadNumber
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
@@ -44,8 +47,7 @@ class RowEdit:
 
 def read_rows(path: Path) -> Iterator[Row | Unread]:
     """Yield the rows of a data file in any of the containers that theirs read. UserError if it cannot be read."""
-    compressed = path.suffix.lower() in (".gz", ".zst", ".bz2")
-    suffix = Path(path.stem if compressed else path.name).suffix.lower()
+    suffix = suffix_of(path.name)
     try:
         if suffix == ".txt":
             yield from _lines_of_text(path)
@@ -54,10 +56,10 @@ def read_rows(path: Path) -> Iterator[Row | Unread]:
         elif (single := _single_object(path)) is not None:
             yield single
         else:
-            for batch in read_batches(path, suffix):
-                divided = divide(batch)
-                for value in divided.lines if divided.lines is not None else divided.values:
-                    yield _row_of(value)
+            with expanded(path, Path(tempfile.gettempdir())) as plain:
+                for batch in map(divide, read_batches(plain, suffix)):
+                    for value in batch.lines if batch.lines is not None else batch.values:
+                        yield _row_of(value)
     except Refused as error:
         raise UserError(f"{path.name} cannot be read: {error.message}") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
