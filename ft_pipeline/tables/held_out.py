@@ -28,6 +28,9 @@ MIN_COMMON_PROMPTS = 3
 common: a stock sentence, a label, "Can you give me an example?". It shows nothing of a held-out row that has it."""
 MIN_COMMON_PAIRS = 10
 """The same number for a question together with its answer: "Thank you very much!" and "You are welcome."."""
+MIN_ANSWERS = 3
+"""Number of different answers from which the last words of many questions are no question, but the end of instructions
+that an application sends with every request: "Answer with the class alone."."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,17 @@ def common_findings(found: Found, group_of_document: np.ndarray) -> np.ndarray:
         [
             common_sequences(found.hash[shared], groups[shared]),
             common_sequences(found.hash[is_pair], groups[is_pair], MIN_COMMON_PAIRS),
+            _after_instructions(found.hash[is_pair], found.turn[is_pair], groups[is_pair]),
         ]
     )
+
+
+def _after_instructions(pairs: np.ndarray, asked: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the pairs whose question ends with instructions. asked: the last words of the question of each pair."""
+    often = common_sequences(asked, groups, MIN_COMMON_PAIRS)
+    distinct, first = np.unique(pairs, return_index=True)
+    ends, answers = np.unique(asked[first], return_counts=True)
+    return distinct[np.isin(asked[first], np.intersect1d(often, ends[answers >= MIN_ANSWERS]))]
 
 
 def common_sequences(sequences: np.ndarray, groups: np.ndarray, least: int = MIN_COMMON_PROMPTS) -> np.ndarray:

@@ -364,7 +364,7 @@ class Found:
     owner: np.ndarray
     """int32: the lowest owner of the sequence."""
     turn: np.ndarray
-    """uint64: the turn that the sequence is a part of."""
+    """uint64: the turn that the sequence is a part of. For a PAIR, the last words of its question."""
     part: np.ndarray
     """uint16: its number in the turn."""
     parts: np.ndarray
@@ -479,4 +479,5 @@ class LeakIndex:
             is_found[fits] |= spans.of(begins[fits], answer_ends[fits]) == known["hash"][pairs[fits]]
         pairs = pairs[is_found]
         found = Found.of(texts[is_found], known, pairs, np.where(known["is_long"][pairs], ALWAYS, PAIR))
-        return replace(found, hash=mix(found.hash ^ known["question"][pairs] * PLACES[0]))
+        asked = known["question"][pairs]
+        return replace(found, hash=mix(found.hash ^ asked * PLACES[0]), turn=asked)

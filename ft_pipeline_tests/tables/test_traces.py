@@ -693,3 +693,18 @@ def test_a_document_with_anything_anywhere_gives_rows_or_faults(data):
     for row in rows:
         record = convert(FORMATS["traces"], row, Sidecar())
         assert isinstance(record, Fault) or columns_of(FORMATS["traces"], [record])
+
+
+def test_instructions_after_the_question_do_not_make_equal_labels_a_leak(tmp_path):
+    """A rare class would lose all of its training rows, if one of them is a test row."""
+    names = [f"{chr(97 + number % 26)}tone{chr(97 + number % 11)}mill" for number in range(16)]
+    labels = ["order status", "refund request", "opening hours", "gift card"]
+    tail = "Which of the classes above fits the message best? Answer only with the name of the class."
+    rows = [
+        logged_call(f"A message of {first} about {second} and {first}: {tail}", labels[min(number % 17, 3)])
+        for number, (first, second) in enumerate((a, b) for a in names for b in names if a < b)
+    ]
+    shares = DataSettings(validation_share=0.2, test_share=0.2)
+    build(tmp_path, "traces", {"a.jsonl": rows}, shares=shares)
+    report = build_conversations({"traces": tmp_path / "out"}, tmp_path / "c", settings=shares, suite=SuiteTexts())
+    assert report.set_aside.get("train_test_overlap", 0) == 0
