@@ -16,7 +16,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.call_metrics import call_metrics
-from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
+from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline, teacher_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
@@ -151,6 +151,22 @@ def test_logged_answers_may_have_calls(make_job: JobMaker, with_tools: dict[str,
     functions[0]["function"]["arguments"] = 7  # type: ignore[assignment]
     with pytest.raises(UserError, match=r"is not a logged answer\. Write `answer` \(and `tool_calls`"):
         score("broken")
+
+
+def test_a_teacher_whose_template_has_no_tools_is_refused(
+    make_job: JobMaker, with_tools: dict[str, Path], tiny_base: Path
+) -> None:
+    inputs = {**with_tools, "teacher_model": tiny_base}
+    prices = {"input_per_million": 0.0, "output_per_million": 0.0}
+    job = make_job("teacher_scores", "teacher", inputs, teacher={"few_shot": 0}, name="other", prices=prices)
+    with pytest.raises(
+        UserError, match=r"teacher other cannot be scored: .* omits declared tools\. Choose another teacher\.model"
+    ):
+        teacher_scores.run(job)
+    inputs["teacher_model"] = with_tools["base_model"]
+    job = make_job("teacher_scores", "same", inputs, teacher={"few_shot": 0}, name="other", prices=prices)
+    [row] = teacher_scores.run(job)["rows"]
+    assert {*METRICS} < {*row["scores"]}
 
 
 def test_test_rows_without_tools_have_no_scores_of_calls(make_job: JobMaker) -> None:

@@ -197,6 +197,21 @@ def test_what_a_model_cannot_do_is_an_error_of_openai_s_shape(
         assert ask(client).choices[0].message.content == "Hello <b>you</b>."
 
 
+def test_other_paths_pass_unchanged() -> None:
+    engine = Engine(CALL)
+    with serving(engine) as client:
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 0, timeout=20)
+        for stream in (True, False, True):  # over one connection
+            connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "stream": stream}))
+            body = connection.getresponse().read()
+            if stream:
+                events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in engine.chunks())
+                assert body == events
+            else:
+                assert json.loads(body) == engine.reply()
+        connection.close()
+
+
 def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
     engine = Engine(status=422)
     with serving(engine) as client:

@@ -116,7 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._chat(body)
             else:
                 with self._engine(body) as response:
-                    self._relay(response, response.read())
+                    self._relay(response)
         except RefusedRequest as refusal:
             self._send_json(refusal.status, refusal.body)
         except (OSError, http.client.HTTPException):
@@ -137,8 +137,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         exchange = ChatExchange(_parse_object(body), self.front.rules)
         with self._engine(json.dumps(exchange.engine_request).encode()) as response:
             if response.status != 200:
-                self._relay(response, response.read())
-            elif "text/event-stream" in (response.getheader("Content-Type") or ""):
+                self._relay(response)
+            elif _is_stream(response):
                 self._stream(exchange, response)
             else:
                 reply = _reply(exchange, response.read())
@@ -146,11 +146,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send_json(200, reply)
 
     def _stream(self, exchange: ChatExchange, response: http.client.HTTPResponse) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Cache-Control", "no-cache")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self._begin_stream()
         for line in response:
             event = line.removeprefix(b"data:").strip()
             if not line.startswith(b"data:") or event == b"[DONE]":
@@ -160,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if (reply := exchange.streamed_reply()) is not None:
             self._record(exchange, reply)
         self._send_part(_DONE)
-        self.wfile.write(b"0\r\n\r\n")
+        self._send_part(b"")
 
     def _record(self, exchange: ChatExchange, reply: dict[str, Any]) -> None:
         """Log an exchange. An answer is sent even if the log cannot be written."""
@@ -186,9 +182,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _relay(self, response: http.client.HTTPResponse, body: bytes) -> None:
+    def _relay(self, response: http.client.HTTPResponse) -> None:
+        """Send a response of the engine as it is."""
+        if _is_stream(response):
+            self._begin_stream()
+            while part := response.read1():
+                self._send_part(part)
+            self._send_part(b"")
+            return
         headers = {name: value for name in _RELAYED_HEADERS if (value := response.getheader(name)) is not None}
-        self._send(response.status, body, headers)
+        self._send(response.status, response.read(), headers)
+
+    def _begin_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
 
     def _send_json(self, status: int, document: Any) -> None:
         self._send(status, json.dumps(document, ensure_ascii=False).encode(), {"Content-Type": "application/json"})
@@ -201,8 +211,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_part(self, part: bytes) -> None:
+        """Send a part of a stream; an empty part ends it."""
         self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         self.wfile.flush()
+
+
+def _is_stream(response: http.client.HTTPResponse) -> bool:
+    return response.status == 200 and "text/event-stream" in (response.getheader("Content-Type") or "")
 
 
 def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
