@@ -30,12 +30,13 @@ ANSWERS = pa.schema(
         ("answered_at", pa.string()),
         ("request_id", pa.string()),
         ("reply_model", pa.string()),
+        ("reference", pa.string()),
     ]
 )
 """sample: number of the answer among several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off),
 `context` (prompt and answer together do not fit the model, which was not asked) or `failed` (`failure` gives the
 reason). answered_at (UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers
-can be reproduced, so their time has no meaning."""
+can be reproduced, so their time has no meaning. reference: the right answer to the prompt, if its row has one."""
 FILE_NAME = "answers.parquet"
 
 
@@ -55,6 +56,7 @@ def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any
     """Return a row of answers.parquet, from the prompt's row, the sample, and the columns of the answer."""
     origin = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
     prompt = {"prompt_messages": row["messages"], "tools": row.get("tools"), "tags": row.get("tags")}
+    prompt["reference"] = row.get("reference")
     return {**origin, **prompt, **answer}
 
 

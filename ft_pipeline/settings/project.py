@@ -1,7 +1,7 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -48,6 +48,23 @@ class SemanticSettings(Section):
     """Cosine similarity from which a row is set aside. Depends on the model: read what is set aside, then adjust it."""
 
 
+MaskedEntity = Literal[
+    "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "CRYPTO", "US_SSN", "UK_NHS"
+]
+MaskedFormat = Literal["alpaca", "sharegpt", "chat", "traces", "text", "preferences", "unlabelled"]
+
+
+class MaskSettings(Section):
+    """Personal data that is masked when raw files are read. It needs the extra `masking`."""
+
+    formats: tuple[MaskedFormat, ...] = Field(("traces",), min_length=1)
+    """Folders of data/raw whose texts are masked. Raw files themselves are not changed."""
+    entities: tuple[MaskedEntity, ...] = Field(
+        ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"), min_length=1
+    )
+    """What is masked. Patterns recognize it; names and addresses are not found."""
+
+
 class DataSettings(Section):
     """How raw rows are assigned to splits."""
 
@@ -63,6 +80,8 @@ class DataSettings(Section):
     names."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
+    mask: MaskSettings | None = None
+    """Personal data that is masked in the tables. Null: nothing is masked; warnings name rows that may hold some."""
     semantic_duplicates: SemanticSettings | None = None
     """Set training conversations aside that mean the same as a held-out one. Off by default: it takes an embedding of
     every row."""
@@ -70,12 +89,18 @@ class DataSettings(Section):
     def config(self) -> dict[str, Any]:
         """Return the settings as a spec has them: those that were added later only if they are changed.
 
-        `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too.
+        `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too. `mask` concerns
+        only the tables of its formats.
         """
         later = {"golden_test", "group_templates"}
-        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates"}) | self.model_dump(
+        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates", "mask"}) | self.model_dump(
             mode="json", include=later, exclude_defaults=True
         )
+
+    def masked(self, data_formats: Iterable[str]) -> dict[str, list[str]]:
+        """Return what is masked in the rows of these formats, without formats in which nothing is."""
+        mask = self.mask
+        return {} if mask is None else {name: list(mask.entities) for name in data_formats if name in mask.formats}
 
     @model_validator(mode="after")
     def _check_shares(self) -> "DataSettings":

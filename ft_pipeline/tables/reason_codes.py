@@ -64,6 +64,7 @@ ROW_CODES: dict[str, str] = {
     "answer_cut_off": "the answer hit the length limit, or its reasoning is never closed",
     "repetition": "the teacher's answer repeats itself",
     "answer_length": "the teacher's answer is too short or too long",
+    "reference_mismatch": "the teacher's answer does not contain the reference of its prompt",
     "not_best": "another sound answer of the teacher to the same prompt agrees more with the rest of them",
 }
 
@@ -73,7 +74,7 @@ FILE_CODES: dict[str, str] = {
     "not_json": "no line is a JSON object",
     "no_content": "a file of traces whose calls were all logged without their messages",
     "not_utf8": "UTF-16 or UTF-32, or no row is UTF-8",
-    "compressed": "an archive or a compressed file",
+    "compressed": "an archive, or a compressed file that is cut off, damaged, too large or compressed twice",
     "unknown_format": "no row has the format's required keys, or the file's container or sidecar cannot be understood",
     "too_few_rows": "fewer than 2 rows",
     "path_outside_data_dir": "the path leads out of the data folder",

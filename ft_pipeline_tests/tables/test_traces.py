@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
@@ -570,3 +572,29 @@ def test_real_files_are_read(file, read, reasons):
 )
 def test_real_files_without_content_say_so(file):
     assert validate(OUTSIDE / "otel_otlp_genai" / file, "traces")["error"]["code"] == "no_content"
+
+
+def test_a_correction_is_a_preference_pair_too(tmp_path):
+    rows = [
+        logged_call("Where is order 7?", "It was lost.", id="a", workload_id="help"),
+        logged_call("Where is order 8?", "At the carrier.", id="b"),
+        feedback("a", correction="It was shipped."),
+    ]
+    path = write_jsonl(tmp_path / "log.jsonl", rows)
+    source = SourceFile("../traces/log.jsonl", path, "")
+    report = build_table("preferences", [source], tmp_path / "pairs", max_quarantined=0.1)
+    (account,) = report.files
+    assert (account.file, account.read, account.accepted) == ("../traces/log.jsonl", 1, 1)
+    (pair,) = pq.read_table(tmp_path / "pairs" / "rows.parquet").to_pylist()
+    assert plain(pair["prompt_messages"]) == [USER] and plain(pair["chosen"]) == [SHIPPED]
+    assert plain(pair["rejected"]) == [{**SHIPPED, "content": "It was lost."}]
+    assert (pair["tags"], pair["row"]) == (["workload: help"], 1)
+
+
+@pytest.mark.parametrize("content", [b'{"run_type": "llm", "inputs": {}}\n', b"", None])
+def test_a_trace_file_without_pairs_is_no_file_of_the_preferences(tmp_path, content):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(json.dumps(logged_call("a", "b")).encode() + b"\n" if content is None else content)
+    source = SourceFile("../traces/log.jsonl", path, "")
+    report = build_table("preferences", [source], tmp_path / "pairs", max_quarantined=0.1)
+    assert report.files == [] and report.passed

@@ -7,7 +7,7 @@ added to MAIN_KEYS (json_reader.py) and, if a sidecar may map columns to them, t
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,13 @@ def messages_column(table: pa.Table) -> pa.Array:
     return table["messages"].combine_chunks()
 
 
+class Expand(Protocol):
+    """Returns the raw rows of a parsed document: several, one or none, each with the number of the document."""
+
+    def __call__(self, document: Any, sidecar: Sidecar, feedback: Any) -> Iterable[Any]:
+        """Return the rows. feedback: what `Format.prepare` returned."""
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """One kind of raw rows, and the table that they become."""
@@ -97,9 +104,10 @@ class Format:
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
     is_conversational: bool = False
     """Whether the rows become conversations."""
-    expand: Callable[[Any, Sidecar, Any], Iterable[Any]] | None = None
-    """Returns the raw rows of a document, which may be several, or none. Their number is that of the document. None: a
-    document is a row. Arguments: the parsed document, the sidecar, and what `prepare` returned."""
+    expand: Mapping[str, Expand] = field(default_factory=dict)
+    """Table → function that returns the raw rows of a document for it. Empty: a document is a row."""
+    also_reads: tuple[str, ...] = ()
+    """Other formats whose files have rows for this table, too."""
     prepare: Callable[[Callable[[], Iterable[Batch]], Sidecar], Any] | None = None
     """Returns what `expand` must know of the whole file. Arguments: a function that reads the file, and the sidecar."""
     group_column: str | None = None

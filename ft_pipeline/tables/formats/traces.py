@@ -8,7 +8,7 @@ from ft_pipeline.tables.formats.conversation import TURNS, messages_column, read
 from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.traces.documents import collect_feedback, rows_of
+from ft_pipeline.tables.traces.documents import collect_feedback, pairs_of, rows_of
 
 
 def convert_call(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
@@ -31,6 +31,7 @@ FORMAT = Format(
         TURNS,
         Field("tools", "The declared tools"),
         Field("session", "What all calls of one conversation have in common"),
+        Field("call_id", "The id by which feedback names the call"),
         TAGS_FIELD,
     ),
     columns=(
@@ -46,7 +47,7 @@ FORMAT = Format(
     is_conversational=True,
     is_optional=True,
     ignores_boilerplate=True,
-    expand=rows_of,
+    expand={"traces": rows_of, "preferences": pairs_of},
     prepare=collect_feedback,
     group_column="session",
     has_threads=True,

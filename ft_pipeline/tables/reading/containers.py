@@ -1,7 +1,8 @@
 """Detects the container of a raw file, refuses unreadable files, and reads the others into batches of rows.
 
 The content distinguishes JSONL from a JSON array; the suffix identifies CSV and Parquet. Files outside the data folder
-are not opened, and no container is guessed: an unknown one is refused with a code of FILE_CODES.
+are not opened, and no container is guessed: an unknown one is refused with a code of FILE_CODES. compressed.py expands
+gzip, zstd and bzip2 before; what is still compressed here is an archive, or was compressed twice.
 """
 
 import errno
@@ -61,7 +62,9 @@ def check_path(path: Path, data_dir: Path) -> Path:
 
 
 def read_batches(path: Path, suffix: str, *, documents: bool = False) -> Iterator[Batch]:
-    """Yield the rows of a file that check_path accepts, in order. `suffix` is that of the name the user gave it.
+    """Yield the rows of an expanded file that check_path accepts, in order.
+
+    `suffix` is that of the name the user gave it, without that of a compression (sources/file_names.py).
 
     documents: one JSON object over several lines is a row, too.
     Refused may be raised late (an array that is cut off at its end). The caller must then discard the earlier rows.

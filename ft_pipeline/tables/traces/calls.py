@@ -72,7 +72,8 @@ def conversation_of(call: ModelCall, sidecar: Sidecar, distrusted: Collection[st
     for position, key in _answers(turns, sidecar) if distrusted else ():
         if key in distrusted and position < len(call.messages):
             turns[position] = {**turns[position], "weight": 0}
-    return {"messages": turns, "tools": call.tools, "session": call.session, "tags": call.tags}
+    row = {"messages": turns, "tools": call.tools, "session": call.session, "tags": call.tags}
+    return row | {"call_id": call.identity or None}
 
 
 def pair_of(call: ModelCall) -> dict[str, Any] | None:

@@ -109,6 +109,12 @@ def _documents(batches: Iterable[Batch], markers: tuple[bytes, ...] | None) -> I
             yield from map(parse_line, lines)
 
 
+def call_of_feedback(document: Any) -> str | None:
+    """Return the id of the call that a document of feedback is about; None for other documents."""
+    line = openai_log.read_feedback_line(document) if _is_feedback(document) else None
+    return line[0] if isinstance(line, tuple) else None
+
+
 def _is_feedback(document: Any) -> bool:
     return isinstance(document, Mapping) and "feedback" in document and not openai_log.is_log(document)
 
