@@ -217,7 +217,7 @@ def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
     with serving(engine) as client:
         with pytest.raises(openai.UnprocessableEntityError):
             ask(client)
-        for body, message in ((b"{", "not JSON"), (b"[]", "not an object")):
+        for body, message in ((b"{", "not JSON"), (b"[]", "not an object"), (b'{"top_p": NaN}', "not JSON")):
             status, reply = post(client, "/v1/chat/completions", body)
             assert (status, message in reply["error"]["message"]) == (400, True)
         assert post(client, "/v1/chat/completions", b"{}", Origin="https://evil.example")[0] == 403

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, RefusedRequest
 from ft_pipeline.execution.workers.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog
+from ft_pipeline.models.tool_call_values import parse_json
 
 MAX_REQUEST_BYTES = 64 * 2**20
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -241,8 +242,8 @@ def _client_events(exchange: ChatExchange, event: bytes) -> list[bytes]:
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = parse_json(body.decode("utf-8"))
+    except ValueError:
         raise RefusedRequest("The body is not JSON. Send a chat request.") from None
     if not isinstance(document, dict):
         raise RefusedRequest("The body is not an object. Send a chat request.")
