@@ -14,6 +14,8 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
+from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.call_metrics import call_metrics
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline, teacher_scores
@@ -184,3 +186,18 @@ def test_calls_that_cannot_be_read_stop_the_scoring(make_job: JobMaker, with_too
     with pytest.raises(UserError, match=r"cannot be read back\. Choose a base_model"):
         prompt_baseline.run(make_job("prompt_baseline", "own", with_tools, prompting={"variants": {}}))
     shutil.rmtree(base)
+
+
+def test_intervals_of_calls_are_those_of_the_conversations_with_tools() -> None:
+    def sample(number: int, has_tools: bool) -> dict[str, Any]:
+        return {
+            "group": str(number),
+            "call_items": float(has_tools),
+            **dict.fromkeys(METRICS, float(has_tools and number % 2)),
+        }
+
+    few = {"m": [sample(number, True) for number in range(10)]}
+    mixed = {"m": [*few["m"], *(sample(number, False) for number in range(10, 200))]}
+    alone, among_others = (interval(estimate_samples(samples, ())["m"]["call_names"]) for samples in (few, mixed))
+    assert alone == among_others and alone.value == 0.5
+    assert item_value("call_names", mixed["m"][11]) is None and item_value("call_names", mixed["m"][1]) == 1.0
