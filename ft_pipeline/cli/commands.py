@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, exposures, gc, inspect, memory, release, report, serve
+from ft_pipeline.cli import audit, display, exchange, export, exposures, gc, inspect, memory, release, report, serve
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -222,6 +222,7 @@ for command in (
     exposures.exposures,
     export.export,
     serve.serve,
+    exchange.export_data,
     report.report,
     gc.gc,
     memory.memory,
@@ -286,3 +287,4 @@ def _require_document(project: Project, asset: str) -> Any:
 
 
 audit.add_to(app)
+app.add_typer(exchange.importer, name="import")

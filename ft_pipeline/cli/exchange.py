@@ -1,0 +1,131 @@
+"""`ft import` and `ft export-data`: projects and rows in, rows out."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.display_exchange import show_export, show_import
+from ft_pipeline.exchange.axolotl_import import plan_axolotl
+from ft_pipeline.exchange.export_rows import FORMATS, export_rows
+from ft_pipeline.exchange.llamafactory_import import plan_llamafactory
+from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_project
+from ft_pipeline.exchange.openai_import import plan_openai
+from ft_pipeline.exchange.traces_import import plan_traces
+from ft_pipeline.store.artifacts import ArtifactStore
+
+importer = typer.Typer(no_args_is_help=True, help="Make a project from what you have: files, settings, data.")
+
+IntoOption = Annotated[Path, typer.Option("--into", help="Project folder to create. It must be new or empty.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace the project folder, if it is a project without results.")
+]
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option("--base-model", help="Base model of all experiments: a hub id, a folder, or `embedded`."),
+]
+RemoteOption = Annotated[
+    bool,
+    typer.Option("--remote", help="Name data sets that are not here as remote sources, instead of leaving them out."),
+]
+DatasetOption = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", help="Take over this data set too, which no experiment uses. Repeat for several."),
+]
+
+
+@importer.command()
+def llamafactory(
+    path: Annotated[Path, typer.Argument(help="Folder with dataset_info.json and YAML files, or one YAML file.")],
+    into: IntoOption,
+    force: ForceOption = False,
+    base_model: BaseModelOption = None,
+    remote: RemoteOption = False,
+    dataset: DatasetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project from a LLaMA-Factory project, and show what was taken over.
+
+    Example: ft import llamafactory ../LLaMA-Factory --into ../support
+    """
+    _write(plan_llamafactory(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
+
+
+@importer.command()
+def axolotl(
+    path: Annotated[Path, typer.Argument(help="Folder with YAML and data files, or one YAML file.")],
+    into: IntoOption,
+    force: ForceOption = False,
+    base_model: BaseModelOption = None,
+    remote: RemoteOption = False,
+    dataset: DatasetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project from an Axolotl project, and show what was taken over.
+
+    Example: ft import axolotl recipes/support.yaml --into ../support
+    """
+    _write(plan_axolotl(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
+
+
+@importer.command()
+def openai(
+    paths: Annotated[list[Path], typer.Argument(help="JSONL files, job files, or folders of them.")],
+    into: IntoOption,
+    force: ForceOption = False,
+    base_model: BaseModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project from the files of a fine-tuning API (OpenAI, Azure, Together, Fireworks, Mistral), and show what
+    was taken over. Chat rows, preference rows and reinforcement rows are told apart by their keys.
+
+    Example: ft import openai train.jsonl validation.jsonl job.json --into ../support
+    """
+    _write(plan_openai(paths), Choices(into, force, base_model), as_json)
+
+
+@importer.command()
+def traces(
+    paths: Annotated[list[Path], typer.Argument(help="Files of request logs or traces.")],
+    into: IntoOption,
+    force: ForceOption = False,
+    base_model: BaseModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project from logs of an application: of several workloads, a project for each in a folder of its name.
+
+    Example: ft import traces monday.jsonl tuesday.jsonl --into ../support
+    """
+    with tempfile.TemporaryDirectory(prefix="ft-import-") as work:
+        plans = plan_traces(paths, Path(work))
+        for name in plans:
+            require_free(into / name, force)
+        for name, plan in plans.items():
+            _write(plan, Choices(into / name, force, base_model), as_json)
+
+
+def export_data(
+    out: Annotated[Path, typer.Argument(help="File to write. It must be new.")],
+    data_format: Annotated[str, typer.Option("--format", help=f"Shape of its rows: {', '.join(FORMATS)}.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Only the rows of this split: train, validation or test. Repeat for several."),
+    ] = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the accepted conversations to a file for another tool, with the origin of each row.
+
+    Example: ft export-data --format openai --split train rows.jsonl
+    """
+    store = ArtifactStore(open_project(project).store)
+    report = export_rows(store, out, data_format, tuple(split or ()))
+    print_result(report.to_json(), as_json, lambda shown: show_export(stdout, shown))
+
+
+def _write(plan: Plan, choices: Choices, as_json: bool) -> None:
+    report = write_project(plan, choices)
+    document = {"project": str(choices.into.expanduser().resolve()), **report.to_json()}
+    print_result(document, as_json, lambda shown: show_import(stdout, shown))

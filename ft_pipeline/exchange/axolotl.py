@@ -1,0 +1,259 @@
+"""Axolotl's training YAML → an experiment."""
+
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.exchange.axolotl_keys import (
+    LOST,
+    NOT_TRAINING,
+    NOT_TRAINING_PREFIXES,
+    ONLY_WITH,
+    REFUSED,
+    SPEED,
+    SPEED_PREFIXES,
+)
+from ft_pipeline.exchange.experiment_draft import (
+    ExperimentDraft,
+    common_differences,
+    take_adam,
+    take_epochs,
+    take_max_steps,
+    take_noise,
+    take_number,
+    take_optimizer,
+    take_schedule,
+    take_seed,
+    take_trackers,
+    take_warmup,
+)
+from ft_pipeline.exchange.model_names import take_base_model
+from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings
+
+TARGET_DEFAULT = ["q_proj", "v_proj"]
+"""PEFT's target modules for Llama-like models, which theirs falls back to."""
+
+
+def is_training(document: Any) -> bool:
+    """Return whether a YAML is about a training."""
+    return isinstance(document, dict) and bool(document.get("base_model")) and _has_data(document)
+
+
+def _has_data(document: dict[str, Any]) -> bool:
+    return bool(document.get("datasets") or document.get("pretraining_dataset"))
+
+
+def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path, objective: str) -> None:
+    """Fill the draft from their settings. NotTakenOver if the method has no counterpart.
+
+    folder: what is imported. objective: ours, as their data sets and `rl` say it.
+    """
+    for key, method in REFUSED.items():
+        if theirs.take(key):
+            raise NotTakenOver(f"`{key}` ({method}) has no counterpart here. Remove it, or train that one elsewhere.")
+    take_base_model(draft, theirs, "base_model", "revision_of_model", folder)
+    rl = theirs.text("rl")
+    draft.keep(theirs.say("rl") if rl else "the data sets' types", "objective", objective)
+    technique = _take_technique(draft, theirs)
+    _take_lora(draft, theirs, technique)
+    draft.output = theirs.text("output_dir")
+    draft.adapter = theirs.text("lora_model_dir")
+    _take_training(draft, theirs)
+    _take_lengths(draft, theirs, objective)
+    if objective == "dpo":
+        _take_dpo(draft, theirs)
+    _take_evaluation(draft, theirs)
+    _take_template(draft, theirs, objective)
+    common_differences(draft)
+    _report_rest(draft, theirs)
+
+
+def objective_of(theirs: TheirSettings, types: list[str]) -> str:
+    """Return our objective for `rl` and the formats of the data sets. NotTakenOver if there is none."""
+    method = (theirs.text("rl") or "").lower()
+    if method == "dpo":
+        return "dpo"
+    if method:
+        raise NotTakenOver(
+            f"`rl: {method}` has no counterpart here. Use `rl: dpo`, or remove it for supervised training."
+        )
+    return "cpt" if types and set(types) == {"text"} else "sft"
+
+
+def _take_technique(draft: ExperimentDraft, theirs: TheirSettings) -> str:
+    """Set the technique and return it. NotTakenOver if it has no counterpart."""
+    adapter = (theirs.text("adapter") or "").lower()
+    four, eight = theirs.flag("load_in_4bit"), theirs.flag("load_in_8bit")
+    if adapter not in ("", "none", "lora", "qlora"):
+        raise NotTakenOver(f"`adapter: {adapter}` has no counterpart here. Use `lora`, `qlora` or none.")
+    if eight:
+        raise NotTakenOver(
+            "A base model in 8 bits (`load_in_8bit`) has no counterpart here. Remove it for LoRA on 16 bits, or use "
+            "`adapter: qlora` with `load_in_4bit: true`."
+        )
+    if adapter in ("", "none"):
+        if four:
+            raise NotTakenOver("`load_in_4bit` without an adapter trains nothing. Set `adapter: qlora`.")
+        line = theirs.say("adapter") if theirs.has("adapter") else "no adapter"
+        draft.keep(line, "technique", "full")
+        return "full"
+    technique = "qlora" if four or adapter == "qlora" else "lora"
+    line = theirs.say("adapter") + (f", {theirs.say('load_in_4bit')}" if theirs.has("load_in_4bit") else "")
+    draft.keep(line, "technique", technique)
+    return technique
+
+
+def _take_lora(draft: ExperimentDraft, theirs: TheirSettings, technique: str) -> None:
+    names = (
+        *("lora_r", "lora_alpha", "lora_dropout", "lora_target_linear", "lora_target_modules", "lora_rank_pattern"),
+        *("lora_alpha_pattern", "peft_use_rslora", "peft_use_dora"),
+    )
+    if technique == "full":
+        if unused := theirs.present(names):
+            draft.lose(", ".join(unused), "Theirs does not use them without an adapter either.")
+        return
+    take_number(draft, theirs, "lora_r", "lora.r", 8, integer=True)
+    if theirs.has("lora_alpha"):
+        take_number(draft, theirs, "lora_alpha", "lora.lora_alpha", 16, integer=True)
+    take_number(draft, theirs, "lora_dropout", "lora.lora_dropout", 0.0)
+    _take_targets(draft, theirs)
+    for key, ours in (("lora_rank_pattern", "lora.rank_pattern"), ("lora_alpha_pattern", "lora.alpha_pattern")):
+        pattern = theirs.take(key)
+        if isinstance(pattern, dict) and pattern:
+            draft.keep(theirs.say(key), ours, pattern)
+    for key, ours in (("peft_use_rslora", "lora.use_rslora"), ("peft_use_dora", "lora.use_dora")):
+        if theirs.flag(key):
+            draft.keep(theirs.say(key), ours, True)
+
+
+def _take_targets(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    modules, linear = theirs.take("lora_target_modules"), theirs.flag("lora_target_linear")
+    key = "lora.target_modules"
+    if linear:
+        draft.keep(theirs.say("lora_target_linear"), key, "all-linear")
+    elif isinstance(modules, list) and modules:
+        draft.keep(theirs.say("lora_target_modules"), key, [str(name) for name in modules])
+    elif isinstance(modules, str):
+        is_name = modules.replace("_", "").isalnum()
+        draft.keep(theirs.say("lora_target_modules"), key, [modules] if is_name else modules)
+    else:
+        draft.settings[key] = TARGET_DEFAULT
+        effect = "Theirs leaves the choice to PEFT, which is these two for Llama-like models."
+        draft.change("no lora_target_modules", f"{key}: {', '.join(TARGET_DEFAULT)}", effect)
+
+
+def _take_training(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    if not theirs.has("learning_rate"):
+        raise NotTakenOver("There is no `learning_rate`, which theirs needs too. Add it and import again.")
+    take_number(draft, theirs, "learning_rate", "training.learning_rate", 2e-4)
+    take_epochs(draft, theirs, "num_epochs", 1.0)
+    take_max_steps(draft, theirs)
+    take_number(draft, theirs, "micro_batch_size", "training.per_device_train_batch_size", 1, integer=True)
+    batch, micro = theirs.whole("batch_size"), draft.settings["training.per_device_train_batch_size"]
+    if batch and not theirs.has("gradient_accumulation_steps"):
+        draft.keep(theirs.say("batch_size"), "training.gradient_accumulation_steps", max(1, batch // micro))
+    else:
+        ours = "training.gradient_accumulation_steps"
+        take_number(draft, theirs, "gradient_accumulation_steps", ours, 1, integer=True)
+    take_optimizer(draft, theirs, "optimizer", "adamw_torch_fused")
+    take_schedule(draft, theirs, "lr_scheduler", "cosine")
+    take_warmup(draft, theirs, 0.03)
+    take_number(draft, theirs, "weight_decay", "training.weight_decay", 0.0)
+    take_number(draft, theirs, "max_grad_norm", "training.max_grad_norm", 1.0)
+    if theirs.number("noisy_embedding_alpha"):
+        take_number(draft, theirs, "noisy_embedding_alpha", "training.neftune_noise_alpha", 5.0)
+    take_noise(draft, theirs)
+    take_adam(draft, theirs)
+    take_seed(draft, theirs)
+    checkpointing = theirs.take("gradient_checkpointing", False)
+    on = checkpointing is True or isinstance(checkpointing, str)
+    line = theirs.say("gradient_checkpointing") if theirs.has("gradient_checkpointing") else "no gradient_checkpointing"
+    draft.keep(line, "training.gradient_checkpointing", on)
+    take_trackers(draft, theirs)
+
+
+def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, objective: str) -> None:
+    length = theirs.whole("sequence_len") or 512
+    line = theirs.say("sequence_len") if theirs.has("sequence_len") else "sequence_len (default: 512)"
+    strategy = (theirs.text("excess_length_strategy") or "drop").lower()
+    does = {"drop": "drops longer rows", "truncate": f"truncates at {length:,} tokens", "raise": "stops at longer rows"}
+    draft.settings["training.max_length"] = length
+    effect = f"Theirs {does.get(strategy, 'drops longer rows')}; ours refuses to train with them."
+    if objective == "cpt":
+        effect = "The length of a block, in both. Ours cuts no text off."
+    draft.change(line, f"training.max_length: {length}", effect)
+    if theirs.flag("sample_packing") and objective != "cpt":
+        draft.change(
+            theirs.say("sample_packing"),
+            "training.padding_free (automatic)",
+            f"Theirs fills blocks of {length:,} tokens, so that a step has more rows; ours batches rows one by one, "
+            "without padding where it can.",
+        )
+
+
+def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    losses = theirs.take("dpo_loss_type", ["sigmoid"])
+    losses = [losses] if isinstance(losses, str) else losses
+    if losses != ["sigmoid"] or theirs.take("dpo_loss_weights"):
+        raise NotTakenOver(f"{theirs.say('dpo_loss_type')} has no counterpart here. Use `dpo_loss_type: [sigmoid]`.")
+    trl = theirs.take("trl")
+    nested = TheirSettings(trl, theirs.name) if isinstance(trl, dict) else None
+    key = "rl_beta" if theirs.has("rl_beta") or nested is None or not nested.has("beta") else "beta"
+    take_number(draft, theirs if key == "rl_beta" or nested is None else nested, key, "dpo.beta", 0.1)
+    if nested is not None and nested.unread():
+        draft.lose(f"trl: {', '.join(nested.unread())}", LOST["trl"])
+    if theirs.number("dpo_label_smoothing"):
+        take_number(draft, theirs, "dpo_label_smoothing", "dpo.label_smoothing", 0.0)
+
+
+def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    draft.validation = theirs.number("val_set_size") or 0.0
+    steps, per_epoch = theirs.number("eval_steps"), theirs.whole("evals_per_epoch")
+    theirs.present(["eval_strategy"])
+    if per_epoch:
+        draft.keep(theirs.say("evals_per_epoch"), "training.evals_per_epoch", per_epoch)
+    elif steps and steps >= 1:
+        draft.keep(theirs.say("eval_steps"), "training.eval_steps", int(steps))
+    elif steps:
+        count = max(1, round(1 / steps / draft.settings["training.num_train_epochs"]))
+        draft.keep(theirs.say("eval_steps"), "training.evals_per_epoch", count)
+    patience = theirs.whole("early_stopping_patience")
+    line = theirs.say("early_stopping_patience") if patience else "early_stopping_patience (default: never)"
+    draft.keep(line, "training.early_stopping_patience", patience or None)
+
+
+def _take_template(draft: ExperimentDraft, theirs: TheirSettings, objective: str) -> None:
+    system = theirs.text("default_system_message")
+    if system and objective != "cpt":
+        draft.keep(theirs.say("default_system_message"), "data.system_prompt", system)
+    template = theirs.text("chat_template")
+    if template and not template.startswith("tokenizer_default"):
+        effect = (
+            f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
+        )
+        draft.change(theirs.say("chat_template"), "the model's chat template", effect)
+    types = theirs.present(["bf16", "fp16", "bfloat16", "float16", "float32"])
+    if types:
+        effect = "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it)."
+        draft.change(", ".join(theirs.say(name) for name in types), "", effect)
+    if theirs.flag("dataset_exact_deduplication"):
+        effect = "Ours removes equal rows in any case, and near ones too."
+        draft.change(theirs.say("dataset_exact_deduplication"), "duplicates are set aside", effect)
+
+
+def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    for key, effect in LOST.items():
+        if key != "trl" or draft.settings["objective"] != "dpo":
+            value = theirs.take(key)
+            if value is not None and value is not False:
+                draft.lose(theirs.say(key), effect)
+    draft.report.ignore(
+        [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
+    )
+    draft.report.ignore([*theirs.present_with(SPEED_PREFIXES), *theirs.present_with(ONLY_WITH)])
+    unused = theirs.present(["rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights", "dpo_padding_free"])
+    if unused and draft.settings["objective"] != "dpo":
+        draft.lose(", ".join(unused), "Theirs does not use them in this method either.")
+    for name in theirs.unread():
+        draft.lose(
+            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
+        )

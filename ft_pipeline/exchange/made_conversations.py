@@ -1,0 +1,98 @@
+"""Conversations made from preferences or references, for a project that has none to compare models on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.exchange.data_files import DataSet
+from ft_pipeline.exchange.import_report import ImportReport
+from ft_pipeline.exchange.row_edits import dump, read_rows
+from ft_pipeline.exchange.row_shapes import CannotHold, openai_row
+from ft_pipeline.tables.formats.convert import convert
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.reading.sidecar import parse_sidecar
+from ft_pipeline.tables.reason_codes import Fault
+
+ONE_IN = 5
+"""Of every five pairs, one is a test row. Another one is a conversation for supervised training and validation: a pair
+near a held-out conversation is not trained, so that most pairs must not be conversations."""
+SPLIT_TEST = "split: test\n"
+
+
+def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport) -> None:
+    """Write chat rows from pairs or references, if the project would have no conversations. Report what is missing."""
+    if any(data.data_format in CONVERSATIONAL and (data.paths or data.remote) for data in data_sets):
+        return
+    made = 0
+    for data in data_sets:
+        for copy in data.copies:
+            if data.data_format == "preferences":
+                made += _from_pairs(data, copy, root, report)
+            elif data.data_format == "unlabelled":
+                made += _from_references(data, copy, root, report)
+    if not made:
+        effect = (
+            "There are no conversations to compare models on, so `ft run` stops at the splits. Put at least 50 into "
+            "data/raw/chat, sharegpt or alpaca."
+        )
+        report.add("no_counterpart", "", "no conversations", "", effect)
+
+
+def _from_pairs(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
+    rows = list(_rows(data, copy, "chosen"))
+    tests, others = rows[::ONE_IN], rows[1::ONE_IN]
+    if not others:
+        return 0
+    test = _write(root, f"{copy.stem}-chosen-test.jsonl", tests, report, is_test=True)
+    other = _write(root, f"{copy.stem}-chosen.jsonl", others, report)
+    effect = (
+        f"Ours compares models on conversations: the chosen answers of every fifth pair ({len(tests):,}) are test "
+        f"rows, and these pairs are not trained. Those of another fifth ({len(others):,}) are chat rows."
+    )
+    report.add("changed", data.source, f"{data.name}: no conversations", f"{test}, {other}", effect)
+    return len(rows)
+
+
+def _from_references(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
+    rows = list(_rows(data, copy, "reference"))
+    if not rows:
+        return 0
+    ours = _write(root, f"{copy.stem}-reference.jsonl", rows, report, is_test=data.is_test)
+    use = "test rows" if data.is_test else "chat rows, which supervised training uses"
+    effect = f"Ours compares models on conversations: the references are answers of {use} too ({len(rows):,})."
+    report.add("changed", data.source, f"{data.name}: no conversations", ours, effect)
+    return len(rows)
+
+
+def _write(root: Path, name: str, rows: list[dict[str, Any]], report: ImportReport, *, is_test: bool = False) -> str:
+    """Write chat rows, with a sidecar if they are test rows. Return the file's name in the project."""
+    target = root / "data" / "raw" / "chat" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"".join(dump(row) + b"\n" for row in rows))
+    paths = [target]
+    if is_test:
+        paths.append(target.with_suffix(".yaml"))
+        paths[1].write_text(SPLIT_TEST, encoding="utf-8")
+    report.files += [path.relative_to(root).as_posix() for path in paths]
+    return report.files[-len(paths)]
+
+
+def _rows(data: DataSet, copy: Path, column: str) -> Iterator[dict[str, Any]]:
+    """Yield the chat rows of a copied file. Unusable rows and references of rows with tools are left out."""
+    row_format, sidecar = FORMATS[data.data_format], parse_sidecar(data.sidecar)
+    for value in read_rows(copy):
+        record = convert(row_format, value, sidecar) if isinstance(value, dict) else None
+        if record is None or isinstance(record, Fault):
+            continue
+        cells = dict(zip(row_format.column_names, record, strict=True))
+        answer = cells[column]
+        if column == "reference":
+            if not answer or cells["tools"]:
+                continue
+            turns = [*cells["messages"], {"role": "assistant", "content": answer}]
+        else:
+            turns = [*cells["prompt_messages"], *answer]
+        try:
+            yield openai_row(turns, cells["tools"])
+        except CannotHold:
+            continue

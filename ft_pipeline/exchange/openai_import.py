@@ -1,0 +1,167 @@
+"""`ft import openai`: fine-tuning files of a provider, and perhaps its jobs → the plan of a project."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.exchange.data_files import DataSet
+from ft_pipeline.exchange.experiment_draft import ExperimentDraft, experiment_name
+from ft_pipeline.exchange.import_report import ImportReport
+from ft_pipeline.exchange.new_project import Plan
+from ft_pipeline.exchange.openai_job import OBJECTIVES, REINFORCEMENT, fill_default, fill_from_job, find_jobs
+from ft_pipeline.exchange.openai_rows import count_kinds, is_test_file, reference_of
+from ft_pipeline.exchange.their_settings import MAX_BYTES, NotTakenOver, TheirSettings
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.unlabelled import REFERENCE_KEYS
+
+OBJECTIVE_OF = {"chat": "sft", "unlabelled": "sft", "preferences": "dpo", "text": "cpt"}
+"""Format → the objective of an experiment that trains on it."""
+SUFFIXES = (".jsonl", ".json")
+
+
+def plan_openai(paths: Sequence[Path]) -> Plan:
+    """Return what fine-tuning files contain. paths: files and folders. UserError if there are no rows."""
+    plan = Plan("OpenAI's fine-tuning files")
+    jobs: list[tuple[str, dict[str, Any]]] = []
+    for path in _files(paths):
+        found = _jobs_in(path)
+        if found:
+            jobs += [(path.name, job) for job in found]
+        else:
+            _add_file(plan, path)
+    if not plan.data_sets:
+        reasons = " ".join(line.effect for line in plan.report.lines[:1])
+        raise UserError(f"There are no rows of a fine-tuning file. {reasons or 'Name the JSONL files.'}")
+    _assign_tests(plan)
+    _add_experiments(plan, jobs)
+    return plan
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that are named, and the data files in the folders that are named."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            home = path.resolve()
+            found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+            files += [file for file in found if file.resolve().is_relative_to(home)]
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"There is no {path}. Name a JSONL file or a folder.")
+    return list(dict.fromkeys(files))
+
+
+def _jobs_in(path: Path) -> list[dict[str, Any]]:
+    """Return the fine-tuning jobs in a file; an empty list if it has rows."""
+    if path.stat().st_size > MAX_BYTES:
+        return []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return find_jobs(json.loads(text))
+        except ValueError:
+            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            return find_jobs(lines)
+    except (ValueError, RecursionError, OSError):
+        return []
+
+
+def _add_file(plan: Plan, path: Path) -> None:
+    """Add a file to the plan, in the format of most of its rows."""
+    report = plan.report
+    try:
+        kinds, references = count_kinds(path)
+    except UserError as error:
+        report.add("no_counterpart", path.name, path.name, "", str(error))
+        return
+    known = {kind: count for kind, count in kinds.items() if kind}
+    if not known:
+        effect = "No row has `messages`, a preference, `prompt` and `completion`, or `text`. It is not taken over."
+        report.add("no_counterpart", path.name, path.name, "", effect)
+        return
+    best = max(known, key=lambda kind: known[kind])
+    if others := sum(kinds.values()) - known[best]:
+        effect = (
+            f"{others:,} of {sum(kinds.values()):,} rows have another shape, and will be quarantined. Give them a file."
+        )
+        report.add("changed", path.name, f"{path.name}: mixed rows", best, effect)
+    data = DataSet(path.stem, path.name, best, [path], line=path.name)
+    if best == "unlabelled":
+        _set_reference(plan, data, references)
+    plan.data_sets.append(data)
+
+
+def _set_reference(plan: Plan, data: DataSet, references: Any) -> None:
+    """Map the key of the reference of reinforcement rows, and report the other keys."""
+    plan.report.add("changed", data.source, f"{data.name}: reinforcement rows", "data/raw/unlabelled", REINFORCEMENT)
+    reference, others = reference_of(references)
+    if reference and reference not in REFERENCE_KEYS:
+        data.columns = {reference: "reference"}
+    if others:
+        effect = "Ours keeps one reference per prompt; these keys are not read."
+        plan.report.add("no_counterpart", data.source, f"{data.name}: {', '.join(others)}", "", effect)
+
+
+def _assign_tests(plan: Plan) -> None:
+    """Make test files of those that are named so, unless a format would have no training rows."""
+    for data_format in {data.data_format for data in plan.data_sets}:
+        files = [data for data in plan.data_sets if data.data_format == data_format]
+        tests = [data for data in files if is_test_file(Path(data.paths[0]))]
+        for data in tests:
+            theirs = f"{data.paths[0].name}: validation or test file"
+            data.is_test = len(tests) < len(files)
+            if not FORMATS[data_format].is_conversational:
+                effect = "Only conversations have a test file here; these rows are used like the others."
+            elif len(tests) == len(files):
+                effect = "It is the only file of its kind, so its rows are split into training, validation and test."
+            else:
+                data.split = "test"
+                effect = (
+                    "Theirs measures the loss on it during training; ours keeps it for the test, and takes validation "
+                    "rows from the training rows."
+                )
+            plan.report.add("changed", data.source, theirs, "split: test" if data.split else "training rows", effect)
+
+
+def _add_experiments(plan: Plan, jobs: list[tuple[str, dict[str, Any]]]) -> None:
+    """Add an experiment for each job, and one for each objective that has files and no job."""
+    objectives = {OBJECTIVE_OF[data.data_format] for data in plan.data_sets}
+    taken: set[str] = set()
+    for source, job in jobs:
+        draft = ExperimentDraft("", source, ImportReport())
+        try:
+            fill_from_job(draft, TheirSettings(job, source), objectives)
+        except NotTakenOver as error:
+            plan.report.add("no_counterpart", source, f"job {job.get('id', '')}", "", str(error))
+            continue
+        stem = str(job.get("user_provided_suffix") or job.get("suffix") or draft.settings["objective"])
+        if draft.settings["objective"] not in objectives:
+            effect = "There is no file of its kind, so it is not taken over. Name its training file, too."
+            plan.report.add("no_counterpart", source, f"job {stem}", "", effect)
+            continue
+        draft.name = experiment_name(stem, taken)
+        plan.report.merge(draft.report)
+        draft.report = plan.report
+        plan.drafts.append(draft)
+    for objective in sorted(objectives - {draft.settings["objective"] for draft in plan.drafts}):
+        source = next(data.source for data in plan.data_sets if OBJECTIVE_OF[data.data_format] == objective)
+        draft = ExperimentDraft(experiment_name(objective, taken), source, plan.report)
+        fill_default(draft, objective)
+        plan.drafts.append(draft)
+    _start_dpo_from_sft(plan)
+
+
+def _start_dpo_from_sft(plan: Plan) -> None:
+    """Let preference training start from the supervised experiment, if there is just one."""
+    by_objective = {
+        objective: [draft for draft in plan.drafts if draft.settings["objective"] == objective]
+        for objective in OBJECTIVES.values()
+    }
+    if len(by_objective["sft"]) == 1 and any(data.data_format == "chat" for data in plan.data_sets):
+        for draft in by_objective["dpo"]:
+            draft.settings["start_from"] = by_objective["sft"][0].name
+            effect = "Ours trains on the pairs after the answers. Remove `start_from` to start from the base model."
+            draft.change("a preference file", f"start_from: {by_objective['sft'][0].name}", effect)
