@@ -21,6 +21,8 @@ from ft_pipeline.execution.workers.serving_front import Front, free_port, front_
 from ft_pipeline.execution.workers.traffic_log import TrafficLog, read_feedback
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
+from ft_pipeline.release.export.chat_template import template_with_whole_turns
+from ft_pipeline_tests.tiny import tiny_tokenizer
 
 HERMES = AnswerForm(FAMILIES[0], True, False, ("<|im_end|>",), ("<|im_end|>",))
 NO_TOOLS = AnswerForm(None, False, False, ("<|im_end|>",), ("<|im_end|>",))
@@ -145,6 +147,40 @@ def test_calls_in_an_answer_become_tool_calls() -> None:
         cut_off = ask(client, tools=TOOLS).choices[0]
         assert (cut_off.message.content, cut_off.finish_reason) == (CALL[:-20], "length")
         assert [model.id for model in client.models.list()] == ["shop"]
+
+
+def test_turns_reach_the_template_whole() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
+    messages: list[Any] = [
+        *ASK,
+        {"role": "assistant", "content": "I look.", "tool_calls": [call], "reasoning": "Hm.", "refusal": None},
+        {"role": "tool", "tool_call_id": "1", "name": "track", "content": [{"type": "text", "text": "Shipped."}]},
+        {"role": "user", "content": [{"type": "text", "text": "When?"}]},
+    ]
+    engine = Engine()
+    with serving(engine) as client:
+        client.chat.completions.create(model="shop", messages=messages, tools=TOOLS)
+        for broken in ("{", 7):
+            call["function"]["arguments"] = broken  # type: ignore[index]
+            with pytest.raises(openai.BadRequestError, match="not calls of functions with JSON arguments"):
+                client.chat.completions.create(model="shop", messages=messages, tools=TOOLS)
+        for none in ("Hello", [{"content": "x"}], ["x"]):
+            assert post(client, "/v1/chat/completions", json.dumps({"messages": none}).encode())[0] == 400
+    whole = "{% for turn in messages %}{{ turn | tojson }}\n{% endfor %}"
+    tokenizer = tiny_tokenizer(template_with_whole_turns(whole))
+    shown = tokenizer.apply_chat_template(engine.requests[0]["messages"], tokenize=False)
+    function = {"name": "track", "arguments": {"order": 7}}
+    assert [json.loads(line) for line in shown.splitlines()] == [
+        {"content": "Where is order 7?", "role": "user"},
+        {
+            "content": "I look.",
+            "role": "assistant",
+            "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            **dict.fromkeys(("reasoning", "thinking", "reasoning_content"), "Hm."),
+        },
+        {"content": "Shipped.", "role": "tool", "tool_call_id": "1", "name": "track"},
+        {"content": [{"type": "text", "text": "When?"}], "role": "user"},
+    ]
 
 
 def test_an_answer_without_calls_keeps_its_text_and_reasoning() -> None:
