@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
+from ft_pipeline.models.chat import render
+from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline_tests.end_to_end.calling import ARGUMENTS, THANKS, TOOLS, calling_project
 from ft_pipeline_tests.end_to_end.project import current, ft
 from ft_pipeline_tests.release.test_serving import Served, serving, vllm
@@ -70,6 +73,33 @@ def test_the_served_model_answers_with_tool_calls_and_logs_them(shop: Path, tmp_
     logged = calls[2]["response"]["choices"][0]["message"]["tool_calls"][0]["function"]
     assert logged == {"name": "find_parcel", "arguments": call.function.arguments}
     assert feedback["feedback"]["id"] == streamed.id
+
+
+def test_a_conversation_with_calls_is_read_as_in_training(shop: Path) -> None:
+    function = {"name": "find_parcel", "arguments": json.dumps(ARGUMENTS)}
+    messages = [
+        {"role": "system", "content": "You know where parcels are."},
+        {"role": "user", "content": WHERE},
+        {
+            "role": "assistant",
+            "content": "I look for it.",
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "name": "find_parcel", "content": "It is in Bonn."},
+    ]
+    rows: list[Any] = [dict(turn) for turn in messages]
+    rows[2]["tool_calls"] = [{"id": "c1", **function}]
+    tokenizer = load_tokenizer(current(shop, "merged_model", "calls").path)
+    prompt = render(tokenizer, rows, add_generation_prompt=True, tools=json.dumps(TOOLS))
+    assert "I look for it." in prompt
+    with serving(shop, "calls") as served:
+        answer = served.client.chat.completions.create(
+            model="calls",
+            messages=messages,  # type: ignore[arg-type]
+            tools=TOOLS,
+            max_tokens=4,
+        )
+    assert answer.usage and answer.usage.prompt_tokens == len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
 
 def test_vllm_gets_the_parser_of_the_template(shop: Path, tmp_path: Path) -> None:

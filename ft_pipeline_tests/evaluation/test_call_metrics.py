@@ -14,9 +14,11 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
+from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.call_metrics import call_metrics
-from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
+from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline, teacher_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
@@ -153,6 +155,22 @@ def test_logged_answers_may_have_calls(make_job: JobMaker, with_tools: dict[str,
         score("broken")
 
 
+def test_a_teacher_whose_template_has_no_tools_is_refused(
+    make_job: JobMaker, with_tools: dict[str, Path], tiny_base: Path
+) -> None:
+    inputs = {**with_tools, "teacher_model": tiny_base}
+    prices = {"input_per_million": 0.0, "output_per_million": 0.0}
+    job = make_job("teacher_scores", "teacher", inputs, teacher={"few_shot": 0}, name="other", prices=prices)
+    with pytest.raises(
+        UserError, match=r"teacher other cannot be scored: .* omits declared tools\. Choose another teacher\.model"
+    ):
+        teacher_scores.run(job)
+    inputs["teacher_model"] = with_tools["base_model"]
+    job = make_job("teacher_scores", "same", inputs, teacher={"few_shot": 0}, name="other", prices=prices)
+    [row] = teacher_scores.run(job)["rows"]
+    assert {*METRICS} < {*row["scores"]}
+
+
 def test_test_rows_without_tools_have_no_scores_of_calls(make_job: JobMaker) -> None:
     job = make_job("prompt_baseline", "plain", prompting={"variants": {}})
     [row] = prompt_baseline.run(job)["rows"]
@@ -168,3 +186,18 @@ def test_calls_that_cannot_be_read_stop_the_scoring(make_job: JobMaker, with_too
     with pytest.raises(UserError, match=r"cannot be read back\. Choose a base_model"):
         prompt_baseline.run(make_job("prompt_baseline", "own", with_tools, prompting={"variants": {}}))
     shutil.rmtree(base)
+
+
+def test_intervals_of_calls_are_those_of_the_conversations_with_tools() -> None:
+    def sample(number: int, has_tools: bool) -> dict[str, Any]:
+        return {
+            "group": str(number),
+            "call_items": float(has_tools),
+            **dict.fromkeys(METRICS, float(has_tools and number % 2)),
+        }
+
+    few = {"m": [sample(number, True) for number in range(10)]}
+    mixed = {"m": [*few["m"], *(sample(number, False) for number in range(10, 200))]}
+    alone, among_others = (interval(estimate_samples(samples, ())["m"]["call_names"]) for samples in (few, mixed))
+    assert alone == among_others and alone.value == 0.5
+    assert item_value("call_names", mixed["m"][11]) is None and item_value("call_names", mixed["m"][1]) == 1.0

@@ -21,6 +21,8 @@ from ft_pipeline.execution.workers.serving_front import Front, free_port, front_
 from ft_pipeline.execution.workers.traffic_log import TrafficLog, read_feedback
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
+from ft_pipeline.release.export.chat_template import template_with_whole_turns
+from ft_pipeline_tests.tiny import tiny_tokenizer
 
 HERMES = AnswerForm(FAMILIES[0], True, False, ("<|im_end|>",), ("<|im_end|>",))
 NO_TOOLS = AnswerForm(None, False, False, ("<|im_end|>",), ("<|im_end|>",))
@@ -147,6 +149,40 @@ def test_calls_in_an_answer_become_tool_calls() -> None:
         assert [model.id for model in client.models.list()] == ["shop"]
 
 
+def test_turns_reach_the_template_whole() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
+    messages: list[Any] = [
+        *ASK,
+        {"role": "assistant", "content": "I look.", "tool_calls": [call], "reasoning": "Hm.", "refusal": None},
+        {"role": "tool", "tool_call_id": "1", "name": "track", "content": [{"type": "text", "text": "Shipped."}]},
+        {"role": "user", "content": [{"type": "text", "text": "When?"}]},
+    ]
+    engine = Engine()
+    with serving(engine) as client:
+        client.chat.completions.create(model="shop", messages=messages, tools=TOOLS)
+        for broken in ("{", 7):
+            call["function"]["arguments"] = broken  # type: ignore[index]
+            with pytest.raises(openai.BadRequestError, match="not calls of functions with JSON arguments"):
+                client.chat.completions.create(model="shop", messages=messages, tools=TOOLS)
+        for none in ("Hello", [{"content": "x"}], ["x"]):
+            assert post(client, "/v1/chat/completions", json.dumps({"messages": none}).encode())[0] == 400
+    whole = "{% for turn in messages %}{{ turn | tojson }}\n{% endfor %}"
+    tokenizer = tiny_tokenizer(template_with_whole_turns(whole))
+    shown = tokenizer.apply_chat_template(engine.requests[0]["messages"], tokenize=False)
+    function = {"name": "track", "arguments": {"order": 7}}
+    assert [json.loads(line) for line in shown.splitlines()] == [
+        {"content": "Where is order 7?", "role": "user"},
+        {
+            "content": "I look.",
+            "role": "assistant",
+            "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            **dict.fromkeys(("reasoning", "thinking", "reasoning_content"), "Hm."),
+        },
+        {"content": "Shipped.", "role": "tool", "tool_call_id": "1", "name": "track"},
+        {"content": [{"type": "text", "text": "When?"}], "role": "user"},
+    ]
+
+
 def test_an_answer_without_calls_keeps_its_text_and_reasoning() -> None:
     engine = Engine("<think>\nHm.\n</think>\n\nHello <|im_end|>")
     with serving(engine) as client:
@@ -197,12 +233,27 @@ def test_what_a_model_cannot_do_is_an_error_of_openai_s_shape(
         assert ask(client).choices[0].message.content == "Hello <b>you</b>."
 
 
+def test_other_paths_pass_unchanged() -> None:
+    engine = Engine(CALL)
+    with serving(engine) as client:
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 0, timeout=20)
+        for stream in (True, False, True):  # over one connection
+            connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "stream": stream}))
+            body = connection.getresponse().read()
+            if stream:
+                events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in engine.chunks())
+                assert body == events
+            else:
+                assert json.loads(body) == engine.reply()
+        connection.close()
+
+
 def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
     engine = Engine(status=422)
     with serving(engine) as client:
         with pytest.raises(openai.UnprocessableEntityError):
             ask(client)
-        for body, message in ((b"{", "not JSON"), (b"[]", "not an object")):
+        for body, message in ((b"{", "not JSON"), (b"[]", "not an object"), (b'{"top_p": NaN}', "not JSON")):
             status, reply = post(client, "/v1/chat/completions", body)
             assert (status, message in reply["error"]["message"]) == (400, True)
         assert post(client, "/v1/chat/completions", b"{}", Origin="https://evil.example")[0] == 403

@@ -43,3 +43,11 @@ def test_the_same_seed_samples_the_same_answers(model, tiny_base):
         for seed in (1, 1, 2)
     )
     assert first == again != other_seed
+
+
+def test_the_raw_text_keeps_control_tokens_but_not_the_stop_token(model, tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    answers = generate(model, tokenizer, PROMPTS * 4, max_new_tokens=300, batch_size=12, temperature=1.0, seed=3)
+    assert any("<|im_start|>" in answer.raw for answer in answers)  # by chance, of 441 tokens
+    for answer in answers:
+        assert "<|im_end|>" not in answer.raw and "<|im_start|>" not in answer.text

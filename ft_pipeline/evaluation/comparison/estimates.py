@@ -19,7 +19,6 @@ _RATIOS = {
     "nats_per_byte": ("content_nats", "content_bytes"),
     "loss": ("loss_sum", "answer_tokens"),
     "length_ratio": ("answer_bytes", "content_bytes"),
-    **{name: (name, CALL_ITEMS) for name in CALL_METRICS},
 }
 """Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = ("stop_nats", *ANSWER_METRICS, "format_valid", "fields_match")
@@ -46,19 +45,19 @@ def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
     conversations = Conversations(groups)
     for metric, (numerator, denominator) in _RATIOS.items():
         if measured := _with_values(samples, numerator):
-            values = (_matrix(measured, numerator), _matrix(measured, denominator))
-            ratios = conversations.ratios(*values, is_rate=metric in CALL_METRICS)
+            ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
             _add(estimates, metric, measured, ratios)
     for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
         if measured := _with_values(samples, metric):
             _add(estimates, metric, measured, _means(conversations, metric, _matrix(measured, metric)))
+    _add_calls(estimates, samples)
     return estimates
 
 
 def item_value(metric_name: str, sample: Mapping[str, Any]) -> float | None:
     """Return a metric of one answer; None if it is unknown."""
     numerator, denominator = _RATIOS.get(metric_name, (metric_name, None))
-    if sample.get(numerator) is None:
+    if sample.get(numerator) is None or (metric_name in CALL_METRICS and not sample[CALL_ITEMS]):
         return None
     return float(sample[numerator]) / (1.0 if denominator is None else max(1.0, float(sample[denominator])))
 
@@ -80,6 +79,19 @@ def _with_values(samples: Samples, column: str) -> Samples:
     return {
         name: records for name, records in samples.items() if all(record.get(column) is not None for record in records)
     }
+
+
+def _add_calls(estimates: Estimates, samples: Samples) -> None:
+    """Add the metrics of calls of tools, over the conversations that have them."""
+    with_tools = {
+        name: [record for record in records if record[CALL_ITEMS]]
+        for name, records in _with_values(samples, CALL_ITEMS).items()
+    }
+    if not any(with_tools.values()):
+        return
+    conversations = Conversations([record["group"] for record in next(iter(with_tools.values()))])
+    for metric in CALL_METRICS:
+        _add(estimates, metric, with_tools, conversations.means(_matrix(with_tools, metric), is_rate=True))
 
 
 def _add_general(estimates: Estimates, models: Sequence[ScoredModel]) -> None:

@@ -84,8 +84,10 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
             for item in items
         ]
     except UserError as error:
+        reason, _, _ = str(error).partition(". ")
         raise UserError(
-            f"The teacher {job.config['name']} cannot be scored: {error} Or set teacher.in_comparison to false."
+            f"The teacher {job.config['name']} cannot be scored: {reason}. Choose another teacher.model, or set "
+            "teacher.in_comparison to false."
         ) from error
     references = [item.reference for item in items]
     limit = answer_limit(

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.models.tool_call_readers import Call
+from ft_pipeline.models.tool_call_values import parse_json
+from ft_pipeline.models.tool_calls import calls_of_reply
 from ft_pipeline.models.turn_stream import AnswerForm, Delta, TurnStream, read_whole
+from ft_pipeline.release.export.chat_template import packed_turn
 
 Body = dict[str, Any]
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of the reasoning in a turn."""
 
 
 class RefusedRequest(Exception):
@@ -62,6 +67,7 @@ class ChatExchange:
         tools = _declared(request, rules)
         self.engine_request = dict(request)
         if rules.form is not None:
+            self.engine_request["messages"] = _packed(request.get("messages"))
             choice = self.engine_request.pop("tool_choice", None)
             if choice == "none":
                 tools = []
@@ -130,6 +136,38 @@ class ChatExchange:
         # Nine letters or digits, which Mistral's templates require when the client sends the call back.
         kept = calls[:1] if self._one_call else calls
         return [{"id": secrets.token_hex(5)[:9], "type": "function", "function": dict(call)} for call in kept]
+
+
+def _packed(messages: Any) -> list[Any]:
+    """Return a client's turns, so that the chat template gets all of them. Raises RefusedRequest if they are none."""
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in messages):
+        raise RefusedRequest(
+            "`messages` is not a list of turns. Send turns with `role` and `content`.", param="messages"
+        )
+    return [packed_turn(_as_templates_read(turn)) for turn in messages]
+
+
+def _as_templates_read(turn: Body) -> Body:
+    """Return a turn as models.chat.template_messages does for a row: arguments as objects, no empty keys."""
+    turn = {name: value for name, value in turn.items() if value not in (None, [])}
+    if isinstance(turn.get("content"), list) and turn.keys() > {"role", "content"}:
+        turn["content"] = "\n".join(str(part.get("text", "")) for part in turn["content"] if isinstance(part, dict))
+    if reasoning := next((turn[name] for name in _REASONING if name in turn), None):
+        turn = {"thinking": reasoning, **turn, "reasoning_content": reasoning}  # as transformers does
+    if turn.get("tool_calls"):
+        try:
+            calls = calls_of_reply(turn["tool_calls"])
+            arguments = [parse_json(call["arguments"]) for call in calls]
+        except ValueError:
+            raise RefusedRequest(
+                "The `tool_calls` of a turn are not calls of functions with JSON arguments. Send them as you got them.",
+                param="messages",
+            ) from None
+        turn["tool_calls"] = [
+            {**entry, "function": {"name": call["name"], "arguments": value}}
+            for entry, call, value in zip(turn["tool_calls"], calls, arguments, strict=True)
+        ]
+    return {"content": "", **turn}
 
 
 def _declared(request: Body, rules: ChatRules) -> list[Any]:

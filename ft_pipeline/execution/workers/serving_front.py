@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, RefusedRequest
 from ft_pipeline.execution.workers.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog
+from ft_pipeline.models.tool_call_values import parse_json
 
 MAX_REQUEST_BYTES = 64 * 2**20
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -116,7 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._chat(body)
             else:
                 with self._engine(body) as response:
-                    self._relay(response, response.read())
+                    self._relay(response)
         except RefusedRequest as refusal:
             self._send_json(refusal.status, refusal.body)
         except (OSError, http.client.HTTPException):
@@ -137,8 +138,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         exchange = ChatExchange(_parse_object(body), self.front.rules)
         with self._engine(json.dumps(exchange.engine_request).encode()) as response:
             if response.status != 200:
-                self._relay(response, response.read())
-            elif "text/event-stream" in (response.getheader("Content-Type") or ""):
+                self._relay(response)
+            elif _is_stream(response):
                 self._stream(exchange, response)
             else:
                 reply = _reply(exchange, response.read())
@@ -146,11 +147,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send_json(200, reply)
 
     def _stream(self, exchange: ChatExchange, response: http.client.HTTPResponse) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Cache-Control", "no-cache")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self._begin_stream()
         for line in response:
             event = line.removeprefix(b"data:").strip()
             if not line.startswith(b"data:") or event == b"[DONE]":
@@ -160,7 +157,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if (reply := exchange.streamed_reply()) is not None:
             self._record(exchange, reply)
         self._send_part(_DONE)
-        self.wfile.write(b"0\r\n\r\n")
+        self._send_part(b"")
 
     def _record(self, exchange: ChatExchange, reply: dict[str, Any]) -> None:
         """Log an exchange. An answer is sent even if the log cannot be written."""
@@ -186,9 +183,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _relay(self, response: http.client.HTTPResponse, body: bytes) -> None:
+    def _relay(self, response: http.client.HTTPResponse) -> None:
+        """Send a response of the engine as it is."""
+        if _is_stream(response):
+            self._begin_stream()
+            while part := response.read1():
+                self._send_part(part)
+            self._send_part(b"")
+            return
         headers = {name: value for name in _RELAYED_HEADERS if (value := response.getheader(name)) is not None}
-        self._send(response.status, body, headers)
+        self._send(response.status, response.read(), headers)
+
+    def _begin_stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
 
     def _send_json(self, status: int, document: Any) -> None:
         self._send(status, json.dumps(document, ensure_ascii=False).encode(), {"Content-Type": "application/json"})
@@ -201,8 +212,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_part(self, part: bytes) -> None:
+        """Send a part of a stream; an empty part ends it."""
         self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         self.wfile.flush()
+
+
+def _is_stream(response: http.client.HTTPResponse) -> bool:
+    return response.status == 200 and "text/event-stream" in (response.getheader("Content-Type") or "")
 
 
 def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
@@ -226,8 +242,8 @@ def _client_events(exchange: ChatExchange, event: bytes) -> list[bytes]:
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = parse_json(body.decode("utf-8"))
+    except ValueError:
         raise RefusedRequest("The body is not JSON. Send a chat request.") from None
     if not isinstance(document, dict):
         raise RefusedRequest("The body is not an object. Send a chat request.")

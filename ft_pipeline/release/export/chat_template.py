@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 Message = Mapping[str, str]
 
@@ -32,6 +33,31 @@ def template_with_prompt(
         f"{{%- set messages = {with_own_system} %}}"
         f"{{%- else %}}{{%- set messages = {prompt} + messages %}}{{%- endif %}}\n{template}"
     )
+
+
+WHOLE_TURN = "ft_turn"
+"""The key in the first call of a turn under which a client's whole turn is found."""
+
+
+def template_with_whole_turns(template: str) -> str:
+    """Return the template with a line in front that restores turns which `packed_turn` packed."""
+    return (
+        "{%- set ft = namespace(turns=[]) %}{%- for message in messages %}"
+        f"{{%- set whole = message.tool_calls[0].{WHOLE_TURN} if message.tool_calls else none %}}"
+        "{%- set ft.turns = ft.turns + [whole or message] %}{%- endfor %}"
+        f"{{%- set messages = ft.turns %}}\n{template}"
+    )
+
+
+def packed_turn(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a turn, as templates read it, such that `transformers serve` shows all of it to the template.
+
+    That engine keeps only the calls of a turn that has some, and else only its text. It keeps all keys of a call.
+    """
+    if turn.keys() <= {"role", "content", "tool_call_id"}:
+        return turn
+    call = {"type": "function", "function": {"name": "", "arguments": "{}"}, WHOLE_TURN: dict(turn)}
+    return {"role": turn["role"], "content": "", "tool_calls": [call]}
 
 
 def _jinja_literal(messages: Sequence[Message]) -> str:

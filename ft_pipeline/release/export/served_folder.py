@@ -9,7 +9,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.models.turn_stream import AnswerForm
-from ft_pipeline.release.export.chat_template import Message, template_with_prompt
+from ft_pipeline.release.export.chat_template import Message, template_with_prompt, template_with_whole_turns
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG, model_files
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -46,7 +46,8 @@ def write_served_folder(
     the form of the model's answers.
 
     NAME is the model's name. An engine that is started in `folder` uses this relative path as the name of the model.
-    unread_answers: `transformers serve` returns answers with the control tokens in them, if calls in them can be read.
+    unread_answers: if calls can be read, `transformers serve` returns answers with the control tokens in them, and the
+    template reads turns that chat_template.packed_turn packed.
     """
     kind = "merged_model" if model.kind == "merged" else "base_model"
     weights = store.require(kind, model.fingerprints[kind])
@@ -63,12 +64,13 @@ def write_served_folder(
         _few_shot_examples(store, model),
         replace_system=model.serving.get("replace_system", False),
     )
-    (served / TEMPLATE_NAME).unlink(missing_ok=True)
-    (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
     tokenizer.chat_template = template
     form = AnswerForm.of(tokenizer)
     if unread_answers and form.family is not None:
         _return_unread_answers(served / TOKENIZER_CONFIG, form)
+        template = template_with_whole_turns(template)
+    (served / TEMPLATE_NAME).unlink(missing_ok=True)
+    (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
     return served, form
 
 
