@@ -199,7 +199,8 @@ def pair_with_context(prompt: str, chosen: str, rejected: str, system: str | Non
 
     def change(row: Row) -> Row:
         turns = [{"role": "system", "content": row[system]}] if system and is_filled(row.get(system)) else []
-        for old in row.get(history) or [] if history else []:
+        earlier = row.get(history) if history else None
+        for old in earlier if isinstance(earlier, list) else []:
             if isinstance(old, list) and len(old) == 2:
                 turns += [{"role": "user", "content": old[0]}, {"role": "assistant", "content": old[1]}]
         turns.append({"role": "user", "content": row.get(prompt)})

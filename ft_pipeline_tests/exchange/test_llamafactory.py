@@ -292,6 +292,7 @@ def test_pairs_of_texts_with_a_system_prompt_become_turns(tmp_path: Path) -> Non
         {"q": question(number), "s": "Be brief.", "h": [["Hi", "Hello"]], "a": answer(number), "b": "No idea."}
         for number in range(4)
     ]
+    rows[3]["h"] = 5  # no list of turns: theirs ignores it, too
     columns = {"prompt": "q", "system": "s", "history": "h", "chosen": "a", "rejected": "b"}
     got = data_of(tmp_path, {"ranking": True, "columns": columns}, rows, stage="dpo")
     assert [turn["role"] for turn in got.rows("preferences/d.jsonl")[0]["a"]] == [

@@ -210,6 +210,14 @@ def test_a_reinforcement_job_names_its_grader(tmp_path: Path) -> None:
     assert "evaluation.metrics" in got.effect("grader: score_model")
 
 
+def test_a_job_with_an_impossible_number_is_not_taken_over(tmp_path: Path) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    write_json(tmp_path / "theirs" / "job.json", job(hyperparameters={"batch_size": -1}))
+    got = imported(tmp_path)
+    assert "`batch_size` is -1" in got.effect("job ftjob-1")
+    assert got.project.experiment_names() == ["sft"]
+
+
 def test_a_job_without_its_rows_is_said(tmp_path: Path) -> None:
     write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
     write_json(tmp_path / "theirs" / "job.json", job(method={"type": "dpo"}))
