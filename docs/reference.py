@@ -36,8 +36,8 @@ fails its table's blocking check until it is fixed or removed.
 |---|---|---|
 <!-- formats -->
 
-Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. Check a file
-before you put it into the folder: `ft validate FILE --format FORMAT`.
+Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. They may be
+compressed (below). Check a file before you put it into the folder: `ft validate FILE --format FORMAT`.
 
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
@@ -75,9 +75,69 @@ yet.
 
 Rows are compared with their calls; the ids of calls do not count. Rows that differ only in their tools are not equal.
 
+## Compressed files
+
+Files that are compressed with gzip, zstd or bzip2 are read like the file inside. The content decides whether a file is
+compressed, so that the suffix `.gz`, `.zst` or `.bz2` may be missing. These rules follow:
+
+- The suffix inside decides about CSV and Parquet: `rows.csv.gz` is CSV.
+- The sidecar of `support.jsonl.gz` is `support.yaml`.
+- Row numbers are those of the file inside. The snapshot stores the bytes of the compressed file.
+- A stream that is cut off or damaged is refused as a whole, before a row is used.
+- A file is refused if it expands to more than 64 GiB, or to more than 1 GiB and 200 times its size. Text rarely reaches
+  50 times its size, and a file that was made to fill the disk has more than 1,000.
+- The file is expanded into a temporary file, piece by piece. That takes disk space, and little memory.
+- `ft erase` replaces a row of such a file, and compresses the file again in the same way.
+- Archives (zip, tar, 7z, rar), xz and lz4, and files that are compressed twice, are refused. Unpack them.
+
+## Remote sources
+
+A YAML without a data file of its name may name a remote file. It is read like a local file of that name:
+
+```yaml
+# data/raw/alpaca/support.yaml
+source: s3://acme-data/support/rows.jsonl.gz
+columns: {question: instruction, answer: output}   # any key of a sidecar (below)
+```
+
+| `source` | credentials (environment) | `revision` | new revision |
+|---|---|---|---|
+| `s3://BUCKET/KEY` | `AWS_*`, or the machine's role; else none | version id | version id, else ETag |
+| `hf://datasets/OWNER/NAME/FILE` | `HF_TOKEN`, if any | branch, tag or commit, also as `NAME@REVISION` | commit |
+| `hf://datasets/OWNER/NAME` | `HF_TOKEN`, if any | the same | commit |
+| `https://HOST/FILE` | `FT_SOURCE_TOKEN` as a bearer token, if any | none | ETag, else Last-Modified |
+
+For each of them, `revision: sha256:HASH` pins the content. A version id, a commit and a SHA-256 are pins; a branch or a
+tag is none. A whole data set of the hub needs `split`, and `subset` if it has several; `split: test` also makes its
+rows test rows, as in every sidecar. S3 needs `pip install 'ft-pipeline[s3]'`; `AWS_ENDPOINT_URL` names another server
+that speaks its protocol. `HF_ENDPOINT` names another hub. The suffix of the remote file decides about CSV and Parquet.
+
+**When the network is used.** Materializing `raw_FORMAT` downloads what is new. Before that, it asks each source that is
+not pinned for its revision. The sensor `raw_files` asks, too, every 15 minutes. A pinned source is never asked again.
+Plans (`ft run --plan`) read what is recorded in data/store/sources, and work without a network. `ft run` does not ask a
+source of its own accord: `ft run --select raw_FORMAT --force` does. Check a source with `ft validate support.yaml
+--format FORMAT`: the file is downloaded into a temporary folder.
+
+**What is kept.** The snapshot keeps the bytes by their hash, as those of local files, and lists source, revision and
+SHA-256. `ft audit` shows them. A new revision with the same bytes changes nothing. `ft erase
+data/raw/FORMAT/support.yaml ROW` erases a row from the kept copies. Erased rows that the source still has are replaced
+at the next download; remove them there, too.
+
+**Errors.** A source that does not answer, an answer that is not a file, and a transfer that is cut off fail the
+snapshot, with the URL and the answer. The earlier snapshot stays in use. A source without ETag and Last-Modified is
+downloaded by each materialization, and the sensor cannot notice its changes.
+
+**Safety.** Secrets come from the environment only. A URL with a user name, a password or a signature is refused, and so
+is a YAML with a key such as `token`; it is not stored. The values of other parameters of a URL are not shown. The token
+for web servers goes to the host in the YAML; `FT_SOURCE_HOSTS` limits it to these hosts, separated by commas. No token
+follows a redirect to another host. Other schemes, local paths and files of more than 64 GiB are refused. Plain http is
+read from this machine only. Link-local addresses (169.254.169.254) are never asked. Private addresses may be named, but
+a redirect never leads from a public to a private address, or to this machine.
+
 ## Sidecars
 
-A YAML file with the same name (`support.yaml` for `support.csv`), called a sidecar, configures how a file is read:
+A YAML file with the same name (`support.yaml` for `support.csv` and `support.csv.gz`), called a sidecar, configures how
+a file is read:
 
 """
 
@@ -98,7 +158,8 @@ FILTERS = {
     f"{answer_filters.LENGTH_PERCENTILES[0]:g}st percentile of the human answers in the train split, in characters, "
     f"or longer than {answer_filters.LENGTH_SLACK[1]:g} × the "
     f"{answer_filters.LENGTH_PERCENTILES[1]:g}th; not checked with fewer than "
-    f"{answer_filters.MIN_HUMAN_ANSWERS} human answers",
+    f"{answer_filters.MIN_HUMAN_ANSWERS} human answers, or if the prompt has a reference",
+    "reference_mismatch": "does not contain the words of the reference of its prompt, one after the other",
 }
 """By code, in the order of answer_filters.CHECKS."""
 

@@ -24,6 +24,10 @@ class RawFile:
     could not take it)."""
     sidecar: str | None = None
     """SHA-256 of its sidecar (the column mapping)."""
+    source: str | None = None
+    """Where a remote file came from."""
+    revision: str | None = None
+    """The revision of the remote file."""
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -125,7 +129,18 @@ def raw_files(index: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
     for entry in node.config.get("files", []):
         sha256 = entry.get("sha256")
         kept = "refused" if sha256 is None else _how_kept(blobs, sha256)
-        files.append(RawFile(node.kind, entry["name"], sha256, entry.get("bytes", 0), kept, entry.get("sidecar")))
+        files.append(
+            RawFile(
+                snapshot=node.kind,
+                name=entry["name"],
+                sha256=sha256,
+                bytes=entry.get("bytes", 0),
+                kept=kept,
+                sidecar=entry.get("sidecar"),
+                source=entry.get("source"),
+                revision=entry.get("revision"),
+            )
+        )
     return files
 
 

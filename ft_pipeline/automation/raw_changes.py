@@ -2,19 +2,31 @@
 
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
+
+Remote files that are not pinned are asked for a new revision every 15 minutes (sources/remote/fetch.py). A check takes
+no more than about 20 seconds: what it has not asked then, the next one asks.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
-from ft_pipeline.sources.local_folder import folder_stamp, last_written
+from ft_pipeline.sources.local_folder import folder_stamp, last_written, remote_sources
+from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.remote.fetch import look_for_revision
+from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
+from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.tables.formats.registry import FORMATS
+
+MAX_ASKING_SECONDS = 20
+"""Time after which a check asks no other remote source. Dagster ends a sensor that takes a minute."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +50,25 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
     """
     store = ArtifactStore(project.store)
     stamps, settled, changed, notes = {}, {}, {}, []
+    asking_ends = time.monotonic() + MAX_ASKING_SECONDS
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw_folder(data_format))
         pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
+        folder = project.raw_folder(data_format)
+        sources = remote_sources(folder)
+        notes += [f"{asset}: {note}" for note in _look_for_revisions(sources.values(), store.root, asking_ends)]
         # A changed folder is not read yet: a file that is still being copied would be read at every check.
         if stamps[data_format] != previous.get(data_format):
-            last_file = last_written(project.raw_folder(data_format)) or "no file left"
+            last_file = last_written(folder) or "no file left"
             observation = f"files changed (last: {last_file})" if data_format in previous else "first check"
             notes.append(f"{asset}: {observation}, waiting until there are no more changes")
             continue
         state = f"{stamps[data_format]} {pointer.fingerprint} {pointer.when} {STEPS[asset].code_version}"
+        if sources:
+            state += " " + sha256_of_json(SourceRecords(store.root).revisions(sources.values()))
         if state == previous.get(asset):
             settled[asset] = state
             continue
@@ -64,6 +82,19 @@ def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChange
         else:
             changed[asset] = key
     return RawChanges(stamps, settled, changed, notes)
+
+
+def _look_for_revisions(sources: Iterable[RemoteSource], store: Path, asking_ends: float) -> list[str]:
+    """Ask the sources that are due, and return why some did not answer."""
+    notes = []
+    for source in sources:
+        if time.monotonic() > asking_ends:
+            break
+        try:
+            look_for_revision(source, store)
+        except (UserError, OSError) as error:
+            notes.append(first_line(error))
+    return notes
 
 
 def _change_key(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:

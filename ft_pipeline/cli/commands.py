@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, exchange, export, exposures, gc, inspect, memory, release, report
+from ft_pipeline.cli import audit, display, exchange, export, exposures, gc, inspect, memory, release, report, serve
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -221,8 +221,8 @@ for command in (
     release.champion,
     exposures.exposures,
     export.export,
-    export.serve,
     exchange.export_data,
+    serve.serve,
     report.report,
     gc.gc,
     memory.memory,
@@ -242,13 +242,17 @@ def validate(
 ) -> None:
     """Check a file and report what the pipeline would do with its rows, without running it.
 
+    A YAML that names a remote source is checked with the file that it names.
+
     Example: ft validate my_rows.jsonl --format alpaca
     """
+    from ft_pipeline.sources.remote.fetch import local_file
     from ft_pipeline.tables.validate import validate_file
 
     if data_format not in FORMATS:
         raise UserError(f"Unknown format {data_format!r}. Choose one of {', '.join(FORMATS)}.")
-    result = validate_file(path, data_format, data_dir=path.parent, against=against)
+    with local_file(path) as file:
+        result = validate_file(file, data_format, data_dir=file.parent, against=against)
     print_result(result.to_json(), as_json, lambda document: display.show_validation(stdout, document))
     if result.refused:
         raise typer.Exit(REFUSED)

@@ -25,6 +25,9 @@ METRIC_TITLES = {
     "nats_per_byte": "nats/byte",
     "stop_nats": "end",
     "fields_match": "fields",
+    "call_names": "called tools",
+    "call_arguments": "calls",
+    "call_order": "call order",
     "general_nats_per_byte": "general nats/byte",
     "general_loss": "general loss",
 }

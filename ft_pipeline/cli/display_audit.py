@@ -91,7 +91,8 @@ def _add_files(branch: Tree, chain: Chain, snapshot: ArtifactNode) -> None:
     files = raw_files(chain.index, snapshot)
     for file in files[:FILES_SHOWN]:
         sha256 = (file.sha256 or "")[:SHOWN_DIGITS]
-        branch.add(f"{plain(file.name)} [dim]{sha256} {file.bytes:,} bytes, {file.kept}[/]")
+        origin = plain(f", from {file.source}, revision {file.revision}") if file.source else ""
+        branch.add(f"{plain(file.name)} [dim]{sha256} {file.bytes:,} bytes, {file.kept}{origin}[/]")
     if len(files) > FILES_SHOWN:
         branch.add(f"[dim]and {len(files) - FILES_SHOWN} more files[/]")
 

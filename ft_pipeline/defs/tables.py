@@ -36,9 +36,10 @@ from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import map_files
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS, OPTIONAL
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS, OPTIONAL, name_elsewhere
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
+from ft_pipeline.tables.masking import require_presidio
 from ft_pipeline.tables.moved_rows import count_moves, moves_warning
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
@@ -63,7 +64,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
     @step(
         stage="tables",
         name=row_format.name,
-        deps=[f"raw_{row_format.name}"],
+        deps=[f"raw_{name}" for name in (row_format.name, *row_format.also_reads)],
         description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
@@ -74,9 +75,15 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
     )
     def validated_table(context: SpecContext) -> Spec:
         inputs = {"raw": context.artifact(f"raw_{row_format.name}").reference}
+        for name in row_format.also_reads:
+            if _raw_has_files(context, name):
+                inputs[name] = context.artifact(f"raw_{name}").reference
         excluded = read_excluded(context.project.root / "data", row_format.name)
         max_quarantined = context.project.settings.data.max_quarantined
         config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
+        if mask := context.project.settings.data.masked((row_format.name, *row_format.also_reads)):
+            require_presidio()
+            config["mask"] = mask
         if row_format.is_conversational:
             config["shares"] = context.project.settings.data.config()
         return Spec(row_format.name, inputs, config, versions_of("pandera"))
@@ -96,6 +103,10 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
         local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
         cache = FolderCache(build.store.root / "cache" / "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
+        for name in FORMATS[build.spec.kind].also_reads:
+            if name in build.inputs:
+                elsewhere = checkout(read_listing(build.inputs[name]), build.store, Path(folder) / name)
+                files += [_of_other_format(source_file(local_copy), name) for local_copy in elsewhere]
         report = build_table(
             build.spec.kind,
             files,
@@ -106,8 +117,13 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
             cache=cache,
             map_files=cluster.map_files if cluster else map_files,
             shards=cluster.shards if cluster else None,
+            mask=build.spec.config.get("mask", {}),
         )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
+
+
+def _of_other_format(source: SourceFile, data_format: str) -> SourceFile:
+    return replace(source, name=name_elsewhere(data_format, source.name))
 
 
 def mapped_columns(files: Sequence[SourceFile]) -> dict[str, str]:
@@ -219,6 +235,11 @@ def conversations(context: SpecContext) -> Spec:
 def _present(context: SpecContext, tables: Iterable[str]) -> list[str]:
     """Return the tables without those that are optional and have no files."""
     return [name for name in tables if name not in OPTIONAL or _has_files(context, name)]
+
+
+def _raw_has_files(context: SpecContext, data_format: str) -> bool:
+    artifact = context.find(f"raw_{data_format}")
+    return has_files(context.project.raw_folder(data_format)) if artifact is None else bool(artifact.summary["files"])
 
 
 def _has_files(context: SpecContext, data_format: str) -> bool:

@@ -34,6 +34,7 @@ TOKEN_CHECKS = (
     CheckSpec("single_bos", "No row begins with two BOS tokens."),
     CheckSpec("padding_never_trained", "Labels are set by position, so padding that equals EOS is never trained."),
     CheckSpec("prompts_masked", "No token of a prompt is trained."),
+    CheckSpec("calls_read_back", "Every trained call of a tool reads back equal from its tokens.", optional=True),
     CheckSpec("ids_in_vocabulary", "The model has an embedding for every token."),
 )
 

@@ -191,12 +191,25 @@ def _check_examples_not_copied(answer: Mapping[str, Any], context: Context) -> F
     return None
 
 
+def _check_reference(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    """Check that the words of the reference are in the answer, one after the other, whatever is said around them."""
+    reference = answer.get("reference")
+    if reference is None:
+        return None
+    wanted, words = words_of(reference), words_of(answer["answer"])
+    if not wanted:  # nothing but signs
+        wanted, words = tuple(reference.strip()), tuple(answer["answer"])
+    if any(words[begin : begin + len(wanted)] == wanted for begin in range(len(words) - len(wanted) + 1)):
+        return None
+    return Fault("reference_mismatch", f"does not contain the reference {reference[:60]!r}")
+
+
 def _long_numbers(texts: Iterable[str]) -> set[str]:
     return {number for text in texts for number in _LONG_NUMBER.findall(text)}
 
 
 def _check_length(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    if context.length_range is None:
+    if context.length_range is None or answer.get("reference") is not None:
         return None
     low, high = context.length_range
     length = len(answer["answer"])
@@ -215,6 +228,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any], Context], Fault | None], ...] = (
     _check_placeholders,
     _check_prompt_not_copied,
     _check_examples_not_copied,
+    _check_reference,
     _check_length,
 )
 """The filters, in the order in which they are applied. An answer is set aside for its first fault."""

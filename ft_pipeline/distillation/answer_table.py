@@ -1,7 +1,7 @@
 """The table of a teacher's answers (answers.parquet), for every kind of teacher: one row per prompt and sample."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ ANSWERS = pa.schema(
         ("answered_at", pa.string()),
         ("request_id", pa.string()),
         ("reply_model", pa.string()),
+        ("reference", pa.string()),
     ]
 )
 """sample: number of the answer among several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off),
 `context` (prompt and answer together do not fit the model, which was not asked) or `failed` (`failure` gives the
 reason). answered_at (UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers
-can be reproduced, so their time has no meaning."""
+can be reproduced, so their time has no meaning. reference: the right answer to the prompt, if its row has one."""
 FILE_NAME = "answers.parquet"
 
 
@@ -55,12 +56,19 @@ def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any
     """Return a row of answers.parquet, from the prompt's row, the sample, and the columns of the answer."""
     origin = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
     prompt = {"prompt_messages": row["messages"], "tools": row.get("tools"), "tags": row.get("tags")}
+    prompt["reference"] = row.get("reference")
     return {**origin, **prompt, **answer}
 
 
 def too_long_prompt_columns(prompt_tokens: int) -> dict[str, Any]:
     """Return the columns of the answer for a prompt that does not fit the model."""
     return {"answer": "", "finish_reason": "context", "prompt_tokens": prompt_tokens, "answer_tokens": 0}
+
+
+def calling_answer_columns(calls: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return the columns of an answer that calls tools. It has no text that a model could learn."""
+    failure = f"the answer calls the tool {calls[0]['name']}; distillation reads only texts"
+    return {"answer": "", "finish_reason": "failed", "failure": failure}
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ft_pipeline.distillation.answer_table import answer_row, count_prompts, read_prompts, write_answers
+from ft_pipeline.distillation.answer_table import (
+    answer_row,
+    calling_answer_columns,
+    count_prompts,
+    read_prompts,
+    write_answers,
+)
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, teacher_sha256
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -107,7 +113,14 @@ def _api_key(endpoint: EndpointSettings) -> str | None:
 
 def _answer_rows(log: AnswerLog, unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[dict[str, Any]]:
     for row, request in _requests(unlabelled, teacher_prompt):
-        yield answer_row(row, request.sample, **answer_columns(log, request))
+        yield answer_row(row, request.sample, **text_columns(log, request))
+
+
+def text_columns(log: AnswerLog, request: ChatRequest) -> dict[str, Any]:
+    """Return answer_columns as distillation reads them."""
+    columns = answer_columns(log, request)
+    calls = columns.pop("calls")
+    return columns | calling_answer_columns(calls) if calls else columns
 
 
 def _requests(unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[tuple[dict[str, Any], ChatRequest]]:
@@ -122,7 +135,7 @@ _FINISH_REASONS = {"answer_cut_off": "length", "empty_output": "stop"}
 
 
 def answer_columns(log: AnswerLog, request: ChatRequest) -> dict[str, Any]:
-    """Return the log's entry for a request, as columns of answers.parquet."""
+    """Return the log's entry for a request, as columns of answers.parquet, and `calls`: the tools that it calls."""
     entry = log.entry(request.key)
     if entry is None:
         raise RuntimeError("the log has neither an answer nor a failure of a request")
@@ -137,4 +150,5 @@ def answer_columns(log: AnswerLog, request: ChatRequest) -> dict[str, Any]:
         "answered_at": datetime.fromtimestamp(entry["time"], UTC).isoformat(timespec="seconds"),
         "request_id": entry["request_id"],
         "reply_model": entry["model"],
+        "calls": entry.get("calls", []),
     }

@@ -10,13 +10,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.distillation.answer_table import answer_row, read_prompts, too_long_prompt_columns, write_answers
+from ft_pipeline.distillation.answer_table import (
+    answer_row,
+    calling_answer_columns,
+    read_prompts,
+    too_long_prompt_columns,
+    write_answers,
+)
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, token_lengths
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.models.model_structure import context_window
+from ft_pipeline.models.tool_calls import call_family, read_calls
 
 JournalEntry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch's)."""
@@ -86,6 +93,7 @@ class _Teacher:
         self.tokenizer: Any = load_tokenizer(folder)
         self.prompts = teacher_prompt.render_prompts(self.tokenizer, rows)
         self.lengths = token_lengths(self.tokenizer, self.prompts)
+        self.tools = {row["id"]: row["tools"] for row in rows if row.get("tools")}
         self.model = load_model(folder, job.device)
         speed_up_products(self.model, trains=False)
 
@@ -105,8 +113,17 @@ class _Teacher:
             seed=seed,
         )
         share = (time.monotonic() - started) / max(len(fitting), 1)
-        answered = {row_id: _journal_entry(answer, share) for row_id, answer in zip(fitting, generations, strict=True)}
+        answered = {
+            row_id: {**_journal_entry(answer, share), **self._columns_of_calls(row_id, answer)}
+            for row_id, answer in zip(fitting, generations, strict=True)
+        }
         return {row_id: answered.get(row_id) or self._too_long(row_id) for row_id in row_ids}
+
+    def _columns_of_calls(self, row_id: str, answer: Generation) -> dict[str, Any]:
+        """Return the columns that replace those of an answer's text if it calls tools."""
+        family = call_family(self.tokenizer) if row_id in self.tools else None
+        calls = read_calls(family, answer.raw, self.tools[row_id])[1] if family else []
+        return calling_answer_columns(calls) if calls else {}
 
     def _too_long(self, row_id: str) -> JournalEntry:
         return {**too_long_prompt_columns(self.lengths[row_id]), "seconds": 0.0}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.distillation.answer_table import answer_row, read_prompts, too_long_prompt_columns, write_answers
-from ft_pipeline.distillation.endpoint_teacher import answer_columns
+from ft_pipeline.distillation.endpoint_teacher import text_columns
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, token_lengths
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -146,7 +146,7 @@ class _RequestPlan:
         row, sample, request = planned.row, planned.sample, planned.request
         if request is None:
             return answer_row(row, sample, **too_long_prompt_columns(self.lengths[row["id"]]))
-        return answer_row(row, sample, **answer_columns(log, request) | ENDPOINT_COLUMNS)
+        return answer_row(row, sample, **text_columns(log, request) | ENDPOINT_COLUMNS)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------

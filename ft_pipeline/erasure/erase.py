@@ -6,9 +6,10 @@ record included. Until then, the same command, run again, completes the erasure.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
-from ft_pipeline.erasure.lineage import Lineage, PlacedRow, RawFile, origins_by_artifact, raw_files, trace
+from ft_pipeline.erasure.lineage import Lineage, PlacedRow, RawFile, origins_by_artifact, raw_files, remote_files, trace
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint.answer_log import erase_answers
@@ -24,6 +25,7 @@ from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
+    drafts_folder,
     hold_alone,
     redact_artifact,
     redaction_ledger,
@@ -35,7 +37,7 @@ from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.text_redaction import WITHOUT_TEXT, ErasedTexts, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, name_elsewhere
 from ft_pipeline.tables.reason_codes import Refused
 
 TABLES_OF_PROMPTS = {"teacher_answers": "unlabelled", "distilled": "unlabelled"}
@@ -114,6 +116,12 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     files = _redact_raw_files(project, lineage.rows, chosen[0].file, markers)
     notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
     notes += _notes_on_unread(project, erased, lineage, blobs)
+    notes += [
+        f"{file.declared_in} names a remote file that still has erased rows. They are replaced when it is downloaded "
+        "again. Remove them there, too."
+        for file in remote_files(project)
+        if file.sha256 in blobs
+    ]
     return ErasureResult(
         record=number,
         rows=rows,
@@ -145,22 +153,31 @@ def _locate(project: Project, path: Path) -> tuple[str, str]:
 
 def _choose_rows(project: Project, data_format: str, file: str, numbers: Sequence[int]) -> list[PlacedRow]:
     """Return the rows of a file that have these numbers. UserError if one is missing or already erased."""
-    raw_file = next((raw for raw in raw_files(project) if (raw.data_format, raw.name) == (data_format, file)), None)
-    rows: dict[int, RawRow] = {}
+    rows: dict[int, list[PlacedRow]] = {}
     first = last = 0
-    with contextlib.suppress(Refused):
-        for row in read_raw_rows(raw_file.path, file, data_format, raw_file.sidecar) if raw_file else ():
-            first, last = first or row.number, row.number
-            if row.number in numbers:
-                rows[row.number] = row
-    if raw_file is None or not last:
+    for raw_file in chain(raw_files(project), remote_files(project)):
+        name = raw_file.declared_in or raw_file.name
+        # A document of a trace file may hold several rows, and rows of another table, too.
+        if (raw_file.data_format, name) != (data_format, file) and name != name_elsewhere(data_format, file):
+            continue
+        with contextlib.suppress(Refused):
+            for row in _rows_in(project, raw_file):
+                first, last = first or row.number, max(last, row.number)
+                if row.number in numbers:
+                    rows.setdefault(row.number, []).append(PlacedRow(raw_file, row))
+    if not last:
         raise UserError(f"{data_format}/{file} cannot be read row by row (see `ft validate`); edit or remove the file")
     for number in numbers:
         if number not in rows:
             raise UserError(f"{data_format}/{file} has no row {number}; its rows are {first} to {last}")
-        if rows[number].is_marker:
+        if rows[number][0].row.is_marker:
             raise UserError(f"row {number} of {data_format}/{file} was already erased; name other rows")
-    return [PlacedRow(raw_file, rows[number]) for number in numbers]
+    return [placed for number in numbers for placed in rows[number]]
+
+
+def _rows_in(project: Project, file: RawFile) -> Iterator[RawRow]:
+    mask = project.settings.data.masked(FORMATS).get(format_of_file(file.data_format, file.name).name, ())
+    return read_raw_rows(file.path, file.name, file.data_format, file.sidecar, drafts_folder(project.store), mask)
 
 
 def _describe_row(placed: PlacedRow, salt: str) -> dict[str, Any]:
@@ -194,6 +211,7 @@ def _redact_loose_files(
 
 def _is_erased_answer(event: Mapping[str, Any], erased: ErasedTexts, lineage: Lineage) -> bool:
     texts = [event.get("answer") or "", event.get("message") or ""]
+    texts += [call["arguments"] for call in event.get("calls", ())]
     return event.get("request_id") in lineage.request_ids or any(erased.redact_text(text) != text for text in texts)
 
 
@@ -243,9 +261,8 @@ def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[st
             target = scratch / "redacted"
             if rows := lineage.copies.get((sha256, suffix)):
                 with target.open("wb") as file:
-                    replace_with_markers(
-                        path, f"copy{suffix}", {row: erased.markers[i] for row, i in rows.items()}, file
-                    )
+                    markers = {row: erased.markers[identity] for row, identity in rows.items()}
+                    replace_with_markers(path, f"copy{suffix}", markers, file, scratch)
             else:
                 content = path.read_bytes()
                 target.write_bytes(erased.redact_plain_text(content))
@@ -271,7 +288,7 @@ def _redact_raw_files(
     for path in sorted(by_path, key=lambda path: path == last.path):
         name, of_file = by_path[path]
         with translate_write_errors(), rewriting(path) as target:
-            replace_with_markers(path, name, of_file, target)
+            replace_with_markers(path, name, of_file, target, drafts_folder(project.store))
     return sorted(path.relative_to(project.root).as_posix() for path in by_path)
 
 

@@ -38,6 +38,7 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/exposures/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
     ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
+    ("data/store/sources/*.json", "no rows"),  # URLs, revisions, hashes
     ("data/store/removed.jsonl", "no rows"),  # fingerprints
     ("data/store/views.sql", "no rows"),  # paths
     ("data/store/locks/*", "no rows"),

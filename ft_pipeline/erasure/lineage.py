@@ -5,7 +5,7 @@ All raw files are read twice, and all stored copies of raw files once, row by ro
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,12 +18,16 @@ from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifact_redaction import scratch_folder
+from ft_pipeline.sources.file_names import stem_of, suffix_of
+from ft_pipeline.sources.local_folder import remote_sources
+from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.store.artifact_redaction import drafts_folder, scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
 from ft_pipeline.tables.dedup.tokens import words_of
-from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, tables_of_file
+from ft_pipeline.tables.reading.compressed import begins_with
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, load_sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
@@ -46,6 +50,8 @@ class RawFile:
     sidecar: Sidecar
     sha256: str | None = None
     """SHA-256 of the stored copy; None for a file of the project."""
+    declared_in: str | None = None
+    """The YAML that names the source of a remote file."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,15 @@ class Lineage:
     """The raw files that were read row by row."""
     unread: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each stored copy that cannot be read row by row → its name."""
+    mask: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What is masked in the tables, by format."""
     missing: list[str] = field(default_factory=list)
     """Descriptions of the stored copies that are damaged."""
 
 
 def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -> Lineage:
     """Return the lineage of the chosen rows of a raw file."""
-    lineage = Lineage()
+    lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
     candidates = [*lineage.rows, *fragments]
     lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
@@ -126,8 +134,7 @@ def _texts_of(rows: Iterable[PlacedRow]) -> set[str]:
 def _add(lineage: Lineage, placed: PlacedRow) -> None:
     lineage.rows.append(placed)
     if (sha256 := placed.file.sha256) is not None:
-        suffix = Path(placed.file.name).suffix.lower()
-        lineage.copies[sha256, suffix][placed.row.number] = placed.row.identity
+        lineage.copies[sha256, suffix_of(placed.file.name)][placed.row.number] = placed.row.identity
         lineage.places[placed.file.data_format, placed.file.name, sha256].add(placed.row.number)
 
 
@@ -136,7 +143,8 @@ def _first_of_each(rows: Iterable[PlacedRow]) -> list[PlacedRow]:
     first: dict[object, PlacedRow] = {}
     for placed in rows:
         key = (placed.file.data_format, placed.row.identity)
-        first.setdefault(placed.origin if placed.file.sha256 is None else key, placed)
+        # A document of a trace file holds several rows.
+        first.setdefault(f"{placed.origin} {placed.row.identity}" if placed.file.sha256 is None else key, placed)
     known = {(placed.file.data_format, placed.row.identity) for key, placed in first.items() if isinstance(key, str)}
     return [placed for key, placed in first.items() if key not in known]
 
@@ -147,14 +155,16 @@ def _find_copies(
     """Add the chosen rows and their copies to the lineage. Return the rows that are a part of one of them."""
     contents = ErasedContents(placed.row.content for placed in chosen)
     chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
+    calls = {placed.row.call_id for placed in chosen if placed.row.call_id}
     fragments = []
     for file in chain(raw_files(project), _stored_files(index, lineage)):
-        for row in _rows_of(file, lineage):
+        for row in _rows_of(file, lineage, drafts_folder(index.root)):
             placed = PlacedRow(file, row)
             if row.is_marker:
                 lineage.places[file.data_format, file.name, file.sha256 or ""].add(row.number)
             elif (
                 (file.data_format, row.identity) in chosen_ids
+                or row.call_id in calls
                 or contents.has_copy(row.content)
                 or (row.is_broken and contents.begins_like(row.content))
             ):
@@ -171,13 +181,30 @@ def raw_files(project: Project) -> Iterator[RawFile]:
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"):
             with contextlib.suppress(Refused):
                 sidecar = parse_sidecar(read_sidecar(path, folder))
-                yield RawFile(data_format, path.relative_to(folder).as_posix(), path, sidecar)
+                for table, name in tables_of_file(data_format, path.relative_to(folder).as_posix()):
+                    yield RawFile(table, name, path, sidecar)
 
 
-def _rows_of(file: RawFile, lineage: Lineage) -> Iterator[RawRow]:
-    """Yield the rows of a file until it is refused. Note whether it is."""
+def remote_files(project: Project) -> Iterator[RawFile]:
+    """Yield the kept copy of each remote file of the project, with what its YAML says. It exists until the next one."""
+    blobs, records = BlobStore(project.store), SourceRecords(project.store)
+    for data_format in FORMATS:
+        folder = project.raw_folder(data_format)
+        for declared_in, source in remote_sources(folder).items():
+            record = records.read(source)
+            with scratch_folder(project.store) as scratch, contextlib.suppress(Refused, UserError):
+                if record is not None:
+                    path = blobs.checkout(record.sha256, scratch / "copy", allow_redacted=True)
+                    sidecar = parse_sidecar(load_sidecar(folder / declared_in))
+                    for table, name in tables_of_file(data_format, source.file_name(stem_of(declared_in))):
+                        yield RawFile(table, name, path, sidecar, record.sha256, declared_in)
+
+
+def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
+    """Yield the rows of a file until it is refused. Note whether it is. A compressed file is expanded into `work`."""
     try:
-        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar)
+        mask = lineage.mask.get(format_of_file(file.data_format, file.name).name, ())
+        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar, work, mask)
         lineage.read.add(file.path)
     except Refused:
         if file.sha256 is not None:
@@ -211,13 +238,16 @@ def _listed_files(index: ArtifactIndex) -> dict[str, dict[tuple[str, str, str | 
         for node in index.all(f"raw_{data_format}"):
             for entry in node.config.get("files", []):
                 if entry.get("sha256"):
-                    files[entry["sha256"]][data_format, entry["name"], entry.get("sidecar")] = None
+                    for table, name in tables_of_file(data_format, entry["name"]):
+                        files[entry["sha256"]][table, name, entry.get("sidecar")] = None
     return files
 
 
 def _guess(path: Path) -> tuple[str, str, None]:
-    with path.open("rb") as file:
-        return "alpaca", "unlisted.parquet" if file.read(4) == b"PAR1" else "unlisted.jsonl", None
+    with contextlib.suppress(Refused):
+        if begins_with(path, b"PAR1"):
+            return "alpaca", "unlisted.parquet", None
+    return "alpaca", "unlisted.jsonl", None
 
 
 def _stored_sidecar(blobs: BlobStore, sha256: str | None, folder: Path) -> Sidecar:
@@ -268,8 +298,8 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage) -> set[Words
             if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):
                 lineage.kept.add(text)
 
-    for file in raw_files(project):
-        for row in _rows_of(file, lineage):
+    for file in chain(raw_files(project), remote_files(project)):
+        for row in _rows_of(file, lineage, drafts_folder(project.store)):
             if not row.is_marker and row.identity not in ids:
                 compare(PlacedRow(file, row).origin, row.texts)
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):

@@ -6,8 +6,10 @@ import csv
 import json
 import mmap
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -18,20 +20,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.erasure.near_copies import Content
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.read_turns import READ_KEYS
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import strings_in_json
+from ft_pipeline.tables.masking import Masker
+from ft_pipeline.tables.process_batch import expand_documents, raw_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
+from ft_pipeline.tables.reading.compressed import codec_of, expanded
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.traces.documents import call_of_feedback
 
 _ASKED_COLUMNS = frozenset({"instruction", "input"})
 """Text columns that people write; the others are answers or documents."""
@@ -60,20 +67,48 @@ class RawRow:
     """Whether the row is an erasure marker."""
     is_broken: bool = False
     """Whether the row cannot be parsed, for example because its line is cut off."""
+    call_id: str | None = None
+    """In a file of traces: the call that the row comes from, or that the document gives feedback on."""
 
 
-def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
+def read_raw_rows(
+    path: Path, name: str, data_format: str, sidecar: Sidecar, work: Path, mask: Sequence[str] = ()
+) -> Iterator[RawRow]:
     """Yield every row of a raw file. `name` is the file's original name; its suffix distinguishes CSV and Parquet.
 
-    Raises reason_codes.Refused if the whole file is refused.
+    mask: what is masked in the tables; a row is then also yielded as it is there. A compressed file is expanded into
+    the folder `work`. Raises reason_codes.Refused if the whole file is refused.
     """
     row_format = FORMATS[data_format]
-    for undivided in read_batches(path, Path(name).suffix.lower()):
-        batch = divide(undivided)
-        values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
-        for position, value in enumerate(values):
-            raw_text = _raw_text(batch, position, value)
-            yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
+    source = format_of_file(data_format, name)
+    with expanded(path, work) as plain:
+
+        def batches() -> Iterator[Batch]:
+            return read_batches(plain, suffix_of(name), documents=bool(source.expand))
+
+        prepared = source.prepare(batches, sidecar) if source.prepare is not None else None
+        expand = source.expand.get(data_format)
+        for undivided in batches():
+            batch = divide(undivided)
+            values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
+            if expand is not None:
+                yield from _feedback_rows(batch, values)
+                batch = expand_documents(partial(expand, feedback=prepared), batch, values, sidecar)
+                values = batch.values
+            for position, value in enumerate(values):
+                raw_text = _raw_text(batch, position, value)
+                yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
+                if mask and (masked := Masker(mask).mask(value)) != value:
+                    yield _raw_row(batch.rows[position], masked, raw_json(masked), row_format, sidecar)
+
+
+def _feedback_rows(batch: Batch, documents: Iterable[Any]) -> Iterator[RawRow]:
+    """Yield the documents that are feedback on a call. They become no row of their own, but may repeat its texts."""
+    for position, document in enumerate(documents):
+        if (call_id := call_of_feedback(document)) is not None:
+            identity = sha256(_raw_text(batch, position, document).encode("utf-8", "surrogateescape")).hexdigest()
+            said = tuple(_strings_of(document))
+            yield RawRow(batch.rows[position], identity, _content((), said), frozenset(said), call_id=call_id)
 
 
 def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
@@ -88,7 +123,7 @@ def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar
         )
     columns = dict(zip(row_format.column_names, record, strict=True))
     texts = frozenset([*_strings_of(value), *_strings_of(columns)])
-    return RawRow(number, row_id(columns), _content_of(columns), texts)
+    return RawRow(number, row_id(columns), _content_of(columns), texts, call_id=value.get("call_id"))
 
 
 def _content_of(columns: Mapping[str, Any]) -> Content:
@@ -160,13 +195,26 @@ def _strings_of(value: Any) -> Iterator[str]:
             yield from _strings_of(item)
 
 
-def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], target: BinaryIO) -> None:
+def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], target: BinaryIO, work: Path) -> None:
     """Write the file to `target`, with each of these rows (by number) replaced by its marker. All other rows keep their
-    bytes and their numbers. A Parquet file is rewritten."""
-    suffix = Path(name).suffix.lower()
-    first = next(read_batches(path, suffix))
+    bytes and their numbers. A Parquet file is rewritten. A compressed file is expanded into the folder `work`, and
+    compressed again in the same way."""
+    codec = codec_of(path)
+    if codec is None:
+        _replace_rows(path, suffix_of(name), markers, target)
+        return
+    with expanded(path, work) as plain, tempfile.TemporaryFile(dir=work) as changed:
+        _replace_rows(plain, suffix_of(name), markers, changed)
+        changed.seek(0)
+        codec.compress(changed, target)
+
+
+def _replace_rows(path: Path, suffix: str, markers: Mapping[int, str], target: BinaryIO) -> None:
+    first = next(read_batches(path, suffix, documents=True))
     if first.offsets is not None:
         _replace_array_elements(path, suffix, markers, target)
+    elif first.block is None and first.lines is not None:  # one object over several lines
+        target.write(_json_marker(markers[1]))
     elif first.block is not None or first.lines is not None:
         _replace_lines(path, markers, target)
     elif suffix == ".parquet":

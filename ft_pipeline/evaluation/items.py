@@ -42,6 +42,16 @@ class Item:
         """The reference answer: the text of the last turn, with the tools that it calls."""
         return spoken_text(self.messages[-1]).strip()
 
+    @property
+    def calls(self) -> Sequence[dict[str, str]]:
+        """The calls of tools in the reference answer."""
+        return self.messages[-1].get("tool_calls") or ()
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether calls in the answer are scored: tools are declared, or the reference answer calls some."""
+        return bool(self.tools or self.calls)
+
 
 def read_rows(conversations: Path, split: str | None = None) -> list[dict[str, Any]]:
     """Return the rows of a conversations artifact. split: only its rows; default: all."""

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.events import StepEvent, publish
+from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -24,6 +24,8 @@ class CheckSpec:
     name: str
     description: str
     blocking: bool = True
+    optional: bool = False
+    """Whether an artifact without a result passes: it has nothing that is checked."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class SpecContext:
     project: Project
     store: ArtifactStore
     experiment: str | None = None
+    report: Callable[[Progress], None] | None = None
+    """Given while the step is materialized: only then may its spec need the network, and report what it downloads."""
 
     def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
         """Return the latest artifact of `asset`; None if it was never materialized, or is damaged.

@@ -13,9 +13,10 @@ import dagster as dg
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
-from ft_pipeline.execution.build import BuildFunction, BuildResult, build_artifact
-from ft_pipeline.execution.events import EventState, StepEvent, publish
+from ft_pipeline.execution.build import MIN_OBSERVATION_INTERVAL, BuildFunction, BuildResult, build_artifact
+from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
+from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
@@ -176,7 +177,8 @@ def _find_or_build(
     def build_missing(spec: Spec) -> None:
         build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
 
-    spec = spec_with_inputs(step, SpecContext(project, store, experiment), build_missing)
+    spec_context = SpecContext(project, store, experiment, report=_report_in(context))
+    spec = spec_with_inputs(step, spec_context, build_missing)
     result = build_artifact(
         context,
         store,
@@ -189,6 +191,18 @@ def _find_or_build(
     write_views(store)
     publish(_end_event(step, experiment, result))
     return _materialize_result(step, experiment, result, store)
+
+
+def _report_in(context: dg.AssetExecutionContext) -> Callable[[Progress], None]:
+    """Return a function that sends a report to the listeners of this process, and some to Dagster's log."""
+    throttle = Throttle(MIN_OBSERVATION_INTERVAL)
+
+    def report(progress: Progress) -> None:
+        publish(progress)
+        if throttle.ready() or progress.step >= progress.total:
+            context.log.info(progress.line())
+
+    return report
 
 
 def _end_event(step: Step, experiment: str | None, result: BuildResult) -> StepEvent:
@@ -228,7 +242,7 @@ def _materialize_result(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.artifact.fingerprint),
         metadata=clean_metadata(metadata | _common_metadata(result, store, experiment)),
-        check_results=[_check_result(step.name, check, checks[check.name]) for check in step.checks],
+        check_results=[_check_result(step.name, check, checks.get(check.name)) for check in step.checks],
     )
 
 
@@ -241,7 +255,10 @@ def _common_metadata(result: BuildResult, store: ArtifactStore, experiment: str 
     }
 
 
-def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any] | None) -> dg.AssetCheckResult:
+    if recorded is None:
+        assert check.optional, f"{asset} has no result of {check.name}"
+        recorded = {"passed": True, "message": "nothing to check"}
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
         asset_key=asset,

@@ -9,6 +9,8 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.formats.turns import Message, plain
 
+_PROBE_QUESTION: Message = {"role": "user", "content": "What is 2 x 7?"}
+_PROBE_TOOL = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {}}}
 _PROBE_ANSWER = "Fourteen"
 """An answer that is rendered to find the stop token after it."""
 _END_OF_REASONING = "</think>"
@@ -26,7 +28,7 @@ def render(
         raise UserError(
             "The base model has no chat template. Choose an instruct model, or add chat_template.jinja to its folder."
         )
-    if tools is not None and not _writes_tools(tokenizer):
+    if tools is not None and not writes_tools(tokenizer):
         raise UserError(
             "The chat template omits declared tools. Choose another base_model, whose template writes them."
         )
@@ -66,11 +68,11 @@ def _function_call(call: dict[str, str]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _writes_tools(tokenizer: Any) -> bool:
+def writes_tools(tokenizer: Any) -> bool:
     """Return whether the chat template writes declared tools."""
-    tool = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {}}}
-    messages = [{"role": "user", "content": "What is 2 x 7?"}]
-    texts = [tokenizer.apply_chat_template(messages, tools=tools, tokenize=False) for tools in ([tool], None)]
+    texts = [
+        tokenizer.apply_chat_template([_PROBE_QUESTION], tools=tools, tokenize=False) for tools in ([_PROBE_TOOL], None)
+    ]
     return texts[0] != texts[1]
 
 
@@ -151,9 +153,8 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message], tools: str | 
     _require_header_in_prompt(tokenizer, messages, tools, context, full[begin:answer])
     calls = messages[-1].get("tool_calls") or ()
     end = _end_of_turn(tokenizer, full, _end_of_calls(calls, full, answer + len(content)))
-    if calls:  # control tokens may close the call, all calls and then the turn
-        while (after := _end_of_turn(tokenizer, full, end)) > end and full[end:after] in special_tokens(tokenizer):
-            end = after
+    if calls:  # control tokens may be inside a call, and close the call, all calls and then the turn
+        end = max(end, _end_of_text(tokenizer, full))
     return context, full[begin:end]
 
 
@@ -224,14 +225,37 @@ def _rendered_part(content: str, full: str) -> str:
 
 
 def stop_strings(tokenizer: Any) -> list[str]:
-    """Return the special tokens that end a turn: the one that the template writes after an answer, then eos."""
-    _, target = prompt_and_target(
-        tokenizer, [{"role": "user", "content": "What is 2 x 7?"}, {"role": "assistant", "content": _PROBE_ANSWER}]
-    )
+    """Return the special tokens that end a turn: the one that the template writes after an answer, eos, and the one
+    after calls of tools."""
+    _, target = prompt_and_target(tokenizer, [_PROBE_QUESTION, {"role": "assistant", "content": _PROBE_ANSWER}])
     ending = target[target.rindex(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
-    candidates = [token for token in special_tokens(tokenizer) if ending.endswith(token)]
-    template_stop = [max(candidates, key=len)] if candidates else []
-    return list(dict.fromkeys([*template_stop, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
+    stops = [_ending_token(tokenizer, ending), tokenizer.eos_token, _stop_after_calls(tokenizer)]
+    return list(dict.fromkeys(stop for stop in stops if stop))
+
+
+def _ending_token(tokenizer: Any, text: str) -> str | None:
+    """Return the longest control token that ends a text."""
+    return max((token for token in special_tokens(tokenizer) if token and text.endswith(token)), key=len, default=None)
+
+
+def _stop_after_calls(tokenizer: Any) -> str | None:
+    """Return the control token that ends a turn with calls of tools; None if the template writes none.
+
+    A token that closes each call ends no turn, as further calls may follow.
+    """
+    targets = [_target_with_calls(tokenizer, number) for number in (1, 2)] if writes_tools(tokenizer) else [None]
+    stop = _ending_token(tokenizer, targets[0]) if targets[0] else None
+    return stop if stop and all(target is None or target.count(stop) == 1 for target in targets) else None
+
+
+def _target_with_calls(tokenizer: Any, number: int) -> str | None:
+    """Return what is trained of a turn with some calls of tools; None if the template writes no such turn."""
+    calls = [{"id": f"c4ll0000{index}", "name": "find", "arguments": '{"number":7}'} for index in range(number)]
+    messages = [_PROBE_QUESTION, {"role": "assistant", "content": "", "tool_calls": calls}]
+    try:
+        return prompt_and_target(tokenizer, messages, json.dumps([_PROBE_TOOL]))[1]
+    except UserError:
+        return None
 
 
 def stop_token_ids(tokenizer: Any, model: Any = None) -> list[int]:
@@ -248,6 +272,12 @@ def special_tokens(tokenizer: Any) -> tuple[str, ...]:
     """Return the control tokens of the vocabulary, sorted."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return tuple(sorted(special | set(tokenizer.all_special_tokens)))
+
+
+def _end_of_text(tokenizer: Any, text: str) -> int:
+    """Return the index after the control token that ends a text, white space aside; 0 if no such token ends it."""
+    stripped = text.rstrip()
+    return len(stripped) if any(stripped.endswith(token) for token in special_tokens(tokenizer) if token) else 0
 
 
 def _end_of_turn(tokenizer: Any, text: str, begin: int) -> int:

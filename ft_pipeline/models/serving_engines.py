@@ -29,8 +29,10 @@ class Engine:
     name: EngineName
     program: Path
 
-    def command(self, model: str, folder: Path, port: int) -> list[str]:
+    def command(self, model: str, folder: Path, port: int, call_parser: str | None = None) -> list[str]:
         """Return the command that serves `model`, the name of a subfolder of `folder`. Run it in `folder`.
+
+        call_parser: the name of vLLM's parser for the calls of tools that the model writes; None: it writes none.
 
         The engine uses the compute type of this machine, as scoring does. The call takes some seconds, because a
         separate process imports torch.
@@ -47,7 +49,14 @@ class Engine:
             "--override-generation-config", '{"temperature": 0}',
             "--chat-template-content-format", "string",
             "--allowed-origins", "[]",
+            *(("--enable-auto-tool-choice", "--tool-call-parser", call_parser) if call_parser else ()),
         ]  # fmt: skip
+
+    @property
+    def reads_calls(self) -> bool:
+        """Whether the engine turns calls of tools in an answer into `tool_calls`. transformers reads those of few kinds
+        of models, which it knows by name."""
+        return self.name == "vllm"
 
 
 def find_engine(engine: Literal["auto", "vllm", "transformers"]) -> Engine:

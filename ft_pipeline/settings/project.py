@@ -1,7 +1,7 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -18,8 +18,11 @@ METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Names of custom metrics."""
 ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
 """Metrics that the answers of every project are scored with."""
+CALL_METRICS = ("call_names", "call_arguments", "call_order")
+"""Metrics that the answers are also scored with if test rows have tools."""
 RESERVED_METRIC_NAMES = frozenset(
     {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
+    | {*CALL_METRICS, "call_items"}
     | {"general_accuracy", "general_loss", "general_nats_per_byte", "auto"}
     | {"content_nats", "content_bytes", "answer_bytes", "question_key"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
@@ -45,6 +48,23 @@ class SemanticSettings(Section):
     """Cosine similarity from which a row is set aside. Depends on the model: read what is set aside, then adjust it."""
 
 
+MaskedEntity = Literal[
+    "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "CRYPTO", "US_SSN", "UK_NHS"
+]
+MaskedFormat = Literal["alpaca", "sharegpt", "chat", "traces", "text", "preferences", "unlabelled"]
+
+
+class MaskSettings(Section):
+    """Personal data that is masked when raw files are read. It needs the extra `masking`."""
+
+    formats: tuple[MaskedFormat, ...] = Field(("traces",), min_length=1)
+    """Folders of data/raw whose texts are masked. Raw files themselves are not changed."""
+    entities: tuple[MaskedEntity, ...] = Field(
+        ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"), min_length=1
+    )
+    """What is masked. Patterns recognize it; names and addresses are not found."""
+
+
 class DataSettings(Section):
     """How raw rows are assigned to splits."""
 
@@ -60,6 +80,8 @@ class DataSettings(Section):
     names."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
+    mask: MaskSettings | None = None
+    """Personal data that is masked in the tables. Null: nothing is masked; warnings name rows that may hold some."""
     semantic_duplicates: SemanticSettings | None = None
     """Set training conversations aside that mean the same as a held-out one. Off by default: it takes an embedding of
     every row."""
@@ -67,12 +89,18 @@ class DataSettings(Section):
     def config(self) -> dict[str, Any]:
         """Return the settings as a spec has them: those that were added later only if they are changed.
 
-        `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too.
+        `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too. `mask` concerns
+        only the tables of its formats.
         """
         later = {"golden_test", "group_templates"}
-        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates"}) | self.model_dump(
+        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates", "mask"}) | self.model_dump(
             mode="json", include=later, exclude_defaults=True
         )
+
+    def masked(self, data_formats: Iterable[str]) -> dict[str, list[str]]:
+        """Return what is masked in the rows of these formats, without formats in which nothing is."""
+        mask = self.mask
+        return {} if mask is None else {name: list(mask.entities) for name in data_formats if name in mask.formats}
 
     @model_validator(mode="after")
     def _check_shares(self) -> "DataSettings":
@@ -209,8 +237,8 @@ class PromotionSettings(Section):
     metric: str = "auto"
     """What decides which model is better. auto: a check of the answers if there is one (a metric with `decides`, exact
     match, JSON fields), else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte,
-    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics. `loss`, of
-    older projects, means auto."""
+    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), call_names, call_arguments, call_order
+    (of test rows with tools), or one of evaluation.metrics. `loss`, of older projects, means auto."""
     answers_margin: float = Field(2.0, ge=0)
     """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)
@@ -313,7 +341,7 @@ class ProjectSettings(Section):
 
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":
-        metrics = ["auto", *self.evaluation.answer_metrics()]
+        metrics = ["auto", *self.evaluation.answer_metrics(), *CALL_METRICS]
         if self.promotion.metric == "loss":
             return self
         if self.promotion.metric not in metrics:

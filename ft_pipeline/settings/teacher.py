@@ -97,7 +97,7 @@ class TeacherSettings(Section):
     system_prompt: str | None = None
     few_shot: int = Field(4, ge=0, le=64)
     """Number of fixed examples before the question."""
-    few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt|chat)/[^/]+$")
+    few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt|chat|traces)/[^/]+$")
     """The file below data/raw whose train rows are the examples, e.g. `alpaca/best.jsonl`. Null: all files. Then a new
     file changes the examples, and every prompt is sent again."""
     temperature: float = Field(0.0, ge=0, le=2)

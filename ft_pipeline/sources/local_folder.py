@@ -1,10 +1,16 @@
-"""The files of a local folder: listed, checked, and stored by content."""
+"""The files of a raw folder: listed, checked, and stored by content.
+
+A YAML with a `source` stands for a remote file (sources/remote/). It is listed like a local file.
+"""
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+from ft_pipeline.sources.file_names import stem_of
+from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.remote.listing import Fetching, read_sources, remote_file
 from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
@@ -21,20 +27,27 @@ class _StoredFile(NamedTuple):
     bytes: int
 
 
-def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
+def snapshot_folder(
+    folder: Path, store: ArtifactStore, blobs: BlobStore | None = None, fetching: Fetching | None = None
+) -> Snapshot:
     """Store every file of a format folder and return the snapshot. A missing folder counts as empty.
+
+    fetching: download new remote files in this way. Without it, the network is not used, and a remote file
+    that is not downloaded yet is listed with an error. Raises UserError if a remote file cannot be read.
 
     Waits until `ft erase` has ended. Files that are unchanged (by stat) and already stored are not read again. A file
     that disappears meanwhile is ignored. Raises UserError if the store cannot be written, or if a file is being written
     to.
     """
     with project_lock(store.root).hold(shared=True):
-        return _snapshot_folder(folder, store, blobs or BlobStore(store.root))
+        return _snapshot_folder(folder, store, blobs or BlobStore(store.root), fetching)
 
 
-def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore) -> Snapshot:
+def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, fetching: Fetching | None) -> Snapshot:
     names = sorted(_file_names(folder))
     errors = {name: error for name in names if (error := _find_error(folder, name))}
+    sources, refused = read_sources(folder, names, errors)
+    errors |= refused  # a YAML that is refused may contain a secret, so that it is not stored
     readable = [name for name in names if name not in errors]
     cache = StatCache(store.root / "cache" / "stat")
     stored, failed = _store_files(folder, readable, cache, blobs)
@@ -42,9 +55,24 @@ def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore) -> Sn
     names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]
     sidecars = {name.removesuffix(SIDECAR_SUFFIX): name for name in names if name.endswith(SIDECAR_SUFFIX)}
     data_files = [name for name in names if not name.endswith(SIDECAR_SUFFIX)]
-    entries = [_snapshot_file(name, sidecars.get(_stem(name)), stored, errors) for name in data_files]
-    stems = {_stem(name) for name in data_files}
-    return Snapshot(entries, [printable(name) for stem, name in sidecars.items() if stem not in stems])
+    entries = [_snapshot_file(name, sidecars.get(stem_of(name)), stored, errors) for name in data_files]
+    stems = {stem_of(name) for name in data_files}
+    alone = [name for stem, name in sidecars.items() if stem not in stems]
+    for name in alone:
+        if name in refused:
+            entries.append(_snapshot_file(name, None, stored, errors))
+        elif name in sources and name in stored:
+            sidecar = stored[name].sha256
+            entries.append(remote_file(folder / name, stem_of(name), sources[name], sidecar, store.root, fetching))
+    unused = [printable(name) for name in alone if name not in sources and name not in refused]
+    return Snapshot(sorted(entries, key=lambda entry: entry.name), unused)
+
+
+def remote_sources(folder: Path) -> dict[str, RemoteSource]:
+    """Return the remote sources of a format folder, by the name of their YAML. Those that are refused are missing."""
+    names = sorted(_file_names(folder))
+    errors = {name: error for name in names if (error := _find_error(folder, name))}
+    return read_sources(folder, names, errors)[0]
 
 
 def folder_stamp(folder: Path) -> str:
@@ -154,9 +182,3 @@ def _stamp(path: Path) -> list[int]:
     except OSError:
         return []
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _stem(name: str) -> str:
-    """Return the name without its last suffix. A data file and its sidecar share it."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.name else name

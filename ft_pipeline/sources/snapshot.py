@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
@@ -36,6 +37,10 @@ class SnapshotFile:
     """Reason code if the file is refused: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name) or
     unknown_format (a sidecar's suffix)."""
     error_message: str | None = None
+    source: str | None = None
+    """Where a remote file comes from."""
+    revision: str | None = None
+    """The revision of the remote file: a version id, commit, ETag or time of the last change."""
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if value is not None}
@@ -76,7 +81,7 @@ class LocalCopy:
         """The sidecar (column mapping); None if there is none, or if the entry has an error."""
         if self.entry.sha256 is None or self.entry.sidecar is None:
             return None
-        stem = PurePosixPath(self.entry.name).stem
+        stem = stem_of(PurePosixPath(self.entry.name).name)
         return self.blobs.checkout(self.entry.sidecar, self.folder / "sidecar" / f"{stem}{SIDECAR_SUFFIX}")
 
 

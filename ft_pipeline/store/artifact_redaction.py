@@ -100,12 +100,17 @@ def _acquire(lock: FileLock) -> None:
         raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
 
 
+def drafts_folder(root: Path) -> Path:
+    """Return the folder for temporary files of the store `root`."""
+    return root / "drafts"
+
+
 @contextlib.contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
     """Yield a new folder for a `with` block. It is in the store `root`, so that the next erasure removes what a killed
     process leaves."""
-    (root / "drafts").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="erasure-", dir=root / "drafts") as scratch:
+    drafts_folder(root).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="erasure-", dir=drafts_folder(root)) as scratch:
         yield Path(scratch)
 
 

@@ -1,8 +1,9 @@
 """Build the table of one format: read, validate, deduplicate and write all its files. Every row is counted."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import MapFiles, map_files
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
@@ -82,6 +83,7 @@ def build_table(
     cache: FolderCache | None = None,
     map_files: MapFiles = map_files,
     shards: Shards | None = None,
+    mask: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
 
@@ -91,13 +93,18 @@ def build_table(
     raises no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without
     files the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows
     read after each batch. `cache` stores the results of files, so that unchanged files are not read again.
-    `map_files` and `shards` decide where the work is done, and change nothing in the table.
+    `mask` has the personal data that is masked, by the format of the file (masking.py). `map_files` and `shards` decide
+    where the work is done, and change nothing in the table.
     """
     row_format = FORMATS[data_format]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, map_files)
-        results = ingestor.collect(sorted(files, key=lambda file: file.name))
+        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, map_files, mask)
+        results = [
+            result
+            for result in ingestor.collect(sorted(files, key=lambda file: file.name))
+            if result.account.read or format_of_file(data_format, result.source.name) is row_format
+        ]
         readable = [file for file in results if not file.refused]
         flags = flag_duplicates(row_format, readable, shares, shards)
         fill_accounts(flags)

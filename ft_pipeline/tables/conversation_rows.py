@@ -60,6 +60,11 @@ class ConversationRows:
         """Whether no two rows can be near each other: only one table has rows, and it is fully deduplicated."""
         return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
 
+    @property
+    def have_boilerplate(self) -> bool:
+        """Whether rows of one of the tables may share long instructions."""
+        return any(FORMATS[self.tables[number]].ignores_boilerplate for number in np.unique(self.table).tolist())
+
     def origin(self, position: int) -> str:
         """Return the origin of a row as `table/file:row`."""
         return f"{self.tables[self.table[position]]}/{self.files[self.file[position]]}:{self.row[position]}"

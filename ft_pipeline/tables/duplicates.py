@@ -9,20 +9,23 @@ import pyarrow as pa
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import RowWarning
+from ft_pipeline.tables.dedup.boilerplate import WithoutBoilerplate
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, merge, shingles_of_views
 from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
-from ft_pipeline.tables.dedup.near_duplicates import Spill
+from ft_pipeline.tables.dedup.near_duplicates import ReadShingles, Spill
 from ft_pipeline.tables.dedup.sharding import Shards
 from ft_pipeline.tables.file_result import FileResult, StoredRows
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 from ft_pipeline.tables.splits import place_in_splits
+from ft_pipeline.tables.traces.threads import Threads
 
-CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")
+CODES = ("", "duplicate", "near_duplicate", "contradicting_pair", "earlier_turns")
 """The reason codes that this module sets, by their number in DuplicateFlags.code."""
 WORDS = {
     "duplicate": "equal to {origin}, which is kept",
     "near_duplicate": "nearly equal to {origin}, which is kept",
+    "earlier_turns": "the beginning of {origin}, which has all its turns",
     "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
 """The message of each code. `origin` is the row that the other one duplicates or contradicts."""
@@ -71,11 +74,15 @@ def flag_duplicates(
     numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(file.rows) for file in files])
     find = partial(find_duplicates, first=shards.first_index, near=shards.find_near) if shards else find_duplicates
     stored = [file.stored for file in files]
-    for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
+    if row_format.has_threads:
+        _mark_earlier_turns(flags, stored)
+    longest = flags.code == 0
+    for rows in (np.flatnonzero(~golden & longest), np.flatnonzero(golden & longest)):
         if len(rows):
+            read: ReadShingles = partial(_read_some, row_format, stored, rows)
             matches = find(
                 keys if len(rows) == len(keys) else keys.take(rows),
-                partial(_read_some, row_format, stored, rows),
+                WithoutBoilerplate.of(read, np.arange(len(rows))) if row_format.ignores_boilerplate else read,
                 None if ranks is None else ranks[rows],
                 numbers[rows],
             )
@@ -86,6 +93,18 @@ def flag_duplicates(
         flags.code[allowed & (flags.code == CODES.index(code))] = 0
     flags.of[flags.code == 0] = -1
     return flags
+
+
+def _mark_earlier_turns(flags: DuplicateFlags, files: Sequence[StoredRows]) -> None:
+    """Flag each row whose turns another row begins with: the longest conversation of a thread stays."""
+    threads = Threads()
+    for file in files:
+        for batch in file.row_batches():
+            for messages in batch["messages"].to_pylist():
+                threads.add(messages)
+    longer = threads.longer()
+    is_earlier = longer >= 0
+    flags.code[is_earlier], flags.of[is_earlier] = CODES.index("earlier_turns"), longer[is_earlier]
 
 
 def _read_some(

@@ -1,13 +1,15 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
+from ft_pipeline.sources.file_names import suffix_of
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import hash_of_ids, key_of
@@ -23,13 +25,12 @@ from ft_pipeline.tables.file_result import (
     save,
 )
 from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-MIN_ROWS = 2
-"""A file with fewer rows is refused."""
 MAX_NAMED_COLUMNS = 20
 """Maximum number of unused columns that a warning names."""
 
@@ -45,10 +46,11 @@ class Ingestor:
         progress: Callable[[int], None] | None = None,
         cache: FolderCache | None = None,
         map_files: MapFiles = map_files,
+        mask: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
-        self.map_files = map_files
+        self.map_files, self.mask = map_files, mask
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
@@ -87,7 +89,10 @@ class Ingestor:
         return FileResult(source, account, sidecar, folder), False
 
     def _key(self, source: SourceFile) -> str:
-        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self._excluded_hash)
+        source_format = format_of_file(self.data_format, source.name).name
+        mask = f" without {', '.join(self.mask[source_format])}" if source_format in self.mask else ""
+        formats = f"{self.data_format} of {source_format}{mask}"
+        return key_of(source.sha256, formats, _suffix(source), source.sidecar, self._excluded_hash)
 
     def _open(self, result: FileResult, stack: ExitStack) -> FileTask:
         """Return the task of reading a file. Its bytes are there until the stack is closed."""
@@ -96,7 +101,10 @@ class Ingestor:
         folder.mkdir()
         path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
         data_dir = source.data_dir or path.parent
-        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar)
+        source_format = format_of_file(self.data_format, source.name)
+        mask = tuple(self.mask.get(source_format.name, ()))
+        task = FileTask(path, data_dir, _suffix(source), folder, self.data_format, source_format, result.sidecar, mask)
+        return task.with_preparation()
 
     def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
         """Return the result of a file with the content of its batches, and store it in the cache."""
@@ -110,15 +118,24 @@ class Ingestor:
         return result
 
     def _read(self, result: FileResult, folder: Path, batches: FileResults) -> FileResult:
-        """Return the result with the content of the file, or a refused result if the content is refused."""
+        """Return the result with the content of the file, or a refused result if the content is refused.
+
+        A file of another format may have no row for this table. If it is refused, the table of its format says so.
+        """
+        is_own = format_of_file(self.data_format, result.source.name).name == self.data_format
         try:
             with closing(batches):
                 totals = self._gather(folder, batches)
-            _refuse_whole(totals, self.data_format)
+            if is_own:
+                _refuse_whole(totals, self.data_format)
         except Refused as error:
             for path_left in folder.iterdir():
                 path_left.unlink()
-            return refused(result.source, error)
+            if is_own:
+                return refused(result.source, error)
+            totals = self._gather(folder, ())
+        if not totals.rows:
+            return result
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
@@ -127,7 +144,7 @@ class Ingestor:
         result.account.read = totals.read
         return result
 
-    def _gather(self, folder: Path, batches: FileResults) -> "_FileTotals":
+    def _gather(self, folder: Path, batches: Iterable[tuple[Batch, BatchResult]]) -> "_FileTotals":
         totals = _FileTotals()
         with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
             for batch, batch_result in batches:
@@ -139,7 +156,7 @@ class Ingestor:
 
 
 def _suffix(source: SourceFile) -> str:
-    return Path(source.name).suffix.lower()
+    return suffix_of(source.name)
 
 
 class _FileTotals:
@@ -153,6 +170,9 @@ class _FileTotals:
         self.pairs: list[np.ndarray] = []
         self.reasons: dict[str, list[int]] = {}
         self.hints: dict[str, list[int]] = {}
+        self.masked: Counter[str] = Counter()
+        self.no_content = ""
+        """Why a call has no content."""
         self.unknown: set[str] = set()
         self.first: tuple[int, str] | None = None
         """Number of the first line that is not JSON, and why."""
@@ -165,6 +185,11 @@ class _FileTotals:
         self.is_array = batch.offsets is not None
         self.first = self.first or batch_result.broken
         self.rows.append(batch_result.rows)
+        self.masked += batch_result.masked
+        if not self.no_content and "no_content" in batch_result.reasons:
+            self.no_content = next(
+                row["message"] for row in batch_result.aside.to_pylist() if row["code"] == "no_content"
+            )
         self.keys.append(batch_result.keys)
         self.pairs.append(batch_result.pairs)
         for all_rows, batch_rows in ((self.reasons, batch_result.reasons), (self.hints, batch_result.hints)):
@@ -185,8 +210,11 @@ class _FileTotals:
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
             warnings.append(RowWarning("ignored_columns", message, file=file))
+        if self.masked:
+            counts = ", ".join(f"{count:,} × {entity}" for entity, count in sorted(self.masked.items()))
+            warnings.append(RowWarning("masked", f"masked in the texts: {counts}", file=file))
         for kind, rows in sorted(self.hints.items()):
-            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
+            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; it is not masked"
             message = personal if kind in NAMES else placeholder_message(len(rows))
             warnings.append(RowWarning(kind, message, rows, file))
         return warnings
@@ -219,5 +247,9 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
         raise Refused(
             "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
         )
-    if totals.read < MIN_ROWS:
-        raise Refused("too_few_rows", f"{totals.read} row; at least {MIN_ROWS} are needed")
+    if codes == {"no_content"} and not sum(map(len, totals.rows)):
+        message = f"none of the {totals.read:,} calls was logged with its content: {totals.no_content}"
+        raise Refused("no_content", message)
+    min_rows = FORMATS[data_format].min_rows
+    if totals.read < min_rows:
+        raise Refused("too_few_rows", f"{totals.read} row; at least {min_rows} are needed")

@@ -1,6 +1,7 @@
 """Turn a batch of raw rows into accepted rows, faults and keys. `ft validate` and the pipeline share this code."""
 
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +17,12 @@ from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.masking import Masker
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
@@ -57,17 +60,34 @@ class BatchResult:
     """Number of rows that are objects."""
     known: int = 0
     """Number of rows that have the format's required keys."""
+    masked: Counter[str] = field(default_factory=Counter)
+    """Kind of personal data → how often it was masked."""
     broken: tuple[int, str] | None = None
     """Number of the first row that is not JSON, and why. (Nesting that is too deep is still JSON.)"""
 
 
 def process_batch(
-    batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
+    batch: Batch,
+    data_format: str,
+    sidecar: Sidecar,
+    excluded: Container[str] = frozenset(),
+    expand: Callable[[Any, Sidecar], Iterable[Any]] | None = None,
+    mask: Sequence[str] = (),
 ) -> BatchResult:
-    """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside."""
+    """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside.
+
+    expand: returns the raw rows of a document (Format.expand); None: each is one. mask: what is masked (masking.py).
+    """
     row_format = FORMATS[data_format]
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
+    if expand is not None:
+        batch = expand_documents(expand, batch, values, sidecar)
+        values = batch.values
+    counts: Counter[str] = Counter()
+    if mask:
+        batch, counts = mask_rows(batch, values, mask)
+        values = batch.values
     shapes = shapes_of(values)
     converted = convert_all(row_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
@@ -86,14 +106,18 @@ def process_batch(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
         rows=rows,
-        keys=keys_of_views(views),
+        keys=_keys(row_format, table, views),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
+        masked=counts,
         hints=_locate(pii.locate, own, rows, flags.personal[keep])
         | _locate(placeholders.locate, own, rows, flags.faulty[keep]),
     )
     _describe(result, values, shapes, row_format, sidecar)
+    if expand is not None:  # most documents have no keys of rows, and each call counts
+        unread = ("invalid_json", "not_utf8", "wrong_type", "wrong_format")
+        result.known = result.objects = len(values) - sum(len(result.reasons.get(code, ())) for code in unread)
     broken = (
         (batch.rows[position], fault.message)
         for position, fault in sorted(faults.items())
@@ -101,6 +125,34 @@ def process_batch(
     )
     result.broken = next((entry for entry in broken if not entry[1].startswith("nested")), None)
     return result
+
+
+def expand_documents(
+    expand: Callable[[Any, Sidecar], Iterable[Any]], batch: Batch, documents: list[Any], sidecar: Sidecar
+) -> Batch:
+    """Return the rows of some documents, each with the number of its document. A row is later shown as JSON, a fault
+    with the text of its document."""
+    rows, values = [], []
+    for position, (number, document) in enumerate(zip(batch.rows, documents, strict=True)):
+        for value in expand(document, sidecar):
+            rows.append(number)
+            values.append(replace(value, raw=_raw(batch, position, value)) if isinstance(value, Fault) else value)
+    return Batch(rows, values=values)
+
+
+def mask_rows(batch: Batch, values: Sequence[Any], mask: Sequence[str]) -> tuple[Batch, Counter[str]]:
+    """Return the rows with what is masked in them, and how much of each kind. Their raw text is masked, too."""
+    masker = Masker(mask)
+    masked = [
+        masker.mask(replace(value, raw=_raw(batch, position, value)) if isinstance(value, Fault) else value)
+        for position, value in enumerate(values)
+    ]
+    return Batch(batch.rows, values=masked), masker.counts
+
+
+def _keys(row_format: Format, table: pa.Table, views: ComparisonTexts) -> Keys:
+    keys = keys_of_views(views)
+    return keys if row_format.group_column is None else keys.grouped_by(table[row_format.group_column].combine_chunks())
 
 
 def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:

@@ -46,11 +46,17 @@ ROW_CODES: dict[str, str] = {
     "undeclared_tool": "a call of a tool that the row does not declare",
     "unanswered_call": "a call that has no result before the next turn",
     "orphaned_result": "a result of a call that is not in the turn before it",
+    "no_content": "a call of a model that was logged without its messages",
+    "no_model_call": "a trace without a call of a model",
+    "failed_call": "a call of a model that failed, or whose answer a filter stopped",
+    "several_choices": "a call with several answers, of which it is unclear which one was used",
+    "rated_down": "an answer that a person rated down and nobody corrected",
     "special_tokens": "a control token of a chat template inside the text forges turns",
     "output_equals_input": "the answer repeats the prompt",
     "refusal_boilerplate": "the answer is an assistant's stock refusal",
     "unresolved_placeholder": "a {{template hole}} was never filled in",
     "duplicate": "equal to an earlier row",
+    "earlier_turns": "the beginning of a longer conversation of the same thread",
     "near_duplicate": "equal to an earlier row but for case, white space, final punctuation, or a few words",
     "train_test_overlap": "near a validation or test row, or a question of the general suite",
     "excluded": "forgotten on request",
@@ -58,6 +64,7 @@ ROW_CODES: dict[str, str] = {
     "answer_cut_off": "the answer hit the length limit, or its reasoning is never closed",
     "repetition": "the teacher's answer repeats itself",
     "answer_length": "the teacher's answer is too short or too long",
+    "reference_mismatch": "the teacher's answer does not contain the reference of its prompt",
     "not_best": "another sound answer of the teacher to the same prompt agrees more with the rest of them",
 }
 
@@ -65,8 +72,9 @@ FILE_CODES: dict[str, str] = {
     "empty_file": "no rows",
     "not_a_list": "one object around or instead of rows",
     "not_json": "no line is a JSON object",
+    "no_content": "a file of traces whose calls were all logged without their messages",
     "not_utf8": "UTF-16 or UTF-32, or no row is UTF-8",
-    "compressed": "an archive or a compressed file",
+    "compressed": "an archive, or a compressed file that is cut off, damaged, too large or compressed twice",
     "unknown_format": "no row has the format's required keys, or the file's container or sidecar cannot be understood",
     "too_few_rows": "fewer than 2 rows",
     "path_outside_data_dir": "the path leads out of the data folder",
@@ -75,8 +83,11 @@ FILE_CODES: dict[str, str] = {
     "invalid_json": "a JSON array that is cut off or broken, or a CSV quote that is never closed",
 }
 
-DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate"})
+DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate", "earlier_turns"})
 """Codes that count as `duplicates` and not as `quarantined`."""
+
+USUAL_CODES = frozenset({"excluded", "no_model_call", "failed_call", "answer_cut_off", "rated_down"})
+"""Codes that do not count against a file (max_quarantined): they say nothing of its quality as data."""
 
 ALLOWABLE = frozenset(
     {

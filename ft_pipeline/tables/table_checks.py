@@ -2,7 +2,7 @@
 
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, FileAccount
 from ft_pipeline.tables.file_result import FileResult
-from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
+from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, USUAL_CODES
 
 WORST_CODES = 3
 """Number of reasons that a message names."""
@@ -74,8 +74,9 @@ def _over(name: str, accounts: list[FileAccount], limit: float) -> str | None:
 
 
 def _faulty(account: FileAccount) -> int:
-    """Return the number of quarantined rows that count against the file. Rows erased on request do not count."""
-    return account.quarantined - len(account.reasons.get("excluded", ()))
+    """Return the number of quarantined rows that count against the file: not those that were erased on request, and not
+    calls that failed in production."""
+    return account.quarantined - sum(len(account.reasons.get(code, ())) for code in USUAL_CODES)
 
 
 def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:

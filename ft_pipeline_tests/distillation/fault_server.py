@@ -49,6 +49,8 @@ class FaultServer:
     answered: Counter[str] = field(default_factory=Counter)
     """Whole answers sent, by the user's last message."""
     failed: Counter[str] = field(default_factory=Counter)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """The calls, as in OpenAI's shape, that it answers with if a request declares tools."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """The last requests."""
     most_at_once: int = 0
@@ -165,7 +167,9 @@ def _error(fault: str, headers: Mapping[str, str]) -> bytes:
 
 def _completion(server: FaultServer, prompt: str, body: Mapping[str, Any], fault: str | None) -> dict[str, Any]:
     finish = {"cut_off": "length", "filtered": "content_filter"}.get(fault or "", "stop")
-    message = {"role": "assistant", "content": "" if fault == "empty" else answer_to(prompt)}
+    message: dict[str, Any] = {"role": "assistant", "content": "" if fault == "empty" else answer_to(prompt)}
+    if server.calls and body.get("tools"):
+        finish, message = "tool_calls", {"role": "assistant", "content": None, "tool_calls": server.calls}
     counts = {
         "prompt_tokens": PROMPT_TOKENS,
         "completion_tokens": ANSWER_TOKENS,

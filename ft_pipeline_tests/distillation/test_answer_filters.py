@@ -111,3 +111,23 @@ def test_the_repetition_threshold_separates_degenerate_from_human_answers() -> N
         support = [row["response"] for row in csv.DictReader(file)]
     assert not any(repeated_share(text) > MAX_REPETITION for text in support)
     assert sum(bool(STOCK_PHRASES.search(text)) for text in support) < 10
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "code"),
+    [
+        (None, "It is on its way, and will be there on Friday.", None),
+        ("JKT-URB-009", "JKT-URB-009", None),
+        ("JKT-URB-009", "The cheapest one is the jkt-urb-009.", None),
+        ("JKT-URB-009", "JKT-URB-010", "reference_mismatch"),
+        ("JKT-URB-009", "JKT-ALP-009", "reference_mismatch"),
+        ("42", "There are 142 of them.", "reference_mismatch"),
+        ("Königsberg", "It was Königsberg.", None),
+        ("≥", "Use ≥ here.", None),
+        ("≥", "Use < here.", "reference_mismatch"),
+    ],
+)
+def test_an_answer_must_contain_its_reference(reference, answer, code):
+    row = {**answer_row(1, "Which jacket is the cheapest one in the catalog?", answer), "reference": reference}
+    fault = check_answer(row, CONTEXT)
+    assert (fault.code if fault else None) == code

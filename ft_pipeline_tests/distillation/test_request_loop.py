@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.distillation.endpoint_teacher import answer_columns
+from ft_pipeline.distillation.endpoint_teacher import answer_columns, text_columns
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint import chat_completions
-from ft_pipeline.models.endpoint.answer_log import AnswerLog
+from ft_pipeline.models.endpoint.answer_log import AnswerLog, erase_answers
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import Pace
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
@@ -362,3 +362,22 @@ def test_calls_and_tools_are_sent_and_weights_are_not(tmp_path: Path) -> None:
         {"role": "assistant", "content": "", "tool_calls": [function]},
         messages[2],
     ]
+
+
+def test_an_answer_that_calls_tools_is_logged_and_erased_and_no_text_to_learn(tmp_path: Path) -> None:
+    function = {"name": "track", "arguments": '{ "name": "Zoë" }'}
+    with serving() as server:
+        server.calls = [{"id": "call_1", "type": "function", "function": function}]
+        teacher = server.teacher()
+        request = TeacherPrompt(teacher, []).request(user("Where is it?"), tools='[{"type":"function"}]')
+        with AnswerLog.open(tmp_path, lambda message: None) as log:
+            send_all(lambda: Endpoint(teacher, None), log, [request], 1, teacher, Recorder())
+            scored, learned = answer_columns(log, request), text_columns(log, request)
+    assert (scored["answer"], scored["calls"]) == ("", [{"name": "track", "arguments": '{"name":"Zoë"}'}])
+    assert scored["finish_reason"] == "stop" and server.requests == 1
+    assert (learned["finish_reason"], learned["failure"]) == (
+        "failed",
+        "the answer calls the tool track; distillation reads only texts",
+    )
+    assert erase_answers(log.path, lambda event: bool(event.get("calls"))) == 1
+    assert "Zoë" not in log.path.read_text(encoding="utf-8")

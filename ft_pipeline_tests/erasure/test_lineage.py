@@ -5,6 +5,7 @@ import contextlib
 import csv
 import gzip
 import json
+import lzma
 import shutil
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
@@ -77,7 +79,7 @@ def origins(result: ErasureResult) -> list[str]:
 
 def identity_of(path: Path, number: int) -> str:
     """The id of a row of a raw file."""
-    rows = read_raw_rows(path, path.name, path.parent.name, PLAIN)
+    rows = read_raw_rows(path, path.name, path.parent.name, PLAIN, path.parent)
     return next(row.identity for row in rows if row.number == number)
 
 
@@ -179,13 +181,14 @@ def test_rows_with_all_short_turns_of_the_row_are_listed(shop: Shop) -> None:
     assert f"sharegpt/chats.jsonl:{len(SHAREGPT) + 1}" in erase_person(shop).also
 
 
-@pytest.mark.parametrize("hidden", ["utf-16.jsonl", "packed.jsonl.gz", "cut.json"])
+@pytest.mark.parametrize("hidden", ["utf-16.jsonl", "packed.jsonl.xz", "cut.jsonl.gz", "cut.json"])
 def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Shop, hidden: str) -> None:
     row = person("english")
     shop.write("alpaca", FILE, [row])
     content = {
         "utf-16.jsonl": json.dumps(row).encode("utf-16"),
-        "packed.jsonl.gz": gzip.compress(json.dumps(row).encode()),
+        "packed.jsonl.xz": lzma.compress(json.dumps(row).encode()),
+        "cut.jsonl.gz": gzip.compress(json.dumps(row).encode())[:-4],
         "cut.json": json.dumps([row, row])[:-1].replace("O", "\\u004f").encode(),
     }
     shop.raw("alpaca", hidden).write_bytes(content[hidden])
@@ -290,6 +293,26 @@ def test_a_copy_that_no_snapshot_lists_is_redacted(shop: Shop) -> None:
     shop.write("alpaca", FILE, [row])
     assert erase_person(shop).raw_files == 1
     assert traces(shop.root, *row.values()) == []
+
+
+@pytest.mark.parametrize("name", ["people.jsonl.gz", "people.jsonl.zst"])
+def test_rows_of_compressed_files_and_their_kept_copies_are_erased(shop: Shop, name: str) -> None:
+    library = gzip if name.endswith("gz") else zstandard
+    lines = [json.dumps(row) + "\n" for row in (person("english"), ALPACA[0], person("hindi"))]
+    path = shop.raw("alpaca", name)
+    path.write_bytes(library.compress("".join(lines).encode()))
+    unlisted = shop.raw("alpaca", "earlier.jsonl.gz")
+    unlisted.write_bytes(gzip.compress(f"{lines[0]}{lines[1]}".encode()))
+    snapshot_folder(path.parent, shop.store)
+    unlisted.unlink()
+    assert shop.materialize()["alpaca"].summary["accepted"] >= 3
+    result = erase_person(shop, file=name)
+    assert result.files == [f"data/raw/alpaca/{name}"] and result.raw_files == 2
+    marker, *others = library.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    assert "excluded" in marker and others == lines[1:]
+    assert traces(shop.root, *person("english").values()) == []
+    assert list((shop.store.root / "drafts").iterdir()) == [], "no expanded copy is left"
+    assert shop.materialize()["alpaca"].summary["reasons"]["excluded"] == 1
 
 
 # --- what was made of the row -----------------------------------------------------------------------------------------
@@ -639,3 +662,20 @@ def test_an_erasure_that_is_killed_is_completed_by_the_same_command(
         erase_person(planted)
     assert traces(planted.root, *row.values(), *nearly(row).values(), "Mine!") == []
     assert project_lock(planted.store.root).try_acquire()
+
+
+def test_a_corrected_call_is_erased_as_conversation_and_as_pair(shop: Shop) -> None:
+    asked, wrong, right = "Ada Fenwick asks for parcel LF-7", "It is lost for good", "It is on its way to Ada Fenwick"
+    call = {
+        "id": "a",
+        "request": {"messages": [{"role": "user", "content": asked}]},
+        "response": {"choices": [{"message": {"role": "assistant", "content": wrong}, "finish_reason": "stop"}]},
+    }
+    path = shop.write("traces", "log.jsonl", [call, {"feedback": {"id": "a", "correction": right}}])
+    shop.materialize()
+    result = erase(Project(shop.root), path, [1], "request 99")
+    assert {(row["format"], row["file"]) for row in result.rows} == {
+        ("traces", "log.jsonl"),
+        ("preferences", "../traces/log.jsonl"),
+    }
+    assert traces(shop.root, asked, wrong, right) == []

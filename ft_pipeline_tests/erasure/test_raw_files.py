@@ -1,6 +1,8 @@
 """A marker replaces a row in every container; other rows keep their bytes and numbers."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from ft_pipeline.erasure.raw_files import read_raw_rows, replace_with_markers
 from ft_pipeline.store.atomic_files import rewriting
@@ -53,6 +56,14 @@ CONTENTS = {
     "a.csv": csv_bytes(ROWS),
     "a.parquet": parquet_bytes(ROWS),
 }
+COMPRESSED = {
+    "a.jsonl.gz": gzip.compress(json_lines(ROWS), mtime=0),
+    "array.json.bz2": bz2.compress(CONTENTS["array.json"]),
+    "a.csv.zst": zstandard.compress(csv_bytes(ROWS)),
+    "a.parquet.gz": gzip.compress(CONTENTS["a.parquet"], mtime=0),
+    "unnamed.jsonl": zstandard.compress(json_lines(ROWS)),
+}
+EXPAND = {b"\x1f\x8b": gzip.decompress, b"BZ": bz2.decompress, b"\x28\xb5": zstandard.decompress}
 
 
 def build(tmp_path: Path, path: Path, excluded: Excluded = Excluded()) -> dict:  # noqa: B008 (frozen)
@@ -63,18 +74,18 @@ def build(tmp_path: Path, path: Path, excluded: Excluded = Excluded()) -> dict: 
 def mark(path: Path, number: int) -> None:
     """Replace a row of the file by the marker."""
     with rewriting(path) as target:
-        replace_with_markers(path, path.name, {number: MARKER}, target)
+        replace_with_markers(path, path.name, {number: MARKER}, target, path.parent)
 
 
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_marker_replaces_the_row_and_other_rows_are_unchanged(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
-    before = list(read_raw_rows(path, name, "alpaca", PLAIN))
+    before = list(read_raw_rows(path, name, "alpaca", PLAIN, tmp_path))
     (erased,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
     mark(path, erased.number)
     assert b"Fenwick" not in path.read_bytes()
-    after = list(read_raw_rows(path, name, "alpaca", PLAIN))
+    after = list(read_raw_rows(path, name, "alpaca", PLAIN, tmp_path))
     assert [row for row in after if not row.is_marker] == [row for row in before if row != erased]
     assert [row.number for row in after if row.is_marker] == [erased.number]
     if not name.endswith("parquet"):  # every byte before and after the row
@@ -83,11 +94,34 @@ def test_a_marker_replaces_the_row_and_other_rows_are_unchanged(tmp_path: Path, 
         assert content.endswith(old[old.index(b"Do lamps") :])
 
 
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_row_of_a_compressed_file_is_replaced_and_the_file_compressed_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(COMPRESSED[name])
+    before = list(read_raw_rows(path, name, "alpaca", PLAIN, tmp_path))
+    (erased,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
+    mark(path, erased.number)
+    content = path.read_bytes()
+    assert content[:2] == COMPRESSED[name][:2], "the same compression"
+    expanded, old = (EXPAND[data[:2]](data) for data in (content, COMPRESSED[name]))
+    assert b"Fenwick" not in expanded and b"Fenwick" in old
+    after = list(read_raw_rows(path, name, "alpaca", PLAIN, tmp_path))
+    assert [row for row in after if not row.is_marker] == [row for row in before if row != erased]
+    if "parquet" not in name:
+        assert expanded.startswith(old[: old.index(b"Is the rug")]) and expanded.endswith(old[old.index(b"Do lamps") :])
+    path.write_bytes(COMPRESSED[name])
+    mark(path, erased.number)
+    assert path.read_bytes() == content, "equal bytes, whenever it is done"
+    assert [entry.name for entry in tmp_path.iterdir()] == [name], "no expanded copy is left"
+
+
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_marked_row_is_excluded_and_fails_no_check(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
-    (erased,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    (erased,) = [
+        row for row in read_raw_rows(path, name, "alpaca", PLAIN, tmp_path) if "My name is Ada Fenwick" in row.texts
+    ]
     mark(path, erased.number)
     report = build(tmp_path, path)
     assert report["reasons"] == {"excluded": 1} and report["accepted"] == 3
@@ -99,7 +133,9 @@ def test_a_marked_row_is_excluded_and_fails_no_check(tmp_path: Path, name: str) 
 def test_a_restored_row_is_recognized_by_its_salted_hash(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
-    (erased,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    (erased,) = [
+        row for row in read_raw_rows(path, name, "alpaca", PLAIN, tmp_path) if "My name is Ada Fenwick" in row.texts
+    ]
     excluded = Excluded("00ff", frozenset({salted(erased.identity, "00ff")}))
     assert build(tmp_path, path, excluded)["reasons"] == {"excluded": 1}
     set_aside = pq.read_table(tmp_path / "out" / "set_aside.parquet").to_pylist()
@@ -125,5 +161,28 @@ def test_the_texts_of_a_row_include_those_inside_json(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Ship it"}, {"from": "gpt", "value": json.dumps(call)}]
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_lines([{"conversations": turns, "tags": ["shipping"]}]))
-    (row,) = read_raw_rows(path, "a.jsonl", "sharegpt", PLAIN)
+    (row,) = read_raw_rows(path, "a.jsonl", "sharegpt", PLAIN, tmp_path)
     assert {json.dumps(call), call["arguments"], 'Ada "Fenwick", 7 Mill Lane', "a lamp", "shipping"} <= row.texts
+
+
+def trace_document(indent: int | None) -> bytes:
+    """A Langfuse trace with two calls."""
+    said = [("My name is Ada Fenwick, where is order 7?", "It was shipped."), ("And order 8?", "It was shipped, too.")]
+    observations = [
+        {"id": str(number), "type": "GENERATION", "input": [{"role": "user", "content": ask}], "output": answer}
+        for number, (ask, answer) in enumerate(said)
+    ]
+    return json.dumps({"trace": {"id": "t"}, "observations": observations}, indent=indent).encode() + b"\n"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_document_of_traces_is_erased_with_all_its_calls(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "trace.json"
+    path.write_bytes(trace_document(indent))
+    first, second = read_raw_rows(path, "trace.json", "traces", PLAIN, tmp_path)
+    assert first.number == second.number == 1 and first.identity != second.identity
+    assert "My name is Ada Fenwick, where is order 7?" in first.texts
+    mark(path, 1)
+    assert b"Fenwick" not in path.read_bytes()
+    report = build_table("traces", [SourceFile("trace.json", path, "")], tmp_path / "out", max_quarantined=0.1)
+    assert report.reasons == {"excluded": 1}

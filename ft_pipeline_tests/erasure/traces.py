@@ -4,6 +4,7 @@ Not searched: pixels of plots, and tokens (see `decoded_tokens`).
 """
 
 import contextlib
+import gzip
 import html
 import io
 import json
@@ -107,9 +108,12 @@ def _parquet(path: Path | io.BytesIO) -> Iterator[str]:
         yield from _strings(file.read().to_pylist())
 
 
-def _zstd(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        content = zstandard.ZstdDecompressor().stream_reader(file).read()
+def _compressed(path: Path) -> Iterator[str]:
+    """A kept copy is compressed, and so may be the raw file in it."""
+    content = path.read_bytes()
+    while content.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+        is_gzip = content.startswith(b"\x1f")
+        content = gzip.decompress(content) if is_gzip else zstandard.ZstdDecompressor().stream_reader(content).read()
     if content.startswith(b"PAR1"):
         yield from _parquet(io.BytesIO(content))
     else:
@@ -161,7 +165,7 @@ READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     **dict.fromkeys((".json", ".jsonl"), _json),
     ".db": _sqlite,
     ".parquet": _parquet,
-    ".zst": _zstd,
+    **dict.fromkeys((".gz", ".zst"), _compressed),
     ".arrow": _arrow,
 }
 """How to read the files with a suffix."""

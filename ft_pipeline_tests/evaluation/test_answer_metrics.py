@@ -146,7 +146,10 @@ def test_promotion_accepts_only_metrics_that_are_measured(tmp_path: Path) -> Non
     path.write_text("name: x\npromotion: {metric: loss}\n", encoding="utf-8")  # of older projects
     assert read_settings(path, ProjectSettings).promotion.metric == "loss"
     path.write_text("name: x\npromotion: {metric: format_valid}\n", encoding="utf-8")
-    message = r"Choose one of auto, nats_per_byte, chrf, rouge_l, exact_match, or set evaluation\.answer_format"
+    message = (
+        r"Choose one of auto, nats_per_byte, chrf, rouge_l, exact_match, call_names, call_arguments, call_order, "
+        r"or set evaluation\.answer_format"
+    )
     with pytest.raises(UserError, match=message):
         read_settings(path, ProjectSettings)
 

@@ -25,6 +25,7 @@ from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained
 
 PATIENCE = 60.0
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
 VLLM = """#!{python}
 import http.server, json, os, sys
 class Healthy(http.server.BaseHTTPRequestHandler):
@@ -47,6 +48,8 @@ class Served:
     name: str
     port: int
     process: subprocess.Popen[str]
+    said: str
+    """What it printed before it was ready."""
 
     @property
     def client(self) -> openai.OpenAI:
@@ -62,8 +65,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).parent / "ft"), "serve", name, "--project", str(root), "--port", str(port)]
+def start(root: Path, name: str, port: int, *options: str, **environment: str) -> subprocess.Popen[str]:
+    program = str(Path(sys.executable).parent / "ft")
+    command = [program, "serve", name, "--project", str(root), "--port", str(port), *options]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -76,10 +80,10 @@ def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Po
 
 
 @contextmanager
-def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
+def serving(root: Path, name: str, *options: str, **environment: str) -> Iterator[Served]:
     """Run `ft serve NAME` for the block, which begins once it says that it answers."""
     port = free_port()
-    process = start(root, name, port, **environment)
+    process = start(root, name, port, *options, **environment)
     assert process.stderr is not None
     try:
         lines = []
@@ -88,7 +92,7 @@ def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
             if "Press Ctrl-C" in line:
                 break
         assert f"Serving {name} at " in lines[-1], "".join(lines)
-        yield Served(name, port, process)
+        yield Served(name, port, process, "".join(lines))
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
@@ -124,6 +128,8 @@ def test_a_served_model_gives_the_scored_answers(trained: Trained, name: str, ro
         assert [(ask(served, messages), answer) for messages, answer in items(trained, row)] == [
             (answer, answer) for _, answer in items(trained, row)
         ]
+        with pytest.raises(openai.BadRequestError, match="writes no tools"):
+            ask(served, [{"role": "user", "content": "Hi"}], tools=TOOLS)
         messages, answer = items(trained, row)[0]
         assert ask(served, messages, temperature=0.0) == answer
         changed_answer = ask(served, [{"role": "system", "content": "Say something else."}, *messages])
@@ -171,6 +177,14 @@ def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_
     assert "Traceback" not in errors
 
 
+def test_a_log_in_the_raw_data_is_refused_before_the_start(trained: Trained) -> None:
+    process = start(trained.root, "lora", free_port(), "--log", str(trained.root / "data" / "raw" / "traces"))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "is inside data/raw, so that the next run would train on all traffic. Choose another folder." in errors
+    assert "Loading" not in errors and "Traceback" not in errors
+
+
 def test_a_port_in_use_is_one_clear_error() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -214,7 +228,7 @@ def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
         promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
-        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)))
+        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number))[0])
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]
     assert weights[0].parent == shop.inputs["lora"]["merged_model"].path

@@ -17,6 +17,17 @@ from ft_pipeline.tables.validate import validate_file
 
 TRACK = {"id": "call_1", "type": "function", "function": {"name": "track", "arguments": '{"order": 7}'}}
 TRACK_TOOL = {"type": "function", "function": {"name": "track", "description": "Find an order", "parameters": {}}}
+
+
+def logged_call(question: str, answer: Any, **entries: Any) -> dict[str, Any]:
+    """A line of a request log. answer: a text, or the whole message."""
+    message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+    choice = {"index": 0, "finish_reason": entries.pop("finish_reason", "stop"), "message": message}
+    request = {"model": "m", "messages": [{"role": "user", "content": question}], **entries.pop("request", {})}
+    response = entries.pop("response", {"id": "chatcmpl-1", "choices": [choice]})
+    return {"request": request, "response": response, **entries}
+
+
 GOOD: dict[str, list[Any]] = {
     "alpaca": [
         {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday."},
@@ -33,10 +44,17 @@ GOOD: dict[str, list[Any]] = {
     ],
     "chat": [
         {
-            "messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "tool_calls": [TRACK]}],
+            "messages": [
+                {"role": "user", "content": "Where is my order at the moment?"},
+                {"role": "assistant", "tool_calls": [TRACK]},
+            ],
             "tools": [TRACK_TOOL],
         },
         {"prompt": "A refund, please", "completion": "It is on its way."},
+    ],
+    "traces": [
+        logged_call("Where is it?", "With the carrier since noon."),
+        logged_call("A refund, please", "It is on its way to you."),
     ],
     "text": [
         {"text": "Returns are free within 14 days of delivery."},

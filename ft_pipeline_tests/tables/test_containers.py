@@ -1,7 +1,5 @@
 """Which containers are read, which rows are quarantined, and which files are refused."""
 
-import bz2
-import gzip
 import json
 import lzma
 import os
@@ -9,7 +7,6 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from ft_pipeline.errors import UserError
 from ft_pipeline_tests.tables.helpers import GOOD, validate, write_jsonl
@@ -51,10 +48,7 @@ REFUSED = {
         for name in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
     ]
     + [("a.csv", CSV.decode().encode("utf-16")), ("a.jsonl", b'{"instruction": "\xe9", "output": "b"}\n' * 3)],
-    "compressed": [
-        ("a.jsonl", pack(LINES)) for pack in (gzip.compress, bz2.compress, lzma.compress, zstandard.compress)
-    ]
-    + [("a.csv", gzip.compress(CSV)), ("a.parquet", gzip.compress(LINES)), ("a.jsonl", b"PK\x05\x06" + b"\x00" * 18)],
+    "compressed": [("a.jsonl", lzma.compress(LINES)), ("a.jsonl", b"PK\x05\x06" + b"\x00" * 18)],
     "unknown_format": [
         ("a.jsonl", b'{"question": "a", "answer": "b"}\n' * 3),
         ("a.csv", b"question,answer\na,b\nc,d\n"),

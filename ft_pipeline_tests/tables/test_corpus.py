@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, validate, write_jsonl
+from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, logged_call, validate, write_jsonl
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
 CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []
@@ -57,6 +57,25 @@ def pair(preferred, other, **changes):
     """A preference row in OpenAI's shape, with these names of its answers."""
     prompt = changes.get("input", {"messages": [USER]})
     return {"input": prompt, preferred: [SHIPPED], other: changes.get("rejected", [{**SHIPPED, "content": "No."}])}
+
+
+PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+LITELLM = {"call_type": "acompletion", "status": "success", "model": "m", "messages": [USER], "response": "Shipped."}
+THUMB_DOWN = {"source": "ANNOTATION", "name": "thumb", "dataType": "BOOLEAN", "value": 0}
+
+
+def langfuse(observation, *scores):
+    return {"trace": {"id": "t", "scores": scores}, "observations": [{"id": "o", **observation}]}
+
+
+def otlp(attributes, **span):
+    listed = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": "1", "attributes": listed, **span}]}]}]}
+
+
+def several_choices():
+    call = logged_call("Where is it?", "With the carrier.")
+    return {**call, "response": {"choices": call["response"]["choices"] * 2}}
 
 
 BROKEN_ARGUMENTS = (
@@ -278,6 +297,33 @@ BROKEN_ROWS = [
     ("preferences", "wrong_type", {**pair("preferred_output", "non_preferred_output"), "preferred_output": 3}),
     ("unlabelled", "orphaned_result", {"messages": [USER, RESULT]}),
     ("unlabelled", "last_turn_not_human", {"messages": [USER, SHIPPED], "reference": "x"}),
+    ("traces", "no_content", {"request": None, "response": {"choices": []}}),
+    ("traces", "no_content", {"request": {"messages": []}, "response": {"choices": []}}),
+    ("traces", "no_content", logged_call("Where is it?", None)),
+    ("traces", "no_content", {**logged_call("Where is it?", "x"), "response": None}),
+    ("traces", "no_content", {"request": {"input": "Hi", "previous_response_id": "r"}, "response": {"output": []}}),
+    ("traces", "no_content", langfuse({"type": "GENERATION", "input": [USER], "output": None})),
+    ("traces", "no_content", otlp({"gen_ai.operation.name": "chat"})),
+    ("traces", "no_content", {**LITELLM, "messages": "redacted-by-litellm"}),
+    ("traces", "no_model_call", langfuse({"type": "SPAN", "input": "a", "output": "b"})),
+    ("traces", "no_model_call", otlp({"gen_ai.operation.name": "execute_tool"})),
+    ("traces", "failed_call", {**logged_call("Where?", "x"), "response": {"error": {"message": "overloaded"}}}),
+    ("traces", "failed_call", logged_call("Where is it?", "With", finish_reason="content_filter")),
+    ("traces", "failed_call", {**LITELLM, "status": "failure", "error_str": "timeout"}),
+    ("traces", "failed_call", langfuse({"type": "GENERATION", "input": [USER], "output": "x", "level": "ERROR"})),
+    ("traces", "failed_call", otlp({"gen_ai.operation.name": "chat"}, status={"code": 2, "message": "timeout"})),
+    ("traces", "answer_cut_off", logged_call("Where is it?", "With the", finish_reason="length")),
+    ("traces", "several_choices", several_choices()),
+    ("traces", "rated_down", langfuse({"type": "GENERATION", "input": [USER], "output": "x"}, THUMB_DOWN)),
+    ("traces", "unsupported_shape", langfuse({"type": "GENERATION", "input": "system: a\nuser: b", "output": "x"})),
+    ("traces", "unsupported_shape", {**LITELLM, "call_type": "aembedding"}),
+    ("traces", "unsupported_content", logged_call("a", "b", request={"messages": [PICTURE]})),
+    ("traces", "undeclared_tool", logged_call("Where is it?", {"role": "assistant", "tool_calls": [TRACK]})),
+    ("traces", "unsupported_tool", {"request": {"input": "Hi"}, "response": {"output": [{"type": "web_search_call"}]}}),
+    ("traces", "wrong_format", {"instruction": "a", "output": "b"}),
+    ("traces", "wrong_type", ["a"]),
+    ("traces", "wrong_type", {"feedback": {"rating": "up"}}),
+    ("traces", "wrong_type", {"feedback": {"id": "a", "rating": 5}}),
     ("alpaca", "special_tokens", {"instruction": "a", "output": "b", "system": "[INST] obey"}),
     ("alpaca", "special_tokens", {"instruction": "a <｜User｜> b", "output": "c"}),
     ("alpaca", "output_equals_input", {"instruction": "Repeat me, please", "output": " repeat me, PLEASE!"}),
@@ -365,6 +411,7 @@ def test_every_reason_code_of_the_tables_has_a_broken_row():
         "answer_length",
         "not_best",
         "train_test_overlap",
+        "earlier_turns",
     }
     assert {code for _, code, _ in BROKEN_ROWS} == ROW_CODES.keys() - tested_elsewhere
     assert all(ROW_CODES.values()) and all(FILE_CODES.values())

@@ -107,7 +107,7 @@ def test_erased_elements_of_an_array_are_replaced_also_those_that_are_too_long(t
     rows = [FIRST, {"text": "A long text. " * 100}, LAST, FIRST]
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
     target = io.BytesIO()
-    replace_with_markers(tmp_path / "a.json", "a.json", {2: "second", 4: "fourth"}, target)
+    replace_with_markers(tmp_path / "a.json", "a.json", {2: "second", 4: "fourth"}, target, tmp_path)
     content = target.getvalue()
     expected = [FIRST, {"excluded": "second"}, LAST, {"excluded": "fourth"}]
     assert json.loads(content) == expected

@@ -87,7 +87,8 @@ def test_a_table_of_an_older_version_becomes_conversations(tmp_path):
 
 
 def test_tags_are_read_and_are_no_part_of_the_row(tmp_path):
-    tagged = {name: [{**row, "tags": ["orders", "vip"]} for row in rows] for name, rows in GOOD.items()}
+    written_by_people = {name: rows for name, rows in GOOD.items() if name != "traces"}
+    tagged = {name: [{**row, "tags": ["orders", "vip"]} for row in rows] for name, rows in written_by_people.items()}
     for name, rows in tagged.items():
         (tmp_path / name).mkdir()
         build(tmp_path / name, name, {"a.jsonl": rows, "b.jsonl": [*rows, *GOOD[name]]})

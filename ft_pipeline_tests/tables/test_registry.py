@@ -70,6 +70,10 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "tools": json.dumps([TRACK_TOOL], separators=(",", ":")),
         },
     ),
+    "traces": (
+        {"messages": [ASK, ANSWER], "session": "s-1", "tags": ["workload: help"]},
+        {"messages": [ASK, ANSWER], "session": "s-1", "tags": ["workload: help"]},
+    ),
     "text": ({"text": "Returns are free."}, {"text": "Returns are free."}),
     "preferences": (
         {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
@@ -129,7 +133,13 @@ def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
     synonyms = {"messages", "role", "content", "functions", "completion", "reasoning", "refusal"}
-    synonyms |= {"function_call", *REFERENCE_KEYS[1:], *(key for key in MAIN_KEYS if "preferred" in key)}
+    synonyms |= {
+        "function_call",
+        "session",
+        "call_id",
+        *REFERENCE_KEYS[1:],
+        *(key for key in MAIN_KEYS if "preferred" in key),
+    }
     assert (keys | READ_KEYS) - synonyms == TARGET_COLUMNS
     assert frozenset[str]().union(*(row_format.main_keys for row_format in FORMATS.values())) == MAIN_KEYS
     pattern = next(item.pattern for item in TeacherSettings.model_fields["few_shot_from"].metadata)

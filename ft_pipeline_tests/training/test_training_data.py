@@ -1,20 +1,27 @@
 """The worker of `training_data`: no row is lost or truncated, and every fault is named."""
 
 import json
+import shutil
+from importlib.resources import files
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import training_data
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
+    SHARES,
     conversation,
     job,
+    known_rows,
     make_training_data,
+    preference_rows,
     settings,
     support_rows,
     write_conversations,
@@ -167,3 +174,79 @@ def test_two_runs_write_the_same_rows(tmp_path, tiny_base):
     folders = [make_training_data(tmp_path / name, tiny_base, support_rows(), settings()) for name in "ab"]
     tables = [pq.read_table(folder / "train.parquet") for folder in folders]
     assert tables[0].equals(tables[1])
+
+
+TOOLS = json.dumps(
+    [{"type": "function", "function": {"name": "track", "description": "Where it is", "parameters": {}}}]
+)
+
+
+def calling_row(**arguments):
+    """A conversation with two calls in one turn, and one in a later turn."""
+    row = conversation(500, [("Where are they?", "."), ("And the last one?", ".")], "train")
+    calls = [{"id": f"call_000{number}", "name": "track", "arguments": json.dumps(arguments)} for number in range(3)]
+    first, second = (position for position, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
+    row["messages"][first] = {"role": "assistant", "content": "", "tool_calls": calls[:2]}
+    row["messages"][second] = {"role": "assistant", "content": "I look.", "tool_calls": calls[2:]}
+    return {**row, "tools": TOOLS}
+
+
+def audit_with_template(folder, tiny_base, template, rows):
+    """The failed checks of rows under a template."""
+    base = folder / "base"
+    base.mkdir(parents=True)
+    for path in tiny_base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    made = make_training_data(folder, base, rows, settings())
+    report = json.loads((made / "audit.json").read_text())
+    assert ("calls_read_back" in report["checks"]) == any("tools" in row for row in rows)
+    return failures(report)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])
+def test_trained_calls_read_back_equal(tmp_path, tiny_base, name):
+    template = (files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    rows = [*support_rows(), calling_row(order=7, note='a "quoted" {brace}', deep={"x": [1, None]})]
+    assert audit_with_template(tmp_path, tiny_base, template, rows) == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "detail"),
+    [
+        ("tojson", "cannot be checked, because the template's way to write calls is unknown"),  # encoded twice
+        ("replace('deep', 'deeper')", "calls 'track', but trains"),  # only of some rows
+    ],
+)
+def test_a_template_that_changes_calls_fails_the_audit(tmp_path, tiny_base, filters, detail):
+    template = (files("trl") / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    changed = template.replace("tool_call.arguments | tojson", f"tool_call.arguments | tojson | {filters}")
+    assert changed != template
+    (failure,) = audit_with_template(tmp_path / "calls", tiny_base, changed, [*support_rows(), calling_row(deep=1)])
+    assert failure.startswith("calls_read_back: 1 row") and detail in failure and "rows.jsonl:501" in failure
+    assert "choose a base_model whose chat template writes calls in a known way" in failure
+    assert audit_with_template(tmp_path / "none", tiny_base, changed, support_rows()) == []
+
+
+def test_calls_in_preference_pairs_are_read_back(tmp_path, tiny_base):
+    template = (files("trl") / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    pairs = [{**pair, "tools": TOOLS} for pair in preference_rows()]
+    chosen = {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "name": "track", "arguments": "{}"}]}
+    for pair in pairs:
+        pair["chosen"] = [chosen]
+    (tmp_path / "preferences").mkdir()
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "preferences" / "rows.parquet")
+    inputs = {
+        "conversations": write_conversations(tmp_path / "conversations", known_rows()),
+        "preferences": tmp_path / "preferences",
+        "base_model": base,
+    }
+    experiment = ExperimentSettings.model_validate({"objective": "dpo", "technique": "lora"})
+    work = job("training_data", tmp_path / "job", experiment, inputs)
+    work.config["data"] = SHARES
+    training_data.run(work)
+    report = json.loads((work.out / "audit.json").read_text())
+    assert report["checks"]["calls_read_back"]["passed"]

@@ -7,7 +7,8 @@ import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
-from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric
+from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
+from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, CALL_METRICS, Metric
 
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, then by metric."""
@@ -18,6 +19,7 @@ _RATIOS = {
     "nats_per_byte": ("content_nats", "content_bytes"),
     "loss": ("loss_sum", "answer_tokens"),
     "length_ratio": ("answer_bytes", "content_bytes"),
+    **{name: (name, CALL_ITEMS) for name in CALL_METRICS},
 }
 """Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = ("stop_nats", *ANSWER_METRICS, "format_valid", "fields_match")
@@ -44,7 +46,8 @@ def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
     conversations = Conversations(groups)
     for metric, (numerator, denominator) in _RATIOS.items():
         if measured := _with_values(samples, numerator):
-            ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
+            values = (_matrix(measured, numerator), _matrix(measured, denominator))
+            ratios = conversations.ratios(*values, is_rate=metric in CALL_METRICS)
             _add(estimates, metric, measured, ratios)
     for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
         if measured := _with_values(samples, metric):

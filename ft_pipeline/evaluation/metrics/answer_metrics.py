@@ -1,7 +1,7 @@
 """All metrics of an answer: the metrics that every task has, the format check, and the user's functions."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -11,8 +11,10 @@ import orjson
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
+from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
-from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
+from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, CALL_METRICS, Metric, answer_metrics
+from ft_pipeline.models.tool_calls import Call
 
 _NOT_JSON = object()
 
@@ -25,18 +27,21 @@ class AnswerMetrics:
     """The fields of AnswerFormat, or None."""
     custom: Mapping[str, Mapping[str, Any]]
     """By name, as custom_metrics.resolve_metrics returns them."""
+    scores_calls: bool = False
+    """Whether some test items have tools."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "AnswerMetrics":
+    def of(cls, config: Mapping[str, Any], items: Iterable[Item]) -> "AnswerMetrics":
         """Return the metrics of a job. config: the job's config, with `evaluation` and `custom_metrics`."""
-        return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}))
+        has_tools = any(item.uses_tools for item in items)
+        return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}), has_tools)
 
     @property
     def names(self) -> list[str]:
         """The metrics that are computed for each answer. A model's value is the mean."""
         of_format = ["format_valid"] if self.answer_format else []
         of_format += ["fields_match"] if self.answer_format and self.answer_format["type"] == "json" else []
-        return [*ANSWER_METRICS, *of_format, *self.custom]
+        return [*ANSWER_METRICS, *of_format, *(CALL_METRICS if self.scores_calls else ()), *self.custom]
 
     @property
     def custom_definitions(self) -> dict[str, dict[str, Any]]:
@@ -49,13 +54,18 @@ class AnswerMetrics:
     def _functions(self) -> list[CustomMetric]:
         return [CustomMetric.load(name, settings) for name, settings in self.custom.items()]
 
-    def score_answer(self, item: Item, answer: str) -> dict[str, float]:
-        """Return every metric of `names` for one answer. Raises UserError if a function of the user fails."""
+    def score_answer(self, item: Item, answer: str, calls: Sequence[Call] = ()) -> dict[str, float]:
+        """Return every metric of `names` for one answer, and CALL_ITEMS if calls are scored.
+
+        calls: the calls of tools in the answer, which its text has, too. Raises UserError if a function of the user
+        fails.
+        """
         values = answer_metrics(item.reference, answer)
         if self.answer_format:
             values["format_valid"] = float(has_format(answer, self.answer_format))
         if "fields_match" in self.names and self.answer_format:
             values["fields_match"] = float(has_fields_of(answer, item.reference, self.answer_format["keys"]))
+        values |= call_metrics(item, calls) if self.scores_calls else {}
         values |= {metric.name: metric(item.reference, answer, item.messages[:-1]) for metric in self._functions}
         return values
 
@@ -68,8 +78,11 @@ class AnswerMetrics:
             )
 
     def means(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return the mean of every metric of `names` over the samples."""
-        return {name: fmean(sample[name] for sample in samples) for name in self.names}
+        """Return the mean of every metric of `names` over the samples; those of calls over the samples with tools."""
+        means = {name: fmean(sample[name] for sample in samples) for name in self.names}
+        with_tools = sum(sample[CALL_ITEMS] for sample in samples) if self.scores_calls else 0
+        of_calls = CALL_METRICS if with_tools else ()
+        return means | {name: sum(sample[name] for sample in samples) / with_tools for name in of_calls}
 
 
 def custom_definition(name: str, lower_is_better: bool) -> Metric:

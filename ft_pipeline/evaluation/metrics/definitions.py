@@ -8,6 +8,9 @@ from typing import Any
 VERSION = "3"
 """Part of the evaluation fingerprint. Raise it with every change that affects a value of a metric."""
 
+CALLS_VERSION = "1"
+"""The same for the metrics of calls. It is a part only if test rows have tools."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -59,6 +62,11 @@ METRICS: dict[str, Metric] = {
     "exact_match": Metric("exact match", False, "share", "answers that are the reference, white space aside"),
     "format_valid": Metric("format valid", False, "share", "answers in the format that the task declares"),
     "fields_match": Metric("fields match", False, "share", "JSON answers whose fields have the reference's values"),
+    "call_names": Metric("called tools", False, "share", "answers that call the reference's tools, in any order"),
+    "call_arguments": Metric(
+        "calls", False, "share", "answers whose calls have the reference's tools and arguments, in any order"
+    ),
+    "call_order": Metric("call order", False, "share", "answers that call the reference's tools in the same order"),
     "length_ratio": Metric("length ratio", True, "bytes of answer / reference", "1 is as long as the reference", 1.0),
     "general_accuracy": Metric("general accuracy", False, "share", "general questions answered rightly"),
     "general_nats_per_byte": Metric("general nats per byte", True, "nats per byte", "how unexpected general texts are"),
@@ -70,6 +78,9 @@ PER_TOKEN = ("loss", "general_loss")
 """The metrics that are compared only between models with the same vocabulary and template."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 """The metrics that every task has, computed from the text of an answer."""
+
+CALL_METRICS = ("call_names", "call_arguments", "call_order")
+"""The metrics of calls of tools, if test rows have tools. Of the other rows they say nothing."""
 
 
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:

@@ -16,10 +16,11 @@ from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.endpoint.request_loop import ChatRequest
 from ft_pipeline.settings.teacher import PriceSettings, TeacherSettings
+from ft_pipeline.tables.formats.turns import spoken_text
 
 Answer = dict[str, Any]
-"""answer, finish_reason, prompt_tokens (by the model's own tokenizer, or None), seconds (or None); from an endpoint
-also the other columns of answers.parquet."""
+"""answer, finish_reason, prompt_tokens (by the model's own tokenizer, or None), seconds (or None), and `calls` of
+tools; from an endpoint also the other columns of answers.parquet."""
 
 
 def requested_answers(job: Job, model: TeacherSettings, requests: Sequence[ChatRequest]) -> list[Answer]:
@@ -48,9 +49,9 @@ def answered_samples(
 
     def record(item: Item, answer: Answer) -> dict[str, Any]:
         reference_tokens = count_tokens(prompt_and_target(tokenizer, item.messages, item.tools)[1])
-        scored = ScoredAnswer(
-            answer["answer"], answer["finish_reason"], answer["prompt_tokens"], count_tokens(answer["answer"]) + 1
-        )
+        calls = answer.get("calls", ())
+        text = spoken_text({"content": answer["answer"], "tool_calls": calls})
+        scored = ScoredAnswer(text, answer["finish_reason"], answer["prompt_tokens"], count_tokens(text) + 1, calls)
         prompt = "\n\n".join(turn["content"] for turn in item.messages[:-1])
         return sample_record(item, prompt, reference_tokens, Likelihood(), scored, answer_metrics)
 
@@ -78,7 +79,7 @@ def answered_row(
         "seconds_per_call": _known_mean([answer["seconds"] for answer in answers]),
         "cost_per_call": _cost_per_call(prices, answers),
         "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
-        "unanswered": sum(answer["finish_reason"] == "failed" or not answer["answer"] for answer in answers),
+        "unanswered": sum(map(_is_unanswered, answers)),
         "fingerprint": evaluation_fingerprint,
         "model": facts,
         "general": None,
@@ -90,6 +91,10 @@ def _cost_per_call(prices: PriceSettings, answers: Sequence[Answer]) -> float | 
     if prices == PriceSettings():
         return None
     return fmean(cost(prices, answer["prompt_tokens"] or 0, answer.get("answer_tokens") or 0) for answer in answers)
+
+
+def _is_unanswered(answer: Answer) -> bool:
+    return answer["finish_reason"] == "failed" or not (answer["answer"] or answer.get("calls"))
 
 
 def _known_mean(values: Sequence[float | None]) -> float | None:

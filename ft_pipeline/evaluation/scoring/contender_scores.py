@@ -17,6 +17,7 @@ from ft_pipeline.evaluation.scoring.records import write_scores
 from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.tool_calls import Call, calls_of_reply
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.teacher import PriceSettings, TeacherSettings
@@ -36,7 +37,8 @@ def run(job: Job) -> dict[str, Any]:
     settings = job.config["evaluation"]
     all_rows = read_conversations(job)
     rows = select_test_rows(all_rows, settings["max_test_rows"])
-    items, metrics = make_items(rows), AnswerMetrics.from_config(job.config)
+    items = make_items(rows)
+    metrics = AnswerMetrics.of(job.config, items)
     tokenizer, parts = (
         load_tokenizer(job.inputs["base_model"]),
         evaluation_parts(rows, job.inputs["base_model"], job.config),
@@ -98,13 +100,13 @@ def _logged_answers(name: str, path: Path, sha256: str, items: Sequence[Item]) -
     """Return the logged answer to each item. UserError if an item has none, or if the file changed meanwhile."""
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise UserError(f"Contender {name}: {path.name} was changed while the run was planned. Run it again.")
-    logged: dict[str, str] = {}
+    logged: dict[str, tuple[str, list[Call]]] = {}
     for number, line in enumerate(read_jsonl(path), 1):
-        question, answer = _question_of(line), line.get("answer")
-        if question is None or not isinstance(answer, str):
+        question, answer = _question_of(line), _answer_of(line)
+        if question is None or answer is None:
             raise UserError(
-                f"Contender {name}: line {number} of {path.name} is not a logged answer. Write `answer`, and `query` "
-                "or `messages`."
+                f"Contender {name}: line {number} of {path.name} is not a logged answer. Write `answer` (and "
+                "`tool_calls` if it calls tools), and `query` or `messages`."
             )
         logged[question] = answer
     missing = [item for item in items if _asked(item.messages[:-1]) not in logged]
@@ -113,10 +115,19 @@ def _logged_answers(name: str, path: Path, sha256: str, items: Sequence[Item]) -
             f"Contender {name}: {path.name} has no answer to {len(missing)} of {len(items)} test questions, such as "
             f"{missing[0].messages[-2]['content'][:80]!r}. Add them, or make the logged questions the test rows."
         )
-    return [
-        {"answer": logged[_asked(item.messages[:-1])], "finish_reason": "stop", "prompt_tokens": None, "seconds": None}
-        for item in items
-    ]
+    answers = [logged[_asked(item.messages[:-1])] for item in items]
+    unknown = {"finish_reason": "stop", "prompt_tokens": None, "seconds": None}
+    return [{"answer": text, "calls": calls, **unknown} for text, calls in answers]
+
+
+def _answer_of(line: Mapping[str, Any]) -> tuple[str, list[Call]] | None:
+    """Return the text of a logged answer and its calls of tools; None if it cannot be read."""
+    try:
+        calls = calls_of_reply(line.get("tool_calls"))
+    except ValueError:
+        return None
+    text = line.get("answer") or ("" if calls else line.get("answer"))
+    return (text, calls) if isinstance(text, str) else None
 
 
 def _question_of(line: Mapping[str, Any]) -> str | None:

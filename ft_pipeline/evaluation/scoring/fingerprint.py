@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.metrics.definitions import metric_versions
+from ft_pipeline.evaluation.metrics.definitions import CALLS_VERSION, metric_versions
 from ft_pipeline.tables.formats.turns import plain
 
 Parts = dict[str, Any]
@@ -48,6 +48,8 @@ def evaluation_parts(
     metric_settings = {"answer_format": settings.get("answer_format"), "custom": config.get("custom_metrics")}
     if any(metric_settings.values()):
         parts["measures"] = digest(metric_settings)
+    if any(row.get("tools") or any(turn.get("tool_calls") for turn in row["messages"]) for row in test_rows):
+        parts["calls"] = CALLS_VERSION
     if settings.get("tasks"):
         task_settings = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
         parts["tasks"] = digest({**task_settings, "files": config.get("task_files")})

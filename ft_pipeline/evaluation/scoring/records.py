@@ -14,6 +14,8 @@ from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.fingerprint import Parts
 from ft_pipeline.evaluation.scoring.reference_tokens import byte_count
+from ft_pipeline.models.tool_calls import Call
+from ft_pipeline.tables.formats.turns import Message, spoken_text
 
 Record = dict[str, Any]
 GENERAL = pa.schema(
@@ -62,9 +64,16 @@ class Answer:
     """A model's own answer to a test item."""
 
     text: str
+    """As the text of a reference: a line for each call of a tool."""
     finish_reason: str
     prompt_tokens: int | None
     generated_tokens: int
+    calls: Sequence[Call] = ()
+
+
+def text_and_calls(turn: Message) -> tuple[str, Sequence[Call]]:
+    """Return an answer's text, as that of a reference, and its calls of tools."""
+    return spoken_text(turn).strip(), turn.get("tool_calls") or ()
 
 
 def sample_record(
@@ -83,7 +92,7 @@ def sample_record(
         "content_bytes": content_bytes,
         "answer_bytes": answer_bytes,
         "answer_tokens": reference_tokens,
-        **metrics.score_answer(item, answer.text),
+        **metrics.score_answer(item, answer.text, answer.calls),
         "length_ratio": answer_bytes / max(1, content_bytes),
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": answer.generated_tokens,

@@ -39,6 +39,7 @@ from ft_pipeline.evaluation.scoring.records import (
     sample_record,
     summarize_general,
     summarize_samples,
+    text_and_calls,
     write_scores,
 )
 from ft_pipeline.evaluation.scoring.reference_tokens import byte_count, count_lost, find_reference
@@ -48,6 +49,7 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.models.tool_calls import Call, read_answer, require_call_family
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,6 @@ class Scorer:
     def __init__(self, job: Job, tested_models: Sequence[ModelUnderTest]) -> None:
         self.job = job
         self.settings = job.config["evaluation"]
-        self.answer_metrics = AnswerMetrics.from_config(job.config)
         self.lm_eval_tasks = LmEvalTasks(job)
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
         self._task_records: dict[tuple[str, str | None], list[Record]] = {}
@@ -85,10 +86,18 @@ class Scorer:
 
     @cached_property
     def items(self) -> list[Item]:
-        """The test items. UserError if no reference answer has the declared format."""
+        """The test items. UserError if no reference answer has the declared format, or if some have tools, and calls
+        that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        self.answer_metrics.check_references(items)
+        AnswerMetrics.of(self.job.config, items).check_references(items)
+        if any(item.uses_tools for item in items):
+            require_call_family(self.tokenizer)
         return items
+
+    @cached_property
+    def answer_metrics(self) -> AnswerMetrics:
+        """The metrics of answers."""
+        return AnswerMetrics.of(self.job.config, self.items)
 
     @cached_property
     def validation_items(self) -> list[Item]:
@@ -186,17 +195,16 @@ class Scorer:
 
     def _sample(self, lm: LoadedLM, rendered: RenderedItem, answer: Sample) -> Record:
         generation = lm.generations[rendered.context]
+        text: str = answer["filtered_resps"][0]
+        calls: Sequence[Call] = ()
+        if rendered.item.uses_tools:  # lm-eval's text has no control tokens, which some templates write in calls
+            text, calls = text_and_calls(read_answer(self.tokenizer, generation.raw, rendered.item.tools))
         return sample_record(
             rendered.item,
             rendered.context,
             len(lm.log_probs[rendered.context, rendered.target]),
             self._likelihood(lm, rendered),
-            Answer(
-                answer["filtered_resps"][0],
-                generation.finish_reason,
-                generation.prompt_tokens,
-                generation.answer_tokens,
-            ),
+            Answer(text, generation.finish_reason, generation.prompt_tokens, generation.answer_tokens, calls),
             self.answer_metrics,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
@@ -22,6 +23,7 @@ from ft_pipeline.models.chat import render
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.models.tool_calls import read_answer
 from ft_pipeline.settings.teacher import PriceSettings
 
 ROW_NAME = "teacher"
@@ -47,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
         if teacher.endpoint
         else _local_answers(job, teacher_prompt, items)
     )
-    answer_metrics = AnswerMetrics.from_config(job.config)
+    answer_metrics = AnswerMetrics.of(job.config, items)
     samples = answered_samples(load_tokenizer(job.inputs["base_model"]), items, answers, answer_metrics)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
     facts = {
@@ -74,10 +76,17 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
-    prompts = [
-        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools)
-        for item in items
-    ]
+    try:
+        prompts = [
+            render(
+                tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools
+            )
+            for item in items
+        ]
+    except UserError as error:
+        raise UserError(
+            f"The teacher {job.config['name']} cannot be scored: {error} Or set teacher.in_comparison to false."
+        ) from error
     references = [item.reference for item in items]
     limit = answer_limit(
         teacher_prompt.teacher.max_new_tokens, tokenizer, load_tokenizer(job.inputs["base_model"]), references
@@ -90,12 +99,17 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
         batch_size=job.config["evaluation"]["batch_size"],
         report=job.report,
     )
+    turns = [
+        read_answer(tokenizer, answer.raw, item.tools) if item.uses_tools else {"content": answer.text}
+        for item, answer in zip(items, answers, strict=True)
+    ]
     return [
         {
-            "answer": answer.text,
+            "answer": turn["content"],
             "finish_reason": answer.finish_reason,
             "prompt_tokens": answer.prompt_tokens,
             "seconds": None,
+            "calls": turn.get("tool_calls", []),
         }
-        for answer in answers
+        for turn, answer in zip(turns, answers, strict=True)
     ]

@@ -20,10 +20,13 @@ class Generation:
     """One answer, without its stop token."""
 
     text: str
+    """Without control tokens."""
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     answer_tokens: int
     """Generated tokens, the stop token included."""
+    raw: str
+    """The text with its control tokens, which some templates write in calls of tools."""
 
 
 def generate(
@@ -116,4 +119,5 @@ def _to_generation(tokenizer: Any, prompt_tokens: int, ids: list[int], stop_ids:
     stopped = bool(ids) and ids[-1] in stop_ids
     text_ids = ids[:-1] if stopped else ids
     text = tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-    return Generation(text, "stop" if stopped else "length", prompt_tokens, len(ids))
+    raw = tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return Generation(text, "stop" if stopped else "length", prompt_tokens, len(ids), raw)

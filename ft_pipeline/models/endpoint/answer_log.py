@@ -215,6 +215,7 @@ def _reply_fields(reply: Reply | None) -> dict[str, Any]:
         "seconds": round(reply.seconds, 3) if reply else None,
         "request_id": reply.request_id if reply else None,
         "model": reply.model if reply else None,
+        **({"calls": list(map(dict, reply.calls))} if reply and reply.calls else {}),
     }
 
 
@@ -230,6 +231,7 @@ def erase_answers(path: Path, is_erased: Callable[[dict[str, Any]], bool]) -> in
                 event = orjson.loads(line)
                 if not event.get("erased") and is_erased(event):
                     erased += 1
+                    event.pop("calls", None)
                     line = orjson.dumps({**event, **_ERASED}) + b"\n"
                 target.write(line)
     return erased

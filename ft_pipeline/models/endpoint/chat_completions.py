@@ -17,6 +17,7 @@ import openai
 
 from ft_pipeline.models.endpoint.request_loop import ChatRequest
 from ft_pipeline.models.endpoint.responses import Failure, Reply
+from ft_pipeline.models.tool_calls import calls_of_reply
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 from ft_pipeline.tables.text_rules import is_empty
 
@@ -92,13 +93,16 @@ class Endpoint:
             document = json.loads(content)
             choice = document["choices"][0]
             text = choice["message"].get("content") or ""
+            calls = calls_of_reply(choice["message"].get("tool_calls"))
             finish = choice.get("finish_reason") or "stop"
             usage = document.get("usage")
             usage = usage if isinstance(usage, dict) else {}
             model = document.get("model")
             if not isinstance(text, str) or not isinstance(finish, str):
                 raise TypeError
-            text.encode()  # raises ValueError for an unpaired surrogate
+            "".join(
+                [text, *(value for call in calls for value in call.values())]
+            ).encode()  # raises ValueError for an unpaired surrogate
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return Failure("broken_reply", f"the reply is not the JSON of a chat completion ({len(content)} bytes)")
         reply = Reply(
@@ -109,6 +113,7 @@ class Endpoint:
             model=_short_text(model),
             request_id=_short_text(headers.get("x-request-id") or document.get("id")),
             seconds=seconds,
+            calls=calls,
         )
         return self._check_reply(reply)
 
@@ -122,7 +127,7 @@ class Endpoint:
         if reply.finish_reason == "length":
             message = f"the answer did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
             return Failure("cut_off", message, reply=reply)
-        if is_empty(reply.text):
+        if is_empty(reply.text) and not reply.calls:
             return Failure("empty", "the answer is empty", reply=reply)
         return reply
 

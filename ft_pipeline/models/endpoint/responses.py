@@ -1,5 +1,6 @@
 """Results of one request to an endpoint, and the rules for failures."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +20,8 @@ class Reply:
     request_id: str | None = None
     seconds: float = 0.0
     """Time from sending to the last byte."""
+    calls: Sequence[Mapping[str, str]] = ()
+    """The tools that the answer calls: name and arguments (JSON text)."""
 
 
 @dataclass(frozen=True)

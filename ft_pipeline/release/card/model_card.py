@@ -29,6 +29,9 @@ METRIC_TITLES = {
     "general_accuracy": "General accuracy (0 to 1)",
     "stop_nats": "End of turn, nats (lower is better)",
     "fields_match": "JSON answers with the reference's values (0 to 1)",
+    "call_names": "Answers that call the reference's tools (0 to 1)",
+    "call_arguments": "Answers with the reference's calls and arguments (0 to 1)",
+    "call_order": "Answers that call the reference's tools in order (0 to 1)",
     "general_nats_per_byte": "Nats per byte of general text (lower is better)",
     "general_loss": "Loss on general text, nats per token (lower is better)",
 }

@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
+from ft_pipeline.models.turn_stream import AnswerForm
 from ft_pipeline.release.export.chat_template import Message, template_with_prompt
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG, model_files
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 
 
@@ -37,10 +39,14 @@ def require_servable(model: ModelReference) -> None:
         raise UserError(f"{model.name!r} cannot be the name of a served model. Give the variant a plain name.")
 
 
-def write_served_folder(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:
-    """Write `folder`/NAME for an engine, and return it: links to the store's files, chat template, generation config.
+def write_served_folder(
+    store: ArtifactStore, model: ModelReference, folder: Path, *, unread_answers: bool = False
+) -> tuple[Path, AnswerForm]:
+    """Write `folder`/NAME for an engine: links to the store's files, chat template, generation config. Return it, and
+    the form of the model's answers.
 
     NAME is the model's name. An engine that is started in `folder` uses this relative path as the name of the model.
+    unread_answers: `transformers serve` returns answers with the control tokens in them, if calls in them can be read.
     """
     kind = "merged_model" if model.kind == "merged" else "base_model"
     weights = store.require(kind, model.fingerprints[kind])
@@ -59,7 +65,23 @@ def write_served_folder(store: ArtifactStore, model: ModelReference, folder: Pat
     )
     (served / TEMPLATE_NAME).unlink(missing_ok=True)
     (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
-    return served
+    tokenizer.chat_template = template
+    form = AnswerForm.of(tokenizer)
+    if unread_answers and form.family is not None:
+        _return_unread_answers(served / TOKENIZER_CONFIG, form)
+    return served, form
+
+
+def _return_unread_answers(config: Path, form: AnswerForm) -> None:
+    """Change the tokenizer's config: `transformers serve` returns all of an answer up to its stop token as content."""
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    settings["response_template"] = {
+        "start_anchor_pattern": r"\Z",  # the end of the prompt; without it, the prompt is a part of the answer
+        "defaults": {"role": "assistant"},
+        "fields": {"content": {"content": "text", "close": list(form.stops)}},
+    }
+    config.unlink(missing_ok=True)
+    config.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _few_shot_examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:

@@ -4,7 +4,7 @@ Arrow and numpy compute them in batches. They are the same on every machine and 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class Keys:
     half of the SHA-256 of the normalized human turns. It must never change: it decides the split."""
     bands: np.ndarray
     """uint32, shape (rows, BANDS): rows near each other share one of them."""
+    has_own_group: np.ndarray
+    """bool: the group is that of the row's session, whatever its prompt is."""
 
     def __len__(self) -> int:
         return len(self.group)
@@ -57,6 +59,8 @@ class Keys:
             part = slice(begin, begin + TABLE_ROWS)
             columns = {name: getattr(self, name)[part] for name in _HASHES}
             columns |= {"group_high": self.group[part, 0], "group_low": self.group[part, 1]}
+            if self.has_own_group.any():
+                columns[_OWN_GROUP] = self.has_own_group[part]
             table = pa.table(columns | {f"band_{number}": self.bands[part, number] for number in range(BANDS)})
             yield table if kept is None else table.filter(pa.array(kept[part]))
 
@@ -67,7 +71,8 @@ class Keys:
         of_duplicates = count if for_duplicates else 0
         hashes = {name: np.empty(of_duplicates if name in FOR_DUPLICATES else count, np.uint64) for name in _HASHES}
         bands = np.empty((of_duplicates, BANDS), np.uint32)
-        return cls(**hashes, group=np.empty((count, 2), np.uint64), bands=bands)
+        group, has_own_group = np.empty((count, 2), np.uint64), np.zeros(count, dtype=bool)
+        return cls(**hashes, group=group, bands=bands, has_own_group=has_own_group)
 
     def fill(self, begin: int, table: pa.Table | pa.RecordBatch) -> None:
         """Copy a table of `tables` to the rows from `begin` on. Keys that were left out stay empty."""
@@ -76,6 +81,8 @@ class Keys:
             if len(getattr(self, name)):
                 getattr(self, name)[rows] = table[name]
         self.group[rows, 0], self.group[rows, 1] = table["group_high"], table["group_low"]
+        if _OWN_GROUP in _names_of(table):
+            self.has_own_group[rows] = table[_OWN_GROUP]
         for number in range(BANDS if len(self.bands) else 0):
             self.bands[rows, number] = table[f"band_{number}"]
 
@@ -83,12 +90,26 @@ class Keys:
         """Return the keys of some rows, in the order of `rows`."""
         return Keys(*(getattr(self, name)[rows] for name in _FIELDS))
 
+    def grouped_by(self, names: pa.Array) -> "Keys":
+        """Return the keys with one group for each name. Rows without a name (null) keep the group of their prompt."""
+        named = np.flatnonzero(names.is_valid().to_numpy(zero_copy_only=False))
+        group, has_own_group = self.group.copy(), self.has_own_group.copy()
+        texts = pc.binary_join_element_wise("session\x1f", names.take(pa.array(named)), "").cast(pa.large_string())
+        digests = np.frombuffer(b"".join(sha256_of_each(texts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
+        group[named], has_own_group[named] = digests[:, :2], True
+        return replace(self, group=group, has_own_group=has_own_group)
+
 
 TABLE_ROWS = 1 << 18
 FOR_DUPLICATES = ("exact", "normal", "band")
 """What the names of the columns begin with that only the search of duplicates needs."""
 _HASHES = ("exact", "normal", "prompt", "answer")
-_FIELDS = (*_HASHES, "group", "bands")
+_FIELDS = (*_HASHES, "group", "bands", "has_own_group")
+_OWN_GROUP = "own_group"
+
+
+def _names_of(table: pa.Table | pa.RecordBatch) -> list[str]:
+    return table.schema.names
 
 
 def merge(parts: Sequence[Keys], *, consume: bool = False) -> Keys:
@@ -148,6 +169,7 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
         answer=answer,
         group=_groups(views),
         bands=bands_of(*shingles_of_views(views)),
+        has_own_group=np.zeros(len(prompt), dtype=bool),
     )
 
 
@@ -168,7 +190,8 @@ def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:
     """Return the groups by which rows are split: `Keys.group`, or hashes of the prompts if templates do not count."""
     if settings.group_templates:
         return keys.group
-    return np.stack([mix(keys.prompt * place) for place in PLACES[:2]], axis=1)
+    of_prompts = np.stack([mix(keys.prompt * place) for place in PLACES[:2]], axis=1)
+    return np.where(keys.has_own_group[:, None], keys.group, of_prompts)
 
 
 def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:

@@ -122,7 +122,7 @@ class ShingleSets:
         """Return, for each value of a shingle's lowest bits, the number of sets that have it."""
         frequencies = np.zeros(1 << RARITY_BITS, dtype=np.int64)
         for _, _, first, last in _blocks(self.sizes):
-            frequencies += np.bincount(_lowest_bits(self.shingles[first:last]), minlength=len(frequencies))
+            frequencies += np.bincount(lowest_bits(self.shingles[first:last]), minlength=len(frequencies))
         return frequencies
 
 
@@ -175,7 +175,8 @@ def _rare_count(sizes: np.ndarray) -> np.ndarray:
     return sizes - (9 * sizes + 9) // 10 + 1
 
 
-def _lowest_bits(shingles: np.ndarray) -> np.ndarray:
+def lowest_bits(shingles: np.ndarray) -> np.ndarray:
+    """Return the bits by which shingles are counted, as int64."""
     return (shingles & np.uint64((1 << RARITY_BITS) - 1)).astype(np.int64)
 
 
@@ -185,7 +186,7 @@ def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -
     A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. The
     shingles of each row ascend, and a stable sort decides ties by them: the order must be the same for all rows.
     """
-    order = np.argsort((owners - owners[0] << _FREQUENCY_BITS) + frequencies[_lowest_bits(shingles)], kind="stable")
+    order = np.argsort((owners - owners[0] << _FREQUENCY_BITS) + frequencies[lowest_bits(shingles)], kind="stable")
     owners, shingles = owners[order], shingles[order]
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
     sizes = np.diff(np.append(starts, len(owners)))

@@ -4,15 +4,16 @@ To add a format: a module that defines a `Format`, and a line in registry.py. Ke
 added to MAIN_KEYS (json_reader.py) and, if a sidecar may map columns to them, to TARGET_COLUMNS (sidecar.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, views_of_column
+from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -61,6 +62,13 @@ def messages_column(table: pa.Table) -> pa.Array:
     return table["messages"].combine_chunks()
 
 
+class Expand(Protocol):
+    """Returns the raw rows of a parsed document: several, one or none, each with the number of the document."""
+
+    def __call__(self, document: Any, sidecar: Sidecar, feedback: Any) -> Iterable[Any]:
+        """Return the rows. feedback: what `Format.prepare` returned."""
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """One kind of raw rows, and the table that they become."""
@@ -96,6 +104,20 @@ class Format:
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
     is_conversational: bool = False
     """Whether the rows become conversations."""
+    expand: Mapping[str, Expand] = field(default_factory=dict)
+    """Table → function that returns the raw rows of a document for it. Empty: a document is a row."""
+    also_reads: tuple[str, ...] = ()
+    """Other formats whose files have rows for this table, too."""
+    prepare: Callable[[Callable[[], Iterable[Batch]], Sidecar], Any] | None = None
+    """Returns what `expand` must know of the whole file. Arguments: a function that reads the file, and the sidecar."""
+    group_column: str | None = None
+    """Rows with the same value in this column are in one split, whatever their prompts."""
+    ignores_boilerplate: bool = False
+    """Whether near duplicates are searched without what many rows share, such as instructions in every request."""
+    has_threads: bool = False
+    """Whether a row may be the beginning of another row, and is then set aside."""
+    min_rows: int = 2
+    """A file with fewer rows is refused."""
     is_optional: bool = False
     """Whether a table without files is no input of other assets. So formats that were added later change no fingerprint
     of a project without such files."""

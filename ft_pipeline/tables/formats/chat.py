@@ -24,7 +24,7 @@ def convert_chat(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     raw = turn_list(value) if "messages" in value or "prompt" not in value else _prompt_and_completion(value)
     if isinstance(raw, Fault):
         return raw
-    conversation = read_answered(value, raw, sidecar)
+    conversation = read_answered(value, raw, sidecar, may_repeat=True)
     reference = next((key for key in REFERENCE_KEYS if value.get(key) is not None), None)
     if isinstance(conversation, Fault) and conversation.code == "last_turn_not_gpt" and reference:
         return Fault(
@@ -67,4 +67,5 @@ FORMAT = Format(
     convert=convert_chat,
     is_conversational=True,
     is_optional=True,
+    ignores_boilerplate=True,
 )

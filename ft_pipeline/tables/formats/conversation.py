@@ -52,11 +52,11 @@ def turn_list(value: Mapping[str, Any]) -> list[Any] | Fault:
 
 
 def read_conversation(
-    value: Mapping[str, Any], raw: list[Any], sidecar: Sidecar, last: str
+    value: Mapping[str, Any], raw: list[Any], sidecar: Sidecar, last: str, *, may_repeat: bool = False
 ) -> tuple[list[Message], str | None] | Fault:
     """Return (turns, tools as JSON text or None), or the fault of the row.
 
-    raw: its unread turns. last: the role of the last turn, user or assistant.
+    raw: its unread turns. last: the role of the last turn, user or assistant. may_repeat: see check_order.
     """
     turns = read_turns(raw, sidecar)
     if isinstance(turns, Fault):
@@ -64,17 +64,17 @@ def read_conversation(
     turns = _with_system(value.get("system"), turns)
     if isinstance(turns, Fault):
         return turns
-    tools = read_tools(value)
+    tools = read_tools(value) or read_tools({"tools": sidecar.tools})
     if isinstance(tools, Fault):
         return tools
-    return check_calls(turns, tools) or check_order(turns, last) or (turns, tools)
+    return check_calls(turns, tools) or check_order(turns, last, may_repeat=may_repeat) or (turns, tools)
 
 
 def read_answered(
-    value: Mapping[str, Any], raw: list[Any], sidecar: Sidecar
+    value: Mapping[str, Any], raw: list[Any], sidecar: Sidecar, *, may_repeat: bool = False
 ) -> tuple[list[Message], str | None] | Fault:
     """Return read_conversation of a row that ends with an answer, of which at least one is trained; or its fault."""
-    conversation = read_conversation(value, raw, sidecar, last="assistant")
+    conversation = read_conversation(value, raw, sidecar, last="assistant", may_repeat=may_repeat)
     if not isinstance(conversation, Fault) and not any(map(is_trained, conversation[0])):
         return Fault("no_trained_turn", "every answer has the weight 0, so that none is trained; remove the row")
     return conversation

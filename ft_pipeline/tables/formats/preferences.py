@@ -321,4 +321,5 @@ FORMAT = Format(
     convert=convert_preferences,
     comparison_texts=comparison_texts,
     pair_texts=normalized_pairs,
+    also_reads=("traces",),
 )

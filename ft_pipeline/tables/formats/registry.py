@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ft_pipeline.tables.formats import alpaca, chat, preferences, sharegpt, text, unlabelled
+from ft_pipeline.tables.formats import alpaca, chat, preferences, sharegpt, text, traces, unlabelled
 from ft_pipeline.tables.formats.base import Format
 
 FORMATS: Mapping[str, Format] = {
@@ -11,6 +11,7 @@ FORMATS: Mapping[str, Format] = {
         alpaca.FORMAT,
         sharegpt.FORMAT,
         chat.FORMAT,
+        traces.FORMAT,
         text.FORMAT,
         preferences.FORMAT,
         unlabelled.FORMAT,
@@ -21,3 +22,20 @@ CONVERSATIONAL = tuple(name for name, row_format in FORMATS.items() if row_forma
 """The names of the formats whose rows become conversations."""
 OPTIONAL = tuple(name for name, row_format in FORMATS.items() if row_format.is_optional)
 """The names of the formats whose tables need not be there."""
+_ELSEWHERE = "../"
+
+
+def name_elsewhere(data_format: str, name: str) -> str:
+    """Return the name by which a table of another format reads a file: relative to its own folder."""
+    return f"{_ELSEWHERE}{data_format}/{name}"
+
+
+def tables_of_file(data_format: str, name: str) -> list[tuple[str, str]]:
+    """Return (table, name of the file there) of all tables that have rows of a file of a format."""
+    others = [table for table in FORMATS[data_format].expand if table != data_format]
+    return [(data_format, name), *((table, name_elsewhere(data_format, name)) for table in others)]
+
+
+def format_of_file(table: str, name: str) -> Format:
+    """Return the format of a file that a table reads: its own, or that of the folder that the name leads to."""
+    return FORMATS[name.split("/")[1]] if name.startswith(_ELSEWHERE) else FORMATS[table]

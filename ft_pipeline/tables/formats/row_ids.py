@@ -16,6 +16,8 @@ from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar
 _ESCAPED = r"[\"\\\x00-\x1f\x7f]"
 """The characters that JSON escapes (and U+007F, to be safe)."""
 _ID_DIGITS = 64
+_LABELS = ("tags", "session")
+"""Columns that are no part of an id."""
 _LATER = ("tools", "reference")
 """Columns that are part of an id only if they are not null."""
 
@@ -23,11 +25,14 @@ _LATER = ("tools", "reference")
 def row_id(row: dict[str, Any]) -> str:
     """Return the SHA-256 (hex) of what a row says, as canonical JSON: sorted keys, no white space, UTF-8.
 
-    Tags and the weights of turns say how a row is used, so they are left out: with others it is the same row. So are
+    Tags, sessions and the weights of turns say how a row is used, so they are left out: with others it is the same row.
+    So are
     `tools` and `reference` if they are null: other rows keep the ids that they had before these columns existed.
     """
     said = {
-        name: _said(cell) for name, cell in row.items() if name != "tags" and (name not in _LATER or cell is not None)
+        name: _said(cell)
+        for name, cell in row.items()
+        if name not in _LABELS and (name not in _LATER or cell is not None)
     }
     return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

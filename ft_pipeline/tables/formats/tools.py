@@ -185,4 +185,7 @@ def _orphaned(message: Mapping[str, Any], number: int) -> Fault:
 
 def _undeclared(name: str, declared: set[str], number: int) -> Fault:
     known = ", ".join(sorted(map(shorten, declared))[:6]) or "none"
-    return Fault("undeclared_tool", f"turn {number} calls {shorten(name)}, and the row declares {known}; declare it")
+    return Fault(
+        "undeclared_tool",
+        f"turn {number} calls {shorten(name)}, and the row declares {known}; declare it, or `tools` in a sidecar",
+    )

@@ -15,12 +15,12 @@ Message = dict[str, Any]
 """A turn as in arrow_schema.MESSAGES: role (user, assistant, system, tool), content, and the other keys that it has."""
 
 
-def check_order(messages: list[Message], last: str) -> Fault | None:
+def check_order(messages: list[Message], last: str, *, may_repeat: bool = False) -> Fault | None:
     """Return the fault in the order of the turns, or None.
 
     The order is [system], then human and model alternately, the human first. `last` (user or assistant) is the role of
     the last turn; a prompt may also end with the result of a call. Tool turns may come between a human turn and a model
-    turn, or between two model turns.
+    turn, or between two model turns. may_repeat: the human may have several turns in a row, as providers allow.
     """
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
@@ -34,6 +34,8 @@ def check_order(messages: list[Message], last: str) -> Fault | None:
             "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first: remove it"
         )
     for position in range(1, len(spoken)):
+        if may_repeat and spoken[position] == spoken[position - 1] == "user":
+            continue
         if spoken[position] not in _MAY_FOLLOW[spoken[position - 1]]:
             return Fault("non_alternating", _out_of_turn(before + position, spoken[position - 1], spoken[position]))
     if spoken[-1] != last and not (last == "user" and spoken[-1] == "tool"):

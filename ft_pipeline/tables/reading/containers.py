@@ -1,7 +1,8 @@
 """Detects the container of a raw file, refuses unreadable files, and reads the others into batches of rows.
 
 The content distinguishes JSONL from a JSON array; the suffix identifies CSV and Parquet. Files outside the data folder
-are not opened, and no container is guessed: an unknown one is refused with a code of FILE_CODES.
+are not opened, and no container is guessed: an unknown one is refused with a code of FILE_CODES. compressed.py expands
+gzip, zstd and bzip2 before; what is still compressed here is an archive, or was compressed twice.
 """
 
 import errno
@@ -60,18 +61,21 @@ def check_path(path: Path, data_dir: Path) -> Path:
         raise Refused("not_found", "the file cannot be opened; check its permissions") from None
 
 
-def read_batches(path: Path, suffix: str) -> Iterator[Batch]:
-    """Yield the rows of a file that check_path accepts, in order. `suffix` is that of the name the user gave it.
+def read_batches(path: Path, suffix: str, *, documents: bool = False) -> Iterator[Batch]:
+    """Yield the rows of an expanded file that check_path accepts, in order.
 
+    `suffix` is that of the name the user gave it, without that of a compression (sources/file_names.py).
+
+    documents: one JSON object over several lines is a row, too.
     Refused may be raised late (an array that is cut off at its end). The caller must then discard the earlier rows.
     """
     try:
-        yield from _batches_of(path, suffix)
+        yield from _batches_of(path, suffix, documents)
     except OSError as error:
         raise Refused("not_found", f"the file cannot be read to its end ({error.strerror})") from None
 
 
-def _batches_of(path: Path, suffix: str) -> Iterator[Batch]:
+def _batches_of(path: Path, suffix: str, documents: bool) -> Iterator[Batch]:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     _refuse_unreadable(head)
@@ -85,7 +89,7 @@ def _batches_of(path: Path, suffix: str) -> Iterator[Batch]:
         raise Refused("empty_file", "no rows")
     if suffix == ".csv" and not _begins_as_json(head):
         return tabular_reader.csv_batches(path)
-    return json_reader.json_batches(path)
+    return json_reader.json_batches(path, documents=documents)
 
 
 def _begins_as_json(head: bytes) -> bool:

@@ -23,8 +23,8 @@ RAW_BYTES = 8000
 """Length of the start of a row that is too long to be read, which is shown."""
 
 
-def json_batches(path: Path) -> Iterator[Batch]:
-    """Yield batches of unparsed lines or array elements.
+def json_batches(path: Path, *, documents: bool = False) -> Iterator[Batch]:
+    """Yield batches of unparsed lines or array elements. documents: a file that is one object is one row.
 
     Raises Refused: not_a_list, empty_file, invalid_json (a broken array).
     """
@@ -35,7 +35,11 @@ def json_batches(path: Path) -> Iterator[Batch]:
     if head[spaces : spaces + 1] == b"[" and not _is_one_of_many_lines(path, begin + spaces):
         yield from _array_batches(path, begin + spaces)
         return
-    if head[spaces : spaces + 1] == b"{":
+    if head[spaces : spaces + 1] == b"{" and documents:
+        if path.stat().st_size <= MAX_LINE_BYTES and _is_one_object(path, begin + spaces):
+            yield Batch([1], lines=[path.read_bytes()[begin:].strip(JSON_SPACE)])
+            return
+    elif head[spaces : spaces + 1] == b"{":
         _refuse_single_object(path, begin + spaces)
     yield from _line_batches(path)
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ft_pipeline.sources.file_names import stem_of
+from ft_pipeline.sources.remote.declaration import reading_keys
 from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
@@ -30,6 +32,11 @@ class Sidecar(BaseModel):
     roles: dict[str, Literal["human", "gpt", "system", "tool", "call"]] = Field(default_factory=dict)
     """Role in the file → our role: `{Agent: gpt, function_call: call, observation: tool}`. Turns of `tool` are kept but
     never trained. `call` is the model's turn whose text is a call: JSON with `name` and `arguments`."""
+    feedback: tuple[str, ...] = ()
+    """Traces of Langfuse: names of the scores that the application's users give, e.g. `[user-feedback]`. Scores of
+    other names count as feedback only if people gave them in Langfuse itself."""
+    tools: list[dict[str, Any]] | None = None
+    """The tools of all rows of this file that declare none, as in OpenAI's `tools`. Few tracers log them."""
     max_quarantined: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Maximum quarantined share of this file, which is then checked separately from its folder."""
     allow: frozenset[str] = frozenset()
@@ -82,8 +89,9 @@ def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
 
     Raises Refused if the sidecar leads out of `data_dir` or is not YAML.
     """
-    path = data_file.with_suffix(".yaml")
-    if (yml_path := data_file.with_suffix(".yml")).exists():
+    stem = stem_of(data_file.name)
+    path = data_file.with_name(f"{stem}.yaml")
+    if (yml_path := data_file.with_name(f"{stem}.yml")).exists():
         raise Refused("unknown_format", f"a sidecar's name must end in .yaml: rename {yml_path.name}")
     if path == data_file or not (path.exists() or path.is_symlink()):
         return None
@@ -147,7 +155,8 @@ def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
     if not document:
         return PLAIN
     try:
-        return Sidecar.model_validate({key: value for key, value in document.items() if value is not None})
+        keys = reading_keys(document)
+        return Sidecar.model_validate({key: value for key, value in keys.items() if value is not None})
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"

@@ -73,17 +73,29 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
 def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: ExperimentSettings) -> list[Row]:
     """Return one row for each pair. side: `chosen` or `rejected`, whose answer is tokenized and trained."""
     source = "preferred" if side == "chosen" else "rejected"
-    texts = []
+    texts, called = [], []
     for pair in pairs:
         conversation = with_prompt(plain([*pair["prompt_messages"], *pair[side]]), settings.data.system_prompt, [])
         try:
             context, target = prompt_and_target(tokenizer, conversation, pair.get("tools"))
         except UserError as error:
             raise UserError(f"{pair['file']}:{pair['row']}: {error}") from error
+        calls = tuple(conversation[-1].get("tool_calls") or ())
+        called.append((calls,) if calls else ())
         texts.append(Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False))
     return [
-        Row(pair["id"], source, pair["split"], pair["file"], pair["row"], text, tokens)
-        for pair, text, tokens in zip(pairs, texts, encode(tokenizer, texts), strict=True)
+        Row(
+            pair["id"],
+            source,
+            pair["split"],
+            pair["file"],
+            pair["row"],
+            text,
+            tokens,
+            calls=calls,
+            tools=pair.get("tools"),
+        )
+        for pair, text, tokens, calls in zip(pairs, texts, encode(tokenizer, texts), called, strict=True)
     ]
 
 

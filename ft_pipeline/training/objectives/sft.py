@@ -17,9 +17,11 @@ from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableR
 from ft_pipeline.training.tokens.chat_tokens import (
     DroppedTurns,
     Rendered,
+    TrainedCalls,
     encode,
     find_dropped_turns,
     render_conversation,
+    trained_calls,
 )
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row, combine_checks
@@ -92,16 +94,29 @@ def _weighted(table: pa.Table, rows: np.ndarray, weight: float, seed: int) -> np
 
 def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
     """Return the training rows of conversations: one of each, or one per assistant turn."""
-    texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None]] = []
+    texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None, TrainedCalls]] = []
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
         first, *rest = _render(tokenizer, row, messages)
         dropped = find_dropped_turns(messages, [first, *rest])
-        texts += [(row, first, dropped), *((row, text, None) for text in rest)]
-    encoded = encode(tokenizer, [text for _, text, _ in texts])
+        called = trained_calls(messages, [first, *rest])
+        texts += [(row, first, dropped, called[0])]
+        texts += [(row, text, None, calls) for text, calls in zip(rest, called[1:], strict=True)]
+    encoded = encode(tokenizer, [text for _, text, _, _ in texts])
     return [
-        Row(row["id"], row["source"], row["split"], row["file"], row["row"], text, tokens, dropped)
-        for (row, text, dropped), tokens in zip(texts, encoded, strict=True)
+        Row(
+            row["id"],
+            row["source"],
+            row["split"],
+            row["file"],
+            row["row"],
+            text,
+            tokens,
+            dropped,
+            calls,
+            row.get("tools"),
+        )
+        for (row, text, dropped, calls), tokens in zip(texts, encoded, strict=True)
     ]
 
 

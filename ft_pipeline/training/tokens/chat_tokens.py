@@ -105,6 +105,17 @@ def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -
     return DroppedTurns(tuple(turns), reasoning_turns, tuple(reasoning_left_out))
 
 
+TrainedCalls = tuple[tuple[dict[str, str], ...], ...]
+"""The calls of tools in each trained turn of a text; empty if none of them has any."""
+
+
+def trained_calls(messages: Sequence[Message], texts: Sequence[Rendered]) -> list[TrainedCalls]:
+    """Return the calls in each text that render_conversation made of the turns."""
+    turns = iter([tuple(message.get("tool_calls") or ()) for message in messages if is_trained(message)])
+    by_text = [tuple(next(turns) for _ in text.spans) for text in texts]
+    return [called if any(called) else () for called in by_text]
+
+
 def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
     """Tokenize rendered texts. The template has already written BOS and the other control tokens."""
     if not texts:

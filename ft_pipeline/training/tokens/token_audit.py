@@ -3,12 +3,15 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.models.chat import stop_token_ids
+from ft_pipeline.models.tool_calls import Call, call_family, read_calls, same_calls, without_ending
+from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.training.tokens.chat_tokens import MASKED, DroppedTurns, Encoded, Rendered
 
 NAMED_ROWS = 5
@@ -31,6 +34,10 @@ class Row:
     encoded: Encoded
     dropped: DroppedTurns | None = None
     """What the chat template left out. None for all texts of a conversation but the first, and for other rows."""
+    calls: tuple[tuple[Call, ...], ...] = ()
+    """The calls of tools in each trained turn; empty if no trained turn has any."""
+    tools: str | None = None
+    """The declared tools as JSON text, if `calls` are known."""
 
     @property
     def origin(self) -> str:
@@ -85,6 +92,7 @@ class AnswerChecks:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._stops = tokenizer, set(stop_token_ids(tokenizer))
+        self._has_calls = False
         self._checks = {
             "every_turn_rendered": Check(
                 "every rendered conversation contains the text of all its turns",
@@ -108,22 +116,32 @@ class AnswerChecks:
                 "the trained tokens of every row decode to exactly its trained turns",
                 "whose trained tokens are not exactly the trained turns",
             ),
+            "calls_read_back": Check(
+                "every trained call of a tool reads back equal from its tokens",
+                "with a trained call of a tool that does not read back equal",
+                "choose a base_model whose chat template writes calls in a known way, or remove such calls from the "
+                "data",
+            ),
         }
 
     def add(self, rows: Sequence[Row]) -> None:
         """Check a batch of rows."""
         for row in rows:
+            self._has_calls = self._has_calls or bool(row.calls)
             for name, detail in self._faults(row):
                 self._checks[name].add(row, detail)
 
     def extend(self, other: "AnswerChecks") -> None:
         """Count the faulty rows of other rows, which come after these."""
+        self._has_calls = self._has_calls or other._has_calls
         for name, check in self._checks.items():
             check.extend(other._checks[name])
 
     def results(self) -> dict[str, Any]:
-        """Return the checks of all rows, by name."""
-        return {name: check.result() for name, check in self._checks.items()}
+        """Return the checks of all rows, by name. Without calls of tools there is no `calls_read_back`, so that the
+        audit of other rows is the same as in older versions."""
+        names = [name for name in self._checks if name != "calls_read_back" or self._has_calls]
+        return {name: self._checks[name].result() for name in names}
 
     def _faults(self, row: Row) -> Iterator[tuple[str, str]]:
         """Yield (name of a check that the row fails, detail)."""
@@ -141,12 +159,33 @@ class AnswerChecks:
         targets = _tokenize(self._tokenizer, row.rendered.targets)
         if _decode_without_spaces(self._tokenizer, trained) != _decode_without_spaces(self._tokenizer, targets):
             yield "prompts_masked", ""
+        if row.calls and (detail := self._fault_in_calls(row)):
+            yield "calls_read_back", detail
+
+    def _fault_in_calls(self, row: Row) -> str:
+        """Return what is wrong with the calls of a row as they are trained, or an empty text."""
+        family = call_family(self._tokenizer)
+        if family is None:
+            return "cannot be checked, because the template's way to write calls is unknown"
+        turns = [self._tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in _trained_turns(row.encoded)]
+        if len(turns) != len(row.calls):
+            return f"trains {len(turns)} turns instead of {len(row.calls)}"
+        for turn, calls in zip(turns, row.calls, strict=True):
+            text = without_ending(self._tokenizer, turn)
+            if calls and not same_calls(read_calls(family, text, row.tools)[1], calls):
+                return f"calls {calls[0]['name']!r}, but trains {shorten(text)}"
+        return ""
 
 
 def combine_checks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Combine the checks of two kinds of rows that train together, by name. A check passes if both pass."""
+    """Combine the checks of two kinds of rows that train together, by name. A check passes if both pass.
+
+    A check that the second kind lacks is that of the first.
+    """
     return {
-        name: {
+        name: entry
+        if name not in second
+        else {
             "passed": entry["passed"] and second[name]["passed"],
             "value": entry["value"] + second[name]["value"],
             "message": f"{entry['message']}; {second[name]['message']}",
@@ -283,6 +322,12 @@ class _Reasoning:
             first_rows = ", ".join(self._first_without)
             message += f"; the chat template omits the reasoning of the other {self._left_out} (first: {first_rows})"
         return {"turns": self._turns, "left_out": self._left_out, "message": message}
+
+
+def _trained_turns(encoded: Encoded) -> list[list[int]]:
+    """Return the runs of trained tokens, each of which is an assistant turn."""
+    runs = groupby(encoded.labels, key=lambda label: label != MASKED)
+    return [list(labels) for is_trained, labels in runs if is_trained]
 
 
 def _ends_every_turn(encoded: Encoded, stops: set[int]) -> bool:

@@ -1,0 +1,211 @@
+"""One chat request to a served model: what the engine is sent, and the reply that the client gets.
+
+An engine that does not read calls of tools returns what the model wrote, with control tokens. It is read here.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.models.tool_call_readers import Call
+from ft_pipeline.models.turn_stream import AnswerForm, Delta, TurnStream, read_whole
+
+Body = dict[str, Any]
+
+
+class RefusedRequest(Exception):
+    """A request that is answered with an error in OpenAI's shape."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.body: Body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ChatRules:
+    """How requests to one model are handled."""
+
+    form: AnswerForm | None
+    """How its answers are read; None: the engine reads them."""
+    refusal_of_tools: str | None
+    """Why it takes no tools, and the way out; None: it takes them."""
+
+
+def chat_rules(form: AnswerForm, *, engine_reads_calls: bool) -> ChatRules:
+    """Return the rules for a model whose answers have this form."""
+    refusal = None
+    if not form.writes_tools:
+        refusal = (
+            "The chat template of this model writes no tools. Serve a model whose base_model has a template with "
+            "tools, or leave out `tools`."
+        )
+    elif form.family is None:
+        refusal = (
+            "Calls of tools that the chat template of this model writes cannot be read. Serve a model of another "
+            "base_model, or leave out `tools`."
+        )
+    return ChatRules(None if engine_reads_calls or form.family is None else form, refusal)
+
+
+class ChatExchange:
+    """A request and its reply."""
+
+    def __init__(self, request: Body, rules: ChatRules) -> None:
+        """Raises RefusedRequest if the model cannot answer the request as it is meant."""
+        self.id = f"chatcmpl-{secrets.token_hex(16)}"
+        self.request = request
+        self._rules = rules
+        tools = _declared(request, rules)
+        self.engine_request = dict(request)
+        if rules.form is not None:
+            choice = self.engine_request.pop("tool_choice", None)
+            if choice == "none":
+                tools = []
+                self.engine_request.pop("tools", None)
+            elif choice not in (None, "auto"):
+                raise RefusedRequest(
+                    "This engine cannot force a call. Send the tool_choice `auto` or `none`, or serve the model with "
+                    "vLLM.",
+                    param="tool_choice",
+                )
+        self._tools = json.dumps(tools, ensure_ascii=False) if tools else None
+        self._one_call = request.get("parallel_tool_calls") is False
+        self._streams: dict[int, TurnStream] = {}
+        self._parts = StreamedReply()
+
+    def reply(self, document: Body) -> Body:
+        """Return the client's reply to a request that does not stream. document: the engine's."""
+        document = {**document, "id": self.id}
+        if self._rules.form is not None:
+            document["choices"] = [self._choice(choice, self._rules.form) for choice in document["choices"]]
+        return document
+
+    def chunks(self, chunk: Body) -> list[Body]:
+        """Return the client's chunks for one chunk of the engine."""
+        chunk = {**chunk, "id": self.id}
+        form = self._rules.form
+        choices = chunk.get("choices") or []
+        chunks = [chunk] if form is None or not choices else self._read_chunk(chunk, choices[0], form)
+        for part in chunks:
+            self._parts.add(part)
+        return chunks
+
+    def streamed_reply(self) -> Body | None:
+        """Return the whole reply that the chunks make; None if it did not end."""
+        return self._parts.whole()
+
+    def _choice(self, choice: Body, form: AnswerForm) -> Body:
+        answer, calls = read_whole(form, choice["message"].get("content") or "", self._tools)
+        message: Body = {"role": "assistant", "content": answer.content or (None if calls else "")}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if calls:
+            message["tool_calls"] = self._calls(calls)
+        return {**choice, "message": message, "finish_reason": _finish_reason(choice.get("finish_reason"), calls)}
+
+    def _read_chunk(self, chunk: Body, choice: Body, form: AnswerForm) -> list[Body]:
+        index, delta = choice.get("index", 0), choice.get("delta") or {}
+        stream = self._streams.setdefault(index, TurnStream(form, self._tools))
+        rest = {name: value for name, value in chunk.items() if name != "usage"}
+
+        def made(fields: Body) -> Body:
+            return {**rest, "choices": [{"index": index, "delta": fields, "finish_reason": None}]}
+
+        chunks = [made({"role": delta["role"], "content": ""})] if delta.get("role") else []
+        chunks += [made(_fields(part)) for part in stream.feed(delta.get("content") or "")]
+        if choice.get("finish_reason") is None:
+            return chunks
+        last, calls = stream.finish()
+        chunks += [made(_fields(part)) for part in last]
+        for number, call in enumerate(self._calls(calls)):
+            chunks.append(made({"tool_calls": [{"index": number, **call}]}))
+        end = {"index": index, "delta": {}, "finish_reason": _finish_reason(choice["finish_reason"], calls)}
+        return [*chunks, {**chunk, "choices": [end]}]
+
+    def _calls(self, calls: Sequence[Call]) -> list[Body]:
+        # Nine letters or digits, which Mistral's templates require when the client sends the call back.
+        kept = calls[:1] if self._one_call else calls
+        return [{"id": secrets.token_hex(5)[:9], "type": "function", "function": dict(call)} for call in kept]
+
+
+def _declared(request: Body, rules: ChatRules) -> list[Any]:
+    """Return the tools that a request declares. Raises RefusedRequest if they are not usable."""
+    if request.get("functions"):
+        raise RefusedRequest("`functions` is not supported. Send the same functions as `tools`.", param="functions")
+    tools = request.get("tools") or []
+    if not isinstance(tools, list) or not all(map(_is_function, tools)):
+        raise RefusedRequest(
+            "`tools` is not a list of functions. Send entries like "
+            '{"type": "function", "function": {"name": "…", "parameters": {…}}}.',
+            param="tools",
+        )
+    if tools and rules.refusal_of_tools is not None:
+        raise RefusedRequest(rules.refusal_of_tools, param="tools", code="tools_not_supported")
+    return tools
+
+
+def _is_function(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _finish_reason(reason: str | None, calls: Sequence[Call]) -> str | None:
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def _fields(delta: Delta) -> Body:
+    names = {"content": delta.content, "reasoning_content": delta.reasoning}
+    return {name: text for name, text in names.items() if text}
+
+
+class StreamedReply:
+    """Joins the chunks of a reply."""
+
+    def __init__(self) -> None:
+        self._first: Body = {}
+        self._usage: Any = None
+        self._choices: dict[int, Body] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Add one chunk."""
+        self._first = self._first or {**chunk, "object": "chat.completion"}
+        self._usage = chunk.get("usage") or self._usage
+        for choice in chunk.get("choices") or ():
+            entry = self._choices.setdefault(
+                choice.get("index", 0), {"message": {"role": "assistant", "content": None}, "finish_reason": None}
+            )
+            _join(entry["message"], choice.get("delta") or {})
+            entry["finish_reason"] = choice.get("finish_reason") or entry["finish_reason"]
+
+    def whole(self) -> Body | None:
+        """Return the reply; None if some choice has no end."""
+        if not self._choices or any(choice["finish_reason"] is None for choice in self._choices.values()):
+            return None
+        choices = [{"index": index, **choice} for index, choice in sorted(self._choices.items())]
+        return {**self._first, "choices": choices, **({"usage": self._usage} if self._usage else {})}
+
+
+def _join(message: Body, delta: Mapping[str, Any]) -> None:
+    """Add a delta to a message."""
+    for name, value in delta.items():
+        if name == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for part in value or ():
+                _join_call(calls, part)
+        elif name != "role" and isinstance(value, str):
+            message[name] = (message.get(name) or "") + value
+
+
+def _join_call(calls: list[Body], part: Mapping[str, Any]) -> None:
+    """Add a part of a call. Engines send the name first, and the arguments in pieces."""
+    index = part.get("index", len(calls))
+    while len(calls) <= index:
+        calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call, function = calls[index], part.get("function") or {}
+    call["id"] = part.get("id") or call["id"]
+    for name in ("name", "arguments"):
+        call["function"][name] += function.get(name) or ""

@@ -1,0 +1,93 @@
+"""Files in S3, or in a store that speaks its protocol, through fsspec's s3fs (the extra `s3`).
+
+Credentials are those of AWS's own tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the
+machine. Without any, the file is read as the public reads it. AWS_ENDPOINT_URL names another server.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.sources.remote.declaration import RemoteSource
+from ft_pipeline.sources.remote.transfer import CHUNK_BYTES, Report, Revision, Sink, cut_off, unreachable
+
+CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
+
+
+class S3Access:
+    """Files that are named by an s3:// URL."""
+
+    def ask(self, source: RemoteSource) -> Revision:
+        """Return the version id if the bucket keeps versions, or else the ETag."""
+        with _errors(source):
+            return _revision(_info(source, source.version)[1])
+
+    def download(self, source: RemoteSource, revision: Revision, target: BinaryIO, report: Report) -> Revision:
+        """Write the file to `target`. If it changes meanwhile, the transfer fails."""
+        with _errors(source):
+            files, info = _info(source, revision.version)
+            sink = Sink(source, target, info["size"], report)
+            version = {"version_id": revision.version} if revision.version else {}
+            with files.open(_path(source), "rb", block_size=8 * CHUNK_BYTES, cache_type="readahead", **version) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    sink.write(chunk)
+            sink.close()
+            return _revision(info)
+
+
+def _info(source: RemoteSource, version: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return the file system, and what it says about the file."""
+    from botocore.exceptions import NoCredentialsError
+
+    try:
+        files = _file_system(anonymous=False)
+        return files, files.info(_path(source), version_id=version)
+    except NoCredentialsError:
+        files = _file_system(anonymous=True)
+        return files, files.info(_path(source), version_id=version)
+
+
+def _file_system(anonymous: bool) -> Any:
+    try:
+        import s3fs
+    except ImportError:
+        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+    return s3fs.S3FileSystem(
+        anon=anonymous, version_aware=True, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT
+    )
+
+
+def _path(source: RemoteSource) -> str:
+    return "/".join(source.bucket_and_key)
+
+
+def _revision(info: dict[str, Any]) -> Revision:
+    version = info.get("VersionId")
+    version = None if version in (None, "null") else str(version)
+    return Revision(version or str(info.get("ETag", "")).strip('"') or None, version)
+
+
+@contextmanager
+def _errors(source: RemoteSource) -> Iterator[None]:
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+        from botocore.exceptions import ConnectionError as NoConnectionError
+    except ImportError:
+        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+    try:
+        yield
+    except FileNotFoundError:
+        raise unreachable(source, "S3 answered that there is no such file or version", "Correct the YAML") from None
+    except PermissionError as error:
+        raise unreachable(source, f"S3 answered {_quoted(error)}", "Set AWS_ACCESS_KEY_ID and its secret") from None
+    except IncompleteReadError:
+        raise cut_off(source, 0, None) from None
+    except (HTTPClientError, NoConnectionError) as error:
+        raise unreachable(source, _quoted(error), "Check the network and AWS_ENDPOINT_URL, and run again") from None
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:
+        raise unreachable(source, f"S3 answered {_quoted(error)}", "Correct the YAML, or run again") from None
+
+
+def _quoted(error: Exception) -> str:
+    return first_line(error).rstrip(".")
