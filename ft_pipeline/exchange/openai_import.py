@@ -79,7 +79,8 @@ def _add_file(plan: Plan, path: Path) -> None:
         return
     known = {kind: count for kind, count in kinds.items() if kind}
     if not known:
-        effect = "No row has `messages`, a preference, `prompt` and `completion`, or `text`. It is not taken over."
+        effect = "No row has `messages`, a preference, `prompt` and `completion`, or `text`."
+        effect += " If it is a log of requests, put it into data/raw/traces of a project."
         report.add("no_counterpart", path.name, path.name, "", effect)
         return
     best = max(known, key=lambda kind: known[kind])
