@@ -32,8 +32,11 @@ def plan_openai(paths: Sequence[Path]) -> Plan:
         else:
             _add_file(plan, path)
     if not plan.data_sets:
-        reasons = " ".join(line.effect for line in plan.report.lines[:1])
-        raise UserError(f"There are no rows of a fine-tuning file. {reasons or 'Name the JSONL files.'}")
+        reasons = [line for line in plan.report.lines if line.kind == "no_counterpart"]
+        if reasons:
+            named = "" if reasons[0].effect.startswith(reasons[0].theirs) else f"{reasons[0].theirs}: "
+            raise UserError(f"{named}{reasons[0].effect}")
+        raise UserError("There are no rows of a fine-tuning file. Name the JSONL files.")
     _assign_tests(plan)
     _add_experiments(plan, jobs)
     return plan

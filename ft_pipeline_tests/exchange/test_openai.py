@@ -230,12 +230,18 @@ def test_base_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("", "no rows"), ('{"a": 1}\n{"b": 2}\n', "No row has"), ("\x1f\x8b", "no rows|cannot be read")]
+    ("content", "named"),
+    [
+        (b"", r"^rows\.jsonl cannot be read: no rows"),
+        (b'{"a": 1}\n{"b": 2}\n', r"^rows\.jsonl: No row has"),
+        (b"\x1f\x8b\x08 not gzip", r"^rows\.jsonl cannot be read: the gzip stream is damaged"),
+        (b"PK\x03\x04 zip", r"^rows\.jsonl cannot be read: .* zip archive"),
+    ],
 )
-def test_files_without_rows_are_refused(tmp_path: Path, text: str, named: str) -> None:
+def test_files_without_rows_are_refused(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "theirs" / "rows.jsonl"
     path.parent.mkdir()
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content)
     with pytest.raises(UserError, match=named):
         imported(tmp_path)
     assert not (tmp_path / "ours").exists()
