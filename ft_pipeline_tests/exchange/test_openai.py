@@ -234,7 +234,7 @@ def test_base_model(tmp_path: Path) -> None:
     [
         (b"", r"^rows\.jsonl cannot be read: no rows"),
         (b'{"a": 1}\n{"b": 2}\n', r"^rows\.jsonl: No row has"),
-        (b"\x1f\x8b\x08 not gzip", r"^rows\.jsonl cannot be read: the gzip stream is damaged"),
+        (b"\x1f\x8b\x08 not gzip", r"^rows\.jsonl cannot be read: the gzip stream is "),
         (b"PK\x03\x04 zip", r"^rows\.jsonl cannot be read: .* zip archive"),
     ],
 )
