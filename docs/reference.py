@@ -124,8 +124,9 @@ data/raw/FORMAT/support.yaml ROW` erases a row from the kept copies. Erased rows
 at the next download; remove them there, too.
 
 **Errors.** A source that does not answer, an answer that is not a file, and a transfer that is cut off fail the
-snapshot, with the URL and the answer. The earlier snapshot stays in use. A source without ETag and Last-Modified is
-downloaded by each materialization, and the sensor cannot notice its changes.
+snapshot, with the URL and the answer. An earlier snapshot stays in use. What may pass (no connection, a transfer that
+is cut off, an error of the server) is tried three times. A source without ETag and Last-Modified is downloaded by each
+materialization, and the sensor cannot notice its changes.
 
 **Safety.** Secrets come from the environment only. A URL with a user name, a password or a signature is refused, and so
 is a YAML with a key such as `token`; it is not stored. The values of other parameters of a URL are not shown. The token

@@ -3,8 +3,8 @@
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
 
-Remote files that are not pinned are asked for a new revision every 15 minutes (sources/remote/fetch.py). A check takes
-no more than about 20 seconds: what it has not asked then, the next one asks.
+Remote files that are not pinned are asked for a new revision every 15 minutes (sources/remote/fetch.py). After ten
+seconds of asking, the rest is left for the next check.
 """
 
 import time
@@ -25,7 +25,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.tables.formats.registry import FORMATS
 
-MAX_ASKING_SECONDS = 20
+MAX_ASKING_SECONDS = 10
 """Time after which a check asks no other remote source. Dagster ends a sensor that takes a minute."""
 
 

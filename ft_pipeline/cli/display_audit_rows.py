@@ -103,7 +103,7 @@ def show_erasure(console: Console, result: ErasureResult) -> None:
         console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
     kinds = Counter(artifact["kind"] for artifact in result.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
-    files = plain(", ".join(result.files))
+    files = plain(", ".join(result.files)) or "no raw file"
     console.print(f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
     console.print(
         f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"

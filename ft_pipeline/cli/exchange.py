@@ -1,5 +1,6 @@
 """`ft import` and `ft export-data`: projects and rows in, rows out."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ from ft_pipeline.cli.display_exchange import show_export, show_import
 from ft_pipeline.exchange.axolotl_import import plan_axolotl
 from ft_pipeline.exchange.export_rows import FORMATS, export_rows
 from ft_pipeline.exchange.llamafactory_import import plan_llamafactory
-from ft_pipeline.exchange.new_project import Choices, Plan, write_project
+from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_project
 from ft_pipeline.exchange.openai_import import plan_openai
+from ft_pipeline.exchange.traces_import import plan_traces
 from ft_pipeline.store.artifacts import ArtifactStore
 
 importer = typer.Typer(no_args_is_help=True, help="Make a project from what you have: files, settings, data.")
@@ -82,6 +84,26 @@ def openai(
     Example: ft import openai train.jsonl validation.jsonl job.json --into ../support
     """
     _write(plan_openai(paths), Choices(into, force, base_model), as_json)
+
+
+@importer.command()
+def traces(
+    paths: Annotated[list[Path], typer.Argument(help="Files of request logs or traces.")],
+    into: IntoOption,
+    force: ForceOption = False,
+    base_model: BaseModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project from logs of an application: of several workloads, a project for each in a folder of its name.
+
+    Example: ft import traces monday.jsonl tuesday.jsonl --into ../support
+    """
+    with tempfile.TemporaryDirectory(prefix="ft-import-") as work:
+        plans = plan_traces(paths, Path(work))
+        for name in plans:
+            require_free(into / name, force)
+        for name, plan in plans.items():
+            _write(plan, Choices(into / name, force, base_model), as_json)
 
 
 def export_data(

@@ -117,10 +117,9 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
     notes += _notes_on_unread(project, erased, lineage, blobs)
     notes += [
-        f"{file.declared_in} names a remote file that still has erased rows. They are replaced when it is downloaded "
-        "again. Remove them there, too."
-        for file in remote_files(project)
-        if file.sha256 in blobs
+        f"{name} names a remote file that still has erased rows. They are replaced when it is downloaded again. Remove "
+        "them there, too."
+        for name in dict.fromkeys(file.declared_in for file in remote_files(project) if file.sha256 in blobs)
     ]
     return ErasureResult(
         record=number,

@@ -157,7 +157,9 @@ def _find_copies(
     chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
     calls = {placed.row.call_id for placed in chosen if placed.row.call_id}
     fragments = []
-    for file in chain(raw_files(project), _stored_files(index, lineage)):
+    known: set[str] = set()
+    for file in chain(raw_files(project), remote_files(project), _stored_files(index, lineage, known)):
+        known.update(filter(None, [file.sha256]))
         for row in _rows_of(file, lineage, drafts_folder(index.root)):
             placed = PlacedRow(file, row)
             if row.is_marker:
@@ -211,10 +213,11 @@ def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
             lineage.unread[file.sha256] = file.name
 
 
-def _stored_files(index: ArtifactIndex, lineage: Lineage) -> Iterator[RawFile]:
+def _stored_files(index: ArtifactIndex, lineage: Lineage, known: Collection[str]) -> Iterator[RawFile]:
     """Yield each stored copy of a raw file in each way in which a snapshot read it. It exists until the next one.
 
-    A copy that no snapshot lists (the run ended before it was recorded) is read as JSON lines or Parquet.
+    A copy that no snapshot lists (the run ended before it was recorded) is read as JSON lines or Parquet, unless its
+    hash is in `known`.
     """
     blobs = BlobStore(index.root)
     listed = _listed_files(index)
@@ -227,7 +230,7 @@ def _stored_files(index: ArtifactIndex, lineage: Lineage) -> Iterator[RawFile]:
                     names = [name for _, name, _ in listed.get(sha256, ())] or ["a raw file"]
                     lineage.missing.append(f"the kept copy of {names[0]} ({sha256[:SHOWN_DIGITS]})")
                 continue
-            for data_format, name, sidecar_sha256 in listed.get(sha256) or [_guess(path)]:
+            for data_format, name, sidecar_sha256 in listed.get(sha256) or ([] if sha256 in known else [_guess(path)]):
                 yield RawFile(data_format, name, path, _stored_sidecar(blobs, sidecar_sha256, scratch), sha256)
 
 

@@ -14,12 +14,20 @@ from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import RowEdit, count_concerned, needs_new_file, write_rows
 from ft_pipeline.exchange.their_settings import without_secrets
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.file_names import suffix_of as inner_suffix
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.reason_codes import ROW_CODES
+from ft_pipeline.tables.validate import validate_file
 
 KNOWN_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow")
 """Containers that can be taken over."""
+
+
+MAX_QUARANTINED = DataSettings().max_quarantined
+_TRAINED_BY_THEIRS = frozenset({"unresolved_placeholder", "refusal_boilerplate", "output_equals_input", "too_short"})
+"""Codes of rows that can be trained on as they are."""
 
 
 @dataclass
@@ -128,9 +136,13 @@ def _place_file(
     data.rows += min(total, data.limit) if data.limit is not None else total
     report.files.append(ours)
     data.copies.append(target)
+    sidecar = target.with_name(f"{stem}.yaml")
     if data.sidecar:
-        sidecar = target.with_name(f"{stem}.yaml")
         _write_yaml(sidecar, data.sidecar, f"How {target.name} is read. Imported from {data.source}.")
+    if allow := _allow_what_theirs_trains(data, target, report):
+        document = {**data.sidecar, "allow": allow}
+        _write_yaml(sidecar, document, f"How {target.name} is read. Imported from {data.source}.")
+    if sidecar.exists():
         report.files.append(sidecar.relative_to(root).as_posix())
     what = f"{ours} ({total:,} row{'s' * (total != 1)}{', as it is' if not new else ''})"
     report.add("taken_over", data.source, line, f"{what}{_describe_sidecar(data.sidecar)}")
@@ -143,6 +155,24 @@ def _place_file(
     if cut:
         effect = f"The copy has the first {data.limit:,} of {total:,} rows."
         report.add("changed", data.source, f"{data.name}: a limit of {data.limit:,} rows", ours, effect)
+
+
+def _allow_what_theirs_trains(data: DataSet, path: Path, report: ImportReport) -> list[str]:
+    """Return the reason codes that the sidecar must allow, so that a run does not stop for rows that theirs trains on.
+
+    None, if at most MAX_QUARANTINED of the rows would be set aside: these are better left out.
+    """
+    account = validate_file(path, data.data_format, data_dir=path.parent).account
+    if account.quarantined <= MAX_QUARANTINED * account.read:
+        return []
+    codes = sorted(_TRAINED_BY_THEIRS & account.reasons.keys())
+    for code in codes:
+        rows = len(account.reasons[code])
+        effect = (
+            f"{rows:,} rows have it. Theirs trains on them, so the sidecar allows them: look at them, then remove it."
+        )
+        report.add("changed", data.source, f"{path.name}: {ROW_CODES[code]}", f"allow: [{code}]", effect)
+    return codes
 
 
 def _describe_sidecar(sidecar: dict[str, Any]) -> str:

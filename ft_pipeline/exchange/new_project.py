@@ -55,7 +55,7 @@ class Choices:
 def write_project(plan: Plan, choices: Choices) -> ImportReport:
     """Write the project and return the report. UserError if nothing can be written, and then nothing is."""
     target = choices.into.expanduser().resolve()
-    _require_free(target, choices.force)
+    require_free(target, choices.force)
     _finish_drafts(plan, choices.base_model)
     if not plan.drafts:
         raise UserError(_why_nothing(plan.report))
@@ -80,8 +80,8 @@ def _why_nothing(report: ImportReport) -> str:
     return f"{refused[0].theirs} cannot be taken over: {refused[0].effect}{others}"
 
 
-def _require_free(target: Path, force: bool) -> None:
-    """UserError if the target may not be written: it is not empty, or `force` would remove results or foreign files."""
+def require_free(target: Path, force: bool) -> None:
+    """Raise UserError if the target may not be written: it is not empty, or `force` would remove what is not ours."""
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file. Name a new folder.")
     if not target.is_dir() or not any(target.iterdir()):

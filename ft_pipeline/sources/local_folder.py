@@ -71,8 +71,10 @@ def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, fetch
 def remote_sources(folder: Path) -> dict[str, RemoteSource]:
     """Return the remote sources of a format folder, by the name of their YAML. Those that are refused are missing."""
     names = sorted(_file_names(folder))
-    errors = {name: error for name in names if (error := _find_error(folder, name))}
-    return read_sources(folder, names, errors)[0]
+    stems = {stem_of(name) for name in names if not name.endswith(SIDECAR_SUFFIX)}
+    alone = [name for name in names if name.endswith(SIDECAR_SUFFIX) and stem_of(name) not in stems]
+    errors = {name: error for name in alone if (error := _find_error(folder, name))}
+    return read_sources(folder, alone, errors)[0]
 
 
 def folder_stamp(folder: Path) -> str:

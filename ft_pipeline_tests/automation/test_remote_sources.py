@@ -15,6 +15,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.step import STEPS
+from ft_pipeline.sources.remote import fetch
 from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.fetch import ASK_SECONDS
 from ft_pipeline.sources.remote.records import SourceRecords
@@ -30,6 +31,7 @@ SECRET = "geheim-e5c0"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("FT_SOURCE_TOKEN", SECRET)
+    monkeypatch.setattr(fetch, "RETRY_PAUSES", (0.0,))
     with file_server() as running:
         yield running
 

@@ -15,7 +15,9 @@ from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.listing import Fetching
+from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline_tests.audit.shop import ALPACA, Shop
 from ft_pipeline_tests.erasure.test_lineage import person
 from ft_pipeline_tests.erasure.traces import traces
@@ -76,12 +78,15 @@ def test_an_erased_row_that_the_source_still_has_is_not_stored_again(shop: Shop,
             table.writerows(rows)
             server.put("/people.csv", lines.getvalue().encode(), etag=etag)
 
+    records = SourceRecords(shop.store.root)
     serve_as("one")
     path = shop.raw("alpaca", "people.yaml")
     path.write_text(f"source: {server.url}/{name}\n")
     fetch(shop)
     shop.materialize()
+    before = records.revisions([read_source(path)])
     erase(Project(shop.root), path, [2], "request 99")
+    assert records.revisions([read_source(path)]) != before, "the sensor notices it"
     for etag in ("one", "two"):
         serve_as(etag)
         fetch(shop)
@@ -89,6 +94,20 @@ def test_an_erased_row_that_the_source_still_has_is_not_stored_again(shop: Shop,
         table = shop.materialize()["alpaca"]
         assert table.summary["reasons"]["excluded"] == 1
         assert traces(shop.root, rows[2]["output"]), "another row of the same file stays"
+
+
+def test_a_row_is_erased_before_a_snapshot_lists_its_file(shop: Shop, server: FileServer) -> None:
+    """The run ended after the download. The YAML alone says what the kept copy is."""
+    texts = ["Ada Fenwick, 7 Mill Lane, asks for her lamp.", "The shop opens at seven."]
+    server.put("/rows.jsonl.gz", gzip.compress("".join(json.dumps({"body": text}) + "\n" for text in texts).encode()))
+    path = shop.raw("text", "notes.yaml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"source: {server.url}/rows.jsonl.gz\ncolumns: {{body: text}}\n")
+    snapshot_folder(path.parent, shop.store, fetching=Fetching(lambda source, size, total: None))
+    assert traces(shop.root, texts[0]) != []
+    result = erase(Project(shop.root), path, [1], "request 99")
+    assert [(row["format"], row["file"], row["row"]) for row in result.rows] == [("text", "notes.jsonl.gz", 1)]
+    assert traces(shop.root, texts[0]) == [] and traces(shop.root, texts[1]) != []
 
 
 def test_a_row_of_a_local_file_is_erased_from_remote_copies(shop: Shop, server: FileServer) -> None:

@@ -14,10 +14,13 @@ class Served:
     content: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    headers_of_get: dict[str, str] = field(default_factory=dict)
     announced: bool = True
     """Whether the answer has a Content-Length."""
     sent: int | None = None
     """Number of bytes after which the connection ends; None: all."""
+    faults: list[int] = field(default_factory=list)
+    """Statuses of the next answers to GET."""
     token: str | None = None
     """The token without which the answer is 401."""
     knows_head: bool = True
@@ -70,9 +73,12 @@ def file_server() -> Iterator[FileServer]:
                 served = Served(status=401)
             if not with_content and not served.knows_head:
                 served = Served(status=405)
+            if with_content and served.faults:
+                served = Served(status=served.faults.pop(0))
             self.send_response(served.status)
             length = {"Content-Length": str(len(served.content))} if served.announced else {"Connection": "close"}
-            for name, value in {**length, **served.headers}.items():
+            own = served.headers_of_get if with_content else {}
+            for name, value in {**length, **served.headers, **own}.items():
                 self.send_header(name, value)
             self.end_headers()
             if with_content:
@@ -85,7 +91,7 @@ def file_server() -> Iterator[FileServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield state

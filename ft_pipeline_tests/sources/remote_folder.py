@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.remote import fetch
 from ft_pipeline.sources.remote.listing import Fetching
 from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline.sources.snapshot import Snapshot, SnapshotFile
@@ -68,7 +69,8 @@ def files_with(root: Path, secret: str) -> list[str]:
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> RemoteFolder:
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteFolder:
+    monkeypatch.setattr(fetch, "RETRY_PAUSES", (0.0, 0.0))
     return RemoteFolder(tmp_path / "project")
 
 

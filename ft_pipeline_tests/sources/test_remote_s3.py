@@ -3,6 +3,7 @@
 import gzip
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_credentials_are_never_written(
     for secret in (SECRET, "access-4711"):
         assert secret not in caplog.text + str(raised.value)
         assert files_with(remote.store.root, secret) == []
+
+
+@pytest.mark.parametrize("module", ["s3fs", "botocore.exceptions"])
+def test_without_the_extra_the_error_names_it(
+    remote: RemoteFolder, s3: Any, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    remote.declare("a.yaml", "s3://plain/a.jsonl")
+    with pytest.raises(UserError, match=r"need the extra `s3`\. Run: pip install 'ft-pipeline\[s3\]'"):
+        remote.fetch()
 
 
 def test_a_public_file_needs_no_credentials(remote: RemoteFolder, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,15 @@ def test_a_server_without_etags_and_heads(remote: RemoteFolder, server: FileServ
     assert remote.fetch_one().sha256 != entry.sha256
 
 
+def test_a_server_that_names_a_file_differently_when_it_sends_it(remote: RemoteFolder, server: FileServer) -> None:
+    server.put("/a.jsonl", LINES, etag="one").headers_of_get = {"ETag": '"one-gzip"'}
+    remote.declare("a.yaml", f"{server.url}/a.jsonl")
+    entry = remote.fetch_one()
+    assert entry.revision == '"one"'
+    server.methods()
+    assert remote.fetch_one() == entry and server.methods() == ["HEAD"], "it is not downloaded each time"
+
+
 # --- new revisions ----------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +182,20 @@ def test_a_server_that_is_down(remote: RemoteFolder) -> None:
     with pytest.raises(UserError, match=f"^{url} cannot be read: no connection .*refused.*Check the URL"):
         remote.fetch()
     assert remote.plan().entries[0].error_code == "not_found"
+
+
+@pytest.mark.parametrize(("faults", "attempts"), [([503, 429], 3), ([503, 503, 503], 3), ([404], 1)])
+def test_what_may_pass_is_tried_again(
+    remote: RemoteFolder, server: FileServer, faults: list[int], attempts: int
+) -> None:
+    server.put("/a.jsonl", LINES, etag="one", faults=list(faults))
+    remote.declare("a.yaml", f"{server.url}/a.jsonl")
+    if len(faults) < attempts:
+        assert remote.content(remote.fetch_one()) == LINES
+    else:
+        with pytest.raises(UserError, match=f"answered {faults[-1]}"):
+            remote.fetch()
+    assert server.methods().count("GET") == attempts
 
 
 @pytest.mark.parametrize("sent", [0, 40])

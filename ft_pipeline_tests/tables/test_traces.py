@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.sidecar import Sidecar
-from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.reason_codes import Fault, Refused
 from ft_pipeline.tables.traces.documents import FileFeedback, rows_of
 from ft_pipeline_tests.tables.helpers import TRACK, TRACK_TOOL, build, logged_call, validate, write_jsonl
 
@@ -100,6 +103,26 @@ CHUNKS = [
     {"id": "c", "choices": [{"index": 0, "delta": {"content": "shipped."}, "finish_reason": None}]},
     {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
 ]
+ADK = {
+    "model": "m",
+    "config": {"system_instruction": "Be brief.", "tools": [{"function_declarations": [FUNCTION]}]},
+    "contents": [
+        {"role": "user", "parts": [{"text": "Where is order 7?"}]},
+        {"role": "model", "parts": [{"function_call": {"name": "track", "args": {"order": 7}}}]},
+        {"role": "user", "parts": [{"function_response": {"name": "track", "response": "shipped"}}]},
+    ],
+}
+SAID_THERE = {"type": "text", "text": "It was shipped."}
+USED = {"type": "tool_use", "id": "call_1", "name": "track", "input": {"order": 7}}
+ANTHROPIC = {
+    "system": [{"type": "text", "text": "Be brief."}],
+    "messages": [
+        {"role": "user", "content": "Where is order 7?"},
+        {"role": "assistant", "content": [USED]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "shipped"}]},
+    ],
+    "tools": [{"name": "track", "description": "Find an order", "input_schema": {}}],
+}
 DOCUMENTS = {
     "log": (logged_call("Where is order 7?", "It was shipped."), [USER, SHIPPED]),
     "log of JSON texts": (
@@ -198,6 +221,39 @@ DOCUMENTS = {
             {"role": "tool", "content": '{"state": "shipped"}', "name": "track"},
             SHIPPED,
         ],
+    ),
+    "Langfuse, an answer of Gemini": (
+        generation(
+            {"content": {"role": "model", "parts": [{"text": "It was shipped."}]}, "finish_reason": "STOP"}, ADK
+        ),
+        [
+            SYSTEM,
+            USER,
+            {**CALL, "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]},
+            {"role": "tool", "content": "shipped", "name": "track"},
+            SHIPPED,
+        ],
+    ),
+    "Gemini": (
+        {"request": GEMINI, "response": {"candidates": [{"content": {"parts": [{"text": "It was shipped."}]}}]}},
+        [
+            SYSTEM,
+            USER,
+            {**CALL, "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]},
+            {"role": "tool", "content": '{"state": "shipped"}', "name": "track"},
+            SHIPPED,
+        ],
+    ),
+    "Anthropic": (
+        {"request": ANTHROPIC, "response": {"role": "assistant", "content": [SAID_THERE], "stop_reason": "end_turn"}},
+        [SYSTEM, USER, CALL, RESULT, SHIPPED],
+    ),
+    "Anthropic, a call": (
+        {
+            "request": {**ANTHROPIC, "messages": [USER]},
+            "response": {"role": "assistant", "content": [USED], "stop_reason": "tool_use"},
+        },
+        [SYSTEM, USER, CALL],
     ),
     "Langfuse, one observation": (
         {"id": "o", "traceId": "t", "type": "GENERATION", "input": json.dumps([USER]), "output": "It was shipped."},
@@ -420,10 +476,10 @@ def test_all_calls_of_a_session_are_in_one_split(tmp_path, group_templates):
         logged_call(f"Tell me of {first} and {second}", f"{second} {first}", session_id=f"s-{number % 10}")
         for number, (first, second) in enumerate((a, b) for a in words for b in words if a < b)
     ]
-    settings = DataSettings(validation_share=0.2, test_share=0.3, group_templates=group_templates)
-    build(tmp_path, "traces", {"a.jsonl": rows}, shares=settings)
+    shares = DataSettings(validation_share=0.2, test_share=0.3, group_templates=group_templates)
+    build(tmp_path, "traces", {"a.jsonl": rows}, shares=shares)
     folders = {"traces": tmp_path / "out"}
-    report = build_conversations(folders, tmp_path / "conversations", settings=settings, suite=SuiteTexts())
+    report = build_conversations(folders, tmp_path / "conversations", settings=shares, suite=SuiteTexts())
     assert report.checks["no_prompt_straddles"].passed
     table = pq.read_table(tmp_path / "conversations" / "rows.parquet").to_pylist()
     sessions = {row["row"]: rows[row["row"] - 1]["session_id"] for row in table}
@@ -598,3 +654,42 @@ def test_a_trace_file_without_pairs_is_no_file_of_the_preferences(tmp_path, cont
     source = SourceFile("../traces/log.jsonl", path, "")
     report = build_table("preferences", [source], tmp_path / "pairs", max_quarantined=0.1)
     assert report.files == [] and report.passed
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text('a{["<>', max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "type", "x"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+def places_in(value, path=()):
+    """All places in a document."""
+    yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places_in(item, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copied
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_document_with_anything_anywhere_gives_rows_or_faults(data):
+    document, _ = DOCUMENTS[data.draw(st.sampled_from(sorted(DOCUMENTS)))]
+    place = data.draw(st.sampled_from(list(places_in(document))))
+    broken = replaced(document, place, data.draw(JSON))
+    try:
+        rows = list(rows_of(broken, Sidecar(), FileFeedback(distrusted={"none"})))
+    except Refused:
+        return
+    for row in rows:
+        record = convert(FORMATS["traces"], row, Sidecar())
+        assert isinstance(record, Fault) or columns_of(FORMATS["traces"], [record])

@@ -131,6 +131,8 @@ def read_source(path: Path) -> RemoteSource | None:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return None
+    if "source" not in text:  # most sidecars: parsing thousands of them takes seconds
+        return None
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

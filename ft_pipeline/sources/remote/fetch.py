@@ -12,7 +12,7 @@ from typing import BinaryIO
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.declaration import CONTENT_PIN, BadSource, RemoteSource, read_source
 from ft_pipeline.sources.remote.records import SourceRecord, SourceRecords
-from ft_pipeline.sources.remote.transfer import MAX_DOWNLOAD_BYTES, Access, Report, Revision
+from ft_pipeline.sources.remote.transfer import MAX_DOWNLOAD_BYTES, Access, Report, Revision, TransientError
 from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import BlobStore
@@ -20,6 +20,8 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 Clean = Callable[[Path], None]
 """Changes a downloaded file in place, before it is stored."""
+RETRY_PAUSES = (1.0, 5.0)
+"""Seconds before the second and the third attempt to read a source."""
 ASK_SECONDS = 15 * 60
 """How often the sensor asks a source that is not pinned."""
 
@@ -34,9 +36,18 @@ def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, c
 
     clean: may change the downloaded file before it is stored.
 
-    Nothing is asked if the source is pinned and was downloaded before. Raises UserError if it cannot be read; then
-    nothing is changed.
+    Nothing is asked if the source is pinned and was downloaded before. Raises UserError if it cannot be read in three
+    attempts; then nothing is changed.
     """
+    for pause in RETRY_PAUSES:
+        try:
+            return _fetch(source, store, blobs, report, clean)
+        except TransientError:
+            time.sleep(pause)
+    return _fetch(source, store, blobs, report, clean)
+
+
+def _fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, clean: Clean) -> SourceRecord:
     records = SourceRecords(store)
     record = records.read(source)
     kept = record if record and is_kept(record, blobs) else None
@@ -47,11 +58,23 @@ def fetch(source: RemoteSource, store: Path, blobs: BlobStore, report: Report, c
         kept = replace(kept, latest=kept.current, asked=time.time())
     else:
         sent, sha256, size = _download(source, revision, store, blobs, report, clean)
-        current = sent.identity or CONTENT_PIN + sha256
+        current = _identity(source, revision, sent) or CONTENT_PIN + sha256
         first = record.revision if record and record.sha256 == sha256 else current
         kept = SourceRecord(source.shown, first, current, current, sha256, size, time.time())
     records.write(source, kept)
     return kept
+
+
+def _identity(source: RemoteSource, asked: Revision, sent: Revision) -> str | None:
+    """Return the id of what was sent, as the source names it when it is asked.
+
+    Some servers name one file differently when they are asked and when they send it. Then the two answers to the
+    question are equal. Otherwise the file changed in between.
+    """
+    if asked.identity in (None, sent.identity):
+        return sent.identity
+    again = _access_to(source).ask(source).identity
+    return again if again == asked.identity else sent.identity
 
 
 def look_for_revision(source: RemoteSource, store: Path) -> bool:

@@ -17,7 +17,7 @@ import orjson
 
 from ft_pipeline.sources.remote.declaration import RemoteSource
 from ft_pipeline.sources.remote.transfer import CHUNK_BYTES, Report, Revision, Sink, unreachable
-from ft_pipeline.sources.remote.web import advice_for, checked, download, read_small, request
+from ft_pipeline.sources.remote.web import ASK_TIMEOUT, advice_for, checked, download, read_small, request
 
 TOKEN, ENDPOINT, OFFLINE = "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"
 READER = "ft_pipeline.sources.remote.hub_reader"
@@ -31,7 +31,7 @@ class HubAccess:
         """Return the commit of the branch, tag or commit that the YAML names; by default that of `main`."""
         _require_online(source)
         url = f"{_endpoint()}/api/datasets/{source.hub_data.repository}/revision/{quote(source.version or 'main', '')}"
-        with request(source, "GET", f"{url}?expand=sha", os.environ.get(TOKEN)) as answer:
+        with request(source, "GET", f"{url}?expand=sha", os.environ.get(TOKEN), ASK_TIMEOUT) as answer:
             commit = _commit_in(read_small(checked(source, answer, advice_for(answer, TOKEN)), source))
         if commit is None:
             raise unreachable(source, "the hub names no commit", f"Check {ENDPOINT}")

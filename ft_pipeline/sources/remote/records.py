@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ft_pipeline.sources.remote.declaration import RemoteSource
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.blobs import BlobStore
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SourceRecords:
 
     def __init__(self, store: Path) -> None:
         self.folder = store / "sources"
+        self._blobs = BlobStore(store)
 
     def read(self, source: RemoteSource) -> SourceRecord | None:
         """Return the record of a source; None if it was never downloaded, or its record cannot be read."""
@@ -53,9 +55,13 @@ class SourceRecords:
             write_atomically(self._path(source), json.dumps(asdict(record), indent=1).encode())
 
     def revisions(self, sources: Iterable[RemoteSource]) -> list[str]:
-        """Return a text for each source that changes if a plan reads something else in its record."""
-        records = [(source.key, self.read(source)) for source in sources]
-        return [f"{key} {record.sha256} {record.latest}" if record else key for key, record in records]
+        """Return a text for each source, which changes if a plan would find another state of the source."""
+        return [f"{source.key} {self._state(self.read(source))}" for source in sources]
+
+    def _state(self, record: SourceRecord | None) -> str:
+        if record is None:
+            return "none"
+        return f"{record.sha256} {record.latest} {self._blobs.is_redacted(record.sha256)}"
 
     def _path(self, source: RemoteSource) -> Path:
         return self.folder / f"{source.key}.json"

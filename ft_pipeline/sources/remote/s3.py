@@ -12,7 +12,7 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.sources.remote.declaration import RemoteSource
 from ft_pipeline.sources.remote.transfer import CHUNK_BYTES, Report, Revision, Sink, cut_off, unreachable
 
-CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
+CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 
 
 class S3Access:
@@ -21,12 +21,12 @@ class S3Access:
     def ask(self, source: RemoteSource) -> Revision:
         """Return the version id if the bucket keeps versions, or else the ETag."""
         with _errors(source):
-            return _revision(_info(source, source.version)[1])
+            return _revision(_info(source, source.version, attempts=1)[1])
 
     def download(self, source: RemoteSource, revision: Revision, target: BinaryIO, report: Report) -> Revision:
         """Write the file to `target`. If it changes meanwhile, the transfer fails."""
         with _errors(source):
-            files, info = _info(source, revision.version)
+            files, info = _info(source, revision.version, attempts=5)
             sink = Sink(source, target, info["size"], report)
             version = {"version_id": revision.version} if revision.version else {}
             with files.open(_path(source), "rb", block_size=8 * CHUNK_BYTES, cache_type="readahead", **version) as file:
@@ -36,26 +36,35 @@ class S3Access:
             return _revision(info)
 
 
-def _info(source: RemoteSource, version: str | None) -> tuple[Any, dict[str, Any]]:
-    """Return the file system, and what it says about the file."""
+def _info(source: RemoteSource, version: str | None, attempts: int) -> tuple[Any, dict[str, Any]]:
+    """Return the file system, and what it says about the file.
+
+    attempts: how often each request is made; the sensor cannot wait long.
+    """
     from botocore.exceptions import NoCredentialsError
 
     try:
-        files = _file_system(anonymous=False)
+        files = _file_system(False, attempts)
         return files, files.info(_path(source), version_id=version)
     except NoCredentialsError:
-        files = _file_system(anonymous=True)
+        files = _file_system(True, attempts)
         return files, files.info(_path(source), version_id=version)
 
 
-def _file_system(anonymous: bool) -> Any:
+def _file_system(anonymous: bool, attempts: int) -> Any:
     try:
         import s3fs
     except ImportError:
-        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
-    return s3fs.S3FileSystem(
+        raise _extra_is_missing() from None
+    files = s3fs.S3FileSystem(
         anon=anonymous, version_aware=True, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT
     )
+    files.retries = attempts
+    return files
+
+
+def _extra_is_missing() -> UserError:
+    return UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'")
 
 
 def _path(source: RemoteSource) -> str:
@@ -74,7 +83,7 @@ def _errors(source: RemoteSource) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
         from botocore.exceptions import ConnectionError as NoConnectionError
     except ImportError:
-        raise UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+        raise _extra_is_missing() from None
     try:
         yield
     except FileNotFoundError:

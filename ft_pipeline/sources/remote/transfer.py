@@ -39,11 +39,13 @@ class Access(Protocol):
         """Write the file to `target`, and return the revision that was sent. UserError if it does not arrive whole."""
 
 
-def unreachable(source: RemoteSource, what: str, advice: str) -> UserError:
+class TransientError(UserError):
+    """A source cannot be read now; the next attempt may succeed."""
+
+
+def unreachable(source: RemoteSource, what: str, advice: str, kind: type[UserError] = UserError) -> UserError:
     """Return the error of a source that cannot be read: what was answered, and what to do."""
-    return UserError(
-        f"{source.shown} cannot be read: {without_secrets(what)}. {advice}; the earlier snapshot stays in use."
-    )
+    return kind(f"{source.shown} cannot be read: {without_secrets(what)}. {advice}; an earlier snapshot stays in use.")
 
 
 def without_secrets(text: str) -> str:
@@ -87,4 +89,4 @@ class Sink:
 def cut_off(source: RemoteSource, size: int, total: int | None) -> UserError:
     """Return the error of a transfer that ended too early."""
     of_total = f" of {total:,}" if total is not None else ""
-    return unreachable(source, f"the transfer ended after {size:,}{of_total} bytes", "Run again")
+    return unreachable(source, f"the transfer ended after {size:,}{of_total} bytes", "Run again", TransientError)

@@ -15,15 +15,17 @@ import httpx2
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.addresses import Reach, is_loopback, reach_of
 from ft_pipeline.sources.remote.declaration import RemoteSource
-from ft_pipeline.sources.remote.transfer import Report, Revision, Sink, cut_off, unreachable
+from ft_pipeline.sources.remote.transfer import Report, Revision, Sink, TransientError, cut_off, unreachable
 
 TOKEN, HOSTS = "FT_SOURCE_TOKEN", "FT_SOURCE_HOSTS"
 """The token for web servers, and the hosts that get it, separated by commas. Without the second one, the host of every
 https source gets it."""
 MAX_REDIRECTS = 5
+TRANSIENT = (408, 425, 429)
+"""Answers, besides the errors of a server, after which another attempt may succeed."""
 READ_ENCODINGS = ("identity", "", "gzip", "x-gzip", "zstd")
 """What a server may do with a file on the way, although it is asked not to: compressed files are read."""
-TIMEOUT = httpx2.Timeout(60, connect=10)
+TIMEOUT, ASK_TIMEOUT = httpx2.Timeout(60, connect=10), httpx2.Timeout(10)
 HEADERS = {"User-Agent": "ft-pipeline", "Accept-Encoding": "identity"}
 NO_HEAD = frozenset({403, 405, 501})
 """Answers of servers that know only GET. Signed URLs are also valid for one method only."""
@@ -34,10 +36,10 @@ class WebAccess:
 
     def ask(self, source: RemoteSource) -> Revision:
         """Return the ETag, or else the time of the last change."""
-        with request(source, "HEAD", source.url, token_for(source.url)) as answer:
+        with request(source, "HEAD", source.url, token_for(source.url), ASK_TIMEOUT) as answer:
             if answer.status_code not in NO_HEAD:
                 return _revision(checked(source, answer, advice_for(answer)))
-        with request(source, "GET", source.url, token_for(source.url)) as answer:
+        with request(source, "GET", source.url, token_for(source.url), ASK_TIMEOUT) as answer:
             return _revision(checked(source, answer, advice_for(answer)))
 
     def download(self, source: RemoteSource, revision: Revision, target: BinaryIO, report: Report) -> Revision:
@@ -75,7 +77,9 @@ def token_for(url: str) -> str | None:
 
 
 @contextmanager
-def request(source: RemoteSource, method: str, url: str, token: str | None) -> Iterator[httpx2.Response]:
+def request(
+    source: RemoteSource, method: str, url: str, token: str | None, timeout: httpx2.Timeout = TIMEOUT
+) -> Iterator[httpx2.Response]:
     """Yield the answer to a request, after redirects. Its content is not read yet.
 
     The token goes only to the first host, in a request over https or to this machine. UserError if nothing answers.
@@ -83,14 +87,16 @@ def request(source: RemoteSource, method: str, url: str, token: str | None) -> I
     for name in ("httpx2", "httpcore2"):  # they log every URL, and storage servers redirect to signed ones
         logging.getLogger(name).setLevel(logging.WARNING)
     is_here = is_loopback(httpx2.URL(url).host)  # a proxy would look for the server on its own machine
-    with httpx2.Client(timeout=TIMEOUT, headers=HEADERS, trust_env=not is_here) as client:
+    with httpx2.Client(timeout=timeout, headers=HEADERS, trust_env=not is_here) as client:
         try:
             answer = _follow(client, source, method, httpx2.URL(url), token)
         except httpx2.TimeoutException:
-            raise unreachable(source, "nothing answers in time", "Check the network and run again") from None
+            what, advice = "nothing answers in time", "Check the network and run again"
+            raise unreachable(source, what, advice, TransientError) from None
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             what = f"no connection ({error})" if isinstance(error, httpx2.ConnectError) else "the answer is not HTTP"
-            raise unreachable(source, what, "Check the URL and the network, and run again") from None
+            advice = "Check the URL and the network, and run again"
+            raise unreachable(source, what, advice, TransientError) from None
         with contextmanager(_closed_after)(answer):
             yield answer
 
@@ -138,7 +144,8 @@ def checked(source: RemoteSource, answer: httpx2.Response, advice: str) -> httpx
     """Return an answer with a file. UserError for any other one."""
     if answer.status_code != httpx2.codes.OK:
         what = f"{answer.url.host} answered {answer.status_code} {answer.reason_phrase}".rstrip()
-        raise unreachable(source, what, advice)
+        is_transient = answer.status_code in TRANSIENT or answer.is_server_error
+        raise unreachable(source, what, advice, TransientError if is_transient else UserError)
     return answer
 
 

@@ -90,7 +90,7 @@ def _fault_of(call: ModelCall) -> Fault | None:
         return Fault("failed_call", f"the call failed: {call.error[:120]}; it has no answer to learn")
     if call.feedback.correction is not None:
         return None
-    if call.finish_reason in _ENDED_BADLY:
+    if isinstance(call.finish_reason, str) and call.finish_reason in _ENDED_BADLY:
         return _ENDED_BADLY[call.finish_reason]
     if call.answer is None:
         return Fault("no_content", "the answer was not logged; turn on the capture of content in the tracer")

@@ -20,6 +20,21 @@ _MAX_DECODED = 3
 """JSON is decoded from a text at most this often."""
 
 
+def objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects in a list; none if it is no list."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def object_of(value: Any) -> Mapping[str, Any]:
+    """Return an object; an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return a text that is not empty; None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
 def decoded(value: Any) -> Any:
     """Return the value of a JSON text (tracers encode objects and lists, some twice); other values unchanged."""
     for _ in range(_MAX_DECODED):
@@ -71,6 +86,9 @@ def read_messages(value: Any) -> tuple[list[Any], list[Any]]:
 
 def _of_request(value: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     """Return read_messages of the body of a request, with its system prompt and its tools."""
+    config = decoded(value.get("config"))
+    if isinstance(config, Mapping):  # Gemini's clients have system prompt and tools there
+        value = {**config, **value}
     key = next((key for key in ("messages", "input", "prompt", "contents") if value.get(key) is not None), None)
     if key is None:
         return (read_turn(value), []) if "role" in value or "content" in value else ([], [])
@@ -83,9 +101,13 @@ def _of_request(value: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         ),
         None,
     )
-    if system is not None and not (turns and turns[0].get("role") in ("system", "developer")):
+    if system is not None and not _begins_with_system(turns):
         turns = [{"role": "system", "content": _text_of(decoded(system))}, *turns]
     return turns, [*tools, *read_tools(value.get("tools") or value.get("functions"))]
+
+
+def _begins_with_system(turns: list[Any]) -> bool:
+    return bool(turns) and isinstance(turns[0], Mapping) and turns[0].get("role") in ("system", "developer")
 
 
 def read_tools(value: Any) -> list[Any]:
@@ -101,15 +123,17 @@ def read_tools(value: Any) -> list[Any]:
 
 
 def _functions_of(tool: Any) -> list[Any]:
-    """Return the declarations in one entry: Gemini's holds several, and names its schema otherwise."""
-    several = isinstance(tool, Mapping) and (tool.get("functionDeclarations") or tool.get("function_declarations"))
-    if several:
-        return list(several)
-    if isinstance(tool, Mapping) and "inputSchema" in tool:
-        schema = decoded(tool["inputSchema"])
-        kept = {key: tool[key] for key in ("name", "description") if tool.get(key)}
-        return [{**kept, "parameters": schema.get("jsonSchema", schema) if isinstance(schema, Mapping) else None}]
-    return [tool]
+    """Return the declarations in one entry: Gemini's holds several, and others name the schema in their own way."""
+    if not isinstance(tool, Mapping):
+        return [tool]
+    several = tool.get("functionDeclarations") or tool.get("function_declarations")
+    if isinstance(several, list):
+        return several
+    schema = decoded(tool.get("inputSchema") or tool.get("input_schema"))
+    if not isinstance(schema, Mapping):
+        return [tool]
+    kept = {key: tool[key] for key in ("name", "description") if tool.get(key)}
+    return [{**kept, "parameters": schema.get("jsonSchema", schema)}]
 
 
 def _declared_in_turn(item: Any) -> Any:
@@ -123,14 +147,17 @@ def read_turn(item: Any) -> list[Any]:
     item = decoded(item)
     if not isinstance(item, Mapping):
         return [item]
-    kind = item.get("type")
+    kind = text_or_none(item.get("type"))
     if kind in _ITEMS:
         return _ITEMS[kind](item)
     if isinstance(item.get("kwargs"), Mapping) and isinstance(item.get("id"), list):  # a serialized LangChain object
         return read_turn({**item["kwargs"], "role": item["id"][-1]})
     role = item.get("role") or (kind if kind in _TYPES else None)
     role = _ROLES.get(role, role) if isinstance(role, str) else role
-    parts = item.get("parts") or (item.get("content") if _is_list_of_objects(item.get("content")) else None)
+    content = item.get("content")
+    if isinstance(content, Mapping) and isinstance(content.get("parts"), list):  # an answer of Gemini
+        return read_turn({"role": "assistant", **content})
+    parts = item.get("parts") or (content if _is_list_of_objects(content) else None)
     turn = {key: part for key, part in item.items() if key not in _DROPPED and part is not None}
     turn = {"role": role, **turn} if role is not None else turn
     if isinstance(parts, list):
@@ -211,11 +238,10 @@ def _of_parts(turn: Turn, parts: list[Any]) -> list[Any]:
             content.append({"type": "text", "text": part})
         elif not isinstance(part, Mapping):
             content.append(part)
-        elif kind in ("tool_call", "tool-call", "tool_use") or "functionCall" in part:
-            calls.append(
-                read_call(part.get("functionCall", part) if "functionCall" in part else {**part, "type": None})
-            )
-        elif kind in ("tool_call_response", "tool-result", "tool_result") or "functionResponse" in part:
+        elif kind in ("tool_call", "tool-call", "tool_use") or _of_gemini(part, "functionCall", "function_call"):
+            call = _of_gemini(part, "functionCall", "function_call")
+            calls.append(read_call(call or {**part, "type": None}))
+        elif kind in ("tool_call_response", "tool-result", "tool_result") or _of_gemini(part, *_GEMINI_RESULTS):
             results.append(_result_part(part))
         elif kind in ("reasoning", "thinking"):
             turn = {**turn, "reasoning_content": part.get("content") or part.get("text") or part.get("thinking")}
@@ -225,14 +251,22 @@ def _of_parts(turn: Turn, parts: list[Any]) -> list[Any]:
             content.append(part)
     if results:
         return results if not content else [*results, {**turn, "content": content}]
-    only_text = len(content) == 1 and content[0].get("type") == "text" if content else False
-    text = content[0]["text"] if only_text else (content or None)
+    is_text = len(content) == 1 and isinstance(content[0], Mapping) and content[0].get("type") == "text"
+    text = content[0]["text"] if is_text else (content or None)
     return [{**turn, "content": text, **({"tool_calls": calls} if calls else {})}]
 
 
+_GEMINI_RESULTS = ("functionResponse", "function_response")
+
+
+def _of_gemini(part: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
+    """Return the object in a part of Gemini, whose clients spell its name in two ways; None if it has none."""
+    found = next((part[name] for name in names if isinstance(part.get(name), Mapping)), None)
+    return None if found is None else dict(found)
+
+
 def _result_part(part: Mapping[str, Any]) -> Turn:
-    if "functionResponse" in part:
-        response = part["functionResponse"]
+    if (response := _of_gemini(part, *_GEMINI_RESULTS)) is not None:
         return {"role": "tool", "name": response.get("name"), "content": _text_of(response.get("response"))}
     keys = ("response", "result", "output", "content")
     value = next((part[key] for key in keys if part.get(key) is not None), "")

@@ -6,7 +6,15 @@ from typing import Any
 
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.traces.calls import Feedback, ModelCall
-from ft_pipeline.tables.traces.dialects import decoded, last_text, read_call, read_messages, read_tools
+from ft_pipeline.tables.traces.dialects import (
+    decoded,
+    last_text,
+    objects,
+    read_call,
+    read_messages,
+    read_tools,
+    text_or_none,
+)
 from ft_pipeline.tables.traces.openai_log import read_response
 
 _CALL_TYPES = frozenset({"GENERATION", "generation-create", "generation-update"})
@@ -45,9 +53,9 @@ def is_batch(document: Mapping[str, Any]) -> bool:
 def read_trace(document: Mapping[str, Any], people: frozenset[str]) -> list[ModelCall | Fault]:
     """Return the calls of a trace. people: names of scores that the application's users give."""
     trace = document["trace"] if isinstance(document.get("trace"), Mapping) else document
-    observations = [item for item in document["observations"] if isinstance(item, Mapping)]
-    scores = [*(trace.get("scores") or ()), *(trace.get("corrections") or ()), *(document.get("scores") or ())]
-    return _calls(trace, observations, [score for score in scores if isinstance(score, Mapping)], people)
+    lists = (trace.get("scores"), trace.get("corrections"), document.get("scores"))
+    scores = [score for listed in lists for score in objects(listed)]
+    return _calls(trace, objects(document["observations"]), scores, people)
 
 
 def read_batch(document: Mapping[str, Any], people: frozenset[str]) -> list[ModelCall | Fault]:
@@ -56,7 +64,7 @@ def read_batch(document: Mapping[str, Any], people: frozenset[str]) -> list[Mode
     observations: dict[str, dict[str, Any]] = {}
     scores = []
     for event in document["batch"]:
-        body, kind = event["body"], event.get("type")
+        body, kind = event["body"], text_or_none(event.get("type"))
         if not isinstance(body, Mapping):
             continue
         if kind == "trace-create":
@@ -71,7 +79,7 @@ def read_batch(document: Mapping[str, Any], people: frozenset[str]) -> list[Mode
 
 def read_observation(document: Mapping[str, Any]) -> ModelCall | Fault | None:
     """Return the call of a single observation; None if it is not a call of a model."""
-    if document["type"] not in _CALL_TYPES:
+    if text_or_none(document["type"]) not in _CALL_TYPES:
         return None
     session = document.get("sessionId") or document.get("session_id") or document.get("traceId")
     return _read_generation(document, str(session or document.get("trace_id") or ""), None)
@@ -84,7 +92,8 @@ def _calls(
     people: frozenset[str],
 ) -> list[ModelCall | Fault]:
     generations = sorted(
-        (item for item in observations if item.get("type") in _CALL_TYPES), key=lambda item: str(item.get("startTime"))
+        (item for item in observations if text_or_none(item.get("type")) in _CALL_TYPES),
+        key=lambda item: str(item.get("startTime")),
     )
     session, workload = str(trace.get("sessionId") or trace.get("id") or ""), trace.get("name")
     calls = [_read_generation(item, session, workload if isinstance(workload, str) else None) for item in generations]
@@ -120,7 +129,8 @@ def _read_generation(item: Mapping[str, Any], session: str, workload: str | None
     call = read_response(_response_of(item["output"]), messages, tools)
     if isinstance(call, Fault):
         return call
-    calls = [decoded(part) for part in item.get("toolCalls") or item.get("tool_calls") or ()]
+    listed = decoded(item.get("toolCalls") or item.get("tool_calls"))
+    calls = [decoded(part) for part in listed] if isinstance(listed, list) else []
     if calls and call.answer is not None and not call.answer.get("tool_calls"):
         call.answer = {**call.answer, "tool_calls": [read_call(part) for part in calls]}
     call.identity, call.session, call.workload = str(item.get("id") or ""), session or None, workload

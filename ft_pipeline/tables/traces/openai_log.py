@@ -8,13 +8,23 @@ from typing import Any
 
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.traces.calls import Feedback, ModelCall, Turn
-from ft_pipeline.tables.traces.dialects import decoded, last_text, read_messages, read_tools, read_turn
+from ft_pipeline.tables.traces.dialects import (
+    decoded,
+    last_text,
+    object_of,
+    objects,
+    read_messages,
+    read_tools,
+    read_turn,
+    text_or_none,
+)
 
 _REQUESTS = ("request", "request_body", "requestBody")
 _RESPONSES = ("response", "response_body", "responseBody")
 _CHAT_CALLS = frozenset({"completion", "acompletion", "responses", "aresponses", "text_completion", "atext_completion"})
 """LiteLLM's call types that answer a prompt; others are embeddings, images and the like."""
 _RESPONSE_KEYS = frozenset({"choices", "output", "error", "role", "content", "tool_calls", "parts", "kwargs"})
+_RESPONSE_KEYS |= {"candidates"}
 """A body with none of these keys is no response: the answer itself is an object."""
 _REDACTED = "redacted-by-litellm"
 
@@ -46,7 +56,7 @@ def read_log(document: Mapping[str, Any]) -> ModelCall | Fault:
     session = document.get("session_id") or (metadata or {}).get("session_id")
     call.identity = str(document.get("id") or call.identity)
     call.session = str(session) if session else None
-    call.workload = _text(document.get("workload_id"))
+    call.workload = text_or_none(document.get("workload_id"))
     return call
 
 
@@ -55,10 +65,6 @@ def _body(value: Any) -> Any:
     value = decoded(value)
     inner = decoded(value.get("body")) if isinstance(value, Mapping) else None
     return inner if isinstance(inner, Mapping | list) else value
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def read_litellm(document: Mapping[str, Any]) -> ModelCall | Fault:
@@ -82,7 +88,7 @@ def read_litellm(document: Mapping[str, Any]) -> ModelCall | Fault:
     if isinstance(call, Fault):
         return call
     call.identity = str(document.get("id") or call.identity)
-    call.session = _text(document.get("session_id")) or _text(document.get("trace_id"))
+    call.session = text_or_none(document.get("session_id")) or text_or_none(document.get("trace_id"))
     return call
 
 
@@ -109,14 +115,29 @@ def read_response(response: Any, messages: list[Any], tools: list[Any]) -> Model
         return _of_items(response, messages, tools)
     if isinstance(response.get("choices"), list):
         return _of_choices(response, messages, tools)
+    if isinstance(response.get("candidates"), list):  # Gemini
+        if len(response["candidates"]) > 1:
+            return _several(len(response["candidates"]))
+        response = next((item for item in response["candidates"] if isinstance(item, Mapping)), {})
     (answer, *more) = read_turn(response) or [None]
-    return ModelCall(messages, _as_answer(answer) if not more else None, declared)
+    reason = next((response[key] for key in _REASONS if isinstance(response.get(key), str)), None)
+    return ModelCall(messages, _as_answer(answer) if not more else None, declared, finish_reason=reason)
+
+
+_NO_PART_OF_AN_ANSWER = frozenset({"role", "name", "model", "usage", "index", "stop_reason", "stop_sequence"})
+_NO_PART_OF_AN_ANSWER |= {"finishReason", "safetyRatings"}
+_REASONS = ("finish_reason", "finishReason", "stop_reason")
+"""How messages of Gemini and Anthropic say why they ended."""
+
+
+def _several(count: int) -> Fault:
+    return Fault("several_choices", f"{count} answers to one prompt; keep the one that was used")
 
 
 def _of_choices(response: Mapping[str, Any], messages: list[Any], tools: list[Any]) -> ModelCall | Fault:
-    choices = [choice for choice in response["choices"] if isinstance(choice, Mapping)]
+    choices = objects(response["choices"])
     if len(choices) > 1:
-        return Fault("several_choices", f"{len(choices)} answers to one prompt; keep the one that was used")
+        return _several(len(choices))
     choice = choices[0] if choices else {}
     content = choice.get("message") or choice.get("text")
     turns = read_turn({"role": "assistant", "content": content} if isinstance(content, str) else content or {})
@@ -151,31 +172,39 @@ def _of_items(response: Mapping[str, Any], messages: list[Any], tools: list[Any]
 def _as_answer(turn: Any) -> Turn | None:
     if not isinstance(turn, Mapping):
         return None
-    answer = {"role": "assistant", **{key: part for key, part in turn.items() if key not in ("role", "name")}}
+    dropped = (
+        "role",
+        "name",
+        "stop_reason",
+        "stop_sequence",
+        "model",
+        "usage",
+        "finishReason",
+        "safetyRatings",
+        "index",
+    )
+    answer = {"role": "assistant", **{key: part for key, part in turn.items() if key not in dropped}}
     return answer if len(answer) > 1 else None
 
 
 def _joined_chunks(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the response that the chunks of a stream make up."""
     message: dict[str, Any] = {"role": "assistant", "content": ""}
-    calls: dict[int, dict[str, Any]] = {}
+    calls: dict[str, dict[str, Any]] = {}
     reason = None
-    for chunk in chunks:
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
-            reason = choice.get("finish_reason") or reason
-            for key in ("content", "reasoning_content", "refusal"):
-                if delta.get(key):
-                    message[key] = message.get(key, "") + delta[key]
-            for part in delta.get("tool_calls") or ():
-                call = calls.setdefault(
-                    part.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}}
-                )
-                call |= {"id": part["id"]} if part.get("id") else {}
-                for key in ("name", "arguments"):
-                    call["function"][key] += (part.get("function") or {}).get(key) or ""
+    for choice in (choice for chunk in chunks for choice in objects(chunk.get("choices"))):
+        delta, reason = object_of(choice.get("delta")), choice.get("finish_reason") or reason
+        for key in ("content", "reasoning_content", "refusal"):
+            if (text := text_or_none(delta.get(key))) is not None:
+                message[key] = message.get(key, "") + text
+        for part in objects(delta.get("tool_calls")):
+            empty = {"type": "function", "function": {"name": "", "arguments": ""}}
+            call = calls.setdefault(str(part.get("index", 0)), empty)
+            call |= {"id": part["id"]} if part.get("id") else {}
+            for key in ("name", "arguments"):
+                call["function"][key] += text_or_none(object_of(part.get("function")).get(key)) or ""
     if calls:
-        message["tool_calls"] = [calls[index] for index in sorted(calls)]
+        message["tool_calls"] = [calls[index] for index in sorted(calls, key=lambda index: (len(index), index))]
     return {"id": chunks[0].get("id"), "choices": [{"index": 0, "finish_reason": reason, "message": message}]}
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.traces.calls import ModelCall, Turn
-from ft_pipeline.tables.traces.dialects import decoded, read_messages, read_tools, read_turn
+from ft_pipeline.tables.traces.dialects import (
+    decoded,
+    object_of,
+    objects,
+    read_messages,
+    read_tools,
+    read_turn,
+    text_or_none,
+)
 
 NO_CONTENT = Fault(
     "no_content",
@@ -45,11 +53,9 @@ def read_otlp(document: Mapping[str, Any]) -> list[ModelCall | Fault]:
 
 
 def _records(document: Mapping[str, Any], resources: str, scopes: str, records: str) -> Iterator[Mapping[str, Any]]:
-    for resource in document.get(resources) or ():
-        for scope in resource.get(scopes) or ():
-            for record in scope.get(records) or ():
-                if isinstance(record, Mapping):
-                    yield record
+    for resource in objects(document.get(resources)):
+        for scope in objects(resource.get(scopes)):
+            yield from objects(scope.get(records))
 
 
 def _time(span: Mapping[str, Any]) -> tuple[int, str]:
@@ -60,8 +66,8 @@ def _time(span: Mapping[str, Any]) -> tuple[int, str]:
 def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         item["key"]: _value(item.get("value"))
-        for item in record.get("attributes") or ()
-        if isinstance(item, Mapping) and isinstance(item.get("key"), str)
+        for item in objects(record.get("attributes"))
+        if isinstance(item.get("key"), str)
     }
 
 
@@ -70,30 +76,31 @@ def _value(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "arrayValue" in value:
-        return [_value(item) for item in (value["arrayValue"] or {}).get("values") or ()]
+        items = object_of(value["arrayValue"]).get("values")
+        return [_value(item) for item in items] if isinstance(items, list) else []
     if "kvlistValue" in value:
-        items = (value["kvlistValue"] or {}).get("values") or ()
-        return {item["key"]: _value(item.get("value")) for item in items if isinstance(item, Mapping) and "key" in item}
+        items = objects(object_of(value["kvlistValue"]).get("values"))
+        return {item["key"]: _value(item.get("value")) for item in items if isinstance(item.get("key"), str)}
     if "intValue" in value:
-        return int(value["intValue"])
+        return value["intValue"]  # a text
     return next((value[key] for key in ("stringValue", "doubleValue", "boolValue") if key in value), None)
 
 
 def _is_call(attributes: Mapping[str, Any]) -> bool:
     operation = attributes.get("gen_ai.operation.name") or attributes.get("llm.request.type")
     if operation is not None:
-        return operation in _OPERATIONS
+        return text_or_none(operation) in _OPERATIONS
     if attributes.get("openinference.span.kind") is not None:
         return attributes["openinference.span.kind"] == "LLM"
     return any(key.startswith(("gen_ai.prompt.", "gen_ai.input.messages")) for key in attributes)
 
 
 def _read_span(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> ModelCall | Fault:
-    status = span.get("status") or {}
+    status = object_of(span.get("status"))
     if status.get("code") in (2, "STATUS_CODE_ERROR") or "error.type" in attributes:
         error = str(status.get("message") or attributes.get("error.type") or "status ERROR")
         return _named(ModelCall([], None, error=error), span, attributes)
-    events = [event for event in span.get("events") or () if isinstance(event, Mapping)]
+    events = objects(span.get("events"))
     call = _of_messages(attributes) or _of_indexed(attributes) or _of_events(events, attributes)
     return NO_CONTENT if call is None else _named(call, span, attributes)
 
@@ -145,7 +152,7 @@ def _of_events(events: Iterable[Mapping[str, Any]], attributes: Mapping[str, Any
     messages: list[Any] = []
     output: list[Any] = []
     for event in events:
-        name = event.get("name") or event.get("eventName") or _attributes(event).get("event.name")
+        name = text_or_none(event.get("name") or event.get("eventName") or _attributes(event).get("event.name"))
         fields = {**_attributes(event), **_mapping(_value(event.get("body")))}
         if name in _EVENT_ROLES:
             turn = _event_turn(fields, _EVENT_ROLES[name])
