@@ -7,10 +7,11 @@ from typing import Any
 
 from ft_pipeline.exchange.axolotl_pairs import set_pairs
 from ft_pipeline.exchange.axolotl_turns import lost_of_turns, map_turn_keys, roles_of, turn_keys
-from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside
+from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside, suffix_of
 from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import parsed_texts, turn_weights, without
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
+from ft_pipeline.sources.file_names import stem_of
 
 PLAIN = {"instruction": "instruction", "input": "input", "output": "output"}
 WITH_SYSTEM = {**PLAIN, "system": "system"}
@@ -118,11 +119,7 @@ def _name(entry: dict[str, Any]) -> str:
     if path in ("json", "csv", "parquet", "text", "arrow") and files:
         path = str(files[0] if isinstance(files, list) else files)
     name = path.rpartition("/")[2]
-    return (
-        Path(name).stem
-        if Path(name).suffix.lower() in (".json", ".jsonl", ".csv", ".parquet", ".txt", ".arrow")
-        else name
-    )
+    return stem_of(name) if suffix_of(Path(name)) else name
 
 
 def _find(data: DataSet, entry: dict[str, Any], place: Place) -> None:
@@ -155,8 +152,7 @@ def _find(data: DataSet, entry: dict[str, Any], place: Place) -> None:
 
 
 def _may_be_hub_id(path: str) -> bool:
-    is_file = Path(path).suffix.lower() in (".json", ".jsonl", ".csv", ".parquet", ".txt")
-    return path.count("/") <= 1 and not path.startswith((".", "/", "~")) and not is_file
+    return path.count("/") <= 1 and not path.startswith((".", "/", "~")) and suffix_of(Path(path)) is None
 
 
 def _set_format(data: DataSet, entry: dict[str, Any]) -> None:

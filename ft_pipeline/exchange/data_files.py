@@ -13,15 +13,16 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import RowEdit, count_concerned, needs_new_file, write_rows
+from ft_pipeline.exchange.their_settings import without_secrets
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.sources.file_names import stem_of
+from ft_pipeline.sources.file_names import suffix_of as inner_suffix
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reason_codes import ROW_CODES
 from ft_pipeline.tables.validate import validate_file
 
 KNOWN_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow")
 """Containers that can be taken over."""
-COMPRESSED = (".gz", ".zst", ".bz2")
-"""Suffixes of compressed files."""
 
 
 MAX_QUARANTINED = DataSettings().max_quarantined
@@ -90,9 +91,12 @@ def _place_remote(
     data: DataSet, root: Path, report: ImportReport, taken: set[tuple[str, str]], line: str, *, write: bool
 ) -> None:
     assert data.remote is not None
-    if not (write and data.remote.can_be_named):
-        way = ", or import again with --remote to name it as a source" if data.remote.can_be_named else ""
-        effect = f"{data.remote.source} is not here. Download it into data/raw/{data.data_format}{way}."
+    refusal = data.remote.refusal()
+    if refusal is not None or not write:
+        way = f" (no remote source: {refusal})" if refusal else ", or import again with --remote to name it as a source"
+        effect = (
+            f"{without_secrets(data.remote.source)} is not here. Download it into data/raw/{data.data_format}{way}."
+        )
         report.add("no_counterpart", data.source, line, "", effect)
         data.remote = None
         return
@@ -114,7 +118,7 @@ def _place_file(
     if suffix is None:
         raise UserError(f"{path.name} is not a data file that can be read. Convert it to JSON Lines.")
     stem = _free_name(
-        data.name if len(data.paths) == 1 else f"{data.name}-{path.name.partition('.')[0]}", data.data_format, taken
+        data.name if len(data.paths) == 1 else f"{data.name}-{stem_of(path.name)}", data.data_format, taken
     )
     total, counts = count_concerned(path, data.edits)
     edits = [edit for edit, count in zip(data.edits, counts, strict=True) if count]
@@ -218,10 +222,7 @@ def inside(root: Path, *candidates: Path) -> Path | None:
 
 def suffix_of(path: Path) -> str | None:
     """Return the suffix of a data file, such as `.jsonl` or `.jsonl.gz`; None if it has no known one."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    count = 2 if suffixes[-1:] and suffixes[-1] in COMPRESSED else 1
-    inner = suffixes[-count] if len(suffixes) >= count else ""
-    return "".join(suffixes[-count:]) if inner in KNOWN_SUFFIXES else None
+    return path.name[len(stem_of(path.name)) :].lower() if inner_suffix(path.name) in KNOWN_SUFFIXES else None
 
 
 def data_files_of(path: Path) -> list[Path]:

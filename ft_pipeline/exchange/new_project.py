@@ -58,9 +58,7 @@ def write_project(plan: Plan, choices: Choices) -> ImportReport:
     require_free(target, choices.force)
     _finish_drafts(plan, choices.base_model)
     if not plan.drafts:
-        reasons = [line for line in plan.report.lines if line.kind == "no_counterpart"]
-        why = f" {reasons[0].theirs}: {reasons[0].effect}" if reasons else ""
-        raise UserError(f"No experiment can be taken over.{why}")
+        raise UserError(_why_nothing(plan.report))
     with _temporary_folder(target) as folder:
         scaffold.create(folder, example=False)
         _write_experiments(plan, folder)
@@ -70,6 +68,16 @@ def write_project(plan: Plan, choices: Choices) -> ImportReport:
         _require_loadable(folder)
         _replace(target, folder)
     return plan.report
+
+
+def _why_nothing(report: ImportReport) -> str:
+    """Return why no experiment was taken over: the reason of the first one."""
+    reasons = [line for line in report.lines if line.kind == "no_counterpart"]
+    refused = [line for line in reasons if line.theirs.startswith("experiment ")] or reasons
+    if not refused:
+        return "There is no experiment to take over. Name a folder with settings of a training."
+    others = f" ({len(refused) - 1} more are refused, too.)" if len(refused) > 1 else ""
+    return f"{refused[0].theirs} cannot be taken over: {refused[0].effect}{others}"
 
 
 def require_free(target: Path, force: bool) -> None:

@@ -32,8 +32,11 @@ def plan_openai(paths: Sequence[Path]) -> Plan:
         else:
             _add_file(plan, path)
     if not plan.data_sets:
-        reasons = " ".join(line.effect for line in plan.report.lines[:1])
-        raise UserError(f"There are no rows of a fine-tuning file. {reasons or 'Name the JSONL files.'}")
+        reasons = [line for line in plan.report.lines if line.kind == "no_counterpart"]
+        if reasons:
+            named = "" if reasons[0].effect.startswith(reasons[0].theirs) else f"{reasons[0].theirs}: "
+            raise UserError(f"{named}{reasons[0].effect}")
+        raise UserError("There are no rows of a fine-tuning file. Name the JSONL files.")
     _assign_tests(plan)
     _add_experiments(plan, jobs)
     return plan
@@ -79,7 +82,8 @@ def _add_file(plan: Plan, path: Path) -> None:
         return
     known = {kind: count for kind, count in kinds.items() if kind}
     if not known:
-        effect = "No row has `messages`, a preference, `prompt` and `completion`, or `text`. It is not taken over."
+        effect = "No row has `messages`, a preference, `prompt` and `completion`, or `text`."
+        effect += " If it is a log of requests, put it into data/raw/traces of a project."
         report.add("no_counterpart", path.name, path.name, "", effect)
         return
     best = max(known, key=lambda kind: known[kind])

@@ -105,6 +105,8 @@ def _take_hyperparameters(draft: ExperimentDraft, theirs: TheirSettings) -> None
     if "n_epochs" not in automatic and (epochs := theirs.whole("n_epochs")):
         draft.keep(f"n_epochs: {epochs}", "training.num_train_epochs", epochs)
     if "batch_size" not in automatic and (batch := theirs.whole("batch_size")):
+        if batch < 1:
+            raise NotTakenOver(f"`batch_size` is {batch}. Use a whole number above 0, or auto.")
         rows = next(size for size in range(min(batch, MAX_BATCH), 0, -1) if batch % size == 0)
         draft.settings["training.gradient_accumulation_steps"] = batch // rows
         ours = "training.per_device_train_batch_size"

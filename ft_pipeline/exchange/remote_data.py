@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMES = ("hf://", "s3://", "https://")
-"""Addresses that a YAML in data/raw may name."""
+from ft_pipeline.sources.remote.declaration import BadSource, parse_source
 
 
 @dataclass
@@ -21,10 +20,13 @@ class Remote:
     note: str = ""
     """What the address does not say."""
 
-    @property
-    def can_be_named(self) -> bool:
-        """Whether a YAML in data/raw can name it: data sets of the hub need their owner."""
-        return self.source.startswith(SCHEMES) and (not self.source.startswith("hf://") or self.source.count("/") >= 4)
+    def refusal(self) -> str | None:
+        """Return why a YAML in data/raw cannot name it, or None: such as another kind of address, or a secret in it."""
+        try:
+            parse_source(self.declaration({})[0])
+        except BadSource as error:
+            return str(error)
+        return None
 
     @property
     def _is_data_set(self) -> bool:

@@ -47,23 +47,28 @@ class RowEdit:
 
 def read_rows(path: Path) -> Iterator[Row | Unread]:
     """Yield the rows of a data file in any of the containers that theirs read. UserError if it cannot be read."""
-    suffix = suffix_of(path.name)
     try:
-        if suffix == ".txt":
-            yield from _lines_of_text(path)
-        elif suffix == ".arrow":
-            yield from _arrow_rows(path)
-        elif (single := _single_object(path)) is not None:
-            yield single
-        else:
-            with expanded(path, Path(tempfile.gettempdir())) as plain:
-                for batch in map(divide, read_batches(plain, suffix)):
-                    for value in batch.lines if batch.lines is not None else batch.values:
-                        yield _row_of(value)
+        with tempfile.TemporaryDirectory(prefix="ft-import-") as folder, expanded(path, Path(folder)) as plain:
+            yield from _rows_of(plain, suffix_of(path.name))
     except Refused as error:
         raise UserError(f"{path.name} cannot be read: {error.message}") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read ({error}). Check the file.") from None
+
+
+def _rows_of(path: Path, suffix: str) -> Iterator[Row | Unread]:
+    """Yield the rows of a file that is not compressed. suffix: that of its name."""
+    if suffix == ".txt":
+        yield from _lines_of_text(path)
+    elif suffix == ".arrow":
+        yield from _arrow_rows(path)
+    elif suffix == ".json" and (single := _single_object(path)) is not None:
+        yield single
+    else:
+        for batch in read_batches(path, suffix):
+            divided = divide(batch)
+            for value in divided.lines if divided.lines is not None else divided.values:
+                yield _row_of(value)
 
 
 def _row_of(value: Any) -> Row | Unread:
@@ -107,8 +112,6 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
 
 def _single_object(path: Path) -> Row | None:
     """Return the row in a file that is one indented JSON object; None for any other file."""
-    if path.suffix.lower() != ".json":
-        return None
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start.startswith(b"{") or isinstance(parse_line(start.split(b"\n", 1)[0]), dict):
@@ -119,15 +122,13 @@ def _single_object(path: Path) -> Row | None:
 
 def needs_new_file(path: Path) -> str | None:
     """Return why the container must change, or None if ours reads it too."""
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path.name)
     if suffix == ".txt":
         return "Each line became a row with `text`."
     if suffix == ".arrow":
         return "The rows are now JSON Lines."
-    try:
-        return "The file is one object around or instead of rows; it became a row." if _single_object(path) else None
-    except OSError:
-        return None
+    is_single = path.suffix.lower() == ".json" and _single_object(path) is not None
+    return "The file is one object around or instead of rows; it became a row." if is_single else None
 
 
 def count_concerned(path: Path, edits: Sequence[RowEdit]) -> tuple[int, list[int]]:
@@ -201,7 +202,8 @@ def pair_with_context(prompt: str, chosen: str, rejected: str, system: str | Non
 
     def change(row: Row) -> Row:
         turns = [{"role": "system", "content": row[system]}] if system and is_filled(row.get(system)) else []
-        for old in row.get(history) or [] if history else []:
+        earlier = row.get(history) if history else None
+        for old in earlier if isinstance(earlier, list) else []:
             if isinstance(old, list) and len(old) == 2:
                 turns += [{"role": "user", "content": old[0]}, {"role": "assistant", "content": old[1]}]
         turns.append({"role": "user", "content": row.get(prompt)})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ft_pipeline.tables.reading.describe import shorten
 
 MAX_VALUES = 1_000_000
 """Maximum number of values in a settings file. Aliases of YAML can make billions of a few lines."""
+MAX_SHOWN = 100
+"""Number of characters of a list or a mapping that a report shows."""
 MAX_BYTES = 8 << 20
 """Maximum size of a settings file. dataset_info.json of a large collection has some 20 kB."""
 
@@ -99,12 +102,18 @@ class TheirSettings:
 def describe(value: Any) -> str:
     """Return a value on one line, as YAML or JSON writes it, cut off after some characters."""
     if isinstance(value, str):
-        return shorten(value, 60)[1:-1]
+        return shorten(without_secrets(value), 60)[1:-1]
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):
         text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    text = without_secrets(text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which addresses have no user name, no password and no query, which may be a signature."""
+    return re.sub(r"(\w://[^\s\"'?]*)\?[^\s\"']*", r"\1?…", re.sub(r"(\w://)[^/@\s]*@", r"\1…@", text))
 
 
 def read_yaml(path: Path) -> Any:

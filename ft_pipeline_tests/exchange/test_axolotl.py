@@ -1,11 +1,14 @@
 """`ft import axolotl`: the mapping tables, their traps, and data that is read as theirs reads it."""
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline_tests.exchange.helpers import (
     Imported,
     answer,
@@ -352,6 +355,8 @@ def test_remote_data_sets(tmp_path: Path) -> None:
         "split": "train",
     }
     assert got.sidecar("alpaca/rows.yaml") == {"source": "s3://bucket/rows.jsonl"}
+    sources = [read_source(tmp_path / "again/data/raw/alpaca" / name) for name in ("shop.yaml", "rows.yaml")]
+    assert [source and source.url for source in sources] == ["hf://datasets/acme/shop", "s3://bucket/rows.jsonl"]
     assert "train[:10%]" in got.effect("path: acme/shop")
 
 
@@ -363,7 +368,30 @@ def test_remote_files_and_buckets_that_cannot_be_named(tmp_path: Path) -> None:
     imported(tmp_path, {"datasets": datasets})
     got = run_import("axolotl", tmp_path / "theirs", into=tmp_path / "again", remote=True)
     assert got.sidecar("alpaca/shop.yaml")["source"] == "hf://datasets/acme/shop/part/rows.jsonl"
-    assert got.effect("path: gs://") == "gs://bucket/rows.jsonl is not here. Download it into data/raw/alpaca."
+    assert got.effect("path: gs://").startswith(
+        "gs://bucket/rows.jsonl is not here. Download it into data/raw/alpaca (no remote source:"
+    )
+
+
+def test_an_address_with_a_secret_is_not_written(tmp_path: Path) -> None:
+    datasets = [
+        {"path": "https://user:hush@host.example/rows.jsonl", "type": "alpaca"},
+        {"path": "https://host.example/rows.jsonl?X-Amz-Signature=hush", "type": "alpaca"},
+    ]
+    imported(tmp_path, {"datasets": datasets})
+    got = run_import("axolotl", tmp_path / "theirs", into=tmp_path / "again", remote=True)
+    assert not got.report["files"]
+    assert "hush" not in str(got.report)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_compressed_file(tmp_path: Path, changed: bool) -> None:
+    rows = [{**row, "system": "Shout."} if changed else row for row in ALPACA]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "z.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    got = imported(tmp_path, {"datasets": [{"path": "z.jsonl.gz", "type": "alpaca"}]})
+    assert got.account("alpaca/z.jsonl" if changed else "alpaca/z.jsonl.gz").accepted == 4
 
 
 def test_a_test_dataset(tmp_path: Path) -> None:

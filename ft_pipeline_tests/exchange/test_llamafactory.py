@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.exchange import new_project
 from ft_pipeline_tests.exchange.helpers import Imported, answer, question, run_import, write_json, write_yaml
 
 WEATHER = '[{"name": "weather", "description": "Look it up", "parameters": {"type": "object", "properties": {}}}]'
@@ -292,6 +293,7 @@ def test_pairs_of_texts_with_a_system_prompt_become_turns(tmp_path: Path) -> Non
         {"q": question(number), "s": "Be brief.", "h": [["Hi", "Hello"]], "a": answer(number), "b": "No idea."}
         for number in range(4)
     ]
+    rows[3]["h"] = 5  # no list of turns: theirs ignores it, too
     columns = {"prompt": "q", "system": "s", "history": "h", "chosen": "a", "rejected": "b"}
     got = data_of(tmp_path, {"ranking": True, "columns": columns}, rows, stage="dpo")
     assert [turn["role"] for turn in got.rows("preferences/d.jsonl")[0]["a"]] == [
@@ -475,6 +477,22 @@ def test_the_target_must_be_free(tmp_path: Path) -> None:
     (tmp_path / "ours" / "data" / "store" / "artifacts").mkdir(parents=True)
     with pytest.raises(UserError, match="results in data/store"):
         imported(tmp_path, force=True)
+
+
+def test_an_import_that_is_stopped_leaves_nothing_and_the_old_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported(tmp_path)
+    before = (tmp_path / "ours" / "project.yaml").stat().st_mtime_ns
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new_project, "place_all", stop)
+    with pytest.raises(UserError):  # the command ends with an exit code, and no project
+        imported(tmp_path, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
+    assert (tmp_path / "ours" / "project.yaml").stat().st_mtime_ns == before
 
 
 def test_force_replaces_nothing_that_is_not_a_project(tmp_path: Path) -> None:

@@ -210,6 +210,14 @@ def test_a_reinforcement_job_names_its_grader(tmp_path: Path) -> None:
     assert "evaluation.metrics" in got.effect("grader: score_model")
 
 
+def test_a_job_with_an_impossible_number_is_not_taken_over(tmp_path: Path) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    write_json(tmp_path / "theirs" / "job.json", job(hyperparameters={"batch_size": -1}))
+    got = imported(tmp_path)
+    assert "`batch_size` is -1" in got.effect("job ftjob-1")
+    assert got.project.experiment_names() == ["sft"]
+
+
 def test_a_job_without_its_rows_is_said(tmp_path: Path) -> None:
     write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
     write_json(tmp_path / "theirs" / "job.json", job(method={"type": "dpo"}))
@@ -222,12 +230,18 @@ def test_base_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("", "no rows"), ('{"a": 1}\n{"b": 2}\n', "No row has"), ("\x1f\x8b", "no rows|cannot be read")]
+    ("content", "named"),
+    [
+        (b"", r"^rows\.jsonl cannot be read: no rows"),
+        (b'{"a": 1}\n{"b": 2}\n', r"^rows\.jsonl: No row has"),
+        (b"\x1f\x8b\x08 not gzip", r"^rows\.jsonl cannot be read: the gzip stream is "),
+        (b"PK\x03\x04 zip", r"^rows\.jsonl cannot be read: .* zip archive"),
+    ],
 )
-def test_files_without_rows_are_refused(tmp_path: Path, text: str, named: str) -> None:
+def test_files_without_rows_are_refused(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "theirs" / "rows.jsonl"
     path.parent.mkdir()
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content)
     with pytest.raises(UserError, match=named):
         imported(tmp_path)
     assert not (tmp_path / "ours").exists()
