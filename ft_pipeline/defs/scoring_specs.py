@@ -10,7 +10,7 @@ from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.endpoint_teacher import host_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
+from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.execution.step import STEPS, SpecContext, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
@@ -143,7 +143,8 @@ def baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], pr
 def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
     """The spec of the teacher's scores on the test prompts. The project's base model counts their tokens.
 
-    None if the teacher has no row in the comparison: the settings exclude it, or it is the base model itself.
+    None if the teacher has no row in the comparison: the settings exclude it, it is the base model itself, or it is the
+    embedded model, whose chat template writes no tools, and rows declare some.
     scored: references to `conversations` and `base_model` of the rows that the teacher is compared with.
     """
     teacher = context.project.settings.teacher
@@ -153,6 +154,8 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
     if teacher.endpoint is None:
         model = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
         if model == inputs["base_model"]:
+            return None
+        if teacher.model == EMBEDDED and declares_tools(context.store.require(*inputs["conversations"]).path):
             return None
         inputs["teacher_model"] = model
     teacher_config, handling = config_and_handling(teacher)

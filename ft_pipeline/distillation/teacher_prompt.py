@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.chat import pick_examples, render, with_prompt
+from ft_pipeline.models.chat import pick_examples, render, single_turn_rows, with_prompt
 from ft_pipeline.models.endpoint.request_loop import ChatRequest
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.formats.turns import Message, plain
@@ -27,7 +27,7 @@ class TeacherPrompt:
     @classmethod
     def of(cls, teacher: TeacherSettings, conversations: Path) -> "TeacherPrompt":
         """Return the prompt with as many examples as the settings require, from the train split of a conversations
-        artifact. UserError if the split has too few rows."""
+        artifact; with none, if no row can be one (all have tools or several turns). UserError if there are too few."""
         if not teacher.few_shot:
             return cls(teacher, [])
         filters = [("split", "=", "train")]
@@ -35,6 +35,8 @@ class TeacherPrompt:
             table, _, file = teacher.few_shot_from.partition("/")
             filters += [("table", "=", table), ("file", "=", file)]
         rows = pq.read_table(conversations / "rows.parquet", filters=filters).to_pylist()
+        if teacher.few_shot_from is None and rows and not single_turn_rows(rows, 0, teacher.seed):
+            return cls(teacher, [])
         try:
             return cls(teacher, pick_examples(rows, teacher.few_shot, teacher.seed))
         except UserError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message
@@ -58,6 +59,15 @@ def read_rows(conversations: Path, split: str | None = None) -> list[dict[str, A
     columns = ["id", "split", "messages", "tools", "table", "file"]
     table = read_columns(conversations / "rows.parquet", columns)
     return (table if split is None else table.filter(pc.field("split") == split)).to_pylist()
+
+
+def declares_tools(conversations: Path) -> bool:
+    """Return whether a row of a conversations artifact declares tools. Only the statistics of the file are read."""
+    metadata = pq.read_metadata(conversations / "rows.parquet")
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    statistics = (column.statistics for column in columns if column.path_in_schema == "tools")
+    return any(found is not None and found.num_values > 0 for found in statistics)
 
 
 def select_rows(rows: Sequence[dict[str, Any]], split: str, max_rows: int | None) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ft_pipeline.distillation import teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import declares_tools
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline.settings.teacher import TeacherSettings
@@ -208,3 +209,16 @@ def test_a_killed_run_resumes_and_gives_the_same_answers(inputs: dict[str, Path]
     assert teacher.run(killed)["resumed"] == 3
     assert answers_of(killed) == answers_of(whole)
     assert len((killed.work / "answers.jsonl").read_bytes().splitlines()) == 10
+
+
+def test_without_rows_that_can_be_examples_there_are_none(tmp_path: Path) -> None:
+    tools = '[{"type":"function","function":{"name":"track"}}]'
+    turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On its way."}]
+    row = {"id": "1", "split": "train", "messages": turns, "tools": tools, "table": "chat", "file": "a.jsonl"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    assert TeacherPrompt.of(TeacherSettings(), tmp_path).examples == []
+    with pytest.raises(UserError, match="few_shot is 4"):
+        TeacherPrompt.of(TeacherSettings(few_shot_from="chat/a.jsonl"), tmp_path)
+    assert declares_tools(tmp_path)
+    pq.write_table(pa.Table.from_pylist([{**row, "tools": None}]), tmp_path / "rows.parquet")
+    assert not declares_tools(tmp_path)
