@@ -28,7 +28,7 @@ from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
-from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.raw_text import raw_json
 
 DISTILLED = pa.schema(
     [

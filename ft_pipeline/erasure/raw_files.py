@@ -31,7 +31,7 @@ from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import strings_in_json
 from ft_pipeline.tables.masking import Masker
-from ft_pipeline.tables.process_batch import expand_documents, raw_json
+from ft_pipeline.tables.raw_text import expand_documents, raw_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.compressed import codec_of, expanded
 from ft_pipeline.tables.reading.containers import read_batches

@@ -19,7 +19,6 @@ from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.file_names import suffix_of as inner_suffix
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reason_codes import ROW_CODES
-from ft_pipeline.tables.validate import validate_file
 
 KNOWN_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow")
 """Containers that can be taken over."""
@@ -162,6 +161,8 @@ def _allow_what_theirs_trains(data: DataSet, path: Path, report: ImportReport) -
 
     None, if at most MAX_QUARANTINED of the rows would be set aside: these are better left out.
     """
+    from ft_pipeline.tables.validate import validate_file  # imports pandera, which other commands do not need
+
     account = validate_file(path, data.data_format, data_dir=path.parent).account
     if account.quarantined <= MAX_QUARANTINED * account.read:
         return []

@@ -32,7 +32,7 @@ from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
 from ft_pipeline.tables.languages import identify_languages
-from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.table_checks import table_checks
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
 import pyarrow as pa
 
@@ -23,13 +22,12 @@ from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_tu
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.masking import Masker
+from ft_pipeline.tables.raw_text import expand_documents, raw_of
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 
-RAW_CHARS = 2000
-"""Length to which the text of a row that is set aside is cut."""
 SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
 """The end of the messages of the schema's checks, which a sidecar can switch off."""
 ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
@@ -127,24 +125,11 @@ def process_batch(
     return result
 
 
-def expand_documents(
-    expand: Callable[[Any, Sidecar], Iterable[Any]], batch: Batch, documents: list[Any], sidecar: Sidecar
-) -> Batch:
-    """Return the rows of some documents, each with the number of its document. A row is later shown as JSON, a fault
-    with the text of its document."""
-    rows, values = [], []
-    for position, (number, document) in enumerate(zip(batch.rows, documents, strict=True)):
-        for value in expand(document, sidecar):
-            rows.append(number)
-            values.append(replace(value, raw=_raw(batch, position, value)) if isinstance(value, Fault) else value)
-    return Batch(rows, values=values)
-
-
 def mask_rows(batch: Batch, values: Sequence[Any], mask: Sequence[str]) -> tuple[Batch, Counter[str]]:
     """Return the rows with what is masked in them, and how much of each kind. Their raw text is masked, too."""
     masker = Masker(mask)
     masked = [
-        masker.mask(replace(value, raw=_raw(batch, position, value)) if isinstance(value, Fault) else value)
+        masker.mask(replace(value, raw=raw_of(batch, position, value)) if isinstance(value, Fault) else value)
         for position, value in enumerate(values)
     ]
     return Batch(batch.rows, values=masked), masker.counts
@@ -195,7 +180,12 @@ def _parse(block: bytes | None, batch: Batch) -> list[Any]:
 
 def _aside(batch: Batch, faults: dict[int, Fault]) -> pa.Table:
     entries = [
-        {"row": batch.rows[position], "code": fault.code, "message": fault.message, "raw": _raw(batch, position, fault)}
+        {
+            "row": batch.rows[position],
+            "code": fault.code,
+            "message": fault.message,
+            "raw": raw_of(batch, position, fault),
+        }
         for position, fault in sorted(faults.items())
     ]
     return pa.Table.from_pylist(entries, schema=ASIDE)
@@ -249,21 +239,6 @@ def _locate(
         for kind, positions in locate(texts, owners).items():
             rows_by_kind.setdefault(kind, set()).update(rows[flagged_positions[positions]].tolist())
     return {kind: sorted(row_numbers) for kind, row_numbers in rows_by_kind.items()}
-
-
-def _raw(batch: Batch, position: int, fault: Fault) -> str:
-    """Return the row as it is written in the file, shortened. An erased row has an empty text."""
-    if fault.code == "excluded":
-        return ""
-    if batch.lines is not None:
-        return batch.lines[position][: 4 * RAW_CHARS].decode("utf-8", errors="replace")[:RAW_CHARS]
-    value = batch.values[position]
-    return value.raw[:RAW_CHARS] if isinstance(value, Fault) else raw_json(value)
-
-
-def raw_json(value: Any) -> str:
-    """Return a value that has no source text (a CSV row, a record) as JSON, shortened."""
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
 def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
