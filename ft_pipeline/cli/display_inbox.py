@@ -45,11 +45,13 @@ def _table(listed: Sequence[Proposal]) -> Table:
 def _counts(found: Inbox, rated_up: bool) -> list[str]:
     hidden = 0 if rated_up else len(found.listed(rated_up=True)) - len(found.listed(rated_up=False))
     broken = found.traffic.broken
+    later = ", ".join(found.rated_down_later)
     lines = [
-        f"{hidden} answers were rated up. List them with --rated-up." if hidden else "",
-        f"{found.rated_down} answers were rated down and not corrected." if found.rated_down else "",
-        f"{found.without_call} calls with feedback are not in the log." if found.without_call else "",
-        f"{len(broken)} lines of the log cannot be read:" if broken else "",
+        f"Rated up: {hidden} (list them with --rated-up)." if hidden else "",
+        f"Rated down and not corrected: {found.rated_down}." if found.rated_down else "",
+        f"Accepted, and rated down since then: {plain(later)}. Erase what is wrong with `ft erase`." if later else "",
+        f"Calls with feedback that are not in the log: {found.without_call}." if found.without_call else "",
+        f"Lines that cannot be read: {len(broken)}." if broken else "",
         *(f"  {plain(line.describe())}" for line in broken[:SHOWN_BROKEN]),
     ]
     return [line for line in lines if line]

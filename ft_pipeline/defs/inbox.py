@@ -76,6 +76,7 @@ def _metadata(found: Inbox, decided: Decided) -> dict[str, Any]:
         "rejected": decided.rejected or None,
         "files": decided.files or None,
         "rated_down": found.rated_down,
+        "rated_down_later": found.rated_down_later or None,
         "feedback_without_call": found.without_call,
         "broken_lines": [line.describe() for line in found.traffic.broken[:SHOWN_ROWS]] or None,
     }

@@ -87,6 +87,8 @@ class Inbox:
     """Corrections, then answers that were rated up; each newest first."""
     rated_down: int
     """Number of answers that were rated down, and that nobody corrected."""
+    rated_down_later: list[str]
+    """Ids of accepted calls whose newest feedback is a thumb down without a correction."""
     without_call: int
     """Number of calls that feedback names and the log does not have."""
     traffic: Traffic
@@ -105,6 +107,7 @@ class Inbox:
             "proposals": [proposal.to_json() for proposal in self.listed(rated_up=rated_up)],
             "rated_up": sum(proposal.kind == "rated up" for proposal in self.proposals),
             "rated_down": self.rated_down,
+            "rated_down_later": self.rated_down_later,
             "feedback_without_call": self.without_call,
             "broken_lines": [line.describe() for line in self.traffic.broken],
             "lines": self.traffic.lines,
@@ -135,18 +138,20 @@ def read_inbox(project: Project, log: Path) -> Inbox:
         _proposal(traffic, identity, kinds[identity], reasons.get(identity), hints.get(identity, ()))
         for identity in candidates
     ]
-    down = sum(
-        said.feedback.rating == "down" and said.feedback.correction is None and identity in traffic.calls
-        for identity, said in traffic.feedback.items()
-    )
+    down = [identity for identity in traffic.calls if _is_only_rated_down(traffic.feedback[identity])]
+    later = [name for name in down if name in decisions and decisions[name].outcome == "accepted"]
     without_call = len(traffic.feedback.keys() - traffic.calls.keys())
-    return Inbox(proposals, down, without_call, traffic, decisions, lines)
+    return Inbox(proposals, len(down), later, without_call, traffic, decisions, lines)
 
 
 def _kind(said: LoggedFeedback) -> Kind | None:
     if said.feedback.correction is not None:
         return "correction"
     return "rated up" if said.feedback.rating == "up" else None
+
+
+def _is_only_rated_down(said: LoggedFeedback) -> bool:
+    return said.feedback.rating == "down" and said.feedback.correction is None
 
 
 def _is_open(identity: str, traffic: Traffic, decisions: Mapping[str, Decision]) -> bool:

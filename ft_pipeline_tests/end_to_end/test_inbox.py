@@ -40,6 +40,7 @@ def shop(root: Path) -> Path:
     settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
     rails = dict.fromkeys(("cut_off", "repetition", "empty", "holes", "refusal", "format"))
     settings |= {
+        "data": {"test_share": 0.4},
         "prompting": {"variants": {}},
         "teacher": {"model": str(model), "few_shot": 0, "max_new_tokens": 12},
         "promotion": {"forgetting_margin": 0.5, "rails": rails, "min_test_rows": 2},

@@ -64,9 +64,9 @@ def test_the_list_shows_proposals_checks_and_counts(shop: Project) -> None:
     for text in ("chatcmpl-1", "s1, shop", QUESTION, WRONG, RIGHT, "ann", "chosen_equals_rejected"):
         assert text in shown
     assert "chatcmpl-2" not in shown
-    assert "1 answers were rated up. List them with --rated-up." in shown
-    assert "1 answers were rated down and not corrected." in shown
-    assert "1 lines of the log cannot be read:\n  traces-2026-11-23.jsonl, line 9: " in shown
+    assert "Rated up: 1 (list them with --rated-up)." in shown
+    assert "Rated down and not corrected: 1." in shown
+    assert "Lines that cannot be read: 1.\n  traces-2026-11-23.jsonl, line 9: " in shown
     assert "(rated up)" in ft("--rated-up").stdout
     document = ft_json("--rated-up")
     assert [entry["id"] for entry in document["proposals"]] == ["chatcmpl-3", "chatcmpl-2", "chatcmpl-1"]
@@ -125,3 +125,10 @@ def test_an_empty_log_says_how_to_get_one(shop: Project, tmp_path: Path) -> None
     done = ft("accept", "x", "--log", str(other))
     assert done.exit_code == 0, done.output
     assert not (shop.dagster_home / "storage").exists(), "the asset shows the log of project.yaml only"
+
+
+def test_an_accepted_answer_that_is_rated_down_later_is_named(shop: Project, log: Path) -> None:
+    assert ft_json("accept", "chatcmpl-2")["accepted"] == ["chatcmpl-2"]
+    write(log / "traces-2026-11-24.jsonl", said("chatcmpl-2", 99, rating="down"))
+    assert ft_json()["rated_down_later"] == ["chatcmpl-2"]
+    assert "Accepted, and rated down since then: chatcmpl-2. Erase what is wrong with `ft erase`." in ft().stdout
