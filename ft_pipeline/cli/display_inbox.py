@@ -38,7 +38,8 @@ def _table(listed: Sequence[Proposal]) -> Table:
         correction = "(rated up)" if proposal.correction is None else _cut(proposal.correction)
         texts = (place, _cut(proposal.question), _cut(proposal.answer), correction, proposal.user or "")
         style = "green" if proposal.is_acceptable else "red"
-        table.add_row(plain(proposal.id), proposal.when, *map(plain, texts), f"[{style}]{plain(proposal.checks)}[/]")
+        checks = proposal.checks.partition(": ")[0]  # the reason code; `show` prints the whole sentence
+        table.add_row(plain(proposal.id), proposal.when, *map(plain, texts), f"[{style}]{plain(checks)}[/]")
     return table
 
 

@@ -1,6 +1,5 @@
 """The loop: a served model is asked and corrected, a person accepts, and a model that learned from it is champion."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.release.champion import current as champion_of
+from ft_pipeline_tests.automation.simulated import rows as random_rows
 from ft_pipeline_tests.end_to_end.project import current, cut, ft, ft_json, write_experiment
 from ft_pipeline_tests.end_to_end.test_by_itself import wait_until
 from ft_pipeline_tests.end_to_end.ui import serving as ui_of
@@ -19,20 +19,20 @@ from ft_pipeline_tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-NAMES = ("Ann", "Bob", "Carla", "Dmitri", "Eve", "Farid", "Greta", "Hugo", "Ines", "Jonas")
-THINGS = ("red lamp", "old chair", "garden table", "blue carpet", "silver kettle", "wooden shelf")
 KNOWN, CORRECTED = "Please send your order number.", "Refunds take five days."
+ABOUT_PARCELS, ABOUT_REFUNDS = "Where is my parcel with {}?", "When is my refund for {} paid?"
 
 
-def questions(text: str) -> list[str]:
-    return [text.format(name=name, thing=thing) for name, thing in itertools.product(NAMES, THINGS)]
+def questions(text: str, seed: int) -> list[str]:
+    """60 questions about different things, so that none is near another."""
+    return [text.format(row["instruction"].rstrip("?")) for row in random_rows(60, seed)]
 
 
 def shop(root: Path) -> Path:
     """A project that knows nothing of refunds, and is retrained every minute if there is a new row."""
     scaffold.create(root, example=False)
     raw = root / "data" / "raw" / "alpaca" / "support.jsonl"
-    rows = [{"instruction": text, "output": KNOWN} for text in questions("{name} waits for the {thing}. Where is it?")]
+    rows = [{"instruction": text, "output": KNOWN} for text in questions(ABOUT_PARCELS, 1)]
     raw.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for path in (root / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
@@ -73,7 +73,7 @@ def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_pat
     assert before is not None and before.experiment == "support"
 
     with serving(root, "champion", "--log", str(root / "traffic")) as served:
-        answers = [ask_and_correct(served, text) for text in questions("{name} sent the {thing} back. When is it paid?")]
+        answers = [ask_and_correct(served, text) for text in questions(ABOUT_REFUNDS, 2)]
     assert CORRECTED not in answers
     proposals = ft_json(root, "inbox")["proposals"]
     assert len(proposals) == len(answers) and all(entry["acceptable"] for entry in proposals)
@@ -97,7 +97,7 @@ def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_pat
 
     with serving(root, "champion") as served:
         messages: list[openai.types.chat.ChatCompletionMessageParam] = [
-            {"role": "user", "content": "Ann sent the red lamp back. When is it paid?"}
+            {"role": "user", "content": questions(ABOUT_REFUNDS, 3)[0]}
         ]
         answer = served.client.chat.completions.create(model="champion", messages=messages, max_tokens=24)
         assert answer.choices[0].message.content == CORRECTED
