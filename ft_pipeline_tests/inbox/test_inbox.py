@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.verify import verify
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox.decide import decide, find_open
 from ft_pipeline.inbox.decisions import ledger
@@ -233,10 +235,13 @@ def test_a_line_that_was_cut_off_stays_a_line_of_its_own(shop: Project, log: Pat
 def test_the_record_of_decisions_is_checked(shop: Project, log: Path) -> None:
     decide(shop, log, reject=["a"])
     decide(shop, log, reject=["b"])
+    assert verify(ArtifactIndex(shop.store)).counted["inbox_records"] == 2
     path = ledger(shop.store).path(1)
     path.write_text(path.read_text(encoding="utf-8").replace("rejected", "accepted"), encoding="utf-8")
     with pytest.raises(UserError, match=r"The record of the inbox is damaged: inbox/000001\.json .* Restore"):
         read_inbox(shop, log)
+    (finding,) = verify(ArtifactIndex(shop.store)).problems
+    assert (finding.code, finding.where) == ("edited_record", "inbox/000001.json")
 
 
 @pytest.mark.parametrize(
