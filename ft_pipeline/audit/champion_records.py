@@ -1,4 +1,4 @@
-"""Check the records of champions, tests, the inbox and erasures: compare them with each other and with the artifacts."""
+"""Check the records of champions, tests, the inbox and erasures: compare them with each other and the artifacts."""
 
 import json
 from pathlib import Path

@@ -81,8 +81,15 @@ def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_pat
     assert not list((root / "data" / "raw" / "traces").iterdir())
 
     with ui_of(root) as ui:
+        in_ui = {"accept": [proposals[0]["id"]], "reason": "seen in the UI"}
+        launched = ui.launch(None, "inbox", config={"ops": {"inbox": {"config": in_ui}}})
+        wait_until(
+            ui,
+            lambda: (launched, "SUCCESS") in {(run["runId"], run["status"]) for run in ui.runs()},
+            "the decision in the UI",
+        )
         accepted = ft_json(root, "inbox", "accept", "--all", "--reason", "our terms")
-        assert len(accepted["accepted"]) == len(answers) and len(accepted["files"]) == 1
+        assert len(accepted["accepted"]) == len(answers) - 1 and len(accepted["files"]) == 1
         wait_until(ui, lambda: champion_of(root / "data" / "store") != before, "another champion")
         reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]
     after = champion_of(root / "data" / "store")
