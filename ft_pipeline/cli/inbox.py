@@ -42,7 +42,7 @@ def list_open(
     """
     if context.invoked_subcommand is not None:
         if log is not None or rated_up or project is not None or as_json:
-            raise UserError(f"An option stands before {context.invoked_subcommand!r}. Write it after the command.")
+            raise UserError(f"Options before {context.invoked_subcommand!r} are not read. Write them after it.")
         return
     opened = open_project(project)
     path = log_path(opened, log)

@@ -26,7 +26,7 @@ COLUMNS = {
     "question": "The last turn before the answer",
     "answer": "What the model answered",
     "correction": "What it should have answered",
-    "user": "Who said so",
+    "user": "Who gave the feedback",
     "checks": "ok, or why the tables would not use it",
 }
 
@@ -44,9 +44,9 @@ class InboxConfig(dg.Config):
     kinds={"json"},
     owners=[OWNER],
     code_version="1",
-    description="Answers of `ft serve --log` that people corrected or rated up, and that nobody decided on yet. To use "
+    description="Answers of `ft serve --log` that people corrected or rated up, without a decision yet. To use "
     "some as training data, write their ids under `accept` in the launchpad (Shift and *Materialize*). They are added "
-    "to data/raw/traces, and the tables follow. Nothing trains on an answer that nobody accepted.",
+    "to data/raw/traces, and the tables follow. Nothing trains on an answer that was not accepted.",
 )
 def inbox(context: dg.AssetExecutionContext, config: InboxConfig) -> dg.MaterializeResult:
     """Carry out the decisions of the run's config, and show what is open."""

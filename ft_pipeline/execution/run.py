@@ -132,7 +132,7 @@ def materialize_release(project: Project) -> list[str]:
 
 
 def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
-    """Materialize an asset that is no step, so that the UI shows it. Returns what failed, as lines for the user."""
+    """Materialize an asset that is not a step, so that the UI shows it. Returns what failed, as lines for the user."""
     with open_instance() as instance:
         result = dg.materialize(
             [asset],

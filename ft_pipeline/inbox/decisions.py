@@ -62,7 +62,7 @@ def record(
 ) -> None:
     """Append a decision. calls: id → which feedback it is about. files: those in data/raw that got the calls.
 
-    The caller holds the lock of the inbox, so that the next number is free.
+    Call it with the lock of the inbox held, so that the next number is free.
     """
     book = ledger(store)
     entry: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """The earlier answers in an accepted call: they are shown and not trained, unless a person accepted them too.
 
-A request of a conversation holds all earlier answers of the model. Who accepts the last one says nothing about them.
+A request of a conversation holds all earlier answers of the model. Accepting the last one accepts none of them.
 """
 
 from collections.abc import Iterable
@@ -25,10 +25,10 @@ class Answers:
     def of_accepted(cls, calls: Iterable[tuple[LoggedCall, LoggedFeedback]]) -> "Answers":
         """Return the answers of accepted calls: the correction if there is one, else that of the model."""
         keys = set()
-        for call, said in calls:
+        for call, logged in calls:
             read = read_log(call.document)
             if not isinstance(read, Fault):
-                found = _keys([*read.messages, said.feedback.correction or read.answer])
+                found = _keys([*read.messages, logged.feedback.correction or read.answer])
                 keys |= set(found[-1:])
         return cls(frozenset(keys))
 

@@ -86,7 +86,7 @@ class Inbox:
     proposals: list[Proposal]
     """Corrections, then answers that were rated up; each newest first."""
     rated_down: int
-    """Number of answers that were rated down, and that nobody corrected."""
+    """Number of answers that were rated down, and not corrected."""
     rated_down_later: list[str]
     """Ids of accepted calls whose newest feedback is a thumb down without a correction."""
     without_call: int
@@ -115,9 +115,9 @@ class Inbox:
 
 
 def read_inbox(project: Project, log: Path) -> Inbox:
-    """Return the open proposals of a log: those that nobody decided on since their newest feedback."""
+    """Return the open proposals of a log: those without a decision since their newest feedback."""
     traffic, decisions = read_traffic(log), read_decisions(project.store)
-    kinds = {identity: kind for identity, said in traffic.feedback.items() if (kind := _kind(said)) is not None}
+    kinds = {identity: kind for identity, logged in traffic.feedback.items() if (kind := _kind(logged)) is not None}
     candidates = [
         identity for identity in kinds if identity in traffic.calls and _is_open(identity, traffic, decisions)
     ]
@@ -144,14 +144,14 @@ def read_inbox(project: Project, log: Path) -> Inbox:
     return Inbox(proposals, len(down), later, without_call, traffic, decisions, lines)
 
 
-def _kind(said: LoggedFeedback) -> Kind | None:
-    if said.feedback.correction is not None:
+def _kind(logged: LoggedFeedback) -> Kind | None:
+    if logged.feedback.correction is not None:
         return "correction"
-    return "rated up" if said.feedback.rating == "up" else None
+    return "rated up" if logged.feedback.rating == "up" else None
 
 
-def _is_only_rated_down(said: LoggedFeedback) -> bool:
-    return said.feedback.rating == "down" and said.feedback.correction is None
+def _is_only_rated_down(logged: LoggedFeedback) -> bool:
+    return logged.feedback.rating == "down" and logged.feedback.correction is None
 
 
 def _is_open(identity: str, traffic: Traffic, decisions: Mapping[str, Decision]) -> bool:
@@ -186,7 +186,7 @@ def _check(
     if not lines:
         return {}, {}
     identities, sidecar = list(lines), Sidecar()
-    calls, feedback = [call for call, _ in lines.values()], [said for _, said in lines.values()]
+    calls, feedback = [call for call, _ in lines.values()], [logged for _, logged in lines.values()]
     source = FORMATS[RAW_FORMAT]
     assert source.prepare is not None
     prepared = source.prepare(lambda: [Batch([*range(2 * len(calls))], lines=[*calls, *feedback])], sidecar)
@@ -206,21 +206,21 @@ def _check(
 
 
 def _proposal(traffic: Traffic, identity: str, kind: Kind, reason: str | None, hints: tuple[str, ...]) -> Proposal:
-    call, said = traffic.calls[identity], traffic.feedback[identity]
+    call, logged = traffic.calls[identity], traffic.feedback[identity]
     read = read_log(call.document)
-    correction = said.feedback.correction
+    correction = logged.feedback.correction
     known = read if isinstance(read, ModelCall) else None
     return Proposal(
         id=identity,
         kind=kind,
-        time=said.version[0],
+        time=logged.version[0],
         session=known.session if known else None,
         workload=known.workload if known else None,
         question=shown_text(known.messages[-1]) if known else "",
         answer=shown_text(known.answer) if known else "",
         correction=shown_text(correction) if correction is not None else None,
-        user=_as_text(said.said.get("user")),
-        comment=_as_text(said.said.get("comment")),
+        user=_as_text(logged.fields.get("user")),
+        comment=_as_text(logged.fields.get("comment")),
         reason=reason,
         hints=hints,
     )

@@ -14,7 +14,7 @@ from ft_pipeline.tables.traces import openai_log, otel
 from ft_pipeline.tables.traces.calls import Feedback
 
 PERSONS_FIELDS = ("rating", "correction", "comment", "user")
-"""What a person may say of an answer. Of several lines, the newest value of each stays."""
+"""What feedback may contain. Of several lines, the newest value of each stays."""
 _CALL = re.compile(rb'\{"id":"([^"\\]+)"')
 """The start of a call as `ft serve` writes it, by which calls without feedback are passed over unread."""
 _LAST_TIME = 1 << 33
@@ -24,15 +24,15 @@ _FEEDBACK = b'"feedback"'
 
 @dataclass(frozen=True)
 class LoggedFeedback:
-    """Everything that people said of one answer so far."""
+    """All feedback on one answer so far."""
 
     document: dict[str, Any]
-    """One line of feedback that says the same: the newest value of each field."""
+    """All of it as one line: the newest value of each field."""
     version: tuple[int, int]
     """Time of the newest line, and how many lines have that time. It grows with each line, and reveals no text."""
 
     @property
-    def said(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, Any]:
         """The fields of the feedback."""
         return dict(self.document["feedback"])
 
@@ -69,7 +69,7 @@ class BrokenLine:
 
 @dataclass
 class Traffic:
-    """What a log says about answers that people gave feedback on."""
+    """The calls of a log that have feedback."""
 
     feedback: dict[str, LoggedFeedback] = field(default_factory=dict)
     """By the id of the call, in the order of the log."""
@@ -102,7 +102,7 @@ def read_traffic(log: Path) -> Traffic:
     A line that cannot be read is counted and named. A log that does not exist yet is empty.
     """
     traffic = Traffic()
-    said: dict[str, list[dict[str, Any]]] = {}
+    by_call: dict[str, list[dict[str, Any]]] = {}
     for where, line in _lines(log):
         traffic.lines += 1
         if _FEEDBACK in line and isinstance(document := parse_line(line), dict) and _is_feedback(document):
@@ -110,8 +110,8 @@ def read_traffic(log: Path) -> Traffic:
             if isinstance(read, Fault):
                 traffic.broken.append(BrokenLine(*where, read.message))
             else:
-                said.setdefault(read[0], []).append(document["feedback"])
-    traffic.feedback = {identity: _joined(identity, lines) for identity, lines in said.items()}
+                by_call.setdefault(read[0], []).append(document["feedback"])
+    traffic.feedback = {identity: _joined(identity, lines) for identity, lines in by_call.items()}
     for where, line in _lines(log):
         found = _read_call(line, traffic.feedback)
         if isinstance(found, LoggedCall):

@@ -113,7 +113,7 @@ def test_errors_say_what_to_do(shop: Project) -> None:
     assert "'chatcmpl-4' was neither corrected nor rated up." in error_of("show", "chatcmpl-4")
     assert "Name ids of `ft inbox`, or use --all." in error_of("accept")
     assert "Name ids of `ft inbox`, or use --all." in error_of("accept", "chatcmpl-1", "--all")
-    assert "Write it after the command." in error_of("--rated-up", "accept", "--all")
+    assert "Write them after it." in error_of("--rated-up", "accept", "--all")
     assert accepted_lines(shop) == []
 
 
