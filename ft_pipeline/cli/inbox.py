@@ -16,10 +16,7 @@ from ft_pipeline.inbox.traffic import log_path
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import AssetPointers
 
-app = typer.Typer(
-    no_args_is_help=False,
-    help="Show what people corrected in served answers, and accept it as training data or reject it.",
-)
+app = typer.Typer()
 LogOption = Annotated[
     Path | None,
     typer.Option("--log", help="Folder or file of `ft serve --log` (default: `inbox.log` in project.yaml)."),
