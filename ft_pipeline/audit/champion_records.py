@@ -1,4 +1,4 @@
-"""Check the records of champions, of tests and of erasures: compare them with each other, and with the artifacts."""
+"""Check the records of champions, tests, the inbox and erasures: compare them with each other and the artifacts."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.inbox import decisions
 from ft_pipeline.release import champion, exposure_ledger
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.ledger import Ledger
@@ -67,6 +68,12 @@ def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     faults = exposure_ledger.find_faults(index.root, max(decided, default=0))
     findings = [Finding(fault.kind, f"exposures/{book.path(fault.number).name}", fault.message) for fault in faults]
     return len(book.paths()), findings
+
+
+def check_inbox_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the records of which served answers were accepted as data."""
+    ledger = decisions.ledger(index.root)
+    return len(ledger.paths()), _ledger_findings(ledger, last=0)
 
 
 def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:

@@ -8,7 +8,12 @@ from pathlib import Path
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
-from ft_pipeline.audit.champion_records import check_champion_records, check_exposures, check_redaction_records
+from ft_pipeline.audit.champion_records import (
+    check_champion_records,
+    check_exposures,
+    check_inbox_records,
+    check_redaction_records,
+)
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
@@ -42,11 +47,13 @@ def verify(
     champion_records, champion_problems = check_champion_records(index)
     redactions, redaction_problems = check_redaction_records(index)
     tests, exposure_problems = check_exposures(index)
+    inbox_records, inbox_problems = check_inbox_records(index)
     problems += [
         *raw_problems,
         *_check_pointers(index),
         *champion_problems,
         *exposure_problems,
+        *inbox_problems,
         *redaction_problems,
     ]
     counted = {
@@ -58,6 +65,8 @@ def verify(
     }
     if tests:
         counted["records_of_tests"] = tests
+    if inbox_records:
+        counted["inbox_records"] = inbox_records
     if redactions:
         counted["redactions"] = redactions
     return VerificationResult(True, tuple(dict.fromkeys(problems)), counted=counted)

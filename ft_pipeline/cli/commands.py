@@ -12,7 +12,20 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, exchange, export, exposures, gc, inspect, memory, release, report, serve
+from ft_pipeline.cli import (
+    audit,
+    display,
+    exchange,
+    export,
+    exposures,
+    gc,
+    inbox,
+    inspect,
+    memory,
+    release,
+    report,
+    serve,
+)
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -288,3 +301,4 @@ def _require_document(project: Project, asset: str) -> Any:
 
 audit.add_to(app)
 app.add_typer(exchange.importer, name="import")
+app.add_typer(inbox.app, name="inbox")

@@ -35,7 +35,7 @@ retraining_job = dg.define_asset_job(
 )
 everything_job = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("inbox"),
     description="Builds everything from the raw files to the champion, for one experiment.",
 )
 

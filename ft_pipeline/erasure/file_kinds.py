@@ -36,6 +36,7 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/champion/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
     ("data/store/exposures/rows/*.txt", "text"),  # ids of test rows
     ("data/store/exposures/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/inbox/*.json", "no rows"),  # hash-chained: ids of calls, names
     ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
     ("data/store/sources/*.json", "no rows"),  # URLs, revisions, hashes

@@ -131,6 +131,19 @@ def materialize_release(project: Project) -> list[str]:
         return _materialize(instance, RunRequest(project), None, RELEASE)
 
 
+def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
+    """Materialize an asset that is not a step, so that the UI shows it. Returns what failed, as lines for the user."""
+    with open_instance() as instance:
+        result = dg.materialize(
+            [asset],
+            instance=instance,
+            raise_on_error=False,
+            run_config=NO_CONSOLE_LOG,
+            tags={"ft/started_by": f"cli {user_name()}"},
+        )
+    return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
+
+
 def list_experiments(project: Project) -> list[dict[str, Any]]:
     """Return the rows of `ft experiments --json`."""
     _load_steps()

@@ -307,6 +307,14 @@ class RetrainingSettings(Section):
         return self
 
 
+class InboxSettings(Section):
+    """Served answers that people corrected, which a person may accept as training data (docs/inbox.md)."""
+
+    log: str | None = Field(None, min_length=1)
+    """The log of `ft serve --log`: a folder, or a .jsonl file, in the project folder and outside data/raw. Null:
+    `ft inbox` needs --log."""
+
+
 class NotificationSettings(Section):
     """Where failed runs, failed checks and new champions are reported, besides data/store/notifications.jsonl."""
 
@@ -336,6 +344,7 @@ class ProjectSettings(Section):
     promotion: PromotionSettings = PromotionSettings()
     costs: CostSettings = CostSettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    inbox: InboxSettings = InboxSettings()
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
 

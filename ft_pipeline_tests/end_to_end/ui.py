@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,16 +59,16 @@ class Ui:
         answer = self.query("{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }")
         return answer["runsOrError"]["results"]
 
-    def launch(self, experiment: str, *assets: str) -> str:
-        """What *Launch run* does, for these assets; the run's id."""
+    def launch(self, experiment: str | None, *assets: str, config: Mapping[str, Any] | None = None) -> str:
+        """What *Launch run* does, for these assets; the run's id. config: what the launchpad contains."""
         selector = {
             "repositoryLocationName": "ft_pipeline",
             "repositoryName": "__repository__",
             "jobName": "__ASSET_JOB",
             "assetSelection": [{"path": [asset]} for asset in assets],
         }
-        tags = [{"key": "dagster/partition", "value": experiment}]
-        given = {"selector": selector, "executionMetadata": {"tags": tags}, "runConfigData": {}}
+        tags = [{"key": "dagster/partition", "value": experiment}] if experiment else []
+        given = {"selector": selector, "executionMetadata": {"tags": tags}, "runConfigData": config or {}}
         launched = self.query(LAUNCH, given=given)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched.get("message")
         return launched["run"]["runId"]

@@ -1,0 +1,1 @@
+"""The inbox: what people corrected in served answers, proposed as data, and accepted or rejected by a person."""

@@ -1,0 +1,78 @@
+"""The record of decisions: who accepted or rejected which proposal, when and why. Numbered records in `inbox`.
+
+A record is never changed or removed. It has ids of calls and no texts, so that `ft erase` need not change it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.ledger import Ledger
+from ft_pipeline.store.provenance import user_name
+
+Outcome = Literal["accepted", "rejected"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The last decision about a call."""
+
+    outcome: Outcome
+    version: tuple[int, int]
+    """Which feedback it is about (LoggedFeedback.version)."""
+    time: str
+    by: str
+    was_accepted: bool
+    """Whether this or an earlier decision accepted the call."""
+
+    def describe(self) -> str:
+        """Return what was decided, when and by whom."""
+        return f"{self.outcome} on {self.time[:10]} by {self.by}"
+
+
+def ledger(store: Path) -> Ledger:
+    """Return the ledger under the store folder `store`."""
+    return Ledger(store / "inbox", "sequence")
+
+
+def read_decisions(store: Path) -> dict[str, Decision]:
+    """Return the last decision about each call. Raises UserError if a record is missing, or was edited."""
+    book = ledger(store)
+    for fault in book.faults():
+        raise UserError(
+            f"The record of the inbox is damaged: inbox/{fault.number:06d}.json {fault.message}. "
+            f"Restore {book.folder} from a backup."
+        )
+    decisions: dict[str, Decision] = {}
+    for entry in book.read():
+        for call in entry["calls"]:
+            before = decisions.get(call["id"])
+            is_accepted = entry["decision"] == "accepted" or (before is not None and before.was_accepted)
+            decisions[call["id"]] = Decision(
+                entry["decision"], (call["time"], call["lines"]), entry["time"], entry["by"], is_accepted
+            )
+    return decisions
+
+
+def record(
+    store: Path, outcome: Outcome, calls: Mapping[str, tuple[int, int]], reason: str, files: Iterable[str]
+) -> None:
+    """Append a decision. calls: id → which feedback it is about. files: those in data/raw that got the calls.
+
+    Call it with the lock of the inbox held, so that the next number is free.
+    """
+    book = ledger(store)
+    entry: dict[str, Any] = {
+        "sequence": book.next_number(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": user_name(),
+        "decision": outcome,
+        "reason": reason,
+        "files": sorted(files),
+        "calls": [{"id": identity, "time": time, "lines": lines} for identity, (time, lines) in calls.items()],
+    }
+    if book.append(entry) is None:
+        raise UserError("Another process decided at the same time. Run the command again.")
