@@ -229,6 +229,11 @@ def observe_contaminated(facts: ComparisonFacts, recommendation: Recommendation)
     return f"Not compared until trained again, after learning from rows that are test rows now: {models}."
 
 
+def observe_not_asked(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return the contenders that are not compared because they have not answered."""
+    return " ".join(facts.comparison.not_asked) or None
+
+
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
     observe_tuning,
     observe_teacher,
@@ -245,6 +250,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_curve,
     observe_rows,
     observe_contaminated,
+    observe_not_asked,
     observe_tests,
     observe_types,
 )
