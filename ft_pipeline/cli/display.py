@@ -32,7 +32,7 @@ METRIC_TITLES = {
     "general_loss": "general loss",
 }
 """Metric → title of its column, for metrics whose names are too long."""
-ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name"}
+ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name", "ends"}
 """Titles of columns whose cells stay on one line."""
 FIRST_ROWS = 10
 """Number of rows that are shown for each reason code."""
