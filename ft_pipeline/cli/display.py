@@ -32,7 +32,7 @@ METRIC_TITLES = {
     "general_loss": "general loss",
 }
 """Metric → title of its column, for metrics whose names are too long."""
-ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name"}
+ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name", "ends"}
 """Titles of columns whose cells stay on one line."""
 FIRST_ROWS = 10
 """Number of rows that are shown for each reason code."""
@@ -108,12 +108,14 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print the rows in the comparison's order. Scores of the primary metric have their 95 % interval."""
     metrics, primary = list(comparison.shown_metrics()), comparison.primary_metric
     priced = any(row.cost_per_call is not None for row in comparison.rows)
-    costs = ["prompt", "generated", "s/call", *(["cost/call"] if priced else [])]
+    costs = ["prompt", "generated", "s/call", *(["cost/1,000"] if priced else [])]
+    ends = any(row.ends for row in comparison.rows)
     has_bases = len(comparison.base_models) > 1
     columns = [
         *(["base model"] if has_bases else []),
         *(METRIC_TITLES.get(name, name) for name in metrics),
         *costs,
+        *(["ends"] if ends else []),
         "trainable",
     ]
     table = _table("model", *columns, justify_right=set(columns) - {"base model"})
@@ -125,13 +127,14 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             _number(row.prompt_tokens_per_call, 0),
             _number(row.generated_tokens_per_call, 0),
             _number(row.seconds_per_call, 2),
-            *([_number(row.cost_per_call, 6)] if priced else []),
+            *([_number(None if row.cost_per_call is None else 1000 * row.cost_per_call, 3)] if priced else []),
+            *([row.ends or ""] if ends else []),
             f"{row.trainable_params:,}" if row.trainable_params else "",
         )
     console.print(
         f"{comparison.test_items} test answers. Lower is better for nats per byte, loss and end (of the turn). "
         "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
-        "Prompt and generated: tokens per call.",
+        f"Prompt and generated: tokens per call.{' Cost: of 1,000 answers.' if priced else ''}",
         soft_wrap=True,
     )
     console.print(table)
@@ -144,6 +147,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(f"Not usable: {plain('; '.join(unusable))}. The report says more.", soft_wrap=True)
     for entry in comparison.contaminated:
         console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
+    for sentence in comparison.not_asked:
+        console.print(f"[yellow]Not compared:[/] {plain(sentence)}", soft_wrap=True)
     for spread in comparison.seeds:
         console.print(plain(describe_seed_spread(spread, primary, comparison.metric())), soft_wrap=True)
     for curve in comparison.learning_curves:

@@ -76,6 +76,10 @@ def openai(
     into: IntoOption,
     force: ForceOption = False,
     base_model: BaseModelOption = None,
+    tuned_model: Annotated[
+        str | None,
+        typer.Option("--tuned-model", help="Compare with this model, ft:…, which answers today (default: of the job)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a project from the files of a fine-tuning API (OpenAI, Azure, Together, Fireworks, Mistral), and show what
@@ -83,7 +87,7 @@ def openai(
 
     Example: ft import openai train.jsonl validation.jsonl job.json --into ../support
     """
-    _write(plan_openai(paths), Choices(into, force, base_model), as_json)
+    _write(plan_openai(paths, tuned_model), Choices(into, force, base_model), as_json)
 
 
 @importer.command()

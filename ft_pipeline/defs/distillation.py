@@ -58,7 +58,8 @@ def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[
         return teacher.model_dump(mode="json", exclude=NOT_IN_LOCAL_CONFIG), {"engine": teacher.engine}
     config = teacher.model_dump(mode="json", exclude=NOT_IN_ENDPOINT_CONFIG)
     in_config = teacher.endpoint.model_dump(mode="json", include=ENDPOINT_KEYS_IN_CONFIG)
-    in_handling = teacher.endpoint.model_dump(mode="json", exclude=ENDPOINT_KEYS_IN_CONFIG)
+    in_config |= {"extra_body": teacher.endpoint.extra_body} if teacher.endpoint.extra_body else {}
+    in_handling = teacher.endpoint.model_dump(mode="json", exclude={*ENDPOINT_KEYS_IN_CONFIG, "extra_body"})
     return {**config, "endpoint": in_config}, {"endpoint": in_handling}
 
 

@@ -9,7 +9,7 @@ from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
     baseline_spec,
-    contender_specs,
+    contender_artifacts,
     covers,
     scores_spec,
     served_settings,
@@ -82,14 +82,14 @@ def scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
 )
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     scored, stale = _current_scores(context)
-    contenders = {name: context.built_artifact(spec) for name, spec in contender_specs(context).items()}
+    contenders, not_asked = contender_artifacts(context, _newest(scored))
     inputs = references(scored | _teacher_scores(context, scored) | contenders)
     settings = context.project.settings
     with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
@@ -118,6 +118,8 @@ def comparison(context: SpecContext) -> Spec:
     config["base_names"] = base_names(context.store, bases.values())
     if about := _about_contenders(settings):
         config["contenders"] = about
+    if not_asked:
+        config["not_asked"] = not_asked
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 

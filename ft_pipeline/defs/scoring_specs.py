@@ -8,11 +8,11 @@ from typing import Any
 from ft_pipeline.defs.distillation import config_and_handling
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec
-from ft_pipeline.distillation.endpoint_teacher import host_of
+from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
-from ft_pipeline.execution.step import STEPS, SpecContext, versions_of
+from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.project import read_jsonl
@@ -170,7 +170,33 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
     return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
 
 
-def contender_specs(context: SpecContext) -> dict[str, Spec]:
+def contender_artifacts(context: SpecContext, own: Artifact | None) -> tuple[dict[str, Artifact], list[str]]:
+    """Return the scores of the contenders by their names as inputs of a comparison, and a sentence for each contender
+    that has none because the key of its endpoint is not set.
+
+    own: scores of a model that they are compared with. MissingInput if other scores are not in the store yet.
+    """
+    artifacts: dict[str, Artifact] = {}
+    not_asked, missing = [], []
+    endpoints = {entry.name: entry.endpoint for entry in context.project.settings.evaluation.contenders}
+    for name, spec in _contender_specs(context, own).items():
+        contender = name.partition("/")[0]
+        endpoint, artifact = endpoints[contender], context.find_built(spec)
+        if artifact is not None:
+            artifacts[name] = artifact
+        elif endpoint is None or has_key(endpoint):
+            missing.append(spec_of_its_asset(spec))
+        else:
+            not_asked.append(
+                f"{contender} was not asked, because the environment variable {endpoint.api_key_env} is not set. Set "
+                "it where you start `ft run`, and run again."
+            )
+    if missing:
+        raise MissingInput(missing[0], missing[1:])
+    return artifacts, not_asked
+
+
+def _contender_specs(context: SpecContext, own: Artifact | None) -> dict[str, Spec]:
     """Return the specs of the scores of all contenders, by their names as inputs of a comparison."""
     specs = {}
     taken = {*RESERVED_ROWS, *context.project.experiment_names(), *context.project.settings.prompting.variants}
@@ -188,20 +214,28 @@ def contender_specs(context: SpecContext) -> dict[str, Spec]:
             spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
             specs[f"{contender.name}/prompt_baseline"] = spec
         else:
-            specs[f"{contender.name}/contender_scores"] = _contender_spec(context, contender)
+            specs[f"{contender.name}/contender_scores"] = _contender_spec(context, contender, own)
     return specs
 
 
-def _contender_spec(context: SpecContext, contender: ContenderSettings) -> Spec:
-    """Return the spec of the scores of a contender of which only answers are known."""
-    base = project_base(context) or context.built_artifact(base_model_spec(EMBEDDED, None)).reference
+def _contender_spec(context: SpecContext, contender: ContenderSettings, own: Artifact | None) -> Spec:
+    """Return the spec of the scores of a contender of which only answers are known.
+
+    Their tokens are counted as those of `own` are; otherwise the two would not be comparable.
+    """
+    base = project_base(context) or (
+        context.built_artifact(base_model_spec(EMBEDDED, None)).reference
+        if own is None
+        else ("base_model", base_of(context.store, own))
+    )
     inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
     settings = contender.model_dump(mode="json", exclude={"incumbent", "ends"})
     handling: dict[str, Any] = {}
     config: dict[str, Any] = {**evaluation_config(context), "contender": settings}
     if contender.endpoint is not None:
-        settings["endpoint"] = {key: settings["endpoint"][key] for key in ("url", "prices")}
-        handling["endpoint"] = contender.endpoint.model_dump(mode="json", exclude={"url", "prices"})
+        scored_with = {"url", "prices", *(["extra_body"] if contender.endpoint.extra_body else [])}
+        settings["endpoint"] = contender.endpoint.model_dump(mode="json", include=scored_with)
+        handling["endpoint"] = contender.endpoint.model_dump(mode="json", exclude=scored_with)
         handling["plan"] = _planned_calls(context, contender)
     if contender.answers is not None:
         path = context.project.resolve_path(contender.answers)

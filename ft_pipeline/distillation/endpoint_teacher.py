@@ -98,17 +98,19 @@ def spending_summary(log: AnswerLog, teacher: TeacherSettings) -> dict[str, Any]
     }
 
 
+def has_key(endpoint: EndpointSettings) -> bool:
+    """Return whether the key of the endpoint is set, or none is needed."""
+    return endpoint.api_key_env is None or bool(os.environ.get(endpoint.api_key_env, "").strip())
+
+
 def _api_key(endpoint: EndpointSettings) -> str | None:
     name = endpoint.api_key_env
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
+    if not has_key(endpoint):
         raise UserError(
-            f"The environment variable {name} (teacher.endpoint.api_key_env) is not set. Set it where you start "
-            "`ft run` or `ft ui`."
+            f"The environment variable {name} (`endpoint.api_key_env`) is not set. Set it where you start `ft run` or "
+            "`ft ui`."
         )
-    return key
+    return os.environ[name].strip() if name else None
 
 
 def _answer_rows(log: AnswerLog, unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[dict[str, Any]]:

@@ -77,7 +77,9 @@ class TeacherPrompt:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        return {name: getattr(self.teacher, name) for name in ("temperature", "max_new_tokens", "seed")}
+        own = {name: getattr(self.teacher, name) for name in ("temperature", "max_new_tokens", "seed")}
+        endpoint = self.teacher.endpoint
+        return own | ({"extra_body": endpoint.extra_body} if endpoint and endpoint.extra_body else {})
 
 
 def _sent_turn(turn: Message) -> dict[str, Any]:

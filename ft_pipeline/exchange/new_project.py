@@ -16,6 +16,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.data_files import DataSet, place_all
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, check_draft
+from ft_pipeline.exchange.hosted_model import HostedModel
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.made_conversations import add_conversations
 from ft_pipeline.exchange.model_names import link_chains, replace_base_models
@@ -40,6 +41,8 @@ class Plan:
     merged: dict[str, str] = field(default_factory=dict)
     """The folder of a merged model → the folder of the adapter in it."""
     task: str = ""
+    hosted: HostedModel | None = None
+    """The model that answers today."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,9 @@ def _write_settings(plan: Plan, folder: Path, name: str) -> None:
     }
     head = "# yaml-language-server: $schema=schemas/project.json\n# Imported from " + plan.kind + ".\n"
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    if plan.hosted is not None:
+        text += plan.hosted.section([*variants, *(draft.name for draft in plan.drafts)])
+        plan.hosted.report(plan.report)
     (folder / "project.yaml").write_text(head + text, encoding="utf-8")
 
 

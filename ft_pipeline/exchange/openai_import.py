@@ -8,6 +8,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.data_files import DataSet
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, experiment_name
+from ft_pipeline.exchange.hosted_model import model_of_jobs, named_model
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.new_project import Plan
 from ft_pipeline.exchange.openai_job import OBJECTIVES, REINFORCEMENT, fill_default, fill_from_job, find_jobs
@@ -21,8 +22,12 @@ OBJECTIVE_OF = {"chat": "sft", "unlabelled": "sft", "preferences": "dpo", "text"
 SUFFIXES = (".jsonl", ".json")
 
 
-def plan_openai(paths: Sequence[Path]) -> Plan:
-    """Return what fine-tuning files contain. paths: files and folders. UserError if there are no rows."""
+def plan_openai(paths: Sequence[Path], tuned_model: str | None = None) -> Plan:
+    """Return what fine-tuning files contain. UserError if there are no rows, or if `tuned_model` is not a valid name.
+
+    paths: files and folders. tuned_model: the name of the model that answers today; by default that of the newest job.
+    """
+    hosted = named_model(tuned_model) if tuned_model is not None else None
     plan = Plan("OpenAI's fine-tuning files")
     jobs: list[tuple[str, dict[str, Any]]] = []
     for path in _files(paths):
@@ -39,6 +44,7 @@ def plan_openai(paths: Sequence[Path]) -> Plan:
         raise UserError("There are no rows of a fine-tuning file. Name the JSONL files.")
     _assign_tests(plan)
     _add_experiments(plan, jobs)
+    plan.hosted = hosted or model_of_jobs(jobs, plan.report)
     return plan
 
 

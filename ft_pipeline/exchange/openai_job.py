@@ -67,10 +67,7 @@ def fill_from_job(draft: ExperimentDraft, theirs: TheirSettings, objectives: set
     seed = theirs.whole("seed")
     if seed is not None:
         draft.keep(f"seed: {seed}", "training.seed", seed % 4_294_967_000)
-    tuned = theirs.take("fine_tuned_model")
-    if tuned:
-        effect = "Name it in `evaluation.contenders` with its endpoint, and it is compared with your own models."
-        draft.change(f"fine_tuned_model: {describe(tuned)}", "a contender", effect)
+    theirs.take("fine_tuned_model")  # see hosted_model.py
     draft.settings["training.max_length"] = MAX_LENGTH
     draft.report.ignore([name for name in theirs.present(NOT_TRAINING) if name != "fine_tuned_model"])
     for name in theirs.unread():

@@ -1,6 +1,6 @@
 """A step of the pipeline: how its spec is computed, how its artifact is built, and what its checks are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,19 +79,28 @@ class SpecContext:
 
         Raises MissingInput if the store does not have it, because computing a spec builds nothing.
         """
-        if spec.kind in STEPS:
-            spec = spec.with_code_version(STEPS[spec.kind].code_version)  # as the specs of the asset of that kind have
-        artifact = self.store.find(spec)
+        artifact = self.find_built(spec)
         if artifact is None:
-            raise MissingInput(spec)
+            raise MissingInput(spec_of_its_asset(spec))
         return artifact
+
+    def find_built(self, spec: Spec) -> Artifact | None:
+        """Return the artifact of a spec, as `built_artifact` does; None if the store does not have it."""
+        return self.store.find(spec_of_its_asset(spec))
+
+
+def spec_of_its_asset(spec: Spec) -> Spec:
+    """Return the spec as the specs of the asset of its kind are, if it has one."""
+    return spec.with_code_version(STEPS[spec.kind].code_version) if spec.kind in STEPS else spec
 
 
 class MissingInput(Exception):
     """A spec cannot be computed before the artifact of another spec is built."""
 
-    def __init__(self, spec: Spec) -> None:
-        plan = f" ({spec.handling['plan']})" if "plan" in spec.handling else ""
+    def __init__(self, spec: Spec, also: Sequence[Spec] = ()) -> None:
+        """also: further specs that are missing. What all of them send to servers is part of the message."""
+        plans = [entry.handling["plan"] for entry in (spec, *also) if "plan" in entry.handling]
+        plan = f" ({'; '.join(plans)})" if plans else ""
         super().__init__(f"the {spec.kind} that it needs is not in the store yet{plan}")
         self.spec = spec
 

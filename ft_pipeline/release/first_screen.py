@@ -59,9 +59,10 @@ def lights(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
 
 
 def cost_lines(comparison: Comparison, row: ComparisonRow) -> list[CostLine]:
-    """Return what 1,000 answers cost: of the chosen row, of the best use of its base model, of champion and teacher."""
+    """Return what 1,000 answers cost: of the chosen row, of the best use of its base model, of the champion and of what
+    others serve: the teacher and the contenders."""
     others = [comparison.best_baseline(of=row)]
-    others += [other for other in comparison.rows if other.kind in ("champion", "teacher")]
+    others += [other for other in comparison.rows if other.kind in ("champion", "teacher", "contender")]
     names = list(dict.fromkeys([row.name, *(other.name for other in others if other)]))
     return [_cost_line(comparison, other) for name in names if (other := comparison.row(name))]
 
@@ -72,7 +73,7 @@ def _cost_line(comparison: Comparison, row: ComparisonRow) -> CostLine:
     paid = next((f"{count:,} answers" for count in calls if count is not None), "never" if entry else "")
     cost, seconds, tokens = row.cost_per_call, row.seconds_per_call, row.prompt_tokens_per_call
     return CostLine(
-        row.name,
+        f"{row.name} (ends on {row.ends})" if row.ends else row.name,
         "" if cost is None else f"{1000 * cost:,.2f}",
         "" if seconds is None else format_duration(1000 * seconds),
         "" if tokens is None else f"{1000 * tokens:,.0f}",

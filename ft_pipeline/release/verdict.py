@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
+from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
@@ -72,10 +73,7 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
     """Return whether the model that would be used may replace the one that answers today, because it is not worse."""
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
     today = incumbent.name + end
-    price = ""
-    if own.cost_per_call is not None and incumbent.cost_per_call is not None:
-        costs = (f"{1000 * cost:,.2f}" for cost in (own.cost_per_call, incumbent.cost_per_call))
-        price = f" 1,000 answers cost {' in place of '.join(costs)}."
+    price = describe_prices(own, incumbent)
     best = f" Of your own models, {own.name} is the best."
     check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
     if check is None:

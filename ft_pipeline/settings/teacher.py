@@ -1,7 +1,7 @@
 """The section `teacher` of project.yaml: the model that answers the unlabelled prompts, and what it may cost."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -50,6 +50,9 @@ class EndpointSettings(Section):
     """The server's name for the limit on an answer's tokens. OpenAI's newer models need the longer name."""
     send_seed: bool = True
     """Whether to send `seed`. Some servers refuse it."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request, e.g. `{reasoning_effort: none}`. Null removes a field: `{temperature: null}` if a
+    model refuses a temperature."""
     prices: PriceSettings = PriceSettings()
     budget: BudgetSettings = BudgetSettings()
 

@@ -1,5 +1,6 @@
 """The teacher's assets against a server on loopback, as a user runs them: `ft run`, a real instance, a real worker."""
 
+import html
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft,
 pytestmark = pytest.mark.slow
 
 KEY = "sk-a-secret-that-nobody-may-see"
+VARIANTS = {"brief": {"system_prompt": "Be brief."}}
 ASSETS = ("teacher_answers", "distilled", "prompt_baseline", "comparison", "decision", "recommendation")
 
 
@@ -61,6 +63,47 @@ def test_a_hosted_teacher_works_from_a_wrong_key_to_the_comparison(shop: Path) -
     _check_provenance(root, server)
     _check_the_teachers_scores(root)
     _check_the_cost_in_the_ui(root)
+
+
+def test_a_contender_without_a_key_is_left_out_until_the_key_is_set(shop: Path) -> None:
+    path = shop / "project.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assets = ("comparison", "decision", "recommendation", "report")
+    with serving(key=KEY) as server:
+        prices = {"input_per_million": 1000.0}
+        endpoint = {"url": server.url, "api_key_env": "HOSTED_KEY", "prices": prices, "max_failed": 0.0}
+        contender = {"name": "today", "model": MODEL, "endpoint": endpoint, "incumbent": True, "ends": "2027-01-14"}
+        newer = {"name": "newer", "model": "new", "endpoint": endpoint, "variants": VARIANTS}
+        settings["evaluation"]["contenders"] = [contender, newer]
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        without = ft(shop, "run", "--select", ",".join(assets))
+        assert without.returncode == 0, without.stdout + without.stderr
+        sentence = "today was not asked, because the environment variable HOSTED_KEY is not set. Set it where you start"
+        shown = [without.stdout, ft(shop, "compare").stdout, ft(shop, "recommend").stdout, _report(shop)]
+        assert all(sentence in " ".join(text.split()) for text in shown)
+        assert ft_json(shop, "compare")["not_asked"] == [
+            f"{name}{sentence.removeprefix('today')} `ft run`, and run again." for name in ("today", "newer")
+        ]
+        planned = json.loads(ft(shop, "run", "--plan", "--json", HOSTED_KEY=KEY).stdout)["plan"]
+        (reason,) = [step["reason"] for step in planned if step["asset"] == "comparison"]
+        assert server.requests == 0
+        assert all(f"contender {name}: 8 calls to 127.0.0.1" in reason for name in ("today", "newer"))
+        with_key = run(shop, *assets, HOSTED_KEY=KEY)
+        assert with_key.returncode == 0, with_key.stdout + with_key.stderr
+    again = ft(shop, "run", "--select", ",".join(assets))  # the answers are kept, so no key is needed any more
+    assert again.returncode == 0, again.stdout + again.stderr
+    document = ft_json(shop, "compare")
+    (row,) = [row for row in document["rows"] if row["name"] == "today"]
+    assert (row["ends"], row["cost_per_call"]) == ("2027-01-14", pytest.approx(0.02))
+    assert "not_asked" not in document
+    assert "ends on 2027-01-14" in _report(shop)
+    table = ft(shop, "compare").stdout
+    assert "2027-01-14" in table and "20.000" in table
+    assert files_with(KEY, shop) == []
+
+
+def _report(root: Path) -> str:
+    return html.unescape((current(root, "report").path / "report.html").read_text(encoding="utf-8"))
 
 
 def _check_the_teachers_scores(root: Path) -> None:

@@ -69,6 +69,17 @@ def test_a_model_behind_an_endpoint_is_scored_under_its_own_prompts(make_job: Jo
     assert server.requests == 2 * 4  # paid for once
 
 
+def test_further_fields_are_sent_and_null_removes_one(make_job: JobMaker, server: FaultServer) -> None:
+    contender_scores.run(hosted(make_job, server))
+    job = hosted(make_job, server, "reasoning")
+    job.config["contender"]["endpoint"]["extra_body"] = {"reasoning_effort": "none", "temperature": None}
+    contender_scores.run(job)
+    assert server.requests == 2 * 4  # other requests, so other answers
+    plain, reasoning = server.bodies[0], server.bodies[-1]
+    assert plain["temperature"] == 0.0 and "reasoning_effort" not in plain
+    assert reasoning["reasoning_effort"] == "none" and "temperature" not in reasoning
+
+
 def test_what_was_paid_for_is_kept_when_the_server_goes_away(make_job: JobMaker, server: FaultServer) -> None:
     contender_scores.run(hosted(make_job, server))
     paid = server.requests

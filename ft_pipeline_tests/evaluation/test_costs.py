@@ -91,7 +91,7 @@ def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:
     assert adapter.training.cost == pytest.approx(3.6)
     assert adapter.calls_by_cost == 1000
     assert "after 1,000 calls by cost (3.60 for the training, 0.0036 saved per call)" in describe_break_even(adapter)
-    assert "| cost / call |" in markdown_table(found)
+    assert "| cost / 1,000 answers |" in markdown_table(found)
 
 
 def test_a_price_per_gpu_hour_is_used_if_tokens_have_no_price(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """`ft import openai`: chat, preference and reinforcement rows, test files, jobs."""
 
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline_tests.exchange.helpers import Imported, answer, question, run_import, write_json, write_lines
 
 TOOL = {
@@ -171,15 +175,75 @@ def test_a_job(tmp_path: Path) -> None:
     write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
     parameters = {"n_epochs": 4, "batch_size": 24, "learning_rate_multiplier": 1.8}
     method = {"type": "supervised", "supervised": {"hyperparameters": parameters}}
-    document = job(method=method, seed=5, user_provided_suffix="Support", fine_tuned_model="ft:gpt-4o-mini:acme::x")
+    document = job(
+        method=method, seed=5, user_provided_suffix="Support", fine_tuned_model="ft:gpt-4o-mini-2024-07-18:acme::x"
+    )
     write_json(tmp_path / "theirs" / "job.json", document)
     got = imported(tmp_path)
     training = got.experiment("support").training
     assert (training.num_train_epochs, training.seed) == (4, 5)
     assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (8, 3)
     assert "does not publish" in got.effect("learning_rate_multiplier: 1.8")
-    assert "contenders" in got.effect("fine_tuned_model")
+    assert got.project.settings.evaluation.contenders[0].model == "ft:gpt-4o-mini-2024-07-18:acme::x"
     assert "gpt-4o-mini" in str(got.lines("changed"))
+
+
+@pytest.mark.parametrize(
+    ("model", "ends"),
+    [
+        ("ft:gpt-4o-mini-2024-07-18:org::id", date(2027, 1, 14)),
+        ("ft:gpt-4o-2024-08-06:org:support-v2:id", date(2027, 1, 14)),
+        ("ft:gpt-4.1-mini-2025-04-14:org::id:ckpt-step-90", date(2027, 1, 14)),
+        ("ft:gpt-3.5-turbo-0125:org::id", None),
+    ],
+)
+def test_the_tuned_model_is_the_incumbent(tmp_path: Path, model: str, ends: date | None) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    got = imported(tmp_path, tuned_model=model)
+    (today,) = got.project.settings.evaluation.contenders
+    assert (today.name, today.model, today.incumbent, today.ends) == ("today", model, True, ends)
+    assert today.endpoint is not None
+    assert (today.endpoint.url, today.endpoint.api_key_env) == ("https://api.openai.com/v1", "OPENAI_API_KEY")
+    assert ("2027-01-14" in got.effect(f"the tuned model {model}")) == (ends is not None)
+
+
+def test_the_successor_needs_only_a_name(tmp_path: Path) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    got = imported(tmp_path, tuned_model="ft:gpt-4o-2024-08-06:org::id")
+    path = got.root / "project.yaml"
+    text = re.sub(r"^  # (?=- name|  )", "  ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    path.write_text(text, encoding="utf-8")
+    today, successor = Project(got.root).settings.evaluation.contenders
+    assert today.endpoint is not None and today.endpoint.prices == PriceSettings()
+    assert successor.model == "NAME" and set(successor.variants) == {"prompted", "few_shot"}
+
+
+def test_the_newest_tuned_model_of_several_jobs_is_the_incumbent(tmp_path: Path) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    names = {20: "ft:gpt-4o-2024-08-06:acme::new", 10: "ft:gpt-4o-2024-08-06:acme::old"}
+    jobs = [job(created_at=at, fine_tuned_model=name, user_provided_suffix="today") for at, name in names.items()]
+    write_json(tmp_path / "theirs" / "jobs.json", {"object": "list", "data": jobs})
+    got = imported(tmp_path)
+    (contender,) = got.project.settings.evaluation.contenders
+    assert contender.model == names[20]
+    assert contender.name not in got.project.experiment_names()
+    assert "evaluation.contenders" in got.effect(f"fine_tuned_model: {names[10]}")
+
+
+def test_the_tuned_model_of_another_provider_is_only_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    write_json(tmp_path / "theirs" / "job.json", job(fine_tuned_model="acme/llama-support"))
+    got = imported(tmp_path)
+    assert got.project.settings.evaluation.contenders == []
+    assert "evaluation.contenders" in got.effect("fine_tuned_model: acme/llama-support")
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "ft:gpt-4o", "ft:gpt-4o:org::id\n  evil: 1", "ftjob-abc"])
+def test_what_is_not_the_name_of_a_tuned_model_is_refused(tmp_path: Path, name: str) -> None:
+    write_lines(tmp_path / "theirs" / "train.jsonl", list(map(chat_row, range(4))))
+    with pytest.raises(UserError, match=r"is not the name of a tuned model\. Write it as ft:BASE:ORG:SUFFIX:ID"):
+        imported(tmp_path, tuned_model=name)
+    assert not (tmp_path / "ours").exists()
 
 
 def test_automatic_hyperparameters_are_our_defaults(tmp_path: Path) -> None:

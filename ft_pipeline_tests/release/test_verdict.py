@@ -7,6 +7,8 @@ import pytest
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
+from ft_pipeline.evaluation.recommendation.observations import observe_incumbent
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.verdict import Verdict, verdict
@@ -160,6 +162,18 @@ def test_without_likelihoods_and_checks_people_must_rate() -> None:
         "Not decided yet: rate 50 pairs of answers of qlora and today, which ends on 2027-01-14. It gives no "
         "likelihoods, and nothing checks its answers. Of your own models, qlora is the best."
     )
+
+
+def test_the_recommendation_compares_with_the_incumbent_whatever_the_verdict() -> None:
+    checks = [AnswerCheck(name, "today", "chrf", 1.0, low, 5.0) for name, low in (("qlora", -0.5), ("plain", 0.5))]
+    measured = with_incumbent(comparison(LOSSES), *checks)
+    observed = observe_incumbent(ComparisonFacts(measured, {}, 50), Recommendation("more_data", ""))
+    assert observed == (
+        "qlora is not worse than today, which ends on 2027-01-14: chrF: +1.000 (at least -0.500; -5 is the limit). "
+        "1,000 answers cost 2.00 in place of 10.00."
+    )
+    without = with_incumbent(comparison(LOSSES))
+    assert observe_incumbent(ComparisonFacts(without, {}, 50), Recommendation("more_data", "")) is None
 
 
 def test_only_what_is_in_use_or_becomes_so_replaces_the_incumbent() -> None:

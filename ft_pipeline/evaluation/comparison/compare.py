@@ -78,8 +78,8 @@ def build_comparison(
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
     (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
     name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
-    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep) and contaminated
-    (see contaminated_models).
+    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep), contaminated (see
+    contaminated_models) and not_asked (contenders without a key).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -171,6 +171,7 @@ def compare(
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
+        not_asked=config.get("not_asked", []),
         incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
     )

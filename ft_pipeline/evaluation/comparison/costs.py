@@ -132,6 +132,14 @@ def describe_break_even(entry: BreakEven) -> str:
     return f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}, which {conclusion}."
 
 
+def describe_prices(own: ComparisonRow, incumbent: ComparisonRow) -> str:
+    """Return what 1,000 answers cost in place of those of the incumbent, as a further sentence; empty if unknown."""
+    if own.cost_per_call is None or incumbent.cost_per_call is None:
+        return ""
+    costs = (f"{1000 * cost:,.2f}" for cost in (own.cost_per_call, incumbent.cost_per_call))
+    return f" 1,000 answers cost {' in place of '.join(costs)}."
+
+
 def _bill(training: TrainingCost) -> str:
     return f" with {training.teacher:.2f} for the teacher" if training.teacher else ""
 

@@ -27,6 +27,7 @@ def markdown_table(comparison: Comparison) -> str:
         for row in comparison.left_out
     ]
     parts += [f"Not compared: {entry.describe()}" for entry in comparison.contaminated]
+    parts += [f"Not compared: {sentence}" for sentence in comparison.not_asked]
     parts += [f"Not usable: {sentence}." for sentence in comparison.unusable]
     return "\n\n".join(parts) + "\n"
 
@@ -39,10 +40,12 @@ def _score_table(comparison: Comparison) -> str:
         "prompt tokens / call",
         "generated tokens / call",
         "seconds / call",
-        *(["cost / call"] if has_prices else []),
+        *(["cost / 1,000 answers"] if has_prices else []),
     ]
+    has_ends = any(row.ends for row in comparison.rows)
     has_bases = len(comparison.base_models) > 1
-    header = ["", *(["base model"] if has_bases else []), *labels, *costs, "trained parameters", "training"]
+    header = ["", *(["base model"] if has_bases else []), *labels, *costs, *(["ends"] if has_ends else [])]
+    header += ["trained parameters", "training"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in comparison.rows:
         cells = [
@@ -51,7 +54,9 @@ def _score_table(comparison: Comparison) -> str:
             *(_score_cell(row.scores.get(metric)) for metric in metrics),
         ]
         cells += [_number_cell(row.prompt_tokens_per_call, 0), _number_cell(row.generated_tokens_per_call, 0)]
-        cells += [_number_cell(row.seconds_per_call, 2), *([_number_cell(row.cost_per_call, 6)] if has_prices else [])]
+        cost = None if row.cost_per_call is None else 1000 * row.cost_per_call
+        cells += [_number_cell(row.seconds_per_call, 2), *([_number_cell(cost, 3)] if has_prices else [])]
+        cells += [row.ends or ""] if has_ends else []
         lines.append([*cells, f"{row.trainable_params:,}", _training_cell(row.training)])
     return _table(lines)
 

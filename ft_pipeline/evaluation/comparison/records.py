@@ -42,6 +42,7 @@ OPTIONAL_LISTS = (
     "answer_checks",
     "screens",
     "incumbent_checks",
+    "not_asked",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -255,6 +256,8 @@ class Comparison(JsonRecord):
     """The leads on the validation rows of every row that may be released."""
     incumbent_checks: Sequence[AnswerCheck] = field(default_factory=list)
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
+    not_asked: Sequence[str] = field(default_factory=list)
+    """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""

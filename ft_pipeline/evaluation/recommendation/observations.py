@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from ft_pipeline.evaluation.comparison.costs import describe_break_even
+from ft_pipeline.evaluation.comparison.costs import describe_break_even, describe_prices
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
-from ft_pipeline.evaluation.model_kinds import BASELINES
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 
 ENOUGH_TEST_ROWS = 100
@@ -229,6 +229,24 @@ def observe_contaminated(facts: ComparisonFacts, recommendation: Recommendation)
     return f"Not compared until trained again, after learning from rows that are test rows now: {models}."
 
 
+def observe_incumbent(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return how the tuned model of the recommendation, or else the best one, compares with what answers today."""
+    comparison, incumbent = facts.comparison, facts.comparison.incumbent
+    row = recommendation.row or next((row for row in comparison.ranked() if row.kind in TUNED), None)
+    check = next((check for check in comparison.incumbent_checks if row and check.row == row.name), None)
+    if incumbent is None or row is None or check is None:
+        return None
+    end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
+    shown = "is not worse than" if check.is_shown else "is not shown to be as good as"
+    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{describe_prices(row, incumbent)}"
+    return f"{row.name} {shown} {incumbent.name}{end}: {numbers}"
+
+
+def observe_not_asked(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return the contenders that are not compared because they have not answered."""
+    return " ".join(facts.comparison.not_asked) or None
+
+
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
     observe_tuning,
     observe_teacher,
@@ -245,6 +263,8 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_curve,
     observe_rows,
     observe_contaminated,
+    observe_incumbent,
+    observe_not_asked,
     observe_tests,
     observe_types,
 )

@@ -85,7 +85,8 @@ class Endpoint:
             body["seed"] = self.teacher.seed + request.sample
         if request.tools is not None:
             body["tools"] = list(request.tools)
-        return body | self._extra_fields
+        body |= self._extra_fields | self.settings.extra_body
+        return {name: value for name, value in body.items() if value is not None}
 
     def _parse_reply(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
         """Return the reply in the JSON `content`, or why it is not usable."""

@@ -132,7 +132,10 @@ class _TemplateValues:
                 for row in self.comparison.left_out
             ],
             "unusable": self.comparison.unusable,
-            "contaminated": [entry.describe() for entry in self.comparison.contaminated],
+            "not_compared": [
+                *(entry.describe() for entry in self.comparison.contaminated),
+                *self.comparison.not_asked,
+            ],
             "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
@@ -249,7 +252,8 @@ class _TemplateValues:
     def _describe(self, row: ComparisonRow) -> str:
         """Return what the row is, as part of a sentence."""
         if row.kind != "prompt":
-            return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "")
+            end = f", which ends on {row.ends}" if row.ends else ""
+            return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
         prompt = self._prompt_facts[row.name]
         parts = []
         if prompt.get("system_prompt"):
