@@ -62,6 +62,8 @@ def parse(arguments: list[str]) -> None:
     command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
     name, rest = "ft", arguments
     while isinstance(command, typer.core.TyperGroup):
+        if not rest and command.invoke_without_command:
+            return
         name, *rest = rest
         command = command.commands[name]
     _, unread, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(args=list(rest))
