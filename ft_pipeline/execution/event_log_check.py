@@ -11,6 +11,8 @@ from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.garbage import logged_removals
 
+WITHOUT_ARTIFACT = frozenset({"inbox"})
+"""Assets that are not steps: what they show is not in the store."""
 PAGE_SIZE = 500
 """Number of events that one query of the event log returns."""
 
@@ -68,7 +70,8 @@ def _all_materializations(project: Project) -> list[RecordedMaterialization] | N
     if not has_separate_database(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:
-        return [event for key in sorted(instance.all_asset_keys()) for event in _materializations_of(instance, key)]
+        keys = sorted(key for key in instance.all_asset_keys() if key.to_user_string() not in WITHOUT_ARTIFACT)
+        return [event for key in keys for event in _materializations_of(instance, key)]
 
 
 def _materializations_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[RecordedMaterialization]:

@@ -101,6 +101,8 @@ def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_pat
     pairs = pq.read_table(current(root, "preferences").path / "rows.parquet").to_pylist()
     assert {pair["chosen"][0]["content"] for pair in pairs} == {CORRECTED}
     assert ft_json(root, "inbox")["proposals"] == []
+    audited = ft(root, "audit", "--verify")
+    assert audited.returncode == 0 and "2 inbox records" in audited.stdout
 
     with serving(root, "champion") as served:
         messages: list[openai.types.chat.ChatCompletionMessageParam] = [

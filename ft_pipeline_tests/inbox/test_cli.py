@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.cli.commands import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.event_log_check import compare_with_event_log
 from ft_pipeline.inbox.decisions import ledger
 from ft_pipeline.project import Project
 from ft_pipeline_tests.inbox.served import QUESTION, RIGHT, WRONG, accepted_lines, call, new_project, said, write
@@ -95,6 +97,7 @@ def test_accept_and_reject_are_recorded_and_shown_in_the_ui(shop: Project) -> No
         event = instance.get_latest_materialization_event(dg.AssetKey("inbox"))
     assert event is not None and event.asset_materialization is not None
     assert event.asset_materialization.metadata["proposals"].value == 1, "the one that was rated up"
+    assert compare_with_event_log(shop, ArtifactIndex(shop.store))[1] == [], "it has no artifact"
 
 
 @pytest.mark.usefixtures("log")
