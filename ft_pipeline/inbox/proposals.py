@@ -81,10 +81,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Inbox:
-    """The open proposals of a log, newest first, and what else is in it."""
+    """The open proposals of a log, and what else is in it."""
 
     proposals: list[Proposal]
-    """Corrections, then answers that were rated up; each newest first."""
+    """Corrections and answers that were rated up, in the order of the log."""
     rated_down: int
     """Number of answers that were rated down, and not corrected."""
     rated_down_later: list[str]
