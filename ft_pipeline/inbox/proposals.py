@@ -18,7 +18,6 @@ from ft_pipeline.project import Project
 from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.excluded_rows import read_excluded
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.process_batch import SIDECAR_HINT, process_batch
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -185,6 +184,8 @@ def _check(
     """Return why the tables would set calls aside, and warnings, both by id. The code is that of the tables."""
     if not lines:
         return {}, {}
+    from ft_pipeline.tables.process_batch import SIDECAR_HINT, process_batch  # pandera takes a second to load
+
     identities, sidecar = list(lines), Sidecar()
     calls, feedback = [call for call, _ in lines.values()], [logged for _, logged in lines.values()]
     source = FORMATS[RAW_FORMAT]

@@ -32,6 +32,7 @@ from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.excluded_rows import Excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import FileTask
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.process_batch import BatchResult
 from ft_pipeline.tables.ray_tables import RAY_TABLES, RayTables
 from ft_pipeline.tables.reading.batches import Batch
@@ -196,7 +197,7 @@ def long_file(folder: Path) -> list[FileTask]:
     """A file of 9,000 rows in several batches."""
     words = " ".join(f"word{number}" for number in range(300))
     path = write_jsonl(folder / "long.jsonl", [{"text": f"Row {number}. {words}"} for number in range(9000)])
-    return [RecordingTask(path, folder, ".jsonl", folder, "text", PLAIN)]
+    return [RecordingTask(path, folder, ".jsonl", folder, "text", FORMATS["text"], PLAIN)]
 
 
 @long_with_ray
@@ -250,7 +251,17 @@ def test_the_step_builds_the_same_artifact_on_the_cluster(
 @long_with_ray
 def test_a_node_with_another_version_ends_the_build_with_its_name(tmp_path: Path, cluster: RayTables) -> None:
     other = replace(cluster, code="another")
-    tasks = [FileTask(write_jsonl(tmp_path / "a.jsonl", GOOD["text"]), tmp_path, ".jsonl", tmp_path, "text", PLAIN)]
+    tasks = [
+        FileTask(
+            write_jsonl(tmp_path / "a.jsonl", GOOD["text"]),
+            tmp_path,
+            ".jsonl",
+            tmp_path,
+            "text",
+            FORMATS["text"],
+            PLAIN,
+        )
+    ]
     message = r"The Ray cluster at .+ did not finish the table: node .+ has another version of ft-pipeline"
     with pytest.raises(UserError, match=message):
         next(next(other.map_files(tasks, set())))
@@ -299,7 +310,7 @@ def travel(task: FileTask) -> list[tuple[Batch, BatchResult]]:
 
 def test_a_batch_travels_back_without_its_bytes(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*GOOD["alpaca"], "broken"])
-    [(batch, result)] = travel(FileTask(path, tmp_path, ".jsonl", tmp_path, "alpaca", PLAIN))
+    [(batch, result)] = travel(FileTask(path, tmp_path, ".jsonl", tmp_path, "alpaca", FORMATS["alpaca"], PLAIN))
     assert (batch.block, batch.lines, batch.values) == (None, None, [])
     assert (result.read, result.rows.tolist(), result.table) == (3, [1, 2], None)
 
@@ -309,11 +320,11 @@ def test_a_refusal_travels_back(tmp_path: Path, content: str, code: str) -> None
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(Refused) as refused:
-        travel(FileTask(path, tmp_path, ".json", tmp_path, "text", PLAIN))
+        travel(FileTask(path, tmp_path, ".json", tmp_path, "text", FORMATS["text"], PLAIN))
     assert refused.value.code == code
 
 
 def test_a_file_without_batches_travels_back(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\n")
-    assert travel(FileTask(path, tmp_path, ".csv", tmp_path, "text", PLAIN)) == []
+    assert travel(FileTask(path, tmp_path, ".csv", tmp_path, "text", FORMATS["text"], PLAIN)) == []
