@@ -66,6 +66,7 @@ def test_a_hosted_teacher_works_from_a_wrong_key_to_the_comparison(shop: Path) -
     _check_the_cost_in_the_ui(root)
 
 
+@pytest.mark.long
 def test_a_contender_without_a_key_is_left_out_until_the_key_is_set(shop: Path) -> None:
     path = shop / "project.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
