@@ -127,7 +127,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             _number(row.prompt_tokens_per_call, 0),
             _number(row.generated_tokens_per_call, 0),
             _number(row.seconds_per_call, 2),
-            *([_number(None if row.cost_per_call is None else 1000 * row.cost_per_call, 3)] if priced else []),
+            *([_number(row.cost_per_1000, 3)] if priced else []),
             *([row.ends or ""] if ends else []),
             f"{row.trainable_params:,}" if row.trainable_params else "",
         )

@@ -1,4 +1,7 @@
-"""`ft import` and `ft export-data`: projects and rows in, rows out."""
+"""`ft import` and `ft export-data`: projects and rows in, rows out.
+
+The importers are loaded by their commands, because every `ft` command loads this module.
+"""
 
 import tempfile
 from pathlib import Path
@@ -8,12 +11,8 @@ import typer
 
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.cli.display_exchange import show_export, show_import
-from ft_pipeline.exchange.axolotl_import import plan_axolotl
 from ft_pipeline.exchange.export_rows import FORMATS, export_rows
-from ft_pipeline.exchange.llamafactory_import import plan_llamafactory
 from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_project
-from ft_pipeline.exchange.openai_import import plan_openai
-from ft_pipeline.exchange.traces_import import plan_traces
 from ft_pipeline.store.artifacts import ArtifactStore
 
 importer = typer.Typer(no_args_is_help=True, help="Make a project from what you have: files, settings, data.")
@@ -50,6 +49,8 @@ def llamafactory(
 
     Example: ft import llamafactory ../LLaMA-Factory --into ../support
     """
+    from ft_pipeline.exchange.llamafactory_import import plan_llamafactory
+
     _write(plan_llamafactory(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
 
 
@@ -67,6 +68,8 @@ def axolotl(
 
     Example: ft import axolotl recipes/support.yaml --into ../support
     """
+    from ft_pipeline.exchange.axolotl_import import plan_axolotl
+
     _write(plan_axolotl(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
 
 
@@ -87,6 +90,8 @@ def openai(
 
     Example: ft import openai train.jsonl validation.jsonl job.json --into ../support
     """
+    from ft_pipeline.exchange.openai_import import plan_openai
+
     _write(plan_openai(paths, tuned_model), Choices(into, force, base_model), as_json)
 
 
@@ -102,6 +107,8 @@ def traces(
 
     Example: ft import traces monday.jsonl tuesday.jsonl --into ../support
     """
+    from ft_pipeline.exchange.traces_import import plan_traces
+
     with tempfile.TemporaryDirectory(prefix="ft-import-") as work:
         plans = plan_traces(paths, Path(work))
         for name in plans:

@@ -76,7 +76,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
     def validated_table(context: SpecContext) -> Spec:
         inputs = {"raw": context.artifact(f"raw_{row_format.name}").reference}
         for name in row_format.also_reads:
-            if _raw_has_files(context, name):
+            if _has_files(context, f"raw_{name}", name):
                 inputs[name] = context.artifact(f"raw_{name}").reference
         excluded = read_excluded(context.project.root / "data", row_format.name)
         max_quarantined = context.project.settings.data.max_quarantined
@@ -234,16 +234,12 @@ def conversations(context: SpecContext) -> Spec:
 
 def _present(context: SpecContext, tables: Iterable[str]) -> list[str]:
     """Return the tables without those that are optional and have no files."""
-    return [name for name in tables if name not in OPTIONAL or _has_files(context, name)]
+    return [name for name in tables if name not in OPTIONAL or _has_files(context, name, name)]
 
 
-def _raw_has_files(context: SpecContext, data_format: str) -> bool:
-    artifact = context.find(f"raw_{data_format}")
-    return has_files(context.project.raw_folder(data_format)) if artifact is None else bool(artifact.summary["files"])
-
-
-def _has_files(context: SpecContext, data_format: str) -> bool:
-    artifact = context.find(data_format)
+def _has_files(context: SpecContext, asset: str, data_format: str) -> bool:
+    """Return whether an asset has files of a format: as its artifact says, or the folder if there is none yet."""
+    artifact = context.find(asset)
     return has_files(context.project.raw_folder(data_format)) if artifact is None else bool(artifact.summary["files"])
 
 

@@ -15,8 +15,15 @@ from ft_pipeline.exchange.axolotl_keys import (
 from ft_pipeline.exchange.experiment_draft import (
     ExperimentDraft,
     common_differences,
+    refuse_methods,
+    report_lost,
+    report_packing,
+    report_template,
+    report_types,
+    report_unknown,
     take_adam,
     take_epochs,
+    take_label_smoothing,
     take_max_steps,
     take_noise,
     take_number,
@@ -47,9 +54,7 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
 
     folder: what is imported. objective: ours, as their data sets and `rl` say it.
     """
-    for key, method in REFUSED.items():
-        if theirs.take(key):
-            raise NotTakenOver(f"`{key}` ({method}) has no counterpart here. Remove it, or train that one elsewhere.")
+    refuse_methods(theirs, REFUSED)
     take_base_model(draft, theirs, "base_model", "revision_of_model", folder)
     rl = theirs.text("rl")
     draft.keep(theirs.say("rl") if rl else "the data sets' types", "objective", objective)
@@ -182,12 +187,7 @@ def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, objective: str)
         effect = "The length of a block, in both. Ours cuts no text off."
     draft.change(line, f"training.max_length: {length}", effect)
     if theirs.flag("sample_packing") and objective != "cpt":
-        draft.change(
-            theirs.say("sample_packing"),
-            "training.padding_free (automatic)",
-            f"Theirs fills blocks of {length:,} tokens, so that a step has more rows; ours batches rows one by one, "
-            "without padding where it can.",
-        )
+        report_packing(draft, theirs, "sample_packing", length)
 
 
 def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
@@ -201,8 +201,7 @@ def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     take_number(draft, theirs if key == "rl_beta" or nested is None else nested, key, "dpo.beta", 0.1)
     if nested is not None and nested.unread():
         draft.lose(f"trl: {', '.join(nested.unread())}", LOST["trl"])
-    if theirs.number("dpo_label_smoothing"):
-        take_number(draft, theirs, "dpo_label_smoothing", "dpo.label_smoothing", 0.0)
+    take_label_smoothing(draft, theirs)
 
 
 def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:
@@ -227,33 +226,21 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings, objective: str
         draft.keep(theirs.say("default_system_message"), "data.system_prompt", system)
     template = theirs.text("chat_template")
     if template and not template.startswith("tokenizer_default"):
-        effect = (
-            f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
-        )
-        draft.change(theirs.say("chat_template"), "the model's chat template", effect)
-    types = theirs.present(["bf16", "fp16", "bfloat16", "float16", "float32"])
-    if types:
-        effect = "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it)."
-        draft.change(", ".join(theirs.say(name) for name in types), "", effect)
+        report_template(draft, theirs, "chat_template")
+    report_types(draft, theirs, ["bf16", "fp16", "bfloat16", "float16", "float32"])
     if theirs.flag("dataset_exact_deduplication"):
         effect = "Ours removes equal rows in any case, and near ones too."
         draft.change(theirs.say("dataset_exact_deduplication"), "duplicates are set aside", effect)
 
 
 def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
-    for key, effect in LOST.items():
-        if key != "trl" or draft.settings["objective"] != "dpo":
-            value = theirs.take(key)
-            if value is not None and value is not False:
-                draft.lose(theirs.say(key), effect)
+    is_dpo = draft.settings["objective"] == "dpo"
+    report_lost(draft, theirs, {key: effect for key, effect in LOST.items() if key != "trl" or not is_dpo})
     draft.report.ignore(
         [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
     )
     draft.report.ignore([*theirs.present_with(SPEED_PREFIXES), *theirs.present_with(ONLY_WITH)])
     unused = theirs.present(["rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights", "dpo_padding_free"])
-    if unused and draft.settings["objective"] != "dpo":
+    if unused and not is_dpo:
         draft.lose(", ".join(unused), "Theirs does not use them in this method either.")
-    for name in theirs.unread():
-        draft.lose(
-            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
-        )
+    report_unknown(draft, theirs)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +228,61 @@ def take_trackers(draft: ExperimentDraft, theirs: TheirSettings) -> None:
             "",
             "Theirs logs there; ours only in the UI. If the tracker is installed, set `training.report_to` "
             "(tensorboard, wandb, mlflow).",
+        )
+
+
+def refuse_methods(theirs: TheirSettings, refused: Mapping[str, str]) -> None:
+    """NotTakenOver if a key of a method that has no counterpart is set. refused: key → what it is."""
+    for key, method in refused.items():
+        if theirs.take(key):
+            raise NotTakenOver(f"`{key}` ({method}) has no counterpart here. Remove it, or train that one elsewhere.")
+
+
+def report_packing(draft: ExperimentDraft, theirs: TheirSettings, key: str, length: int) -> None:
+    """Report that rows are not packed. Theirs packs them into blocks of `length` tokens."""
+    draft.change(
+        theirs.say(key),
+        "training.padding_free (automatic)",
+        f"Theirs fills blocks of {length:,} tokens, so that a step has more rows; ours batches rows one by one, "
+        "without padding where it can.",
+    )
+
+
+def report_template(draft: ExperimentDraft, theirs: TheirSettings, key: str) -> None:
+    """Report that turns are written by the base model's chat template and not by the one that `key` names."""
+    effect = (
+        f"Theirs writes turns as its template {theirs.text(key)!r} does; ours as the base model's own chat template "
+        "does."
+    )
+    draft.change(theirs.say(key), "the model's chat template", effect)
+
+
+def report_types(draft: ExperimentDraft, theirs: TheirSettings, keys: Iterable[str]) -> None:
+    """Report the keys that choose the type of numbers. Ours follows from the hardware."""
+    if types := theirs.present(keys):
+        effect = "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it)."
+        draft.change(", ".join(theirs.say(key) for key in types), "", effect)
+
+
+def take_label_smoothing(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    """Set the label smoothing of DPO, if theirs has it."""
+    if theirs.number("dpo_label_smoothing"):
+        take_number(draft, theirs, "dpo_label_smoothing", "dpo.label_smoothing", 0.0)
+
+
+def report_lost(draft: ExperimentDraft, theirs: TheirSettings, lost: Mapping[str, str]) -> None:
+    """Report the keys that have no counterpart, if they are set. lost: key → effect."""
+    for key, effect in lost.items():
+        value = theirs.take(key)
+        if value is not None and value is not False:
+            draft.lose(theirs.say(key), effect)
+
+
+def report_unknown(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    """Report the keys that nothing has read."""
+    for name in theirs.unread():
+        draft.lose(
+            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
         )
 
 

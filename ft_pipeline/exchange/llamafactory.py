@@ -6,8 +6,15 @@ from typing import Any
 from ft_pipeline.exchange.experiment_draft import (
     ExperimentDraft,
     common_differences,
+    refuse_methods,
+    report_lost,
+    report_packing,
+    report_template,
+    report_types,
+    report_unknown,
     take_adam,
     take_epochs,
+    take_label_smoothing,
     take_max_steps,
     take_noise,
     take_number,
@@ -47,9 +54,7 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
     stage = (theirs.text("stage") or "sft").lower()
     if stage not in OBJECTIVES:
         raise NotTakenOver(f"The stage {stage!r} has no counterpart here. Use `stage: sft`, `dpo` or `pt`.")
-    for key, method in REFUSED.items():
-        if theirs.take(key):
-            raise NotTakenOver(f"`{key}` ({method}) has no counterpart here. Remove it, or train that one elsewhere.")
+    refuse_methods(theirs, REFUSED)
     take_base_model(draft, theirs, "model_name_or_path", "model_revision", folder)
     draft.keep(theirs.say("stage") if theirs.has("stage") else "stage (default: sft)", "objective", OBJECTIVES[stage])
     technique = _take_technique(draft, theirs)
@@ -153,12 +158,7 @@ def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, stage: str) -> 
         effect = f"Theirs truncates at {length:,} tokens; ours refuses longer rows."
         draft.change(line, f"training.max_length: {length}", effect)
     if theirs.flag("packing") and stage != "pt":
-        draft.change(
-            theirs.say("packing"),
-            "training.padding_free (automatic)",
-            f"Theirs fills blocks of {length:,} tokens, so that a step has more rows; ours batches rows one by one, "
-            "without padding where it can.",
-        )
+        report_packing(draft, theirs, "packing", length)
     theirs.present(["packing", "neat_packing"])
     if theirs.flag("enable_liger_kernel"):
         effect = "The same results. Set `training.use_liger_kernel: true` on a GPU for Liger's kernels."
@@ -172,8 +172,7 @@ def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     if theirs.number("pref_ftx"):
         raise NotTakenOver("`pref_ftx` adds the SFT loss, which has no counterpart here. Remove it.")
     take_number(draft, theirs, "pref_beta", "dpo.beta", 0.1)
-    if theirs.number("dpo_label_smoothing"):
-        take_number(draft, theirs, "dpo_label_smoothing", "dpo.label_smoothing", 0.0)
+    take_label_smoothing(draft, theirs)
 
 
 def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:
@@ -195,12 +194,8 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     system = theirs.text("default_system")
     if system and draft.settings["objective"] != "cpt":
         draft.keep(theirs.say("default_system"), "data.system_prompt", system)
-    template = theirs.text("template")
-    if template:
-        effect = (
-            f"Theirs writes turns as its template {template!r} does; ours as the base model's own chat template does."
-        )
-        draft.change(theirs.say("template"), "the model's chat template", effect)
+    if theirs.text("template"):
+        report_template(draft, theirs, "template")
     if theirs.has("enable_thinking"):
         effect = "Theirs adds empty thoughts to rows, or leaves them out; ours writes the thoughts that a row has."
         draft.change(theirs.say("enable_thinking"), "the model's chat template", effect)
@@ -210,20 +205,14 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings) -> None:
 def _take_precision(draft: ExperimentDraft, theirs: TheirSettings, technique: str) -> None:
     if theirs.flag("pure_bf16") and technique == "full" and draft.settings["training.optim"] != "adamw_torch":
         draft.keep(theirs.say("pure_bf16"), "training.pure_bf16", True)
-    types = theirs.present(["bf16", "fp16", "pure_bf16", "compute_dtype", "infer_dtype"])
-    if types:
-        effect = "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it)."
-        draft.change(", ".join(theirs.say(name) for name in types), "", effect)
+    report_types(draft, theirs, ["bf16", "fp16", "pure_bf16", "compute_dtype", "infer_dtype"])
 
 
 def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     if theirs.flag("trust_remote_code"):
         effect = "Theirs runs code from the model's repository; ours never does, and refuses a model that needs it."
         draft.lose(theirs.say("trust_remote_code"), effect)
-    for key, effect in LOST.items():
-        value = theirs.take(key)
-        if value is not None and value is not False:
-            draft.lose(theirs.say(key), effect)
+    report_lost(draft, theirs, LOST)
     draft.report.ignore(
         [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
     )
@@ -238,7 +227,4 @@ def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     unused += ["pref_beta", "pref_loss", "pref_ftx", "dpo_label_smoothing", "quantization_type", "double_quantization"]
     if names := theirs.present([name for name in unused if name in theirs.unread()]):
         draft.lose(", ".join(names), "Theirs does not use them in this stage and method either.")
-    for name in theirs.unread():
-        draft.lose(
-            name, "This key is unknown to the import. Look up what it does, and check our docs/settings.md for it."
-        )
+    report_unknown(draft, theirs)

@@ -105,7 +105,7 @@ def read_traffic(log: Path) -> Traffic:
     by_call: dict[str, list[dict[str, Any]]] = {}
     for where, line in _lines(log):
         traffic.lines += 1
-        if _FEEDBACK in line and isinstance(document := parse_line(line), dict) and _is_feedback(document):
+        if _FEEDBACK in line and openai_log.is_feedback(document := parse_line(line)):
             read = openai_log.read_feedback_line(document)
             if isinstance(read, Fault):
                 traffic.broken.append(BrokenLine(*where, read.message))
@@ -135,10 +135,6 @@ def _lines(log: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
             raise UserError(f"The log {path} cannot be read ({error.strerror}). Let this user read it.") from error
 
 
-def _is_feedback(document: Mapping[str, Any]) -> bool:
-    return "feedback" in document and not openai_log.is_log(document)
-
-
 def _read_call(line: bytes, wanted: Mapping[str, Any]) -> LoggedCall | str | None:
     """Return the call of a line if it is wanted; what is wrong with the line; or None for other lines."""
     start = _CALL.match(line)
@@ -149,7 +145,7 @@ def _read_call(line: bytes, wanted: Mapping[str, Any]) -> LoggedCall | str | Non
         return document.message
     if not isinstance(document, dict):
         return "it is not an object"
-    if _is_feedback(document):
+    if openai_log.is_feedback(document):
         return None
     if not openai_log.is_log(document) or otel.is_otlp(document) or openai_log.is_litellm(document):
         return "it is neither a call nor feedback"

@@ -71,10 +71,10 @@ def _cost_line(comparison: Comparison, row: ComparisonRow) -> CostLine:
     entry = next((entry for entry in comparison.break_even if entry.tuned == row.name), None)
     calls = [] if entry is None else [entry.calls_by_cost, entry.calls_by_time]
     paid = next((f"{count:,} answers" for count in calls if count is not None), "never" if entry else "")
-    cost, seconds, tokens = row.cost_per_call, row.seconds_per_call, row.prompt_tokens_per_call
+    cost, seconds, tokens = row.cost_per_1000, row.seconds_per_call, row.prompt_tokens_per_call
     return CostLine(
         f"{row.name} (ends on {row.ends})" if row.ends else row.name,
-        "" if cost is None else f"{1000 * cost:,.2f}",
+        "" if cost is None else f"{cost:,.2f}",
         "" if seconds is None else format_duration(1000 * seconds),
         "" if tokens is None else f"{1000 * tokens:,.0f}",
         "" if row.training is None else _training(row.training),

@@ -19,7 +19,7 @@ METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
 """Metrics that the answers of every project are scored with."""
 CALL_METRICS = ("call_names", "call_arguments", "call_order")
-"""Metrics that the answers are also scored with if test rows have tools."""
+"""Metrics that the answers are also scored with if test rows have tools. Of the other rows they say nothing."""
 RESERVED_METRIC_NAMES = frozenset(
     {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
     | {*CALL_METRICS, "call_items"}

@@ -134,9 +134,9 @@ def describe_break_even(entry: BreakEven) -> str:
 
 def describe_prices(own: ComparisonRow, incumbent: ComparisonRow) -> str:
     """Return what 1,000 answers cost in place of those of the incumbent, as a further sentence; empty if unknown."""
-    if own.cost_per_call is None or incumbent.cost_per_call is None:
+    if own.cost_per_1000 is None or incumbent.cost_per_1000 is None:
         return ""
-    costs = (f"{1000 * cost:,.2f}" for cost in (own.cost_per_call, incumbent.cost_per_call))
+    costs = (f"{cost:,.2f}" for cost in (own.cost_per_1000, incumbent.cost_per_1000))
     return f" 1,000 answers cost {' in place of '.join(costs)}."
 
 

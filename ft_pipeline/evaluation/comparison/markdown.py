@@ -54,8 +54,7 @@ def _score_table(comparison: Comparison) -> str:
             *(_score_cell(row.scores.get(metric)) for metric in metrics),
         ]
         cells += [_number_cell(row.prompt_tokens_per_call, 0), _number_cell(row.generated_tokens_per_call, 0)]
-        cost = None if row.cost_per_call is None else 1000 * row.cost_per_call
-        cells += [_number_cell(row.seconds_per_call, 2), *([_number_cell(cost, 3)] if has_prices else [])]
+        cells += [_number_cell(row.seconds_per_call, 2), *([_number_cell(row.cost_per_1000, 3)] if has_prices else [])]
         cells += [row.ends or ""] if has_ends else []
         lines.append([*cells, f"{row.trainable_params:,}", _training_cell(row.training)])
     return _table(lines)

@@ -187,6 +187,11 @@ class ComparisonRow(JsonRecord):
         return self.is_usable and (self.forgetting is None or self.forgetting.verdict != "forgets")
 
     @property
+    def cost_per_1000(self) -> float | None:
+        """The cost of 1,000 answers; None if it is unknown."""
+        return None if self.cost_per_call is None else 1000 * self.cost_per_call
+
+    @property
     def accuracy(self) -> float | None:
         """The general accuracy; None if it was not measured."""
         return (self.general or {}).get("accuracy")

@@ -79,9 +79,6 @@ PER_TOKEN = ("loss", "general_loss")
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 """The metrics that every task has, computed from the text of an answer."""
 
-CALL_METRICS = ("call_names", "call_arguments", "call_order")
-"""The metrics of calls of tools, if test rows have tools. Of the other rows they say nothing."""
-
 
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:
     """Return chrF (0..100; Popović 2015), ROUGE-L F1 (0..1; Lin 2004) and exact match (0 or 1) of one answer."""

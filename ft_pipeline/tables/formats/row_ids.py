@@ -26,8 +26,7 @@ def row_id(row: dict[str, Any]) -> str:
     """Return the SHA-256 (hex) of what a row says, as canonical JSON: sorted keys, no white space, UTF-8.
 
     Tags, sessions and the weights of turns say how a row is used, so they are left out: with others it is the same row.
-    So are
-    `tools` and `reference` if they are null: other rows keep the ids that they had before these columns existed.
+    So are `tools` and `reference` if they are null: other rows keep the ids that they had before these columns existed.
     """
     said = {
         name: _said(cell)

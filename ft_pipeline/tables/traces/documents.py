@@ -38,7 +38,7 @@ def read_calls(document: Any, sidecar: Sidecar) -> list[ModelCall | Fault]:
         return [document]
     if not isinstance(document, Mapping):
         return [Fault("wrong_type", "a document of a trace file must be an object with named values")]
-    if _is_feedback(document):
+    if openai_log.is_feedback(document):
         feedback = openai_log.read_feedback_line(document)
         return [feedback] if isinstance(feedback, Fault) else []
     people = frozenset(sidecar.feedback)
@@ -85,7 +85,7 @@ def collect_feedback(batches: Callable[[], Iterable[Batch]], sidecar: Sidecar) -
     """Return the feedback in a file. batches: reads it, once or twice. Only what may be feedback is parsed."""
     collected, has_own = FileFeedback(), False
     for document in _documents(batches(), _MAY_BE_FEEDBACK if not sidecar.feedback else None):
-        line = openai_log.read_feedback_line(document) if _is_feedback(document) else None
+        line = openai_log.read_feedback_line(document) if openai_log.is_feedback(document) else None
         if isinstance(line, tuple):
             identity, feedback = line
             collected.by_call[identity] = collected.by_call.get(identity, Feedback()).merge(feedback)
@@ -111,12 +111,8 @@ def _documents(batches: Iterable[Batch], markers: tuple[bytes, ...] | None) -> I
 
 def call_of_feedback(document: Any) -> str | None:
     """Return the id of the call that a document of feedback is about; None for other documents."""
-    line = openai_log.read_feedback_line(document) if _is_feedback(document) else None
+    line = openai_log.read_feedback_line(document) if openai_log.is_feedback(document) else None
     return line[0] if isinstance(line, tuple) else None
-
-
-def _is_feedback(document: Any) -> bool:
-    return isinstance(document, Mapping) and "feedback" in document and not openai_log.is_log(document)
 
 
 def rows_of(document: Any, sidecar: Sidecar, feedback: FileFeedback) -> Iterator[Any]:

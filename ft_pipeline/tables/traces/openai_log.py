@@ -34,6 +34,11 @@ def is_log(document: Mapping[str, Any]) -> bool:
     return any(key in document for key in _REQUESTS) and any(key in document for key in _RESPONSES)
 
 
+def is_feedback(document: Any) -> bool:
+    """Return whether a document is a line of feedback."""
+    return isinstance(document, Mapping) and "feedback" in document and not is_log(document)
+
+
 def is_litellm(document: Mapping[str, Any]) -> bool:
     """Return whether a document is a StandardLoggingPayload of LiteLLM."""
     return {"call_type", "messages", "response", "model"} <= document.keys()
