@@ -86,7 +86,7 @@ def openai(
     as_json: JsonOption = False,
 ) -> None:
     """Make a project from the files of a fine-tuning API (OpenAI, Azure, Together, Fireworks, Mistral), and show what
-    was taken over. Chat rows, preference rows and reinforcement rows are told apart by their keys.
+    was taken over. The keys of a row show whether it is a chat, preference or reinforcement row.
 
     Example: ft import openai train.jsonl validation.jsonl job.json --into ../support
     """

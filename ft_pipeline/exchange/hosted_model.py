@@ -10,7 +10,7 @@ from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.their_settings import describe
 
 NAME = re.compile(r"ft:(?P<base>[\w.-]+):[\w.-]*:[\w.-]*:[\w.:-]+", re.ASCII)
-"""`ft:BASE:ORG:SUFFIX:ID`. The suffix may be empty; the name of a checkpoint goes on after the id."""
+"""`ft:BASE:ORG:SUFFIX:ID`. The suffix may be empty; the name of a checkpoint follows the id."""
 ENDS = "2027-01-14"
 """The day on which OpenAI switches off tuned models of these bases (developers.openai.com/api/docs/deprecations)."""
 ENDING_BASES = re.compile(r"gpt-(4o|4\.1)(-mini)?(-\d{4}-\d\d-\d\d)?")
@@ -61,7 +61,7 @@ class HostedModel:
         return SECTION.format(name=name, model=self.model, ends=ends)
 
     def report(self, report: ImportReport) -> None:
-        """Add what became of it."""
+        """Add it to the report."""
         end = (
             f"It ends on {self.ends}: run before, and its answers are kept."
             if self.ends

@@ -1,6 +1,6 @@
 """The files of a raw folder: listed, checked, and stored by content.
 
-A YAML with a `source` stands for a remote file (sources/remote/). It is listed like a local file.
+A YAML with a `source` names a remote file (sources/remote/), which is listed like a local file.
 """
 
 import os

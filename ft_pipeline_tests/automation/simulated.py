@@ -1,6 +1,7 @@
 """A project that lives through simulated days: real files, snapshots, tables, sensors and schedules over a real Dagster
 instance; only what a teacher or a GPU would make is a stand-in of a few bytes."""
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -138,3 +139,21 @@ class Simulation:
             (draft.out / "content.txt").write_text(spec.hash, encoding="utf-8")
             artifact = self.store.commit(draft, STAND_IN)
         return artifact
+
+
+@contextmanager
+def simulated(root: Path, folder: Path, min_new_rows: int) -> Iterator[Simulation]:
+    """Simulate a project that has 60 raw rows, and of whose experiments only `qlora` is retrained automatically.
+
+    folder: for the Dagster instance. min_new_rows: the setting of the project.
+    """
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["retraining"] = {"min_new_rows": min_new_rows}
+    (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    gc.collect()  # an earlier test's instance, if collected later, would remove what this one sets
+    with dg.instance_for_test(temp_dir=str(folder)) as instance:
+        simulation = Simulation(root, instance)
+        for path in (root / "experiments").glob("*.yaml"):
+            simulation.write_experiment(path.stem, retrain=path.stem == "qlora")
+        simulation.write("first.jsonl", rows(60, seed=1))
+        yield simulation

@@ -1,14 +1,11 @@
 """Two weeks of changing raw files: what runs automatically, what does not, and why."""
 
-import gc
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import dagster as dg
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation.items import make_items
@@ -17,7 +14,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.automation.simulated import Simulation, rows
+from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
 from ft_pipeline_tests.release.test_exposure import entry
 
 
@@ -27,16 +24,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
     root = scaffold.create(tmp_path / "shop", example=True)
     for path in (root / "data" / "raw").glob("*/*.*"):
         path.unlink()
-    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["retraining"] = {"min_new_rows": 50}
-    (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.setenv("FT_PROJECT", str(root))
-    gc.collect()  # an earlier test's instance, if collected later, would remove what this one sets
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        simulation = Simulation(root, instance)
-        for path in (root / "experiments").glob("*.yaml"):
-            simulation.write_experiment(path.stem, retrain=path.stem == "qlora")
-        simulation.write("first.jsonl", rows(60, seed=1))
+    with simulated(root, tmp_path, min_new_rows=50) as simulation:
         yield simulation
 
 

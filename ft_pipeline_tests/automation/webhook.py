@@ -1,11 +1,12 @@
 """A webhook like Slack's: an HTTP server on loopback that keeps its messages."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from ft_pipeline_tests.loopback import serving
 
 
 @dataclass
@@ -41,13 +42,6 @@ def webhook() -> Iterator[Webhook]:
         def log_message(self, *arguments: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/services/T0/B0/geheim"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as port:
+        state.url = f"http://127.0.0.1:{port}/services/T0/B0/geheim"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -22,6 +22,7 @@ from ft_pipeline.execution.workers.traffic_log import TrafficLog, read_feedback
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
 from ft_pipeline.release.export.chat_template import template_with_whole_turns
+from ft_pipeline_tests import loopback
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 HERMES = AnswerForm(FAMILIES[0], True, False, ("<|im_end|>",), ("<|im_end|>",))
@@ -100,14 +101,8 @@ def running(engine: Engine) -> Iterator[None]:
 
         def log_message(self, *args: Any) -> None: ...
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    engine.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with loopback.serving(Handler) as engine.port:
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The asset `inbox` in a real Dagster instance, and what the automation does with accepted calls."""
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ft_pipeline.execution.step import STEPS
 from ft_pipeline.inbox.decide import decide
 from ft_pipeline.inbox.decisions import ledger
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.automation.simulated import Simulation, rows
+from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
 from ft_pipeline_tests.inbox.served import QUESTION, RIGHT, WRONG, accepted_lines, call, new_project, said, write
 
 LOG = "traffic/traces-2026-11-23.jsonl"
@@ -24,16 +23,8 @@ LOG = "traffic/traces-2026-11-23.jsonl"
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
     """A project that retrains `qlora` for a single new row."""
     root = new_project(tmp_path / "shop").root
-    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["retraining"] = {"min_new_rows": 1}
-    (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.setenv("FT_PROJECT", str(root))
-    gc.collect()  # an earlier test's instance, if collected later, would remove what this one sets
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        simulation = Simulation(root, instance)
-        for path in (root / "experiments").glob("*.yaml"):
-            simulation.write_experiment(path.stem, retrain=path.stem == "qlora")
-        simulation.write("first.jsonl", rows(60, seed=1))
+    with simulated(root, tmp_path, min_new_rows=1) as simulation:
         yield simulation
 
 

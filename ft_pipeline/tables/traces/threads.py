@@ -23,7 +23,7 @@ class Threads:
     def __init__(self) -> None:
         self._ends: list[bytes] = []
         self._longer: dict[bytes, int] = {}
-        """Hash of the turns up to an answer that is not the last of its row → the first row that goes on from it."""
+        """Hash of the turns up to an answer that is not the last of its row → the first row that continues it."""
 
     def add(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Add the turns of a row, which ends with an answer."""
