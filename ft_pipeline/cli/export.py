@@ -8,13 +8,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
-from ft_pipeline.project import Project
-from ft_pipeline.release.card.model_card import render_card
-from ft_pipeline.release.card.model_lineage import card_facts
+from ft_pipeline.release.disclosure.facts import export_facts
+from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import current_artifact
 
 
 def export(
@@ -32,19 +30,13 @@ def export(
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
     plan = plan_export(store, find_model(store, name), directory, merged=merged)
+    facts = export_facts(store, plan.model, opened_project.settings)
     with Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), console=stderr, transient=True
     ) as bar:
         task = bar.add_task("writing", total=plan.bytes)
-        write_export(plan, _render_card(opened_project, store, plan), lambda count: bar.advance(task, count))
+        write_export(plan, lambda folder: disclose(folder, facts, None), lambda count: bar.advance(task, count))
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
-
-
-def _render_card(project: Project, store: ArtifactStore, plan: ExportPlan) -> str:
-    settings = project.settings
-    comparison = current_artifact(store, "comparison")
-    facts = card_facts(store, plan.model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
-    return render_card(facts)
 
 
 def _document(plan: ExportPlan) -> dict[str, Any]:
@@ -57,8 +49,9 @@ def _document(plan: ExportPlan) -> dict[str, Any]:
         "bytes": plan.bytes,
         "technique": model.serving["technique"],
         "system_prompt": model.serving["system_prompt"],
-        "base_model": plan.base_entries.get("base_model_name_or_path"),
+        "base_model": plan.base_model,
         "fingerprint": model.released_fingerprint,
+        "signed": (plan.target / SIGNATURE).is_file(),
     }
 
 
@@ -69,5 +62,7 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
+    if not document["signed"]:
+        stdout.print("It is not signed, because the project has no key. Run `ft keys new` and export again to sign it.")
     if document["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")

@@ -85,17 +85,21 @@ class DataSettings(Section):
     semantic_duplicates: SemanticSettings | None = None
     """Set training conversations aside that mean the same as a held-out one. Off by default: it takes an embedding of
     every row."""
+    licenses: dict[str, str] = Field(default_factory=dict)
+    """Licenses of data, by format or file: `alpaca` or `alpaca/support.jsonl` to an SPDX identifier or a text. Exports
+    repeat them. They change no result."""
 
     def config(self) -> dict[str, Any]:
-        """Return the settings as a spec has them: those that were added later only if they are changed.
+        """Return the settings as a spec has them: those that were added later only if they are changed. `licenses`
+        never is.
 
         `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too. `mask` concerns
         only the tables of its formats.
         """
         later = {"golden_test", "group_templates"}
-        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates", "mask"}) | self.model_dump(
-            mode="json", include=later, exclude_defaults=True
-        )
+        return self.model_dump(
+            mode="json", exclude={*later, "semantic_duplicates", "mask", "licenses"}
+        ) | self.model_dump(mode="json", include=later, exclude_defaults=True)
 
     def masked(self, data_formats: Iterable[str]) -> dict[str, list[str]]:
         """Return what is masked in the rows of these formats, without formats in which nothing is."""

@@ -29,7 +29,7 @@ def card_facts(
 ) -> CardFacts:
     """Return the facts. comparison_artifact: its rows are on the card. task, teacher_terms: from project.yaml. decided:
     decision.json, if it is about this model."""
-    lineage = _Lineage(store, model)
+    lineage = Lineage(store, model)
     comparison = read_comparison(comparison_artifact) if comparison_artifact else NO_COMPARISON
     candidates = find_candidates(comparison_artifact, store)[0] if comparison_artifact else {}
     root = lineage.root_model
@@ -53,6 +53,7 @@ def card_facts(
         provenance=lineage.provenance(),
         has_erased_rows=lineage.has_erased_rows(),
         teacher=lineage.teacher(teacher_terms),
+        base_is_exported=hub_id(lineage.base_model) is None,
         serving=model.serving,
         champion=model.record.to_json() if model.record else {},
         decided=decided or {},
@@ -81,7 +82,7 @@ def _license(base: Artifact) -> str | None:
     return "LICENSE" if (base.path / "LICENSE").is_file() else None
 
 
-class _Lineage:
+class Lineage:
     """A model's artifacts: of all its training phases, from the last one back to the tables."""
 
     def __init__(self, store: ArtifactStore, model: ModelReference) -> None:

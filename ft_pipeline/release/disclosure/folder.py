@@ -1,0 +1,95 @@
+"""Write what is disclosed about a model into the folder with its files, and sign the folder."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ft_pipeline.release.card.files import files_section
+from ft_pipeline.release.card.model_card import render_card
+from ft_pipeline.release.disclosure.bom import build_bom
+from ft_pipeline.release.disclosure.facts import ExportFacts
+from ft_pipeline.release.disclosure.provenance import build_statement
+from ft_pipeline.store.hashing import sha256_of_file
+
+CARD, BOM, ROWS = "README.md", "bom.cdx.json", "training_rows.txt"
+STATEMENT, ENVELOPE = "provenance.json", "provenance.dsse.json"
+"""The provenance as it is read, and the same statement in a signed envelope (DSSE), if the project has a key."""
+SUMS, SIGNATURE, PUBLIC_KEY = "SHA256SUMS", "model.sig", "signing_key.pub"
+SIGNATURES = frozenset({SIGNATURE, ENVELOPE})
+"""They differ each time the same model is exported, because a signature contains randomness. SUMS leaves them out."""
+WEIGHT_SUFFIXES = (".safetensors", ".gguf")
+_BASE_FOLDER = "base"
+"""The folder with an adapter's base model: its weights were not made here."""
+
+
+class SigningKey(Protocol):
+    """What of the project's key is used."""
+
+    path: Path
+    public_pem: str
+
+    def sign(self, statement: dict[str, Any]) -> bytes: ...
+
+
+def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
+    """Write the card, the bill of materials, the provenance, the list of training rows and SHA256SUMS, and sign it all.
+
+    folder: contains the model's own files already, and nothing else. key: None if the project has none; then the card
+    says that the export is not signed.
+    """
+    weights = _hashes(folder, (path for path in _files(folder) if path.suffix in WEIGHT_SUFFIXES))
+    made = {name: sha256 for name, sha256 in weights.items() if not name.startswith(f"{_BASE_FOLDER}/")}
+    (folder / ROWS).write_text(facts.rows.render(), encoding="ascii")
+    statement = build_statement(facts, made, sha256_of_file(folder / ROWS))
+    _write_json(folder / STATEMENT, statement)
+    references = _hashes(folder, [folder / STATEMENT, folder / ROWS])
+    _write_json(folder / BOM, build_bom(facts, made, references))
+    if key is not None:
+        (folder / ENVELOPE).write_bytes(key.sign(statement))
+        (folder / PUBLIC_KEY).write_text(key.public_pem, encoding="ascii")
+    (folder / CARD).write_text(_card(folder, facts, weights, signed=key is not None), encoding="utf-8")
+    (folder / SUMS).write_text(_sums(folder), encoding="utf-8")
+    if key is not None:
+        _sign(folder, key.path)
+
+
+def _card(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, signed: bool) -> str:
+    documents = _hashes(folder, [folder / name for name in (BOM, STATEMENT, ROWS)])
+    section = files_section(
+        {**weights, **documents},
+        root=facts.rows.root,
+        leaves=len(facts.rows.leaves),
+        withheld=facts.rows.withheld,
+        key_sha256=sha256_of_file(folder / PUBLIC_KEY) if signed else None,
+    )
+    return f"{render_card(facts.card)}\n{section}"
+
+
+def _sums(folder: Path) -> str:
+    """Return the lines of SHA256SUMS, in the format of coreutils."""
+    listed = (path for path in _files(folder) if path.name not in {SUMS, *SIGNATURES})
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in _hashes(folder, listed).items())
+
+
+def _sign(folder: Path, private_key: Path) -> None:
+    """Sign every file of the folder with OpenSSF model signing. No connection is opened."""
+    from model_signing import hashing, signing
+
+    signature = folder / SIGNATURE
+    covered = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
+    signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    signer.set_hashing_config(covered).sign(folder, signature)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its name in the folder."""
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
