@@ -1,11 +1,16 @@
 """Fixtures that several stages share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
+os.environ["FT_KEYS"] = tempfile.mkdtemp(prefix="ft-keys-")  # no test writes keys to the home of the user
+atexit.register(shutil.rmtree, os.environ["FT_KEYS"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

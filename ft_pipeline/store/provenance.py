@@ -1,9 +1,9 @@
 """Facts for the manifest: the code, the packages, the machine and the user that built an artifact."""
 
-import getpass
 import hashlib
 import os
 import platform
+import pwd
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -72,11 +72,14 @@ def hardware() -> dict[str, Any]:
 
 
 def user_name() -> str:
-    """Return the name of the operating system's user, or `unknown` if there is none (some containers)."""
+    """Return the name of the operating system's user whose process this is; `uid N` if it has none (some containers).
+
+    It comes from the user id and the system's list of users, not from the environment, which anybody can set.
+    """
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _source_sha256(folder: Path) -> str:

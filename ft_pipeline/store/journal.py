@@ -1,0 +1,388 @@
+"""The journal of a store: one signed line per change, each with the hash of the line before it. `journal.jsonl`.
+
+A line is a DSSE envelope of an in-toto statement. Its subjects are files of the store with their SHA-256 after the
+change: manifests (which have the hashes of their artifact's files), pointers and records. It contains names and hashes
+and no text of a row, so that `ft erase` need not change it.
+
+A change is signed before it is made, under a lock. If the process is killed in between, the next change completes it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store import journal_head
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.provenance import user_name
+from ft_pipeline.store.signing import (
+    PUBLIC_KEY_NAME,
+    STATEMENT_TYPE,
+    BadSignature,
+    SigningKey,
+    create_key,
+    find_key,
+    key_id_of,
+    new_store_key,
+    read_public_key,
+    verify,
+)
+
+FILE_NAME = "journal.jsonl"
+PENDING_NAME = "journal.pending.json"
+"""The content of small files whose change is signed but perhaps not made yet."""
+PREDICATE_TYPE = "urn:ft-pipeline:store-change:v1"
+CREATED, ADOPTED, NEW_KEY, ABANDONED = "created", "adopted", "new key", "abandoned"
+ARTIFACT, POINTER, REMOVAL, REDACTION, CONTINUED = "artifact", "pointer", "removal", "redaction", "continued"
+"""Changes. Those of ledgers have the name of their folder."""
+KEY_CHANGES = frozenset({CREATED, ADOPTED, NEW_KEY})
+"""Changes whose details have the public key that the following ones are signed with."""
+STATE = (
+    "artifacts/*/*/*/manifest.json",
+    "current/*.json",
+    "champion/*.json",
+    "requests/*.json",
+    "redactions/*.json",
+    "exposures/*.json",
+    "inbox/*.json",
+    "blobs/*/*.redacted.json",
+)
+"""Patterns of the files of a store that the journal covers. Manifests have the hashes of all other files."""
+_TAIL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a journal."""
+
+    number: int
+    time: str
+    """UTC, ISO 8601."""
+    by: str
+    """The operating system's user whose process made the change."""
+    change: str
+    files: Mapping[str, str]
+    """Path in the store → SHA-256 after the change; for a removal, before it."""
+    details: Mapping[str, Any]
+    previous: str | None
+    """SHA-256 of the line before."""
+    sha256: str
+    """SHA-256 of this line."""
+
+
+@dataclass(frozen=True)
+class JournalFault:
+    """A line that is not as it was written."""
+
+    number: int
+    message: str
+
+
+@dataclass(frozen=True)
+class JournalKey:
+    """A key that signs a part of a journal."""
+
+    first: int
+    """Number of the first line that it signs."""
+    public_pem: bytes
+    endorsed: bool
+    """Whether the key before it signed its introduction. The first key of a journal needs no endorsement."""
+
+    @property
+    def key_id(self) -> str:
+        return key_id_of(self.public_pem)
+
+
+@dataclass(frozen=True)
+class JournalContent:
+    """A journal, read and verified. `entries` ends before the first fault."""
+
+    entries: list[Entry] = field(default_factory=list)
+    keys: list[JournalKey] = field(default_factory=list)
+    faults: list[JournalFault] = field(default_factory=list)
+
+
+class Sign(Protocol):
+    """Signs one change. Call it before the change is made."""
+
+    def __call__(
+        self,
+        change: str,
+        files: Mapping[str, str],
+        details: Mapping[str, Any] | None = None,
+        content: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """content: the new bytes of those files that the next change must write if this process is killed."""
+
+
+@contextlib.contextmanager
+def changing(root: Path) -> Iterator[Sign]:
+    """Hold the journal of the store `root` for a `with` block, and yield what signs its changes.
+
+    In a store without a key nothing is signed. Raises UserError if the key is missing, or if the journal ends before
+    the last line that this machine signed.
+    """
+    if (key := find_key(root)) is None:
+        yield _sign_nothing
+        return
+    with FileLock(root / "locks" / "journal", "recording a change").hold():
+        writer = _Writer(root, key)
+        writer.complete_last()
+        yield writer.sign
+        (root / PENDING_NAME).unlink(missing_ok=True)
+
+
+def require_key(root: Path) -> None:
+    """Raise UserError if the store is signed and its key is missing, before work is done that cannot be recorded."""
+    find_key(root)
+
+
+def sign_content(sign: Sign, root: Path, change: str, path: Path, content: bytes) -> None:
+    """Sign that a small file of the store `root` is about to get this content."""
+    name = path.relative_to(root).as_posix()
+    sign(change, {name: hashlib.sha256(content).hexdigest()}, content={name: content})
+
+
+def _sign_nothing(
+    change: str,
+    files: Mapping[str, str],
+    details: Mapping[str, Any] | None = None,
+    content: Mapping[str, bytes] | None = None,
+) -> None:
+    """Do nothing: the store has no key."""
+
+
+def sign_new_store(root: Path) -> SigningKey | None:
+    """Give the store `root` a key and begin its journal, if it is new. Return the key; None if it was not new.
+
+    Only a command of a person calls this: a key that is made in a pod would end with it.
+    """
+    if (root / "artifacts").exists() or read_public_key(root) is not None:
+        return None
+    with FileLock(root / "locks" / "journal", "creating a key").hold():
+        if read_public_key(root) is not None:
+            return None
+        return _introduce(root, new_store_key(), CREATED, {}, "a new store")
+
+
+def replace_key(root: Path, reason: str) -> tuple[SigningKey, bool]:
+    """Give the store a new key. Return it, and whether the key before it signed its introduction.
+
+    A store that was not signed is taken as it is: its first line lists the hashes of all its files. `STATE` says which.
+    """
+    with FileLock(root / "locks" / "journal", "replacing the key").hold():
+        if read_public_key(root) is None:
+            return _introduce(root, new_store_key(), ADOPTED, file_hashes(root, *STATE), reason), False
+        try:
+            old = find_key(root)
+        except UserError:
+            old = None
+        key = create_key()
+        return _introduce(root, key, NEW_KEY, {}, reason, signed_by=old), old is not None
+
+
+def accept_state(root: Path, reason: str) -> None:
+    """Sign that a person accepts a journal that ends before the last line that this machine signed."""
+    key = find_key(root)
+    if key is None:
+        raise UserError("This store is not signed, so there is nothing to accept. Run `ft keys new --reason TEXT`.")
+    with FileLock(root / "locks" / "journal", "accepting the journal").hold():
+        head = journal_head.remembered(root)
+        journal_head.forget(root)
+        _Writer(root, key).sign(CONTINUED, {}, {"reason": reason, "remembered": head.number if head else None})
+
+
+def _introduce(
+    root: Path, key: SigningKey, change: str, files: Mapping[str, str], reason: str, signed_by: SigningKey | None = None
+) -> SigningKey:
+    """Sign a line that introduces a key: with the key before it, or if that is lost, with the key itself."""
+    details = {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
+    if signed_by is None:
+        journal_head.forget(root)
+    _Writer(root, signed_by or key).sign(change, files, details)
+    with translate_write_errors():
+        write_atomically(root / PUBLIC_KEY_NAME, key.public_pem)
+    return key
+
+
+class _Writer:
+    """Appends lines to a journal whose lock is held."""
+
+    def __init__(self, root: Path, key: SigningKey) -> None:
+        self.root = root
+        self.key = key
+        self.path = root / FILE_NAME
+
+    def sign(
+        self,
+        change: str,
+        files: Mapping[str, str],
+        details: Mapping[str, Any] | None = None,
+        content: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """See Sign."""
+        last = self._last()
+        with translate_write_errors():
+            if content:
+                pending = {name: data.decode() for name, data in content.items()}
+                write_atomically(self.root / PENDING_NAME, json.dumps(pending).encode())
+            line = self.key.sign(_statement(change, files, details or {}, last))
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(descriptor, line + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        number = last.number + 1 if last else 1
+        journal_head.remember(self.root, journal_head.Head(self.key.key_id, number, _sha256(line)))
+
+    def complete_last(self) -> None:
+        """Complete the last change if the process that signed it was killed before it was made."""
+        last = self._last()
+        if last is None:
+            return
+        pending = self.root / PENDING_NAME
+        for name, text in (json.loads(pending.read_bytes()) if pending.is_file() else {}).items():
+            content = text.encode()
+            if last.files.get(name) == hashlib.sha256(content).hexdigest():
+                write_atomically(self.root / name, content)
+        if last.change == ARTIFACT and not any((self.root / name).is_file() for name in last.files):
+            self.sign(ABANDONED, last.files)
+
+    def _last(self) -> Entry | None:
+        """Return the last line. Removes a line that was not written completely."""
+        lines, is_complete = _tail(self.path)
+        if not is_complete:
+            _truncate(self.path, lines[-1])
+            lines, _ = _tail(self.path)
+        if not lines:
+            journal_head.require_not_behind(self.root, None)
+            return None
+        entry = _parse(lines[-1], _unverified_statement(lines[-1]))
+        journal_head.require_not_behind(self.root, journal_head.Head(self.key.key_id, entry.number, entry.sha256))
+        return entry
+
+
+def _statement(change: str, files: Mapping[str, str], details: Mapping[str, Any], last: Entry | None) -> dict[str, Any]:
+    """Return the in-toto statement of a change."""
+    predicate = {
+        "sequence": last.number + 1 if last else 1,
+        "previous": last.sha256 if last else None,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": user_name(),
+        "uid": os.getuid(),
+        "host": socket.gethostname(),
+        "change": change,
+        "details": dict(details),
+    }
+    subject = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()]
+    return {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": predicate}
+
+
+def read_journal(root: Path) -> JournalContent:
+    """Read and verify the journal of the store `root`: signatures, numbers, and each line's hash of the one before."""
+    path = root / FILE_NAME
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return read_lines(lines)
+
+
+def read_lines(lines: list[bytes]) -> JournalContent:
+    """Read and verify the lines of a journal, from its first one."""
+    content = JournalContent()
+    previous: str | None = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = _verified(number, line, content.keys)
+        except BadSignature as fault:
+            content.faults.append(JournalFault(number, str(fault)))
+            return content
+        if entry.number != number or entry.previous != previous:
+            content.faults.append(JournalFault(number, "does not follow the line before it"))
+            return content
+        content.entries.append(entry)
+        previous = entry.sha256
+    return content
+
+
+def _verified(number: int, line: bytes, keys: list[JournalKey]) -> Entry:
+    """Return the entry in a line, and add the key that it introduces. BadSignature if no known key signed it."""
+    claimed = _parse(line, _unverified_statement(line))
+    introduced = str(claimed.details["public_key"]).encode() if claimed.change in KEY_CHANGES else None
+    if introduced is None:
+        if not keys:
+            raise BadSignature("does not introduce a key")
+        return _parse(line, verify(line, keys[-1].public_pem))
+    try:
+        entry = _parse(line, verify(line, keys[-1].public_pem if keys else introduced))
+        endorsed = True
+    except BadSignature:
+        entry, endorsed = _parse(line, verify(line, introduced)), False
+    keys.append(JournalKey(number if not endorsed or number == 1 else number + 1, introduced, endorsed))
+    return entry
+
+
+def _unverified_statement(line: bytes) -> dict[str, Any]:
+    import base64
+
+    try:
+        statement: dict[str, Any] = json.loads(base64.b64decode(json.loads(line)["payload"]))
+        return statement
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadSignature("is no signed envelope") from error
+
+
+def _parse(line: bytes, statement: dict[str, Any]) -> Entry:
+    try:
+        predicate = statement["predicate"]
+        files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        return Entry(
+            int(predicate["sequence"]),
+            predicate["time"],
+            predicate["by"],
+            predicate["change"],
+            files,
+            predicate["details"],
+            predicate["previous"],
+            _sha256(line),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadSignature("is no change of a store") from error
+
+
+def _tail(path: Path) -> tuple[list[bytes], bool]:
+    """Return the last lines of a file, and whether the last one is complete. A line may be long: it is read whole."""
+    if not path.is_file():
+        return [], True
+    size, wanted = path.stat().st_size, _TAIL_BYTES
+    while True:
+        with path.open("rb") as file:
+            file.seek(max(0, size - wanted))
+            tail = file.read()
+        if wanted >= size or tail.rstrip(b"\n").count(b"\n"):
+            return tail.splitlines(), tail.endswith(b"\n") or not tail
+        wanted *= 4
+
+
+def _truncate(path: Path, rest: bytes) -> None:
+    """Remove an incomplete last line, which a killed process left. Its change was not made."""
+    with translate_write_errors():
+        os.truncate(path, path.stat().st_size - len(rest))
+
+
+def _sha256(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def file_hashes(root: Path, *patterns: str) -> dict[str, str]:
+    """Return path in the store → SHA-256, of the files of `root` that match one of the patterns."""
+    paths = sorted(path for pattern in patterns for path in root.glob(pattern) if path.is_file())
+    return {path.relative_to(root).as_posix(): sha256_of_file(path) for path in paths}
