@@ -13,6 +13,7 @@ from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.signing import find_key
 
 
 def export(
@@ -30,12 +31,13 @@ def export(
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
     plan = plan_export(store, find_model(store, name), directory, merged=merged)
+    key = find_key(store.root)
     facts = export_facts(store, plan.model, opened_project.settings)
     with Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), console=stderr, transient=True
     ) as bar:
         task = bar.add_task("writing", total=plan.bytes)
-        write_export(plan, lambda folder: disclose(folder, facts, None), lambda count: bar.advance(task, count))
+        write_export(plan, lambda folder: disclose(folder, facts, key), lambda count: bar.advance(task, count))
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
 
 
@@ -63,6 +65,8 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
         soft_wrap=True,
     )
     if not document["signed"]:
-        stdout.print("It is not signed, because the project has no key. Run `ft keys new` and export again to sign it.")
+        stdout.print(
+            "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again."
+        )
     if document["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ft_pipeline_tests.audit.shop import SECRET, Shop
 
 __all__ = ["ft", "ft_json", "opened", "released", "released_once", "shop"]
 MODEL, OTHER_MODEL = "ab" * 32, "cd" * 32
-HARD = 'Tabs\t, "quotes", \\ and\u2028separators, £5 for 🪴\x7f?'
+HARD = 'Tabs\t, "quotes", \\ and\u2028separators, £5 for 🪴?'
 RFC_ENTRIES = ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")
 """Entries of the reference implementation of RFC 6962, and the roots of their trees."""
 RFC_ROOTS = {
@@ -143,11 +144,11 @@ def test_a_row_with_calls_of_tools_is_found(shop: Shop, tmp_path: Path) -> None:
     ids = ids_of(table)
     rows = pa.table({"id": ids, "source": ["human"] * len(ids)})
     folder = write_list(tmp_path, list_of_rows(shop.store, [trained_on(shop, table, rows)], MODEL))
-    declared = pq.read_table(table.path / "rows.parquet")["tools"][0].as_py()
+    declared = json.dumps(TOOLS, separators=(",", ":"))
     said = [
         {"role": "user", "content": "Where is LF-1?"},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "tool_call_id": "c1", "content": "Dispatched"},
+        {"role": "tool", "tool_call_id": "c1", "name": "track", "content": "Dispatched"},
         {"role": "assistant", "content": "On its way."},
     ]
     assert look_up(folder, {"messages": said, "tools": declared}) == "in the list"

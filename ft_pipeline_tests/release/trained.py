@@ -119,6 +119,7 @@ class Trained:
         name: str,
         technique: str,
         *,
+        objective: str = "sft",
         system_prompt: str | None = None,
         passed: bool = True,
         start: str | None = None,
@@ -127,7 +128,9 @@ class Trained:
 
         passed: whether its merge check passed. start: the experiment whose adapter is recorded as the start.
         """
-        settings = ExperimentSettings.model_validate({"technique": technique, "data": {"system_prompt": system_prompt}})
+        settings = ExperimentSettings.model_validate(
+            {"technique": technique, "objective": objective, "data": {"system_prompt": system_prompt}}
+        )
         config = {"experiment": settings.model_dump(mode="json")}
         inputs = {"conversations": self.conversations, "base_model": self.base}
         data = self.put("training_data", inputs, lambda out: _write_token_rows(out, name), AUDIT, config)

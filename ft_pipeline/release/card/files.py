@@ -21,7 +21,7 @@ _SHAPES = """\
 - pair of answers: `{"prompt_messages": […], "chosen": […], "rejected": […]}`, each a list of turns"""
 _UNSIGNED = (
     "This folder is not signed: the hashes show that its files fit together, not who made them. `ft init` makes a key "
-    "for a new project, `ft keys new` for an existing one. Then export again."
+    "for a new project, `ft keys new --reason TEXT` for an existing one. Then export again."
 )
 _SIGNED = """\
 The folder is signed (OpenSSF model signing, ECDSA P-256). With the publisher's public key, and without this project:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ft_pipeline.release.card.files import files_section
 from ft_pipeline.release.card.model_card import render_card
@@ -11,25 +11,17 @@ from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts
 from ft_pipeline.release.disclosure.provenance import build_statement
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.signing import PUBLIC_KEY_NAME, SigningKey
 
 CARD, BOM, ROWS = "README.md", "bom.cdx.json", "training_rows.txt"
 STATEMENT, ENVELOPE = "provenance.json", "provenance.dsse.json"
 """The provenance as it is read, and the same statement in a signed envelope (DSSE), if the project has a key."""
-SUMS, SIGNATURE, PUBLIC_KEY = "SHA256SUMS", "model.sig", "signing_key.pub"
+SUMS, SIGNATURE, PUBLIC_KEY = "SHA256SUMS", "model.sig", PUBLIC_KEY_NAME
 SIGNATURES = frozenset({SIGNATURE, ENVELOPE})
 """They differ each time the same model is exported, because a signature contains randomness. SUMS leaves them out."""
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 _BASE_FOLDER = "base"
 """The folder with an adapter's base model: its weights were not made here."""
-
-
-class SigningKey(Protocol):
-    """What of the project's key is used."""
-
-    path: Path
-    public_pem: str
-
-    def sign(self, statement: dict[str, Any]) -> bytes: ...
 
 
 def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
@@ -47,7 +39,7 @@ def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
     _write_json(folder / BOM, build_bom(facts, made, references))
     if key is not None:
         (folder / ENVELOPE).write_bytes(key.sign(statement))
-        (folder / PUBLIC_KEY).write_text(key.public_pem, encoding="ascii")
+        (folder / PUBLIC_KEY).write_bytes(key.public_pem)
     (folder / CARD).write_text(_card(folder, facts, weights, signed=key is not None), encoding="utf-8")
     (folder / SUMS).write_text(_sums(folder), encoding="utf-8")
     if key is not None:
