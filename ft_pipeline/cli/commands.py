@@ -6,7 +6,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from ft_pipeline.cli import (
     gc,
     inbox,
     inspect,
+    keys,
     memory,
     release,
     report,
@@ -44,6 +45,9 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.atomic_files import describe_write_error
 from ft_pipeline.tables.formats.registry import FORMATS
+
+if TYPE_CHECKING:
+    from ft_pipeline.store.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -90,12 +94,24 @@ def init(
 
     Example: ft init ../support --example
     """
+    from ft_pipeline.store.journal import sign_new_store
+
     root = scaffold.create(directory, example)
+    _show_new_key(sign_new_store(Project(root).store))
     stdout.print(
         f"Created the project folder {root}. Next: "
         + ("" if example else "put your files into data/raw, then ")
         + f"ft run --project {root}"
     )
+
+
+def _show_new_key(key: "SigningKey | None") -> None:
+    """Say where the key of a new store is."""
+    if key is not None:
+        stderr.print(
+            f"Created the signing key of this store: {display.plain(str(key.path))}. Back it up (docs/audit.md).",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -135,6 +151,7 @@ def run(
     Example: ft run --experiment qlora
     """
     from ft_pipeline.execution import run as running
+    from ft_pipeline.store.journal import sign_new_store
 
     opened_project = open_project(project)
     assets = tuple(select.split(",")) if select else ()
@@ -144,6 +161,7 @@ def run(
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         print_result(document, as_json, lambda _: display.show_plan(stdout, planned))
         return
+    _show_new_key(sign_new_store(opened_project.store))
     with live_progress(stderr):
         outcome = running.run(request)
     print_result(outcome.to_json(), as_json, lambda _: display.show_outcome(stdout, outcome, opened_project))
@@ -240,6 +258,7 @@ for command in (
     gc.gc,
     memory.memory,
     inspect.inspect,
+    keys.anchor,
 ):
     app.command()(command)
 
@@ -302,3 +321,4 @@ def _require_document(project: Project, asset: str) -> Any:
 audit.add_to(app)
 app.add_typer(exchange.importer, name="import")
 app.add_typer(inbox.app, name="inbox")
+app.add_typer(keys.app, name="keys")

@@ -17,10 +17,8 @@ from ft_pipeline.store.blobs import INCOMING_PREFIX
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import MANIFEST_NAME
+from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.spec import ArtifactReference
-
-LOG_NAME = "removed.jsonl"
-"""Append-only list of removed artifacts, so that an audit can distinguish removal from tampering."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +76,6 @@ def remove_garbage(store: ArtifactStore, garbage: Garbage) -> None:
             _remove_folder(folder)
         for blob in garbage.blobs:
             _remove_blob(store.root, blob)
-
-
-def logged_removals(root: Path) -> set[ArtifactReference]:
-    """Return the artifacts in the removal log of the store `root`.
-
-    After an interruption, the last one may still be in the store.
-    """
-    try:
-        lines = (root / LOG_NAME).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return set()
-    return {(entry["kind"], entry["fingerprint"]) for entry in map(json.loads, lines)}
 
 
 def _log_removal(path: Path, artifact: Artifact) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from ft_pipeline.store.atomic_files import translate_write_errors, write_atomica
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
+from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.signing import (
     PUBLIC_KEY_NAME,
     STATEMENT_TYPE,
@@ -36,6 +37,7 @@ from ft_pipeline.store.signing import (
     read_public_key,
     verify,
 )
+from ft_pipeline.store.spec import ArtifactReference
 
 FILE_NAME = "journal.jsonl"
 PENDING_NAME = "journal.pending.json"
@@ -181,7 +183,8 @@ def replace_key(root: Path, reason: str) -> tuple[SigningKey, bool]:
     """
     with FileLock(root / "locks" / "journal", "replacing the key").hold():
         if read_public_key(root) is None:
-            return _introduce(root, new_store_key(), ADOPTED, file_hashes(root, *STATE), reason), False
+            files, removed = file_hashes(root, *STATE), logged_removals(root)
+            return _introduce(root, new_store_key(), ADOPTED, files, reason, removed=removed), False
         try:
             old = find_key(root)
         except UserError:
@@ -202,10 +205,19 @@ def accept_state(root: Path, reason: str) -> None:
 
 
 def _introduce(
-    root: Path, key: SigningKey, change: str, files: Mapping[str, str], reason: str, signed_by: SigningKey | None = None
+    root: Path,
+    key: SigningKey,
+    change: str,
+    files: Mapping[str, str],
+    reason: str,
+    *,
+    signed_by: SigningKey | None = None,
+    removed: Iterable[ArtifactReference] = (),
 ) -> SigningKey:
     """Sign a line that introduces a key: with the key before it, or if that is lost, with the key itself."""
-    details = {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
+    details: dict[str, Any] = {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
+    if removed:
+        details["removed"] = sorted(removed)
     if signed_by is None:
         journal_head.forget(root)
     _Writer(root, signed_by or key).sign(change, files, details)

@@ -54,7 +54,9 @@ def require_not_behind(root: Path, last: Head | None) -> None:
     Lines after it are accepted: the process that wrote them was killed before it remembered them, or it runs elsewhere.
     """
     head = remembered(root)
-    if head is None or (last is not None and (last.number > head.number or last == head)):
+    if head is None or (last is not None and last.number > head.number):
+        return
+    if last is not None and (last.number, last.sha256) == (head.number, head.sha256):
         return
     ends = f"ends at line {last.number}" if last else "is missing"
     raise UserError(

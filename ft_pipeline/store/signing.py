@@ -89,7 +89,10 @@ def read_public_key(store: Path) -> bytes | None:
 
 
 def key_id_of(public_pem: bytes) -> str:
-    """Return the id of a public key: `openssl pkey -pubin -in KEY -outform der | sha256sum`. UserError if it is none."""
+    """Return the id of a public key in PEM form, as `openssl pkey -pubin -in KEY -outform der | sha256sum` does.
+
+    UserError if it is not a public key.
+    """
     from cryptography.hazmat.primitives import serialization
 
     try:
