@@ -11,6 +11,7 @@ from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, prin
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
+from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.signing import find_key
@@ -30,7 +31,9 @@ def export(
     """
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
-    plan = plan_export(store, find_model(store, name), directory, merged=merged)
+    model = find_model(store, name)
+    require_intact(store, model)
+    plan = plan_export(store, model, directory, merged=merged)
     key = find_key(store.root)
     facts = export_facts(store, plan.model, opened_project.settings)
     with Progress(
