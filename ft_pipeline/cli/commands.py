@@ -248,6 +248,7 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
 for command in (
     release.promote,
+    release.approve,
     release.rollback,
     release.champion,
     exposures.exposures,

@@ -1,7 +1,6 @@
 """Whoever can write to the store, but does not have the key, cannot hide a change. With the key, an anchor tells."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
+from ft_pipeline.project import Project
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.champion import history
 from ft_pipeline.release.exposure_ledger import NewEntry
@@ -40,21 +41,17 @@ def signed_once(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         assert number
         exposure_ledger.write_result(shop.store.root, number, {"qlora/merged": 1}, None)
     decisions.record(shop.store.root, "accepted", {"call-1": (1, 1)}, "good", ["traces/day.jsonl"])
+    erase(Project(shop.root), shop.raw("alpaca", "support.jsonl"), [5], "request 1")
     return shop
 
 
 @pytest.fixture
-def erased_row() -> tuple[str, ...]:
-    return ("erase", "data/raw/alpaca/support.jsonl", "5", "--reason", "request 1")
-
-
-@pytest.fixture
-def signed(signed_once: Shop, opened: Path, ft: Command, erased_row: tuple[str, ...]) -> Shop:
+def signed(signed_once: Shop, opened: Path) -> Shop:
+    """A copy of it, in which this machine has recorded a change, too."""
     shutil.copytree(signed_once.root, opened)
-    (opened / "dagster_home").mkdir(exist_ok=True)
-    os.chdir(opened)
-    assert ft(*erased_row)[0] == 0
-    return Shop(opened)
+    shop = Shop(opened)
+    decisions.record(shop.store.root, "rejected", {"call-2": (1, 1)}, "", [])
+    return shop
 
 
 def test_an_untouched_signed_store_has_no_finding(signed: Shop, ft: Command, ft_json: Command) -> None:
