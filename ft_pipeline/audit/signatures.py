@@ -155,7 +155,7 @@ def _compare_with_files(state: SignedState, root: Path) -> Iterator[Finding]:
             yield Finding(missing, path, f"was removed (line {number} of the journal signed it)")
         elif actual[path] != signed.sha256:
             put_back = state.earlier.get(path, {}).get(actual[path])
-            message = f"is not as it was signed in line {number} of the journal"
+            message = f"was edited: it is not as it was signed in line {number} of the journal"
             yield Finding(edited, path, message + (f": the one of line {put_back} was put back" if put_back else ""))
         elif signed.entry.change != ADOPTED:
             yield from _wrongly_dated(root / path, signed.entry)
