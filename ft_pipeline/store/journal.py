@@ -154,6 +154,15 @@ def sign_content(sign: Sign, root: Path, change: str, path: Path, content: bytes
     sign(change, {name: hashlib.sha256(content).hexdigest()}, content={name: content})
 
 
+def require_unsigned(root: Path, path: Path) -> None:
+    """Raise UserError if a record that is to be written was signed before: then somebody removed it."""
+    name = path.relative_to(root).as_posix()
+    file = root / FILE_NAME
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        if name in _parse(line, _unverified_statement(line)).files:
+            raise UserError(f"The record {name} was signed, but is missing. Run `ft audit --verify`, and restore it.")
+
+
 def _sign_nothing(
     change: str,
     files: Mapping[str, str],

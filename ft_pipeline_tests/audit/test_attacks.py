@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -331,6 +332,12 @@ def test_nothing_is_recorded_on_a_journal_that_was_cut_off(signed: Shop) -> None
         signed.put("adapter", "qlora", {}, {"other": 1}, {"adapter_model.safetensors": b"x"})
 
 
+def test_a_dropped_record_is_not_written_over(signed: Shop) -> None:
+    attacks.drop_newest_champion(signed)
+    with pytest.raises(UserError, match=r"champion/000002\.json was signed, but is missing"):
+        signed.release(signed.materialize(learning_rate=3e-3))
+
+
 def test_the_environment_does_not_name_the_author(signed: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(variable, "ceo")
@@ -457,6 +464,21 @@ def test_another_machine_verifies_with_the_public_key_alone(
     assert ft_json("audit", "--verify")["findings"] == []  # nothing tells this machine which key is right
     (finding, *_) = ft_json("audit", "--verify", "--key", str(tmp_path / "known.pub"))["findings"]
     assert finding["code"] == "wrong_key"
+
+
+def test_the_program_in_the_docs_verifies_a_store_without_this_project(signed: Shop, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "audit.md").read_text(encoding="utf-8")
+    program = tmp_path / "verify_store.py"
+    program.write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    shutil.move(signed.store.root, tmp_path / "elsewhere")
+    command = [sys.executable, "-I", str(program), "elsewhere", "elsewhere/signing_key.pub"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0 and ", 0 changed; the last line is " in run().stdout
+    edit(tmp_path / "elsewhere" / "champion" / "000002.json", lambda record: record.update(by="ceo"))
+    assert run().returncode == 1 and "changed: champion/000002.json" in run().stdout
 
 
 def test_a_store_without_a_key_says_that_it_is_unsigned(released: Shop, ft: Command, ft_json: Command) -> None:
