@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from ft_pipeline.release.champion import history
 from ft_pipeline.release.exposure_ledger import NewEntry
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference
+from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.garbage import find_garbage, remove_garbage
 from ft_pipeline.store.journal import read_journal, sign_new_store
 from ft_pipeline.store.signing import create_key, find_key
 from ft_pipeline_tests.audit import attacks
@@ -347,6 +350,15 @@ def test_the_environment_does_not_name_the_author(signed: Shop, monkeypatch: pyt
     assert record["by"] == whoami == read_journal(signed.store.root).entries[-1].by
 
 
+def test_what_ft_gc_removes_is_signed(signed: Shop, ft_json: Command) -> None:
+    kept = [(pointer.kind, pointer.fingerprint) for pointer in AssetPointers(signed.store.root).all()]
+    garbage = find_garbage(signed.store, kept, datetime.now(UTC))
+    assert garbage.artifacts
+    remove_garbage(signed.store, garbage)
+    champions = [f for f in ft_json("audit", "--verify")["findings"] if "released it" not in f["message"]]
+    assert champions == []
+
+
 # --- with the key -----------------------------------------------------------------------------------------------------
 
 
@@ -425,8 +437,6 @@ def test_a_line_that_is_dated_back_with_the_key_is_found(signed: Shop, ft_json: 
 
 
 def test_a_record_with_another_time_than_its_signature_is_found(signed: Shop, ft_json: Command) -> None:
-    from datetime import UTC, datetime
-
     path = signed.store.root / "champion" / "000003.json"
     record = json.loads((path.parent / "000001.json").read_bytes())
     content = {**record, "sequence": 3, "since": "2026-01-01T00:00:00+00:00"}
