@@ -9,7 +9,8 @@ from typing import Any
 
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.store import journal_head
-from ft_pipeline.store.journal import ADOPTED, FILE_NAME, STATE, Entry, JournalContent, file_hashes, read_journal
+from ft_pipeline.store.journal import file_hashes
+from ft_pipeline.store.journal_lines import ADOPTED, FILE_NAME, STATE, Entry, JournalContent, read_journal
 from ft_pipeline.store.signed_state import SignedState, state_of
 from ft_pipeline.store.signing import ID_DIGITS, key_id_of, keys_folder, read_public_key
 

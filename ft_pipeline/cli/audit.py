@@ -120,7 +120,7 @@ def _walk_chain(project: "Project", name: str, *, or_whole_store: bool) -> tuple
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import find_subject, whole_store
-    from ft_pipeline.store.journal import FILE_NAME
+    from ft_pipeline.store.journal_lines import FILE_NAME
 
     index = ArtifactIndex(project.store)
     try:

@@ -21,7 +21,8 @@ from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.garbage import find_garbage, remove_garbage
-from ft_pipeline.store.journal import read_journal, sign_new_store
+from ft_pipeline.store.journal import sign_new_store
+from ft_pipeline.store.journal_lines import read_journal
 from ft_pipeline.store.signing import create_key, find_key
 from ft_pipeline_tests.audit import attacks
 from ft_pipeline_tests.audit.conftest import Command

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.store.journal import changing, read_journal, sign_content, sign_new_store
+from ft_pipeline.store.journal import changing, sign_content, sign_new_store
+from ft_pipeline.store.journal_lines import FILE_NAME, read_journal
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.signing import create_key, find_key, keys_folder
 from ft_pipeline.store.spec import Spec
@@ -75,7 +75,7 @@ def test_an_artifact_that_was_signed_and_not_moved_into_place_is_given_up(
 
 def test_half_a_line_of_a_killed_process_is_removed(root: Path) -> None:
     build(root)
-    with (root / journal.FILE_NAME).open("ab") as file:
+    with (root / FILE_NAME).open("ab") as file:
         file.write(b'{"payload": "eyJf')
     build(root, b"y")
     content = read_journal(root)
@@ -144,6 +144,6 @@ def test_a_folder_of_keys_that_cannot_be_written_stops_nothing(root: Path, monke
 
 def test_the_journal_has_no_text_of_a_reason_of_an_erasure(root: Path) -> None:
     Ledger(root / "redactions", "number").append({"number": 1, "reason": "Ada Fenwick asked"})
-    assert b"Fenwick" not in (root / journal.FILE_NAME).read_bytes()
+    assert b"Fenwick" not in (root / FILE_NAME).read_bytes()
     payloads = [json.dumps(vars(entry), default=str) for entry in read_journal(root).entries]
     assert not any("Fenwick" in payload for payload in payloads)
