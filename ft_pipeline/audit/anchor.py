@@ -17,7 +17,7 @@ from pathlib import Path
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.journal import FILE_NAME, read_journal, read_lines
+from ft_pipeline.store.journal_lines import FILE_NAME, read_journal, read_lines
 from ft_pipeline.store.provenance import user_name
 
 GIT_PREFIX = "git+"

@@ -9,7 +9,8 @@ from typing import Any
 
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.store import journal_head
-from ft_pipeline.store.journal import ADOPTED, FILE_NAME, STATE, Entry, JournalContent, file_hashes, read_journal
+from ft_pipeline.store.journal import file_hashes
+from ft_pipeline.store.journal_lines import ADOPTED, FILE_NAME, STATE, Entry, JournalContent, read_journal
 from ft_pipeline.store.signed_state import SignedState, state_of
 from ft_pipeline.store.signing import ID_DIGITS, key_id_of, keys_folder, read_public_key
 
@@ -155,7 +156,7 @@ def _compare_with_files(state: SignedState, root: Path) -> Iterator[Finding]:
             yield Finding(missing, path, f"was removed (line {number} of the journal signed it)")
         elif actual[path] != signed.sha256:
             put_back = state.earlier.get(path, {}).get(actual[path])
-            message = f"is not as it was signed in line {number} of the journal"
+            message = f"was edited: it is not as it was signed in line {number} of the journal"
             yield Finding(edited, path, message + (f": the one of line {put_back} was put back" if put_back else ""))
         elif signed.entry.change != ADOPTED:
             yield from _wrongly_dated(root / path, signed.entry)

@@ -120,12 +120,13 @@ def _walk_chain(project: "Project", name: str, *, or_whole_store: bool) -> tuple
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import find_subject, whole_store
+    from ft_pipeline.store.journal_lines import FILE_NAME
 
     index = ArtifactIndex(project.store)
     try:
         return walk(index, find_subject(index, name)), None
     except UserError as error:
-        if not or_whole_store or not index.kinds():
+        if not or_whole_store or not (index.kinds() or (project.store / FILE_NAME).is_file()):
             raise
         return walk(index, whole_store(name)), str(error)
 

@@ -185,10 +185,12 @@ def ui(
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.execution.workers.serving import require_free_port
+    from ft_pipeline.store.journal import sign_new_store
 
     opened_project = open_project(project)
     instance.require_writable(opened_project.dagster_home)
     if not read_only:
+        _show_new_key(sign_new_store(opened_project.store))
         check_environment()
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
@@ -249,6 +251,7 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
 for command in (
     release.promote,
+    release.approve,
     release.rollback,
     release.champion,
     exposures.exposures,

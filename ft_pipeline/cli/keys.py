@@ -81,7 +81,7 @@ def _require(reason: str) -> str:
 
 
 def _describe(store: Path) -> dict[str, Any]:
-    from ft_pipeline.store.journal import read_journal
+    from ft_pipeline.store.journal_lines import read_journal
     from ft_pipeline.store.signing import find_key, key_id_of, read_public_key
 
     public_pem = read_public_key(store)

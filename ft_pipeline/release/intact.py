@@ -6,7 +6,7 @@ from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store import journal_head
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.journal import read_journal
+from ft_pipeline.store.journal_lines import read_journal
 from ft_pipeline.store.manifest import BrokenArtifact
 from ft_pipeline.store.signed_state import SignedState, manifest_path, state_of
 from ft_pipeline.store.signing import read_public_key

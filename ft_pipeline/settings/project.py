@@ -262,6 +262,13 @@ class PromotionSettings(Section):
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
     """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
     (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
+    two_people: bool = False
+    """Whether another person must approve each move of the champion, by the rules or by `ft promote`: `ft approve`."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromotionSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `two_people`, which does not change what the rules decide."""
+        return {key: value for key, value in serialize(self).items() if key != "two_people"}
 
 
 class CostSettings(Section):

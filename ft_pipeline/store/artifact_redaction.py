@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.atomic_files import rewriting, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
@@ -169,7 +169,7 @@ def _write_redacted_manifest(root: Path, path: Path, manifest: dict[str, Any], e
     name = path.relative_to(root).as_posix()
     details = {"kind": manifest["kind"], "fingerprint": manifest["fingerprint"], **entry}
     with journal.changing(root) as sign:
-        sign(journal.REDACTION, {name: hashlib.sha256(content).hexdigest()}, details, {name: content})
+        sign(journal_lines.REDACTION, {name: hashlib.sha256(content).hexdigest()}, details, {name: content})
         write_atomically(path, content)
 
 

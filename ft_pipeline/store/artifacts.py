@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal, provenance
+from ft_pipeline.store import journal, journal_lines, provenance
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import hashes_of_files, plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
@@ -278,7 +278,7 @@ class ArtifactStore:
                 attempt += 1
                 target = parent / f"{fingerprint[:NAME_DIGITS]}-{attempt}"
             manifest = (target / MANIFEST_NAME).relative_to(self.root).as_posix()
-            sign(journal.ARTIFACT, {manifest: sha256_of_file(draft.out / MANIFEST_NAME)})
+            sign(journal_lines.ARTIFACT, {manifest: sha256_of_file(draft.out / MANIFEST_NAME)})
             parent.mkdir(parents=True, exist_ok=True)
             draft.out.rename(target)
             sync_folder(parent)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.store import journal
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
@@ -39,7 +39,7 @@ class AssetPointers:
         pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
         path, content = self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode()
         with journal.changing(self.root) as sign, translate_write_errors():
-            journal.sign_content(sign, self.root, journal.POINTER, path, content)
+            journal.sign_content(sign, self.root, journal_lines.POINTER, path, content)
             write_atomically(path, content)
         return pointer
 
@@ -48,7 +48,7 @@ class AssetPointers:
         path = self._path(asset, partition)
         with journal.changing(self.root) as sign:
             if path.is_file():
-                sign(journal.REMOVAL, {path.relative_to(self.root).as_posix(): sha256_of_file(path)})
+                sign(journal_lines.REMOVAL, {path.relative_to(self.root).as_posix(): sha256_of_file(path)})
                 path.unlink()
 
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:

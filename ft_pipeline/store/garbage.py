@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.store import journal
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import INCOMING_PREFIX
@@ -69,7 +69,7 @@ def remove_garbage(store: ArtifactStore, garbage: Garbage) -> None:
             with journal.changing(store.root) as sign:
                 manifest = (artifact.path / MANIFEST_NAME).relative_to(store.root).as_posix()
                 details = {"kind": artifact.kind, "fingerprint": artifact.fingerprint}
-                sign(journal.REMOVAL, {manifest: artifact.manifest_sha256}, details)
+                sign(journal_lines.REMOVAL, {manifest: artifact.manifest_sha256}, details)
                 _log_removal(store.root / LOG_NAME, artifact)
                 _remove_folder(artifact.path)
         for folder in garbage.folders:
@@ -186,7 +186,7 @@ def _remove_blob(root: Path, path: Path) -> None:
     """Remove a file of a blob. The journal covers the notes of redactions."""
     with journal.changing(root) as sign:
         if path.name.endswith(".redacted.json") and path.is_file():
-            sign(journal.REMOVAL, {path.relative_to(root).as_posix(): sha256_of_file(path)})
+            sign(journal_lines.REMOVAL, {path.relative_to(root).as_posix(): sha256_of_file(path)})
         path.unlink(missing_ok=True)
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,95 +21,38 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal_head
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.journal_lines import (
+    ABANDONED,
+    ADOPTED,
+    ARTIFACT,
+    CONTINUED,
+    CREATED,
+    FILE_NAME,
+    NEW_KEY,
+    PREDICATE_TYPE,
+    STATE,
+    Entry,
+    parse_line,
+    sha256_of_line,
+    unverified_statement,
+)
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.signing import (
     PUBLIC_KEY_NAME,
     STATEMENT_TYPE,
-    BadSignature,
     SigningKey,
     create_key,
     find_key,
-    key_id_of,
     new_store_key,
     read_public_key,
-    verify,
 )
 from ft_pipeline.store.spec import ArtifactReference
 
-FILE_NAME = "journal.jsonl"
 PENDING_NAME = "journal.pending.json"
 """The content of small files whose change is signed but perhaps not made yet."""
-PREDICATE_TYPE = "urn:ft-pipeline:store-change:v1"
-CREATED, ADOPTED, NEW_KEY, ABANDONED = "created", "adopted", "new key", "abandoned"
-ARTIFACT, POINTER, REMOVAL, REDACTION, CONTINUED = "artifact", "pointer", "removal", "redaction", "continued"
-"""Changes. Those of ledgers have the name of their folder."""
-KEY_CHANGES = frozenset({CREATED, ADOPTED, NEW_KEY})
-"""Changes whose details have the public key that the following ones are signed with."""
-STATE = (
-    "artifacts/*/*/*/manifest.json",
-    "current/*.json",
-    "champion/*.json",
-    "requests/*.json",
-    "redactions/*.json",
-    "exposures/*.json",
-    "inbox/*.json",
-    "blobs/*/*.redacted.json",
-)
-"""Patterns of the files of a store that the journal covers. Manifests have the hashes of all other files."""
 _TAIL_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a journal."""
-
-    number: int
-    time: str
-    """UTC, ISO 8601."""
-    by: str
-    """The operating system's user whose process made the change."""
-    change: str
-    files: Mapping[str, str]
-    """Path in the store → SHA-256 after the change; for a removal, before it."""
-    details: Mapping[str, Any]
-    previous: str | None
-    """SHA-256 of the line before."""
-    sha256: str
-    """SHA-256 of this line."""
-
-
-@dataclass(frozen=True)
-class JournalFault:
-    """A line that is not as it was written."""
-
-    number: int
-    message: str
-
-
-@dataclass(frozen=True)
-class JournalKey:
-    """A key that signs a part of a journal."""
-
-    first: int
-    """Number of the first line that it signs."""
-    public_pem: bytes
-    endorsed: bool
-    """Whether the key before it signed its introduction. The first key of a journal needs no endorsement."""
-
-    @property
-    def key_id(self) -> str:
-        return key_id_of(self.public_pem)
-
-
-@dataclass(frozen=True)
-class JournalContent:
-    """A journal, read and verified. `entries` ends before the first fault."""
-
-    entries: list[Entry] = field(default_factory=list)
-    keys: list[JournalKey] = field(default_factory=list)
-    faults: list[JournalFault] = field(default_factory=list)
 
 
 class Sign(Protocol):
@@ -152,6 +94,15 @@ def sign_content(sign: Sign, root: Path, change: str, path: Path, content: bytes
     """Sign that a small file of the store `root` is about to get this content."""
     name = path.relative_to(root).as_posix()
     sign(change, {name: hashlib.sha256(content).hexdigest()}, content={name: content})
+
+
+def require_unsigned(root: Path, path: Path) -> None:
+    """Raise UserError if a record that is to be written was signed before: then somebody removed it."""
+    name = path.relative_to(root).as_posix()
+    file = root / FILE_NAME
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        if name in parse_line(line, unverified_statement(line)).files:
+            raise UserError(f"The record {name} was signed, but is missing. Run `ft audit --verify`, and restore it.")
 
 
 def _sign_nothing(
@@ -255,7 +206,7 @@ class _Writer:
             finally:
                 os.close(descriptor)
         number = last.number + 1 if last else 1
-        journal_head.remember(self.root, journal_head.Head(self.key.key_id, number, _sha256(line)))
+        journal_head.remember(self.root, journal_head.Head(self.key.key_id, number, sha256_of_line(line)))
 
     def complete_last(self) -> None:
         """Complete the last change if the process that signed it was killed before it was made."""
@@ -279,7 +230,7 @@ class _Writer:
         if not lines:
             journal_head.require_not_behind(self.root, None)
             return None
-        entry = _parse(lines[-1], _unverified_statement(lines[-1]))
+        entry = parse_line(lines[-1], unverified_statement(lines[-1]))
         journal_head.require_not_behind(self.root, journal_head.Head(self.key.key_id, entry.number, entry.sha256))
         return entry
 
@@ -300,76 +251,6 @@ def _statement(change: str, files: Mapping[str, str], details: Mapping[str, Any]
     return {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": predicate}
 
 
-def read_journal(root: Path) -> JournalContent:
-    """Read and verify the journal of the store `root`: signatures, numbers, and each line's hash of the one before."""
-    path = root / FILE_NAME
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return read_lines(lines)
-
-
-def read_lines(lines: list[bytes]) -> JournalContent:
-    """Read and verify the lines of a journal, from its first one."""
-    content = JournalContent()
-    previous: str | None = None
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = _verified(number, line, content.keys)
-        except BadSignature as fault:
-            content.faults.append(JournalFault(number, str(fault)))
-            return content
-        if entry.number != number or entry.previous != previous:
-            content.faults.append(JournalFault(number, "does not follow the line before it"))
-            return content
-        content.entries.append(entry)
-        previous = entry.sha256
-    return content
-
-
-def _verified(number: int, line: bytes, keys: list[JournalKey]) -> Entry:
-    """Return the entry in a line, and add the key that it introduces. BadSignature if no known key signed it."""
-    claimed = _parse(line, _unverified_statement(line))
-    introduced = str(claimed.details["public_key"]).encode() if claimed.change in KEY_CHANGES else None
-    if introduced is None:
-        if not keys:
-            raise BadSignature("does not introduce a key")
-        return _parse(line, verify(line, keys[-1].public_pem))
-    try:
-        entry = _parse(line, verify(line, keys[-1].public_pem if keys else introduced))
-        endorsed = True
-    except BadSignature:
-        entry, endorsed = _parse(line, verify(line, introduced)), False
-    keys.append(JournalKey(number if not endorsed or number == 1 else number + 1, introduced, endorsed))
-    return entry
-
-
-def _unverified_statement(line: bytes) -> dict[str, Any]:
-    import base64
-
-    try:
-        statement: dict[str, Any] = json.loads(base64.b64decode(json.loads(line)["payload"]))
-        return statement
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadSignature("is no signed envelope") from error
-
-
-def _parse(line: bytes, statement: dict[str, Any]) -> Entry:
-    try:
-        predicate = statement["predicate"]
-        files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-        return Entry(
-            int(predicate["sequence"]),
-            predicate["time"],
-            predicate["by"],
-            predicate["change"],
-            files,
-            predicate["details"],
-            predicate["previous"],
-            _sha256(line),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadSignature("is no change of a store") from error
-
-
 def _tail(path: Path) -> tuple[list[bytes], bool]:
     """Return the last lines of a file, and whether the last one is complete. A line may be long: it is read whole."""
     if not path.is_file():
@@ -388,10 +269,6 @@ def _truncate(path: Path, rest: bytes) -> None:
     """Remove an incomplete last line, which a killed process left. Its change was not made."""
     with translate_write_errors():
         os.truncate(path, path.stat().st_size - len(rest))
-
-
-def _sha256(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
 
 
 def file_hashes(root: Path, *patterns: str) -> dict[str, str]:

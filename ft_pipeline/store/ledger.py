@@ -65,6 +65,7 @@ class Ledger:
         with journal.changing(self.folder.parent) as sign, translate_write_errors():
             if path.exists():
                 return None
+            journal.require_unsigned(self.folder.parent, path)
             chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
             content = json.dumps(chained, ensure_ascii=False, indent=2).encode()
             journal.sign_content(sign, self.folder.parent, self.folder.name, path, content)

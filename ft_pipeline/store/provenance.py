@@ -76,10 +76,14 @@ def user_name() -> str:
 
     It comes from the user id and the system's list of users, not from the environment, which anybody can set.
     """
+    return _name_of(os.getuid())
+
+
+def _name_of(uid: int) -> str:
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {uid}"
 
 
 def _source_sha256(folder: Path) -> str:

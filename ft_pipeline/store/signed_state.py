@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ft_pipeline.store.journal import ABANDONED, ADOPTED, ARTIFACT, POINTER, REDACTION, REMOVAL, Entry, JournalContent
+from ft_pipeline.store.journal_lines import (
+    ABANDONED,
+    ADOPTED,
+    ARTIFACT,
+    POINTER,
+    REDACTION,
+    REMOVAL,
+    Entry,
+    JournalContent,
+)
 from ft_pipeline.store.manifest import WEIGHT_KINDS
 from ft_pipeline.store.spec import ArtifactReference
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,7 @@ def _public_pem(private: Any) -> bytes:
     return pem
 
 
+@lru_cache(maxsize=16)
 def _public_key(public_pem: bytes) -> "SSlibKey":
     from cryptography.hazmat.primitives import serialization
     from securesystemslib.signer import SSlibKey

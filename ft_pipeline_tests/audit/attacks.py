@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json
-from ft_pipeline.store.journal import FILE_NAME, PREDICATE_TYPE
+from ft_pipeline.store.journal_lines import FILE_NAME, PREDICATE_TYPE
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of, sealed_manifest
 from ft_pipeline.store.signing import STATEMENT_TYPE, SigningKey, find_key
 from ft_pipeline_tests.audit.shop import Shop

@@ -1,22 +1,28 @@
 """Whoever can write to the store, but does not have the key, cannot hide a change. With the key, an anchor tells."""
 
 import json
-import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
+from ft_pipeline.project import Project
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.champion import history
 from ft_pipeline.release.exposure_ledger import NewEntry
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference
-from ft_pipeline.store.journal import read_journal, sign_new_store
+from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.garbage import find_garbage, remove_garbage
+from ft_pipeline.store.journal import sign_new_store
+from ft_pipeline.store.journal_lines import read_journal
 from ft_pipeline.store.signing import create_key, find_key
 from ft_pipeline_tests.audit import attacks
 from ft_pipeline_tests.audit.conftest import Command
@@ -40,21 +46,17 @@ def signed_once(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         assert number
         exposure_ledger.write_result(shop.store.root, number, {"qlora/merged": 1}, None)
     decisions.record(shop.store.root, "accepted", {"call-1": (1, 1)}, "good", ["traces/day.jsonl"])
+    erase(Project(shop.root), shop.raw("alpaca", "support.jsonl"), [5], "request 1")
     return shop
 
 
 @pytest.fixture
-def erased_row() -> tuple[str, ...]:
-    return ("erase", "data/raw/alpaca/support.jsonl", "5", "--reason", "request 1")
-
-
-@pytest.fixture
-def signed(signed_once: Shop, opened: Path, ft: Command, erased_row: tuple[str, ...]) -> Shop:
+def signed(signed_once: Shop, opened: Path) -> Shop:
+    """A copy of it, in which this machine has recorded a change, too."""
     shutil.copytree(signed_once.root, opened)
-    (opened / "dagster_home").mkdir(exist_ok=True)
-    os.chdir(opened)
-    assert ft(*erased_row)[0] == 0
-    return Shop(opened)
+    shop = Shop(opened)
+    decisions.record(shop.store.root, "rejected", {"call-2": (1, 1)}, "", [])
+    return shop
 
 
 def test_an_untouched_signed_store_has_no_finding(signed: Shop, ft: Command, ft_json: Command) -> None:
@@ -297,14 +299,13 @@ ATTACKS: dict[Attack, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_an_attack_without_the_key_is_found_and_named(
-    signed: Shop, ft: Command, ft_json: Command, attack: Attack
-) -> None:
+def test_an_attack_without_the_key_is_found_and_named(signed: Shop, ft: Command, attack: Attack) -> None:
     attack(signed)
-    findings = ft_json("audit", "--verify")["findings"]
+    exit_code, output = ft("audit", "--verify", "--json")
+    findings = json.loads(output)["findings"]
     code, where = ATTACKS[attack]
     assert any(finding["code"] == code and finding["where"].startswith(where) for finding in findings), findings
-    assert ft("audit", "--verify")[0] == 1
+    assert exit_code == 1
 
 
 @pytest.mark.parametrize("attack", [weights_as_redaction, rebuild_weights, edit_newest_record, cut_journal])
@@ -335,6 +336,12 @@ def test_nothing_is_recorded_on_a_journal_that_was_cut_off(signed: Shop) -> None
         signed.put("adapter", "qlora", {}, {"other": 1}, {"adapter_model.safetensors": b"x"})
 
 
+def test_a_dropped_record_is_not_written_over(signed: Shop) -> None:
+    attacks.drop_newest_champion(signed)
+    with pytest.raises(UserError, match=r"champion/000002\.json was signed, but is missing"):
+        signed.release(signed.materialize(learning_rate=3e-3))
+
+
 def test_the_environment_does_not_name_the_author(signed: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(variable, "ceo")
@@ -342,6 +349,15 @@ def test_the_environment_does_not_name_the_author(signed: Shop, monkeypatch: pyt
     record = json.loads((signed.store.root / "champion" / "000003.json").read_bytes())
     whoami = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     assert record["by"] == whoami == read_journal(signed.store.root).entries[-1].by
+
+
+def test_what_ft_gc_removes_is_signed(signed: Shop, ft_json: Command) -> None:
+    kept = [(pointer.kind, pointer.fingerprint) for pointer in AssetPointers(signed.store.root).all()]
+    garbage = find_garbage(signed.store, kept, datetime.now(UTC))
+    assert garbage.artifacts
+    remove_garbage(signed.store, garbage)
+    champions = [f for f in ft_json("audit", "--verify")["findings"] if "released it" not in f["message"]]
+    assert champions == []
 
 
 # --- with the key -----------------------------------------------------------------------------------------------------
@@ -422,8 +438,6 @@ def test_a_line_that_is_dated_back_with_the_key_is_found(signed: Shop, ft_json: 
 
 
 def test_a_record_with_another_time_than_its_signature_is_found(signed: Shop, ft_json: Command) -> None:
-    from datetime import UTC, datetime
-
     path = signed.store.root / "champion" / "000003.json"
     record = json.loads((path.parent / "000001.json").read_bytes())
     content = {**record, "sequence": 3, "since": "2026-01-01T00:00:00+00:00"}
@@ -461,6 +475,21 @@ def test_another_machine_verifies_with_the_public_key_alone(
     assert ft_json("audit", "--verify")["findings"] == []  # nothing tells this machine which key is right
     (finding, *_) = ft_json("audit", "--verify", "--key", str(tmp_path / "known.pub"))["findings"]
     assert finding["code"] == "wrong_key"
+
+
+def test_the_program_in_the_docs_verifies_a_store_without_this_project(signed: Shop, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "audit.md").read_text(encoding="utf-8")
+    program = tmp_path / "verify_store.py"
+    program.write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    shutil.move(signed.store.root, tmp_path / "elsewhere")
+    command = [sys.executable, "-I", str(program), "elsewhere", "elsewhere/signing_key.pub"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0 and ", 0 changed; the last line is " in run().stdout
+    edit(tmp_path / "elsewhere" / "champion" / "000002.json", lambda record: record.update(by="ceo"))
+    assert run().returncode == 1 and "changed: champion/000002.json" in run().stdout
 
 
 def test_a_store_without_a_key_says_that_it_is_unsigned(released: Shop, ft: Command, ft_json: Command) -> None:
