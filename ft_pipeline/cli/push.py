@@ -98,7 +98,8 @@ def _show_plan(plan: Plan, parcel: Parcel) -> None:
     for name in parcel.hashes:
         stderr.print(f"  {parcel.size(name):>13,}  {display.plain(name)}", soft_wrap=True)
     signed = "signed" if SIGNATURE in parcel.hashes else "not signed: the project has no key (`ft keys new`)"
-    stderr.print(f"{len(parcel.hashes)} files, {parcel.bytes / 1e6:.1f} MB, {signed}. No data rows are sent.")
+    counted = f"{len(parcel.hashes)} files, {parcel.bytes / 1e6:.1f} MB, {signed}. No data rows are sent."
+    stderr.print(counted, soft_wrap=True)
     for note in plan.notes:
         stderr.print(display.plain(note), soft_wrap=True)
 

@@ -64,7 +64,8 @@ def _missing(path: str, present: dict[str, str | None], parcel: Parcel) -> set[s
     Signatures are sent again: they differ each time the same model is exported.
     """
     for name, sha256 in present.items():
-        if name not in SIGNATURES and sha256 != parcel.hashes.get(name):
+        is_ours = name in parcel.hashes and (name in SIGNATURES or sha256 == parcel.hashes[name])
+        if not is_ours:
             raise UserError(f"{SCHEME}{path}/{name} is not a file of this export. Choose another folder of the bucket.")
     return {name for name, sha256 in parcel.hashes.items() if present.get(name) != sha256}
 
