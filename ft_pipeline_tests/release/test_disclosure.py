@@ -153,6 +153,7 @@ def test_a_chain_of_phases_without_a_comparison(chain: Trained, tmp_path: Path) 
     assert schema_error(bom) is None
     model = bom["metadata"]["component"]
     assert model["pedigree"]["notes"].startswith("sft with lora on 2 rows, then dpo with lora on 2 rows")
+    assert [ancestor["name"] for ancestor in model["pedigree"]["ancestors"]] == ["phase 1: sft with lora", "tiny"]
     assert "quantitativeAnalysis" not in model["modelCard"]
     assert any("no score" in limit for limit in model["modelCard"]["considerations"]["technicalLimitations"])
     assert [workflow["name"] for workflow in bom["formulation"][0]["workflows"]] == [

