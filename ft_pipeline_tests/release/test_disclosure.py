@@ -1,5 +1,7 @@
 """What an export says to others: valid, reproducible, and without a row, a file name or a path."""
 
+import contextlib
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.bom import build_bom
@@ -21,8 +25,10 @@ from ft_pipeline.release.disclosure.folder import disclose
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained
 
+FINISHED = Path(__file__).parents[1] / "fixtures" / "store_a73cd80.tar.zst"
 FORMS = [("lora", True), ("lora", False), ("whole", False), ("learned", False)]
 REFERENCES = {"provenance.json": "0" * 64, "training_rows.txt": "1" * 64}
 
@@ -140,9 +146,9 @@ def test_the_same_model_gives_the_same_files_anywhere(trained: Trained, tmp_path
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """Preferences after a first phase, and no comparison."""
+    """Preferences after a first phase with answers of a teacher, and no comparison."""
     project = Trained(tmp_path_factory.mktemp("chain") / "shop")
-    project.train("first", "lora")
+    project.train("first", "lora", teacher="/home/ada/models/big")
     project.train("second", "lora", objective="dpo", start="first")
     yield project
 
@@ -163,6 +169,13 @@ def test_a_chain_of_phases_without_a_comparison(chain: Trained, tmp_path: Path) 
     settings = document(folder, "provenance.json")["predicate"]["buildDefinition"]["externalParameters"]["phases"]
     assert [phase["objective"] for phase in settings] == ["sft", "dpo"]
     sha256sum(folder, "SHA256SUMS")
+
+
+def test_a_teacher_of_an_earlier_phase_is_named_without_its_folder(chain: Trained, tmp_path: Path) -> None:
+    folder = export_to(tmp_path / "out", chain, "second", merged=False)
+    assert components(document(folder, "bom.cdx.json"))["teacher"]["name"] == chain.base.summary["source"]
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"/home/ada" not in path.read_bytes()
 
 
 def test_a_champion_that_is_a_prompt_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -233,3 +246,48 @@ def test_withheld_rows_are_said_on_the_card_and_in_the_bill(trained: Trained, tm
     counts = components(bom)["training-rows"]["data"][0]["contents"]["properties"]
     assert values(counts) == {"rows": "2", "withheld": "3", "merkle_root": facts.rows.root}
     assert values(bom["metadata"]["component"]["properties"])["erased_rows"].startswith("rows that it was trained on")
+
+
+def leaf_of(salt: str, row: dict[str, Any]) -> str:
+    """As docs/exports.md computes it."""
+    said = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(b"\0" + bytes.fromhex(salt) + hashlib.sha256(said).digest()).hexdigest()
+
+
+def raw_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a raw file that are objects in JSON."""
+    rows = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def test_rows_of_a_finished_project_are_found_by_their_raw_text(tmp_path: Path) -> None:
+    """A project that an older version trained: sft, then dpo, with an erased row that was left out of both."""
+    root = unpack(FINISHED, tmp_path / "shop")
+    arguments = ["export", "dpo", str(tmp_path / "out"), "--project", str(root)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "out"
+    bom = document(folder, "bom.cdx.json")
+    assert schema_error(bom) is None
+    sha256sum(folder, "SHA256SUMS")
+    text = (folder / "training_rows.txt").read_text(encoding="utf-8")
+    salt, listed = text.split("# salt: ")[1].split("\n")[0], set(text.splitlines())
+    questions = [
+        {"instruction": row["instruction"], "input": "", "output": row["output"], "system": None, "history": None}
+        for row in raw_rows(root / "data/raw/alpaca/support_01.jsonl")
+        if {"instruction", "output"} <= row.keys()
+    ]
+    pairs = [
+        {
+            "prompt_messages": [{"role": "user", "content": row["prompt"]}],
+            **{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")},
+        }
+        for row in raw_rows(root / "data/raw/preferences/pairs.jsonl")
+    ]
+    found = [[leaf_of(salt, row) in listed for row in rows] for rows in (questions, pairs)]
+    assert all(0.6 < sum(hits) / len(hits) <= 1 for hits in found) and not all(found[0]), "test rows are not in it"
+    notes = bom["metadata"]["component"]["pedigree"]["notes"]
+    assert notes == "sft with qlora on 72 rows, then dpo with qlora on 44 rows; the adapter alone"

@@ -99,6 +99,15 @@ class Trained:
         raw = self.put(f"raw_{name}", {}, lambda out: _note(out, name), {}, {"files": listing})
         return self.put(name, {f"raw_{name}": raw}, lambda out: None, counts)
 
+    def _distilled(self, teacher: str) -> Artifact:
+        """Rows with answers of a model on this machine."""
+        asked = {"base_model": self.base, "conversations": self.conversations}
+        answers = self.put("teacher_answers", asked, lambda out: (out / "teacher.json").write_text("{}") and None)
+        config = {"teacher": {"model": teacher}}
+        return self.put(
+            "distilled", {"teacher_answers": answers}, lambda out: None, {"kept": 7, "set_aside": 2}, config
+        )
+
     def put(
         self,
         kind: str,
@@ -123,16 +132,19 @@ class Trained:
         system_prompt: str | None = None,
         passed: bool = True,
         start: str | None = None,
+        teacher: str | None = None,
     ) -> None:
         """Add an experiment: a real adapter of random weights, and its merged model.
 
         passed: whether its merge check passed. start: the experiment whose adapter is recorded as the start.
+        teacher: the model whose answers are recorded as training rows; it ran on this machine.
         """
         settings = ExperimentSettings.model_validate(
             {"technique": technique, "objective": objective, "data": {"system_prompt": system_prompt}}
         )
         config = {"experiment": settings.model_dump(mode="json")}
         inputs = {"conversations": self.conversations, "base_model": self.base}
+        inputs |= {"distilled": self._distilled(teacher)} if teacher else {}
         data = self.put("training_data", inputs, lambda out: _write_token_rows(out, name), AUDIT, config)
         model = _adapted(self.base.path, technique, seed=len(self.inputs))
         summary = {"steps": 10, "best_eval_loss": 2.5, "trainable_params": 100, "seconds": 60.0, "peak_memory_gb": 1.5}

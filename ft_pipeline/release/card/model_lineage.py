@@ -122,7 +122,7 @@ class Lineage:
     def _training_rows(self, adapter: Artifact) -> int:
         audit = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
         counts: Mapping[str, int] = audit.get("rows", {})
-        return sum(rows for name, rows in counts.items() if name.endswith("/train"))
+        return sum(rows for name, rows in counts.items() if name.endswith("/train") and name != "rejected/train")
 
     def provenance(self) -> dict[str, Any]:
         """Return when, on which machine, and with which code and packages the last phase was trained."""
