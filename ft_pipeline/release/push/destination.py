@@ -7,7 +7,7 @@ from typing import Protocol
 from ft_pipeline.release.push.parcel import Parcel
 
 ReportFile = Callable[[str], None]
-"""Called with the name of each file that has arrived."""
+"""Called with the name of each file that has arrived, unless the destination shows its own progress."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ _OWN_FILES = frozenset({".gitattributes", "README.md"})
 
 
 class HubRepository:
-    """A repository for a model."""
+    """A repository for a model. The client library shows its own progress, so no file is reported."""
 
     def __init__(self, name: str, branch: str = MAIN) -> None:
         """name: `OWNER/REPOSITORY`, or the name of a repository of the token's owner. UserError if it is no name, or
-        if the hub is offline."""
+        if nothing can be sent because the hub is offline or there is no token."""
         if not REPOSITORY.match(name):
             raise UserError(f"{name!r} is not a name of a repository. Write it as OWNER/REPOSITORY.")
-        self._name, self._branch = name, branch
+        self._name, self._branch, self._token = name, branch, _require_token()
 
     def plan(self, parcel: Parcel) -> Plan:
         with _errors(self._name):
@@ -71,22 +71,26 @@ class HubRepository:
             raise UserError(
                 f"The hub did not take {missing[0]} into {repository}. Remove its .gitignore, and push again."
             )
-        for name in parcel.hashes:
-            report(name)
         return str(commit.commit_url)
 
     def _open(self) -> "tuple[HfApi, str]":
         """Return the hub's client, and the repository's name with its owner."""
-        from huggingface_hub import HfApi, constants, get_token
+        from huggingface_hub import HfApi
 
-        if constants.is_offline_mode():
-            raise UserError("HF_HUB_OFFLINE is set, so nothing is sent to the hub. Unset HF_HUB_OFFLINE and run again.")
-        token = get_token()
-        if not token:
-            raise UserError("There is no token for the hub. Set HF_TOKEN in the environment, or run `hf auth login`.")
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token)
         owner = api.whoami()["name"]
         return api, self._name if "/" in self._name else f"{owner}/{self._name}"
+
+
+def _require_token() -> str:
+    """Return the token. UserError if there is none, or if the hub is offline."""
+    from huggingface_hub import constants, get_token
+
+    if constants.is_offline_mode():
+        raise UserError("HF_HUB_OFFLINE is set, so nothing is sent to the hub. Unset HF_HUB_OFFLINE and run again.")
+    if not (token := get_token()):
+        raise UserError("There is no token for the hub. Set HF_TOKEN in the environment, or run `hf auth login`.")
+    return token
 
 
 def _state(api: "HfApi", repository: str, branch: str) -> tuple[bool | None, set[str]]:
