@@ -1,7 +1,8 @@
 """Write a Modelfile with which Ollama gives a GGUF file the prompts, and the decoding, that it was scored with."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
@@ -11,6 +12,7 @@ from ft_pipeline.release.export.prompt_form import PromptForm, jinja, not_expres
 from ft_pipeline.release.export.prompt_probes import probe_conversations, require_same_tokens
 from ft_pipeline.tables.formats.turns import Message
 
+_PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
 _QUOTES = '"""'
 _QUESTION: Message = {"role": "user", "content": "Where is it?"}
 _DECODING = """\
@@ -20,11 +22,11 @@ PARAMETER top_k 1
 PARAMETER repeat_penalty 1
 """
 _RUNS_JINJA_NOTE = """\
-# Ollama 0.30 and later run the chat template in the GGUF file instead of TEMPLATE, because it knows tools or thinking.
+# Ollama 0.30 and later run the chat template in the GGUF file instead of this one, because it knows tools or thinking.
 # OLLAMA_GO_TEMPLATE=1 in the server's environment turns this off.
 """
 _KNOWS_TOOLS = ("tools", "tool_call")
-_KNOWS_THINKING = ("<think>", "</think>")
+_KNOWS_THINKING = "</think>"
 """Ollama looks for these words in the chat template of a GGUF file."""
 _OWN_RENDERER = ("gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni")
 """Values of general.architecture for which Ollama ignores TEMPLATE and writes the prompt in code of its own."""
@@ -78,7 +80,7 @@ def modelfile(
     template = go_template(_without_added_bos(form, tokenizer, adds_bos), fixed_system)
     return "".join(
         [
-            f"FROM {_quoted(f'./{gguf_name}', 'FROM')}\n",
+            f"FROM {_path(gguf_name)}\n",
             _RUNS_JINJA_NOTE if runs_jinja else "",
             f"TEMPLATE {_quoted(template, 'TEMPLATE')}\n",
             *(_instruction(turn["role"], form.trim(turn)) for turn in prompt.turns),
@@ -129,7 +131,7 @@ def _require_same_jinja(tokenizer: Any, prompt: ServedPrompt) -> bool:
     Raises UserError if the prompts would differ then.
     """
     template = tokenizer.get_chat_template()
-    thinks = all(word in template for word in _KNOWS_THINKING)
+    thinks = _KNOWS_THINKING in template
     for messages in ([_QUESTION], [*prompt.turns, _QUESTION]):
         if thinks and jinja(tokenizer, messages) != jinja(tokenizer, messages, enable_thinking=True):
             raise UserError(not_expressible("it is for thinking, which Ollama turns on and scoring does not"))
@@ -143,15 +145,20 @@ def _require_same_jinja(tokenizer: Any, prompt: ServedPrompt) -> bool:
 
 
 def _without_added_bos(form: PromptForm, tokenizer: Any, adds_bos: bool) -> PromptForm:
-    """Return the form without the BOS token that llama.cpp adds. UserError if the chat template writes none."""
+    """Return the form without the BOS token that llama.cpp adds. UserError if the chat template writes none there."""
     if not adds_bos:
         return form
-    if not form.start:
+    if (rest := form.without_first(tokenizer.bos_token or "")) is None:
         raise UserError(
-            f"The GGUF file adds {tokenizer.bos_token!r} to each prompt, and the chat template writes none. Set "
+            f"The GGUF file adds {tokenizer.bos_token!r} to each prompt, and the chat template does not. Set "
             "tokenizer.ggml.add_bos_token to false in the file."
         )
-    return replace(form, start=form.start.removeprefix(tokenizer.bos_token))
+    return rest
+
+
+def _path(gguf_name: str) -> str:
+    path = f"./{gguf_name}"
+    return path if _PLAIN_PATH.fullmatch(path) else _quoted(path, "FROM")
 
 
 def _instruction(role: str, text: str) -> str:

@@ -41,7 +41,7 @@ class PromptForm:
     generation: str
     """The header of the answer, after the last turn."""
     start: str = ""
-    """The first text of each prompt: the BOS token, or empty."""
+    """The first text of each prompt: the BOS token, or empty if there is none, or if it is a part of the first turn."""
     system: Around = Around()
     system_place: SystemPlace = "turn"
     default_system: str = ""
@@ -59,11 +59,22 @@ class PromptForm:
         system_text = self._system_text(system)
         users = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
         place = self._turn_with_system(users, len(turns))
-        parts = [self.start, system_text if self.system_place == "turn" else ""]
+        parts = [self.start, "" if self.system_place in ("first_user", "last_user") else system_text]
         for index, turn in enumerate(turns):
             around = {"user": self.user, "assistant": self.assistant}[turn["role"]]
             parts.append(around.write(f"{system_text if index == place else ''}{self.trim(turn)}"))
         return "".join([*parts, self.generation])
+
+    def without_first(self, token: str) -> "PromptForm | None":
+        """Return the form of the prompts without the token that each begins with; None if there is no such form."""
+        if token and self.start.startswith(token):
+            return replace(self, start=self.start.removeprefix(token))
+        begins_with_user = self.system_place == "first_user" or not (self.default_system or self.system.before)
+        if token and begins_with_user and not self.start and self.user.before.startswith(token):
+            # As in Llama 2, each question begins with it. Here, the answer before the question ends with it.
+            user = replace(self.user, before=self.user.before.removeprefix(token))
+            return replace(self, user=user, assistant=replace(self.assistant, after=self.assistant.after + token))
+        return None
 
     def trim(self, message: Message) -> str:
         """Return the content of a message as the template writes it."""
@@ -111,7 +122,7 @@ def prompt_form(tokenizer: Any) -> PromptForm:
     user = Around(after_answer[len(answer_after) :], user_after)
     assistant = Around(after_user[len(user_after) :], answer_after)
     bos = tokenizer.bos_token or ""
-    start = bos if first.startswith(bos) else ""
+    start = bos if first.startswith(bos) and first.removeprefix(bos).endswith(user.before) else ""
     form = PromptForm(user, assistant, last[len(user_after) :], start)
     return _with_trimmed_roles(tokenizer, _with_system(tokenizer, form, first, text))
 
