@@ -15,7 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.base_model import find_embedded
 from ft_pipeline.models.chat import render, with_prompt
 from ft_pipeline.release.export.go_template import go_template, is_printable
-from ft_pipeline.release.export.ollama import ServedPrompt, _quoted, modelfile
+from ft_pipeline.release.export.ollama import ServedPrompt, modelfile, quoted
 from ft_pipeline.release.export.prompt_form import Around, PromptForm, SystemPlace, prompt_form
 from ft_pipeline.release.export.prompt_probes import PROBE_TEXTS, probe_conversations, require_same_tokens
 from ft_pipeline_tests.release.chat_families import OWN, family
@@ -23,9 +23,9 @@ from ft_pipeline_tests.release.go_renderer import GoRenderer, go_renderer
 from ft_pipeline_tests.tiny import CHATML, tiny_tokenizer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ollama.md"
-DOCUMENTED = re.findall(r"^\| `(\w+)` \| (passes|refused)", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-PASSING = [name for name, result in DOCUMENTED if result == "passes"]
-REFUSED = [name for name, result in DOCUMENTED if result == "refused"]
+ROWS = re.findall(r"^\| (`.*`) \| (passes|refused) \|.*\| (.*) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+PASSING = {name: runs for names, result, runs in ROWS if result == "passes" for name in re.findall(r"\w+", names)}
+REFUSED = [name for names, result, _ in ROWS if result == "refused" for name in re.findall(r"\w+", names)]
 WITHOUT_SYSTEM = ("gemma", "mistral_1")
 """Families whose templates reject a system prompt."""
 WITH_BOS = ("mistral_1", "mistral_3", "mistral_7", "llama_2", "vicuna", "llama3", "llama3_1", "gemma", "gemma3")
@@ -64,7 +64,13 @@ def system_prompts(name: str) -> Sequence[str | None]:
 
 
 def test_each_family_of_our_own_is_in_the_document() -> None:
-    assert set(OWN) <= {name for name, _ in DOCUMENTED}
+    assert set(OWN) <= set(PASSING)
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_the_document_says_which_template_ollama_runs(name: str) -> None:
+    named = "OLLAMA_GO_TEMPLATE" in write(family(name).tokenizer())
+    assert PASSING[name] == ("the chat template" if named else "`TEMPLATE`")
 
 
 @pytest.mark.parametrize("name", PASSING)
@@ -103,7 +109,9 @@ def accepts(tokenizer: Any, messages: Talk) -> bool:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_families_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"cannot be written for Ollama: .+\. Use `ft serve --engine llama\.cpp`"):
+    with pytest.raises(
+        UserError, match=r"cannot be written for Ollama: .+\. Use `ft serve --engine llama\.cpp`|^The chat template re"
+    ):
         write(family(name).tokenizer())
 
 
@@ -161,7 +169,7 @@ def test_any_text(go: GoRenderer, name: str, system: str | None, texts: list[str
 
 
 def _instructions(form: PromptForm, fixed_system: str | None = None) -> str:
-    return f"FROM x\nTEMPLATE {_quoted(go_template(form, fixed_system), 'TEMPLATE')}\n"
+    return f"FROM x\nTEMPLATE {quoted(go_template(form, fixed_system), 'TEMPLATE')}\n"
 
 
 PIECES = st.text(st.sampled_from("{}\"'`\\\n \t-#.$%aé\u00a0\u200d😀<|>"), max_size=6)
@@ -195,11 +203,11 @@ def test_any_form_and_any_order_of_turns(go: GoRenderer, form: PromptForm, talks
 @settings(max_examples=300, deadline=None)
 def test_a_text_is_read_as_it_was_or_refused(go: GoRenderer, text: str) -> None:
     try:
-        quoted = _quoted(text, "SYSTEM")
+        value = quoted(text, "SYSTEM")
     except UserError as error:
         assert not is_printable(text) or '"""' in text, error
     else:
-        reply = go.read(f"FROM x\nSYSTEM {quoted}\nTEMPLATE {{{{ .Messages }}}}\nLICENSE last\n")
+        reply = go.read(f"FROM x\nSYSTEM {value}\nTEMPLATE {{{{ .Messages }}}}\nLICENSE last\n")
         assert (reply["system"], reply["license"]) == (text, "last")
 
 

@@ -82,13 +82,13 @@ def modelfile(
         [
             f"FROM {_path(gguf_name)}\n",
             _RUNS_JINJA_NOTE if runs_jinja else "",
-            f"TEMPLATE {_quoted(template, 'TEMPLATE')}\n",
+            f"TEMPLATE {quoted(template, 'TEMPLATE')}\n",
             *(_instruction(turn["role"], form.trim(turn)) for turn in prompt.turns),
             _DECODING,
-            *(f"PARAMETER stop {_quoted(stop, 'stop')}\n" for stop in stop_strings(tokenizer)),
+            *(f"PARAMETER stop {quoted(stop, 'stop')}\n" for stop in stop_strings(tokenizer)),
             f"PARAMETER num_ctx {window}\n" if window else "",
             f"PARAMETER num_predict {answer_tokens}\n" if answer_tokens else "",
-            f"LICENSE {_quoted(license_text, 'LICENSE')}\n" if license_text else "",
+            f"LICENSE {quoted(license_text, 'LICENSE')}\n" if license_text else "",
         ]
     )
 
@@ -158,15 +158,15 @@ def _without_added_bos(form: PromptForm, tokenizer: Any, adds_bos: bool) -> Prom
 
 def _path(gguf_name: str) -> str:
     path = f"./{gguf_name}"
-    return path if _PLAIN_PATH.fullmatch(path) else _quoted(path, "FROM")
+    return path if _PLAIN_PATH.fullmatch(path) else quoted(path, "FROM")
 
 
 def _instruction(role: str, text: str) -> str:
     name = "SYSTEM" if role == "system" else f"MESSAGE {role}"
-    return f"{name} {_quoted(text, name)}\n"
+    return f"{name} {quoted(text, name)}\n"
 
 
-def _quoted(text: str, name: str) -> str:
+def quoted(text: str, name: str) -> str:
     """Return a value of a Modelfile. Raises UserError if Ollama, which knows no escapes there, would read another.
 
     Its reader leaves out characters that cannot be printed. It ends a value at the first line that ends with three
