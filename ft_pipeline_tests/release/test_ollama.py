@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unicodedata import unidata_version
 
 import pytest
 from hypothesis import given, settings
@@ -44,9 +45,8 @@ Talk = list[dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def go(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[GoRenderer]:
-    cache = request.config.cache
-    assert cache is not None
-    with go_renderer(tmp_path_factory.mktemp("go"), Path(cache.mkdir("go-build"))) as renderer:
+    folder, kept = tmp_path_factory.mktemp("go"), getattr(request.config, "cache", None)
+    with go_renderer(folder, Path(kept.mkdir("go-build")) if kept else folder / "cache") as renderer:
         yield renderer
 
 
@@ -209,6 +209,12 @@ def test_a_text_is_read_as_it_was_or_refused(go: GoRenderer, text: str) -> None:
     else:
         reply = go.read(f"FROM x\nSYSTEM {value}\nTEMPLATE {{{{ .Messages }}}}\nLICENSE last\n")
         assert (reply["system"], reply["license"]) == (text, "last")
+
+
+@pytest.mark.skipif(int(unidata_version.split(".")[0]) > 15, reason="has characters that Go 1.24 does not know")
+def test_ollama_keeps_all_characters_that_are_printable(go: GoRenderer) -> None:
+    text = "".join(character for character in map(chr, range(0x110000)) if character.isprintable())
+    assert go.read(f"FROM x\nSYSTEM {quoted(text, 'SYSTEM')}\nTEMPLATE {{{{ .Messages }}}}\n")["system"] == text
 
 
 @pytest.mark.parametrize(
