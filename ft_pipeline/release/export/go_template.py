@@ -59,7 +59,7 @@ def is_printable(text: str) -> bool:
 def _escaped(character: str) -> str:
     if character in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[character]
-    if character.isprintable() and character not in "{}":
+    if character.isprintable():
         return character
     return f"\\U{ord(character):08x}"
 
