@@ -306,6 +306,16 @@ def test_a_wrong_form_is_found(changes: dict[str, Any]) -> None:
         (CHATML.replace("message['content']", "message['content'] * 2"), "leaves out, repeats or moves"),
         (CHATML.replace("message['content']", "message['content'] | replace('{{', '{ {')"), "it writes ' { .System"),
         ("{% if messages | length > 6 %}{{ 'long' }}{% endif %}" + CHATML, "it writes 'long"),
+        (
+            "{% if messages | length > 3 and messages[0].role == 'system' %}{{ raise_exception('long') }}{% endif %}"
+            + CHATML,
+            "it rejects some system prompts only",
+        ),
+        (
+            "{% if messages[0].role == 'system' %}{% set messages = messages[:2] %}{% endif %}" + CHATML,
+            "leaves out, repeats or moves",
+        ),
+        ("{{ messages | length }}" + CHATML, "it writes"),
         (CHATML + "{{ '<think>' if enable_thinking else '</think>' }}", "it is for thinking"),
     ],
 )

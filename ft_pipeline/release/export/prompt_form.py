@@ -52,10 +52,11 @@ class PromptForm:
     """The roles whose texts are written without the white space around them."""
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt for a conversation. Raises ValueError for a role, or a system prompt, that has no form."""
+        """Return the prompt for a conversation of system, user and assistant. Raises ValueError for a system prompt if
+        the template rejects it."""
         system, turns = collated(messages)
         if system is not None and self.system_place == "refused":
-            raise ValueError("the template takes no system prompt")
+            raise ValueError("it rejects some system prompts only")
         system_text = self._system_text(system)
         users = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
         place = self._turn_with_system(users, len(turns))
@@ -164,7 +165,7 @@ def _with_system(tokenizer: Any, form: PromptForm, first: str, without: str) -> 
         default = _default_before(form, first, form.user.before)
         return replace(form, system_place="refused" if text is None else "ignored", default_system=default)
     turns = [message["content"] for message in talk[1:]]
-    if text.index(_SYSTEM) > text.index(turns[-2]):
+    if text.find(_SYSTEM) > text.find(turns[-2]):
         return _with_system_in_last_turn(form, first, _between(text, [*turns[:-1], _SYSTEM, turns[-1]]))
     before, after, *_ = _between(text, [_SYSTEM, *turns])
     header = f"{form.start}{form.user.before}"

@@ -50,7 +50,10 @@ def require_same_tokens(tokenizer: Any, form: PromptForm, conversations: Iterato
         expected = jinja(tokenizer, messages)
         if expected is None:
             continue
-        rendered = form.render(messages)
+        try:
+            rendered = form.render(messages)
+        except ValueError as error:
+            raise UserError(not_expressible(str(error))) from error
         if rendered != expected and _token_ids(tokenizer, rendered) != _token_ids(tokenizer, expected):
             raise UserError(not_expressible(_difference(messages, rendered, expected)))
 
