@@ -152,6 +152,7 @@ def run(
     Example: ft run --experiment qlora
     """
     from ft_pipeline.execution import run as running
+    from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.store.journal import sign_new_store
 
     opened_project = open_project(project)
@@ -162,6 +163,7 @@ def run(
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         print_result(document, as_json, lambda _: display.show_plan(stdout, planned))
         return
+    check_environment()
     _show_new_key(sign_new_store(opened_project.store))
     with live_progress(stderr):
         outcome = running.run(request)
@@ -190,8 +192,8 @@ def ui(
     opened_project = open_project(project)
     instance.require_writable(opened_project.dagster_home)
     if not read_only:
-        _show_new_key(sign_new_store(opened_project.store))
         check_environment()
+        _show_new_key(sign_new_store(opened_project.store))
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
     with instance.open_instance():

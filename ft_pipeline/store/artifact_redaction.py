@@ -142,8 +142,9 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
     with scratch_folder(root) as scratch, translate_write_errors():
         redacted, unreadable = ([], []) if manifest["kind"] in WEIGHT_KINDS else _redact_files(folder, scratch, erased)
         summary = erased.redact_value(manifest["summary"])
+        earlier = _interrupted(folder, manifest, record_fields["number"])
         if not redacted and summary == manifest["summary"]:
-            return RedactedFiles({}, unreadable)
+            return RedactedFiles(earlier, unreadable)
         hashes: dict[str, list[str | None]] = {
             name: [sha256_of_file(folder / name), sha256_of_file(scratch / name)] for name in redacted
         }
@@ -160,7 +161,17 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
         for name in redacted:
             with rewriting(folder / name) as target, (scratch / name).open("rb") as source:
                 shutil.copyfileobj(source, target)
-    return RedactedFiles(hashes or {MANIFEST_NAME: [None, None]}, unreadable)
+    return RedactedFiles(earlier | hashes or {MANIFEST_NAME: [None, None]}, unreadable)
+
+
+def _interrupted(folder: Path, manifest: dict[str, Any], number: int) -> dict[str, list[str | None]]:
+    """Return the hashes of what an interrupted start of the same erasure changed, which has no record yet."""
+    hashes: dict[str, list[str | None]] = {}
+    for entry in manifest.get("redactions", ()):
+        if entry["number"] == number:
+            hashes |= {name: [change["before"], change["sha256"]] for name, change in entry["files"].items()}
+            hashes[MANIFEST_NAME] = [entry["manifest_sha256"], sha256_of_file(folder / MANIFEST_NAME)]
+    return hashes
 
 
 def _write_redacted_manifest(root: Path, path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
