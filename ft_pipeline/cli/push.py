@@ -22,6 +22,7 @@ from ft_pipeline.release.push.bucket import SCHEME, BucketPrefix
 from ft_pipeline.release.push.destination import Destination, Plan
 from ft_pipeline.release.push.hub import MAIN, HubRepository
 from ft_pipeline.release.push.parcel import Parcel, is_export, parcel_of
+from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.signing import find_key
 
@@ -86,7 +87,8 @@ def _export_folder(project: Project, name: str, merged: bool) -> Iterator[Path]:
     store = ArtifactStore(project.store)
     model = find_model(store, name)
     require_intact(store, model)
-    with tempfile.TemporaryDirectory(prefix="ft-push-") as scratch:
+    drafts_folder(store.root).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="push-", dir=drafts_folder(store.root)) as scratch:
         plan = plan_export(store, model, Path(scratch) / project.settings.name, merged=merged)
         facts, key = export_facts(store, plan.model, project.settings), find_key(store.root)
         write_export(plan, lambda folder: disclose(folder, facts, key))

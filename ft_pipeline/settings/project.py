@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_serializer, model_validator
@@ -88,6 +88,16 @@ class DataSettings(Section):
     licenses: dict[str, str] = Field(default_factory=dict)
     """Licenses of data, by format or file: `alpaca` or `alpaca/support.jsonl` to an SPDX identifier or a text. Exports
     repeat them. They change no result."""
+
+    @field_validator("licenses")
+    @classmethod
+    def _check_licenses(cls, licenses: dict[str, str]) -> dict[str, str]:
+        for key in licenses:
+            if key.partition("/")[0] not in get_args(MaskedFormat):
+                raise ValueError(
+                    f"`data.licenses` names {key!r}, which is in no folder of data/raw. Write FORMAT or FORMAT/FILE."
+                )
+        return licenses
 
     def config(self) -> dict[str, Any]:
         """Return the settings as a spec has them: those that were added later only if they are changed. `licenses`

@@ -24,6 +24,7 @@ from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts
 from ft_pipeline.release.disclosure.folder import disclose
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained
@@ -209,6 +210,11 @@ def test_licenses_of_data_are_those_that_the_project_states(trained: Trained) ->
         "data:alpaca": [{"license": {"id": "CC-BY-4.0"}}],
         "data:sharegpt": [{"license": {"name": "Contract 4711 of 2026, internal use"}}],
     }
+
+
+def test_a_license_of_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="'alpacca', which is in no folder of data/raw"):
+        DataSettings(licenses={"alpacca": "MIT"})
 
 
 def test_a_teacher_is_named_with_its_terms(trained: Trained) -> None:

@@ -104,7 +104,7 @@ def test_no_request_holds_a_row_a_file_name_or_a_path(hub: ModelHub, push: Push,
     received = sent(hub)
     assert b"# whole/merged" in received, "the card was decoded"
     texts = [text for turns in (*TALKS["train"], *TALKS["test"]) for text in turns if len(text) > 12]
-    for text in (*texts, RAW_FILE, str(trained.root), "/ft-push-"):
+    for text in (*texts, RAW_FILE, str(trained.root), "drafts/push-"):
         assert text.encode() not in received and json.dumps(text)[1:-1].encode() not in received, text
 
 

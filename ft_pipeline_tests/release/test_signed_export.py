@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.errors import UserError
 from ft_pipeline.store.journal import replace_key
+from ft_pipeline.store.manifest import read_manifest, sealed_manifest
 from ft_pipeline.store.signing import read_public_key
 from ft_pipeline_tests.release.trained import TALKS, Trained
 
@@ -128,6 +130,21 @@ def test_the_code_on_the_card_finds_a_row(signed: tuple[Path, Path], tools: Path
         assert done.stdout.strip() == found, done.stderr
 
 
+@pytest.mark.parametrize("kind", ["raw_alpaca", "training_data", "comparison", "merged_model"])
+def test_what_was_changed_in_the_store_is_not_signed_again(trained: Trained, tmp_path: Path, kind: str) -> None:
+    root = Path(shutil.copytree(trained.root, tmp_path / "shop"))
+    store = root / "data" / "store"
+    if read_public_key(store) is None:
+        replace_key(store, "first key")
+    for path in (store / "artifacts" / kind).rglob("manifest.json"):
+        manifest = read_manifest(path.parent)
+        path.write_bytes(sealed_manifest({**manifest, "created": "2020-01-01T00:00:00.000+00:00"}))
+    arguments = ["export", "lora", str(tmp_path / "out"), "--merged", "--project", str(root)]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UserError) and "is not as it was signed" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def verification(folder: Path, key: Path, tools: Path) -> str:
     """What `model_signing` says against a folder; empty if it accepts it."""
     command = next(command for command in commands() if command.startswith("model_signing verify"))
@@ -141,6 +158,11 @@ def test_a_changed_file_is_found(received: Path, signed: tuple[Path, Path], tool
     with (received / name).open("ab") as file:
         file.write(b"\n")
     assert f"Hash mismatch for {name}:" in verification(received, signed[1], tools)
+
+
+def test_files_of_git_are_ignored(received: Path, signed: tuple[Path, Path], tools: Path) -> None:
+    (received / ".gitattributes").write_text("*.safetensors filter=lfs", encoding="utf-8")
+    assert verification(received, signed[1], tools) == ""
 
 
 def test_added_and_removed_files_are_found(received: Path, signed: tuple[Path, Path], tools: Path) -> None:

@@ -1,18 +1,21 @@
 """What is disclosed about an exported model: collected from the manifests, from the model back to the raw files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.card.model_lineage import Lineage, card_facts, hub_id
 from ft_pipeline.release.disclosure.row_list import RowList, list_of_rows
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.project import ProjectSettings
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.store.journal_lines import read_journal
+from ft_pipeline.store.signed_state import manifest_path, state_of
 
 SNAPSHOT_PREFIX = "raw_"
 """The beginning of the kinds of snapshots of raw files."""
@@ -68,10 +71,15 @@ class ExportFacts:
 
 
 def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectSettings) -> ExportFacts:
-    """Return the facts of a tuned model in the form of `model`. UserError if an artifact of its history is missing."""
+    """Return the facts of a tuned model in the form of `model`.
+
+    UserError if an artifact of its history is missing, or is not as it was signed.
+    """
     lineage = Lineage(store, model)
     adapters = lineage.adapters()
     comparison = current_artifact(store, "comparison")
+    history = _history(store, adapters)
+    _require_signed(store, [*history, *([comparison] if comparison else [])])
     card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     kind = "merged_model" if model.kind == "merged" else "adapter"
     released = store.require(kind, model.fingerprints[kind])
@@ -82,7 +90,7 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
         base=_base_model(lineage.root_model, card),
         phases=[adapter.manifest for adapter in adapters],
         settings=[_settings(store, adapter) for adapter in adapters],
-        data_files=_data_files(store, adapters, settings.data.licenses),
+        data_files=_data_files(history, settings.data.licenses),
         rows=list_of_rows(store, adapters, released.fingerprint),
     )
 
@@ -120,10 +128,10 @@ def package_url(kind: str, name: str, version: str | None) -> str:
     return f"pkg:{kind}/{quote(name)}" + (f"@{quote(version, safe='')}" if version else "")
 
 
-def _data_files(store: ArtifactStore, adapters: Sequence[Artifact], licenses: Mapping[str, str]) -> list[DataFile]:
-    """Return the raw files, each content once, by table."""
+def _data_files(history: Iterable[Artifact], licenses: Mapping[str, str]) -> list[DataFile]:
+    """Return the raw files of the snapshots among these artifacts, each content once, by table."""
     files: dict[tuple[str, str], DataFile] = {}
-    for snapshot in _snapshots(store, [store.require(*adapter.inputs["training_data"]) for adapter in adapters]):
+    for snapshot in (artifact for artifact in history if artifact.kind.startswith(SNAPSHOT_PREFIX)):
         table = snapshot.kind.removeprefix(SNAPSHOT_PREFIX)
         for entry in snapshot.spec["config"].get("files", []):
             if (sha256 := entry.get("sha256")) is not None:
@@ -132,14 +140,27 @@ def _data_files(store: ArtifactStore, adapters: Sequence[Artifact], licenses: Ma
     return [files[key] for key in sorted(files)]
 
 
-def _snapshots(store: ArtifactStore, artifacts: Sequence[Artifact]) -> Iterator[Artifact]:
-    """Yield the snapshots that these artifacts were made from, each once."""
-    waiting, visited = list(artifacts), set()
+def _history(store: ArtifactStore, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Return these artifacts and all that they were made from, each once."""
+    waiting, visited = list(artifacts), {}
     while waiting:
         artifact = waiting.pop()
-        if artifact.reference in visited:
-            continue
-        visited.add(artifact.reference)
-        if artifact.kind.startswith(SNAPSHOT_PREFIX):
-            yield artifact
-        waiting += [store.require(*reference) for reference in artifact.inputs.values()]
+        if artifact.reference not in visited:
+            visited[artifact.reference] = artifact
+            waiting += [store.require(*reference) for reference in artifact.inputs.values()]
+    return list(visited.values())
+
+
+def _require_signed(store: ArtifactStore, history: Iterable[Artifact]) -> None:
+    """Raise UserError if a manifest is not as the store's journal has signed it: an export would repeat what it says.
+
+    In a store that is not signed, nothing is compared.
+    """
+    content = read_journal(store.root)
+    if not content.entries:
+        return
+    state = state_of(content)
+    for artifact in history:
+        if not state.is_signed(manifest_path(store.root, artifact.path), artifact.manifest_sha256):
+            name = f"{artifact.kind} {artifact.fingerprint[:NAME_DIGITS]}"
+            raise UserError(f"{name} is not as it was signed. Run `ft audit --verify` to see what was changed.")

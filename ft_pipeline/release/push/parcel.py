@@ -10,15 +10,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.file_scan import KEPT_PATTERNS
 from ft_pipeline.release.disclosure.folder import BOM, CARD, ENVELOPE, SIGNATURE, SUMS
 from ft_pipeline.store.hashing import sha256_of_file
 
 ALLOWED = (
-    *("*.safetensors", "*.safetensors.index.json", "*.gguf", "*.model", "*.jinja", "Modelfile"),
-    *("config.json", "generation_config.json", "adapter_config.json", "gguf.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("vocab.txt", "merges.txt", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
-    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+    *KEPT_PATTERNS,
+    *("adapter_config.json", "*.gguf", "gguf.json", "Modelfile", "README.md"),
     *("bom.cdx.json", "provenance.json", "provenance.dsse.json", "training_rows.txt"),
     *("SHA256SUMS", "model.sig", "signing_key.pub"),
 )
