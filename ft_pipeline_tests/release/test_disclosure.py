@@ -246,7 +246,8 @@ def test_withheld_rows_are_said_on_the_card_and_in_the_bill(trained: Trained, tm
     erased = replace(facts, rows=replace(facts.rows, withheld=3), card=replace(facts.card, has_erased_rows=True))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     disclose(tmp_path, erased, None)
-    assert "3 more were erased since the training" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "erased since the training, and whose leaves are withheld: 3." in card
     bom = document(tmp_path, "bom.cdx.json")
     assert schema_error(bom) is None
     counts = components(bom)["training-rows"]["data"][0]["contents"]["properties"]

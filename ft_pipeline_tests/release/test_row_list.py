@@ -14,7 +14,7 @@ import pytest
 
 from ft_pipeline.release.card.files import ROW_RECIPE
 from ft_pipeline.release.disclosure.merkle import leaf_hash, tree_root
-from ft_pipeline.release.disclosure.row_list import RowList, list_of_rows
+from ft_pipeline.release.disclosure.row_list import RowList, count_erased, list_of_rows
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.audit.conftest import Command, ft, ft_json, opened, released, released_once, shop
 from ft_pipeline_tests.audit.shop import SECRET, Shop
@@ -197,6 +197,7 @@ def test_an_erased_row_is_withheld_and_gone_after_retraining(released: Shop, ft_
     after = listed()
     assert look_up(write_list(folder, after), said) == "not in the list"
     assert (after.withheld, len(after.leaves)) == (1, len(before.leaves) - 1)
+    assert count_erased(released.store, [released.store.all("adapter")[-1]]) == 1
     assert set(after.leaves) < set(before.leaves) and after.salt == before.salt, "the model is the same"
     released.materialize()
     retrained = listed()

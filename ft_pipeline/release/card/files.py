@@ -43,7 +43,7 @@ def files_section(hashes: Mapping[str, str], *, root: str, leaves: int, withheld
     list of training rows. key_id: of the key that signs the export; None if it is not signed.
     """
     listed = "\n".join(f"{sha256}  {name}" for name, sha256 in hashes.items())
-    gone = f" {withheld} more were erased since the training; their leaves are withheld." if withheld else ""
+    gone = f" Rows that were erased since the training, and whose leaves are withheld: {withheld}." if withheld else ""
     parts = [
         f"## {TITLE}",
         f"```text\n{listed}\n```",

@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.card.model_card import CardFacts
+from ft_pipeline.release.disclosure.row_list import count_erased
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -141,8 +142,7 @@ class Lineage:
 
     def has_erased_rows(self) -> bool:
         """Return whether rows that the model was trained on have been erased since."""
-        weights = [*self.adapters(), *([self.merged] if self.merged else [])]
-        return any(artifact.manifest.get("redactions") for artifact in weights)
+        return count_erased(self.store, self.adapters()) > 0
 
     def row_counts(self) -> dict[str, dict[str, Any]]:
         """Return counts by table that any phase trained on: read, accepted, quarantined, duplicates, reasons."""

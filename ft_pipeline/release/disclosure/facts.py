@@ -78,9 +78,9 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
     lineage = Lineage(store, model)
     adapters = lineage.adapters()
     comparison = current_artifact(store, "comparison")
+    card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     history = _history(store, adapters)
     _require_signed(store, [*history, *([comparison] if comparison else [])])
-    card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     kind = "merged_model" if model.kind == "merged" else "adapter"
     released = store.require(kind, model.fingerprints[kind])
     return ExportFacts(

@@ -64,13 +64,27 @@ def row_leaf(salt: bytes, row_id: str) -> bytes:
 
 def list_of_rows(store: ArtifactStore, adapters: Iterable[Artifact], model_fingerprint: str) -> RowList:
     """Return the list of a model's rows. adapters: those of all its training phases."""
+    row_ids = _ids_of_phases(store, adapters)
+    salt = hashlib.sha256(_SALT_LABEL + bytes.fromhex(model_fingerprint)).digest()
+    erased = _erased_in(row_ids)
+    leaves = sorted(row_leaf(salt, identity) for identity in row_ids - erased)
+    return RowList(salt, leaves, len(erased))
+
+
+def count_erased(store: ArtifactStore, adapters: Iterable[Artifact]) -> int:
+    """Return how many rows that these adapters learned from were erased since."""
+    return len(_erased_in(_ids_of_phases(store, adapters)))
+
+
+def _erased_in(row_ids: set[str]) -> set[str]:
+    return {identity for identity in row_ids if identity.startswith(MARKER_START)}
+
+
+def _ids_of_phases(store: ArtifactStore, adapters: Iterable[Artifact]) -> set[str]:
     row_ids: set[str] = set()
     for adapter in adapters:
         row_ids |= _ids_of_phase(store, store.require(*adapter.inputs["training_data"]))
-    salt = hashlib.sha256(_SALT_LABEL + bytes.fromhex(model_fingerprint)).digest()
-    erased = {identity for identity in row_ids if identity.startswith(MARKER_START)}
-    leaves = sorted(row_leaf(salt, identity) for identity in row_ids - erased)
-    return RowList(salt, leaves, len(erased))
+    return row_ids
 
 
 def _ids_of_phase(store: ArtifactStore, training_data: Artifact) -> set[str]:
