@@ -35,7 +35,7 @@ def push(
     repository: Annotated[
         str | None, typer.Option("--name", help="OWNER/REPOSITORY on the hub (default: the project's name).")
     ] = None,
-    branch: Annotated[str, typer.Option("--branch", help="Branch of the repository.")] = MAIN,
+    branch: Annotated[str, typer.Option("--branch", "--revision", help="Branch of the repository.")] = MAIN,
     merged: Annotated[bool, typer.Option("--merged", help="Push the whole model instead of the adapter.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")] = False,
     project: ProjectOption = None,

@@ -41,7 +41,7 @@ def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
         (folder / ENVELOPE).write_bytes(key.sign(statement))
         (folder / PUBLIC_KEY).write_bytes(key.public_pem)
     (folder / CARD).write_text(_card(folder, facts, weights, key_id=key.key_id if key else None), encoding="utf-8")
-    (folder / SUMS).write_text(_sums(folder), encoding="utf-8")
+    (folder / SUMS).write_text(_sums(folder, weights), encoding="utf-8")
     if key is not None:
         _sign(folder, key.path)
 
@@ -58,10 +58,11 @@ def _card(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, key_i
     return f"{render_card(facts.card)}\n{section}"
 
 
-def _sums(folder: Path) -> str:
-    """Return the lines of SHA256SUMS, in the format of coreutils."""
+def _sums(folder: Path, weights: Mapping[str, str]) -> str:
+    """Return the lines of SHA256SUMS, in the format of coreutils. weights: hashes of files that are known already."""
     listed = (path for path in _files(folder) if path.name not in {SUMS, *SIGNATURES})
-    return "".join(f"{sha256}  {name}\n" for name, sha256 in _hashes(folder, listed).items())
+    others = _hashes(folder, (path for path in listed if path.suffix not in WEIGHT_SUFFIXES))
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted({**weights, **others}.items()))
 
 
 def _sign(folder: Path, private_key: Path) -> None:
