@@ -24,6 +24,7 @@ from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts
 from ft_pipeline.release.disclosure.folder import disclose
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.release.push.parcel import parcel_of
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.fixtures.packing import unpack
@@ -253,6 +254,23 @@ def test_withheld_rows_are_said_on_the_card_and_in_the_bill(trained: Trained, tm
     counts = components(bom)["training-rows"]["data"][0]["contents"]["properties"]
     assert values(counts) == {"rows": "2", "withheld": "3", "merkle_root": facts.rows.root}
     assert values(bom["metadata"]["component"]["properties"])["erased_rows"].startswith("rows that it was trained on")
+
+
+def test_a_folder_with_gguf_files_is_described_and_may_be_pushed(trained: Trained, tmp_path: Path) -> None:
+    for name in ("lora-q8_0.gguf", "lora-q4_k_m.gguf", "Modelfile", "generation_config.json"):
+        (tmp_path / name).write_bytes(name.encode())
+    facts = facts_of(trained, "lora", merged=True)
+    disclose(tmp_path, facts, None, lambda card: card.replace("library_name: transformers", "library_name: gguf", 1))
+    bom = document(tmp_path, "bom.cdx.json")
+    assert schema_error(bom) is None
+    model = bom["metadata"]["component"]
+    assert values(model["properties"])["form"] == "gguf"
+    assert [entry["name"] for entry in model["components"]] == ["lora-q4_k_m.gguf", "lora-q8_0.gguf"]
+    metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert all(metric["slice"].endswith("measured before the conversion to GGUF") for metric in metrics)
+    assert len(document(tmp_path, "provenance.json")["subject"]) == 2
+    assert ModelCard((tmp_path / "README.md").read_text(encoding="utf-8")).data.library_name == "gguf"
+    assert parcel_of(tmp_path).hashes.keys() == {path.name for path in tmp_path.iterdir()}
 
 
 def leaf_of(salt: str, row: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def _tool(facts: ExportFacts) -> dict[str, Any]:
 
 
 def _model(facts: ExportFacts, weights: Mapping[str, str], references: Mapping[str, str]) -> dict[str, Any]:
-    card = facts.card
+    card, form = facts.card, form_of(facts, weights)
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
@@ -76,10 +76,10 @@ def _model(facts: ExportFacts, weights: Mapping[str, str], references: Mapping[s
             {"type": "file", "bom-ref": f"file:{name}", "name": name, "hashes": _hashes(sha256)}
             for name, sha256 in sorted(weights.items())
         ],
-        "modelCard": _model_card(facts),
+        "modelCard": _model_card(facts, form),
         "properties": _properties(
             {
-                "form": form_of(facts, weights),
+                "form": form,
                 "fingerprint": facts.fingerprint,
                 "technique": card.settings.get("technique"),
                 "objective": card.settings.get("objective"),
@@ -115,7 +115,7 @@ def _history(facts: ExportFacts) -> str:
     return ", then ".join(phases) + form
 
 
-def _model_card(facts: ExportFacts) -> dict[str, Any]:
+def _model_card(facts: ExportFacts, form: str) -> dict[str, Any]:
     card, config = facts.card, facts.base.config
     objectives = {phase["objective"] for phase in card.phases}
     architecture = next(iter(config.get("architectures") or []), None)
@@ -129,13 +129,16 @@ def _model_card(facts: ExportFacts) -> dict[str, Any]:
             "inputs": [{"format": "text"}],
             "outputs": [{"format": "text"}],
         },
-        **_analysis(facts),
+        **_analysis(facts, form),
         "considerations": _considerations(facts),
     }
 
 
-def _analysis(facts: ExportFacts) -> dict[str, Any]:
-    """Return the scores with their 95 % intervals; empty if the model is not in the comparison."""
+def _analysis(facts: ExportFacts, form: str) -> dict[str, Any]:
+    """Return the scores with their 95 % intervals; empty if the model is not in the comparison.
+
+    Those of a GGUF file are on the card: here are those of the merged model that it was made from.
+    """
     comparison = facts.card.comparison
     row = comparison.row(facts.card.row)
     metrics = []
@@ -147,7 +150,8 @@ def _analysis(facts: ExportFacts) -> dict[str, Any]:
         )
         title = METRIC_TITLES.get(name)
         shown = f"{name}: {title}" if title else name
-        where = f"test split, {comparison.test_rows} rows; 95 % interval"
+        measured = "; measured before the conversion to GGUF" if form == "gguf" else ""
+        where = f"test split, {comparison.test_rows} rows; 95 % interval{measured}"
         metrics.append({"type": shown, "value": _number(score.value), "slice": where, **interval})
     return {"quantitativeAnalysis": {"performanceMetrics": metrics}} if metrics else {}
 

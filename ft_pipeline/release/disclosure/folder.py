@@ -1,7 +1,7 @@
 """Write what is disclosed about a model into the folder with its files, and sign the folder."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts
 from ft_pipeline.release.disclosure.provenance import build_statement
+from ft_pipeline.release.export.huggingface import CARD_NAME
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME, SigningKey
 
-CARD, BOM, ROWS = "README.md", "bom.cdx.json", "training_rows.txt"
+BOM, ROWS = "bom.cdx.json", "training_rows.txt"
 STATEMENT, ENVELOPE = "provenance.json", "provenance.dsse.json"
 """The provenance as it is read, and the same statement in a signed envelope (DSSE), if the project has a key."""
 SUMS, SIGNATURE, PUBLIC_KEY = "SHA256SUMS", "model.sig", PUBLIC_KEY_NAME
@@ -24,11 +25,16 @@ _BASE_FOLDER = "base"
 """The folder with an adapter's base model: its weights were not made here."""
 
 
-def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
+def disclose(
+    folder: Path,
+    facts: ExportFacts,
+    key: SigningKey | None,
+    adapt_card: Callable[[str], str] = lambda card: card,
+) -> None:
     """Write the card, the bill of materials, the provenance, the list of training rows and SHA256SUMS, and sign it all.
 
     folder: contains the model's own files already, and nothing else. key: None if the project has none; then the card
-    says that the export is not signed.
+    says that the export is not signed. adapt_card: changes the card, before the section on the files is added.
     """
     weights = _hashes(folder, (path for path in _files(folder) if path.suffix in WEIGHT_SUFFIXES))
     made = {name: sha256 for name, sha256 in weights.items() if not name.startswith(f"{_BASE_FOLDER}/")}
@@ -40,22 +46,22 @@ def disclose(folder: Path, facts: ExportFacts, key: SigningKey | None) -> None:
     if key is not None:
         (folder / ENVELOPE).write_bytes(key.sign(statement))
         (folder / PUBLIC_KEY).write_bytes(key.public_pem)
-    (folder / CARD).write_text(_card(folder, facts, weights, key_id=key.key_id if key else None), encoding="utf-8")
+    section = _files_section(folder, facts, weights, key_id=key.key_id if key else None)
+    (folder / CARD_NAME).write_text(f"{adapt_card(render_card(facts.card))}\n{section}", encoding="utf-8")
     (folder / SUMS).write_text(_sums(folder, weights), encoding="utf-8")
     if key is not None:
         _sign(folder, key.path)
 
 
-def _card(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, key_id: str | None) -> str:
+def _files_section(folder: Path, facts: ExportFacts, weights: Mapping[str, str], *, key_id: str | None) -> str:
     documents = _hashes(folder, [folder / name for name in (BOM, STATEMENT, ROWS)])
-    section = files_section(
+    return files_section(
         {**weights, **documents},
         root=facts.rows.root,
         leaves=len(facts.rows.leaves),
         withheld=facts.rows.withheld,
         key_id=key_id,
     )
-    return f"{render_card(facts.card)}\n{section}"
 
 
 def _sums(folder: Path, weights: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 
-GENERATION_CONFIG = "generation_config.json"
+CARD_NAME, GENERATION_CONFIG = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE_FOLDER = "base"
 """The subfolder with an adapter's base model, if that model is not on the hub. adapter_config.json names it without the

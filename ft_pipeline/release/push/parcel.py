@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.file_scan import KEPT_PATTERNS
-from ft_pipeline.release.disclosure.folder import BOM, CARD, ENVELOPE, SIGNATURE, SUMS
+from ft_pipeline.release.disclosure.folder import BOM, ENVELOPE, SIGNATURE, SUMS
+from ft_pipeline.release.export.huggingface import CARD_NAME
 from ft_pipeline.store.hashing import sha256_of_file
 
 ALLOWED = (
@@ -44,7 +45,7 @@ class Parcel:
 
 def is_export(folder: Path) -> bool:
     """Return whether a folder looks like one that `ft export` wrote."""
-    return (folder / SUMS).is_file() and (folder / BOM).is_file() and (folder / CARD).is_file()
+    return (folder / SUMS).is_file() and (folder / BOM).is_file() and (folder / CARD_NAME).is_file()
 
 
 def parcel_of(folder: Path) -> Parcel:
