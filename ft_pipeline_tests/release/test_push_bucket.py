@@ -11,7 +11,9 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.push.bucket import BucketPrefix
 from ft_pipeline.release.push.parcel import Parcel, parcel_of
@@ -71,6 +73,17 @@ def test_the_bucket_gets_the_whole_export_and_no_row(s3: Any, parcel: Parcel, tm
         for text in (*texts, RAW_FILE, str(parcel.folder)):
             assert text.encode() not in content and json.dumps(text)[1:-1].encode() not in content
     sha256sum(tmp_path, "SHA256SUMS")
+
+
+def test_the_command_pushes_an_experiment_to_a_bucket(s3: Any, trained: Trained) -> None:
+    arguments = ["push", "whole", "s3://models/by-hand", "--yes", "--json", "--project", str(trained.root)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["address"] == "s3://models/by-hand"
+    assert objects(s3).keys() == {f"by-hand/{name}" for name in document["files"]}
+    assert "Who can read it is decided by the rules of the bucket" in done.stderr and SECRET not in done.output
+    assert list((trained.root / "data" / "store" / "drafts").glob("push-*")) == []
 
 
 def test_an_interrupted_push_is_completed_and_a_finished_one_sends_nothing(s3: Any, parcel: Parcel) -> None:
