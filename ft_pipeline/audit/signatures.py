@@ -55,6 +55,11 @@ def check_signatures(root: Path, public_pem: bytes | None = None) -> SignatureCh
     ]
     if not content.entries:
         return check
+    if earlier := content.entries[0].details.get("replaces"):
+        check.notes.append(
+            f"An earlier journal of this folder, with {earlier['number']} lines and the key "
+            f"{earlier['key_id'][:ID_DIGITS]}, was replaced on {content.entries[0].time[:10]}."
+        )
     _check_key(check, root, public_pem)
     _check_head(check, root)
     check.findings += _back_dated(content.entries)

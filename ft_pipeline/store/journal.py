@@ -13,6 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +43,7 @@ from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.signing import (
     PUBLIC_KEY_NAME,
     STATEMENT_TYPE,
+    BadSignature,
     SigningKey,
     create_key,
     find_key,
@@ -72,10 +74,11 @@ class Sign(Protocol):
 def changing(root: Path) -> Iterator[Sign]:
     """Hold the journal of the store `root` for a `with` block, and yield what signs its changes.
 
-    In a store without a key nothing is signed. Raises UserError if the key is missing, or if the journal ends before
-    the last line that this machine signed.
+    In a store without a key nothing is signed. Raises UserError if the key is missing, if the journal is damaged, or if
+    it ends before the last line that this machine signed.
     """
     if (key := find_key(root)) is None:
+        _require_never_signed(root)
         yield _sign_nothing
         return
     with FileLock(root / "locks" / "journal", "recording a change").hold():
@@ -87,7 +90,18 @@ def changing(root: Path) -> Iterator[Sign]:
 
 def require_key(root: Path) -> None:
     """Raise UserError if the store is signed and its key is missing, before work is done that cannot be recorded."""
-    find_key(root)
+    if find_key(root) is None:
+        _require_never_signed(root)
+
+
+def _require_never_signed(root: Path) -> None:
+    """Raise UserError if somebody removed the signatures of a store."""
+    head = journal_head.remembered(root)
+    if (root / FILE_NAME).is_file() or (head is not None and (root / "artifacts").exists()):
+        raise UserError(
+            "The journal or the public key of this store was removed. Run `ft audit --verify`, restore the files, or "
+            "start with a new key: ft keys new --reason TEXT"
+        )
 
 
 def sign_content(sign: Sign, root: Path, change: str, path: Path, content: bytes) -> None:
@@ -101,7 +115,7 @@ def require_unsigned(root: Path, path: Path) -> None:
     name = path.relative_to(root).as_posix()
     file = root / FILE_NAME
     for line in file.read_bytes().splitlines() if file.is_file() else ():
-        if name in parse_line(line, unverified_statement(line)).files:
+        if name in _parse(line).files:
             raise UserError(f"The record {name} was signed, but is missing. Run `ft audit --verify`, and restore it.")
 
 
@@ -169,6 +183,8 @@ def _introduce(
     details: dict[str, Any] = {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
     if removed:
         details["removed"] = sorted(removed)
+    if (head := journal_head.remembered(root)) is not None and change != NEW_KEY:
+        details["replaces"] = asdict(head)
     if signed_by is None:
         journal_head.forget(root)
     _Writer(root, signed_by or key).sign(change, files, details)
@@ -230,9 +246,17 @@ class _Writer:
         if not lines:
             journal_head.require_not_behind(self.root, None)
             return None
-        entry = parse_line(lines[-1], unverified_statement(lines[-1]))
+        entry = _parse(lines[-1])
         journal_head.require_not_behind(self.root, journal_head.Head(self.key.key_id, entry.number, entry.sha256))
         return entry
+
+
+def _parse(line: bytes) -> Entry:
+    """Return the entry in a line, whoever signed it. Raises UserError if the line is damaged."""
+    try:
+        return parse_line(line, unverified_statement(line))
+    except BadSignature as error:
+        raise UserError("A line of the journal is damaged. Run `ft audit --verify`, and restore it.") from error
 
 
 def _statement(change: str, files: Mapping[str, str], details: Mapping[str, Any], last: Entry | None) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def key_id_of(public_pem: bytes) -> str:
     try:
         key = serialization.load_pem_public_key(public_pem)
     except ValueError:
-        raise UserError("This is not a public key in PEM form. Use the file signing_key.pub of the store.") from None
+        raise UserError(
+            "The public key is not in PEM form. Restore signing_key.pub of the store, or name it."
+        ) from None
     return hashlib.sha256(
         key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     ).hexdigest()

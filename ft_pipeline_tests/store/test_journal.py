@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -147,3 +148,29 @@ def test_the_journal_has_no_text_of_a_reason_of_an_erasure(root: Path) -> None:
     assert b"Fenwick" not in (root / FILE_NAME).read_bytes()
     payloads = [json.dumps(vars(entry), default=str) for entry in read_journal(root).entries]
     assert not any("Fenwick" in payload for payload in payloads)
+
+
+def test_a_store_whose_signatures_were_removed_records_nothing(root: Path) -> None:
+    build(root)
+    (root / "signing_key.pub").unlink()
+    with pytest.raises(UserError, match="The journal or the public key of this store was removed"):
+        build(root, b"y")
+    (root / FILE_NAME).unlink()
+    with pytest.raises(UserError, match="The journal or the public key of this store was removed"):
+        build(root, b"y")
+
+
+def test_a_damaged_last_line_is_one_clear_error(root: Path) -> None:
+    build(root)
+    with (root / FILE_NAME).open("ab") as file:
+        file.write(b"{}\n")
+    with pytest.raises(UserError, match="A line of the journal is damaged"):
+        build(root, b"y")
+
+
+def test_a_new_store_in_the_same_folder_names_the_one_before(root: Path) -> None:
+    build(root)
+    shutil.rmtree(root)
+    assert sign_new_store(root)
+    (first,) = read_journal(root).entries
+    assert first.details["replaces"]["number"] == 2
