@@ -22,7 +22,7 @@ from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
-from ft_pipeline.execution.step_asset import FORCE
+from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
@@ -44,6 +44,8 @@ class RunRequest:
     select: tuple[str, ...] = ()
     """Assets by name; empty: all."""
     force: bool = False
+    gguf_types: tuple[str, ...] = ()
+    """Types of GGUF files to make, besides those in the experiments' YAML."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def plan_run(request: RunRequest) -> list[PlannedStep]:
     experiments = _selected_experiments(request)
     selected = _selected_assets(request)
     with open_instance() as instance:
-        planned = plan(request.project, experiments, instance)
+        planned = plan(request.project, experiments, instance, request.gguf_types)
     return [_force(step) if request.force else step for step in planned if step.asset in selected]
 
 
@@ -274,7 +276,8 @@ def _materialize(
         publish(StepEvent(step, experiment, "waiting", message=reason))
 
     invocation = uuid4().hex[:12]
-    force_tag = {FORCE: "true"} if request.force else {}
+    tags = {FORCE: "true"} if request.force else {}
+    tags |= {GGUF: ",".join(request.gguf_types)} if request.gguf_types else {}
     with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
@@ -283,7 +286,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **force_tag},
+            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

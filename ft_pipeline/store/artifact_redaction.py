@@ -26,7 +26,7 @@ from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, read_manifest, sealed_manifest
 from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
 
-MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model"})
+MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model", "gguf"})
 """Kinds whose files are not searched: weights contain no row as text. The record lists the models that learned from an
 erased row."""
 ROWS, KEYS = "rows.parquet", "keys.parquet"
