@@ -1,11 +1,7 @@
 """Export a model from the store to a folder outside it: a plain Hugging Face model, or a PEFT adapter."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +12,13 @@ from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.card.model_lineage import hub_id
+from ft_pipeline.release.export.target_folder import (
+    ReportBytes,
+    copy_file,
+    draft_folder,
+    require_free_folder,
+    write_json,
+)
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
@@ -28,9 +31,6 @@ _OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN_FILE, GEN
 """Files of an artifact that are not copied: the store's own, and the generation config, see write_export."""
 _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 """Files of a base model that an adapter folder does not need."""
-_CHUNK_BYTES = 1 << 23
-ReportBytes = Callable[[int], None]
-"""Called with the number of bytes written since the last call."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, me
     champion are always written whole.
     """
     _require_exportable(model, merged)
-    target = _require_free_folder(target)
+    target = require_free_folder(target)
     if merged or model.serving["technique"] == "full" or (model.kind == "merged" and model.name != model.experiment):
         merged_model = store.require("merged_model", model.fingerprints["merged_model"])
         return ExportPlan(model.as_kind("merged"), target, model_files(merged_model), merged_model.path, {})
@@ -81,13 +81,13 @@ def write_export(plan: ExportPlan, card: str, report_bytes: ReportBytes = lambda
     Raises UserError if the disk is full or not writable.
     """
     decoding = generation_config_as_scored(plan.text_side, load_tokenizer_lazily(plan.text_side))
-    with translate_write_errors(), _draft_folder(plan.target) as folder:
+    with translate_write_errors(), draft_folder(plan.target) as folder:
         for name, path in plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            _copy(path, folder / name, report_bytes)
+            copy_file(path, folder / name, report_bytes)
         for model_folder in (folder, folder / BASE_FOLDER):
             if model_folder.is_dir():
-                _write_json(model_folder / GENERATION_CONFIG, decoding)
+                write_json(model_folder / GENERATION_CONFIG, decoding)
         if plan.base_entries:
             _set_base_model(folder / ADAPTER_FILES[1], plan.base_entries)
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
@@ -107,16 +107,6 @@ def _require_exportable(model: ModelReference, merged: bool) -> None:
         )
 
 
-def _require_free_folder(target: Path) -> Path:
-    """Return the folder as an absolute path. Raises UserError if it is a file, or not empty."""
-    target = target.expanduser().absolute()
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file. Choose a new or empty folder.")
-    if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty. Choose a new or empty folder.")
-    return target
-
-
 def model_files(artifact: Artifact) -> dict[str, Path]:
     """Return the files of an artifact that belong to the model, by name."""
     return {
@@ -128,41 +118,9 @@ def _is_weight(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in _WEIGHT_PATTERNS)
 
 
-@contextmanager
-def _draft_folder(target: Path) -> Iterator[Path]:
-    """Yield a draft folder next to `target`. It is renamed to `target` on success and removed on failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield draft
-        draft.chmod(0o777 & ~_current_umask())
-        draft.rename(target)  # also replaces an empty folder
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _copy(source: Path, target: Path, report_bytes: ReportBytes) -> None:
-    """Copy the file. It is not linked, because an edit of the exported file would then damage the store."""
-    with source.open("rb") as source_file, target.open("wb") as target_file:
-        while chunk := source_file.read(_CHUNK_BYTES):
-            target_file.write(chunk)
-            report_bytes(len(chunk))
-
-
 def _set_base_model(path: Path, base_entries: Mapping[str, Any]) -> None:
     """Write the location of the base model to adapter_config.json, which in the store contains its fingerprint."""
     config = {**json.loads(path.read_text(encoding="utf-8")), **base_entries}
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = config["base_model_name_or_path"]
-    _write_json(path, config)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, config)
