@@ -16,9 +16,10 @@ from ft_pipeline.evaluation.scoring.merged_reference import GreedyAnswer, Merged
 from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem
 from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
 from ft_pipeline.job import Job
+from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
 from ft_pipeline.training.gguf.convert import convert
-from ft_pipeline.training.gguf.files import INDEX
+from ft_pipeline.training.gguf.index import INDEX
 
 EXACT = "f32"
 """The type whose file shows whether the conversion is right: it has the merged model's weights, not rounded."""
@@ -39,14 +40,15 @@ def run(job: Job) -> dict[str, Any]:
     files = json.loads((job.inputs["gguf"] / INDEX).read_text(encoding="utf-8"))["files"]
     tested_models = {type_name: _model_to_test(job, type_name) for type_name in files}
     scorer = Scorer(job, list(tested_models.values()))
-    measuring = _Measuring(job, scorer, tested_models)
     paths = {type_name: job.inputs["gguf"] / entry["file"] for type_name, entry in files.items()}
-    records = [record for type_name, path in paths.items() for record in measuring.measure(type_name, path)]
-    with measuring.exact_file(paths) as path:
-        exact = [record for record in records if record["type"] == EXACT] or measuring.agreements(EXACT, path)
+    with _exact_file(job, paths) as exact_path:
+        measuring = _Measuring(job, scorer, tested_models, exact_path)
+        records = [record for type_name, path in paths.items() for record in measuring.measure(type_name, path)]
+        exact = [record for record in records if record["type"] == EXACT] or measuring.agreements(EXACT, exact_path)
     pq.write_table(pa.Table.from_pylist(records), job.out / MEASURES)
-    summary = scorer.write(list(tested_models.values()))
     costs = {type_name: summarize([row for row in records if row["type"] == type_name]) for type_name in files}
+    more = {tested_models[type_name].name: {"gguf": measured} for type_name, measured in costs.items()}
+    summary = scorer.write(list(tested_models.values()), more)
     checks = {"gguf_gate": judge(costs, measuring.broken_rails(job.out), job.config["limits"])}
     return {
         **summary,
@@ -67,7 +69,8 @@ def _model_to_test(job: Job, type_name: str) -> ModelUnderTest:
 class _Measuring:
     """Measures the files of one merged model, which is loaded once."""
 
-    def __init__(self, job: Job, scorer: Scorer, tested_models: dict[str, ModelUnderTest]) -> None:
+    def __init__(self, job: Job, scorer: Scorer, tested_models: dict[str, ModelUnderTest], exact_path: Path) -> None:
+        """exact_path: the model's file in 32 bit."""
         self._job = job
         self._scorer = scorer
         self._tested_models = tested_models
@@ -75,7 +78,7 @@ class _Measuring:
         first = next(iter(tested_models.values()))
         self._items = scorer.render(first, self._reference.window)
         self._merged_samples = _samples(job.inputs["scores"], "merged")
-        self._answers = self._own_answers()
+        self._answers = self._own_answers(exact_path)
         self.other_tokens = 0
         """Number of prompts of which llama.cpp's tokenizer makes other tokens than the model's own."""
 
@@ -87,7 +90,9 @@ class _Measuring:
             return records
         with EvaluatedModel(path, self._longest()) as model:
             lm = LlamaCppLM(model, self._scorer.tokenizer, self._reference, self._scorer.progress.advance)
-            self.other_tokens = sum(model.tokenize_prompt(item.context) != self._ids(item.context) for item in self._items)
+            self.other_tokens = sum(
+                model.tokenize_prompt(item.context) != self._ids(item.context) for item in self._items
+            )
             self._scorer.score_lm(lm, tested_model, self._reference.window)
         agreements = {record["item"]: record for record in self.agreements(type_name, path)}
         records = [{**self._losses(rendered, lm), **agreements[rendered.item.id]} for rendered in self._items]
@@ -119,19 +124,6 @@ class _Measuring:
                 )
         return records
 
-    @contextmanager
-    def exact_file(self, paths: dict[str, Path]) -> Iterator[Path]:
-        """Yield the model's file in 32 bit: the artifact's, or one that is converted for this, and then removed."""
-        if EXACT in paths:
-            yield paths[EXACT]
-            return
-        path = self._job.work / "exact.gguf"
-        convert(self._job.inputs["merged_model"], path, "exact")
-        try:
-            yield path
-        finally:
-            path.unlink()
-
     def broken_rails(self, scores: Path) -> dict[str, list[str]]:
         """Return, by type, the rails that the merged model passes and the file does not."""
         ceilings = self._job.config["rails"]
@@ -155,21 +147,29 @@ class _Measuring:
             )
         return notes
 
-    def _own_answers(self) -> list[GreedyAnswer]:
-        """Return the merged model's greedy answers in 32 bit. Those that `scores` recorded are the drafts."""
-        self._job.report.log("answers of the merged model in 32 bit, one at a time")
-        drafts = {sample["item"]: sample for sample in self._merged_samples}
-        return [
-            self._reference.answer(
-                self._ids(rendered.context),
-                [*self._ids(drafts[rendered.item.id]["answer"]), *self._ending(drafts[rendered.item.id])],
-                self._scorer.max_new_tokens,
-            )
-            for rendered in self._items
-        ]
+    def _own_answers(self, exact_path: Path) -> list[GreedyAnswer]:
+        """Return the merged model's greedy answers in 32 bit.
 
-    def _ending(self, sample: Record) -> list[int]:
-        return self._reference.stop_ids[-1:] if sample["finish_reason"] == "stop" else []
+        Guessed are those that `scores` recorded, and after the first other token, those of its file in 32 bit.
+        """
+        self._job.report.log("answers of the merged model in 32 bit, one at a time")
+        recorded = {sample["item"]: sample for sample in self._merged_samples}
+        limit, stop_ids = self._scorer.max_new_tokens, self._reference.stop_ids
+        answers = []
+        with EvaluatedModel(exact_path, self._longest()) as model:
+            for rendered in self._items:
+                prompt, guess = self._ids(rendered.context), self._recorded_ids(recorded[rendered.item.id])
+
+                def draft(answer: list[int], prompt: list[int] = prompt, guess: list[int] = guess) -> list[int]:
+                    return model.answer(prompt + answer, stop_ids, limit - len(answer)) if answer else guess
+
+                answers.append(self._reference.answer(prompt, draft, limit))
+        return answers
+
+    def _recorded_ids(self, sample: Record) -> list[int]:
+        stop = self._scorer.tokenizer.convert_tokens_to_ids(stop_strings(self._scorer.tokenizer)[0])
+        ending = [stop] if sample["finish_reason"] == "stop" else []
+        return [*self._ids(sample["answer"]), *ending][: self._scorer.max_new_tokens]
 
     def _losses(self, rendered: RenderedItem, lm: LlamaCppLM) -> Record:
         context, target = self._ids(rendered.context), self._ids(rendered.target)
@@ -189,6 +189,20 @@ class _Measuring:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._scorer.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+@contextmanager
+def _exact_file(job: Job, paths: dict[str, Path]) -> Iterator[Path]:
+    """Yield the model's file in 32 bit: the artifact's, or one that is converted for this, and then removed."""
+    if EXACT in paths:
+        yield paths[EXACT]
+        return
+    path = job.work / "exact.gguf"
+    convert(job.inputs["merged_model"], path, "exact")
+    try:
+        yield path
+    finally:
+        path.unlink()
 
 
 def _samples(folder: Path, name: str) -> Sequence[Record]:

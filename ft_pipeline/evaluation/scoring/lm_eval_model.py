@@ -114,9 +114,7 @@ class LoadedLM(RecordingLM, HFLM):
         self.computed_in = dtype_name(compute_dtype(model.device.type))
 
     def score_targets(self, pairs: Sequence[Pair]) -> list[TargetScore]:
-        return target_log_likelihoods(
-            self.model, pairs, batch_size=int(self.batch_size), report_done=self.report_done
-        )
+        return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), report_done=self.report_done)
 
     def answer_prompts(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
         return generate(

