@@ -38,14 +38,14 @@ def export(
     ] = ExportFormat.HUGGINGFACE,
     quantize: Annotated[
         str | None,
-        typer.Option("--quantize", help="Types of GGUF files: q8_0,q4_k_m,… (default: the experiment's, or q8_0)."),
+        typer.Option("--quantize", help="Types of GGUF files: q8_0,q4_k_m,… (default: the YAML's, or q8_0)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Export a GGUF file that fails its gate.")] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a model to a folder: as a PEFT adapter, a Hugging Face model or GGUF files, with what it needs to answer as
-    scored, and its model card.
+    """Export a model to a folder as a PEFT adapter, a Hugging Face model or GGUF files, with tokenizer, chat template,
+    generation config and model card.
 
     Example: ft export champion ../support-model --merged
     """

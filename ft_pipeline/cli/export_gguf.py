@@ -6,12 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ft_pipeline.cli import display
+from ft_pipeline.cli import display, gguf_making
 from ft_pipeline.cli.common import print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.export import model_card, show_writing
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
-from ft_pipeline.execution import gguf_export
 from ft_pipeline.project import Project
 from ft_pipeline.release.export.gguf import GgufExport, plan_gguf, require_mergeable, results, write_gguf
 from ft_pipeline.release.export.target_folder import require_free_folder
@@ -37,9 +36,9 @@ def export_gguf(
     """Make what is missing, check the gate, and write the folder. Raises UserError before any work for bad input."""
     merged = require_mergeable(model)
     target = require_free_folder(directory)
-    types = gguf_export.types_to_export(project, merged, quantize)
-    current = gguf_export.is_current(store, project, merged)
-    make = gguf_export.make_in_graph if current else gguf_export.make_beside_graph
+    types = gguf_making.types_to_export(project, merged, quantize)
+    current = gguf_making.is_current(store, project, merged)
+    make = gguf_making.make_in_graph if current else gguf_making.make_beside_graph
     with live_progress(stderr):
         scored = make(project, store, merged, types)
     plan = plan_gguf(store, merged, target, scored, types, force=force)

@@ -218,15 +218,13 @@ def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[s
 
 
 def _gguf_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
-    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model whose current scores are compared."""
-    found = {
-        name: context.find("gguf_scores", name.removesuffix("/scores")) for name in scored if name.endswith("/scores")
-    }
-    return {
-        name.replace("/scores", "/gguf_scores"): made
-        for name, made in found.items()
-        if made is not None and made.inputs.get("merged_model") == scored[name].inputs["merged_model"]
-    }
+    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model that is compared."""
+    found = {}
+    for name in context.project.experiment_names():
+        scores, made = scored.get(f"{name}/scores"), context.find("gguf_scores", name)
+        if scores and made and made.inputs.get("merged_model") == scores.inputs["merged_model"]:
+            found[f"{name}/gguf_scores"] = made
+    return found
 
 
 def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:

@@ -15,8 +15,8 @@ NOTHING: dict[str, list[str]] = {"types": []}
 
 
 def wanted_types(context: SpecContext) -> list[str]:
-    """Return the types of GGUF files of the experiment: those in its YAML as it is now, those that the run asks for, and
-    those that were made of its current merged model before."""
+    """Return the types of GGUF files of the experiment: those in its YAML as it is now, those that the run asks for,
+    and those that were made of its current merged model before."""
     assert context.experiment is not None
     settings = context.project.experiment(context.experiment)
     made, merged_model = context.find("gguf"), context.find("merged_model")

@@ -148,8 +148,8 @@ def merged_model(context: SpecContext) -> Spec:
     show=lambda artifact: _gguf_metadata(artifact),
 )
 def gguf(context: SpecContext) -> Spec:
-    """The merged model as GGUF files, converted and quantized by llama.cpp: of the types in the experiment's YAML, and of
-    those that were exported. Empty without any."""
+    """The merged model as GGUF files, converted and quantized by llama.cpp: of the types in the experiment's YAML, and
+    of those that were exported. Empty without any."""
     assert context.experiment is not None
     types = wanted_types(context)
     if not types:
@@ -221,13 +221,8 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def _gguf_metadata(artifact: Artifact) -> dict[str, Any]:
     files = [
-        {
-            "file": entry["file"],
-            "type": type_name,
-            "megabytes": round(entry["bytes"] / 1e6, 1),
-            "note": entry["note"] or "",
-        }
-        for type_name, entry in artifact.document(INDEX)["files"].items()
+        {"file": entry["file"], "megabytes": round(entry["bytes"] / 1e6, 1), "note": entry["note"] or ""}
+        for entry in artifact.document(INDEX)["files"].values()
     ]
     return {"files": table(files)} if files else {}
 

@@ -16,7 +16,8 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABL
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
 NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf"}
-"""Settings for when an experiment is trained, for its sweep, and for what is made of its result: they do not change it."""
+"""Settings for when an experiment is trained, for its sweep, and for what is made of its result, which they do not
+change."""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | N
     match = next((artifact for artifact in made if wanted in artifact.spec["config"]["types"]), None)
     if match is None:
         raise UserError(
-            f"The store has no GGUF file of {model.row} of the type {wanted}. Run `ft export {_name(model)} DIR --format "
-            f"gguf --quantize {wanted}` first."
+            f"The store has no GGUF file of {model.row} of the type {wanted}. Run `ft export {_name(model)} DIR "
+            f"--format gguf --quantize {wanted}` first."
         )
     verified = store.require(*match.reference)
     return verified.path / verified.document(INDEX)["files"][wanted]["file"]

@@ -47,8 +47,8 @@ class GgufCosts(JsonRecord):
     kl: Score
     """KL(merged || GGUF), nats per token of the reference answers."""
     agreement: Score
-    """In 32 bit: share of the answers that equal the merged model's own, up to the first token whose two best candidates
-    differ by less than 0.1 nats."""
+    """In 32 bit: share of the answers that equal the merged model's own, up to the first token whose two best
+    candidates differ by less than 0.1 nats."""
     identical: Score
     """In 32 bit: share of the answers that equal the merged model's own as a whole."""
 

@@ -1,4 +1,4 @@
-"""The worker for `gguf_scores`: each GGUF file of a merged model, scored by llama.cpp on the merged model's test rows."""
+"""The worker for `gguf_scores`: each GGUF file of a merged model, scored by llama.cpp on the same test rows."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -142,8 +142,8 @@ class _Measuring:
         notes = [f"{entry['file']}: {entry['note']}" for entry in files.values() if entry["note"]]
         if self.other_tokens:
             notes.append(
-                f"llama.cpp makes other tokens of {self.other_tokens} of {len(self._items)} prompts than the model's own "
-                "tokenizer. They were scored with the model's own; a server that tokenizes by llama.cpp may answer worse."
+                f"llama.cpp makes other tokens of {self.other_tokens} of {len(self._items)} prompts than the model's "
+                "own tokenizer. They were scored with its own. A server that tokenizes by llama.cpp may answer worse."
             )
         return notes
 

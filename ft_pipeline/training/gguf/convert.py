@@ -11,11 +11,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.chat import render
 from ft_pipeline.models.llama_cpp.library import installed_versions
+from ft_pipeline.models.load import load_tokenizer
 
-_SCRIPT = "convert_hf_to_gguf.py"
+_SCRIPT, _TOKENIZER_CONFIG = "convert_hf_to_gguf.py", "tokenizer_config.json"
 _UNSET = ("author", "version", "organization", "finetune", "basename", "description", "quantized_by")
 """Fields that the script would guess from the name of the folder, which is a path of this machine."""
 _SAMPLING = ("sequence", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold")
@@ -29,24 +32,48 @@ def convert(folder: Path, target: Path, name: str) -> None:
     architecture or the tokenizer, or is not installed.
     """
     script = _find_script()
-    metadata = target.with_suffix(".metadata.json")
-    metadata.write_text(json.dumps(_metadata(name)), encoding="utf-8")
-    arguments = [str(folder.resolve()), "--outtype", "f32", "--outfile", str(target.resolve())]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONSAFEPATH", "NO_LOCAL_GGUF")}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments, "--metadata", str(metadata.resolve())],
-        cwd=script.parent,
-        env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    metadata.unlink()
+    with TemporaryDirectory(prefix="gguf-", dir=target.parent) as scratch:
+        source, metadata = Path(scratch) / "model", Path(scratch) / "metadata.json"
+        _link_model(folder, source)
+        metadata.write_text(json.dumps(_metadata(name)), encoding="utf-8")
+        arguments = [str(source), "--outtype", "f32", "--outfile", str(target.resolve()), "--metadata", str(metadata)]
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments],
+            cwd=script.parent,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     if done.returncode or not target.is_file():
         target.unlink(missing_ok=True)
         raise UserError(explain_failure(done.stdout, done.returncode))
+
+
+def _link_model(folder: Path, source: Path) -> None:
+    """Make `source`, the same model, whose tokenizer adds a BOS token exactly if the chat template writes one.
+
+    llama.cpp adds one to every prompt if the file says so, in place of the template's. transformers no longer writes
+    that setting, and llama.cpp's default is another one than that of training, where only the template counts.
+    """
+    source.mkdir()
+    for path in folder.resolve().iterdir():
+        if path.name != _TOKENIZER_CONFIG:
+            (source / path.name).symlink_to(path)
+    config = json.loads((folder / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(folder)
+    prompt = render(tokenizer, [{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    writes_bos = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    settings = {**config, "add_bos_token": writes_bos, "add_eos_token": False}
+    (source / _TOKENIZER_CONFIG).write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the script: offline, with its own version of gguf, and without traces in its folder."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONSAFEPATH", "NO_LOCAL_GGUF")}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def explain_failure(log: str, code: int) -> str:
