@@ -41,7 +41,8 @@ def export_gguf(
     make = gguf_making.make_in_graph if current else gguf_making.make_beside_graph
     with live_progress(stderr):
         scored = make(project, store, merged, types)
-    plan = plan_gguf(store, merged, target, scored, types, force=force)
+    limits = project.settings.evaluation.gguf.model_dump()
+    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force)
     card = model_card(project, store, merged)
     show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, card, report_bytes))
     print_result(_document(plan, current), as_json, lambda document: _show(document, plan, current))
@@ -83,7 +84,7 @@ def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
     for sentence in [*document["notes"], *([] if current else [NO_ROW])]:
         stdout.print(display.plain(sentence), soft_wrap=True)
     for name in plan.types:
-        if failures := plan.scored.failures(name):
+        if failures := plan.failures[name]:
             stdout.print(f"{name} fails its gate: {display.plain('; '.join(failures))}.", soft_wrap=True)
     if document["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")

@@ -49,7 +49,8 @@ def gguf_spec(context: SpecContext, merged_model: Artifact, experiment: str, typ
 def gguf_scores_spec(context: SpecContext, gguf: Artifact, scores: Artifact) -> Spec:
     """Return the spec of the scores of GGUF files, on the rows on which `scores` scored their merged model.
 
-    Raises UserError if the scores are of another merged model.
+    The limits of the gate are not part of it: they change no measurement. Raises UserError if the scores are of another
+    merged model.
     """
     if gguf.inputs["merged_model"] != scores.inputs["merged_model"]:
         raise UserError("gguf was made of an earlier merged model. Materialize it first, or run `ft run`.")
@@ -57,9 +58,6 @@ def gguf_scores_spec(context: SpecContext, gguf: Artifact, scores: Artifact) -> 
     served = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
     spec = scores_spec(context, {**inputs, "gguf": gguf.reference, "scores": scores.reference}, served)
     settings = context.project.settings
-    config = {
-        **spec.config,
-        "limits": settings.evaluation.gguf.model_dump(mode="json"),
-        "rails": settings.promotion.rails,
-    }
-    return replace(spec, kind="gguf_scores", config=config, versions=spec.versions | installed_versions())
+    judged_by = {"limits": settings.evaluation.gguf.model_dump(mode="json"), "rails": settings.promotion.rails}
+    versions = spec.versions | installed_versions()
+    return replace(spec, kind="gguf_scores", versions=versions, handling={**spec.handling, **judged_by})

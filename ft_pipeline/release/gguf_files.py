@@ -7,6 +7,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.row_records import GgufCosts
+from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -33,10 +34,10 @@ class ScoredFiles:
         """Return what a type costs against the merged model."""
         return GgufCosts.from_json(self.scores.summary["costs"][type_name])
 
-    def failures(self, type_name: str) -> Sequence[str]:
-        """Return what a type fails at the gate, as clauses."""
-        failures: Sequence[str] = self.scores.summary["checks"]["gguf_gate"]["failures"][type_name]
-        return failures
+    def failures(self, type_name: str, limits: Mapping[str, float]) -> list[str]:
+        """Return what a type fails at the gate, as clauses. limits: GgufLimits, which may have changed since."""
+        summary = self.scores.summary
+        return gate_failures(summary["costs"][type_name], summary["broken_rails"][type_name], limits)
 
 
 def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:

@@ -34,14 +34,14 @@ def judge(
 
     limits: GgufLimits. broken_rails: by type, those that the merged model passes and the file does not.
     """
-    failures = {name: _failures(costs[name], broken_rails[name], limits) for name in costs}
+    failures = {name: gate_failures(costs[name], broken_rails[name], limits) for name in costs}
     failed = [f"{name}: {'; '.join(reasons)}" for name, reasons in failures.items() if reasons]
     message = ". ".join(failed) if failed else f"{', '.join(costs)} within the limits"
     return {"passed": not failed, "blocking": False, "message": message, "failures": failures}
 
 
-def _failures(costs: Costs, broken_rails: Sequence[str], limits: Mapping[str, float]) -> list[str]:
-    """Return what a file fails, as clauses with the number and the limit."""
+def gate_failures(costs: Costs, broken_rails: Sequence[str], limits: Mapping[str, float]) -> list[str]:
+    """Return what a file fails, as clauses with the number and the limit. Arguments as in `judge`, of one type."""
     increase, kl = costs["loss_increase"], costs["kl"]
     bound = increase["value"] if increase["high"] is None else increase["high"]
     failures = []

@@ -33,7 +33,7 @@ Record = dict[str, Any]
 def run(job: Job) -> dict[str, Any]:
     """Score every file of the gguf artifact as `scores` does, and measure what it costs against the merged model.
 
-    config: as for tuned_scores, and limits (GgufLimits), rails (ceilings of rails.judge_answers). inputs: gguf,
+    config: as for tuned_scores. handling: limits (GgufLimits), rails (ceilings of rails.judge_answers). inputs: gguf,
     merged_model, scores (of that merged model), base_model, conversations. Writes the files of scores, and MEASURES.
     Raises UserError if the test split is empty, or if llama.cpp cannot run a file.
     """
@@ -49,13 +49,14 @@ def run(job: Job) -> dict[str, Any]:
     costs = {type_name: summarize([row for row in records if row["type"] == type_name]) for type_name in files}
     more = {tested_models[type_name].name: {"gguf": measured} for type_name, measured in costs.items()}
     summary = scorer.write(list(tested_models.values()), more)
-    checks = {"gguf_gate": judge(costs, measuring.broken_rails(job.out), job.config["limits"])}
+    broken_rails = measuring.broken_rails(job.out)
     return {
         **summary,
         "costs": costs,
         "conversion": summarize(exact),
         "other_tokens": measuring.other_tokens,
-        "checks": checks,
+        "broken_rails": broken_rails,
+        "checks": {"gguf_gate": judge(costs, broken_rails, job.handling["limits"])},
         "notes": measuring.notes(files),
     }
 
@@ -126,7 +127,7 @@ class _Measuring:
 
     def broken_rails(self, scores: Path) -> dict[str, list[str]]:
         """Return, by type, the rails that the merged model passes and the file does not."""
-        ceilings = self._job.config["rails"]
+        ceilings = self._job.handling["rails"]
         passed = {rail.name for rail in judge_answers(self._merged_samples, ceilings) if rail.verdict == "pass"}
         return {
             type_name: [

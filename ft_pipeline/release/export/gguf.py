@@ -27,6 +27,8 @@ class GgufExport:
     target: Path
     scored: ScoredFiles
     types: Sequence[str]
+    failures: Mapping[str, Sequence[str]]
+    """By type, what its file fails at the gate, as clauses."""
     merged_model: Path
     """The folder of the merged model, whose tokenizer and generation config apply."""
 
@@ -52,21 +54,28 @@ def require_mergeable(model: ModelReference) -> ModelReference:
 
 
 def plan_gguf(
-    store: ArtifactStore, model: ModelReference, target: Path, scored: ScoredFiles, types: Sequence[str], *, force: bool
+    store: ArtifactStore,
+    model: ModelReference,
+    target: Path,
+    scored: ScoredFiles,
+    types: Sequence[str],
+    *,
+    limits: Mapping[str, float],
+    force: bool,
 ) -> GgufExport:
     """Return what to write to `target`, a free folder.
 
-    Raises UserError if a file failed the gate, unless `force`.
+    limits: GgufLimits. Raises UserError if a file fails the gate, unless `force`.
     """
-    failed = {name: scored.failures(name) for name in types if scored.failures(name)}
-    if failed and not force:
-        reasons = ". ".join(f"{name}: {'; '.join(failures)}" for name, failures in failed.items())
+    failures = {name: scored.failures(name, limits) for name in types}
+    if any(failures.values()) and not force:
+        reasons = ". ".join(f"{name}: {'; '.join(clauses)}" for name, clauses in failures.items() if clauses)
         raise UserError(
             f"The GGUF file fails its gate. {reasons}. Choose a larger type, raise evaluation.gguf in project.yaml, or "
             "export it with --force."
         )
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
-    return GgufExport(model, target, scored, types, merged_model.path)
+    return GgufExport(model, target, scored, types, failures, merged_model.path)
 
 
 def write_gguf(plan: GgufExport, card: str, report_bytes: ReportBytes = lambda count: None) -> None:
@@ -119,7 +128,7 @@ def results(plan: GgufExport) -> Mapping[str, object]:
         name: {
             **plan.scored.entry(name),
             "costs": plan.scored.costs(name).to_json(),
-            "failures": list(plan.scored.failures(name)),
+            "failures": list(plan.failures[name]),
         }
         for name in plan.types
     }
