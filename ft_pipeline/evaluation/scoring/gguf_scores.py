@@ -53,7 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     return {
         **summary,
         "costs": costs,
-        "conversion": summarize(exact),
+        "conversion": {measure: summarize(exact)[measure] for measure in ("agreement", "identical")},
         "other_tokens": measuring.other_tokens,
         "broken_rails": broken_rails,
         "checks": {"gguf_gate": judge(costs, broken_rails, job.handling["limits"])},
