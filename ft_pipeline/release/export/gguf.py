@@ -119,7 +119,10 @@ def _usage(plan: GgufExport) -> str:
     prompt = plan.model.serving.get("system_prompt")
     command = f"```sh\nllama-server -m {plan.paths[0].name} --jinja\n```"
     text = f"{command}\n\nThe file contains the chat template, and decodes greedily."
-    return text + (f" It was scored with this system prompt, which must come first:\n\n> {prompt}" if prompt else "")
+    if not prompt:
+        return text
+    quoted = "\n".join(f"> {line}" for line in prompt.splitlines())
+    return f"{text} It was scored with this system prompt, which must come first:\n\n{quoted}"
 
 
 def results(plan: GgufExport) -> Mapping[str, object]:
