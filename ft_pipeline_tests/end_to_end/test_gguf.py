@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
@@ -71,3 +72,23 @@ def test_a_target_that_is_not_empty_is_refused_before_any_work(shop: Path) -> No
     unknown = ft(shop, "export", "qlora", str(shop / "new"), "--format", "gguf", "--quantize", "q9")
     assert unknown.returncode == 2 and "'q9' is not a GGUF type that is supported" in unknown.stderr
     assert current(shop, "gguf", "qlora").document("gguf.json")["files"].keys() == {"f32", "q8_0"}
+
+
+def test_a_champion_that_was_trained_again_is_made_beside_the_graph(shop: Path) -> None:
+    assert ft(shop, "promote", "qlora", "--force", "--reason", "to serve it").returncode == 0
+    champion = ft_json(shop, "champion")["champion"]["fingerprint"]
+    path = shop / "experiments" / "qlora.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["training"]["seed"] = 7
+    settings.pop("gguf", None)
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert ft(shop, "run", "--experiment", "qlora").returncode == 0
+    rows = ft_json(shop, "compare")["rows"]
+    assert not any(row["kind"] == "gguf" for row in rows)  # they were of another merged model
+    before = stale(shop)
+    out = shop / "champion"
+    document = ft_json(shop, "export", "champion", str(out), "--format", "gguf", "--quantize", "q8_0", "--force")
+    assert document["fingerprint"] == champion != current(shop, "merged_model", "qlora").fingerprint
+    assert not document["in_comparison"] and (out / "larkfield-support-qlora-q8_0.gguf").is_file()
+    assert [row["name"] for row in ft_json(shop, "compare")["rows"]] == [row["name"] for row in rows]
+    assert stale(shop) == before
