@@ -12,7 +12,14 @@ from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.export import model_card, show_writing
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.project import Project
-from ft_pipeline.release.export.gguf import GgufExport, plan_gguf, require_mergeable, results, write_gguf
+from ft_pipeline.release.export.gguf import (
+    GgufExport,
+    plan_gguf,
+    require_mergeable,
+    require_writable,
+    results,
+    write_gguf,
+)
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -36,6 +43,7 @@ def export_gguf(
     """Make what is missing, check the gate, and write the folder. Raises UserError before any work for bad input."""
     merged = require_mergeable(model)
     target = require_free_folder(directory)
+    require_writable(target)
     types = gguf_making.types_to_export(project, merged, quantize)
     current = gguf_making.is_current(store, project, merged)
     make = gguf_making.make_in_graph if current else gguf_making.make_beside_graph

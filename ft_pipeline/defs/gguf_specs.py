@@ -6,7 +6,7 @@ from ft_pipeline.defs.scoring_specs import scores_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.models.llama_cpp.library import installed_versions
-from ft_pipeline.settings.gguf_types import in_order
+from ft_pipeline.settings.gguf_types import in_order, parse_types
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -16,12 +16,13 @@ NOTHING: dict[str, list[str]] = {"types": []}
 
 def wanted_types(context: SpecContext) -> list[str]:
     """Return the types of GGUF files of the experiment: those in its YAML as it is now, those that the run asks for,
-    and those that were made of its current merged model before."""
+    and those that were made of its current merged model before. UserError for an unknown type."""
     assert context.experiment is not None
+    asked_for = parse_types(",".join(context.gguf_types)) if context.gguf_types else ()
     settings = context.project.experiment(context.experiment)
     made, merged_model = context.find("gguf"), context.find("merged_model")
     kept = types_of(made) if made and merged_model and is_of_model(made, merged_model) else []
-    return in_order([*settings.gguf, *context.gguf_types, *kept])
+    return in_order([*settings.gguf, *asked_for, *kept])
 
 
 def types_of(gguf: Artifact) -> list[str]:

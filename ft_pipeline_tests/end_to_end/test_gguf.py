@@ -76,7 +76,7 @@ def test_a_target_that_is_not_empty_is_refused_before_any_work(shop: Path) -> No
 
 def test_a_champion_that_was_trained_again_is_made_beside_the_graph(shop: Path) -> None:
     assert ft(shop, "promote", "qlora", "--force", "--reason", "to serve it").returncode == 0
-    champion = ft_json(shop, "champion")["champion"]["fingerprint"]
+    champion = current(shop, "champion").summary["champion"]["fingerprint"]
     path = shop / "experiments" / "qlora.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["training"]["seed"] = 7

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.export.gguf import GgufExport, plan_gguf, require_mergeable, write_gguf
+from ft_pipeline.release.export.gguf import GgufExport, plan_gguf, require_mergeable, require_writable, write_gguf
 from ft_pipeline.release.gguf_files import ScoredFiles, find_gguf, scored_files
 from ft_pipeline.release.model_lookup import ModelReference, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -124,6 +124,14 @@ def test_the_system_prompt_is_on_the_card(own: Trained, tmp_path: Path, model: M
     write_gguf(plan(own, prompted, tmp_path / "out", scored, force=False), CARD)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert all(f"> {line}" in card for line in SYSTEM_PROMPT.splitlines())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(UserError, match=r"file/out cannot be written \(Not a directory\)\. Choose another folder"):
+        require_writable(tmp_path / "file" / "out")
+    require_writable(tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_models_without_merged_weights_are_refused(own: Trained) -> None:

@@ -1,5 +1,6 @@
 """Export a model as GGUF files, each with what it costs against the merged model."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,15 @@ def require_mergeable(model: ModelReference) -> ModelReference:
             "without --format gguf."
         )
     return model.as_kind("merged")
+
+
+def require_writable(target: Path) -> None:
+    """Raise UserError if `target` cannot be written, before the long work."""
+    existing = next(folder for folder in (target, *target.parents) if folder.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".export-", dir=existing)).rmdir()
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
 def plan_gguf(
