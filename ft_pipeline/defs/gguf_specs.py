@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ft_pipeline.defs.scoring_specs import scores_spec
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import SpecContext
+from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.models.llama_cpp.library import installed_versions
 from ft_pipeline.settings.gguf_types import in_order, parse_types
 from ft_pipeline.store.artifacts import Artifact
@@ -61,4 +61,18 @@ def gguf_scores_spec(context: SpecContext, gguf: Artifact, scores: Artifact) -> 
     settings = context.project.settings
     judged_by = {"limits": settings.evaluation.gguf.model_dump(mode="json"), "rails": settings.promotion.rails}
     versions = spec.versions | installed_versions()
-    return replace(spec, kind="gguf_scores", versions=versions, handling={**spec.handling, **judged_by})
+    handling = {**spec.handling, **judged_by}
+    made = replace(spec, kind="gguf_scores", versions=versions, handling=handling)
+    return replace(made, handling={**handling, "earlier": _earlier_scores(context, made)})
+
+
+def _earlier_scores(context: SpecContext, spec: Spec) -> dict[str, str] | None:
+    """Return the folders of the last scores, and of the files that they are of, if only the set of files differs: what
+    was measured of a file then is not measured again."""
+    last = context.find("gguf_scores")
+    if last is None or last.redacted or "gguf" not in last.inputs:
+        return None
+    files = context.store.open(*last.inputs["gguf"])
+    wanted = spec.with_code_version(STEPS["gguf_scores"].code_version).to_json()
+    same = {**wanted, "inputs": {**wanted["inputs"], "gguf": last.spec["inputs"]["gguf"]}} == last.spec
+    return {"scores": str(last.path), "gguf": str(files.path)} if same and files else None

@@ -64,6 +64,10 @@ def test_types_in_the_yaml_are_made_by_a_run_without_training_again(shop: Path) 
     planned = {step["asset"]: step["reason"] for step in stale(shop)}
     assert planned["gguf"] == "settings changed: types"
     assert not {"experiment", "training_data", "adapter", "merged_model", "scores"} & planned.keys()
+    before = {row["name"]: row for row in current(shop, "gguf_scores", "qlora").summary["rows"]}
+    assert ft(shop, "run", "--experiment", "qlora", "--select", "gguf,gguf_scores").returncode == 0
+    after = {row["name"]: row for row in current(shop, "gguf_scores", "qlora").summary["rows"]}
+    assert after == {**before, "gguf-q4_0": after["gguf-q4_0"]}  # with their times: they were not measured again
 
 
 def test_a_target_that_is_not_empty_is_refused_before_any_work(shop: Path) -> None:
@@ -71,7 +75,7 @@ def test_a_target_that_is_not_empty_is_refused_before_any_work(shop: Path) -> No
     assert refused.returncode == 2 and "is not empty. Choose a new or empty folder" in refused.stderr
     unknown = ft(shop, "export", "qlora", str(shop / "new"), "--format", "gguf", "--quantize", "q9")
     assert unknown.returncode == 2 and "'q9' is not a GGUF type that is supported" in unknown.stderr
-    assert current(shop, "gguf", "qlora").document("gguf.json")["files"].keys() == {"f32", "q8_0"}
+    assert current(shop, "gguf", "qlora").document("gguf.json")["files"].keys() == {"f32", "q8_0", "q4_0"}
 
 
 def test_a_champion_that_was_trained_again_is_made_beside_the_graph(shop: Path) -> None:

@@ -114,14 +114,18 @@ def test_a_tokenizer_that_differs_is_reported(scored: Scored) -> None:
     assert any("makes other tokens of 4 of 4 prompts" in note for note in scored.summary["notes"])
 
 
-def test_a_restart_measures_only_what_is_missing(scored: Scored) -> None:
-    before = {name: (scored.job.out / name).read_bytes() for name in ("scores.json", "gguf.parquet")}
-    (scored.job.work / "scored_gguf-q4_0.json").unlink()
-    lines = scored.job.report.lines  # type: ignore[attr-defined]
-    lines.clear()
-    assert gguf_scores.run(scored.job)["costs"] == scored.summary["costs"]
-    assert [line.split(":")[0] for line in lines if line.startswith("scoring")] == ["scoring gguf-q4_0"]
-    assert (scored.job.out / "gguf.parquet").read_bytes() == before["gguf.parquet"]
+def test_another_type_does_not_measure_the_others_again(scored: Scored, tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    out.mkdir()
+    earlier = {"scores": str(scored.job.out), "gguf": str(scored.job.inputs["gguf"])}
+    handling = {**scored.job.handling, "earlier": earlier}
+    report = RecordingReporter()
+    job = Job("gguf_scores", scored.job.config, dict(scored.job.inputs), out, work, "cpu", report, handling)
+    assert gguf_scores.run(job) == scored.summary
+    assert not [line for line in report.lines if line.startswith("scoring")]
+    for name in ("scores.json", "gguf.parquet", "samples.parquet"):
+        assert (out / name).read_bytes() == (scored.job.out / name).read_bytes(), name
 
 
 def test_without_test_rows_there_is_one_line(scored: Scored, tmp_path: Path) -> None:
@@ -130,3 +134,14 @@ def test_without_test_rows_there_is_one_line(scored: Scored, tmp_path: Path) -> 
     job = Job(**{**vars(scored.job), "inputs": {**scored.job.inputs, "conversations": tmp_path}})
     with pytest.raises(UserError, match="in the test split"):
         gguf_scores.run(job)
+
+
+def test_a_restart_measures_only_what_is_missing(scored: Scored) -> None:
+    before = {name: (scored.job.out / name).read_bytes() for name in ("scores.json", "gguf.parquet")}
+    (scored.job.work / "scored_gguf-q4_0.json").unlink()
+    lines = scored.job.report.lines  # type: ignore[attr-defined]
+    lines.clear()
+    again = gguf_scores.run(scored.job)
+    assert {key: again[key] for key in ("costs", "notes")} == {key: scored.summary[key] for key in ("costs", "notes")}
+    assert [line.split(":")[0] for line in lines if line.startswith("scoring")] == ["scoring gguf-q4_0"]
+    assert (scored.job.out / "gguf.parquet").read_bytes() == before["gguf.parquet"]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.rails import judge_answers
+from ft_pipeline.evaluation.scoring.gguf_earlier import MEASURES, measured_path, take_over
 from ft_pipeline.evaluation.scoring.gguf_gate import judge, summarize
 from ft_pipeline.evaluation.scoring.llama_cpp_lm import LlamaCppLM
 from ft_pipeline.evaluation.scoring.merged_reference import GreedyAnswer, MergedReference, token_pair
@@ -23,8 +24,6 @@ from ft_pipeline.training.gguf.index import INDEX
 
 EXACT = "f32"
 """The type whose file shows whether the conversion is right: it has the merged model's weights, not rounded."""
-MEASURES = "gguf.parquet"
-"""The file with a record per type and test answer."""
 CLOSE = 0.1
 """Nats between the merged model's two best candidates below which either of them may be next in 32 bit."""
 Record = dict[str, Any]
@@ -33,7 +32,8 @@ Record = dict[str, Any]
 def run(job: Job) -> dict[str, Any]:
     """Score every file of the gguf artifact as `scores` does, and measure what it costs against the merged model.
 
-    config: as for tuned_scores. handling: limits (GgufLimits), rails (ceilings of rails.judge_answers). inputs: gguf,
+    config: as for tuned_scores. handling: limits (GgufLimits), rails (ceilings of rails.judge_answers), earlier (see
+    gguf_earlier.take_over; may be absent). inputs: gguf,
     merged_model, scores (of that merged model), base_model, conversations. Writes the files of scores, and MEASURES.
     Raises UserError if the test split is empty, or if llama.cpp cannot run a file.
     """
@@ -41,6 +41,7 @@ def run(job: Job) -> dict[str, Any]:
     tested_models = {type_name: _model_to_test(job, type_name) for type_name in files}
     scorer = Scorer(job, list(tested_models.values()))
     paths = {type_name: job.inputs["gguf"] / entry["file"] for type_name, entry in files.items()}
+    take_over(job, tested_models)
     with _exact_file(job, paths) as exact_path:
         measuring = _Measuring(job, scorer, tested_models, exact_path)
         records = [record for type_name, path in paths.items() for record in measuring.measure(type_name, path)]
@@ -79,21 +80,18 @@ class _Measuring:
         first = next(iter(tested_models.values()))
         self._items = scorer.render(first, self._reference.window)
         self._merged_samples = _samples(job.inputs["scores"], "merged")
-        self._answers = self._own_answers(exact_path)
         self.other_tokens = 0
         """Number of prompts of which llama.cpp's tokenizer makes other tokens than the model's own."""
+        self._answers = self._own_answers(exact_path)
 
     def measure(self, type_name: str, path: Path) -> list[Record]:
         """Score a file, unless an earlier start of this job has. Return its records in MEASURES."""
-        tested_model, measured = self._tested_models[type_name], self._job.work / f"measured_{type_name}.json"
+        tested_model, measured = self._tested_models[type_name], measured_path(self._job, type_name)
         if measured.is_file() and self._scorer.skip_if_scored(tested_model):
             records: list[Record] = json.loads(measured.read_text(encoding="utf-8"))
             return records
         with EvaluatedModel(path, self._longest()) as model:
             lm = LlamaCppLM(model, self._scorer.tokenizer, self._reference, self._scorer.progress.advance)
-            self.other_tokens = sum(
-                model.tokenize_prompt(item.context) != self._ids(item.context) for item in self._items
-            )
             self._scorer.score_lm(lm, tested_model, self._reference.window)
         agreements = {record["item"]: record for record in self.agreements(type_name, path)}
         records = [{**self._losses(rendered, lm), **agreements[rendered.item.id]} for rendered in self._items]
@@ -160,6 +158,7 @@ class _Measuring:
         with EvaluatedModel(exact_path, self._longest()) as model:
             for rendered in self._items:
                 prompt, guess = self._ids(rendered.context), self._recorded_ids(recorded[rendered.item.id])
+                self.other_tokens += model.tokenize_prompt(rendered.context) != prompt
 
                 def draft(answer: list[int], prompt: list[int] = prompt, guess: list[int] = guess) -> list[int]:
                     return model.answer(prompt + answer, stop_ids, limit - len(answer)) if answer else guess

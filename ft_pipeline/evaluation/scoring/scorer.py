@@ -350,7 +350,12 @@ class Scorer:
         return likelihoods + len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
 
     def _result_path(self, tested_model: ModelUnderTest) -> Path:
-        return self.job.work / f"scored_{tested_model.name}.json"
+        return result_path(self.job, tested_model.name)
+
+
+def result_path(job: Job, name: str) -> Path:
+    """Return where the result of a scored model is kept until the job has scored all of them."""
+    return job.work / f"scored_{name}.json"
 
 
 def _documents(rendered_items: Sequence[RenderedItem]) -> list[dict[str, Any]]:
