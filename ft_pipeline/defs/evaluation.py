@@ -32,6 +32,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -273,9 +274,13 @@ def _no_gguf_scores(build: BuildContext) -> dict[str, Any]:
 def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
     if not artifact.summary["rows"]:
         return {}
+    measured = artifact.summary["costs"]
     costs = [
-        {"type": name, **{measure: describe_score(Score.from_json(cost), 4) for measure, cost in measured.items()}}
-        for name, measured in artifact.summary["costs"].items()
+        {
+            "type": name,
+            **{measure: describe_score(Score.from_json(cost), 4) for measure, cost in measured[name].items()},
+        }
+        for name in in_order(measured)
     ]
     return {**_scores_metadata(artifact), "costs": table(costs)}
 

@@ -1,6 +1,6 @@
 """The types of GGUF files that a merged model is quantized to, by llama.cpp's names in lower case."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ft_pipeline.errors import UserError
 
@@ -30,6 +30,6 @@ def parse_types(text: str) -> tuple[str, ...]:
     return names
 
 
-def in_order(names: Sequence[str]) -> list[str]:
+def in_order(names: Collection[str]) -> list[str]:
     """Return the types once each, from the most exact to the smallest."""
     return [name for name in GGUF_TYPES if name in names]
