@@ -15,6 +15,7 @@ KIND_COLORS = {
     "champion": PURPLE,
     "teacher": "#E69F00",
     "contender": "#56B4E9",
+    "gguf": "#4477AA",
 }
 """The color of a row of the comparison, by its kind."""
 

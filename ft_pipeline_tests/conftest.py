@@ -5,12 +5,25 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ft_pipeline_tests.gguf_files import Converted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
 os.environ["FT_KEYS"] = tempfile.mkdtemp(prefix="ft-keys-")  # no test writes keys to the home of the user
 atexit.register(shutil.rmtree, os.environ["FT_KEYS"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> "Converted":
+    """A tiny model and its GGUF file in 32 bit."""
+    pytest.importorskip("llama_cpp_py_sync")
+    from ft_pipeline_tests.gguf_files import convert_tiny
+
+    return convert_tiny(tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
-MODEL_KINDS = ("adapter", "merged_model")
-SCORE_KINDS = ("prompt_baseline", "scores")
+MODEL_KINDS = ("adapter", "merged_model", "gguf")
+SCORE_KINDS = ("prompt_baseline", "scores", "gguf_scores")
 LEARNED_FROM_IT = ("trained on it", "selected its checkpoint with it")
 """How a model depends on a row of each split in SPLITS. Without the row, the model would be a different one."""
 SCORED_ON_IT = "was scored on it"

@@ -1,5 +1,7 @@
 """`ft export`: use a model outside the project."""
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,40 +10,74 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.errors import UserError
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
+from ft_pipeline.release.export.target_folder import ReportBytes
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.settings.gguf_types import parse_types
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.signing import find_key
+
+
+class ExportFormat(StrEnum):
+    """What a model is exported as."""
+
+    HUGGINGFACE = "huggingface"
+    GGUF = "gguf"
 
 
 def export(
     name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")],
     directory: Annotated[Path, typer.Argument(help="Folder to write to. It must be new or empty.")],
     merged: Annotated[bool, typer.Option("--merged", help="Export the whole model instead of the adapter.")] = False,
+    export_format: Annotated[
+        ExportFormat, typer.Option("--format", help="gguf: files for llama.cpp, each scored before it is exported.")
+    ] = ExportFormat.HUGGINGFACE,
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", help="Types of GGUF files: q8_0,q4_k_m,… (default: the YAML's, or q8_0)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export a GGUF file that fails its gate.")] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a model to a folder as a PEFT adapter or a Hugging Face model, with tokenizer, chat template, generation
-    config and model card.
+    """Export a model to a folder as a PEFT adapter, a Hugging Face model or GGUF files, with tokenizer, chat template,
+    generation config and model card.
 
     Example: ft export champion ../support-model --merged
     """
+    if export_format is not ExportFormat.GGUF and (quantize is not None or force):
+        raise UserError(f"{'--force' if quantize is None else '--quantize'} is for GGUF files. Add --format gguf.")
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
     model = find_model(store, name)
     require_intact(store, model)
+    if export_format is ExportFormat.GGUF:
+        from ft_pipeline.cli.export_gguf import export_gguf
+
+        types = parse_types(quantize) if quantize is not None else None
+        export_gguf(opened_project, store, model, directory, types, force=force, as_json=as_json)
+        return
     plan = plan_export(store, model, directory, merged=merged)
     key = find_key(store.root)
     facts = export_facts(store, plan.model, opened_project.settings)
+    show_writing(
+        plan.bytes,
+        lambda report_bytes: write_export(plan, lambda folder: disclose(folder, facts, key), report_bytes),
+    )
+    print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
+
+
+def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:
+    """Call `write` with a function that moves a progress bar. total: bytes to write."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), console=stderr, transient=True
     ) as bar:
-        task = bar.add_task("writing", total=plan.bytes)
-        write_export(plan, lambda folder: disclose(folder, facts, key), lambda count: bar.advance(task, count))
-    print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
+        task = bar.add_task("writing", total=total)
+        write(lambda count: bar.advance(task, count))
 
 
 def _document(plan: ExportPlan) -> dict[str, Any]:
@@ -67,9 +103,14 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
-    if not document["signed"]:
+    show_signature(document["signed"])
+    if document["system_prompt"]:
+        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+
+
+def show_signature(signed: bool) -> None:
+    """Say if an export is not signed."""
+    if not signed:
         stdout.print(
             "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again."
         )
-    if document["system_prompt"]:
-        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")

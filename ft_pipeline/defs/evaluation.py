@@ -1,10 +1,12 @@
 """Evaluation: scores of prompting and tuned models under one harness, their comparison, and a recommendation."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -21,14 +23,16 @@ from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_co
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.execution.metadata import picture, table
-from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
+from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -80,7 +84,25 @@ def scores(context: SpecContext) -> Spec:
 
 @step(
     stage="evaluation",
-    deps=["prompt_baseline", "scores"],
+    per_experiment=True,
+    deps=["experiment", "base_model", "conversations", "merged_model", "scores", "gguf"],
+    kinds={"gguf"},
+    checks=[CheckSpec("gguf_gate", "Each GGUF file costs no more than evaluation.gguf allows.", False, optional=True)],
+    build=lambda build: _no_gguf_scores(build),
+    builds_here=lambda spec: not spec.inputs,
+    show=lambda artifact: _gguf_scores_metadata(artifact),
+)
+def gguf_scores(context: SpecContext) -> Spec:
+    """Scores of the GGUF files by llama.cpp on the rows of `scores`, and what each costs against the merged model."""
+    files = context.artifact("gguf")
+    if not types_of(files):
+        return Spec("gguf_scores", config=NOTHING)
+    return gguf_scores_spec(context, files, context.artifact("scores"))
+
+
+@step(
+    stage="evaluation",
+    deps=["prompt_baseline", "scores", "gguf_scores"],
     kinds={"json", "markdown"},
     code_version="6",
     build=lambda build: _build_comparison(build),
@@ -90,7 +112,7 @@ def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     scored, stale = _current_scores(context)
     contenders, not_asked = contender_artifacts(context, _newest(scored))
-    inputs = references(scored | _teacher_scores(context, scored) | contenders)
+    inputs = references(scored | _teacher_scores(context, scored) | contenders | _gguf_scores(context, scored))
     settings = context.project.settings
     with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
     bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
@@ -196,6 +218,16 @@ def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[s
     return teacher_scores
 
 
+def _gguf_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model that is compared."""
+    found = {}
+    for name in context.project.experiment_names():
+        scores, made = scored.get(f"{name}/scores"), context.find("gguf_scores", name)
+        if scores and made and made.inputs.get("merged_model") == scores.inputs["merged_model"]:
+            found[f"{name}/gguf_scores"] = made
+    return found
+
+
 def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:
     """The newest scores. Older scores on other rows are not compared."""
     return max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
@@ -231,6 +263,26 @@ def _build_comparison(build: BuildContext) -> dict[str, Any]:
     return build_comparison(
         build.inputs, build.spec.config, build.out, training_facts_of(build.store, build.spec.inputs)
     )
+
+
+def _no_gguf_scores(build: BuildContext) -> dict[str, Any]:
+    document: dict[str, Any] = {"rows": [], "evaluation": {}, "metrics": {}}
+    (build.out / "scores.json").write_text(json.dumps(document), encoding="utf-8")
+    return {"rows": [], "costs": {}}
+
+
+def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
+    if not artifact.summary["rows"]:
+        return {}
+    measured = artifact.summary["costs"]
+    costs = [
+        {
+            "type": name,
+            **{measure: describe_score(Score.from_json(cost), 4) for measure, cost in measured[name].items()},
+        }
+        for name in in_order(measured)
+    ]
+    return {**_scores_metadata(artifact), "costs": table(costs)}
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:

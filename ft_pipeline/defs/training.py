@@ -5,6 +5,7 @@ from typing import Any
 
 from ft_pipeline import plotting
 from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS, column_lineage
+from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
@@ -23,6 +24,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.training.gguf.index import INDEX
 from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
@@ -92,7 +94,9 @@ def memory_estimate(context: SpecContext) -> Spec:
     the model, from its config alone."""
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
-    return Spec("memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json")})
+    return Spec(
+        "memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json", exclude={"gguf"})}
+    )
 
 
 @step(
@@ -132,6 +136,25 @@ def merged_model(context: SpecContext) -> Spec:
     return merged_model_spec(
         context, experiment_settings(context), context.checked_artifact("training_data"), context.artifact("adapter")
     )
+
+
+@step(
+    stage="training",
+    per_experiment=True,
+    deps=["merged_model"],
+    kinds={"gguf"},
+    build=lambda build: _write_json(build, INDEX, {"name": None, "files": {}}),
+    builds_here=lambda spec: not spec.inputs,
+    show=lambda artifact: _gguf_metadata(artifact),
+)
+def gguf(context: SpecContext) -> Spec:
+    """The merged model as GGUF files, converted and quantized by llama.cpp: of the types in the experiment's YAML, and
+    of those that were exported. Empty without any."""
+    assert context.experiment is not None
+    types = wanted_types(context)
+    if not types:
+        return Spec("gguf", config=NOTHING)
+    return gguf_spec(context, context.checked_artifact("merged_model"), context.experiment, types)
 
 
 def _write_json(build: BuildContext, name: str, content: Any) -> dict[str, Any]:
@@ -194,6 +217,14 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
         "advice": summary["advice"],
         "parts": picture(bar, "memory by part"),
     }
+
+
+def _gguf_metadata(artifact: Artifact) -> dict[str, Any]:
+    files = [
+        {"file": entry["file"], "megabytes": round(entry["bytes"] / 1e6, 1), "note": entry["note"] or ""}
+        for entry in artifact.document(INDEX)["files"].values()
+    ]
+    return {"files": table(files)} if files else {}
 
 
 def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:

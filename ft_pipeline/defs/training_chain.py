@@ -15,8 +15,9 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABL
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
-NOT_IN_SPEC = {"retrain", "seeds", "learning_curve"}
-"""Settings for when an experiment is trained, and for its sweep: they do not change its own result."""
+NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf"}
+"""Settings for when an experiment is trained, for its sweep, and for what is made of its result, which they do not
+change."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
     ("teacher_answers", "answers.parquet", "id"),
-    *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "comparison")),
+    *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )
 """(kind of artifact, file, column with the id of the answered row) of every table of models' answers."""
 SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-ModelKind = Literal["base", "prompt", "adapter", "merged", "teacher", "champion", "contender"]
+ModelKind = Literal["base", "prompt", "adapter", "merged", "teacher", "champion", "contender", "gguf"]
 BASELINES: tuple[ModelKind, ...] = ("base", "prompt")
 """The base model without a prompt, and under a prompt variant."""
 TUNED: tuple[ModelKind, ...] = ("adapter", "merged")
 """The two forms of a tuned model."""
+OF_A_TRAINING: tuple[ModelKind, ...] = (*TUNED, "gguf")
+"""The rows that an experiment's training made. A GGUF file is compared, and never released in their place."""
 SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
 """Techniques, from the one that changes and requires least to the one that changes and requires most."""
 

@@ -1,6 +1,6 @@
 """What a run would do, without running it: compares every step's planned spec with its latest artifact."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Literal
@@ -43,17 +43,23 @@ def steps_in_order(names: Iterable[str] | None = None) -> list[Step]:
     return [STEPS[name] for name in order if name in selected]
 
 
-def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInstance | None = None) -> list[PlannedStep]:
+def plan(
+    project: Project,
+    experiments: Sequence[str],
+    instance: dg.DagsterInstance | None = None,
+    gguf_types: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[PlannedStep]:
     """Return the state of every step for these experiments, each step after its dependencies.
 
-    instance: if given, a step is stale unless this Dagster instance recorded its latest artifact.
+    instance: if given, a step is stale unless this Dagster instance recorded its latest artifact. gguf_types: by
+    experiment, types of GGUF files that the run asks for.
     """
     store = ArtifactStore(project.store)
     states: dict[tuple[str, str | None], PlannedStep] = {}
     for step in steps_in_order():
         for experiment in experiments if step.per_experiment else [None]:
             upstream = _upstream(step, experiment, experiments, states)
-            context = SpecContext(project, store, experiment)
+            context = SpecContext(project, store, experiment, (gguf_types or {}).get(experiment or "", ()))
             states[step.name, experiment] = _state(step, context, upstream, instance)
     return list(states.values())
 

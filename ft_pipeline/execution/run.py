@@ -22,7 +22,7 @@ from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
-from ft_pipeline.execution.step_asset import FORCE
+from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
@@ -44,6 +44,12 @@ class RunRequest:
     select: tuple[str, ...] = ()
     """Assets by name; empty: all."""
     force: bool = False
+    gguf_types: tuple[str, ...] = ()
+    """Types of GGUF files to make of `experiments`, but not of their sweep members, besides those in the YAML files."""
+
+    def gguf_types_of(self, experiment: str | None) -> tuple[str, ...]:
+        """Return the types of GGUF files that are asked for of an experiment."""
+        return self.gguf_types if experiment in self.experiments else ()
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,12 @@ def plan_run(request: RunRequest) -> list[PlannedStep]:
 
     Raises UserError for unknown names.
     """
-    _load_steps()
+    load_steps()
     experiments = _selected_experiments(request)
     selected = _selected_assets(request)
     with open_instance() as instance:
-        planned = plan(request.project, experiments, instance)
+        gguf_types = {name: request.gguf_types_of(name) for name in experiments}
+        planned = plan(request.project, experiments, instance, gguf_types)
     return [_force(step) if request.force else step for step in planned if step.asset in selected]
 
 
@@ -125,7 +132,7 @@ def materialize_release(project: Project) -> list[str]:
     One process at a time, so that the last one sees the decisions of all others. Returns what failed, as lines for the
     user.
     """
-    _load_steps()
+    load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
     with lock.hold(lambda message: None), open_instance() as instance:
         return _materialize(instance, RunRequest(project), None, RELEASE)
@@ -146,7 +153,7 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:
     """Return the rows of `ft experiments --json`."""
-    _load_steps()
+    load_steps()
     comparison = _comparison(project)
     rows = [_experiment_row(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])
@@ -198,7 +205,7 @@ def _primary_score(comparison: Comparison | None, experiment: str) -> float | No
     return merged.scores[comparison.primary_metric].value if comparison and merged else None
 
 
-def _load_steps() -> None:
+def load_steps() -> None:
     """Load the definitions, which fill STEPS. They can be imported only after the project folder is known."""
     if not STEPS:
         import_module("ft_pipeline.definitions").defs()
@@ -274,7 +281,9 @@ def _materialize(
         publish(StepEvent(step, experiment, "waiting", message=reason))
 
     invocation = uuid4().hex[:12]
-    force_tag = {FORCE: "true"} if request.force else {}
+    tags = {FORCE: "true"} if request.force else {}
+    if gguf_types := request.gguf_types_of(experiment):
+        tags[GGUF] = ",".join(gguf_types)
     with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
@@ -283,7 +292,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **force_tag},
+            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

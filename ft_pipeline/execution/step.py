@@ -35,6 +35,8 @@ class SpecContext:
     project: Project
     store: ArtifactStore
     experiment: str | None = None
+    gguf_types: tuple[str, ...] = ()
+    """Types of GGUF files that this run asks for, besides those in the experiment's YAML."""
     report: Callable[[Progress], None] | None = None
     """Given while the step is materialized: only then may its spec need the network, and report what it downloads."""
 
@@ -147,6 +149,8 @@ class Step:
     checks: tuple[CheckSpec, ...]
     spec: SpecFunction
     build: StepBuildFunction | None
+    builds_here: Callable[[Spec], bool]
+    """Whether `build` builds a spec; otherwise a worker does."""
     show: ShowFunction | None
     asset: dg.AssetsDefinition
 

@@ -44,6 +44,9 @@ OWNER = "team:ml"
 FORCE = "ft/force"
 """Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
+GGUF = "ft/gguf"
+"""Tag of a run: types of GGUF files to make, separated by commas (`ft export --format gguf`)."""
+
 
 def experiments() -> dg.StaticPartitionsDefinition:
     """Return the only partitions definition of the graph: the experiments and their sweep members.
@@ -69,6 +72,7 @@ def step(
     gpu: bool | Callable[[Project], bool] = False,
     checks: Sequence[CheckSpec] = (),
     build: StepBuildFunction | None = None,
+    builds_here: Callable[[Spec], bool] = lambda spec: True,
     show: ShowFunction | None = None,
     name: str | None = None,
     description: str | None = None,
@@ -77,6 +81,7 @@ def step(
     """Make a Dagster asset of a function that computes a spec.
 
     build: builds the artifact in this process and returns its summary; None starts a worker process.
+    builds_here: whether `build` builds a spec; a worker process builds the others.
     show: computes the metadata that the UI shows from the artifact.
     automation: when Dagster's daemon materializes the asset automatically; None: never.
     gpu: whether the worker leases a device. The asset then also takes a slot of the pool `gpu` and requests a GPU from
@@ -117,6 +122,7 @@ def step(
             checks=tuple(checks),
             spec=spec_function,
             build=build,
+            builds_here=builds_here,
             show=show,
             asset=materialize,
         )
@@ -177,14 +183,15 @@ def _find_or_build(
     def build_missing(spec: Spec) -> None:
         build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
 
-    spec_context = SpecContext(project, store, experiment, report=_report_in(context))
+    gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
+    spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
     spec = spec_with_inputs(step, spec_context, build_missing)
     result = build_artifact(
         context,
         store,
         spec,
         device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
-        build=_in_process_build(step, project, store),
+        build=_in_process_build(step, project, store) if step.builds_here(spec) else None,
         force=context.run.tags.get(FORCE) == "true",
     )
     AssetPointers(store.root).write(step.name, experiment, result.artifact)

@@ -124,6 +124,11 @@ def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
         raise UserError(
             f"{name!r} is the teacher, which this project only uses and does not contain. {_advise_names(store, rows)}"
         )
+    if row.kind == "gguf":
+        raise UserError(
+            f"{name!r} is a GGUF file of {row.experiment}/merged. Export it with `ft export {row.experiment} DIR "
+            f"--format gguf --quantize {name.rpartition('-')[2]}`."
+        )
     scores = store.require(*comparison_artifact.inputs[row.source])
     if row.kind in ("adapter", "merged"):
         return _tuned_row_model(store, scores, name, row.kind, row.experiment)

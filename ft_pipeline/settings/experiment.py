@@ -8,6 +8,7 @@ from pydantic import (
     model_validator,
 )
 
+from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
@@ -108,6 +109,9 @@ class ExperimentSettings(Section):
     learning_curve: list[float] = Field(default_factory=list)
     """Shares of the training rows for additional trainings, in whole percent: `[0.25, 0.5]` (sft). Each is a sweep
     member (`NAME.at25`), and the comparison shows the loss by number of rows."""
+    gguf: list[str] = Field(default_factory=list)
+    """Types of GGUF files that the merged model is quantized to, each scored by llama.cpp: `[q8_0, q4_k_m]`
+    (docs/gguf.md). No step of the training depends on it."""
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
@@ -234,6 +238,14 @@ def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
+def _known_gguf_types(settings: ExperimentSettings) -> Violation:
+    if problem := unknown_type(settings.gguf):
+        return "gguf", problem
+    if settings.gguf and settings.technique == "prompt_tuning":
+        return "gguf", "technique 'prompt_tuning' has no merged weights for a GGUF file. Remove `gguf`."
+    return None
+
+
 def _some_training_rows(settings: ExperimentSettings) -> Violation:
     weights = settings.data.weights
     if weights.human or weights.distilled:
@@ -283,5 +295,6 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _some_training_rows,
     _shares_for_sft_only,
     _learning_curve_in_whole_percent,
+    _known_gguf_types,
 )
 """An experiment is refused with the first violation."""

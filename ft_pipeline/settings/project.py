@@ -179,6 +179,16 @@ class MetricSettings(Section):
     """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
 
 
+class GgufLimits(Section):
+    """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
+    refuses a file that costs more."""
+
+    max_loss_increase: float = Field(0.05, gt=0)
+    """Limit for the upper 95 % bound of the increase in loss."""
+    max_kl: float = Field(0.05, gt=0)
+    """Limit for the mean KL(merged || GGUF)."""
+
+
 class EvaluationSettings(Section):
     """What is scored, and how."""
 
@@ -204,6 +214,7 @@ class EvaluationSettings(Section):
     """A folder of tasks in lm-eval's YAML. Their `data_files` are relative to it."""
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
+    gguf: GgufLimits = GgufLimits()
     bootstrap_resamples: int = Field(10_000, ge=100)
     """Not used any more: intervals need no random numbers. Older projects may name it."""
     seed: int = 0

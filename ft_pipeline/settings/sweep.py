@@ -14,7 +14,7 @@ def sweep_members(name: str, settings: ExperimentSettings) -> dict[str, Experime
     `NAME.seed1`, `NAME.seed2`, … are the other seeds, and `NAME.at25` is a point of the learning curve.
     """
     member = settings.model_copy(
-        update={"seeds": 1, "learning_curve": [], "retrain": False, **_without_noise_measurement(settings)}
+        update={"seeds": 1, "learning_curve": [], "gguf": [], "retrain": False, **_without_noise_measurement(settings)}
     )
     members = {}
     for number in range(1, settings.seeds):

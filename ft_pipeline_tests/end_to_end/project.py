@@ -168,8 +168,8 @@ SHARED = {
 
 
 PER_EXPERIMENT = {
-    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),
-    *("prompt_baseline", "scores"),
+    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model", "gguf"),
+    *("prompt_baseline", "scores", "gguf_scores"),
 }
 
 

@@ -43,7 +43,7 @@ from ft_pipeline.evaluation.comparison.records import (
     QuantizationError,
     ScoredAnswer,
 )
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, GgufCosts
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.screens import score_on_validation, screen_candidates
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
@@ -95,7 +95,7 @@ def build_comparison(
     pq.write_table(pa.Table.from_pylist(samples), out / "samples.parquet")
     return {
         "rows": [row.name for row in comparison.rows],
-        "best": comparison.rows[0].name,
+        "best": next((row.name for row in comparison.rows if row.kind != "gguf"), None),
         **{key: document[key] for key in ("left_out", "test_rows", "test_items", "primary_metric")},
     }
 
@@ -188,7 +188,8 @@ def _bases(models: Sequence[ScoredModel], config: Mapping[str, Any]) -> dict[str
     bases, champion = dict(config.get("bases", {})), config.get("champion") or {}
     if base := champion.get("base_model"):
         bases |= {model.source: base for model in models if model.kind == "champion"}
-    return bases
+    of_merged_model = {model.source: f"{model.experiment}/scores" for model in models if model.kind == "gguf"}
+    return bases | {name: bases[scores] for name, scores in of_merged_model.items() if scores in bases}
 
 
 def _check_items(samples: Samples) -> None:
@@ -296,6 +297,7 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         tokens=model.tokens if "loss" in estimates else None,
         max_new_tokens=row.get("max_new_tokens"),
         validation=score_on_validation(model),
+        gguf=GgufCosts.from_json(row["gguf"]) if "gguf" in row else None,
         source=model.source,
         source_row=row["name"],
     )

@@ -329,7 +329,9 @@ class Comparison(JsonRecord):
             else []
         )
         withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
-        return notes + [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+        notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+        files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
+        return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""

@@ -39,6 +39,34 @@ class Score(JsonRecord):
 
 
 @dataclass(frozen=True)
+class GgufCosts(JsonRecord):
+    """What a GGUF file costs against its merged model, on the test rows."""
+
+    loss_increase: Score
+    """Nats per token of the reference answers."""
+    kl: Score
+    """KL(merged || GGUF), nats per token of the reference answers."""
+    agreement: Score
+    """In 32 bit: share of the answers that equal the merged model's own, up to the first token whose two best
+    candidates differ by less than 0.1 nats."""
+    identical: Score
+    """In 32 bit: share of the answers that equal the merged model's own as a whole."""
+
+    def describe(self, merged: str) -> str:
+        """Return the costs as a clause. merged: the name of the merged model's row."""
+        return (
+            f"{describe_score(self.loss_increase, 4, sign='+')} nats per token against {merged}, KL "
+            f"{describe_score(self.kl, 4)}; agreement {describe_score(self.agreement)}, identical "
+            f"{describe_score(self.identical)}"
+        )
+
+
+def describe_score(score: Score, digits: int = 3, *, sign: str = "") -> str:
+    """Return a value with its interval. sign: "+" also writes that of positive numbers."""
+    return f"{score.value:{sign}.{digits}f} ({describe_interval(score.low, score.high, digits, sign=sign)})"
+
+
+@dataclass(frozen=True)
 class TrainingCost(JsonRecord):
     """The time and cost of a training, over all phases and with merging."""
 
@@ -168,6 +196,8 @@ class ComparisonRow(JsonRecord):
     """Nats per byte on the validation rows; None if it was not measured."""
     incumbent: bool = False
     """Whether it is what answers today, and is to be replaced by a model that is not worse."""
+    gguf: GgufCosts | None = None
+    """None for all rows but GGUF files."""
     ends: str | None = None
     """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
 

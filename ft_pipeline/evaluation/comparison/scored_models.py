@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.records import LeftOut
-from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
+from ft_pipeline.evaluation.model_kinds import OF_A_TRAINING, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import TOKENS, Parts, differences, tokens_fingerprint
 
 
@@ -54,8 +54,8 @@ def read_scored_models(
     first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
-    `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments share (one
-    base model, scored once) is read once.
+    `<experiment>/gguf_scores`, `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments
+    share (one base model, scored once) is read once.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
@@ -124,7 +124,7 @@ def comparable_models(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> 
     models = [
         model
         for model in read_scored_models(inputs, config.get("champion"), config.get("first", ()))
-        if model.kind not in TUNED or model.experiment not in contaminated
+        if model.kind not in OF_A_TRAINING or model.experiment not in contaminated
     ]
     return split_comparable(models, config.get("fingerprint"))
 
@@ -154,5 +154,5 @@ def _most_common_fingerprint(models: Sequence[ScoredModel]) -> str | None:
     counts = Counter(model.row["fingerprint"] for model in models)
     kinds: dict[str, set[str]] = {}
     for model in models:
-        kinds.setdefault(model.row["fingerprint"], set()).add("tuned" if model.kind in TUNED else "untouched")
+        kinds.setdefault(model.row["fingerprint"], set()).add("tuned" if model.kind in OF_A_TRAINING else "untouched")
     return max(counts, key=lambda key: (len(kinds[key]), counts[key], key), default=None)

@@ -1,38 +1,51 @@
-"""A loaded model with lm-eval's model interface. The code of this package computes its likelihoods and answers."""
+"""Loaded models with lm-eval's model interface. The code of this project computes their likelihoods and answers."""
 
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import postprocess_generated_text
 
-from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
+from ft_pipeline.evaluation.scoring.likelihood import Pair, TargetScore, target_log_likelihoods
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.decoding.generate import Generation, generate
 
 logger = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about options that we set on purpose
 
 
-class LoadedLM(HFLM):
-    """HFLM without the parts that are slow or wrong here.
+class RecordingLM(TemplateLM):
+    """An lm-eval model that keeps what lm-eval drops: the likelihood of each token, and how each answer ended.
 
-    Contexts are already rendered, so no BOS is added and trailing white space is kept (HFLM would score the template's
-    last line break as part of the answer). Log-probabilities are computed in 32 bit, for target tokens only. Answers
-    come from the function that a teacher on this machine uses.
+    Contexts are already rendered, so no BOS is added and trailing white space is kept (lm-eval would score the
+    template's last line break as part of the answer).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, report_done: Callable[[int], None]) -> None:
-        """report_done: called with the number of requests that have been answered since the last call."""
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
-        self._report_done = report_done
+    computed_in: str | None = None
+    """The type that products are computed in, by its name in torch; None for an engine that mixes several."""
+
+    def start_recording(self, tokenizer: Any, report_done: Callable[[int], None]) -> None:
+        """Call it first. report_done: called with the number of requests answered since the last call."""
+        self.tokenizer = tokenizer
+        self.report_done = report_done
         self.generations: dict[str, Generation] = {}
         """Every answer by its prompt, with the counts that lm-eval does not keep."""
         self.log_probs: dict[tuple[str, str], list[float]] = {}
         """Log probability of each target token, by context and target. lm-eval keeps only their sums."""
         self.generation_seconds = 0.0
         """Time to generate all of these answers."""
+
+    @abstractmethod
+    def score_targets(self, pairs: Sequence[Pair]) -> list[TargetScore]:
+        """Return the score of each pair of token ids, in this order. Reports each finished batch."""
+
+    @abstractmethod
+    def answer_prompts(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
+        """Return the greedy answer to each rendered prompt, in this order. Reports each finished batch."""
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         return self.tokenizer(string, add_special_tokens=False)["input_ids"]
@@ -46,10 +59,7 @@ class LoadedLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        pairs = [(context, target) for _, context, target in requests]
-        scores = target_log_likelihoods(
-            self.model, pairs, batch_size=int(self.batch_size), report_done=self._report_done
-        )
+        scores = self.score_targets([(context, target) for _, context, target in requests])
         for (texts, _, _), score in zip(requests, scores, strict=True):
             if texts is not None:  # the parts of a rolling likelihood have no texts
                 self.log_probs[texts] = score.log_probs
@@ -75,21 +85,46 @@ class LoadedLM(HFLM):
 
     def _answer(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
         started = time.monotonic()
-        answers = generate(
+        answers = self.answer_prompts(prompts, max_new_tokens)
+        self.generation_seconds += time.monotonic() - started
+        self.generations.update(zip(prompts, answers, strict=True))
+        return answers
+
+    @property
+    def max_gen_toks(self) -> int:
+        """The limit of new tokens of a request that names none, as in lm-eval."""
+        return 256
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return nothing: the manifest identifies the model by its content, whereas lm-eval would query the hub."""
+        return {}
+
+
+class LoadedLM(RecordingLM, HFLM):
+    """HFLM without the parts that are slow or wrong here.
+
+    Log-probabilities are computed in 32 bit, for target tokens only. Answers come from the function that a teacher on
+    this machine uses.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, report_done: Callable[[int], None]) -> None:
+        """report_done: called with the number of requests that have been answered since the last call."""
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+        self.start_recording(tokenizer, report_done)
+        self.computed_in = dtype_name(compute_dtype(model.device.type))
+
+    def score_targets(self, pairs: Sequence[Pair]) -> list[TargetScore]:
+        return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), report_done=self.report_done)
+
+    def answer_prompts(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
+        return generate(
             self.model,
             self.tokenizer,
             prompts,
             max_new_tokens=max_new_tokens,
             batch_size=int(self.batch_size),
-            report=_ProgressCounter(self._report_done),
+            report=_ProgressCounter(self.report_done),
         )
-        self.generation_seconds += time.monotonic() - started
-        self.generations.update(zip(prompts, answers, strict=True))
-        return answers
-
-    def get_model_info(self) -> dict[str, Any]:
-        """Return nothing: the manifest identifies the model by its content, whereas lm-eval would query the hub."""
-        return {}
 
 
 def _stop_strings(options: dict[str, Any]) -> list[str]:

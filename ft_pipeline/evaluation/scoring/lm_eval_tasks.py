@@ -8,7 +8,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
+from ft_pipeline.evaluation.scoring.lm_eval_model import RecordingLM
 from ft_pipeline.job import Job
 
 _DEFAULT_MEAN_METRICS = ("acc", "acc_norm", "exact_match")
@@ -33,7 +33,7 @@ class LmEvalTasks:
         self.metrics: dict[str, Metric] = {}
         """The metrics measured so far."""
 
-    def run(self, lm: LoadedLM, system_prompt: str | None) -> list[Record]:
+    def run(self, lm: RecordingLM, system_prompt: str | None) -> list[Record]:
         """Run every task and return the records.
 
         lm-eval renders the chat template, the system prompt and the task's examples. Raises UserError if a task is
@@ -52,7 +52,7 @@ class LmEvalTasks:
                 )
         return records
 
-    def _evaluate(self, lm: LoadedLM, system_prompt: str | None) -> Mapping[str, Any]:
+    def _evaluate(self, lm: RecordingLM, system_prompt: str | None) -> Mapping[str, Any]:
         import datasets
         import lm_eval
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -24,7 +24,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     run_tasks,
     text_task,
 )
-from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
+from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM, RecordingLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
 from ft_pipeline.evaluation.scoring.prompts import (
     Prompt,
@@ -64,6 +64,9 @@ class ModelUnderTest:
     """Facts about the model and its prompt: the key `model` of its row."""
     runs_general_suite: bool = False
     """Whether it is also scored on the general suite."""
+    is_candidate: bool = True
+    """Whether it is also scored on what only candidates need: validation rows, on which they are screened, and the
+    lm-eval tasks."""
 
 
 class Scorer:
@@ -127,23 +130,26 @@ class Scorer:
 
     def score(self, model: Any, tested_model: ModelUnderTest) -> None:
         """Score the loaded `model`, and write the result to the job's work folder, where a resumed job finds it."""
+        lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
+        task_lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
+        self.score_lm(lm, tested_model, _window(model), task_lm)
+
+    def score_lm(
+        self, lm: RecordingLM, tested_model: ModelUnderTest, window: int | None, task_lm: RecordingLM | None = None
+    ) -> None:
+        """Do what `score` does, with any engine. window: tokens of text that it can read; None: no limit.
+
+        task_lm: the same model, for the lm-eval tasks of a candidate.
+        """
         self.job.report.log(
             f"scoring {tested_model.name}: {len(self.items)} answers of {len(self.test_rows)} conversations"
         )
         folder = self.job.work / "lm_eval" / tested_model.name
-        lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
-        rendered_items = render_items(
-            self.tokenizer,
-            self.items,
-            tested_model.prompt,
-            name=tested_model.name,
-            window=_window(model),
-            max_new_tokens=self.max_new_tokens,
-        )
+        rendered_items = self.render(tested_model, window)
         samples = self._score_items(lm, rendered_items, folder)
-        validation = self._score_validation(lm, tested_model, _window(model), folder)
+        validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
         general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
-        tasks = self._run_lm_eval_tasks(model, tested_model)
+        tasks = self._run_lm_eval_tasks(task_lm, tested_model) if task_lm and tested_model.is_candidate else []
         result = {
             "row": self._row(tested_model, lm, samples, general, tasks),
             "samples": samples,
@@ -156,6 +162,17 @@ class Scorer:
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
+    def render(self, tested_model: ModelUnderTest, window: int | None) -> list[RenderedItem]:
+        """Return the test items under the model's prompt. UserError if one does not fit into `window` tokens."""
+        return render_items(
+            self.tokenizer,
+            self.items,
+            tested_model.prompt,
+            name=tested_model.name,
+            window=window,
+            max_new_tokens=self.max_new_tokens,
+        )
+
     def skip_if_scored(self, tested_model: ModelUnderTest) -> bool:
         """Return whether an earlier start of this job has scored the model. If so, count its requests as done."""
         is_scored = self._result_path(tested_model).is_file()
@@ -163,12 +180,17 @@ class Scorer:
             self.progress.advance(self._count_requests(tested_model))
         return is_scored
 
-    def write(self, tested_models: Sequence[ModelUnderTest]) -> dict[str, Any]:
-        """Write the scores and their evaluation parts to `job.out`, and return the job's summary."""
+    def write(
+        self, tested_models: Sequence[ModelUnderTest], more: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """Write the scores and their evaluation parts to `job.out`, and return the job's summary.
+
+        more: further keys of rows, by name of the model.
+        """
         results = [
             json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
         ]
-        rows = [result["row"] for result in results]
+        rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
             for name in ("samples", "general", "tasks", "validation")
@@ -183,7 +205,7 @@ class Scorer:
             "computed_in": dtype_name(compute_dtype(self.job.device)),
         }
 
-    def _score_items(self, lm: LoadedLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[Record]:
+    def _score_items(self, lm: RecordingLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[Record]:
         """Score every item's reference answer and the model's own answer. Return the records of samples.parquet."""
         documents = _documents(rendered_items)
         stop = stop_strings(self.tokenizer)
@@ -193,7 +215,7 @@ class Scorer:
             for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
         ]
 
-    def _sample(self, lm: LoadedLM, rendered: RenderedItem, answer: Sample) -> Record:
+    def _sample(self, lm: RecordingLM, rendered: RenderedItem, answer: Sample) -> Record:
         generation = lm.generations[rendered.context]
         text: str = answer["filtered_resps"][0]
         calls: Sequence[Call] = ()
@@ -208,7 +230,7 @@ class Scorer:
             self.answer_metrics,
         )
 
-    def _likelihood(self, lm: LoadedLM, rendered: RenderedItem) -> Likelihood:
+    def _likelihood(self, lm: RecordingLM, rendered: RenderedItem) -> Likelihood:
         """Return the likelihood of an item's reference answer. Its content is withheld if the tokenizer loses texts."""
         log_probs = lm.log_probs[rendered.context, rendered.target]
         tokens = find_reference(self.tokenizer, rendered.target, rendered.item.reference)
@@ -216,7 +238,7 @@ class Scorer:
         return Likelihood(-math.fsum(log_probs), None if self.lost_references else content_nats, stop_nats)
 
     def _score_validation(
-        self, lm: LoadedLM, tested_model: ModelUnderTest, window: int | None, folder: Path
+        self, lm: RecordingLM, tested_model: ModelUnderTest, window: int | None, folder: Path
     ) -> list[Record]:
         """Score the reference answers of the validation split. Return the records of validation.parquet.
 
@@ -236,7 +258,7 @@ class Scorer:
             for rendered in rendered_items
         ]
 
-    def _score_general(self, lm: LoadedLM, folder: Path) -> list[dict[str, Any]]:
+    def _score_general(self, lm: RecordingLM, folder: Path) -> list[dict[str, Any]]:
         """Run the general suite. Return the records of general.parquet."""
         documents = [
             {"context": render_question(self.tokenizer, row["query"]), "choices": row["choices"], "gold": row["gold"]}
@@ -268,7 +290,7 @@ class Scorer:
         ]
         return questions + texts
 
-    def _run_lm_eval_tasks(self, model: Any, tested_model: ModelUnderTest) -> list[Record]:
+    def _run_lm_eval_tasks(self, lm: RecordingLM, tested_model: ModelUnderTest) -> list[Record]:
         """Run the lm-eval tasks once per model and system prompt, and return their records.
 
         Prompts that differ only in their examples share the records, since a task has its own examples.
@@ -276,14 +298,13 @@ class Scorer:
         system_prompt = tested_model.prompt.fixed_system_prompt
         key = ("base" if tested_model.kind in BASELINES else tested_model.kind, system_prompt)
         if key not in self._task_records:
-            lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
             self._task_records[key] = self.lm_eval_tasks.run(lm, system_prompt)
         return self._task_records[key]
 
     def _row(
         self,
         tested_model: ModelUnderTest,
-        lm: LoadedLM,
+        lm: RecordingLM,
         samples: list[dict[str, Any]],
         general: list[dict[str, Any]],
         tasks: list[Record],
@@ -313,7 +334,7 @@ class Scorer:
             "fingerprint": fingerprint(self.parts),
             "max_new_tokens": self.max_new_tokens,
             "withheld": self._withheld(),
-            "computed_in": dtype_name(compute_dtype(self.job.device)),
+            "computed_in": lm.computed_in,
             "model": tested_model.facts,
             "general": general_scores or None,
         }
@@ -325,11 +346,16 @@ class Scorer:
 
     def _count_requests(self, tested_model: ModelUnderTest) -> int:
         choices = sum(len(row["choices"]) for row in self.questions)
-        likelihoods = len(self.items) + len(self.validation_items)
+        likelihoods = len(self.items) + (len(self.validation_items) if tested_model.is_candidate else 0)
         return likelihoods + len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
 
     def _result_path(self, tested_model: ModelUnderTest) -> Path:
-        return self.job.work / f"scored_{tested_model.name}.json"
+        return result_path(self.job, tested_model.name)
+
+
+def result_path(job: Job, name: str) -> Path:
+    """Return where the result of a scored model is kept until the job has scored all of them."""
+    return job.work / f"scored_{name}.json"
 
 
 def _documents(rendered_items: Sequence[RenderedItem]) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ WORKERS = {
     "training_data": "ft_pipeline.training.training_data:run",
     "adapter": "ft_pipeline.training.adapter:run",
     "merged_model": "ft_pipeline.training.merging.merge:run",
+    "gguf": "ft_pipeline.training.gguf.files:run",
+    "gguf_scores": "ft_pipeline.evaluation.scoring.gguf_scores:run",
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",

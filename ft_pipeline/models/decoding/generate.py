@@ -56,7 +56,7 @@ def generate(
     for group, indices in _batches(contexts, batch_size):
         batch = _pad_batch([encoded[index] for index in indices], group, pad_token_id, contexts.model.device)
         for index, ids in zip(indices, generate_batch(contexts.model, batch, decoding), strict=True):
-            answers[index] = _to_generation(tokenizer, len(encoded[index]), ids, decoding.stop_token_ids)
+            answers[index] = to_generation(tokenizer, len(encoded[index]), ids, decoding.stop_token_ids)
         if report is not None:
             generated = sum(answer.answer_tokens for answer in answers.values())
             report.progress(len(answers), len(prompts), tokens_per_second=generated / (time.monotonic() - started))
@@ -115,7 +115,8 @@ def _up_to_stop_token(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _to_generation(tokenizer: Any, prompt_tokens: int, ids: list[int], stop_ids: Sequence[int]) -> Generation:
+def to_generation(tokenizer: Any, prompt_tokens: int, ids: list[int], stop_ids: Sequence[int]) -> Generation:
+    """Return the answer of these token ids, which may end with a stop token."""
     stopped = bool(ids) and ids[-1] in stop_ids
     text_ids = ids[:-1] if stopped else ids
     text = tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

@@ -37,6 +37,7 @@ KIND_TEXTS = {
     "base": "the base model without training and without a prompt",
     "adapter": "fine-tuned, the adapter on its base model",
     "merged": "fine-tuned, the adapter merged into the weights",
+    "gguf": "the merged model as a GGUF file, scored by llama.cpp",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",

@@ -1,0 +1,125 @@
+"""`ft export --format gguf`: GGUF files of a model, made and scored if they are not in the store yet."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ft_pipeline.cli import display, gguf_making
+from ft_pipeline.cli.common import print_result, stderr, stdout
+from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.export import show_signature, show_writing
+from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.project import Project
+from ft_pipeline.release.disclosure.facts import export_facts
+from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
+from ft_pipeline.release.export.gguf import (
+    GgufExport,
+    adapt_card,
+    plan_gguf,
+    require_mergeable,
+    require_writable,
+    results,
+    write_gguf,
+)
+from ft_pipeline.release.export.target_folder import require_free_folder
+from ft_pipeline.release.model_lookup import ModelReference
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.signing import find_key
+
+NO_ROW = (
+    "It is not its experiment's current model, so its files were scored on the current test rows, but have no row in "
+    "the comparison."
+)
+
+
+def export_gguf(
+    project: Project,
+    store: ArtifactStore,
+    model: ModelReference,
+    directory: Path,
+    quantize: Sequence[str] | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make what is missing, check the gate, and write the folder. Raises UserError before any work for bad input."""
+    merged = require_mergeable(model)
+    target = require_free_folder(directory)
+    require_writable(target)
+    types = gguf_making.types_to_export(project, merged, quantize)
+    current = gguf_making.is_current(store, project, merged)
+    make = gguf_making.make_in_graph if current else gguf_making.make_beside_graph
+    with live_progress(stderr):
+        scored = make(project, store, merged, types)
+    limits = project.settings.evaluation.gguf.model_dump()
+    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force)
+    facts, key = export_facts(store, merged, project.settings), find_key(store.root)
+
+    def describe(folder: Path) -> None:
+        disclose(folder, facts, key, lambda card: adapt_card(card, plan))
+
+    show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, describe, report_bytes))
+    print_result(_document(plan, current), as_json, lambda document: _show(document, plan, current))
+
+
+def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
+    model = plan.model
+    return {
+        "name": model.row,
+        "kind": "gguf",
+        "path": str(plan.target),
+        "files": sorted(path.name for path in plan.target.iterdir()),
+        "bytes": plan.bytes,
+        "types": results(plan),
+        "notes": list(plan.scored.scores.summary["notes"]),
+        "conversion": plan.scored.scores.summary["conversion"],
+        "in_comparison": current,
+        "technique": model.serving["technique"],
+        "system_prompt": model.serving["system_prompt"],
+        "fingerprint": model.released_fingerprint,
+        "no_modelfile": plan.no_modelfile,
+        "signed": (plan.target / SIGNATURE).is_file(),
+    }
+
+
+def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
+    stdout.print(
+        f"Exported {display.plain(document['name'])} as {len(plan.types)} GGUF files to "
+        f"{display.plain(document['path'])} ({document['bytes'] / 1e6:.1f} MB)"
+        if len(plan.types) > 1
+        else f"Exported {display.plain(document['name'])} as a GGUF file to {display.plain(document['path'])} "
+        f"({document['bytes'] / 1e6:.1f} MB)",
+        soft_wrap=True,
+    )
+    stdout.print(_table(plan, document["conversion"]))
+    stdout.print(
+        "Loss and KL: nats per token against the merged model. Agreement: share of the answers that are the merged "
+        "model's own up to the first close call; identical: as a whole. f32 shows whether the conversion is right.",
+        soft_wrap=True,
+    )
+    for sentence in [*document["notes"], *([] if current else [NO_ROW])]:
+        stdout.print(display.plain(sentence), soft_wrap=True)
+    for name in plan.types:
+        if failures := plan.failures[name]:
+            stdout.print(f"{name} fails its gate: {display.plain('; '.join(failures))}.", soft_wrap=True)
+    if document["no_modelfile"]:
+        stdout.print(f"No Modelfile for Ollama: {display.plain(document['no_modelfile'])}", soft_wrap=True)
+    show_signature(document["signed"])
+    if document["system_prompt"]:
+        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+
+
+def _table(plan: GgufExport, conversion: Mapping[str, Any]) -> Table:
+    """Return the table of the files and their costs. conversion: the costs of f32."""
+    table = Table("file", "MB", "loss", "KL", "agreement", "identical", box=None)
+    for name in plan.types:
+        costs, path = plan.scored.costs(name), plan.scored.path(name)
+        numbers = (describe_score(costs.loss_increase, 4, sign="+"), describe_score(costs.kl, 4))
+        shares = (describe_score(costs.agreement), describe_score(costs.identical))
+        table.add_row(display.plain(path.name), f"{path.stat().st_size / 1e6:.1f}", *numbers, *shares)
+    if "f32" not in plan.types:
+        exact = [describe_score(Score.from_json(conversion[key])) for key in ("agreement", "identical")]
+        table.add_row("(f32, not exported)", "", "", "", *exact)
+    return table

@@ -1,0 +1,1 @@
+"""llama.cpp: quantize GGUF files and evaluate them, through its C API."""

@@ -1,0 +1,75 @@
+"""Find the GGUF files of a model in the store, with what each of them costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.row_records import GgufCosts
+from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
+from ft_pipeline.release.model_lookup import ModelReference
+from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.training.gguf.index import INDEX
+
+
+@dataclass(frozen=True)
+class ScoredFiles:
+    """The GGUF files of a merged model, and their scores."""
+
+    files: Artifact
+    scores: Artifact
+
+    def path(self, type_name: str) -> Path:
+        """Return the file of a type."""
+        return self.files.path / self.entry(type_name)["file"]
+
+    def entry(self, type_name: str) -> Mapping[str, Any]:
+        """Return what gguf.json says of a type."""
+        entry: Mapping[str, Any] = self.files.document(INDEX)["files"][type_name]
+        return entry
+
+    def costs(self, type_name: str) -> GgufCosts:
+        """Return what a type costs against the merged model."""
+        return GgufCosts.from_json(self.scores.summary["costs"][type_name])
+
+    def failures(self, type_name: str, limits: Mapping[str, float]) -> list[str]:
+        """Return what a type fails at the gate, as clauses. limits: GgufLimits, which may have changed since."""
+        summary = self.scores.summary
+        return gate_failures(summary["costs"][type_name], summary["broken_rails"][type_name], limits)
+
+
+def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:
+    """Return the GGUF file of a model, verified.
+
+    quantization: its type; None: the only one that was made, or q8_0. Raises UserError if there is none.
+    """
+    made = [artifact for artifact in reversed(store.all("gguf")) if _is_of(artifact, model)]
+    types = list(dict.fromkeys(name for artifact in made for name in artifact.spec["config"]["types"]))
+    wanted = quantization or (types[0] if len(types) == 1 else DEFAULT_GGUF_TYPE)
+    match = next((artifact for artifact in made if wanted in artifact.spec["config"]["types"]), None)
+    if match is None:
+        raise UserError(
+            f"The store has no GGUF file of {model.row} of the type {wanted}. Run `ft export {_name(model)} DIR "
+            f"--format gguf --quantize {wanted}` first."
+        )
+    verified = store.require(*match.reference)
+    return verified.path / verified.document(INDEX)["files"][wanted]["file"]
+
+
+def scored_files(store: ArtifactStore, model: ModelReference, types: Sequence[str]) -> ScoredFiles | None:
+    """Return the newest scored GGUF files of a model that have all types, verified; None if there are none."""
+    for scores in reversed(store.all("gguf_scores")):
+        if "gguf" in scores.inputs and _is_of(scores, model) and set(types) <= scores.summary["costs"].keys():
+            return ScoredFiles(store.require(*scores.inputs["gguf"]), store.require(*scores.reference))
+    return None
+
+
+def _is_of(made: Artifact, model: ModelReference) -> bool:
+    reference = made.inputs.get("merged_model")
+    return reference is not None and reference[1] == model.fingerprints.get("merged_model")
+
+
+def _name(model: ModelReference) -> str:
+    return model.experiment if model.experiment and model.record is None else model.name

@@ -1,0 +1,1 @@
+"""GGUF files of a merged model: converted and quantized by llama.cpp."""
