@@ -23,6 +23,7 @@ from ft_pipeline.release.export.gguf import (
     results,
     write_gguf,
 )
+from ft_pipeline.release.export.gguf_modelfile import modelfiles_of
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -54,7 +55,8 @@ def export_gguf(
     with live_progress(stderr):
         scored = make(project, store, merged, types)
     limits = project.settings.evaluation.gguf.model_dump()
-    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force)
+    modelfiles = modelfiles_of(store, merged, scored, types)
+    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)
     facts, key = export_facts(store, merged, project.settings), find_key(store.root)
 
     def describe(folder: Path) -> None:
@@ -79,7 +81,7 @@ def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
         "technique": model.serving["technique"],
         "system_prompt": model.serving["system_prompt"],
         "fingerprint": model.released_fingerprint,
-        "no_modelfile": plan.no_modelfile,
+        "no_modelfile": plan.modelfiles.problem,
         "signed": (plan.target / SIGNATURE).is_file(),
     }
 

@@ -9,7 +9,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.row_records import describe_score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
-from ft_pipeline.release.export.gguf_modelfile import modelfile_of
+from ft_pipeline.release.export.gguf_modelfile import Modelfiles
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG
 from ft_pipeline.release.export.target_folder import ReportBytes, copy_file, draft_folder, write_json
 from ft_pipeline.release.gguf_files import ScoredFiles
@@ -17,8 +17,6 @@ from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 
-MODELFILE = "Modelfile"
-"""The name of Ollama's file in an export of one type; of several, `Modelfile.TYPE`."""
 _USAGE = "## How to use"
 
 
@@ -35,10 +33,7 @@ class GgufExport:
     """By type, what its file fails at the gate, as clauses."""
     merged_model: Path
     """The folder of the merged model, whose tokenizer and generation config apply."""
-    modelfiles: Mapping[str, str]
-    """By name in the export: the content of a Modelfile for Ollama. Empty if there can be none."""
-    no_modelfile: str | None
-    """Why there is none."""
+    modelfiles: Modelfiles
 
     @property
     def paths(self) -> list[Path]:
@@ -79,6 +74,7 @@ def plan_gguf(
     *,
     limits: Mapping[str, float],
     force: bool,
+    modelfiles: Modelfiles,
 ) -> GgufExport:
     """Return what to write to `target`, a free folder.
 
@@ -92,22 +88,7 @@ def plan_gguf(
             "export it with --force."
         )
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
-    try:
-        modelfiles, problem = _modelfiles(store, model, scored, types), None
-    except UserError as error:
-        modelfiles, problem = {}, str(error)
-    return GgufExport(model, target, scored, types, failures, merged_model.path, modelfiles, problem)
-
-
-def _modelfiles(
-    store: ArtifactStore, model: ModelReference, scored: ScoredFiles, types: Sequence[str]
-) -> dict[str, str]:
-    """Return the Modelfile of each file by its name. UserError if Ollama cannot write the model's prompts."""
-    longest = max(row["max_new_tokens"] for row in scored.scores.summary["rows"])
-    return {
-        MODELFILE if len(types) == 1 else f"{MODELFILE}.{name}": modelfile_of(store, model, scored.path(name), longest)
-        for name in types
-    }
+    return GgufExport(model, target, scored, types, failures, merged_model.path, modelfiles)
 
 
 def write_gguf(
@@ -122,7 +103,7 @@ def write_gguf(
     with translate_write_errors(), draft_folder(plan.target) as folder:
         for path in plan.paths:
             copy_file(path, folder / path.name, report_bytes)
-        for name, text in plan.modelfiles.items():
+        for name, text in plan.modelfiles.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         write_json(folder / GENERATION_CONFIG, decoding)
         describe(folder)
@@ -156,11 +137,11 @@ def _usage(plan: GgufExport) -> str:
     prompt = plan.model.serving.get("system_prompt")
     command = f"```sh\nllama-server -m {plan.paths[0].name} --jinja\n```"
     text = f"{command}\n\nThe file contains the chat template, and decodes greedily."
-    if plan.modelfiles:
-        name = next(iter(plan.modelfiles))
+    if plan.modelfiles.texts:
+        name = next(iter(plan.modelfiles.texts))
         text += f" With Ollama:\n\n```sh\nollama create my-model -f {name}\n```"
     else:
-        text += f"\n\nThere is no Modelfile for Ollama. {plan.no_modelfile}"
+        text += f"\n\nThere is no Modelfile for Ollama. {plan.modelfiles.problem}"
     if not prompt:
         return text
     quoted = "\n".join(f"> {line}" for line in prompt.splitlines())

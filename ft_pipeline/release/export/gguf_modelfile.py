@@ -1,18 +1,50 @@
 """The Modelfile of an exported GGUF file: what of a trained model it needs (release/export/ollama.py)."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.models.generation_config import load_tokenizer_lazily
 from ft_pipeline.release.export.ollama import ServedPrompt, modelfile
+from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
+MODELFILE = "Modelfile"
+"""The name of Ollama's file in an export of one type; of several, `Modelfile.TYPE`."""
 
-def modelfile_of(store: ArtifactStore, model: ModelReference, gguf: Path, answer_tokens: int) -> str:
+
+@dataclass(frozen=True)
+class Modelfiles:
+    """The Modelfiles of an export, one for each GGUF file."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """By name in the export. Empty if there can be none."""
+    problem: str | None = None
+    """Why there is none."""
+
+
+def modelfiles_of(store: ArtifactStore, model: ModelReference, scored: ScoredFiles, types: Sequence[str]) -> Modelfiles:
+    """Return the Modelfiles of a tuned model's GGUF files, or why Ollama cannot write its prompts."""
+    longest = max(row["max_new_tokens"] for row in scored.scores.summary["rows"])
+    try:
+        texts = {
+            MODELFILE if len(types) == 1 else f"{MODELFILE}.{name}": _modelfile_of(
+                store, model, scored.path(name), longest
+            )
+            for name in types
+        }
+    except UserError as error:
+        return Modelfiles(problem=str(error))
+    return Modelfiles(texts)
+
+
+def _modelfile_of(store: ArtifactStore, model: ModelReference, gguf: Path, answer_tokens: int) -> str:
     """Return the Modelfile of a GGUF file of a tuned model. answer_tokens: the longest answer while it was scored.
 
     Raises UserError, with the reason, if Ollama would not write the prompt that the model was scored with.
