@@ -48,7 +48,9 @@ def test_an_export_makes_the_files_and_leaves_nothing_stale(shop: Path) -> None:
     assert set(document["types"]) == {"f32", "q8_0"} and document["in_comparison"]
     assert document["conversion"]["agreement"]["value"] == 1.0
     names = ["larkfield-support-qlora-f32.gguf", "larkfield-support-qlora-q8_0.gguf"]
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "generation_config.json", *names]
+    documents = {"README.md", "generation_config.json", "bom.cdx.json", "SHA256SUMS", "model.sig"}
+    assert documents | {*names, "Modelfile.f32", "Modelfile.q8_0"} <= {path.name for path in out.iterdir()}
+    assert document["no_modelfile"] is None and document["signed"]
     assert stale(shop) == []
     rows = {row["name"]: row for row in ft_json(shop, "compare")["rows"]}
     assert rows["qlora/gguf-q8_0"]["gguf"]["kl"] == document["types"]["q8_0"]["costs"]["kl"]
