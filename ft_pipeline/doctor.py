@@ -16,6 +16,7 @@ from ft_pipeline.execution.workers.devices import DeviceNeed, query_nvidia_smi, 
 from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
+from ft_pipeline.store.signing import ID_DIGITS, find_key, key_id_of, read_public_key
 
 NEEDED_DISK_GB = 3.0
 """With less free space, the check of the disk fails."""
@@ -82,6 +83,7 @@ def examine(project: Project) -> Iterator[Finding]:
         _check_embedded_model,
         _check_settings,
         _check_experiments,
+        _check_signing_key,
         _check_instance,
         _check_port,
     ]
@@ -197,6 +199,19 @@ def _check_experiments(project: Project) -> Finding:
     if problems:
         return Finding("experiments", "problem", problems[0], "correct the line; the other experiments still run")
     return Finding("experiments", "ok", ", ".join(project.experiment_names()) or "none")
+
+
+def _check_signing_key(project: Project) -> Finding:
+    public_pem = read_public_key(project.store)
+    if public_pem is None:
+        new = not (project.store / "artifacts").exists()
+        seen = "none yet; the first `ft run` creates it" if new else "none: the store is not signed"
+        return Finding("signing key", "ok" if new else "warning", seen, "" if new else "ft keys new --reason TEXT")
+    try:
+        key = find_key(project.store)
+    except UserError as error:
+        return Finding("signing key", "problem", str(error), "restore it, or ft keys new --reason TEXT")
+    return Finding("signing key", "ok", f"{key_id_of(public_pem)[:ID_DIGITS]} in {key.path if key else ''}")
 
 
 def _check_instance(project: Project) -> Finding:

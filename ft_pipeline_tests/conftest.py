@@ -1,6 +1,9 @@
 """Fixtures that several stages share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,8 @@ if TYPE_CHECKING:
     from ft_pipeline_tests.gguf_files import Converted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
+os.environ["FT_KEYS"] = tempfile.mkdtemp(prefix="ft-keys-")  # no test writes keys to the home of the user
+atexit.register(shutil.rmtree, os.environ["FT_KEYS"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifact_redaction import read_redactions
+from ft_pipeline.store.spec import ArtifactReference
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class VerificationResult:
     """What could not be compared with another record, for example because Dagster's database is gone."""
     counted: Mapping[str, int] = field(default_factory=dict)
     """Numbers of what was read: artifacts, files, bytes, raw files, records, events."""
+    signatures: Mapping[str, Any] | None = None
+    """Of a signed store: its key, the number of signed changes, the hash of the last one, and the time of the first."""
+    signed_removals: frozenset[ArtifactReference] | None = None
+    """Artifacts whose removal is signed; None if the store is not signed."""
 
 
 def audit_document(chain: Chain, result: VerificationResult) -> dict[str, Any]:
@@ -45,13 +51,18 @@ def audit_document(chain: Chain, result: VerificationResult) -> dict[str, Any]:
         "findings": [finding.to_json() for finding in findings],
         "notes": list(result.notes),
         "counted": dict(result.counted),
+        "signatures": dict(result.signatures) if result.signatures else None,
     }
 
 
 def erasure_notes(index: ArtifactIndex) -> dict[str, list[str]]:
     """Return fingerprint → notes on erased rows that trained the model, selected its checkpoint or tested it."""
     notes: dict[str, list[str]] = {}
-    for redaction in read_redactions(index.root):
+    try:
+        redactions = read_redactions(index.root)
+    except UserError:
+        redactions = []  # a broken record is a finding of --verify
+    for redaction in redactions:
         for model in redaction.models:
             note = f"{model['how']}: a row that was erased on {redaction.when[:10]} (record {redaction.number})"
             notes.setdefault(model["fingerprint"], []).append(note)

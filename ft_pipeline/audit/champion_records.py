@@ -1,14 +1,16 @@
 """Check the records of champions, tests, the inbox and erasures: compare them with each other and the artifacts."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
 from ft_pipeline.release import champion, exposure_ledger
-from ft_pipeline.store.artifact_redaction import redaction_ledger
+from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.ledger import Ledger
 
 
@@ -80,6 +82,35 @@ def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the records of `ft erase`."""
     ledger = redaction_ledger(index.root)
     return len(ledger.paths()), _ledger_findings(ledger, last=max(_numbers_in_manifests(index), default=0))
+
+
+def check_redactions(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> list[Finding]:
+    """Return findings on redactions that a manifest declares, but no record of `ft erase` has."""
+    try:
+        records = {record.number: record for record in read_redactions(index.root)}
+    except UserError:
+        return []  # found by check_redaction_records
+    findings = []
+    for node in nodes:
+        for entry in node.manifest.get("redactions") or ():
+            if message := _not_recorded(node, entry, records.get(entry.get("number"))):
+                findings.append(Finding("unrecorded_redaction", node.label, message))
+    return findings
+
+
+def _not_recorded(node: ArtifactNode, entry: dict[str, Any], record: Redaction | None) -> str | None:
+    """Return how a redaction in a manifest differs from the record of it; None if it does not."""
+    declared = f"its manifest declares redaction {entry.get('number')}"
+    if record is None:
+        return f"{declared}, of which there is no record (an interrupted `ft erase`: run it again)"
+    of_node = [one for one in record.artifacts if (one["kind"], one["fingerprint"]) == (node.kind, node.fingerprint)]
+    if not of_node:
+        return f"{declared}, but redactions/{record.number:06d}.json does not name this artifact"
+    allowed = {name: pair[1] for one in of_node for name, pair in one.get("hashes", {}).items()}
+    for name, change in entry["files"].items():
+        if allowed and allowed.get(name) != change["sha256"]:
+            return f"{declared}, but the record has another hash of {name}"
+    return None
 
 
 def _numbers_in_manifests(index: ArtifactIndex) -> set[int]:

@@ -58,6 +58,11 @@ def find_subject(index: ArtifactIndex, name: str = "champion") -> AuditSubject:
     )
 
 
+def whole_store(name: str) -> AuditSubject:
+    """Return a subject without a chain: the store is verified even if `name` is not in it, perhaps not any more."""
+    return AuditSubject(f"{name}: not in the store", ())
+
+
 def _join(names: list[str]) -> str:
     return ", ".join(names) or "none"
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
@@ -13,8 +14,10 @@ from ft_pipeline.audit.champion_records import (
     check_exposures,
     check_inbox_records,
     check_redaction_records,
+    check_redactions,
 )
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.audit.signatures import check_signatures
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
@@ -26,11 +29,15 @@ Progress = Callable[[int, int], None]
 
 
 def verify(
-    index: ArtifactIndex, nodes: Iterable[ArtifactNode] | None = None, progress: Progress | None = None
+    index: ArtifactIndex,
+    nodes: Iterable[ArtifactNode] | None = None,
+    progress: Progress | None = None,
+    public_pem: bytes | None = None,
 ) -> VerificationResult:
-    """Read and hash every file of `nodes` (None: of the whole store) and their raw files, and check the records.
+    """Read and hash every file of `nodes` (None: of the whole store) and their raw files, and check the records and
+    the signed journal.
 
-    The cache of hashes, which the reuse of artifacts relies on, is not read.
+    The cache of hashes, which the reuse of artifacts relies on, is not read. public_pem: see check_signatures.
     """
     nodes_to_check = list(index.all() if nodes is None else nodes)
     problems: list[Finding] = []
@@ -48,13 +55,16 @@ def verify(
     redactions, redaction_problems = check_redaction_records(index)
     tests, exposure_problems = check_exposures(index)
     inbox_records, inbox_problems = check_inbox_records(index)
+    signatures = check_signatures(index.root, public_pem)
     problems += [
+        *_with_labels(index, signatures.findings),
         *raw_problems,
         *_check_pointers(index),
         *champion_problems,
         *exposure_problems,
         *inbox_problems,
         *redaction_problems,
+        *check_redactions(index, nodes_to_check),
     ]
     counted = {
         "artifacts": len(nodes_to_check),
@@ -69,7 +79,28 @@ def verify(
         counted["inbox_records"] = inbox_records
     if redactions:
         counted["redactions"] = redactions
-    return VerificationResult(True, tuple(dict.fromkeys(problems)), counted=counted)
+    if signatures.facts:
+        counted["signed_changes"] = signatures.facts["lines"]
+    return VerificationResult(
+        True,
+        tuple(dict.fromkeys(problems)),
+        tuple(signatures.notes),
+        counted,
+        signatures.facts or None,
+        frozenset(signatures.state.removed) if signatures.facts else None,
+    )
+
+
+def _with_labels(index: ArtifactIndex, findings: Iterable[Finding]) -> list[Finding]:
+    """Name artifacts by their label in place of the path of their manifest."""
+    labelled = []
+    for finding in findings:
+        parts = finding.where.split("/")
+        folder = index.root.joinpath(*parts[:-1])
+        if parts[0] == "artifacts" and folder.is_dir():
+            finding = replace(finding, where=index.read(folder, parts[1]).label)
+        labelled.append(finding)
+    return labelled
 
 
 def _size(node: ArtifactNode) -> int:

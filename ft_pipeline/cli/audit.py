@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +42,14 @@ def audit(
         str | None,
         typer.Option("--row", help="List all models in the store that used FORMAT/FILE:ROW (or a row's id)."),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="With --verify: the public key (PEM) that must have signed the store."),
+    ] = None,
+    anchor: Annotated[
+        str | None,
+        typer.Option("--anchor", help="With --verify: also compare with the copy that `ft anchor` made."),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option("--against", help="Show what changed since another NAME, or since the `previous` champion."),
@@ -59,11 +67,13 @@ def audit(
         raise UserError(
             "These options cannot be combined. Use one of --verify, --rows, --left-out, --sentence, --row, --against."
         )
+    if (key or anchor) and not verify:
+        raise UserError("--key and --anchor have no effect without --verify. Add --verify.")
     opened_project = open_project(project)
     if row:
         _answer_row(opened_project, row, as_json)
         return
-    chain = _walk_chain(opened_project, name)
+    chain, missing = _walk_chain(opened_project, name, or_whole_store=verify)
     if rows:
         _answer_rows(without_evidence(chain), as_json)
     elif left_out:
@@ -73,43 +83,85 @@ def audit(
     elif against:
         _answer_against(chain, against, as_json)
     else:
-        _answer_chain(opened_project, chain, verify, chain_only, as_json)
+        request = _VerifyRequest(verify, chain_only and not missing, _read_key(key), anchor, missing)
+        _answer_chain(opened_project, chain, request, as_json)
 
 
-def _walk_chain(project: "Project", name: str) -> "Chain":
-    """Return the chain of the subject `name`."""
+@dataclass(frozen=True)
+class _VerifyRequest:
+    """The options of --verify."""
+
+    wanted: bool
+    chain_only: bool
+    public_pem: bytes | None
+    anchor: str | None
+    missing: str | None
+    """Why the subject has no chain; None if it has one."""
+
+
+def _read_key(path: Path | None) -> bytes | None:
+    """Return the content of the public key's file. UserError if it is not one."""
+    from ft_pipeline.store.signing import key_id_of
+
+    if path is None:
+        return None
+    if not path.is_file():
+        raise UserError(f"There is no file {path}. Name the public key of the store: signing_key.pub")
+    public_pem = path.read_bytes()
+    key_id_of(public_pem)
+    return public_pem
+
+
+def _walk_chain(project: "Project", name: str, *, or_whole_store: bool) -> tuple["Chain", str | None]:
+    """Return the chain of the subject `name`, and None.
+
+    or_whole_store: if the subject cannot be found, return an empty chain and the reason. The store may be damaged.
+    """
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
-    from ft_pipeline.audit.subject import find_subject
+    from ft_pipeline.audit.subject import find_subject, whole_store
+    from ft_pipeline.store.journal_lines import FILE_NAME
 
     index = ArtifactIndex(project.store)
-    return walk(index, find_subject(index, name))
+    try:
+        return walk(index, find_subject(index, name)), None
+    except UserError as error:
+        if not or_whole_store or not (index.kinds() or (project.store / FILE_NAME).is_file()):
+            raise
+        return walk(index, whole_store(name)), str(error)
 
 
-def _answer_chain(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
+def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest, as_json: bool) -> None:
     from ft_pipeline.audit.audit_report import VerificationResult, audit_document
     from ft_pipeline.cli.display_audit import show_audit
 
-    result = _verify(project, chain, chain_only) if verify else VerificationResult()
+    result = _verify(project, chain, request) if request.wanted else VerificationResult()
     document = audit_document(chain, result)
     print_result(document, as_json, lambda _: show_audit(stdout, chain, result))
     if document["problems"]:
         raise typer.Exit(FAILED)
+    if request.missing:
+        raise UserError(request.missing)
 
 
-def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "VerificationResult":
-    """Hash the whole store (`chain_only`: the chain), then compare it with Dagster's event log, if there is one."""
+def _verify(project: "Project", chain: "Chain", request: _VerifyRequest) -> "VerificationResult":
+    """Hash the whole store (or only the chain), then compare it with Dagster's event log and the anchor, if any."""
     from ft_pipeline.audit.verify import verify
     from ft_pipeline.execution.event_log_check import compare_with_event_log
 
     index = chain.index
     with _hashing_progress() as progress:
-        result = verify(index, chain.nodes if chain_only else None, progress)
-    events, findings, notes = compare_with_event_log(project, index)
+        result = verify(index, chain.nodes if request.chain_only else None, progress, request.public_pem)
+    events, findings, notes = compare_with_event_log(project, index, result.signed_removals)
+    if request.anchor:
+        from ft_pipeline.audit.anchor import compare_with_anchor
+
+        dropped, note = compare_with_anchor(index.root, request.anchor)
+        findings, notes = [*findings, *dropped], [*notes, note]
     return replace(
         result,
         problems=(*result.problems, *findings),
-        notes=notes,
+        notes=(*result.notes, *notes),
         counted={**result.counted, "events_of_Dagster": events},
     )
 

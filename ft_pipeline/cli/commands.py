@@ -6,7 +6,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,7 +21,9 @@ from ft_pipeline.cli import (
     gc,
     inbox,
     inspect,
+    keys,
     memory,
+    push,
     release,
     report,
     serve,
@@ -44,6 +46,9 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.atomic_files import describe_write_error
 from ft_pipeline.tables.formats.registry import FORMATS
+
+if TYPE_CHECKING:
+    from ft_pipeline.store.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -90,12 +95,24 @@ def init(
 
     Example: ft init ../support --example
     """
+    from ft_pipeline.store.journal import sign_new_store
+
     root = scaffold.create(directory, example)
+    _show_new_key(sign_new_store(Project(root).store))
     stdout.print(
         f"Created the project folder {root}. Next: "
         + ("" if example else "put your files into data/raw, then ")
         + f"ft run --project {root}"
     )
+
+
+def _show_new_key(key: "SigningKey | None") -> None:
+    """Say where the key of a new store is."""
+    if key is not None:
+        stderr.print(
+            f"Created the signing key of this store: {display.plain(str(key.path))}. Back it up (docs/audit.md).",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -135,6 +152,8 @@ def run(
     Example: ft run --experiment qlora
     """
     from ft_pipeline.execution import run as running
+    from ft_pipeline.execution.workers.launchers import check_environment
+    from ft_pipeline.store.journal import sign_new_store
 
     opened_project = open_project(project)
     assets = tuple(select.split(",")) if select else ()
@@ -144,6 +163,8 @@ def run(
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         print_result(document, as_json, lambda _: display.show_plan(stdout, planned))
         return
+    check_environment()
+    _show_new_key(sign_new_store(opened_project.store))
     with live_progress(stderr):
         outcome = running.run(request)
     print_result(outcome.to_json(), as_json, lambda _: display.show_outcome(stdout, outcome, opened_project))
@@ -166,11 +187,13 @@ def ui(
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.execution.workers.serving import require_free_port
+    from ft_pipeline.store.journal import sign_new_store
 
     opened_project = open_project(project)
     instance.require_writable(opened_project.dagster_home)
     if not read_only:
         check_environment()
+        _show_new_key(sign_new_store(opened_project.store))
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
     with instance.open_instance():
@@ -230,16 +253,19 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
 for command in (
     release.promote,
+    release.approve,
     release.rollback,
     release.champion,
     exposures.exposures,
     export.export,
+    push.push,
     serve.serve,
     exchange.export_data,
     report.report,
     gc.gc,
     memory.memory,
     inspect.inspect,
+    keys.anchor,
 ):
     app.command()(command)
 
@@ -302,3 +328,4 @@ def _require_document(project: Project, asset: str) -> Any:
 audit.add_to(app)
 app.add_typer(exchange.importer, name="import")
 app.add_typer(inbox.app, name="inbox")
+app.add_typer(keys.app, name="keys")

@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
+from ft_pipeline.release.requests import MoveRequest
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -197,6 +198,18 @@ def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
     console.print(
         f"Champion: [bold]{plain(record['name'])}[/] since {record['since']}: {plain(record['reason'])}", soft_wrap=True
     )
+
+
+def show_request(console: Console, request: MoveRequest | None) -> None:
+    """Print the open request to move the champion, with what it rests on."""
+    if request is None:
+        console.print("No request is open.")
+        return
+    how = " (forced)" if request.promotion["forced"] else ""
+    console.print(f"[bold]{plain(request.name)}[/]{how}: {plain(request.promotion['reason'])}", soft_wrap=True)
+    for lacking in request.promotion["evidence"].get("lacks", ()):
+        console.print(f"  lacks: {plain(lacking)}", soft_wrap=True)
+    console.print(f"{plain(request.describe())} ({request.time})", soft_wrap=True)
 
 
 def show_exposures(console: Console, document: Mapping[str, Any]) -> None:

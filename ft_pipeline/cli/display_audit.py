@@ -11,6 +11,7 @@ from ft_pipeline.audit.audit_report import VerificationResult, erasure_notes, no
 from ft_pipeline.audit.chain import Chain, raw_files, without_evidence
 from ft_pipeline.audit.subject import champion_artifact
 from ft_pipeline.cli.display import plain
+from ft_pipeline.store.signing import ID_DIGITS
 
 FILES_SHOWN = 12
 """Number of raw files that are shown for each snapshot."""
@@ -41,6 +42,12 @@ def _show_verification(
         console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more (--json lists all)[/]")
     for note in result.notes:
         console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
+    if (signed := result.signatures) is not None:
+        console.print(
+            f"Signed with the key {signed['key'][:ID_DIGITS]}: {signed['lines']:,} changes since "
+            f"{signed['since'][:10]}; the last is {signed['head']}",
+            soft_wrap=True,
+        )
     counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in result.counted.items())
     if problems:
         checked = f" Checked: {counted}." if counted else ""

@@ -11,15 +11,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.errors import UserError
-from ft_pipeline.project import Project
-from ft_pipeline.release.card.model_card import render_card
-from ft_pipeline.release.card.model_lineage import card_facts
+from ft_pipeline.release.disclosure.facts import export_facts
+from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
 from ft_pipeline.release.export.target_folder import ReportBytes
-from ft_pipeline.release.model_lookup import ModelReference, find_model
+from ft_pipeline.release.intact import require_intact
+from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.settings.gguf_types import parse_types
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.store.signing import find_key
 
 
 class ExportFormat(StrEnum):
@@ -54,6 +54,7 @@ def export(
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
     model = find_model(store, name)
+    require_intact(store, model)
     if export_format is ExportFormat.GGUF:
         from ft_pipeline.cli.export_gguf import export_gguf
 
@@ -61,8 +62,12 @@ def export(
         export_gguf(opened_project, store, model, directory, types, force=force, as_json=as_json)
         return
     plan = plan_export(store, model, directory, merged=merged)
-    card = model_card(opened_project, store, plan.model)
-    show_writing(plan.bytes, lambda report_bytes: write_export(plan, card, report_bytes))
+    key = find_key(store.root)
+    facts = export_facts(store, plan.model, opened_project.settings)
+    show_writing(
+        plan.bytes,
+        lambda report_bytes: write_export(plan, lambda folder: disclose(folder, facts, key), report_bytes),
+    )
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
 
 
@@ -75,14 +80,6 @@ def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:
         write(lambda count: bar.advance(task, count))
 
 
-def model_card(project: Project, store: ArtifactStore, model: ModelReference) -> str:
-    """Return the model card, with the current comparison."""
-    settings = project.settings
-    comparison = current_artifact(store, "comparison")
-    facts = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
-    return render_card(facts)
-
-
 def _document(plan: ExportPlan) -> dict[str, Any]:
     model = plan.model
     return {
@@ -93,8 +90,9 @@ def _document(plan: ExportPlan) -> dict[str, Any]:
         "bytes": plan.bytes,
         "technique": model.serving["technique"],
         "system_prompt": model.serving["system_prompt"],
-        "base_model": plan.base_entries.get("base_model_name_or_path"),
+        "base_model": plan.base_model,
         "fingerprint": model.released_fingerprint,
+        "signed": (plan.target / SIGNATURE).is_file(),
     }
 
 
@@ -105,5 +103,14 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
+    show_signature(document["signed"])
     if document["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+
+
+def show_signature(signed: bool) -> None:
+    """Say if an export is not signed."""
+    if not signed:
+        stdout.print(
+            "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again."
+        )

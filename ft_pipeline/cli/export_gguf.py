@@ -9,20 +9,25 @@ from rich.table import Table
 from ft_pipeline.cli import display, gguf_making
 from ft_pipeline.cli.common import print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
-from ft_pipeline.cli.export import model_card, show_writing
+from ft_pipeline.cli.export import show_signature, show_writing
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.project import Project
+from ft_pipeline.release.disclosure.facts import export_facts
+from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.gguf import (
     GgufExport,
+    adapt_card,
     plan_gguf,
     require_mergeable,
     require_writable,
     results,
     write_gguf,
 )
+from ft_pipeline.release.export.gguf_modelfile import modelfiles_of
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.signing import find_key
 
 NO_ROW = (
     "It is not its experiment's current model, so its files were scored on the current test rows, but have no row in "
@@ -50,9 +55,14 @@ def export_gguf(
     with live_progress(stderr):
         scored = make(project, store, merged, types)
     limits = project.settings.evaluation.gguf.model_dump()
-    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force)
-    card = model_card(project, store, merged)
-    show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, card, report_bytes))
+    modelfiles = modelfiles_of(store, merged, scored, types)
+    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)
+    facts, key = export_facts(store, merged, project.settings), find_key(store.root)
+
+    def describe(folder: Path) -> None:
+        disclose(folder, facts, key, lambda card: adapt_card(card, plan))
+
+    show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, describe, report_bytes))
     print_result(_document(plan, current), as_json, lambda document: _show(document, plan, current))
 
 
@@ -71,6 +81,8 @@ def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
         "technique": model.serving["technique"],
         "system_prompt": model.serving["system_prompt"],
         "fingerprint": model.released_fingerprint,
+        "no_modelfile": plan.modelfiles.problem,
+        "signed": (plan.target / SIGNATURE).is_file(),
     }
 
 
@@ -94,6 +106,9 @@ def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
     for name in plan.types:
         if failures := plan.failures[name]:
             stdout.print(f"{name} fails its gate: {display.plain('; '.join(failures))}.", soft_wrap=True)
+    if document["no_modelfile"]:
+        stdout.print(f"No Modelfile for Ollama: {display.plain(document['no_modelfile'])}", soft_wrap=True)
+    show_signature(document["signed"])
     if document["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
 

@@ -9,7 +9,7 @@ from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_proje
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.release import manual_promotion
+from ft_pipeline.release import manual_promotion, requests
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -36,16 +36,39 @@ def promote(
     try:
         settings = opened_project.settings.promotion
         test_share = opened_project.settings.data.test_share
-        record, is_new = manual_promotion.promote(
+        record, is_new, request = manual_promotion.promote(
             store, comparison, settings, name, force=force, reason=reason, test_share=test_share
         )
     except manual_promotion.NotPromoted as refusal:
         stderr.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
         stderr.print("ft: to release it anyway, add --force --reason TEXT")
         raise typer.Exit(FAILED) from None
+    if request is not None:
+        print_result(vars(request), as_json, lambda _: stdout.print(f"Asked for {display.plain(request.describe())}"))
+        return
+    assert record is not None
     if not is_new:
         stderr.print(f"ft: {display.plain(record.name)} is already the champion; nothing changed")
     _materialize_and_show(opened_project, record, as_json)
+
+
+def approve(
+    number: Annotated[
+        int | None, typer.Argument(help="Number of the request. Without it, the open one is shown.")
+    ] = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Release the model that another person, or a run of another user, asked for (`promotion.two_people`).
+
+    Example: ft approve 3
+    """
+    opened_project = open_project(project)
+    if number is None:
+        waiting = requests.open_request(opened_project.store)
+        print_result(vars(waiting) if waiting else None, as_json, lambda _: display.show_request(stdout, waiting))
+        return
+    _materialize_and_show(opened_project, requests.approve(opened_project.store, number), as_json)
 
 
 def rollback(

@@ -12,13 +12,14 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, promote
+from ft_pipeline.release.champion import ChampionRecord, current, promote
 from ft_pipeline.release.decision import Decision, promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.model_lookup import model_of_record
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
+from ft_pipeline.release.requests import request_move
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -44,7 +45,11 @@ def champion(context: SpecContext) -> Spec:
     """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
     decision = context.artifact("decision")
     inputs = {"comparison": decision.inputs["comparison"], "decision": decision.reference}
-    return Spec("champion", inputs, {"standing": decision.spec["config"]["standing"]})
+    config = {"standing": decision.spec["config"]["standing"]}
+    record = current(context.store.root)
+    if record is not None and record.request is not None:
+        config["approved"] = record.sequence
+    return Spec("champion", inputs, config)
 
 
 @step(
@@ -89,14 +94,14 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     config = build.artifact("decision").spec["config"]
     reasons: list[str] = []
 
-    def choose(current: ChampionRecord | None) -> Any:
-        if current is not None and not current.by_hand and _decided_on(current) == key:
+    def choose(standing: ChampionRecord | None) -> Any:
+        if standing is not None and not standing.by_hand and _decided_on(standing) == key:
             return None  # an earlier run carried out this decision, and died before it reported it
         decision, entry = Decision.from_json(document["decision"]), document["exposure"]["entry"]
-        if (current.sequence if current else None) != config["standing"]:  # somebody moved it meanwhile
+        if (standing.sequence if standing else None) != config["standing"]:  # somebody moved it meanwhile
             settings = PromotionSettings.model_validate(config["promotion"])
             recorded = decide_and_record(
-                build.store, comparison_artifact, settings, current, test_share=config["test_share"]
+                build.store, comparison_artifact, settings, standing, test_share=config["test_share"]
             )
             decision, entry = recorded.decision, recorded.entry
         reasons[:] = decision.reasons
@@ -107,7 +112,13 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
         served = {"decided_on": key, "served": serving[move.candidate.name], EVIDENCE_KEY: entry}
         return replace(move, evidence={**move.evidence, **served})
 
-    latest = promote(build.store.root, choose)
+    waiting = None
+    if build.project.settings.promotion.two_people:
+        latest, waiting = request_move(build.store.root, choose)
+    else:
+        latest = promote(build.store.root, choose)
+    if waiting is not None:
+        reasons[:] = [waiting.describe()]
     record = latest.to_json() if latest else None
     (build.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
     moved = latest is not None and key == _decided_on(latest)

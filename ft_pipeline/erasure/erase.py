@@ -243,10 +243,11 @@ def _redact_artifacts(
         unnamed: set[Origin] = {(None, file, row) for name, file, row in own if name == table}
         packed = node.kind == "training_data" and any(name == "text" for name, _, _ in own)
         in_artifact = replace(erased, origins=frozenset(own | unnamed), packed=packed)
-        files, unreadable_files = redact_artifact(node.path, in_artifact, record_fields)
-        unreadable += [f"{node.label}: {name}" for name in unreadable_files]
-        if files:
-            redacted.append({"kind": node.kind, "fingerprint": node.fingerprint, "files": files})
+        files = redact_artifact(node.path, in_artifact, record_fields)
+        unreadable += [f"{node.label}: {name}" for name in files.unreadable]
+        if files.hashes:
+            identity = {"kind": node.kind, "fingerprint": node.fingerprint}
+            redacted.append({**identity, "files": files.names, "hashes": files.hashes})
     return redacted
 
 

@@ -39,6 +39,10 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/inbox/*.json", "no rows"),  # hash-chained: ids of calls, names
     ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
+    ("data/store/requests/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/journal.jsonl", "no rows"),  # names and hashes
+    ("data/store/journal.pending.json", "no rows"),  # what the next change writes: records, redacted manifests
+    ("data/store/signing_key.pub", "no rows"),
     ("data/store/sources/*.json", "no rows"),  # URLs, revisions, hashes
     ("data/store/removed.jsonl", "no rows"),  # fingerprints
     ("data/store/views.sql", "no rows"),  # paths

@@ -1,6 +1,6 @@
 """Compares the store with Dagster's own record of what was materialized."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import dagster as dg
@@ -9,7 +9,8 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, has_separate_database
-from ft_pipeline.store.garbage import logged_removals
+from ft_pipeline.store.removals import logged_removals
+from ft_pipeline.store.spec import ArtifactReference
 
 WITHOUT_ARTIFACT = frozenset({"inbox"})
 """Assets that are not steps: what they show is not in the store."""
@@ -34,9 +35,12 @@ class RecordedMaterialization:
         return f"{key} {self.fingerprint[:SHOWN_DIGITS]}"
 
 
-def compare_with_event_log(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
+def compare_with_event_log(
+    project: Project, index: ArtifactIndex, signed_removals: Set[ArtifactReference] | None = None
+) -> tuple[int, list[Finding], list[str]]:
     """Return (number of events read, findings, notes).
 
+    signed_removals: artifacts whose removal is signed. None: the store is not signed, and the list of `ft gc` counts.
     If the event log is missing, empty or unreadable, the result is only a note.
     """
     try:
@@ -45,7 +49,7 @@ def compare_with_event_log(project: Project, index: ArtifactIndex) -> tuple[int,
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); only the store was checked"]
     if recorded is None or (not recorded and index.pointers):
         return 0, [], ["Dagster's event log is missing or empty; only the store was checked"]
-    garbage_collected = logged_removals(index.root)
+    garbage_collected = logged_removals(index.root) if signed_removals is None else signed_removals
     expected = [event for event in recorded if (event.asset, event.fingerprint) not in garbage_collected]
     findings = [finding for event in expected for finding in _check(index, event)]
     removed_count = len(recorded) - len(expected)

@@ -68,7 +68,11 @@ class ChampionRecord:
     passed_over: list[str] = field(default_factory=list)
     """For a manual move: fingerprints of the other candidates. No run promotes one of them over it."""
     by: str | None = None
-    """The operating system's user whose process wrote the record."""
+    """The operating system's user whose process wrote the record. With a request: who approved it."""
+    request: int | None = None
+    """Number of the request that this record carries out (`promotion.two_people`)."""
+    requested_by: str | None = None
+    """The user who made that request."""
     previous_sha256: str | None = None
     """SHA-256 of the file of the record before this one. It no longer matches if that record is edited."""
 
@@ -150,8 +154,16 @@ def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
     return rejected
 
 
-def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | None]) -> ChampionRecord | None:
+def promote(
+    store: Path,
+    choose: Callable[[ChampionRecord | None], Promotion | None],
+    *,
+    request: int | None = None,
+    requested_by: str | None = None,
+) -> ChampionRecord | None:
     """Append the promotion that `choose` returns, and return the champion afterwards.
+
+    request, requested_by: number and author of the request that it carries out.
 
     `choose` gets the current champion, and returns None if it stays. If another process promotes in between, `choose`
     is called again with the new champion: no promotion is lost, and none is decided against a former champion. Raises
@@ -162,7 +174,8 @@ def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | N
         promotion = choose(champion)
         if promotion is None:
             return champion
-        if written := ledger(store).append(asdict(_new_record(promotion, champion))):
+        record = replace(_new_record(promotion, champion), request=request, requested_by=requested_by)
+        if written := ledger(store).append(asdict(record)):
             return ChampionRecord(**written)
 
 
@@ -190,6 +203,8 @@ def rollback(
             reason=f"{prefix}: {reason}" if reason.strip() else prefix,
             forced=False,
             restores=target.sequence,
+            request=None,
+            requested_by=None,
             by_hand=True,
             looked_at=looked_at,
             passed_over=sorted({champion.fingerprint, *candidate_fingerprints} - {target.fingerprint}),

@@ -16,6 +16,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
@@ -150,8 +151,11 @@ def write_result(store: Path, number: int, results: Mapping[str, Any], moved: st
     """Write the results of an entry, by row name, and what became champion. A result that is there stays."""
     entry = ledger(store).path(number)
     document = {"entry_sha256": sha256_of_file(entry), "results": dict(results), "moved": moved}
-    with translate_write_errors():
-        create_atomically(entry.with_suffix(".result.json"), json.dumps(document, indent=2).encode())
+    path, content = entry.with_suffix(".result.json"), json.dumps(document, indent=2).encode()
+    with journal.changing(store) as sign, translate_write_errors():
+        if not path.exists():
+            journal.sign_content(sign, store, path.parent.name, path, content)
+            create_atomically(path, content)
 
 
 def rows_of(store: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.decision import promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.recorded_decision import decide_and_record
+from ft_pipeline.release.requests import MoveRequest, request_move
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -30,10 +31,11 @@ def promote(
     force: bool,
     reason: str,
     test_share: float = 0.0,
-) -> tuple[ChampionRecord, bool]:
+) -> tuple[ChampionRecord | None, bool, MoveRequest | None]:
     """Release the model of `name` (an experiment, or a row of the comparison).
 
-    Returns the record, and whether it is new. The checks are read again from the manifests. Raises NotPromoted if a
+    Returns the record, and whether it is new. With `two_people`, the champion stays (the record is None if there is
+    none yet), and the request is returned, too. The checks are read again from the manifests. Raises NotPromoted if a
     rule rejects the model, unless `force`, which needs a `reason`. Raises UserError for an unknown name, and for a
     model that was scored again since the comparison.
     """
@@ -73,9 +75,12 @@ def promote(
             passed_over=tuple(option.fingerprint for option in candidates.values()),
         )
 
+    if settings.two_people:
+        standing, request = request_move(store.root, choose)
+        return standing, False, request
     record = champion.promote(store.root, choose)
     assert record is not None
-    return record, is_new
+    return record, is_new, None
 
 
 def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason: str) -> ChampionRecord:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_serializer, model_validator
@@ -85,17 +85,31 @@ class DataSettings(Section):
     semantic_duplicates: SemanticSettings | None = None
     """Set training conversations aside that mean the same as a held-out one. Off by default: it takes an embedding of
     every row."""
+    licenses: dict[str, str] = Field(default_factory=dict)
+    """Licenses of data, by format or file: `alpaca` or `alpaca/support.jsonl` to an SPDX identifier or a text. Exports
+    repeat them. They change no result."""
+
+    @field_validator("licenses")
+    @classmethod
+    def _check_licenses(cls, licenses: dict[str, str]) -> dict[str, str]:
+        for key in licenses:
+            if key.partition("/")[0] not in get_args(MaskedFormat):
+                raise ValueError(
+                    f"`data.licenses` names {key!r}, which is in no folder of data/raw. Write FORMAT or FORMAT/FILE."
+                )
+        return licenses
 
     def config(self) -> dict[str, Any]:
-        """Return the settings as a spec has them: those that were added later only if they are changed.
+        """Return the settings as a spec has them: those that were added later only if they are changed. `licenses`
+        never is.
 
         `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too. `mask` concerns
         only the tables of its formats.
         """
         later = {"golden_test", "group_templates"}
-        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates", "mask"}) | self.model_dump(
-            mode="json", include=later, exclude_defaults=True
-        )
+        return self.model_dump(
+            mode="json", exclude={*later, "semantic_duplicates", "mask", "licenses"}
+        ) | self.model_dump(mode="json", include=later, exclude_defaults=True)
 
     def masked(self, data_formats: Iterable[str]) -> dict[str, list[str]]:
         """Return what is masked in the rows of these formats, without formats in which nothing is."""
@@ -269,6 +283,13 @@ class PromotionSettings(Section):
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
     """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
     (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
+    two_people: bool = False
+    """Whether another person must approve each move of the champion, by the rules or by `ft promote`: `ft approve`."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromotionSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `two_people`, which does not change what the rules decide."""
+        return {key: value for key, value in serialize(self).items() if key != "two_people"}
 
 
 class CostSettings(Section):

@@ -6,6 +6,7 @@ the new hashes and its own earlier hash. So the chain of manifests that refer to
 """
 
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,16 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.atomic_files import rewriting, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock, project_lock
-from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, read_manifest, sealed_manifest
+from ft_pipeline.store.manifest import MANIFEST_NAME, WEIGHT_KINDS, BrokenArtifact, read_manifest, sealed_manifest
 from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
 
-MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model", "gguf"})
-"""Kinds whose files are not searched: weights contain no row as text. The record lists the models that learned from an
-erased row."""
 ROWS, KEYS = "rows.parquet", "keys.parquet"
 """The rows of a table, and their keys for the search for duplicates, in the same order."""
 
@@ -45,7 +44,7 @@ class Redaction:
     rows: list[dict[str, Any]]
     """format, file, row and salted hash of each erased row."""
     artifacts: list[dict[str, Any]]
-    """kind, fingerprint and files of each artifact that was redacted."""
+    """kind, fingerprint and files of each artifact that was redacted, and by file the SHA-256 before and after."""
     raw_files: list[str]
     """Original SHA-256 of the stored raw files that were redacted."""
     models: list[dict[str, Any]]
@@ -114,11 +113,24 @@ def scratch_folder(root: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Remove the erased texts from an artifact's files and manifest. Return (changed files, unreadable files).
+@dataclass(frozen=True)
+class RedactedFiles:
+    """What a redaction changed in an artifact."""
 
-    The manifest is written first: after an interruption, the same call completes the work. It is listed as changed only
-    if no other file is. No file is listed as changed if the artifact contains none of the texts.
+    hashes: dict[str, list[str | None]]
+    """By file: SHA-256 before and after. The manifest is always one of them if anything was changed."""
+    unreadable: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The changed files. The manifest is listed only if no other file changed."""
+        return [name for name in self.hashes if name != MANIFEST_NAME] or list(self.hashes)
+
+
+def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> RedactedFiles:
+    """Remove the erased texts from an artifact's files and manifest. Weights are not searched, and never changed.
+
+    The manifest is signed and written first: after an interruption, the same call completes the work.
 
     record_fields: number, time and user of the erasure, for the manifest.
     """
@@ -126,21 +138,50 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
         manifest = read_manifest(folder)
     except BrokenArtifact:
         manifest = {"files": [], "summary": {}, "kind": ""}
-    with scratch_folder(folder.parents[3]) as scratch, translate_write_errors():
-        redacted, unreadable = ([], []) if manifest["kind"] in MODEL_KINDS else _redact_files(folder, scratch, erased)
+    root = folder.parents[3]
+    with scratch_folder(root) as scratch, translate_write_errors():
+        redacted, unreadable = ([], []) if manifest["kind"] in WEIGHT_KINDS else _redact_files(folder, scratch, erased)
         summary = erased.redact_value(manifest["summary"])
+        earlier = _interrupted(folder, manifest, record_fields["number"])
         if not redacted and summary == manifest["summary"]:
-            return [], unreadable
+            return RedactedFiles(earlier, unreadable)
+        hashes: dict[str, list[str | None]] = {
+            name: [sha256_of_file(folder / name), sha256_of_file(scratch / name)] for name in redacted
+        }
         if manifest["files"]:
-            new = {name: scratch / name for name in redacted}
-            files = {name: {"sha256": sha256_of_file(path), "bytes": path.stat().st_size} for name, path in new.items()}
-            entry = {**record_fields, "manifest_sha256": sha256_of_file(folder / MANIFEST_NAME), "files": files}
+            before = sha256_of_file(folder / MANIFEST_NAME)
+            files = {
+                name: {"before": pair[0], "sha256": pair[1], "bytes": (scratch / name).stat().st_size}
+                for name, pair in hashes.items()
+            }
+            entry = {**record_fields, "manifest_sha256": before, "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
-            write_atomically(folder / MANIFEST_NAME, sealed_manifest(manifest))
+            _write_redacted_manifest(root, folder / MANIFEST_NAME, manifest, entry)
+            hashes[MANIFEST_NAME] = [before, sha256_of_file(folder / MANIFEST_NAME)]
         for name in redacted:
             with rewriting(folder / name) as target, (scratch / name).open("rb") as source:
                 shutil.copyfileobj(source, target)
-    return redacted or [MANIFEST_NAME], unreadable
+    return RedactedFiles(earlier | hashes or {MANIFEST_NAME: [None, None]}, unreadable)
+
+
+def _interrupted(folder: Path, manifest: dict[str, Any], number: int) -> dict[str, list[str | None]]:
+    """Return the hashes of what an interrupted start of the same erasure changed, which has no record yet."""
+    hashes: dict[str, list[str | None]] = {}
+    for entry in manifest.get("redactions", ()):
+        if entry["number"] == number:
+            hashes |= {name: [change["before"], change["sha256"]] for name, change in entry["files"].items()}
+            hashes[MANIFEST_NAME] = [entry["manifest_sha256"], sha256_of_file(folder / MANIFEST_NAME)]
+    return hashes
+
+
+def _write_redacted_manifest(root: Path, path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Sign and write the manifest of a redacted artifact. The signature names the artifact and all hashes."""
+    content = sealed_manifest(manifest)
+    name = path.relative_to(root).as_posix()
+    details = {"kind": manifest["kind"], "fingerprint": manifest["fingerprint"], **entry}
+    with journal.changing(root) as sign:
+        sign(journal_lines.REDACTION, {name: hashlib.sha256(content).hexdigest()}, details, {name: content})
+        write_atomically(path, content)
 
 
 def _redact_files(folder: Path, scratch: Path, erased: ErasedTexts) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ data/store/
   artifacts/<kind>/<spec hash>/<fingerprint>/   files and manifest.json
   blobs/      bytes of the raw files (blobs.py)
   current/    pointers to the latest artifact of each asset (asset_pointers.py)
+  journal.jsonl   a signed line for each change of what is here (journal.py); signing_key.pub verifies it
   champion/, redactions/, removed.jsonl   records of releases, erasures and garbage collections
   drafts/     unfinished folders; a crash leaves one, and the next attempt at the same spec removes it
   work/       checkpoints of unfinished steps, which the same spec reuses
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import provenance
+from ft_pipeline.store import journal, journal_lines, provenance
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import hashes_of_files, plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
@@ -217,10 +218,11 @@ class ArtifactStore:
         """Return a new folder to fill. The caller must hold the spec's lock.
 
         Unfinished files of an earlier attempt are removed. Its checkpoints are removed only if `from_scratch`. Raises
-        UserError if the store cannot be written.
+        UserError if the store cannot be written, or is signed with a key that is missing.
         """
         name = _lock_name(spec)
         work = self.root / "work" / spec.kind / spec.hash[:NAME_DIGITS]
+        journal.require_key(self.root)
         with translate_write_errors():
             for leftover in (self.root / "drafts").glob(f"{name}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -268,15 +270,18 @@ class ArtifactStore:
     def _move_into_place(self, draft: Draft, fingerprint: str) -> Path:
         """Rename the draft's finished files to the artifact's folder, and return that folder."""
         parent = self._spec_folder(draft.spec.kind, draft.spec.hash)
-        parent.mkdir(parents=True, exist_ok=True)
-        target, attempt = parent / fingerprint[:NAME_DIGITS], 1
-        while target.exists():
-            attempt += 1
-            target = parent / f"{fingerprint[:NAME_DIGITS]}-{attempt}"
         for folder in (path for path in draft.out.rglob("*") if path.is_dir()):
             sync_folder(folder)
-        draft.out.rename(target)
-        sync_folder(parent)
+        with journal.changing(self.root) as sign:
+            target, attempt = parent / fingerprint[:NAME_DIGITS], 1
+            while target.exists():
+                attempt += 1
+                target = parent / f"{fingerprint[:NAME_DIGITS]}-{attempt}"
+            manifest = (target / MANIFEST_NAME).relative_to(self.root).as_posix()
+            sign(journal_lines.ARTIFACT, {manifest: sha256_of_file(draft.out / MANIFEST_NAME)})
+            parent.mkdir(parents=True, exist_ok=True)
+            draft.out.rename(target)
+            sync_folder(parent)
         return target
 
     def _describe(

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.hashing import sha256_of_file
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,26 @@ class AssetPointers:
     """The pointers of a store: current/<asset>[@partition].json, replaced whole at each materialization."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.folder = root / "current"
 
     def write(self, asset: str, partition: str | None, artifact: Artifact) -> Pointer:
         """Point the asset at `artifact` and return the pointer."""
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
-        with translate_write_errors():
-            write_atomically(self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode())
+        path, content = self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode()
+        with journal.changing(self.root) as sign, translate_write_errors():
+            journal.sign_content(sign, self.root, journal_lines.POINTER, path, content)
+            write_atomically(path, content)
         return pointer
 
     def remove(self, asset: str, partition: str | None) -> None:
         """Remove the pointer of an asset, if there is one."""
-        self._path(asset, partition).unlink(missing_ok=True)
+        path = self._path(asset, partition)
+        with journal.changing(self.root) as sign:
+            if path.is_file():
+                sign(journal_lines.REMOVAL, {path.relative_to(self.root).as_posix(): sha256_of_file(path)})
+                path.unlink()
 
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:
         """Return the pointer of an asset; None if there is none, or if it cannot be read."""

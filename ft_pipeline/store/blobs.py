@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 import zstandard
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache, stamp_of
@@ -75,7 +76,10 @@ class BlobStore:
         """
         with translate_write_errors():
             note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
-            write_atomically(self._redaction_note(sha256), json.dumps(note).encode())
+            path, content = self._redaction_note(sha256), json.dumps(note).encode()
+            with journal.changing(self.folder.parent) as sign:
+                journal.sign_content(sign, self.folder.parent, journal_lines.REDACTION, path, content)
+                write_atomically(path, content)
             target = self.path(sha256)
             if target.is_file():
                 sink = io.BytesIO()

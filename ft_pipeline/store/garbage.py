@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import INCOMING_PREFIX
+from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.manifest import MANIFEST_NAME
+from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.spec import ArtifactReference
-
-LOG_NAME = "removed.jsonl"
-"""Append-only list of removed artifacts, so that an audit can distinguish removal from tampering."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,16 @@ def remove_garbage(store: ArtifactStore, garbage: Garbage) -> None:
     """
     with translate_write_errors():
         for artifact in sorted(garbage.artifacts, key=lambda artifact: artifact.manifest["created"], reverse=True):
-            _log_removal(store.root / LOG_NAME, artifact)
-            _remove_folder(artifact.path)
+            with journal.changing(store.root) as sign:
+                manifest = (artifact.path / MANIFEST_NAME).relative_to(store.root).as_posix()
+                details = {"kind": artifact.kind, "fingerprint": artifact.fingerprint}
+                sign(journal_lines.REMOVAL, {manifest: artifact.manifest_sha256}, details)
+                _log_removal(store.root / LOG_NAME, artifact)
+                _remove_folder(artifact.path)
         for folder in garbage.folders:
             _remove_folder(folder)
         for blob in garbage.blobs:
-            blob.unlink(missing_ok=True)
-
-
-def logged_removals(root: Path) -> set[ArtifactReference]:
-    """Return the artifacts in the removal log of the store `root`.
-
-    After an interruption, the last one may still be in the store.
-    """
-    try:
-        lines = (root / LOG_NAME).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return set()
-    return {(entry["kind"], entry["fingerprint"]) for entry in map(json.loads, lines)}
+            _remove_blob(store.root, blob)
 
 
 def _log_removal(path: Path, artifact: Artifact) -> None:
@@ -187,6 +180,14 @@ def _size_on_disk(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             size += file.lstat().st_size
     return size
+
+
+def _remove_blob(root: Path, path: Path) -> None:
+    """Remove a file of a blob. The journal covers the notes of redactions."""
+    with journal.changing(root) as sign:
+        if path.name.endswith(".redacted.json") and path.is_file():
+            sign(journal_lines.REMOVAL, {path.relative_to(root).as_posix(): sha256_of_file(path)})
+        path.unlink(missing_ok=True)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
 
@@ -30,7 +31,7 @@ class LedgerFault:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The records in one folder."""
+    """The records in one folder of a store. The store's journal signs each of them."""
 
     folder: Path
     number_key: str
@@ -60,11 +61,15 @@ class Ledger:
         Return None if the number is taken. The caller then decides again, knowing the record that took it.
         """
         number = record[self.number_key]
-        previous = self.path(number - 1)
-        chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
-        with translate_write_errors():
-            is_new = create_atomically(self.path(number), json.dumps(chained, ensure_ascii=False, indent=2).encode())
-        return chained if is_new else None
+        path, previous = self.path(number), self.path(number - 1)
+        with journal.changing(self.folder.parent) as sign, translate_write_errors():
+            if path.exists():
+                return None
+            journal.require_unsigned(self.folder.parent, path)
+            chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
+            content = json.dumps(chained, ensure_ascii=False, indent=2).encode()
+            journal.sign_content(sign, self.folder.parent, self.folder.name, path, content)
+            return chained if create_atomically(path, content) else None
 
     def faults(self, last: int = 0) -> Iterator[LedgerFault]:
         """Yield gaps, unreadable records, and records whose number or hash differs from what was written.

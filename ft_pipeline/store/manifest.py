@@ -10,6 +10,8 @@ from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_
 from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
 MANIFEST_NAME = "manifest.json"
+WEIGHT_KINDS = frozenset({"base_model", "adapter", "merged_model", "gguf"})
+"""Kinds whose files are weights. They contain no row as text, so that no redaction may change them."""
 VOLATILE_FILES = ("metrics.jsonl", "scores.json", "*.log")
 """Patterns of files that contain times or speeds. Their hashes are in the manifest, but not part of the identity."""
 
@@ -67,7 +69,8 @@ def expected_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the entries of an artifact's files as they should be now: redacted files have their new hash and size."""
     redacted: dict[str, dict[str, Any]] = {}
     for redaction in manifest.get("redactions", ()):
-        redacted |= redaction["files"]
+        for path, change in redaction["files"].items():
+            redacted[path] = {"sha256": change["sha256"], "bytes": change["bytes"]}
     return [entry | redacted.get(entry["path"], {}) for entry in manifest["files"]]
 
 
@@ -98,6 +101,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise BrokenArtifact(f"{MANIFEST_NAME}: the fingerprint does not match the listed files")
         if manifest["spec_hash"] != sha256_of_json(manifest["spec"]):
             raise BrokenArtifact(f"{MANIFEST_NAME}: the spec hash does not match the spec")
+        if manifest["kind"] in WEIGHT_KINDS and any(entry["files"] for entry in manifest.get("redactions", ())):
+            raise BrokenArtifact(f"{MANIFEST_NAME} declares a redaction of weights, which no redaction may change")
     except FileNotFoundError:
         raise BrokenArtifact(f"it has no {MANIFEST_NAME}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,9 +1,9 @@
 """Facts for the manifest: the code, the packages, the machine and the user that built an artifact."""
 
-import getpass
 import hashlib
 import os
 import platform
+import pwd
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -72,11 +72,18 @@ def hardware() -> dict[str, Any]:
 
 
 def user_name() -> str:
-    """Return the name of the operating system's user, or `unknown` if there is none (some containers)."""
+    """Return the name of the operating system's user whose process this is; `uid N` if it has none (some containers).
+
+    It comes from the user id and the system's list of users, not from the environment, which anybody can set.
+    """
+    return _name_of(os.getuid())
+
+
+def _name_of(uid: int) -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _source_sha256(folder: Path) -> str:

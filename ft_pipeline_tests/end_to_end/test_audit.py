@@ -70,13 +70,17 @@ def test_an_edited_manifest_is_found_in_every_kind(copied: Path) -> None:
 
 
 def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
-    """Every trace of the quarantine is removed from the store: only Dagster still knows of it."""
+    """Every trace of the quarantine is removed from the store, and it is listed as removed by `ft gc`: Dagster and the
+    journal still know of it."""
     store = copied / "data" / "store"
+    (node,) = ArtifactIndex(store).all("quarantine")
+    line = {"kind": "quarantine", "fingerprint": node.fingerprint}
+    (store / "removed.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     shutil.rmtree(store / "artifacts" / "quarantine")
     (store / "current" / "quarantine.json").unlink()
-    done = _audit(copied)
-    (problem,) = done["problems"]
-    assert problem.startswith("quarantine ") and "but it is not in the store" in problem
+    findings = _audit(copied)["findings"]
+    codes = {finding["code"] for finding in findings}
+    assert codes == {"event_without_artifact", "missing_artifact", "edited_pointer"}
 
 
 def test_without_dagsters_database_only_the_store_is_verified(finished: Finished, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from ft_pipeline.erasure.file_kinds import treatment_of
-from ft_pipeline.store.artifact_redaction import MODEL_KINDS
+from ft_pipeline.store.manifest import WEIGHT_KINDS
 from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
 
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
@@ -49,7 +49,7 @@ def unknown_files(root: Path, scratch: Path) -> list[Path]:
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         treatment = treatment_of(path.relative_to(root).as_posix())
         try:
-            if treatment == "artifact" and path.parts[path.parts.index("artifacts") + 1] not in MODEL_KINDS:
+            if treatment == "artifact" and path.parts[path.parts.index("artifacts") + 1] not in WEIGHT_KINDS:
                 ErasedTexts({"-": "-"}).redact_file(path, scratch / "redacted")
             known = treatment != "unknown"
         except UnknownFile:

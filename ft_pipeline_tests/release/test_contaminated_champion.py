@@ -96,8 +96,10 @@ def test_a_contaminated_model_is_not_promoted_by_hand(moving: Moving) -> None:
     for name in ("old", "old/adapter"):
         with pytest.raises(UserError, match=r"old learned from .* Train it again"):
             promote(moving.store, made, SETTINGS, name, force=True, reason="I like it")
-    record, _ = promote(moving.store, made, SETTINGS, "new", force=True, reason="it is clean")
-    assert record.evidence["lacks"] == ["the champion's experiment old must be trained and scored again first"]
+    record, _, _ = promote(moving.store, made, SETTINGS, "new", force=True, reason="it is clean")
+    assert record and record.evidence["lacks"] == [
+        "the champion's experiment old must be trained and scored again first"
+    ]
 
 
 def contaminated(losses: dict[str, float], *models: str) -> Comparison:

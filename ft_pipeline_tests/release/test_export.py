@@ -98,6 +98,8 @@ def test_an_exported_adapter_loads_with_peft_on_its_exported_base(trained: Train
     scored = trained.inputs[name]
     expected = load_model(scored["base_model"].path, "cpu", adapter=scored["adapter"].path)
     assert torch.equal(logits(model, probe(tokenizer)), logits(expected, probe(tokenizer)))
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "base", "the folder can be moved, and names no path of this machine"
     assert (folder / "chat_template.jinja").read_bytes() == (trained.base.path / "chat_template.jinja").read_bytes()
 
 
@@ -105,7 +107,7 @@ def test_a_base_model_of_the_hub_is_named_and_not_copied(tmp_path: Path) -> None
     hosted = Trained(tmp_path / "shop", model="org/tiny")
     hosted.train("lora", "lora")
     plan = plan_export(hosted.store, find_model(hosted.store, "lora"), tmp_path / "out", merged=False)
-    write_export(plan, "the card")
+    write_export(plan, lambda folder: write(folder / "README.md", "the card"))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", "abc")
     assert not (tmp_path / "out" / "base").exists()
@@ -211,7 +213,7 @@ def test_an_interrupted_export_leaves_nothing(trained: Trained, tmp_path: Path) 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_export(plan, "card", interrupt)
+        write_export(plan, lambda folder: None, interrupt)
     assert list(tmp_path.iterdir()) == []
 
 

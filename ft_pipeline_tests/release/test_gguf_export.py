@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.export.gguf import GgufExport, plan_gguf, require_mergeable, require_writable, write_gguf
+from ft_pipeline.release.export.gguf import (
+    GgufExport,
+    adapt_card,
+    plan_gguf,
+    require_mergeable,
+    require_writable,
+    write_gguf,
+)
+from ft_pipeline.release.export.gguf_modelfile import Modelfiles
 from ft_pipeline.release.gguf_files import ScoredFiles, find_gguf
 from ft_pipeline.release.model_lookup import ModelReference, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -60,7 +68,18 @@ def model(own: Trained) -> ModelReference:
 
 
 def plan(own: Trained, model: ModelReference, target: Path, scored: ScoredFiles, **options: Any) -> GgufExport:
-    return plan_gguf(own.store, model, target, scored, ["q8_0", "q4_k_m"], **{"limits": LIMITS, **options})
+    chosen = {"limits": LIMITS, "modelfiles": Modelfiles({"Modelfile.q8_0": "FROM ./x"}), **options}
+    return plan_gguf(own.store, model, target, scored, ["q8_0", "q4_k_m"], **chosen)
+
+
+def write(planned: GgufExport) -> str:
+    """Write the folder, and return its card."""
+
+    def describe(folder: Path) -> None:
+        (folder / "README.md").write_text(adapt_card(CARD, planned), encoding="utf-8")
+
+    write_gguf(planned, describe)
+    return (planned.target / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_file_of_a_model_is_found_by_its_type(own: Trained, model: ModelReference) -> None:
@@ -107,22 +126,22 @@ def test_a_file_that_fails_the_gate_is_refused_with_its_number(
 def test_the_folder_has_the_files_the_card_and_how_to_decode(own: Trained, tmp_path: Path) -> None:
     model = require_mergeable(find_model(own.store, "whole"))
     scored = put_gguf(own, "whole", ["q8_0", "q4_k_m"])
-    write_gguf(plan(own, model, tmp_path / "out", scored, force=False), CARD)
+    card = write(plan(own, model, tmp_path / "out", scored, force=False))
     out = tmp_path / "out"
-    names = {"README.md", "generation_config.json", "shop-whole-q8_0.gguf", "shop-whole-q4_k_m.gguf"}
+    names = {"README.md", "generation_config.json", "shop-whole-q8_0.gguf", "shop-whole-q4_k_m.gguf", "Modelfile.q8_0"}
     assert {path.name for path in out.iterdir()} == names
     assert json.loads((out / "generation_config.json").read_text(encoding="utf-8"))["do_sample"] is False
-    card = (out / "README.md").read_text(encoding="utf-8")
     assert "library_name: gguf" in card and "```python" not in card and card.endswith("## Results\n\nGood.\n")
     row = "| shop-whole-q4_k_m.gguf | 0.0 | +0.0020 (+0.0010 to +0.0030) | 0.0010 (0.0000 to 0.0020) | 0.970 (0.969 to "
     assert row in card and "About q8_0." in card and "llama-server -m shop-whole-q8_0.gguf" in card
+    assert "ollama create my-model -f Modelfile.q8_0" in card
 
 
 def test_the_system_prompt_is_on_the_card(own: Trained, tmp_path: Path, model: ModelReference) -> None:
     scored = put_gguf(own, "lora", ["q8_0", "q4_k_m"])
     prompted = ModelReference(**{**vars(model), "serving": {**model.serving, "system_prompt": SYSTEM_PROMPT}})
-    write_gguf(plan(own, prompted, tmp_path / "out", scored, force=False), CARD)
-    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    card = write(plan(own, prompted, tmp_path / "out", scored, force=False, modelfiles=Modelfiles(problem="A date.")))
+    assert "There is no Modelfile for Ollama. A date." in card
     assert all(f"> {line}" in card for line in SYSTEM_PROMPT.splitlines())
 
 

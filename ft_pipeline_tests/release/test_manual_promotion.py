@@ -28,7 +28,9 @@ def material(tmp_path: Path) -> Material:
 def by_hand(
     material: Material, comparison: Artifact, name: str, *, force: bool = False, reason: str = ""
 ) -> tuple[ChampionRecord, bool]:
-    return promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
+    record, is_new, request = promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
+    assert record is not None and request is None
+    return record, is_new
 
 
 def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:

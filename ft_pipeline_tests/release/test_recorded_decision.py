@@ -116,11 +116,15 @@ def test_settings_that_appear_after_a_decision_are_marked(material: Material) ->
 
 def test_a_promotion_by_hand_is_a_test_too(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    record, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
+    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
     assert [[test["name"] for test in found["candidates"]] for found in entries(material)] == [
         ["lora/merged", "few_shot"]  # whoever asks for one has seen all in the comparison
     ]
-    assert record.by_hand and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 2.0
+    assert (
+        record
+        and record.by_hand
+        and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 2.0
+    )
 
 
 def test_a_form_that_no_run_examines_is_a_test_of_its_own(material: Material) -> None:

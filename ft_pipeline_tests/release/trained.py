@@ -29,9 +29,11 @@ from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
 
+RAW_FILE = "complaints of Mrs Fenwick.jsonl"
 SYSTEM_PROMPT = 'Be "brief",\nand polite: it\'s 5 °C {{ here }}.'
 VARIANTS = {
     "system_prompt": {"system_prompt": SYSTEM_PROMPT, "few_shot": 0},
@@ -80,7 +82,7 @@ class Trained:
         self.work.mkdir()
         self.base_folder = tiny_model(self.work / "base", positions=1024, initializer_range=0.2)
         counts = {"read": 9, "accepted": 5, "quarantined": 3, "duplicates": 1, "reasons": {"empty_output": 3}}
-        tables = {name: self.put(name, {}, lambda out: None, counts) for name in ("alpaca", "sharegpt")}
+        tables = {name: self._table(name, counts) for name in ("alpaca", "sharegpt")}
         self.conversations = self.put(
             "conversations", tables, _write_talks, {"splits": {split: len(rows) for split, rows in TALKS.items()}}
         )
@@ -90,6 +92,21 @@ class Trained:
         self.base = self.put("base_model", {}, lambda out: _copy(self.base_folder, out), about, config)
         self.inputs: dict[str, dict[str, Artifact]] = {}
         self.served: dict[str, dict[str, Any]] = {}
+
+    def _table(self, name: str, counts: dict[str, Any]) -> Artifact:
+        """A table, and the snapshot of a raw file that it was read from."""
+        listing = [{"name": RAW_FILE, "sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": 4711}]
+        raw = self.put(f"raw_{name}", {}, lambda out: _note(out, name), {}, {"files": listing})
+        return self.put(name, {f"raw_{name}": raw}, lambda out: None, counts)
+
+    def _distilled(self, teacher: str) -> Artifact:
+        """Rows with answers of a model on this machine."""
+        asked = {"base_model": self.base, "conversations": self.conversations}
+        answers = self.put("teacher_answers", asked, lambda out: (out / "teacher.json").write_text("{}") and None)
+        config = {"teacher": {"model": teacher}}
+        return self.put(
+            "distilled", {"teacher_answers": answers}, lambda out: None, {"kept": 7, "set_aside": 2}, config
+        )
 
     def put(
         self,
@@ -111,18 +128,24 @@ class Trained:
         name: str,
         technique: str,
         *,
+        objective: str = "sft",
         system_prompt: str | None = None,
         passed: bool = True,
         start: str | None = None,
+        teacher: str | None = None,
     ) -> None:
         """Add an experiment: a real adapter of random weights, and its merged model.
 
         passed: whether its merge check passed. start: the experiment whose adapter is recorded as the start.
+        teacher: the model whose answers are recorded as training rows; it ran on this machine.
         """
-        settings = ExperimentSettings.model_validate({"technique": technique, "data": {"system_prompt": system_prompt}})
+        settings = ExperimentSettings.model_validate(
+            {"technique": technique, "objective": objective, "data": {"system_prompt": system_prompt}}
+        )
         config = {"experiment": settings.model_dump(mode="json")}
         inputs = {"conversations": self.conversations, "base_model": self.base}
-        data = self.put("training_data", inputs, lambda out: _note(out, name), AUDIT, config)
+        inputs |= {"distilled": self._distilled(teacher)} if teacher else {}
+        data = self.put("training_data", inputs, lambda out: _write_token_rows(out, name), AUDIT, config)
         model = _adapted(self.base.path, technique, seed=len(self.inputs))
         summary = {"steps": 10, "best_eval_loss": 2.5, "trainable_params": 100, "seconds": 60.0, "peak_memory_gb": 1.5}
         inputs = {"training_data": data, "base_model": self.base}
@@ -243,8 +266,16 @@ def _write_talks(out: Path) -> None:
 
 def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
     messages = [{"role": ("user", "assistant")[position % 2], "content": text} for position, text in enumerate(turns)]
-    identity = hashlib.sha256(repr(turns).encode()).hexdigest()
+    identity = row_id({"messages": messages})
     return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl"}
+
+
+def _write_token_rows(out: Path, name: str) -> None:
+    """The ids of the training rows, without their tokens."""
+    _note(out, name)
+    (out / "audit.json").write_text('{"left_out": []}', encoding="utf-8")
+    ids = [_talk("train", turns)["id"] for turns in TALKS["train"]]
+    pq.write_table(pa.table({"id": ids, "source": ["human"] * len(ids)}), out / "train.parquet")
 
 
 def _document(out: Path, document: Mapping[str, Any]) -> None:

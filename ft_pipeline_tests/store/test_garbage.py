@@ -15,8 +15,9 @@ from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import INCOMING_PREFIX
-from ft_pipeline.store.garbage import find_garbage, logged_removals
+from ft_pipeline.store.garbage import find_garbage
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.spec import Spec
 
 

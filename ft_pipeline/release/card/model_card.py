@@ -85,6 +85,8 @@ class CardFacts:
     """Whether rows that it was trained on have been erased since (`ft erase`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
     """If distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
+    base_is_exported: bool = False
+    """Whether an exported adapter's base model is in the folder, because it is not on the hub."""
     serving: Mapping[str, Any] = field(default_factory=dict)
     """How to load and prompt the model, see ModelReference.serving."""
     champion: Mapping[str, Any] = field(default_factory=dict)
@@ -102,7 +104,7 @@ def render_card(facts: CardFacts) -> str:
         _section(
             "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
         ),
-        _section("How to use", usage_paragraphs(facts.kind, facts.serving), 2),
+        _section("How to use", usage_paragraphs(facts.kind, facts.serving, base_is_exported=facts.base_is_exported), 2),
         _section("Results", _results_section(facts), 2),
         _section("Data", _data_section(facts), 2),
         _section("Training", _training_section(facts), 2),

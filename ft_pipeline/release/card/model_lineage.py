@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.card.model_card import CardFacts
+from ft_pipeline.release.disclosure.row_list import count_erased
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -29,7 +30,7 @@ def card_facts(
 ) -> CardFacts:
     """Return the facts. comparison_artifact: its rows are on the card. task, teacher_terms: from project.yaml. decided:
     decision.json, if it is about this model."""
-    lineage = _Lineage(store, model)
+    lineage = Lineage(store, model)
     comparison = read_comparison(comparison_artifact) if comparison_artifact else NO_COMPARISON
     candidates = find_candidates(comparison_artifact, store)[0] if comparison_artifact else {}
     root = lineage.root_model
@@ -53,6 +54,7 @@ def card_facts(
         provenance=lineage.provenance(),
         has_erased_rows=lineage.has_erased_rows(),
         teacher=lineage.teacher(teacher_terms),
+        base_is_exported=hub_id(lineage.base_model) is None,
         serving=model.serving,
         champion=model.record.to_json() if model.record else {},
         decided=decided or {},
@@ -81,7 +83,7 @@ def _license(base: Artifact) -> str | None:
     return "LICENSE" if (base.path / "LICENSE").is_file() else None
 
 
-class _Lineage:
+class Lineage:
     """A model's artifacts: of all its training phases, from the last one back to the tables."""
 
     def __init__(self, store: ArtifactStore, model: ModelReference) -> None:
@@ -121,7 +123,7 @@ class _Lineage:
     def _training_rows(self, adapter: Artifact) -> int:
         audit = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
         counts: Mapping[str, int] = audit.get("rows", {})
-        return sum(rows for name, rows in counts.items() if name.endswith("/train"))
+        return sum(rows for name, rows in counts.items() if name.endswith("/train") and name != "rejected/train")
 
     def provenance(self) -> dict[str, Any]:
         """Return when, on which machine, and with which code and packages the last phase was trained."""
@@ -140,8 +142,7 @@ class _Lineage:
 
     def has_erased_rows(self) -> bool:
         """Return whether rows that the model was trained on have been erased since."""
-        weights = [*self.adapters(), *([self.merged] if self.merged else [])]
-        return any(artifact.manifest.get("redactions") for artifact in weights)
+        return count_erased(self.store, self.adapters()) > 0
 
     def row_counts(self) -> dict[str, dict[str, Any]]:
         """Return counts by table that any phase trained on: read, accepted, quarantined, duplicates, reasons."""
@@ -158,14 +159,20 @@ class _Lineage:
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
 
     def teacher(self, terms: str) -> dict[str, Any]:
-        """Return the teacher's part in the training data; empty if no distilled row was trained on."""
-        training_data = self.merged_input("training_data") if self.merged else None
-        if training_data is None or "distilled" not in training_data.inputs:
+        """Return the teacher's part in the training data of the last phase that has distilled rows; empty if none has.
+
+        A teacher that ran on this machine is named as a base model is, without the folder that it is in.
+        """
+        trained_on = [self.store.require(*adapter.inputs["training_data"]) for adapter in self.adapters()]
+        with_answers = [training_data for training_data in trained_on if "distilled" in training_data.inputs]
+        if not with_answers:
             return {}
+        training_data = with_answers[-1]
         distilled = self.store.require(*training_data.inputs["distilled"])
         answers = self.store.require(*distilled.inputs["teacher_answers"])
+        local = self.store.require(*answers.inputs["base_model"]) if "base_model" in answers.inputs else None
         return {
-            "model": distilled.spec["config"]["teacher"]["model"],
+            "model": local.summary["source"] if local else distilled.spec["config"]["teacher"]["model"],
             "host": answers.document("teacher.json").get("endpoint_host"),
             "terms": terms,
             "kept": distilled.summary["kept"],

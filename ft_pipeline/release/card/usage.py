@@ -20,6 +20,15 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer{imports}
 
 model = AutoPeftModelForCausalLM.from_pretrained("{folder}"{options})
+"""
+_ADAPTER_WITH_BASE = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer{imports}
+
+base = AutoModelForCausalLM.from_pretrained("{folder}/base"{options})
+model = PeftModel.from_pretrained(base, "{folder}")
+"""
+_ANSWER = """\
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 messages = [{messages}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -27,12 +36,15 @@ answer = model.generate(**inputs.to(model.device), max_new_tokens=128)[0, inputs
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
-def usage_paragraphs(kind: str, serving: Mapping[str, Any]) -> list[str]:
-    """Return Markdown paragraphs. serving: how to load and prompt the model, see ModelReference.serving."""
+def usage_paragraphs(kind: str, serving: Mapping[str, Any], *, base_is_exported: bool) -> list[str]:
+    """Return Markdown paragraphs. serving: how to load and prompt the model, see ModelReference.serving.
+    base_is_exported: whether the base model of an adapter is in the folder."""
     if kind not in TUNED:
         return ["`ft serve champion` serves it, with its prompt, as an OpenAI-compatible endpoint."]
     code = (
-        _adapter_code(serving) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages_code(serving))
+        _adapter_code(serving, base_is_exported)
+        if kind == "adapter"
+        else _MERGED.format(folder=FOLDER, messages=_messages_code(serving))
     )
     notes = "; ".join(_notes(kind, serving))
     return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
@@ -45,16 +57,13 @@ def _notes(kind: str, serving: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _adapter_code(serving: Mapping[str, Any]) -> str:
-    quantization = serving.get("quantization")
-    if not quantization:
-        return _ADAPTER.format(folder=FOLDER, messages=_messages_code(serving), imports="", options="")
-    settings = {"load_in_4bit": True, **quantization}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    options = f", quantization_config=BitsAndBytesConfig({arguments})"
-    return _ADAPTER.format(
-        folder=FOLDER, messages=_messages_code(serving), imports=", BitsAndBytesConfig", options=options
-    )
+def _adapter_code(serving: Mapping[str, Any], base_is_exported: bool) -> str:
+    imports = options = ""
+    if quantization := serving.get("quantization"):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in {"load_in_4bit": True, **quantization}.items())
+        imports, options = ", BitsAndBytesConfig", f", quantization_config=BitsAndBytesConfig({arguments})"
+    loading = (_ADAPTER_WITH_BASE if base_is_exported else _ADAPTER) + _ANSWER
+    return loading.format(folder=FOLDER, messages=_messages_code(serving), imports=imports, options=options)
 
 
 def _messages_code(serving: Mapping[str, Any]) -> str:

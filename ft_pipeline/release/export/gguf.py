@@ -1,7 +1,7 @@
 """Export a model as GGUF files, each with what it costs against the merged model."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.row_records import describe_score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
-from ft_pipeline.release.export.huggingface import CARD_NAME, GENERATION_CONFIG
+from ft_pipeline.release.export.gguf_modelfile import Modelfiles
+from ft_pipeline.release.export.huggingface import GENERATION_CONFIG
 from ft_pipeline.release.export.target_folder import ReportBytes, copy_file, draft_folder, write_json
 from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
@@ -32,6 +33,7 @@ class GgufExport:
     """By type, what its file fails at the gate, as clauses."""
     merged_model: Path
     """The folder of the merged model, whose tokenizer and generation config apply."""
+    modelfiles: Modelfiles
 
     @property
     def paths(self) -> list[Path]:
@@ -72,6 +74,7 @@ def plan_gguf(
     *,
     limits: Mapping[str, float],
     force: bool,
+    modelfiles: Modelfiles,
 ) -> GgufExport:
     """Return what to write to `target`, a free folder.
 
@@ -85,20 +88,25 @@ def plan_gguf(
             "export it with --force."
         )
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
-    return GgufExport(model, target, scored, types, failures, merged_model.path)
+    return GgufExport(model, target, scored, types, failures, merged_model.path, modelfiles)
 
 
-def write_gguf(plan: GgufExport, card: str, report_bytes: ReportBytes = lambda count: None) -> None:
-    """Write the folder, completely or not at all: the files, the model card, and how to decode as scored.
+def write_gguf(
+    plan: GgufExport, describe: Callable[[Path], None], report_bytes: ReportBytes = lambda count: None
+) -> None:
+    """Write the folder, completely or not at all: the files, a Modelfile of each, and how to decode as scored.
 
-    Raises UserError if the disk is full or not writable.
+    describe: writes the model card and what else is said about the files, as in write_export. Raises UserError if the
+    disk is full or not writable.
     """
     decoding = generation_config_as_scored(plan.merged_model, load_tokenizer_lazily(plan.merged_model))
     with translate_write_errors(), draft_folder(plan.target) as folder:
         for path in plan.paths:
             copy_file(path, folder / path.name, report_bytes)
+        for name, text in plan.modelfiles.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
         write_json(folder / GENERATION_CONFIG, decoding)
-        (folder / CARD_NAME).write_text(adapt_card(card, plan), encoding="utf-8")
+        describe(folder)
 
 
 def adapt_card(card: str, plan: GgufExport) -> str:
@@ -129,6 +137,11 @@ def _usage(plan: GgufExport) -> str:
     prompt = plan.model.serving.get("system_prompt")
     command = f"```sh\nllama-server -m {plan.paths[0].name} --jinja\n```"
     text = f"{command}\n\nThe file contains the chat template, and decodes greedily."
+    if plan.modelfiles.texts:
+        name = next(iter(plan.modelfiles.texts))
+        text += f" With Ollama:\n\n```sh\nollama create my-model -f {name}\n```"
+    else:
+        text += f"\n\nThere is no Modelfile for Ollama. {plan.modelfiles.problem}"
     if not prompt:
         return text
     quoted = "\n".join(f"> {line}" for line in prompt.splitlines())

@@ -1,7 +1,7 @@
 """Export a model from the store to a folder outside it: a plain Hugging Face model, or a PEFT adapter."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,7 +26,8 @@ from ft_pipeline.store.atomic_files import translate_write_errors
 CARD_NAME, GENERATION_CONFIG = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE_FOLDER = "base"
-"""The subfolder with an adapter's base model, if that model is not on the hub."""
+"""The subfolder with an adapter's base model, if that model is not on the hub. adapter_config.json names it without the
+path before it, so that the folder can be moved, and given to others."""
 _OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN_FILE, GENERATION_CONFIG)
 """Files of an artifact that are not copied: the store's own, and the generation config, see write_export."""
 _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -46,6 +47,12 @@ class ExportPlan:
     """The model folder in the store whose tokenizer and generation config apply."""
     base_entries: Mapping[str, Any]
     """The entries of adapter_config.json that name the base model; empty for a whole model."""
+
+    @property
+    def base_model(self) -> str | None:
+        """Where an adapter's base model is: a hub id, or the path of the folder; None for a whole model."""
+        name = self.base_entries.get("base_model_name_or_path")
+        return str(self.target / BASE_FOLDER) if name == BASE_FOLDER else name
 
     @property
     def bytes(self) -> int:
@@ -71,13 +78,16 @@ def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, me
         base_entries = {"base_model_name_or_path": public, "revision": base.spec["config"]["revision"]}
     else:
         files |= {f"{BASE_FOLDER}/{name}": path for name, path in model_files(base).items()}
-        base_entries = {"base_model_name_or_path": str(target / BASE_FOLDER), "revision": None}
+        base_entries = {"base_model_name_or_path": BASE_FOLDER, "revision": None}
     return ExportPlan(model.as_kind("adapter"), target, files, base.path, base_entries)
 
 
-def write_export(plan: ExportPlan, card: str, report_bytes: ReportBytes = lambda count: None) -> None:
+def write_export(
+    plan: ExportPlan, describe: Callable[[Path], None], report_bytes: ReportBytes = lambda count: None
+) -> None:
     """Write the folder, completely or not at all, with a generation config that decodes as the model was scored.
 
+    describe: called with the folder when the model's own files are written; writes the card and what else is disclosed.
     Raises UserError if the disk is full or not writable.
     """
     decoding = generation_config_as_scored(plan.text_side, load_tokenizer_lazily(plan.text_side))
@@ -90,7 +100,7 @@ def write_export(plan: ExportPlan, card: str, report_bytes: ReportBytes = lambda
                 write_json(model_folder / GENERATION_CONFIG, decoding)
         if plan.base_entries:
             _set_base_model(folder / ADAPTER_FILES[1], plan.base_entries)
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        describe(folder)
 
 
 def _require_exportable(model: ModelReference, merged: bool) -> None:

@@ -28,16 +28,20 @@ def require_free_folder(target: Path) -> Path:
 
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
-    """Yield a draft folder next to `target`. It is renamed to `target` on success and removed on failure."""
+    """Yield a draft folder of the same name, in a hidden folder next to `target`.
+
+    It is renamed to `target` on success and removed on failure.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    draft = holder / target.name  # a signature of the folder contains its name
     try:
+        draft.mkdir()
         yield draft
         draft.chmod(0o777 & ~_current_umask())
         draft.rename(target)  # also replaces an empty folder
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _current_umask() -> int:

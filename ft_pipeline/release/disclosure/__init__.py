@@ -1,0 +1,1 @@
+"""What an export says to those who receive it: bill of materials, provenance, training rows, hashes, signature."""

@@ -1,0 +1,21 @@
+"""The list of artifacts that `ft gc` removed."""
+
+import json
+from pathlib import Path
+
+from ft_pipeline.store.spec import ArtifactReference
+
+LOG_NAME = "removed.jsonl"
+"""Append-only list of removed artifacts, so that an audit can distinguish removal from tampering."""
+
+
+def logged_removals(root: Path) -> set[ArtifactReference]:
+    """Return the artifacts in the removal log of the store `root`.
+
+    After an interruption, the last one may still be in the store.
+    """
+    try:
+        lines = (root / LOG_NAME).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    return {(entry["kind"], entry["fingerprint"]) for entry in map(json.loads, lines)}
