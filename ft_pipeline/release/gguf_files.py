@@ -1,6 +1,6 @@
 """Find the GGUF files of a model in the store, with what each of them costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,6 @@ def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | N
         )
     verified = store.require(*match.reference)
     return verified.path / verified.document(INDEX)["files"][wanted]["file"]
-
-
-def scored_files(store: ArtifactStore, model: ModelReference, types: Sequence[str]) -> ScoredFiles | None:
-    """Return the newest scored GGUF files of a model that have all types, verified; None if there are none."""
-    for scores in reversed(store.all("gguf_scores")):
-        if "gguf" in scores.inputs and _is_of(scores, model) and set(types) <= scores.summary["costs"].keys():
-            return ScoredFiles(store.require(*scores.inputs["gguf"]), store.require(*scores.reference))
-    return None
 
 
 def _is_of(made: Artifact, model: ModelReference) -> bool:

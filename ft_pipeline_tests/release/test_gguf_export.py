@@ -18,7 +18,7 @@ from ft_pipeline.release.export.gguf import (
     write_gguf,
 )
 from ft_pipeline.release.export.gguf_modelfile import Modelfiles
-from ft_pipeline.release.gguf_files import ScoredFiles, find_gguf, scored_files
+from ft_pipeline.release.gguf_files import ScoredFiles, find_gguf
 from ft_pipeline.release.model_lookup import ModelReference, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
@@ -103,10 +103,10 @@ def test_a_changed_file_is_not_handed_out(own: Trained, model: ModelReference) -
 
 def test_files_of_another_model_are_not_found(own: Trained, model: ModelReference) -> None:
     put_gguf(own, "whole", ["q8_0"])
-    assert scored_files(own.store, model, ["q8_0"]) is None
+    with pytest.raises(UserError, match=r"no GGUF file of lora/merged"):
+        find_gguf(own.store, model, "q8_0")
     other = require_mergeable(find_model(own.store, "whole"))
-    assert scored_files(own.store, other, ["q8_0"]) is not None
-    assert scored_files(own.store, other, ["q8_0", "f16"]) is None
+    assert find_gguf(own.store, other, "q8_0").name == "shop-whole-q8_0.gguf"
 
 
 def test_a_file_that_fails_the_gate_is_refused_with_its_number(

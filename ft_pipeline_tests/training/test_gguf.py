@@ -85,6 +85,7 @@ def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
 )
 def test_other_failures_are_named(log: str, message: str) -> None:
     assert message in explain_failure(log, 7)
+    assert "was killed by signal 9" in explain_failure(log, -9)
 
 
 def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

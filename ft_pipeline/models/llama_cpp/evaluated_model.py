@@ -24,7 +24,7 @@ class EvaluatedModel:
     next, and with `exact` nothing is.
     """
 
-    def __init__(self, path: Path, longest: int, *, exact: bool = False, gpu: bool = False) -> None:
+    def __init__(self, path: Path, longest: int, *, exact: bool = False) -> None:
         """longest: tokens of the longest sequence. exact: keep keys and values in 32 bit, without flash attention, and
         compute each sequence from its start; otherwise as llama-server does by default.
 
@@ -33,7 +33,7 @@ class EvaluatedModel:
         self._ffi, self._lib = load_library()
         self._exact = exact
         parameters = self._lib.llama_model_default_params()
-        parameters.n_gpu_layers = -1 if gpu else 0
+        parameters.n_gpu_layers = 0
         self._model = self._lib.llama_model_load_from_file(str(path).encode(), parameters)
         if self._model == self._ffi.NULL:
             raise UserError(f"llama.cpp cannot load {path.name}: {last_message()}. Export it again.")

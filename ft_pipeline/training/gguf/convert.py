@@ -77,7 +77,10 @@ def _environment() -> dict[str, str]:
 
 
 def explain_failure(log: str, code: int) -> str:
-    """Return what the script's log says about its failure, and what to do."""
+    """Return what the script's log says about its failure, and what to do. code: its exit code, negative for a
+    signal."""
+    if code < 0:
+        return f"llama.cpp's converter was killed by signal {-code} (9: usually no memory). Free memory, and run again."
     if found := re.search(r"Model (\S+) is not supported", log):
         return f"llama.cpp does not know the architecture {found[1]}. {_INSTEAD}"
     if "pre-tokenizer was not recognized" in log:
