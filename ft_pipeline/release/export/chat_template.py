@@ -35,6 +35,21 @@ def template_with_prompt(
     )
 
 
+TURNS_VARIABLE, TOOLS_VARIABLE = "ft_messages", "ft_tools"
+"""Variables of a template with a client's turns and tools."""
+
+
+def template_with_variables(template: str) -> str:
+    """Return the template with a line in front that takes turns and tools from variables, if a request sets them.
+
+    llama.cpp changes turns and tools before its templates read them. It leaves variables as they are.
+    """
+    return (
+        f"{{%- if {TURNS_VARIABLE} is defined %}}{{%- set messages = {TURNS_VARIABLE} %}}"
+        f"{{%- set tools = {TOOLS_VARIABLE} %}}{{%- endif %}}\n{template}"
+    )
+
+
 WHOLE_TURN = "ft_turn"
 """The key in the first call of a turn under which a client's whole turn is found."""
 
