@@ -58,7 +58,9 @@ def serve(
     serving_engine = find_engine(engine)
     if quantize is not None and serving_engine.name != "llama.cpp":
         raise UserError(f"--quantize is for llama.cpp only, not {serving_engine.name}. Add --engine llama.cpp.")
-    options = ServingOptions(name, port, serving_engine, quantize, log, swap, tuple(allow_host or ()))
+    options = ServingOptions(
+        name, port, serving_engine, quantize and quantize.lower(), log, swap, tuple(allow_host or ())
+    )
 
     def on_ready() -> None:
         if measure_requests is not None:

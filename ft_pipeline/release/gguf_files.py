@@ -1,30 +1,35 @@
-"""The GGUF file of a model in the store."""
+"""Find the GGUF file of a model in the store."""
 
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.model_lookup import ModelReference
-from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
-DEFAULT_TYPE = "q8_0"
+INDEX = "gguf.json"
+"""The file of the artifact that lists the others."""
+DEFAULT_GGUF_TYPE = "q8_0"
 
 
 def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:
-    """Return the verified GGUF file of a merged model. Raises UserError if there is none.
+    """Return the GGUF file of a model, verified.
 
-    quantization: a type such as `q4_k_m`; None: the only type there is, else `q8_0`.
+    quantization: its type; None: the only one that was made, or q8_0. Raises UserError if there is none.
     """
-    merged = model.fingerprints.get("merged_model") if model.kind == "merged" else None
-    files: dict[str, Path] = {}
-    for artifact in store.all("gguf"):
-        if artifact.inputs.get("merged_model", ("", ""))[1] == merged:
-            verified = store.require("gguf", artifact.fingerprint)
-            files |= {path.stem.rpartition("-")[2].lower(): path for path in verified.path.glob("*.gguf")}
-    wanted = (quantization or (next(iter(files)) if len(files) == 1 else DEFAULT_TYPE)).lower()
-    if wanted in files:
-        return files[wanted]
-    name = model.experiment or model.name
-    raise UserError(
-        f"{model.name!r} has no GGUF file of the type {wanted}. Run `ft export {name} DIR --format gguf --quantize "
-        f"{wanted}` first."
-    )
+    made = [artifact for artifact in reversed(store.all("gguf")) if _is_of(artifact, model)]
+    types = list(dict.fromkeys(name for artifact in made for name in artifact.spec["config"]["types"]))
+    wanted = quantization or (types[0] if len(types) == 1 else DEFAULT_GGUF_TYPE)
+    match = next((artifact for artifact in made if wanted in artifact.spec["config"]["types"]), None)
+    if match is None:
+        name = model.experiment if model.experiment and model.record is None else model.name
+        raise UserError(
+            f"The store has no GGUF file of {model.row} of the type {wanted}. Run `ft export {name} DIR --format gguf "
+            f"--quantize {wanted}` first."
+        )
+    verified = store.require(*match.reference)
+    return verified.path / verified.document(INDEX)["files"][wanted]["file"]
+
+
+def _is_of(made: Artifact, model: ModelReference) -> bool:
+    reference = made.inputs.get("merged_model")
+    return reference is not None and reference[1] == model.fingerprints.get("merged_model")

@@ -117,9 +117,9 @@ class ChampionService:
 
     def _swap(self, champion: ModelReference, record: int) -> None:
         """Start an engine for the champion, send new requests to it, and end the old one when it is idle."""
+        new = self.starter.start(champion)
         self.say(f"Loading {champion.row} (champion record {record}) …")
         self.pool.note(record, None)
-        new = self.starter.start(champion)
         try:
             new.wait_until_ready(self.limits.start, self._require_running)
         except BaseException:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.release.export.chat_template import TOOLS_VARIABLE, TURNS_VARIABLE
+from ft_pipeline.release.export.chat_template import ENGINE_VARIABLES, TOOLS_VARIABLE, TURNS_VARIABLE
 
 _READ_IN_FRONT = ("tools", "parallel_tool_calls", "response_format")
 _NO_TURNS = [{"role": "user", "content": ""}]
@@ -35,7 +35,8 @@ def template_variables(
 ) -> dict[str, Any]:
     """Return the part of a request that gives turns, tools and other variables to the chat template."""
     variables = {**(others or {}), TURNS_VARIABLE: list(turns), TOOLS_VARIABLE: list(tools or ()) or None}
-    return {"messages": _NO_TURNS, "chat_template_kwargs": variables}
+    own = {value: variables[name] for name, value in ENGINE_VARIABLES.items() if name in variables}
+    return {"messages": _NO_TURNS, "chat_template_kwargs": {**variables, **own}}
 
 
 def _as_text(turn: Mapping[str, Any]) -> Mapping[str, Any]:

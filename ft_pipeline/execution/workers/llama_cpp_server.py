@@ -4,6 +4,7 @@ python -m ft_pipeline.execution.workers.llama_cpp_server SETTINGS.json PORT
 """
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def start(settings: dict[str, Any], port: int) -> xllamacpp.Server:
     params.verbosity = _ERRORS_ONLY
     params.n_ctx = settings["context"]  # 0: the model's
     params.n_parallel = settings["slots"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ["OMP_NUM_THREADS"].partition(",")[0])
     params.use_jinja = True
     params.chat_template = Path(settings["template"]).read_text(encoding="utf-8")
     params.prefill_assistant = False  # an assistant's last turn is not continued, as in scoring

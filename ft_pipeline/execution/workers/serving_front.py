@@ -75,6 +75,11 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.front = front
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that closed its connection between two requests."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(ReplyingHandler):
     @property

@@ -1,6 +1,6 @@
 """Metrics of `ft serve` in Prometheus' text format. Labels hold no texts and no users, and have few values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -8,12 +8,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    Info,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from ft_pipeline.execution.workers.engine_pool import EnginePool
 
@@ -32,7 +33,6 @@ class ServingMetrics:
     def __init__(self, pool: EnginePool) -> None:
         disable_created_metrics()  # a second line for each counter, which the text format has no place for
         self._registry = CollectorRegistry()
-        self._pool = pool
         self._requests = self._counter("requests", "Requests, by path and HTTP status.", ["path", "status"])
         self._seconds = self._histogram("request_seconds", "Seconds until a request was answered.", ["path"])
         self._first_token = self._histogram("first_token_seconds", "Seconds until the first token of a stream.")
@@ -42,7 +42,7 @@ class ServingMetrics:
         self._log_errors = self._counter("log_errors", "Answers that could not be logged.")
         self._swaps = self._counter("swaps", "New champions that were served without a restart.")
         self._failed_swaps = self._counter("failed_swaps", "New champions that could not be served.")
-        self._model = Info("ft_serve_model", "The served model.", registry=self._registry)
+        self._registry.register(_ModelInfo(pool))
         ready = Gauge("ft_serve_ready", "1 if an engine answers, else 0.", registry=self._registry)
         ready.set_function(lambda: pool.health() is not None)
         in_flight = Gauge("ft_serve_requests_in_flight", "Requests at an engine.", registry=self._registry)
@@ -81,8 +81,6 @@ class ServingMetrics:
 
     def text(self) -> bytes:
         """Return all metrics."""
-        if (engine := self._pool.current) is not None:
-            self._model.info(engine.model.labels)
         return generate_latest(self._registry)
 
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...] | list[str] = ()) -> Counter:
@@ -90,6 +88,18 @@ class ServingMetrics:
 
     def _histogram(self, name: str, help_text: str, labels: tuple[str, ...] | list[str] = ()) -> Histogram:
         return Histogram(f"ft_serve_{name}", help_text, labels, buckets=_SECONDS, registry=self._registry)
+
+
+class _ModelInfo(Collector):
+    """What is served, as labels."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield nothing before a model is served."""
+        if (engine := self._pool.current) is not None:
+            yield InfoMetricFamily("ft_serve_model", "The served model.", engine.model.labels)
 
 
 def _count(value: Any) -> int:

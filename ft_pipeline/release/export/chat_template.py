@@ -37,17 +37,19 @@ def template_with_prompt(
 
 TURNS_VARIABLE, TOOLS_VARIABLE = "ft_messages", "ft_tools"
 """Variables of a template with a client's turns and tools."""
+ENGINE_VARIABLES = {"enable_thinking": "ft_enable_thinking", "date_string": "ft_date_string"}
+"""Variables that llama.cpp sets and transformers does not, each with the variable that has a client's value."""
 
 
 def template_with_variables(template: str) -> str:
     """Return the template with a line in front that takes turns and tools from variables, if a request sets them.
 
-    llama.cpp changes turns and tools before its templates read them. It leaves variables as they are.
+    llama.cpp changes turns and tools before its templates read them. It leaves other variables as they are. What it
+    sets itself is undefined again, as in training, unless the client sets it.
     """
-    return (
-        f"{{%- if {TURNS_VARIABLE} is defined %}}{{%- set messages = {TURNS_VARIABLE} %}}"
-        f"{{%- set tools = {TOOLS_VARIABLE} %}}{{%- endif %}}\n{template}"
-    )
+    values = {"messages": TURNS_VARIABLE, "tools": TOOLS_VARIABLE, **ENGINE_VARIABLES}
+    lines = "".join(f"{{%- set {name} = {value} %}}" for name, value in values.items())
+    return f"{{%- if {TURNS_VARIABLE} is defined %}}{lines}{{%- endif %}}\n{template}"
 
 
 WHOLE_TURN = "ft_turn"
