@@ -143,7 +143,7 @@ def test_templates_get_turns_and_tools_as_in_training(shop: ServedShop, tmp_path
     source = (files("trl") / "chat_templates" / f"{template}.jinja").read_text(encoding="utf-8")
     source = source.replace("bos_token", "''")  # the tiny model has none, and llama.cpp then makes one up
     (served.path / TEMPLATE_NAME).write_text(template_with_variables(source), encoding="utf-8")
-    write_llama_cpp_settings(served, find_gguf(shop.store, find_model(shop.store, "lora"), None))
+    write_llama_cpp_settings(served, "lora", find_gguf(shop.store, find_model(shop.store, "lora"), None))
     tools = [{"type": "function", "function": FUNCTION}]
     served.tokenizer.chat_template = source
     expected = served.tokenizer.apply_chat_template(TURNS, tools=tools, add_generation_prompt=True, tokenize=False)
@@ -175,7 +175,7 @@ def test_a_prompt_that_is_read_differently_is_refused(shop: ServedShop, tmp_path
     ("name", "quantization", "message"),
     [
         ("lora", "q4_k_m", "no GGUF file of lora/merged of the type q4_k_m. Run `ft export lora DIR --format gguf"),
-        ("few_shot", None, "no GGUF file of few_shot of the type q8_0"),
+        ("few_shot", None, "serves GGUF files of merged models, and few_shot is none. Use --engine"),
     ],
 )
 def test_a_model_without_the_file_is_refused(
@@ -190,11 +190,11 @@ def test_decoding_that_llama_cpp_lacks_is_refused(shop: ServedShop, tmp_path: Pa
     served = write_served_folder(shop.store, find_model(shop.store, "lora"), tmp_path, turns="variables")
     gguf = find_gguf(shop.store, find_model(shop.store, "lora"), None)
     penalty = {**served.decoding, "repetition_penalty": 1.2, "max_new_tokens": 9}
-    write_llama_cpp_settings(replace(served, decoding=penalty), gguf)
+    write_llama_cpp_settings(replace(served, decoding=penalty), "lora", gguf)
     settings = json.loads((served.path / LLAMA_CPP_SETTINGS).read_text(encoding="utf-8"))
     assert (settings["repetition_penalty"], settings["context"], settings["slots"]) == (1.2, 4096, 4)
     with pytest.raises(UserError, match=r"has 'no_repeat_ngram_size', which llama.cpp does not apply"):
-        write_llama_cpp_settings(replace(served, decoding={**penalty, "no_repeat_ngram_size": 2}), gguf)
+        write_llama_cpp_settings(replace(served, decoding={**penalty, "no_repeat_ngram_size": 2}), "lora", gguf)
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ class EngineStart:
             served = write_served_folder(self.store, model, folder, turns=self.engine.turns)
             probes: Sequence[PromptProbe] = ()
             if self.engine.name == "llama.cpp":
-                write_llama_cpp_settings(served, find_gguf(self.store, model, self.quantization))
+                write_llama_cpp_settings(served, model.name, served_gguf(self.store, model, self.quantization))
                 probes = prompt_probes(served)
             parser = served.form.family.name if served.form.family else None
             address = (HOST, free_port(HOST))
@@ -106,6 +106,15 @@ class StartedEngine:
         status, _ = send(self.ready.address, "POST", "/v1/chat/completions", request, seconds=_REQUEST_SECONDS)
         if status != http.HTTPStatus.OK:
             raise EngineFailed(f"does not answer (HTTP {status})")
+
+
+def served_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:
+    """Return the GGUF file that llama.cpp serves. Raises UserError if the model has none."""
+    if model.kind != "merged":
+        raise UserError(
+            f"llama.cpp serves GGUF files of merged models, and {model.row} is none. Use --engine transformers."
+        )
+    return find_gguf(store, model, quantization)
 
 
 def describe_model(model: ModelReference, engine: Engine) -> ServedModel:

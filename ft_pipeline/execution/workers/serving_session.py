@@ -7,14 +7,13 @@ from pathlib import Path
 
 from ft_pipeline.execution.workers.champion_service import ChampionService
 from ft_pipeline.execution.workers.engine_pool import EnginePool
-from ft_pipeline.execution.workers.engine_start import EngineStart
+from ft_pipeline.execution.workers.engine_start import EngineStart, served_gguf
 from ft_pipeline.execution.workers.serving_front import Front, front_server
 from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.execution.workers.traffic_log import TrafficLog
 from ft_pipeline.models.serving_engines import HOST, Engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.export.served_folder import require_servable
-from ft_pipeline.release.gguf_files import find_gguf
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 
@@ -44,7 +43,7 @@ def serve_model(
     model = find_model(store, options.name)
     require_servable(model)
     if options.engine.name == "llama.cpp":
-        find_gguf(store, model, options.quantization)  # refused before a port is opened
+        served_gguf(store, model, options.quantization)  # refused before a port is opened
     log = None
     if options.log is not None:
         log = TrafficLog(options.log, project.settings.name, project.root / "data" / "raw")

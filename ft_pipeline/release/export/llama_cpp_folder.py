@@ -33,14 +33,17 @@ class PromptProbe:
     token_ids: list[int]
 
 
-def write_llama_cpp_settings(served: ServedFolder, gguf: Path) -> None:
-    """Write the settings of the server to the served folder. Raises UserError if it cannot decode as scored."""
+def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> None:
+    """Write the settings of the server to the served folder. Raises UserError if it cannot decode as scored.
+
+    name: the model's, as clients give it.
+    """
     window = _window(served.path)
     slots = max(1, min(MAX_SLOTS, CACHED_TOKENS // window)) if window else 1
     settings = {
         "gguf": str(gguf.resolve()),
         "template": str(served.path / TEMPLATE_NAME),
-        "alias": served.path.name,
+        "alias": name,
         "context": window * slots,
         "slots": slots,
         "repetition_penalty": _repetition_penalty(served.decoding),
