@@ -18,6 +18,7 @@ def llama_cpp_request(
 
     Raises RefusedRequest for a request that llama.cpp would answer otherwise than it is meant.
     """
+    _refuse_grammars(request)
     variables = request.get("chat_template_kwargs") or {}
     if not isinstance(variables, Mapping):
         raise RefusedRequest("`chat_template_kwargs` is not an object. Leave it out.", param="chat_template_kwargs")
@@ -26,7 +27,6 @@ def llama_cpp_request(
         **{name: value for name, value in request.items() if name not in _READ_IN_FRONT},
         **template_variables(texts, tools, variables),
         "stop": [*_own_stops(request.get("stop")), *stops],
-        **_grammar(request.get("response_format")),
     }
 
 
@@ -56,17 +56,16 @@ def _own_stops(stop: Any) -> list[str]:
     return stops
 
 
-def _grammar(response_format: Any) -> dict[str, Any]:
-    """Return what makes llama.cpp write JSON. It ignores `response_format` where answers are returned as written."""
-    kind = response_format.get("type") if isinstance(response_format, dict) else response_format
-    if kind in (None, "text"):
-        return {}
-    if kind == "json_object":
-        return {"json_schema": {"type": "object"}}
-    schema = response_format.get("json_schema") if kind == "json_schema" else None
-    if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
+def _refuse_grammars(request: Mapping[str, Any]) -> None:
+    """Raise RefusedRequest for a request for JSON: llama.cpp checks the end of the prompt against the grammar, and then
+    ignores it, if answers are returned as the model wrote them."""
+    wanted = request.get("response_format")
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
+    names = [name for name in ("json_schema", "grammar") if request.get(name)]
+    if kind not in (None, "text"):
+        names.append("response_format")
+    if names:
         raise RefusedRequest(
-            "`response_format` is not text, json_object or json_schema with a schema. Send one of them.",
-            param="response_format",
+            f"`{names[0]}` is not supported with llama.cpp. Ask for JSON in the question, or serve it with vLLM.",
+            param=names[0],
         )
-    return {"json_schema": schema["schema"]}
