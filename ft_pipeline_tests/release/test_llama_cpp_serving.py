@@ -39,6 +39,10 @@ from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
 LLAMA_CPP = find_engine("llama.cpp")
 
 
+BEGINNING = 20
+"""Characters that tell the answers of the models apart. Later ones may differ: requests at once round differently."""
+
+
 @pytest.fixture(scope="module")
 def shop(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> ServedShop:
     shop = ServedShop(trained, tmp_path_factory.mktemp("served") / "shop")
@@ -191,7 +195,7 @@ def test_decoding_that_llama_cpp_lacks_is_refused(shop: ServedShop, tmp_path: Pa
         write_llama_cpp_settings(replace(served, decoding={**penalty, "no_repeat_ngram_size": 2}), "lora", gguf)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_champions_are_served_one_after_the_other_and_no_request_fails(trained: Trained, tmp_path: Path) -> None:
     """While programs ask all the time: a promotion, a champion that cannot be served, and two rollbacks."""
     shop = ServedShop(trained, tmp_path / "shop")
@@ -202,8 +206,8 @@ def test_champions_are_served_one_after_the_other_and_no_request_fails(trained: 
 
     def wait_for_record(number: int) -> None:
         wait_for(lambda: health(served.port)["record"] == number)
-        clients.tokens, moment = 200, time.monotonic()
-        seen[number] = (moment, clients.ask(served.client, stream=False))
+        moment = time.monotonic()
+        seen[number] = (moment, clients.ask(served.client, stream=False)[:BEGINNING])
 
     with serving(shop.root, "champion", "--engine", "llama.cpp") as served:
         clients = Clients(served.port)
@@ -224,10 +228,10 @@ def test_champions_are_served_one_after_the_other_and_no_request_fails(trained: 
         assert clients.failures == [] and len(clients.answers) > 20
         lora, whole = seen[1][1], seen[2][1]
         assert lora != whole and seen[4][1] == whole and seen[5][1] == lora
-        assert {text for _, _, text in clients.answers} == {lora, whole}
-        between = {text for began, ended, text in clients.answers if began > seen[2][0] and ended < seen[4][0]}
-        assert between == {whole}
-        assert {text for began, _, text in clients.answers if began > seen[5][0]} <= {lora}
+        answers = [(began, ended, text[:BEGINNING]) for began, ended, text in clients.answers]
+        assert {text for _, _, text in answers} == {lora, whole}
+        assert {text for began, ended, text in answers if began > seen[2][0] and ended < seen[4][0]} == {whole}
+        assert {text for began, _, text in answers if began > seen[5][0]} <= {lora}
         numbers = samples(served.port)
         assert (numbers["swaps_total",], numbers["failed_swaps_total",]) == (2, 1)
         wait_for(lambda: sum(not process.is_running() for process in below) >= 2)  # the engine of record 2
