@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 
 import ft_pipeline
 from ft_pipeline import scaffold
+from ft_pipeline.execution.workers.chat_exchange import ChatRules
+from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
+from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.store.artifact_redaction import Redaction
@@ -53,6 +56,7 @@ def collect() -> dict[str, Any]:
             "records": {name: [field.name for field in dataclasses.fields(record)] for name, record in RECORDS.items()},
             "reason_codes": {"row": sorted(ROW_CODES), "file": sorted(FILE_CODES)},
             "environment": _environment_variables(),
+            "metrics": _metrics(),
             "tables": _built_tables(definitions, project),
             "comparisons": {path.name: _comparison(path.name) for path in sorted(PROJECTS.iterdir()) if path.is_dir()},
         }
@@ -93,6 +97,16 @@ def _names(definitions: dg.Definitions) -> dict[str, Any]:
 def _environment_variables() -> list[str]:
     sources = "\n".join(path.read_text() for path in Path(ft_pipeline.__file__).parent.rglob("*.py"))
     return sorted(set(re.findall(r"[\"'](FT_[A-Z_]+)[\"']", sources)))
+
+
+def _metrics() -> list[str]:
+    """The metrics of `ft serve`, but for those of the process."""
+    pool = EnginePool()
+    pool.serve(
+        ReadyEngine(ServedModel("name", "row", "fingerprint", "engine"), ("127.0.0.1", 0), ChatRules(None, None))
+    )
+    lines = ServingMetrics(pool).text().decode().splitlines()
+    return sorted(line.split()[2] for line in lines if line.startswith("# TYPE ft_serve"))
 
 
 def _built_tables(definitions: dg.Definitions, project: Project) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """`ft serve`: serve a model as an OpenAI-compatible endpoint."""
 
-import contextlib
 import signal
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,15 +10,13 @@ from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, ProjectOption, open_project, stderr, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
-from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, find_engine
+from ft_pipeline.models.serving_engines import HOST, find_engine
 from ft_pipeline.project import Project
-from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.latency import measure, prompts_of_test_rows
-from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
-EngineChoice = Literal["auto", "vllm", "transformers"]
+EngineChoice = Literal["auto", "vllm", "transformers", "llama.cpp"]
 
 
 def serve(
@@ -29,6 +25,17 @@ def serve(
     engine: Annotated[
         EngineChoice, typer.Option("--engine", help="Serving engine. auto: vllm if it is installed, else transformers.")
     ] = "auto",
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", help="Type of the GGUF file that llama.cpp serves. Default: the only one, or q8_0."),
+    ] = None,
+    swap: Annotated[
+        bool, typer.Option("--swap/--no-swap", help="Serve a new champion without a restart. Both are loaded at once.")
+    ] = True,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name that a proxy sends in the header Host. Repeat it for more."),
+    ] = None,
     measure_requests: Annotated[
         int | None,
         typer.Option("--measure", min=1, help="Send N test prompts one after the other, print how long, and stop."),
@@ -43,62 +50,36 @@ def serve(
 
     Example: ft serve champion --port 8001
     """
-    from ft_pipeline.execution.workers.chat_exchange import chat_rules
-    from ft_pipeline.execution.workers.serving import require_free_port, run_engine
-    from ft_pipeline.execution.workers.serving_front import Front, free_port, front_server
-    from ft_pipeline.execution.workers.traffic_log import TrafficLog
+    from ft_pipeline.execution.workers.engine_start import EngineFailed
+    from ft_pipeline.execution.workers.serving_session import ServingOptions, serve_model
 
     requested_dtype()  # an unknown type is refused before anything is written
-    opened_project = open_project(project)
-    store = ArtifactStore(opened_project.store)
-    model = find_model(store, name)
-    require_servable(model)
+    opened = open_project(project)
     serving_engine = find_engine(engine)
-    require_free_port(HOST, port)
-    traffic = (
-        None if log is None else TrafficLog(log, opened_project.settings.name, opened_project.root / "data" / "raw")
+    if quantize is not None and serving_engine.name != "llama.cpp":
+        raise UserError(f"--quantize is for llama.cpp only, not {serving_engine.name}. Add --engine llama.cpp.")
+    options = ServingOptions(
+        name, port, serving_engine, quantize and quantize.lower(), log, swap, tuple(allow_host or ())
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engine, removes the folder
-    is_ready = False
 
     def on_ready() -> None:
-        nonlocal is_ready
-        is_ready = True
-        if front is not None:
-            fronts.enter_context(front_server(front, HOST, port))
-        if traffic is not None:
-            stderr.print(display.plain(traffic.description), soft_wrap=True)
-        stderr.print(
-            f"Serving {name} at http://{HOST}:{port}/v1 (model: {name}). Press Ctrl-C to stop it.", soft_wrap=True
-        )
         if measure_requests is not None:
-            _measure(opened_project, store, name, port, measure_requests)
+            _measure(opened, name, port, measure_requests)
             raise KeyboardInterrupt  # as a person would stop it
 
-    stderr.print(f"Loading {name} ({display.plain(model.row)}) with {serving_engine.name} …", soft_wrap=True)
-    with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder, contextlib.ExitStack() as fronts:
-        unread = not serving_engine.reads_calls
-        _, form = write_served_folder(store, model, Path(folder), unread_answers=unread)
-        front = None
-        if traffic is not None or not serving_engine.reads_calls or form.family is None:
-            rules = chat_rules(form, engine_reads_calls=serving_engine.reads_calls)
-            front = Front((HOST, free_port(HOST)), rules, traffic)
-        address = (HOST, port) if front is None else front.engine
-        parser = form.family.name if form.family else None
-        command = serving_engine.command(name, Path(folder), address[1], parser)
-        try:
-            exit_code = run_engine(command, Path(folder), OFFLINE_ENVIRONMENT, address, on_ready)
-        except KeyboardInterrupt:
-            stderr.print("ft: stopped serving")
-            return
-    phase = "while serving" if is_ready else "before it was ready"
-    stderr.print(f"[red]ft:[/red] {serving_engine.name} exited {phase} (exit code {exit_code}). Its output is above.")
-    raise typer.Exit(FAILED)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engines, removes their folder
+    try:
+        serve_model(opened, options, lambda line: stderr.print(display.plain(line), soft_wrap=True), on_ready)
+    except KeyboardInterrupt:
+        stderr.print("ft: stopped serving")
+    except EngineFailed as failure:
+        stderr.print(f"[red]ft:[/red] {serving_engine.name} {display.plain(str(failure))}. Its output is above.")
+        raise typer.Exit(FAILED) from failure
 
 
-def _measure(project: Project, store: ArtifactStore, name: str, port: int, requests: int) -> None:
+def _measure(project: Project, name: str, port: int, requests: int) -> None:
     """Send test prompts one after the other, and print how long the answers took."""
-    prompts = prompts_of_test_rows(_conversations(store).path, requests)
+    prompts = prompts_of_test_rows(_conversations(ArtifactStore(project.store)).path, requests)
     found = measure(f"http://{HOST}:{port}/v1", name, prompts, project.settings.evaluation.max_new_tokens)
     stdout.print(found.describe(), soft_wrap=True)
 

@@ -10,7 +10,10 @@ from typing import Literal
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import query_compute_dtype
 
-EngineName = Literal["vllm", "transformers"]
+EngineName = Literal["vllm", "transformers", "llama.cpp"]
+TurnForm = Literal["as_sent", "packed", "variables"]
+"""How the client's turns reach the chat template: the engine passes them on; packed, see chat_template.packed_turn; or
+as variables of the template, see chat_template.template_with_variables."""
 HOST = "127.0.0.1"
 """The engine serves this machine only."""
 OFFLINE_ENVIRONMENT = {
@@ -20,6 +23,9 @@ OFFLINE_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 """The engine's environment: the model is local, and no telemetry is sent."""
+LLAMA_CPP_SERVER = "ft_pipeline.execution.workers.llama_cpp_server"
+LLAMA_CPP_SETTINGS = "llama_cpp.json"
+"""The file in the served folder with the settings of that server."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,18 @@ class Engine:
 
         call_parser: the name of vLLM's parser for the calls of tools that the model writes; None: it writes none.
 
-        The engine uses the compute type of this machine, as scoring does. The call takes some seconds, because a
-        separate process imports torch.
+        vLLM and transformers use the compute type of this machine, as scoring does. Their call takes some seconds,
+        because a separate process imports torch.
         """
+        if self.name == "llama.cpp":
+            return [
+                str(self.program),
+                "-P",
+                "-m",
+                LLAMA_CPP_SERVER,
+                str(folder / model / LLAMA_CPP_SETTINGS),
+                str(port),
+            ]
         compute = query_compute_dtype()
         server = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
         if self.name == "transformers":
@@ -55,12 +70,22 @@ class Engine:
     @property
     def reads_calls(self) -> bool:
         """Whether the engine turns calls of tools in an answer into `tool_calls`. transformers reads those of few kinds
-        of models, which it knows by name."""
+        of models, which it knows by name. llama.cpp guesses the form, so it is told to return the text."""
         return self.name == "vllm"
 
+    @property
+    def turns(self) -> TurnForm:
+        """How it is sent the turns of a conversation."""
+        forms: dict[EngineName, TurnForm] = {"vllm": "as_sent", "transformers": "packed", "llama.cpp": "variables"}
+        return forms[self.name]
 
-def find_engine(engine: Literal["auto", "vllm", "transformers"]) -> Engine:
+
+def find_engine(engine: Literal["auto", "vllm", "transformers", "llama.cpp"]) -> Engine:
     """Return the engine by name. `auto` is vLLM if it is installed. UserError if the engine is not installed."""
+    if engine == "llama.cpp":
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise UserError("llama.cpp is not installed. Run `pip install 'ft-pipeline[llama-cpp]'`.")
+        return Engine("llama.cpp", Path(sys.executable))
     vllm = find_program("vllm") if engine in {"auto", "vllm"} else None
     if vllm is not None:
         return Engine("vllm", vllm)

@@ -8,6 +8,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.row_records import GgufCosts
 from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
+from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -55,6 +56,7 @@ def find_gguf(store: ArtifactStore, model: ModelReference, quantization: str | N
             f"--format gguf --quantize {wanted}` first."
         )
     verified = store.require(*match.reference)
+    require_intact_artifact(store, verified)
     return verified.path / verified.document(INDEX)["files"][wanted]["file"]
 
 

@@ -29,6 +29,11 @@ def require_intact(store: ArtifactStore, model: ModelReference) -> None:
             _require_intact(store, state, store.require(role, model.fingerprints[role]))
 
 
+def require_intact_artifact(store: ArtifactStore, artifact: Artifact) -> None:
+    """Do the same for one artifact, such as the GGUF files of a model."""
+    _require_intact(store, _signed_state(store), artifact)
+
+
 def _signed_state(store: ArtifactStore) -> SignedState | None:
     """Return the state that the journal describes; None if the store is not signed. UserError if it is damaged."""
     content = read_journal(store.root)

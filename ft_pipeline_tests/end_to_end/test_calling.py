@@ -9,9 +9,12 @@ import pytest
 
 from ft_pipeline.models.chat import render
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.end_to_end.calling import ARGUMENTS, THANKS, TOOLS, calling_project
 from ft_pipeline_tests.end_to_end.project import current, ft
 from ft_pipeline_tests.release.test_serving import Served, serving, vllm
+from ft_pipeline_tests.tiny_gguf import write_gguf
 
 pytestmark = pytest.mark.long
 
@@ -108,4 +111,26 @@ def test_vllm_gets_the_parser_of_the_template(shop: Path, tmp_path: Path) -> Non
         arguments = record["arguments"]
         position = arguments.index("--enable-auto-tool-choice")
         assert arguments[position + 1 : position + 3] == ["--tool-call-parser", "hermes"]
-        assert arguments[arguments.index("--port") + 1] == str(served.port)  # no server in front
+        assert arguments[arguments.index("--port") + 1] != str(served.port)  # that of the server in front
+
+
+def test_llama_cpp_answers_with_the_same_calls(shop: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(shop / "data" / "store")
+    merged = current(shop, "merged_model", "calls")
+    draft = store.begin(Spec("gguf", {"merged_model": merged.reference}, {"name": "calls", "types": ["f32"]}))
+    file = write_gguf(merged.path, draft.out / "calls-f32.gguf")
+    index = {"name": "calls", "files": {"f32": {"file": file.name}}}
+    (draft.out / "gguf.json").write_text(json.dumps(index), encoding="utf-8")
+    store.commit(draft, {})
+    with serving(shop, "calls", "--engine", "llama.cpp") as served:
+        choice = ask(served, WHERE, tools=TOOLS, max_tokens=120).choices[0]
+        [call] = choice.message.tool_calls or []
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+        assert (call.function.name, json.loads(call.function.arguments)) == ("find_parcel", ARGUMENTS)
+        thanked = ask(served, WELL, tools=TOOLS, max_tokens=120).choices[0]
+        assert (thanked.message.content, thanked.finish_reason) == (THANKS, "stop")
+        with served.client.chat.completions.stream(
+            model="calls", messages=[{"role": "user", "content": WHERE}], tools=TOOLS, max_tokens=120
+        ) as stream:
+            [again] = stream.get_final_completion().choices[0].message.tool_calls or []
+        assert again.function.arguments == call.function.arguments

@@ -16,9 +16,14 @@ import openai
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import ChatRules, RefusedRequest, chat_rules
-from ft_pipeline.execution.workers.serving_front import Front, free_port, front_server
+from ft_pipeline.execution.workers.chat_exchange import ChatRules, chat_rules
+from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
+from ft_pipeline.execution.workers.refused_request import RefusedRequest
+from ft_pipeline.execution.workers.serving import free_port
+from ft_pipeline.execution.workers.serving_front import Front, front_server
+from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.execution.workers.traffic_log import TrafficLog, read_feedback
+from ft_pipeline.models import serving_engines
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
 from ft_pipeline.release.export.chat_template import template_with_whole_turns
@@ -31,7 +36,8 @@ UNKNOWN = AnswerForm(None, True, False, (), ())
 CALL = '<tool_call>\n{"name": "track", "arguments": {"order": 7, "city": "Köln"}}\n</tool_call>'
 TOOLS: Any = [{"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}]
 ASK: Any = [{"role": "user", "content": "Where is order 7?"}]
-READS = chat_rules(HERMES, engine_reads_calls=False)
+TRANSFORMERS, VLLM = (serving_engines.Engine(name, Path(name)) for name in ("transformers", "vllm"))
+READS = chat_rules(HERMES, TRANSFORMERS)
 
 
 @dataclass
@@ -105,12 +111,20 @@ def running(engine: Engine) -> Iterator[None]:
         yield
 
 
+def front_of(port: int, rules: ChatRules = READS, log: TrafficLog | None = None) -> Front:
+    """A front server's duties for one engine."""
+    pool = EnginePool()
+    model = ServedModel("shop", "lora/merged", "0123456789abcdef", "transformers")
+    pool.serve(ReadyEngine(model, ("127.0.0.1", port), rules))
+    return Front(pool, ServingMetrics(pool), log)
+
+
 @contextmanager
 def serving(engine: Engine, rules: ChatRules = READS, log: TrafficLog | None = None) -> Iterator[openai.OpenAI]:
     """The client of a front server before the engine."""
     with running(engine):
         port = free_port("127.0.0.1")
-        with front_server(Front(("127.0.0.1", engine.port), rules, log), "127.0.0.1", port):
+        with front_server(front_of(engine.port, rules, log), "127.0.0.1", port):
             url = f"http://127.0.0.1:{port}/v1"
             with openai.OpenAI(base_url=url, api_key="secret-key", timeout=20, max_retries=0) as client:
                 yield client
@@ -208,9 +222,9 @@ def test_a_stream_has_text_at_once_and_calls_at_its_end() -> None:
 @pytest.mark.parametrize(
     ("rules", "more", "message"),
     [
-        (chat_rules(NO_TOOLS, engine_reads_calls=False), {"tools": TOOLS}, "writes no tools. Serve a model whose"),
-        (chat_rules(NO_TOOLS, engine_reads_calls=True), {"tools": TOOLS}, "writes no tools. Serve a model whose"),
-        (chat_rules(UNKNOWN, engine_reads_calls=True), {"tools": TOOLS}, "cannot be read. Serve a model of another"),
+        (chat_rules(NO_TOOLS, TRANSFORMERS), {"tools": TOOLS}, "writes no tools. Serve a model whose"),
+        (chat_rules(NO_TOOLS, VLLM), {"tools": TOOLS}, "writes no tools. Serve a model whose"),
+        (chat_rules(UNKNOWN, VLLM), {"tools": TOOLS}, "cannot be read. Serve a model of another"),
         (READS, {"tools": TOOLS, "tool_choice": "required"}, "cannot force a call. Send the tool_choice `auto`"),
         (READS, {"tools": [{"type": "custom"}]}, "`tools` is not a list of functions. Send entries like"),
         (READS, {"functions": [{"name": "f"}]}, "`functions` is not supported. Send the same functions as `tools`"),
@@ -253,13 +267,13 @@ def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
             assert (status, message in reply["error"]["message"]) == (400, True)
         assert post(client, "/v1/chat/completions", b"{}", Origin="https://evil.example")[0] == 403
         assert post(client, "/v1/chat/completions", b"{}", **{"Content-Length": "99999999999"})[0] == 413
-    with front_server(Front(("127.0.0.1", free_port("127.0.0.1")), READS), "127.0.0.1", port := free_port("127.0.0.1")):
+    with front_server(front_of(free_port("127.0.0.1")), "127.0.0.1", port := free_port("127.0.0.1")):
         gone = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0)
         with pytest.raises(openai.InternalServerError, match="engine does not answer"):
             ask(gone)
         with (
             pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use"),
-            front_server(Front(("127.0.0.1", 1), READS), "127.0.0.1", port),
+            front_server(front_of(1), "127.0.0.1", port),
         ):
             pass
 
@@ -293,7 +307,8 @@ def test_the_log_has_requests_answers_and_feedback(tmp_path: Path) -> None:
             {"id": whole.id, "status": "recorded"},
         )
         engine.cut = True
-        list(ask(client, stream=True))
+        with pytest.raises(openai.APIError, match="ended the answer early"):
+            list(ask(client, stream=True))
     first, second, third = lines(folder)
     assert (first["id"], first["workload_id"], first["client_id"], first["session_id"]) == (
         whole.id,
@@ -330,7 +345,7 @@ def test_an_engine_that_reads_calls_itself_is_logged_as_it_answers(tmp_path: Pat
     }
     engine = Engine(message=message, finish="tool_calls")
     file = tmp_path / "deep" / "one.jsonl"
-    with serving(engine, chat_rules(HERMES, engine_reads_calls=True), TrafficLog(file, "shop")) as client:
+    with serving(engine, chat_rules(HERMES, VLLM), TrafficLog(file, "shop")) as client:
         ask(client, tools=TOOLS, tool_choice="required")
     [line] = lines(file.parent)
     assert line["response"]["choices"][0]["message"] == message

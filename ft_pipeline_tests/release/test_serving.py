@@ -32,6 +32,7 @@ class Healthy(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
+    do_POST = do_GET
 port = int(sys.argv[sys.argv.index("--port") + 1])
 with open({record!r}, "w") as file:
     json.dump({{"arguments": sys.argv[1:], "pid": os.getpid(), "offline": os.environ["HF_HUB_OFFLINE"]}}, file)
@@ -228,7 +229,7 @@ def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
         promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
-        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number))[0])
+        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)).path)
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]
     assert weights[0].parent == shop.inputs["lora"]["merged_model"].path

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.execution.workers.llama_cpp_request import llama_cpp_request
+from ft_pipeline.execution.workers.refused_request import RefusedRequest
+from ft_pipeline.models.serving_engines import Engine, TurnForm
 from ft_pipeline.models.tool_call_readers import Call
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.models.tool_calls import calls_of_reply
@@ -20,16 +23,6 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of the reasoning in a turn."""
 
 
-class RefusedRequest(Exception):
-    """A request that is answered with an error in OpenAI's shape."""
-
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        self.body: Body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
 @dataclass(frozen=True)
 class ChatRules:
     """How requests to one model are handled."""
@@ -38,9 +31,18 @@ class ChatRules:
     """How its answers are read; None: the engine reads them."""
     refusal_of_tools: str | None
     """Why it takes no tools, and the way out; None: it takes them."""
+    turns: TurnForm = "packed"
+    """How its engine is sent the turns, if answers are read here."""
+
+    def require_served(self, path: str) -> None:
+        """Raise RefusedRequest for a path that the engine would answer otherwise than OpenAI's API says."""
+        if self.turns == "variables" and path != "/v1/models":
+            raise RefusedRequest(
+                "With llama.cpp, only /v1/chat/completions is served. Send chats, or use another engine.", status=404
+            )
 
 
-def chat_rules(form: AnswerForm, *, engine_reads_calls: bool) -> ChatRules:
+def chat_rules(form: AnswerForm, engine: Engine) -> ChatRules:
     """Return the rules for a model whose answers have this form."""
     refusal = None
     if not form.writes_tools:
@@ -53,7 +55,8 @@ def chat_rules(form: AnswerForm, *, engine_reads_calls: bool) -> ChatRules:
             "Calls of tools that the chat template of this model writes cannot be read. Serve a model of another "
             "base_model, or leave out `tools`."
         )
-    return ChatRules(None if engine_reads_calls or form.family is None else form, refusal)
+    is_read_here = engine.turns == "variables" or (not engine.reads_calls and form.family is not None)
+    return ChatRules(form if is_read_here else None, refusal, engine.turns)
 
 
 class ChatExchange:
@@ -67,7 +70,6 @@ class ChatExchange:
         tools = _declared(request, rules)
         self.engine_request = dict(request)
         if rules.form is not None:
-            self.engine_request["messages"] = _packed(request.get("messages"))
             choice = self.engine_request.pop("tool_choice", None)
             if choice == "none":
                 tools = []
@@ -78,6 +80,14 @@ class ChatExchange:
                     "vLLM.",
                     param="tool_choice",
                 )
+            turns = _read_turns(request.get("messages"))
+            if rules.turns == "variables":
+                self.engine_request = llama_cpp_request(self.engine_request, turns, tools, rules.form.stops)
+            else:
+                self.engine_request["messages"] = [packed_turn(turn) for turn in turns]
+        self._shows_usage = _asks_for_usage(request)
+        if request.get("stream") is True and not self._shows_usage:  # it is counted all the same
+            self.engine_request["stream_options"] = {"include_usage": True}
         self._tools = json.dumps(tools, ensure_ascii=False) if tools else None
         self._one_call = request.get("parallel_tool_calls") is False
         self._streams: dict[int, TurnStream] = {}
@@ -95,6 +105,9 @@ class ChatExchange:
         chunk = {**chunk, "id": self.id}
         form = self._rules.form
         choices = chunk.get("choices") or []
+        if not choices and chunk.get("usage") and not self._shows_usage:
+            self._parts.add(chunk)
+            return []
         chunks = [chunk] if form is None or not choices else self._read_chunk(chunk, choices[0], form)
         for part in chunks:
             self._parts.add(part)
@@ -138,13 +151,18 @@ class ChatExchange:
         return [{"id": secrets.token_hex(5)[:9], "type": "function", "function": dict(call)} for call in kept]
 
 
-def _packed(messages: Any) -> list[Any]:
-    """Return a client's turns, so that the chat template gets all of them. Raises RefusedRequest if they are none."""
+def _asks_for_usage(request: Body) -> bool:
+    options = request.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+def _read_turns(messages: Any) -> list[Body]:
+    """Return a client's turns as templates read them. Raises RefusedRequest if they are none."""
     if not isinstance(messages, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in messages):
         raise RefusedRequest(
             "`messages` is not a list of turns. Send turns with `role` and `content`.", param="messages"
         )
-    return [packed_turn(_as_templates_read(turn)) for turn in messages]
+    return [_as_templates_read(turn) for turn in messages]
 
 
 def _as_templates_read(turn: Body) -> Body:

@@ -1,23 +1,26 @@
-"""Runs a serving engine in a separate process: reports that it is ready or has failed, and ensures that it ends."""
+"""Runs a serving engine in a separate process: reports whether it is ready or has failed, and ensures that it ends."""
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.launchers import worker_environment
 from ft_pipeline.execution.workers.supervisor import StopSequence, stop
 
-POLL_SECONDS = 0.2
+Address = tuple[str, int]
+"""Host and port."""
 ENGINE_STOP_SEQUENCE: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """Stops an engine. It needs little time, because it writes nothing that must be finished."""
+_HEALTH_SECONDS = 2.0
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -30,22 +33,22 @@ def require_free_port(host: str, port: int) -> None:
             raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
 
 
-def run_engine(
-    command: Sequence[str],
-    folder: Path,
-    env: Mapping[str, str],
-    address: tuple[str, int],
-    on_ready: Callable[[], None],
-) -> int:
-    """Run `command` in `folder` until it ends; return its exit code.
+def free_port(host: str) -> int:
+    """Return a port on which no process listens."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
-    Its output goes to stderr. on_ready: called once GET /health succeeds at `address` (host, port). An exception that
-    interrupts this process is raised again once the engine and all processes below it have ended.
-    """
-    lifeline, own_end = os.pipe()
-    try:
+
+class EngineProcess:
+    """An engine's process and all processes below it. Their output goes to stderr. They end with this process."""
+
+    def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str], address: Address) -> None:
+        """Start `command` in `folder`. address: where it will answer GET /health."""
+        self.address = address
+        lifeline, self._own_end = os.pipe()
         try:
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ft_pipeline.execution.workers.run_guarded", *command],
                 cwd=folder,
                 env={**worker_environment(), **env, process_guard.LIFELINE: str(lifeline)},
@@ -54,27 +57,42 @@ def run_engine(
                 pass_fds=(lifeline,),
                 start_new_session=True,
             )
+        except BaseException:
+            os.close(self._own_end)
+            raise
         finally:
             os.close(lifeline)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.poll()
+
+    def is_healthy(self) -> bool:
+        """Whether GET /health succeeds."""
         try:
-            while process.poll() is None:
-                if _is_healthy(*address):
-                    on_ready()
-                    return process.wait()
-                time.sleep(POLL_SECONDS)
-            return process.returncode
+            return send(self.address, "GET", "/health", seconds=_HEALTH_SECONDS)[0] == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def stop(self) -> None:
+        """End all of its processes. Do not call it twice."""
+        try:
+            stop(self._process, ENGINE_STOP_SEQUENCE)
         finally:
-            stop(process, ENGINE_STOP_SEQUENCE)
-    finally:
-        os.close(own_end)
+            os.close(self._own_end)
 
 
-def _is_healthy(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2)  # ignores proxies in the environment
+def send(address: Address, method: str, path: str, document: Any = None, *, seconds: float) -> tuple[int, bytes]:
+    """Send one request, with a document as JSON, and return the status and the body of the response.
+
+    Raises OSError or HTTPException if there is no response within `seconds`.
+    """
+    connection = http.client.HTTPConnection(*address, timeout=seconds)  # ignores proxies in the environment
+    body = None if document is None else json.dumps(document).encode()
     try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()

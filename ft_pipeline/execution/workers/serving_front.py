@@ -1,47 +1,52 @@
-"""The server in front of a serving engine: it reads calls of tools from answers, and logs requests and feedback.
+"""The server in front of the engines: it reads calls of tools from answers, logs requests and feedback, and measures.
 
-It listens on this machine only. Everything but chat completions and feedback passes unchanged.
+It listens on this machine only. Other paths than those of chats, feedback, /health and /metrics pass unchanged.
 """
 
 import contextlib
-import http.client
 import http.server
 import json
-import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, RefusedRequest
-from ft_pipeline.execution.workers.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog
+from ft_pipeline.execution.workers.chat_exchange import ChatExchange
+from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine
+from ft_pipeline.execution.workers.engine_response import EngineResponse, ask_engine
+from ft_pipeline.execution.workers.http_replies import ReplyingHandler
+from ft_pipeline.execution.workers.refused_request import RefusedRequest
+from ft_pipeline.execution.workers.request_checks import refuse_web_pages
+from ft_pipeline.execution.workers.serving_metrics import (
+    CHAT,
+    CLIENT_WENT_AWAY,
+    CONTENT_TYPE,
+    FEEDBACK,
+    HEALTH,
+    METRICS,
+    ServingMetrics,
+)
+from ft_pipeline.execution.workers.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog, read_feedback
 from ft_pipeline.models.tool_call_values import parse_json
 
 MAX_REQUEST_BYTES = 64 * 2**20
-_LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-_CHAT, _FEEDBACK = "/v1/chat/completions", "/v1/feedback"
-_RELAYED_HEADERS = ("Content-Type", "Retry-After")
 _DONE = b"data: [DONE]\n\n"
+_TOKEN_KEYS = ("content", "reasoning_content", "reasoning", "tool_calls")
+"""Keys of a delta with what the model wrote."""
 
 
 @dataclass(frozen=True)
 class Front:
     """What a front server does."""
 
-    engine: tuple[str, int]
-    """Host and port of the engine."""
-    rules: ChatRules
+    pool: EnginePool
+    metrics: ServingMetrics
     log: TrafficLog | None = None
-
-
-def free_port(host: str) -> int:
-    """Return a port on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    allowed_hosts: Collection[str] = ()
+    """Names in the header Host that are accepted besides localhost."""
 
 
 @contextlib.contextmanager
@@ -70,155 +75,145 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.front = front
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that closed its connection between two requests."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 300
-    """Seconds until an idle connection is closed."""
 
+class _Handler(ReplyingHandler):
     @property
     def front(self) -> Front:
         return cast(_Server, self.server).front
-
-    def do_GET(self) -> None:
-        self._handle(b"")
-
-    def do_POST(self) -> None:
-        try:
-            body = self._read_body()
-        except RefusedRequest as refusal:
-            self.close_connection = True  # the rest of the body was not read
-            self._send_json(refusal.status, refusal.body)
-            return
-        self._handle(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Print nothing: the engine prints its requests."""
-
-    def _read_body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or "Transfer-Encoding" in self.headers:
-            raise RefusedRequest("The request has no Content-Length. Send one.", status=411)
-        limit = MAX_FEEDBACK_BYTES if self._path == _FEEDBACK else MAX_REQUEST_BYTES
-        if int(length) > limit:
-            raise RefusedRequest(f"The request has {length} bytes. Send at most {limit}.", status=413)
-        return self.rfile.read(int(length))
 
     @property
     def _path(self) -> str:
         return urlsplit(self.path).path
 
-    def _handle(self, body: bytes) -> None:
+    def handle_method(self) -> None:
+        """Answer a request, whatever happens to the client and the engine, and count it."""
+        keeps_connection, self.close_connection = not self.close_connection, True  # until all of it is read
         try:
-            self._refuse_web_pages()
-            if self.command == "POST" and self._path == _FEEDBACK:
-                self._feedback(body)
-            elif self.command == "POST" and self._path == _CHAT:
-                self._chat(body)
-            else:
-                with self._engine(body) as response:
-                    self._relay(response)
-        except RefusedRequest as refusal:
-            self._send_json(refusal.status, refusal.body)
-        except (OSError, http.client.HTTPException):
-            self.close_connection = True  # the client or the engine went away
+            try:
+                body = self._read_body() if self.command == "POST" else b""
+                self.close_connection = not keeps_connection
+                refuse_web_pages(self.headers, self.front.allowed_hosts)
+                self._answer(body)
+            except RefusedRequest as refusal:
+                self._refuse(refusal)
+        except OSError:
+            self.close_connection = True  # the client went away
+            self.status = CLIENT_WENT_AWAY
+        finally:
+            self.front.metrics.answered(self._path, self.status, self.seconds)
 
-    def _refuse_web_pages(self) -> None:
-        """Raise RefusedRequest for a request of a web page of another machine: a browser can send it to this one."""
-        origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).hostname not in _LOCAL_HOSTS:
-            raise RefusedRequest("Requests of web pages are not answered. Send it from a program.", status=403)
+    def _refuse(self, refusal: RefusedRequest) -> None:
+        """Send an error, as an event if a stream has begun."""
+        if self.status:
+            self.close_connection, self.status = True, refusal.status
+            self.send_part(b"data: " + json.dumps(refusal.body).encode() + b"\n\n")
+            self.send_part(b"")
+        else:
+            self.send_json(refusal.status, refusal.body)
+
+    def _read_body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or "Transfer-Encoding" in self.headers:
+            raise RefusedRequest("The request has no Content-Length. Send one.", status=411)
+        limit = MAX_FEEDBACK_BYTES if self._path == FEEDBACK else MAX_REQUEST_BYTES
+        if int(length) > limit:
+            raise RefusedRequest(f"The request has {length} bytes. Send at most {limit}.", status=413)
+        return self.rfile.read(int(length))
+
+    def _answer(self, body: bytes) -> None:
+        route = self.command, self._path
+        if route == ("GET", HEALTH):
+            state = self.front.pool.health()
+            self.send_json(*((503, {"status": "loading"}) if state is None else (200, {"status": "ok", **state})))
+        elif route == ("GET", METRICS):
+            self.send_body(200, self.front.metrics.text(), {"Content-Type": CONTENT_TYPE})
+        elif route == ("POST", FEEDBACK):
+            self._feedback(body)
+        else:
+            with self.front.pool.engine() as engine:
+                if route == ("POST", CHAT):
+                    self._chat(engine, body)
+                else:
+                    self._forward(engine, body)
 
     def _feedback(self, body: bytes) -> None:
         if self.front.log is None:
             raise RefusedRequest("Feedback is not recorded. Start `ft serve` with --log.", status=404)
-        self._send_json(200, self.front.log.write_feedback(body))
+        reply = self.front.log.write_feedback(body)
+        self.front.metrics.feedback(read_feedback(body).get("rating"))
+        self.send_json(200, reply)
 
-    def _chat(self, body: bytes) -> None:
-        exchange = ChatExchange(_parse_object(body), self.front.rules)
-        with self._engine(json.dumps(exchange.engine_request).encode()) as response:
+    def _chat(self, engine: ReadyEngine, body: bytes) -> None:
+        exchange = ChatExchange(_parse_object(body), engine.rules)
+        with self._engine(engine, json.dumps(exchange.engine_request).encode()) as response:
             if response.status != 200:
                 self._relay(response)
-            elif _is_stream(response):
+            elif response.is_stream:
                 self._stream(exchange, response)
             else:
                 reply = _reply(exchange, response.read())
                 self._record(exchange, reply)
-                self._send_json(200, reply)
+                self.send_json(200, reply)
 
-    def _stream(self, exchange: ChatExchange, response: http.client.HTTPResponse) -> None:
-        self._begin_stream()
-        for line in response:
-            event = line.removeprefix(b"data:").strip()
-            if not line.startswith(b"data:") or event == b"[DONE]":
+    def _stream(self, exchange: ChatExchange, response: EngineResponse) -> None:
+        self.begin_stream()
+        began = False
+        for event in response.events():
+            chunk = _parse_chunk(event)
+            if chunk is None:
+                self.send_part(b"data: " + event + b"\n\n")  # such as an error
                 continue
-            for part in _client_events(exchange, event):
-                self._send_part(b"data: " + part + b"\n\n")
-        if (reply := exchange.streamed_reply()) is not None:
-            self._record(exchange, reply)
-        self._send_part(_DONE)
-        self._send_part(b"")
+            if not began and _has_token(chunk):
+                began = True
+                self.front.metrics.first_token(self.seconds)
+            for part in exchange.chunks(chunk):
+                self.send_part(b"data: " + json.dumps(part, ensure_ascii=False).encode() + b"\n\n")
+        reply = exchange.streamed_reply()
+        if reply is None:
+            raise RefusedRequest("The engine ended the answer early. Read its output.", status=502)
+        self._record(exchange, reply)
+        self.send_part(_DONE)
+        self.send_part(b"")
 
     def _record(self, exchange: ChatExchange, reply: dict[str, Any]) -> None:
-        """Log an exchange. An answer is sent even if the log cannot be written."""
+        """Count and log an exchange. An answer is sent even if the log cannot be written."""
+        self.front.metrics.tokens(reply.get("usage"))
         if self.front.log is None:
             return
         try:
             self.front.log.write_exchange(exchange.id, exchange.request, reply, self.headers.get("x-session-id"))
         except OSError as error:
+            self.front.metrics.log_error()
             sys.stderr.write(f"ft: an answer is not logged ({error.strerror}). Free space, or restart with --log.\n")
 
-    @contextlib.contextmanager
-    def _engine(self, body: bytes) -> Iterator[http.client.HTTPResponse]:
-        """Send the request to the engine, and yield its response."""
-        connection = http.client.HTTPConnection(*self.front.engine)  # ignores proxies in the environment
+    def _engine(self, engine: ReadyEngine, body: bytes) -> contextlib.AbstractContextManager[EngineResponse]:
         headers = {name: self.headers[name] for name in ("Content-Type", "Accept") if self.headers.get(name)}
-        try:
-            try:
-                connection.request(self.command, self.path, body or None, headers)
-                response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                raise RefusedRequest("The engine does not answer. Restart `ft serve`.", status=502) from error
-            yield response
-        finally:
-            connection.close()
+        return ask_engine(engine.address, self.command, self.path, body, headers)
 
-    def _relay(self, response: http.client.HTTPResponse) -> None:
-        """Send a response of the engine as it is."""
-        if _is_stream(response):
-            self._begin_stream()
-            while part := response.read1():
-                self._send_part(part)
-            self._send_part(b"")
+    def _forward(self, engine: ReadyEngine, body: bytes) -> None:
+        """Send a request of another kind to the engine, and its response as it is."""
+        engine.rules.require_served(self._path)
+        with self._engine(engine, body) as response:
+            self._relay(response)
+
+    def _relay(self, response: EngineResponse) -> None:
+        """Send a response of an engine as it is."""
+        if response.is_stream:
+            self.begin_stream()
+            for number, part in enumerate(response.parts()):
+                if number == 0:
+                    self.front.metrics.first_token(self.seconds)
+                self.send_part(part)
+            self.send_part(b"")
             return
-        headers = {name: value for name in _RELAYED_HEADERS if (value := response.getheader(name)) is not None}
-        self._send(response.status, response.read(), headers)
-
-    def _begin_stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Cache-Control", "no-cache")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-
-    def _send_json(self, status: int, document: Any) -> None:
-        self._send(status, json.dumps(document, ensure_ascii=False).encode(), {"Content-Type": "application/json"})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _send_part(self, part: bytes) -> None:
-        """Send a part of a stream; an empty part ends it."""
-        self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
-        self.wfile.flush()
-
-
-def _is_stream(response: http.client.HTTPResponse) -> bool:
-    return response.status == 200 and "text/event-stream" in (response.getheader("Content-Type") or "")
+        body = response.read()
+        self.front.metrics.tokens(_usage(body))
+        self.send_body(response.status, body, response.headers)
 
 
 def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
@@ -229,15 +224,29 @@ def _reply(exchange: ChatExchange, body: bytes) -> dict[str, Any]:
         raise RefusedRequest("The engine's reply is not a chat completion. Read its output.", status=502) from error
 
 
-def _client_events(exchange: ChatExchange, event: bytes) -> list[bytes]:
-    """Return the events for one event of the engine. Those that are not chunks, such as errors, stay as they are."""
+def _parse_chunk(event: bytes) -> dict[str, Any] | None:
+    """Return the chunk in an event; None if it has another document."""
     try:
         chunk = json.loads(event)
     except ValueError:
-        return [event]
-    if not isinstance(chunk, dict) or "choices" not in chunk:
-        return [event]
-    return [json.dumps(part, ensure_ascii=False).encode() for part in exchange.chunks(chunk)]
+        return None
+    return chunk if isinstance(chunk, dict) and "choices" in chunk else None
+
+
+def _has_token(chunk: dict[str, Any]) -> bool:
+    deltas = [choice.get("delta") or {} for choice in chunk["choices"] or ()]
+    return any(delta.get(key) for delta in deltas for key in _TOKEN_KEYS)
+
+
+def _usage(body: bytes) -> Any:
+    """Return the `usage` in a response; None if it has none."""
+    if b'"usage"' not in body:
+        return None
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document.get("usage") if isinstance(document, dict) else None
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

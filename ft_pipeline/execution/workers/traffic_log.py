@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import RefusedRequest
+from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.models.tool_calls import calls_of_reply
 

@@ -35,6 +35,23 @@ def template_with_prompt(
     )
 
 
+TURNS_VARIABLE, TOOLS_VARIABLE = "ft_messages", "ft_tools"
+"""Variables of a template with a client's turns and tools."""
+ENGINE_VARIABLES = {"enable_thinking": "ft_enable_thinking", "date_string": "ft_date_string"}
+"""Variables that llama.cpp sets and transformers does not, each with the variable that has a client's value."""
+
+
+def template_with_variables(template: str) -> str:
+    """Return the template with a line in front that takes turns and tools from variables, if a request sets them.
+
+    llama.cpp changes turns and tools before its templates read them. It leaves other variables as they are. What it
+    sets itself is undefined again, as in training, unless the client sets it.
+    """
+    values = {"messages": TURNS_VARIABLE, "tools": TOOLS_VARIABLE, **ENGINE_VARIABLES}
+    lines = "".join(f"{{%- set {name} = {value} %}}" for name, value in values.items())
+    return f"{{%- if {TURNS_VARIABLE} is defined %}}{lines}{{%- endif %}}\n{template}"
+
+
 WHOLE_TURN = "ft_turn"
 """The key in the first call of a turn under which a client's whole turn is found."""
 

@@ -13,6 +13,7 @@ from ft_pipeline.release.export.gguf_modelfile import Modelfiles
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG
 from ft_pipeline.release.export.target_folder import ReportBytes, copy_file, draft_folder, write_json
 from ft_pipeline.release.gguf_files import ScoredFiles
+from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
@@ -87,6 +88,7 @@ def plan_gguf(
             f"The GGUF file fails its gate. {reasons}. Choose a larger type, raise evaluation.gguf in project.yaml, or "
             "export it with --force."
         )
+    require_intact_artifact(store, scored.files)
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
     return GgufExport(model, target, scored, types, failures, merged_model.path, modelfiles)
 

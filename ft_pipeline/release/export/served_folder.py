@@ -1,15 +1,24 @@
 """Write the folder that an engine serves: the model's files, its prompt in the chat template, decoding as scored."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
+from ft_pipeline.models.serving_engines import TurnForm
 from ft_pipeline.models.turn_stream import AnswerForm
-from ft_pipeline.release.export.chat_template import Message, template_with_prompt, template_with_whole_turns
+from ft_pipeline.release.export.chat_template import (
+    Message,
+    template_with_prompt,
+    template_with_variables,
+    template_with_whole_turns,
+)
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG, model_files
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -39,15 +48,27 @@ def require_servable(model: ModelReference) -> None:
         raise UserError(f"{model.name!r} cannot be the name of a served model. Give the variant a plain name.")
 
 
+@dataclass(frozen=True)
+class ServedFolder:
+    """A folder that an engine serves."""
+
+    path: Path
+    form: AnswerForm
+    """How the model writes answers."""
+    tokenizer: Any
+    """The model's tokenizer. Its chat template contains the prompt, and takes turns as they are."""
+    decoding: Mapping[str, Any]
+    """The generation config."""
+
+
 def write_served_folder(
-    store: ArtifactStore, model: ModelReference, folder: Path, *, unread_answers: bool = False
-) -> tuple[Path, AnswerForm]:
-    """Write `folder`/NAME for an engine: links to the store's files, chat template, generation config. Return it, and
-    the form of the model's answers.
+    store: ArtifactStore, model: ModelReference, folder: Path, *, turns: TurnForm = "as_sent"
+) -> ServedFolder:
+    """Write `folder`/NAME for an engine: links to the store's files, chat template, generation config.
 
     NAME is the model's name. An engine that is started in `folder` uses this relative path as the name of the model.
-    unread_answers: if calls can be read, `transformers serve` returns answers with the control tokens in them, and the
-    template reads turns that chat_template.packed_turn packed.
+    turns: how the engine is sent turns. packed: if calls can be read, `transformers serve` returns answers with the
+    control tokens in them.
     """
     kind = "merged_model" if model.kind == "merged" else "base_model"
     weights = store.require(kind, model.fingerprints[kind])
@@ -66,12 +87,14 @@ def write_served_folder(
     )
     tokenizer.chat_template = template
     form = AnswerForm.of(tokenizer)
-    if unread_answers and form.family is not None:
+    if turns == "packed" and form.family is not None:
         _return_unread_answers(served / TOKENIZER_CONFIG, form)
         template = template_with_whole_turns(template)
+    if turns == "variables":
+        template = template_with_variables(template)
     (served / TEMPLATE_NAME).unlink(missing_ok=True)
     (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
-    return served, form
+    return ServedFolder(served, form, tokenizer, decoding)
 
 
 def _return_unread_answers(config: Path, form: AnswerForm) -> None:

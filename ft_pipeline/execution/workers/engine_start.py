@@ -1,0 +1,140 @@
+"""Starts an engine for a model, and checks that it answers as the model was scored before it gets requests."""
+
+import http.client
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.workers.chat_exchange import ChatExchange, chat_rules
+from ft_pipeline.execution.workers.engine_pool import ReadyEngine, ServedModel
+from ft_pipeline.execution.workers.llama_cpp_request import template_variables
+from ft_pipeline.execution.workers.serving import Address, EngineProcess, free_port, send
+from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine
+from ft_pipeline.release.export.llama_cpp_folder import PromptProbe, prompt_probes, write_llama_cpp_settings
+from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
+from ft_pipeline.release.gguf_files import find_gguf
+from ft_pipeline.release.model_lookup import ModelReference
+from ft_pipeline.store.artifacts import ArtifactStore
+
+POLL_SECONDS = 0.2
+_REQUEST_SECONDS = 300.0
+"""Limit for one request of a check; the first one can be slow."""
+
+
+class EngineFailed(Exception):
+    """An engine that ended, does not get ready, or does not answer."""
+
+
+@dataclass(frozen=True)
+class EngineStart:
+    """What is needed to start an engine for any model of a project."""
+
+    store: ArtifactStore
+    engine: Engine
+    quantization: str | None
+    """The type of the GGUF file that llama.cpp serves; None: the only one, or the default."""
+    folder: Path
+    """Each engine has a folder in it."""
+
+    def start(self, model: ModelReference) -> "StartedEngine":
+        """Start an engine for the model, and return it at once. Raises UserError if the model cannot be served."""
+        require_servable(model)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            served = write_served_folder(self.store, model, folder, turns=self.engine.turns)
+            probes: Sequence[PromptProbe] = ()
+            if self.engine.name == "llama.cpp":
+                write_llama_cpp_settings(served, model.name, served_gguf(self.store, model, self.quantization))
+                probes = prompt_probes(served)
+            parser = served.form.family.name if served.form.family else None
+            address = (HOST, free_port(HOST))
+            command = self.engine.command(model.name, folder, address[1], parser)
+            process = EngineProcess(command, folder, OFFLINE_ENVIRONMENT, address)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        ready = ReadyEngine(describe_model(model, self.engine), address, chat_rules(served.form, self.engine))
+        return StartedEngine(ready, process, folder, probes)
+
+
+@dataclass(frozen=True, eq=False)
+class StartedEngine:
+    """An engine that was started, and is ready at some time."""
+
+    ready: ReadyEngine
+    process: EngineProcess
+    folder: Path
+    probes: Sequence[PromptProbe] = ()
+
+    def wait_until_ready(self, seconds: float | None, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Return once it is healthy and has answered a request. meanwhile: called again and again until then.
+
+        Raises EngineFailed if it ends, is not healthy within `seconds` (None: no limit), or does not answer, and
+        UserError if it reads prompts differently from how the model was scored.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self.process.is_healthy():
+            if (code := self.process.exit_code) is not None:
+                raise EngineFailed(f"exited before it was ready (exit code {code})")
+            if deadline is not None and time.monotonic() > deadline:
+                raise EngineFailed(f"was not ready within {seconds:.0f} s")
+            meanwhile()
+            time.sleep(POLL_SECONDS)
+        try:
+            for probe in self.probes:
+                _require_same_prompt(self.ready.address, probe)
+            self._require_answer()
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            raise EngineFailed(f"does not answer ({type(error).__name__})") from error
+
+    def stop(self) -> None:
+        """End its processes, and remove its folder."""
+        try:
+            self.process.stop()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _require_answer(self) -> None:
+        question = {"model": self.ready.model.name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        request = ChatExchange(question, self.ready.rules).engine_request
+        status, _ = send(self.ready.address, "POST", "/v1/chat/completions", request, seconds=_REQUEST_SECONDS)
+        if status != http.HTTPStatus.OK:
+            raise EngineFailed(f"does not answer (HTTP {status})")
+
+
+def served_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:
+    """Return the GGUF file that llama.cpp serves. Raises UserError if the model has none."""
+    if model.kind != "merged":
+        raise UserError(
+            f"llama.cpp serves GGUF files of merged models, and {model.row} is none. Use --engine transformers."
+        )
+    return find_gguf(store, model, quantization)
+
+
+def describe_model(model: ModelReference, engine: Engine) -> ServedModel:
+    """Return what /health and /metrics say about the model."""
+    record = model.record.sequence if model.record else None
+    return ServedModel(model.name, model.row, model.released_fingerprint, engine.name, record)
+
+
+def _require_same_prompt(address: Address, probe: PromptProbe) -> None:
+    """Raise UserError if llama.cpp reads a conversation differently from transformers."""
+    prompt = _reply(address, "/apply-template", template_variables(probe.messages, probe.tools))["prompt"]
+    tokens = _reply(address, "/tokenize", {"content": prompt, "add_special": True})["tokens"]
+    if tokens != probe.token_ids:
+        raise UserError(
+            "llama.cpp reads the prompts of this model differently from how it was scored. Use --engine transformers."
+        )
+
+
+def _reply(address: Address, path: str, document: Any) -> dict[str, Any]:
+    status, body = send(address, "POST", path, document, seconds=_REQUEST_SECONDS)
+    if status != http.HTTPStatus.OK:
+        raise EngineFailed(f"does not take a prompt (HTTP {status})")
+    return json.loads(body)
