@@ -55,9 +55,9 @@ def export_gguf(
     with live_progress(stderr):
         scored = make(project, store, merged, types)
     limits = project.settings.evaluation.gguf.model_dump()
-    modelfiles = modelfiles_of(store, merged, scored, types)
-    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)
     facts, key = export_facts(store, merged, project.settings), find_key(store.root)
+    modelfiles = modelfiles_of(store, merged, scored, types, facts.card.license)
+    plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)
 
     def describe(folder: Path) -> None:
         disclose(folder, facts, key, lambda card: adapt_card(card, plan))

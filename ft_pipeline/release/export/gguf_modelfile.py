@@ -29,13 +29,18 @@ class Modelfiles:
     """Why there is none."""
 
 
-def modelfiles_of(store: ArtifactStore, model: ModelReference, scored: ScoredFiles, types: Sequence[str]) -> Modelfiles:
-    """Return the Modelfiles of a tuned model's GGUF files, or why Ollama cannot write its prompts."""
+def modelfiles_of(
+    store: ArtifactStore, model: ModelReference, scored: ScoredFiles, types: Sequence[str], license_name: str | None
+) -> Modelfiles:
+    """Return the Modelfiles of a tuned model's GGUF files, or why Ollama cannot write its prompts.
+
+    license_name: that of the base model, if it is known.
+    """
     longest = max(row["max_new_tokens"] for row in scored.scores.summary["rows"])
     try:
         texts = {
             MODELFILE if len(types) == 1 else f"{MODELFILE}.{name}": _modelfile_of(
-                store, model, scored.path(name), longest
+                store, model, scored.path(name), longest, license_name
             )
             for name in types
         }
@@ -44,7 +49,9 @@ def modelfiles_of(store: ArtifactStore, model: ModelReference, scored: ScoredFil
     return Modelfiles(texts)
 
 
-def _modelfile_of(store: ArtifactStore, model: ModelReference, gguf: Path, answer_tokens: int) -> str:
+def _modelfile_of(
+    store: ArtifactStore, model: ModelReference, gguf: Path, answer_tokens: int, license_name: str | None
+) -> str:
     """Return the Modelfile of a GGUF file of a tuned model. answer_tokens: the longest answer while it was scored.
 
     Raises UserError, with the reason, if Ollama would not write the prompt that the model was scored with.
@@ -53,13 +60,14 @@ def _modelfile_of(store: ArtifactStore, model: ModelReference, gguf: Path, answe
     calls_tools, reasons = _kinds_of_answers(store, model)
     architecture, adds_bos = _gguf_facts(gguf)
     return modelfile(
-        f"./{gguf.name}",
+        gguf.name,
         tokenizer=load_tokenizer_lazily(merged_model.path),
         prompt=ServedPrompt(model.serving["system_prompt"], calls_tools=calls_tools, reasons=reasons),
         window=_context_window(merged_model.path),
         adds_bos=adds_bos,
         architecture=architecture,
         answer_tokens=answer_tokens,
+        license_text=license_name,
     )
 
 
