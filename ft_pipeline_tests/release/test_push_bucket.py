@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
@@ -19,30 +17,19 @@ from ft_pipeline.release.push.bucket import BucketPrefix
 from ft_pipeline.release.push.parcel import Parcel, parcel_of
 from ft_pipeline_tests.release.test_disclosure import export_to, sha256sum
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained
-
-SECRET = "geheim-s3-77b1"
+from ft_pipeline_tests.s3_server import SECRET, connect, s3_server
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client, and the bucket `models`, which is empty."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access-4711")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="models")
+    client = connect(endpoint, monkeypatch, "models")
     for entry in client.list_objects_v2(Bucket="models").get("Contents", []):
         client.delete_object(Bucket="models", Key=entry["Key"])
     return client

@@ -7,44 +7,31 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import httpx2
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.fetch import look_for_revision
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline_tests.s3_server import SECRET, connect, s3_server
 from ft_pipeline_tests.sources.remote_folder import LINES, RemoteFolder, files_with, remote
 from ft_pipeline_tests.sources.test_remote_web import make_due
 
 __all__ = ["remote"]
-SECRET = "geheim-s3-77b1"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client, with two buckets: `plain`, and `versions`, which keeps old versions."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access-4711")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    client = boto3.client("s3")
-    for bucket in ("plain", "versions"):
-        client.create_bucket(Bucket=bucket)
+    client = connect(endpoint, monkeypatch, "plain", "versions")
     client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
     return client
 
