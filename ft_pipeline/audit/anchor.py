@@ -17,8 +17,9 @@ from pathlib import Path
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.journal_lines import FILE_NAME, read_journal, read_lines
+from ft_pipeline.store.journal_lines import FILE_NAME, read_lines
 from ft_pipeline.store.provenance import user_name
+from ft_pipeline.store.signature_check import check_signatures
 
 GIT_PREFIX = "git+"
 """Begins the name of an anchor in a git repository: git+ssh://host/anchors.git, git+/backup/anchors.git#shop. Without a
@@ -45,11 +46,12 @@ def write_anchor(root: Path, target: str) -> AnchorResult:
     Raises UserError if the store is not signed, if the journal is damaged, if the anchor is inside the project, or if
     its lines are not the first ones of the journal.
     """
-    content = read_journal(root)
-    if not content.entries:
+    check = check_signatures(root, files=False)
+    content = check.content
+    if not check.is_signed:
         raise UserError("This store is not signed, so there is nothing to anchor. Run `ft keys new --reason TEXT`.")
-    if content.faults:
-        raise UserError(f"Line {content.faults[0].number} of the journal is damaged. Run `ft audit --verify`.")
+    if check.faults:
+        raise UserError(f"The journal cannot be anchored: {check.faults[0]}. Run `ft audit --verify`.")
     own = (root / FILE_NAME).read_bytes().splitlines()
     with _opened(target, root) as file:
         anchored = _lines(file)
@@ -73,6 +75,8 @@ def compare_with_anchor(root: Path, target: str) -> tuple[list[Finding], str]:
         raise UserError(f"There is no anchor in {target}. Write one: ft anchor {target}")
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, anchored, strict=False)))
     content = read_lines(anchored)
+    if content.faults or not content.entries:
+        raise UserError(f"The anchor {target} is damaged. Write a new one to another place: ft anchor TARGET")
     note = f"The anchor {target} has {len(anchored)} lines, the last of {content.entries[-1].time}."
     code: FindingCode = "dropped_changes" if same == len(own) else "rewritten_changes"
     findings = []

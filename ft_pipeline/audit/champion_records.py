@@ -1,7 +1,7 @@
 """Check the records of champions, tests, the inbox and erasures: compare them with each other and the artifacts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
-from ft_pipeline.release import champion, exposure_ledger
+from ft_pipeline.release import champion, exposure_ledger, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.ledger import Ledger
 
@@ -40,7 +40,7 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
         fingerprints = dict(record["fingerprints"])
     except (ValueError, KeyError, TypeError):
         return [Finding("edited_record", where, "cannot be read as a record")]
-    findings = []
+    findings = list(_check_request(index, where, record))
     copy = copies.get(int(path.stem))
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
@@ -51,6 +51,23 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
         if node is not None and node.path is None:
             findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))
     return findings
+
+
+def _check_request(index: ArtifactIndex, where: str, record: dict[str, Any]) -> Iterator[Finding]:
+    """Yield a finding if a record carries out a request that is missing, is another one, or is by the same person."""
+    if record.get("request") is None:
+        return
+    path = requests.ledger(index.root).path(int(record["request"]))
+    try:
+        request = json.loads(path.read_bytes())
+        asked = (request["by"], request["promotion"]["candidate"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Finding("edited_record", where, f"carries out requests/{path.name}, which is missing or unreadable")
+        return
+    if asked != (record.get("requested_by"), record.get("fingerprint")):
+        yield Finding("edited_record", where, f"does not carry out requests/{path.name}, although it says so")
+    elif record.get("by") == record.get("requested_by"):
+        yield Finding("edited_record", where, f"was approved by {record.get('by')}, who asked for it")
 
 
 def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
@@ -69,6 +86,11 @@ def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     decided = [node.summary.get("exposure", {}).get("entry", 0) for node in index.all("decision")]
     faults = exposure_ledger.find_faults(index.root, max(decided, default=0))
     findings = [Finding(fault.kind, f"exposures/{book.path(fault.number).name}", fault.message) for fault in faults]
+    if not findings:
+        findings += [
+            Finding("edited_record", name, "is missing or was edited: its ids do not match its name")
+            for name in exposure_ledger.damaged_rows(index.root)
+        ]
     return len(book.paths()), findings
 
 

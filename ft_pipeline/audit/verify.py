@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
@@ -17,11 +16,11 @@ from ft_pipeline.audit.champion_records import (
     check_redactions,
 )
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.audit.signatures import check_signatures
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import MANIFEST_NAME
+from ft_pipeline.store.signature_check import SignatureFault, check_signatures
 from ft_pipeline.store.verification import file_names
 
 Progress = Callable[[int, int], None]
@@ -57,7 +56,7 @@ def verify(
     inbox_records, inbox_problems = check_inbox_records(index)
     signatures = check_signatures(index.root, public_pem)
     problems += [
-        *_with_labels(index, signatures.findings),
+        *_with_labels(index, signatures.faults),
         *raw_problems,
         *_check_pointers(index),
         *champion_problems,
@@ -91,16 +90,16 @@ def verify(
     )
 
 
-def _with_labels(index: ArtifactIndex, findings: Iterable[Finding]) -> list[Finding]:
-    """Name artifacts by their label in place of the path of their manifest."""
-    labelled = []
-    for finding in findings:
-        parts = finding.where.split("/")
+def _with_labels(index: ArtifactIndex, faults: Iterable[SignatureFault]) -> list[Finding]:
+    """Return the faults as findings that name artifacts by their label in place of the path of their manifest."""
+    findings = []
+    for fault in faults:
+        parts = fault.where.split("/")
         folder = index.root.joinpath(*parts[:-1])
-        if parts[0] == "artifacts" and folder.is_dir():
-            finding = replace(finding, where=index.read(folder, parts[1]).label)
-        labelled.append(finding)
-    return labelled
+        labelled = parts[0] == "artifacts" and len(parts) == 5 and folder.is_dir()
+        where = index.read(folder, parts[1]).label if labelled else fault.where
+        findings.append(Finding(fault.code, where, fault.message))
+    return findings
 
 
 def _size(node: ArtifactNode) -> int:
@@ -110,7 +109,7 @@ def _size(node: ArtifactNode) -> int:
 
 def check_files(node: ArtifactNode) -> list[Finding]:
     """Compare every file of an artifact with its manifest: missing, extra and changed files, and links."""
-    if node.path is None or not node.files:
+    if node.path is None or "files" not in node.manifest:
         return []
     listed = {entry["path"]: entry for entry in node.files}
     present = file_names(node.path)
@@ -126,8 +125,8 @@ def check_files(node: ArtifactNode) -> list[Finding]:
 
 def _difference(path: Path, sha256: str) -> str | None:
     """Return how a file differs from the manifest, as part of a message; None if it does not differ."""
-    if path.is_symlink():
-        return "is a link, but an artifact contains only regular files"
+    if path.is_symlink() or not path.is_file():
+        return "is a link or a special file, but an artifact contains only regular files"
     try:
         actual = sha256_of_file(path)
     except OSError as error:

@@ -81,12 +81,15 @@ def _require(reason: str) -> str:
 
 
 def _describe(store: Path) -> dict[str, Any]:
-    from ft_pipeline.store.journal_lines import read_journal
+    from ft_pipeline.store.signature_check import check_signatures
     from ft_pipeline.store.signing import find_key, key_id_of, read_public_key
 
     public_pem = read_public_key(store)
+    check = check_signatures(store, files=False)
+    if public_pem is None and not check.is_signed:
+        return {"key": None, "private_key": None, "public_key": None, "lines": 0, "faults": []}
     if public_pem is None:
-        return {"key": None, "private_key": None, "public_key": None, "lines": 0}
+        raise UserError("The public key of this store is missing. Run `ft audit --verify`, and restore it.")
     try:
         found = find_key(store)
         private, problem = (str(found.path) if found else None), None
@@ -97,7 +100,8 @@ def _describe(store: Path) -> dict[str, Any]:
         "private_key": private,
         "problem": problem,
         "public_key": str(store / "signing_key.pub"),
-        "lines": len(read_journal(store).entries),
+        "lines": len(check.content.entries),
+        "faults": [str(fault) for fault in check.faults],
     }
 
 
@@ -109,5 +113,7 @@ def _show(document: dict[str, Any]) -> None:
     stdout.print(f"public:  {display.plain(document['public_key'])}", soft_wrap=True)
     private = document["private_key"] or document["problem"]
     stdout.print(f"private: {display.plain(private)}", soft_wrap=True)
+    for fault in document["faults"]:
+        stdout.print(f"[red]✗ {display.plain(fault)}[/]", soft_wrap=True)
     if document["private_key"]:
         stdout.print("Back up the private key. Without it nothing more can be recorded in this store.", soft_wrap=True)

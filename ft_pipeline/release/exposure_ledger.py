@@ -163,6 +163,16 @@ def rows_of(store: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, set[
     return {entry["rows"]: _read_rows(store, entry) for entry in entries}
 
 
+def damaged_rows(store: Path) -> list[str]:
+    """Return the names of files with ids of test conversations that are missing, or that do not match their digest."""
+    names = []
+    for digest in sorted({entry["rows"] for entry in ledger(store).read()}):
+        path = _rows_path(store, digest)
+        if not path.is_file() or digest_of_rows(path.read_text(encoding="utf-8").split()) != digest:
+            names.append(f"exposures/rows/{path.name}")
+    return names
+
+
 def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
     """Return the share of the present test conversations that were part of an entry's tests."""
     return len(now & _read_rows(store, entry)) / len(now) if now else 0.0

@@ -14,6 +14,7 @@ from ft_pipeline.release import champion
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
+from ft_pipeline.store.signature_check import check_signatures
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def open_request(store: Path) -> MoveRequest | None:
     records = ledger(store).read()
     if not records:
         return None
-    request, current = MoveRequest(**records[-1]), champion.current(store)
+    try:
+        request, current = MoveRequest(**records[-1]), champion.current(store)
+    except TypeError as error:
+        raise UserError(f"The last request cannot be read. Restore {ledger(store).folder} from a backup.") from error
     return request if request.standing == (current.sequence if current else None) else None
 
 
@@ -90,6 +94,7 @@ def approve(store: Path, number: int) -> ChampionRecord:
     if request is None or request.sequence != number:
         waits = f"The open one is {request.sequence}." if request else "No request is open."
         raise UserError(f"There is no open request {number}. {waits}")
+    _require_as_signed(store, request)
     if request.by == user_name():
         raise UserError(
             f"{request.by} made request {number}, so another person must approve it. Let them run: ft approve {number}"
@@ -103,3 +108,15 @@ def approve(store: Path, number: int) -> ChampionRecord:
     record = champion.promote(store, choose, request=number, requested_by=request.by)
     assert record is not None
     return record
+
+
+def _require_as_signed(store: Path, request: MoveRequest) -> None:
+    """Raise UserError if the store is signed, and the request is not as its author's process signed it."""
+    check = check_signatures(store)
+    if not check.is_signed:
+        return
+    name = f"requests/{ledger(store).path(request.sequence).name}"
+    signed = check.state.files.get(name)
+    if check.faults or signed is None or signed.entry.by != request.by:
+        reason = str(check.faults[0]) if check.faults else f"{name} is not as it was signed"
+        raise UserError(f"Request {request.sequence} cannot be approved: {reason}. Run `ft audit --verify`.")

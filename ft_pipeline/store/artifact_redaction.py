@@ -137,7 +137,7 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
     try:
         manifest = read_manifest(folder)
     except BrokenArtifact:
-        manifest = {"files": [], "summary": {}, "kind": ""}
+        manifest = {"files": [], "summary": {}, "kind": folder.parents[1].name}
     root = folder.parents[3]
     with scratch_folder(root) as scratch, translate_write_errors():
         redacted, unreadable = ([], []) if manifest["kind"] in WEIGHT_KINDS else _redact_files(folder, scratch, erased)

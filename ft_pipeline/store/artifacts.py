@@ -222,7 +222,7 @@ class ArtifactStore:
         """
         name = _lock_name(spec)
         work = self.root / "work" / spec.kind / spec.hash[:NAME_DIGITS]
-        journal.require_key(self.root)
+        journal.complete_last_change(self.root)
         with translate_write_errors():
             for leftover in (self.root / "drafts").glob(f"{name}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -29,10 +29,12 @@ from ft_pipeline.store.journal_lines import (
     CONTINUED,
     CREATED,
     FILE_NAME,
+    KEY_IN_USE,
     NEW_KEY,
     PREDICATE_TYPE,
     STATE,
     Entry,
+    matches,
     parse_line,
     sha256_of_line,
     unverified_statement,
@@ -40,6 +42,7 @@ from ft_pipeline.store.journal_lines import (
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.removals import logged_removals
+from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.signing import (
     PUBLIC_KEY_NAME,
     STATEMENT_TYPE,
@@ -49,6 +52,7 @@ from ft_pipeline.store.signing import (
     find_key,
     new_store_key,
     read_public_key,
+    verify,
 )
 from ft_pipeline.store.spec import ArtifactReference
 
@@ -88,10 +92,11 @@ def changing(root: Path) -> Iterator[Sign]:
         (root / PENDING_NAME).unlink(missing_ok=True)
 
 
-def require_key(root: Path) -> None:
-    """Raise UserError if the store is signed and its key is missing, before work is done that cannot be recorded."""
-    if find_key(root) is None:
-        _require_never_signed(root)
+def complete_last_change(root: Path) -> None:
+    """Complete a change that a killed process signed and did not make. Raises UserError as `changing` does: call it
+    before work whose result could not be recorded."""
+    with changing(root):
+        pass
 
 
 def _require_never_signed(root: Path) -> None:
@@ -99,8 +104,8 @@ def _require_never_signed(root: Path) -> None:
     head = journal_head.remembered(root)
     if (root / FILE_NAME).is_file() or (head is not None and (root / "artifacts").exists()):
         raise UserError(
-            "The journal or the public key of this store was removed. Run `ft audit --verify`, restore the files, or "
-            "start with a new key: ft keys new --reason TEXT"
+            "The journal or the public key of this store was removed. Run `ft audit --verify`, and restore them from a "
+            "backup."
         )
 
 
@@ -141,21 +146,34 @@ def sign_new_store(root: Path) -> SigningKey | None:
         return _introduce(root, new_store_key(), CREATED, {}, "a new store")
 
 
-def replace_key(root: Path, reason: str) -> tuple[SigningKey, bool]:
-    """Give the store a new key. Return it, and whether the key before it signed its introduction.
+def replace_key(root: Path, reason: str) -> SigningKey:
+    """Give the store a new key, and return it. If the old key is there, it signs the introduction.
 
-    A store that was not signed is taken as it is: its first line lists the hashes of all its files. `STATE` says which.
+    A store that was not signed is taken as it is: its first line lists the hashes of all files that STATE names. Raises
+    UserError if the signatures are damaged, or if only the public key is missing.
     """
     with FileLock(root / "locks" / "journal", "replacing the key").hold():
         if read_public_key(root) is None:
+            if (root / FILE_NAME).is_file():
+                raise UserError(f"The public key of this store is missing. Restore {root / PUBLIC_KEY_NAME}.")
             files, removed = file_hashes(root, *STATE), logged_removals(root)
-            return _introduce(root, new_store_key(), ADOPTED, files, reason, removed=removed), False
+            return _introduce(root, new_store_key(), ADOPTED, files, reason, removed)
+        if faults := check_signatures(root, files=False).faults:
+            raise UserError(f"The signatures are damaged: {faults[0]}. Run `ft audit --verify`, and restore them.")
         try:
             old = find_key(root)
         except UserError:
             old = None
         key = create_key()
-        return _introduce(root, key, NEW_KEY, {}, reason, signed_by=old), old is not None
+        details = _introduction(key, reason)
+        if old is None:
+            _Writer(root, key, trusts_last=True).sign(NEW_KEY, {}, details)
+        else:
+            _Writer(root, old).sign(NEW_KEY, {}, details)
+            _Writer(root, key, trusts_last=True).sign(KEY_IN_USE, {})
+        with translate_write_errors():
+            write_atomically(root / PUBLIC_KEY_NAME, key.public_pem)
+        return key
 
 
 def accept_state(root: Path, reason: str) -> None:
@@ -175,30 +193,33 @@ def _introduce(
     change: str,
     files: Mapping[str, str],
     reason: str,
-    *,
-    signed_by: SigningKey | None = None,
     removed: Iterable[ArtifactReference] = (),
 ) -> SigningKey:
-    """Sign a line that introduces a key: with the key before it, or if that is lost, with the key itself."""
-    details: dict[str, Any] = {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
+    """Sign the first line of a journal, which introduces its key. An earlier journal of this folder is named in it."""
+    details = _introduction(key, reason)
     if removed:
         details["removed"] = sorted(removed)
-    if (head := journal_head.remembered(root)) is not None and change != NEW_KEY:
+    if (head := journal_head.remembered(root)) is not None:
         details["replaces"] = asdict(head)
-    if signed_by is None:
         journal_head.forget(root)
-    _Writer(root, signed_by or key).sign(change, files, details)
+    _Writer(root, key).sign(change, files, details)
     with translate_write_errors():
         write_atomically(root / PUBLIC_KEY_NAME, key.public_pem)
     return key
 
 
+def _introduction(key: SigningKey, reason: str) -> dict[str, Any]:
+    return {"public_key": key.public_pem.decode(), "reason": reason, "nonce": os.urandom(8).hex()}
+
+
 class _Writer:
     """Appends lines to a journal whose lock is held."""
 
-    def __init__(self, root: Path, key: SigningKey) -> None:
+    def __init__(self, root: Path, key: SigningKey, *, trusts_last: bool = False) -> None:
+        """trusts_last: the last line need not be signed with the key, because the journal was checked."""
         self.root = root
         self.key = key
+        self.trusts_last = trusts_last
         self.path = root / FILE_NAME
 
     def sign(
@@ -215,12 +236,10 @@ class _Writer:
                 pending = {name: data.decode() for name, data in content.items()}
                 write_atomically(self.root / PENDING_NAME, json.dumps(pending).encode())
             line = self.key.sign(_statement(change, files, details or {}, last))
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, line + b"\n")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with self.path.open("ab") as file:
+                file.write(line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
         number = last.number + 1 if last else 1
         journal_head.remember(self.root, journal_head.Head(self.key.key_id, number, sha256_of_line(line)))
 
@@ -229,26 +248,59 @@ class _Writer:
         last = self._last()
         if last is None:
             return
-        pending = self.root / PENDING_NAME
-        for name, text in (json.loads(pending.read_bytes()) if pending.is_file() else {}).items():
-            content = text.encode()
-            if last.files.get(name) == hashlib.sha256(content).hexdigest():
+        for name, content in self._pending().items():
+            if last.files.get(name) == hashlib.sha256(content).hexdigest() and matches(name, STATE):
                 write_atomically(self.root / name, content)
         if last.change == ARTIFACT and not any((self.root / name).is_file() for name in last.files):
-            self.sign(ABANDONED, last.files)
+            # Only a draft shows that the artifact never was in place. Otherwise somebody removed it.
+            drafts = {sha256_of_file(path) for path in self.root.glob("drafts/*/out/manifest.json")}
+            if drafts & set(last.files.values()):
+                self.sign(ABANDONED, last.files)
+
+    def _pending(self) -> dict[str, bytes]:
+        """Return the content of small files that a killed process was about to write. A damaged list is empty."""
+        try:
+            document = json.loads((self.root / PENDING_NAME).read_bytes())
+            return {str(name): str(text).encode() for name, text in document.items()}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
 
     def _last(self) -> Entry | None:
-        """Return the last line. Removes a line that was not written completely."""
+        """Return the last line. Removes a line that was not written completely.
+
+        Raises UserError if somebody without the key wrote it, or if it is not the last one that this machine signed.
+        """
         lines, is_complete = _tail(self.path)
         if not is_complete:
-            _truncate(self.path, lines[-1])
+            self._complete_line(lines[-1])
             lines, _ = _tail(self.path)
         if not lines:
             journal_head.require_not_behind(self.root, None)
             return None
         entry = _parse(lines[-1])
-        journal_head.require_not_behind(self.root, journal_head.Head(self.key.key_id, entry.number, entry.sha256))
+        head = journal_head.Head(self.key.key_id, entry.number, entry.sha256)
+        journal_head.require_not_behind(self.root, head)
+        if not (self.trusts_last or self._is_signed(lines[-1]) or journal_head.is_remembered(self.root, head)):
+            raise UserError(
+                "The last line of the journal is not signed with the key of this store. Run `ft audit --verify`."
+            )
         return entry
+
+    def _is_signed(self, line: bytes) -> bool:
+        try:
+            verify(line, self.key.public_pem)
+        except BadSignature:
+            return False
+        return True
+
+    def _complete_line(self, line: bytes) -> None:
+        """Complete or remove a last line without its line break. Without a whole line, its change was not made."""
+        with translate_write_errors():
+            if self._is_signed(line):
+                with self.path.open("ab") as file:
+                    file.write(b"\n")
+            else:
+                os.truncate(self.path, self.path.stat().st_size - len(line))
 
 
 def _parse(line: bytes) -> Entry:
@@ -287,12 +339,6 @@ def _tail(path: Path) -> tuple[list[bytes], bool]:
         if wanted >= size or tail.rstrip(b"\n").count(b"\n"):
             return tail.splitlines(), tail.endswith(b"\n") or not tail
         wanted *= 4
-
-
-def _truncate(path: Path, rest: bytes) -> None:
-    """Remove an incomplete last line, which a killed process left. Its change was not made."""
-    with translate_write_errors():
-        os.truncate(path, path.stat().st_size - len(rest))
 
 
 def file_hashes(root: Path, *patterns: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ that lines are missing.
 import contextlib
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Head:
 
 def remember(root: Path, head: Head) -> None:
     """Remember the last line of the journal in the store `root`. Without a writable folder of keys, do nothing."""
-    document = {"store": str(root.resolve()), **asdict(head)}
+    document = {"store": str(root), **asdict(head)}
     with contextlib.suppress(OSError):
         write_atomically(_path(root), json.dumps(document).encode())
 
@@ -48,15 +49,19 @@ def remembered_elsewhere(key_id: str) -> list[Head]:
     return [head for head in heads if head is not None and head.key_id == key_id]
 
 
+def is_remembered(root: Path, line: Head) -> bool:
+    """Return whether a line is the last one that this machine signed in the store folder `root`."""
+    head = remembered(root)
+    return head is not None and (line.number, line.sha256) == (head.number, head.sha256)
+
+
 def require_not_behind(root: Path, last: Head | None) -> None:
     """Raise UserError if the journal ends before the line that this machine signed last, or with another one.
 
     Lines after it are accepted: the process that wrote them was killed before it remembered them, or it runs elsewhere.
     """
     head = remembered(root)
-    if head is None or (last is not None and last.number > head.number):
-        return
-    if last is not None and (last.number, last.sha256) == (head.number, head.sha256):
+    if head is None or (last is not None and (last.number > head.number or is_remembered(root, last))):
         return
     ends = f"ends at line {last.number}" if last else "is missing"
     raise UserError(
@@ -74,5 +79,6 @@ def _read(path: Path) -> Head | None:
 
 
 def _path(root: Path) -> Path:
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:ID_DIGITS]
+    # Not resolved: a link in place of a folder of the project must not make this machine forget the store.
+    name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:ID_DIGITS]  # noqa: PTH100
     return keys_folder() / "heads" / f"{name}.json"

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from ft_pipeline.store.signing import BadSignature, key_id_of, verify
 
 FILE_NAME = "journal.jsonl"
 PREDICATE_TYPE = "urn:ft-pipeline:store-change:v1"
-CREATED, ADOPTED, NEW_KEY, ABANDONED = "created", "adopted", "new key", "abandoned"
-ARTIFACT, POINTER, REMOVAL, REDACTION, CONTINUED = "artifact", "pointer", "removal", "redaction", "continued"
+CREATED, ADOPTED, NEW_KEY, KEY_IN_USE = "created", "adopted", "new key", "key in use"
+ARTIFACT, POINTER, REMOVAL, REDACTION = "artifact", "pointer", "removal", "redaction"
+ABANDONED, CONTINUED = "abandoned", "continued"
 """Changes. Those of ledgers have the name of their folder."""
 KEY_CHANGES = frozenset({CREATED, ADOPTED, NEW_KEY})
 """Changes whose details have the public key that the following ones are signed with."""
@@ -109,7 +112,7 @@ def read_lines(lines: list[bytes]) -> JournalContent:
 def _verified(number: int, line: bytes, keys: list[JournalKey]) -> Entry:
     """Return the entry in a line, and add the key that it introduces. BadSignature if no known key signed it."""
     claimed = parse_line(line, unverified_statement(line))
-    introduced = str(claimed.details["public_key"]).encode() if claimed.change in KEY_CHANGES else None
+    introduced = str(claimed.details.get("public_key")).encode() if claimed.change in KEY_CHANGES else None
     if introduced is None:
         if not keys:
             raise BadSignature("does not introduce a key")
@@ -128,7 +131,7 @@ def unverified_statement(line: bytes) -> dict[str, Any]:
     try:
         statement: dict[str, Any] = json.loads(base64.b64decode(json.loads(line)["payload"]))
         return statement
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadSignature("is no signed envelope") from error
 
 
@@ -136,19 +139,31 @@ def parse_line(line: bytes, statement: dict[str, Any]) -> Entry:
     """Return the entry of a line and its statement. BadSignature if it is not one of a store."""
     try:
         predicate = statement["predicate"]
-        files = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        files = {str(subject["name"]): str(subject["digest"]["sha256"]) for subject in statement["subject"]}
+        time, previous = str(predicate["time"]), predicate["previous"]
+        if datetime.fromisoformat(time).tzinfo is None or not isinstance(previous, str | None):
+            raise ValueError("no time zone, or no hash")
         return Entry(
             int(predicate["sequence"]),
-            predicate["time"],
-            predicate["by"],
-            predicate["change"],
+            time,
+            str(predicate["by"]),
+            str(predicate["change"]),
             files,
-            predicate["details"],
-            predicate["previous"],
+            dict(predicate["details"]),
+            previous,
             sha256_of_line(line),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadSignature("is no change of a store") from error
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a path in a store matches a pattern, part by part: `*` never stands for a `/`, or for `..`."""
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts) and any(
+        len(parts) == pattern.count("/") + 1 and all(map(fnmatchcase, parts, pattern.split("/")))
+        for pattern in patterns
+    )
 
 
 def sha256_of_line(line: bytes) -> str:

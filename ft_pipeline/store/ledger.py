@@ -17,7 +17,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 PREVIOUS_HASH_KEY = "previous_sha256"
 """Key of a record: the SHA-256 of the previous record's file; None for the first."""
-_RECORD_NAME = re.compile(r"^\d{6,}\.json$")
+_RECORD_NAME = re.compile(r"^([0-9]{6}|[1-9][0-9]{6,})\.json$")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ledger:
 
     def paths(self) -> list[Path]:
         """Return the files of all records, oldest first."""
-        paths = [path for path in self.folder.glob("*.json") if _RECORD_NAME.match(path.name)]
+        paths = [path for path in self.folder.glob("*.json") if _RECORD_NAME.match(path.name) and path.is_file()]
         return sorted(paths, key=lambda path: int(path.stem))
 
     def next_number(self) -> int:
@@ -52,8 +52,15 @@ class Ledger:
         return int(paths[-1].stem) + 1 if paths else 1
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all records, oldest first. Raises UserError if one cannot be read."""
-        return [self._read(path) for path in self.paths()]
+        """Return all records, oldest first. Raises UserError if one cannot be read, or has the number of another."""
+        records = []
+        for path in self.paths():
+            record = self._read(path)
+            if record.get(self.number_key) != int(path.stem):
+                where = f"{self.folder.name}/{path.name}"
+                raise UserError(f"The record {where} has the number of another one. Restore it from a backup.")
+            records.append(record)
+        return records
 
     def append(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Write the record under its number, completely or not at all, and return it with the hash of the one before.

@@ -1,5 +1,6 @@
 """The list of artifacts that `ft gc` removed."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -18,4 +19,9 @@ def logged_removals(root: Path) -> set[ArtifactReference]:
         lines = (root / LOG_NAME).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return set()
-    return {(entry["kind"], entry["fingerprint"]) for entry in map(json.loads, lines)}
+    removed = set()
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line excuses nothing
+            entry = json.loads(line)
+            removed.add((str(entry["kind"]), str(entry["fingerprint"])))
+    return removed

@@ -32,6 +32,10 @@ ID_DIGITS = 16
 """Number of digits of a key's id in file names and messages."""
 
 
+class KeyIdError(UserError):
+    """A text is not a public key."""
+
+
 class BadSignature(Exception):
     """An envelope is not signed with the expected key, or is no envelope. The message says which."""
 
@@ -70,7 +74,7 @@ def verify(envelope: bytes, public_pem: bytes) -> dict[str, Any]:
             raise BadSignature("is no in-toto statement")
     except VerificationError:
         raise BadSignature(f"is not signed with the key {key_id_of(public_pem)[:ID_DIGITS]}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadSignature("is no signed envelope") from error
     return statement
 
@@ -92,16 +96,16 @@ def read_public_key(store: Path) -> bytes | None:
 def key_id_of(public_pem: bytes) -> str:
     """Return the id of a public key in PEM form, as `openssl pkey -pubin -in KEY -outform der | sha256sum` does.
 
-    UserError if it is not a public key.
+    KeyIdError if it is not a public key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     try:
         key = serialization.load_pem_public_key(public_pem)
-    except ValueError:
-        raise UserError(
-            "The public key is not in PEM form. Restore signing_key.pub of the store, or name it."
-        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        message = "The public key is not in PEM form. Restore signing_key.pub, or name the right file."
+        raise KeyIdError(message) from None
     return hashlib.sha256(
         key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     ).hexdigest()

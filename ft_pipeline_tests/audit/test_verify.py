@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.signatures import UNSIGNED
+from ft_pipeline.store.signature_check import UNSIGNED
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.audit.tampering import edit, flip, folder_of, some_file

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.card.model_lineage import Lineage, card_facts, hub_id
 from ft_pipeline.release.disclosure.row_list import RowList, list_of_rows
+from ft_pipeline.release.intact import require_signed
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.project import ProjectSettings
-from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
-from ft_pipeline.store.journal_lines import read_journal
-from ft_pipeline.store.signed_state import manifest_path, state_of
 
 SNAPSHOT_PREFIX = "raw_"
 """The beginning of the kinds of snapshots of raw files."""
@@ -80,7 +78,7 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
     comparison = current_artifact(store, "comparison")
     card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     history = _history(store, adapters)
-    _require_signed(store, [*history, *([comparison] if comparison else [])])
+    require_signed(store)
     kind = "merged_model" if model.kind == "merged" else "adapter"
     released = store.require(kind, model.fingerprints[kind])
     return ExportFacts(
@@ -149,18 +147,3 @@ def _history(store: ArtifactStore, artifacts: Sequence[Artifact]) -> list[Artifa
             visited[artifact.reference] = artifact
             waiting += [store.require(*reference) for reference in artifact.inputs.values()]
     return list(visited.values())
-
-
-def _require_signed(store: ArtifactStore, history: Iterable[Artifact]) -> None:
-    """Raise UserError if a manifest is not as the store's journal has signed it: an export would repeat what it says.
-
-    In a store that is not signed, nothing is compared.
-    """
-    content = read_journal(store.root)
-    if not content.entries:
-        return
-    state = state_of(content)
-    for artifact in history:
-        if not state.is_signed(manifest_path(store.root, artifact.path), artifact.manifest_sha256):
-            name = f"{artifact.kind} {artifact.fingerprint[:NAME_DIGITS]}"
-            raise UserError(f"{name} is not as it was signed. Run `ft audit --verify` to see what was changed.")

@@ -83,7 +83,11 @@ def _read_split(source: RemoteSource, commit: str, target: BinaryIO, report: Rep
         }
         environment = {**os.environ, "HF_HUB_CACHE": f"{cache}/hub", "HF_HUB_DISABLE_TELEMETRY": "1"}
         reader = subprocess.run(
-            [sys.executable, "-m", READER], input=orjson.dumps(job), env=environment, capture_output=True, check=False
+            [sys.executable, "-P", "-m", READER],
+            input=orjson.dumps(job),
+            env=environment,
+            capture_output=True,
+            check=False,
         )
         if reader.returncode:
             lines = reader.stderr.decode("utf-8", "replace").strip().splitlines() or ["the process ended"]
