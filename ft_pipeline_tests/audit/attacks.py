@@ -131,13 +131,21 @@ def resign_everything(shop: Shop, key: SigningKey, skip: Any = lambda statement:
     (root / "signing_key.pub").write_bytes(key.public_pem)
 
 
-def sign_line(shop: Shop, files: dict[str, str], change: str, time: str) -> None:
-    """Append a line with the store's own key and any date."""
-    key = find_key(shop.store.root)
+def sign_line(
+    shop: Shop,
+    files: dict[str, str],
+    change: str,
+    time: str,
+    *,
+    key: SigningKey | None = None,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Append a line with any date, and the store's own key or another one."""
+    key = key or find_key(shop.store.root)
     assert key is not None
     lines = journal(shop).read_bytes().splitlines()
     predicate = {"sequence": len(lines) + 1, "previous": hashlib.sha256(lines[-1]).hexdigest(), "time": time}
-    predicate |= {"by": "ceo", "uid": 0, "host": "x", "change": change, "details": {}}
+    predicate |= {"by": "ceo", "uid": 0, "host": "x", "change": change, "details": details or {}}
     subject = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()]
     statement = {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": predicate}
     with journal(shop).open("ab") as file:

@@ -14,12 +14,12 @@ from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
 from ft_pipeline.project import Project
-from ft_pipeline.release import exposure_ledger
-from ft_pipeline.release.champion import history
+from ft_pipeline.release import exposure_ledger, requests
+from ft_pipeline.release.champion import Candidate, Promotion, history
 from ft_pipeline.release.exposure_ledger import NewEntry
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.garbage import find_garbage, remove_garbage
 from ft_pipeline.store.journal import sign_new_store
 from ft_pipeline.store.journal_lines import read_journal
@@ -254,6 +254,62 @@ def replace_public_key(shop: Shop) -> None:
     (shop.store.root / "signing_key.pub").write_bytes(create_key_elsewhere(shop).public_pem)
 
 
+def empty_journal(shop: Shop) -> None:
+    """Change the weights, compute all hashes again, and leave a journal without lines."""
+    rebuild_weights(shop)
+    attacks.journal(shop).write_bytes(b"")
+
+
+def link_in_place_of_the_store(shop: Shop) -> None:
+    """Let this machine forget the store by another path, and sign it with another key."""
+    sign_with_another_key(shop)
+    root = shop.store.root
+    root.rename(root.with_name("store2"))
+    root.symlink_to("store2")
+
+
+def introduce_the_right_key_last(shop: Shop) -> None:
+    """Sign everything with another key, and let it introduce the right one in the last line."""
+    key = find_key(shop.store.root)
+    assert key
+    other = create_key_elsewhere(shop)
+    edit_newest_record(shop)
+    attacks.resign_everything(shop, other)
+    now = read_journal(shop.store.root).entries[-1].time
+    attacks.sign_line(shop, {}, "new key", now, key=other, details={"public_key": key.public_pem.decode()})
+    (shop.store.root / "signing_key.pub").write_bytes(key.public_pem)
+
+
+def append_with_another_key(shop: Shop) -> None:
+    """Add a champion with another key, which introduces itself."""
+    replay_record(shop)
+    other = create_key_elsewhere(shop)
+    now = read_journal(shop.store.root).entries[-1].time
+    attacks.sign_line(shop, {}, "new key", now, key=other, details={"public_key": other.public_pem.decode()})
+    path = shop.store.root / "champion" / "000003.json"
+    attacks.sign_line(shop, {"champion/000003.json": attacks.sha256_of_file(path)}, "champion", now, key=other)
+
+
+def record_with_the_number_of_another(shop: Shop) -> None:
+    record = json.loads((shop.store.root / "champion" / "000001.json").read_bytes())
+    (shop.store.root / "champion" / "000003.json").write_text(json.dumps({**record, "sequence": 2}), encoding="utf-8")
+
+
+def edit_ids_of_tests(shop: Shop) -> None:
+    (path,) = (shop.store.root / "exposures" / "rows").glob("*.txt")
+    path.write_text("x\n", encoding="utf-8")
+
+
+def link_in_place_of_a_record(shop: Shop) -> None:
+    path = shop.store.root / "champion" / "000001.json"
+    path.rename(shop.root / "elsewhere.json")
+    path.symlink_to(shop.root / "elsewhere.json")
+
+
+def extra_file_in_an_empty_artifact(shop: Shop) -> None:
+    (attacks.newest(shop, "adapter") / "code.py").write_text("import os", encoding="utf-8")
+
+
 def create_key_elsewhere(shop: Shop) -> attacks.SigningKey:
     """The key of an attacker, who has another machine."""
     with pytest.MonkeyPatch.context() as patch:
@@ -294,6 +350,14 @@ ATTACKS: dict[Attack, tuple[str, str]] = {
     remove_signatures: ("missing_journal", "journal.jsonl"),
     sign_with_another_key: ("wrong_key", "journal.jsonl"),
     replace_public_key: ("wrong_key", "signing_key.pub"),
+    empty_journal: ("missing_journal", "journal.jsonl"),
+    link_in_place_of_the_store: ("wrong_key", "journal.jsonl"),
+    introduce_the_right_key_last: ("wrong_key", "journal.jsonl"),
+    append_with_another_key: ("wrong_key", "journal.jsonl:"),
+    record_with_the_number_of_another: ("unsigned_file", "champion/000003.json"),
+    edit_ids_of_tests: ("edited_record", "exposures/rows/"),
+    link_in_place_of_a_record: ("linked_folder", "champion/000001.json"),
+    extra_file_in_an_empty_artifact: ("extra_file", "adapter"),
 }
 """Attack → code and place of one of its findings."""
 
@@ -308,7 +372,13 @@ def test_an_attack_without_the_key_is_found_and_named(signed: Shop, ft: Command,
     assert exit_code == 1
 
 
-@pytest.mark.parametrize("attack", [weights_as_redaction, rebuild_weights, edit_newest_record, cut_journal])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(weights_as_redaction, rebuild_weights, edit_newest_record, cut_journal, empty_journal, put_back_pointer),
+        *(append_with_another_key, record_with_the_number_of_another, sign_with_another_key),
+    ],
+)
 def test_a_changed_champion_is_not_handed_out(signed: Shop, attack: Attack) -> None:
     model = _champion(signed)
     require_intact(signed.store, model)
@@ -319,14 +389,16 @@ def test_a_changed_champion_is_not_handed_out(signed: Shop, attack: Attack) -> N
 
 def test_a_dropped_champion_is_not_replaced_by_the_one_before(signed: Shop) -> None:
     attacks.drop_newest_champion(signed)
-    with pytest.raises(UserError, match=r"The last champion record, champion/000002\.json, was removed"):
+    with pytest.raises(UserError, match=r"The store is not as it was signed: .* was removed"):
         require_intact(signed.store, _champion(signed))
 
 
 def _champion(shop: Shop) -> ModelReference:
     record = history(shop.store.root)[-1]
+    conversations = current_artifact(shop.store, "conversations")
+    assert conversations
     return ModelReference(
-        "champion", "merged", record.name, "qlora", record.fingerprints, {}, ("conversations", ""), record=record
+        "champion", "merged", record.name, "qlora", record.fingerprints, {}, conversations.reference, record=record
     )
 
 
@@ -340,6 +412,45 @@ def test_a_dropped_record_is_not_written_over(signed: Shop) -> None:
     attacks.drop_newest_champion(signed)
     with pytest.raises(UserError, match=r"champion/000002\.json was signed, but is missing"):
         signed.release(signed.materialize(learning_rate=3e-3))
+
+
+@pytest.mark.parametrize("attack", [append_with_another_key, sign_with_another_key, introduce_the_right_key_last])
+def test_nothing_is_signed_after_the_line_of_somebody_else(signed: Shop, attack: Attack) -> None:
+    attack(signed)
+    with pytest.raises(UserError):
+        signed.put("adapter", "qlora", {}, {"other": 1}, {"adapter_model.safetensors": b"x"})
+
+
+def test_a_planted_line_does_not_let_the_next_change_write_a_file(signed: Shop, tmp_path: Path) -> None:
+    """A change that a killed process signed is completed; one that nobody signed is not."""
+    target, content = tmp_path / "startup.sh", "echo owned"
+    digest = attacks.hashlib.sha256(content.encode()).hexdigest()
+    now = read_journal(signed.store.root).entries[-1].time
+    attacks.sign_line(signed, {str(target): digest}, "champion", now, key=create_key_elsewhere(signed))
+    pending = {str(target): content, "../../startup.sh": content}
+    (signed.store.root / "journal.pending.json").write_text(json.dumps(pending), encoding="utf-8")
+    with pytest.raises(UserError):
+        signed.put("adapter", "qlora", {}, {"other": 1}, {"adapter_model.safetensors": b"x"})
+    assert not target.exists()
+
+
+def test_an_artifact_that_was_removed_is_not_given_up_for_the_attacker(signed: Shop, ft_json: Command) -> None:
+    made = signed.put("scores", "other", {}, {"a": 1}, {"samples.json": b"{}"})
+    lines = attacks.journal(signed).read_bytes().splitlines()
+    assert read_journal(signed.store.root).entries[-1].change == "pointer" and len(lines) > 2
+    shutil.rmtree(made.path)
+    decisions.record(signed.store.root, "rejected", {"call-3": (1, 1)}, "", [])
+    assert "missing_artifact" in {finding["code"] for finding in ft_json("audit", "--verify")["findings"]}
+
+
+def test_a_request_is_approved_only_as_it_was_signed(signed: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = history(signed.store.root)[-1]
+    candidate = Candidate("a", "merged", "qlora", "f" * 64, dict(record.fingerprints))
+    _, request = requests.request_move(signed.store.root, lambda _: Promotion(candidate, "better"))
+    assert request and request.sequence == 1
+    edit(signed.store.root / "requests" / "000001.json", lambda document: document.update(by="bob"))
+    with pytest.raises(UserError, match=r"Request 1 cannot be approved: requests/000001\.json: was edited"):
+        requests.approve(signed.store.root, 1)
 
 
 def test_the_environment_does_not_name_the_author(signed: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +494,34 @@ def rewrite_with_key(shop: Shop) -> None:
     assert key
     edit_newest_record(shop)
     attacks.resign_everything(shop, key)
+
+
+def remove_record_with_key(shop: Shop) -> None:
+    """Sign the removal of a record, which nothing may remove."""
+    path = shop.store.root / "exposures" / "000002.json"
+    now = read_journal(shop.store.root).entries[-1].time
+    attacks.sign_line(shop, {"exposures/000002.json": attacks.sha256_of_file(path)}, "removal", now)
+    path.unlink()
+
+
+def edit_record_as_pointer_with_key(shop: Shop) -> None:
+    """Sign another content of a record as a change that may replace files."""
+    edit_inbox_decision(shop)
+    path = shop.store.root / "inbox" / "000001.json"
+    now = read_journal(shop.store.root).entries[-1].time
+    attacks.sign_line(shop, {"inbox/000001.json": attacks.sha256_of_file(path)}, "pointer", now)
+
+
+@pytest.mark.parametrize(
+    ("attack", "where"),
+    [(remove_record_with_key, "exposures/000002.json"), (edit_record_as_pointer_with_key, "inbox/000001.json")],
+)
+def test_no_signed_change_removes_or_replaces_a_record(
+    signed: Shop, ft_json: Command, attack: Attack, where: str
+) -> None:
+    attack(signed)
+    findings = ft_json("audit", "--verify")["findings"]
+    assert any(finding["where"] == where and finding["code"] == "edited_record" for finding in findings), findings
 
 
 @pytest.mark.parametrize(

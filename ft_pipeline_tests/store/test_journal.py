@@ -174,3 +174,25 @@ def test_a_new_store_in_the_same_folder_names_the_one_before(root: Path) -> None
     assert sign_new_store(root)
     (first,) = read_journal(root).entries
     assert first.details["replaces"]["number"] == 2
+
+
+def test_a_whole_line_without_its_line_break_stays(root: Path) -> None:
+    build(root)
+    path = root / FILE_NAME
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    build(root, b"y")
+    content = read_journal(root)
+    assert content.faults == [] and len(content.entries) == 3
+
+
+def test_damaged_lines_are_faults_and_never_errors(root: Path) -> None:
+    key = find_key(root)
+    assert key
+    first = (root / FILE_NAME).read_bytes()
+    for predicate in ({}, {"sequence": 2, "details": None}, {"time": "x"}, {"time": "2026-01-01T00:00:00"}):
+        valid = {"sequence": 2, "previous": None, "time": "2026-01-01T00:00:00+00:00", "by": "x", "change": "new key"}
+        statement = {"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicate": {**valid, **predicate}}
+        (root / FILE_NAME).write_bytes(first + key.sign(statement) + b"\n")
+        assert [fault.number for fault in read_journal(root).faults] == [2]
+    (root / FILE_NAME).write_bytes(first + b"[" * 200_000 + b"\n")
+    assert [fault.number for fault in read_journal(root).faults] == [2]
