@@ -629,6 +629,8 @@ def test_the_program_in_the_docs_verifies_a_store_without_this_project(signed: S
     assert run().returncode == 0 and ", 0 changed; the last line is " in run().stdout
     edit(tmp_path / "elsewhere" / "champion" / "000002.json", lambda record: record.update(by="ceo"))
     assert run().returncode == 1 and "changed: champion/000002.json" in run().stdout
+    next((tmp_path / "elsewhere").glob("artifacts/merged_model/*/*/model.safetensors")).write_bytes(b"backdoor")
+    assert "model.safetensors" in run().stdout
 
 
 def test_a_store_without_a_key_says_that_it_is_unsigned(released: Shop, ft: Command, ft_json: Command) -> None:
