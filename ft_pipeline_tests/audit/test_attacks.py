@@ -443,12 +443,14 @@ def test_an_artifact_that_was_removed_is_not_given_up_for_the_attacker(signed: S
     assert "missing_artifact" in {finding["code"] for finding in ft_json("audit", "--verify")["findings"]}
 
 
-def test_a_request_is_approved_only_as_it_was_signed(signed: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_approved_only_as_it_was_signed(signed: Shop, ft: Command) -> None:
+    assert "No request is open." in ft("approve")[1]
     record = history(signed.store.root)[-1]
     candidate = Candidate("a", "merged", "qlora", "f" * 64, dict(record.fingerprints))
     _, request = requests.request_move(signed.store.root, lambda _: Promotion(candidate, "better"))
     assert request and request.sequence == 1
     edit(signed.store.root / "requests" / "000001.json", lambda document: document.update(by="bob"))
+    assert "a: better" in ft("approve")[1]  # shows what waits
     with pytest.raises(UserError, match=r"Request 1 cannot be approved: requests/000001\.json: was edited"):
         requests.approve(signed.store.root, 1)
 
