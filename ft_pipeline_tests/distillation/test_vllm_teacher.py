@@ -76,6 +76,7 @@ def test_a_server_answers_every_prompt_and_ends_with_the_run(
     assert 12 < int(arguments["max_model_len"]) < 512
 
 
+@pytest.mark.long
 def test_known_answers_are_not_requested_again_and_need_no_server(
     inputs: dict[str, Path], tmp_path: Path, events: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_server_that_does_not_start_is_reported_with_the_reason(
         teacher.run(teacher_job(tmp_path, inputs, **SETTINGS))
 
 
+@pytest.mark.long
 def test_several_answers_to_a_prompt_have_different_seeds(
     inputs: dict[str, Path], tmp_path: Path, events: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_the_memory_for_a_training_on_the_cpu_is_estimated(finished: Finished) -
     assert "no GPU size declared; on a CPU 0." in estimate["checks"]["fits"]["message"]
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished: Finished) -> None:
     """`kill -9` of `ft run` in the middle of training: no process is left, Dagster records that the run failed, and the
     next run resumes to the same adapter, byte for byte, as an uninterrupted one."""

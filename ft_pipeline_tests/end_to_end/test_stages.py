@@ -11,7 +11,7 @@ import yaml
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, run, small_project
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

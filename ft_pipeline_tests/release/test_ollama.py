@@ -211,7 +211,7 @@ def test_a_text_is_read_as_it_was_or_refused(go: GoRenderer, text: str) -> None:
         assert (reply["system"], reply["license"]) == (text, "last")
 
 
-@pytest.mark.skipif(int(unidata_version.split(".")[0]) > 15, reason="has characters that Go 1.24 does not know")
+@pytest.mark.skipif(unidata_version > "15.0.0", reason="has characters that Go 1.24 does not know")
 def test_ollama_keeps_all_characters_that_are_printable(go: GoRenderer) -> None:
     text = "".join(character for character in map(chr, range(0x110000)) if character.isprintable())
     assert go.read(f"FROM x\nSYSTEM {quoted(text, 'SYSTEM')}\nTEMPLATE {{{{ .Messages }}}}\n")["system"] == text

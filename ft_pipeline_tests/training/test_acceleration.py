@@ -205,6 +205,7 @@ def test_training_on_rows_end_to_end_learns_the_same_and_is_repeatable(tmp_path,
     assert flat["best_eval_loss"] < flat["first_eval_loss"] - 0.05
 
 
+@pytest.mark.long
 @COMPILES
 def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
     _, plain = trained(tmp_path / "plain", data, tiny_base)
