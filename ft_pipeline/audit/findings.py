@@ -3,28 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ft_pipeline.store.signature_check import FaultCode
+
 FindingCode = Literal[
-    "missing_artifact",
+    FaultCode,
     "missing_manifest",
-    "edited_manifest",
     "broken_link",
     "missing_file",
     "changed_file",
     "extra_file",
-    "linked_folder",
     "missing_raw_file",
-    "changed_raw_file",
-    "edited_pointer",
-    "edited_record",
-    "missing_record",
     "unrecorded_redaction",
-    "unsigned_file",
-    "edited_journal",
-    "missing_journal",
-    "wrong_key",
-    "dropped_changes",
-    "rewritten_changes",
-    "back_dated",
     "event_without_artifact",
     "event_disagrees",
 ]

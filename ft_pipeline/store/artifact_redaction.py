@@ -6,7 +6,6 @@ the new hashes and its own earlier hash. So the chain of manifests that refer to
 """
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal, journal_lines
-from ft_pipeline.store.atomic_files import rewriting, translate_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import rewriting, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock, project_lock
@@ -156,7 +155,10 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
             }
             entry = {**record_fields, "manifest_sha256": before, "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
-            _write_redacted_manifest(root, folder / MANIFEST_NAME, manifest, entry)
+            # The signature names the artifact and all hashes.
+            details = {"kind": manifest["kind"], "fingerprint": manifest["fingerprint"], **entry}
+            content = sealed_manifest(manifest)
+            journal.write_signed(root, journal_lines.REDACTION, folder / MANIFEST_NAME, content, details)
             hashes[MANIFEST_NAME] = [before, sha256_of_file(folder / MANIFEST_NAME)]
         for name in redacted:
             with rewriting(folder / name) as target, (scratch / name).open("rb") as source:
@@ -172,16 +174,6 @@ def _interrupted(folder: Path, manifest: dict[str, Any], number: int) -> dict[st
             hashes |= {name: [change["before"], change["sha256"]] for name, change in entry["files"].items()}
             hashes[MANIFEST_NAME] = [entry["manifest_sha256"], sha256_of_file(folder / MANIFEST_NAME)]
     return hashes
-
-
-def _write_redacted_manifest(root: Path, path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Sign and write the manifest of a redacted artifact. The signature names the artifact and all hashes."""
-    content = sealed_manifest(manifest)
-    name = path.relative_to(root).as_posix()
-    details = {"kind": manifest["kind"], "fingerprint": manifest["fingerprint"], **entry}
-    with journal.changing(root) as sign:
-        sign(journal_lines.REDACTION, {name: hashlib.sha256(content).hexdigest()}, details, {name: content})
-        write_atomically(path, content)
 
 
 def _redact_files(folder: Path, scratch: Path, erased: ErasedTexts) -> tuple[list[str], list[str]]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.atomic_files import translate_write_errors
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,13 @@ class AssetPointers:
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
         path, content = self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode()
-        with journal.changing(self.root) as sign, translate_write_errors():
-            journal.sign_content(sign, self.root, journal_lines.POINTER, path, content)
-            write_atomically(path, content)
+        with translate_write_errors():
+            journal.write_signed(self.root, journal_lines.POINTER, path, content)
         return pointer
 
     def remove(self, asset: str, partition: str | None) -> None:
         """Remove the pointer of an asset, if there is one."""
-        path = self._path(asset, partition)
-        with journal.changing(self.root) as sign:
-            if path.is_file():
-                sign(journal_lines.REMOVAL, {path.relative_to(self.root).as_posix(): sha256_of_file(path)})
-                path.unlink()
+        journal.remove_signed(self.root, self._path(asset, partition))
 
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:
         """Return the pointer of an asset; None if there is none, or if it cannot be read."""

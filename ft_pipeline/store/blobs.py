@@ -77,9 +77,7 @@ class BlobStore:
         with translate_write_errors():
             note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
             path, content = self._redaction_note(sha256), json.dumps(note).encode()
-            with journal.changing(self.folder.parent) as sign:
-                journal.sign_content(sign, self.folder.parent, journal_lines.REDACTION, path, content)
-                write_atomically(path, content)
+            journal.write_signed(self.folder.parent, journal_lines.REDACTION, path, content)
             target = self.path(sha256)
             if target.is_file():
                 sink = io.BytesIO()

@@ -14,7 +14,6 @@ from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import INCOMING_PREFIX
-from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import MANIFEST_NAME
 from ft_pipeline.store.removals import LOG_NAME
@@ -183,10 +182,10 @@ def _size_on_disk(path: Path) -> int:
 
 
 def _remove_blob(root: Path, path: Path) -> None:
-    """Remove a file of a blob. The journal covers the notes of redactions."""
-    with journal.changing(root) as sign:
-        if path.name.endswith(".redacted.json") and path.is_file():
-            sign(journal_lines.REMOVAL, {path.relative_to(root).as_posix(): sha256_of_file(path)})
+    """Remove a file of a blob. The journal covers the notes of redactions only."""
+    if path.name.endswith(".redacted.json"):
+        journal.remove_signed(root, path)
+    else:
         path.unlink(missing_ok=True)
 
 

@@ -32,11 +32,11 @@ from ft_pipeline.store.journal_lines import (
     KEY_IN_USE,
     NEW_KEY,
     PREDICATE_TYPE,
+    REMOVAL,
     STATE,
     Entry,
     matches,
     parse_line,
-    sha256_of_line,
     unverified_statement,
 )
 from ft_pipeline.store.locks import FileLock
@@ -58,7 +58,7 @@ from ft_pipeline.store.spec import ArtifactReference
 
 PENDING_NAME = "journal.pending.json"
 """The content of small files whose change is signed but perhaps not made yet."""
-_TAIL_BYTES = 1 << 20
+_TAIL_BYTES = 1 << 16
 
 
 class Sign(Protocol):
@@ -109,10 +109,27 @@ def _require_never_signed(root: Path) -> None:
         )
 
 
-def sign_content(sign: Sign, root: Path, change: str, path: Path, content: bytes) -> None:
+def sign_content(
+    sign: Sign, root: Path, change: str, path: Path, content: bytes, details: Mapping[str, Any] | None = None
+) -> None:
     """Sign that a small file of the store `root` is about to get this content."""
     name = path.relative_to(root).as_posix()
-    sign(change, {name: hashlib.sha256(content).hexdigest()}, content={name: content})
+    sign(change, {name: hashlib.sha256(content).hexdigest()}, details, {name: content})
+
+
+def write_signed(root: Path, change: str, path: Path, content: bytes, details: Mapping[str, Any] | None = None) -> None:
+    """Sign and write a small file of the store `root`, in place of the one that is there."""
+    with changing(root) as sign:
+        sign_content(sign, root, change, path, content, details)
+        write_atomically(path, content)
+
+
+def remove_signed(root: Path, path: Path) -> None:
+    """Sign and make the removal of a small file of the store `root`, if it is there."""
+    with changing(root) as sign:
+        if path.is_file():
+            sign(REMOVAL, {path.relative_to(root).as_posix(): sha256_of_file(path)})
+            path.unlink()
 
 
 def require_unsigned(root: Path, path: Path) -> None:
@@ -124,12 +141,7 @@ def require_unsigned(root: Path, path: Path) -> None:
             raise UserError(f"The record {name} was signed, but is missing. Run `ft audit --verify`, and restore it.")
 
 
-def _sign_nothing(
-    change: str,
-    files: Mapping[str, str],
-    details: Mapping[str, Any] | None = None,
-    content: Mapping[str, bytes] | None = None,
-) -> None:
+def _sign_nothing(*change: object, **also: object) -> None:
     """Do nothing: the store has no key."""
 
 
@@ -221,6 +233,7 @@ class _Writer:
         self.key = key
         self.trusts_last = trusts_last
         self.path = root / FILE_NAME
+        self.last = self._read_last()
 
     def sign(
         self,
@@ -230,22 +243,21 @@ class _Writer:
         content: Mapping[str, bytes] | None = None,
     ) -> None:
         """See Sign."""
-        last = self._last()
         with translate_write_errors():
             if content:
                 pending = {name: data.decode() for name, data in content.items()}
                 write_atomically(self.root / PENDING_NAME, json.dumps(pending).encode())
-            line = self.key.sign(_statement(change, files, details or {}, last))
+            line = self.key.sign(_statement(change, files, details or {}, self.last))
             with self.path.open("ab") as file:
                 file.write(line + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-        number = last.number + 1 if last else 1
-        journal_head.remember(self.root, journal_head.Head(self.key.key_id, number, sha256_of_line(line)))
+        self.last = _parse(line)
+        journal_head.remember(self.root, self._head_of(self.last))
 
     def complete_last(self) -> None:
         """Complete the last change if the process that signed it was killed before it was made."""
-        last = self._last()
+        last = self.last
         if last is None:
             return
         for name, content in self._pending().items():
@@ -265,7 +277,10 @@ class _Writer:
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
-    def _last(self) -> Entry | None:
+    def _head_of(self, entry: Entry) -> journal_head.Head:
+        return journal_head.Head(self.key.key_id, entry.number, entry.sha256)
+
+    def _read_last(self) -> Entry | None:
         """Return the last line. Removes a line that was not written completely.
 
         Raises UserError if somebody without the key wrote it, or if it is not the last one that this machine signed.
@@ -278,7 +293,7 @@ class _Writer:
             journal_head.require_not_behind(self.root, None)
             return None
         entry = _parse(lines[-1])
-        head = journal_head.Head(self.key.key_id, entry.number, entry.sha256)
+        head = self._head_of(entry)
         journal_head.require_not_behind(self.root, head)
         if not (self.trusts_last or self._is_signed(lines[-1]) or journal_head.is_remembered(self.root, head)):
             raise UserError(
@@ -304,7 +319,7 @@ class _Writer:
 
 
 def _parse(line: bytes) -> Entry:
-    """Return the entry in a line, whoever signed it. Raises UserError if the line is damaged."""
+    """Return the entry in a line, without checking its signature. Raises UserError if the line is damaged."""
     try:
         return parse_line(line, unverified_statement(line))
     except BadSignature as error:

@@ -7,7 +7,6 @@ that lines are missing.
 import contextlib
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,5 +79,5 @@ def _read(path: Path) -> Head | None:
 
 def _path(root: Path) -> Path:
     # Not resolved: a link in place of a folder of the project must not make this machine forget the store.
-    name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:ID_DIGITS]  # noqa: PTH100
+    name = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:ID_DIGITS]
     return keys_folder() / "heads" / f"{name}.json"

@@ -127,7 +127,7 @@ def _verified(number: int, line: bytes, keys: list[JournalKey]) -> Entry:
 
 
 def unverified_statement(line: bytes) -> dict[str, Any]:
-    """Return the statement in a line, whoever signed it. BadSignature if it is none."""
+    """Return the statement in a line, without checking its signature. BadSignature if it is none."""
     try:
         statement: dict[str, Any] = json.loads(base64.b64decode(json.loads(line)["payload"]))
         return statement
@@ -158,7 +158,7 @@ def parse_line(line: bytes, statement: dict[str, Any]) -> Entry:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether a path in a store matches a pattern, part by part: `*` never stands for a `/`, or for `..`."""
+    """Return whether a path in a store matches a pattern, part by part: `*` never matches a `/`, or `..`."""
     parts = name.split("/")
     return not {"", ".", ".."} & set(parts) and any(
         len(parts) == pattern.count("/") + 1 and all(map(fnmatchcase, parts, pattern.split("/")))

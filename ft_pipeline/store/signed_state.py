@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ft_pipeline.store.journal_lines import (
     ABANDONED,
@@ -61,10 +60,6 @@ class SignedState:
     """Artifacts whose removal is signed."""
     bad: list[BadChange] = field(default_factory=list)
 
-    def is_signed(self, path: str, sha256: str) -> bool:
-        """Return whether the file at a path in the store is as it was signed last."""
-        return path in self.files and self.files[path].sha256 == sha256
-
 
 def state_of(content: JournalContent) -> SignedState:
     """Apply the changes of a journal, in order."""
@@ -93,7 +88,7 @@ def _remove(state: SignedState, entry: Entry) -> None:
 
 
 def _bad_changes(state: SignedState, entry: Entry, last: Entry | None) -> Iterator[BadChange]:
-    """Yield what a change does that nothing may do, whoever signed it: records and manifests never change, records are
+    """Yield what a change does that nothing may do, even with the key: records and manifests never change, records are
     never removed, no redaction touches weights, and each kind of change has its own files."""
     for path, sha256 in entry.files.items():
         signed = state.files.get(path)
@@ -108,8 +103,3 @@ def _bad_changes(state: SignedState, entry: Entry, last: Entry | None) -> Iterat
         elif entry.change not in (*_REPLACING, REMOVAL, ABANDONED) and signed is not None and signed.sha256 != sha256:
             what = "manifest" if entry.change == ARTIFACT else "record"
             yield BadChange(path, entry.number, f"replaces the {what} of line {signed.entry.number}")
-
-
-def manifest_path(root: Path, folder: Path) -> str:
-    """Return the path in the store `root` of the manifest of an artifact's folder, as journals name it."""
-    return (folder / "manifest.json").relative_to(root).as_posix()

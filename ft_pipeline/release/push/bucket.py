@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.errors import UserError
 from ft_pipeline.release.disclosure.folder import SIGNATURES
 from ft_pipeline.release.push.destination import Plan, ReportFile
 from ft_pipeline.release.push.parcel import Parcel
-from ft_pipeline.sources.remote.s3 import CLIENT
+from ft_pipeline.sources.remote.s3 import extra_is_missing, file_system, quoted
 
 SCHEME = "s3://"
+_NEEDS = "A push to S3 needs"
 SHA256 = "sha256"
 """The key of the metadata of each object."""
 
@@ -32,7 +33,7 @@ class BucketPrefix:
 
     def plan(self, parcel: Parcel) -> Plan:
         with _errors(self._path):
-            present = self._present(_file_system())
+            present = self._present(file_system(_NEEDS))
         waiting = _missing(self._path, present, parcel)
         notes = ["Who can read it is decided by the rules of the bucket."]
         if present:
@@ -43,7 +44,7 @@ class BucketPrefix:
 
     def send(self, parcel: Parcel, report: ReportFile) -> str:
         with _errors(self._path):
-            files = _file_system()
+            files = file_system(_NEEDS)
             waiting = _missing(self._path, self._present(files), parcel)
             for name in parcel.hashes:
                 if name in waiting:
@@ -70,20 +71,13 @@ def _missing(path: str, present: dict[str, str | None], parcel: Parcel) -> set[s
     return {name for name, sha256 in parcel.hashes.items() if present.get(name) != sha256}
 
 
-def _file_system() -> Any:
-    import s3fs
-
-    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT)
-
-
 @contextmanager
 def _errors(path: str) -> Iterator[None]:
     """Turn errors of the library into one line."""
     try:
-        import s3fs  # noqa: F401
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     except ImportError:
-        raise UserError("A push to S3 needs the extra `s3`. Run: pip install 'ft-pipeline[s3]'") from None
+        raise extra_is_missing(_NEEDS) from None
     address = f"{SCHEME}{path}"
     try:
         yield
@@ -93,11 +87,7 @@ def _errors(path: str) -> Iterator[None]:
         bucket = path.partition("/")[0]
         raise UserError(f"There is no bucket {bucket!r}. Create it, or correct the address.") from None
     except PermissionError as error:
-        raise UserError(f"{address} cannot be written: S3 answered {_quoted(error)}. Check the credentials.") from None
+        raise UserError(f"{address} cannot be written: S3 answered {quoted(error)}. Check the credentials.") from None
     except (BotoCoreError, ClientError, OSError, ValueError) as error:
         advice = "Check the network and AWS_ENDPOINT_URL, and push again to continue"
-        raise UserError(f"{address} cannot be written: {_quoted(error)}. {advice}.") from None
-
-
-def _quoted(error: Exception) -> str:
-    return first_line(error).rstrip(".")
+        raise UserError(f"{address} cannot be written: {quoted(error)}. {advice}.") from None

@@ -12,6 +12,7 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.sources.remote.declaration import RemoteSource
 from ft_pipeline.sources.remote.transfer import CHUNK_BYTES, Report, Revision, Sink, cut_off, unreachable
 
+_NEEDS = "Sources in S3 need"
 CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 
 
@@ -52,19 +53,23 @@ def _info(source: RemoteSource, version: str | None, attempts: int) -> tuple[Any
 
 
 def _file_system(anonymous: bool, attempts: int) -> Any:
-    try:
-        import s3fs
-    except ImportError:
-        raise _extra_is_missing() from None
-    files = s3fs.S3FileSystem(
-        anon=anonymous, version_aware=True, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT
-    )
+    files = file_system(_NEEDS, anon=anonymous, version_aware=True)
     files.retries = attempts
     return files
 
 
-def _extra_is_missing() -> UserError:
-    return UserError("Sources in S3 need the extra `s3`. Run: pip install 'ft-pipeline[s3]'")
+def file_system(needs: str, **options: Any) -> Any:
+    """Return s3fs's file system, without its caches. needs: subject and verb, for the error if the extra is missing."""
+    try:
+        import s3fs
+    except ImportError:
+        raise extra_is_missing(needs) from None
+    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=CLIENT, **options)
+
+
+def extra_is_missing(needs: str) -> UserError:
+    """Return the error for what cannot be done without the extra `s3`. needs: its subject and verb."""
+    return UserError(f"{needs} the extra `s3`. Run: pip install 'ft-pipeline[s3]'")
 
 
 def _path(source: RemoteSource) -> str:
@@ -83,20 +88,21 @@ def _errors(source: RemoteSource) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
         from botocore.exceptions import ConnectionError as NoConnectionError
     except ImportError:
-        raise _extra_is_missing() from None
+        raise extra_is_missing(_NEEDS) from None
     try:
         yield
     except FileNotFoundError:
         raise unreachable(source, "S3 answered that there is no such file or version", "Correct the YAML") from None
     except PermissionError as error:
-        raise unreachable(source, f"S3 answered {_quoted(error)}", "Set AWS_ACCESS_KEY_ID and its secret") from None
+        raise unreachable(source, f"S3 answered {quoted(error)}", "Set AWS_ACCESS_KEY_ID and its secret") from None
     except IncompleteReadError:
         raise cut_off(source, 0, None) from None
     except (HTTPClientError, NoConnectionError) as error:
-        raise unreachable(source, _quoted(error), "Check the network and AWS_ENDPOINT_URL, and run again") from None
+        raise unreachable(source, quoted(error), "Check the network and AWS_ENDPOINT_URL, and run again") from None
     except (BotoCoreError, ClientError, OSError, ValueError) as error:
-        raise unreachable(source, f"S3 answered {_quoted(error)}", "Correct the YAML, or run again") from None
+        raise unreachable(source, f"S3 answered {quoted(error)}", "Correct the YAML, or run again") from None
 
 
-def _quoted(error: Exception) -> str:
+def quoted(error: Exception) -> str:
+    """Return the message of an error of the library, as part of a sentence."""
     return first_line(error).rstrip(".")
