@@ -11,7 +11,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 NOTHING: dict[str, list[str]] = {"types": []}
-"""The config of an artifact without files, for an experiment of which nobody wants GGUF files."""
+"""The config of an artifact without files, for an experiment that wants no GGUF files."""
 
 
 def wanted_types(context: SpecContext) -> list[str]:

@@ -70,7 +70,7 @@ class Engine:
     @property
     def reads_calls(self) -> bool:
         """Whether the engine turns calls of tools in an answer into `tool_calls`. transformers reads those of few kinds
-        of models, which it knows by name. llama.cpp guesses the form, so it is told to return the text."""
+        of models, which it knows by name. llama.cpp guesses the form, so it is set to return the text."""
         return self.name == "vllm"
 
     @property

@@ -65,7 +65,7 @@ class MergedReference:
     def answer(self, prompt: list[int], draft: Callable[[list[int]], list[int]], max_new_tokens: int) -> GreedyAnswer:
         """Return the greedy answer to a prompt.
 
-        draft: guesses how the answer goes on after its first tokens. Those tokens that the model writes itself are
+        draft: guesses how the answer continues after its first tokens. Those tokens that the model writes itself are
         taken over, so that a good guess saves one evaluation per token. A bad one changes nothing.
         """
         answer, gaps = list[int](), list[float]()

@@ -35,7 +35,7 @@ def _is_safe(name: str | None, allowed_hosts: Collection[str]) -> bool:
         ipaddress.ip_address(name)
     except ValueError:
         return False
-    return True  # nobody can make an address point elsewhere
+    return True  # an address cannot point elsewhere
 
 
 def _host_name(url: str) -> str | None:

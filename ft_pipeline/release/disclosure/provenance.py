@@ -1,7 +1,7 @@
 """Provenance of an exported model: an in-toto Statement v1 with the predicate SLSA Provenance v1.
 
 It names the weight files by hash, what they were made from, and how. Made and signed on the machine that trained, it is
-SLSA Build level 1, with a signature if the project has a key: nothing here shows that the machine told the truth.
+SLSA Build level 1, with a signature if the project has a key: nothing here shows that what the machine states is true.
 """
 
 from collections.abc import Mapping
