@@ -86,7 +86,7 @@ def ours(path: Path, out: Path) -> dict[str, object]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ft_pipeline.settings.project import DataSettings
+    from ft_pipeline.settings.data import DataSettings
     from ft_pipeline.tables.build import build_table
     from ft_pipeline.tables.conversations import build_conversations
     from ft_pipeline.tables.file_result import SourceFile

@@ -7,8 +7,9 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import example_folder
+from ft_pipeline.settings.automation import RetrainingSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.project import ProjectSettings, RetrainingSettings
+from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.projects import project_of

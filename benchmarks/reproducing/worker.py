@@ -59,7 +59,7 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
     import pyarrow.parquet as pq
 
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.settings.project import DataSettings
+    from ft_pipeline.settings.data import DataSettings
     from ft_pipeline.tables.build import build_table
     from ft_pipeline.tables.conversations import build_conversations
     from ft_pipeline.tables.file_result import SourceFile

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.settings.project import NotificationSettings
+from ft_pipeline.settings.automation import NotificationSettings
 
 LOG = "notifications.jsonl"
 """File in the store with one notification per line, and what the webhook answered."""

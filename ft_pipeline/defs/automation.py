@@ -15,7 +15,7 @@ from ft_pipeline.automation.retraining import decide_retraining, experiments_to_
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.project import Project
-from ft_pipeline.settings.project import RetrainingSettings
+from ft_pipeline.settings.automation import RetrainingSettings
 
 RETRAINED_STAGES = ("distillation", "training", "evaluation", "release")
 """Stages that `nightly` runs. The others follow the raw files."""

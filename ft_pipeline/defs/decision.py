@@ -16,7 +16,7 @@ from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.recorded_decision import decision_document
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

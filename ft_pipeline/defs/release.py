@@ -20,7 +20,7 @@ from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.release.requests import request_move
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -20,7 +20,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact

@@ -14,7 +14,7 @@ from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.remote_data import Remote
 from ft_pipeline.exchange.row_edits import RowEdit, count_concerned, needs_new_file, write_rows
 from ft_pipeline.exchange.their_settings import without_secrets
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.file_names import suffix_of as inner_suffix
 from ft_pipeline.tables.formats.registry import FORMATS

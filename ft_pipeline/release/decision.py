@@ -23,7 +23,7 @@ from ft_pipeline.evaluation.model_kinds import complexity
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.promotion_rules import PromotionRules
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 
 NOT_EXPOSED = Exposure()
 

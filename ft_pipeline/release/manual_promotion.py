@@ -13,7 +13,7 @@ from ft_pipeline.release.decision import promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 

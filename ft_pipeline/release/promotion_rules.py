@@ -10,7 +10,7 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describ
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 
 WAITS = "waits for fresh test rows"
 """What a candidate fails while the test rows are used up."""

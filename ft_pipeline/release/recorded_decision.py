@@ -17,7 +17,7 @@ from ft_pipeline.release.exposure import USED_UP, Exposure, needed_lead
 from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, fresh_rows, lead_on
 from ft_pipeline.release.promotion_rules import PromotionRules
 from ft_pipeline.release.verdict import verdict
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
 from ft_pipeline.tables.dedup.keys import write_keys

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, read_keys, shingles_of_views
 from ft_pipeline.tables.dedup.near_duplicates import Spill

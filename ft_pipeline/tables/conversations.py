@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.dedup.boilerplate import WithoutBoilerplate
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, merge, shingles_of_views

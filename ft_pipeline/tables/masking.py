@@ -106,4 +106,4 @@ ENTITIES: Mapping[str, str] = {
     "US_SSN": "UsSsnRecognizer",
     "UK_NHS": "NhsRecognizer",
 }
-"""What can be masked → the class of Presidio's recognizer. settings/project.py names the same."""
+"""What can be masked → the class of Presidio's recognizer. settings/data.py names the same."""

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.boilerplate import WithoutBoilerplate
 from ft_pipeline.tables.dedup.hashes import PLACES, mix

@@ -17,7 +17,7 @@ from ft_pipeline.execution.step import STEPS, BuildContext, MissingInput, SpecCo
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

@@ -14,7 +14,8 @@ from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_for
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences
-from ft_pipeline.settings.project import AnswerFormat, MetricSettings, ProjectSettings
+from ft_pipeline.settings.evaluation import AnswerFormat, MetricSettings
+from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 

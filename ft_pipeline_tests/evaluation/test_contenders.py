@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.settings.contenders import ContenderSettings
-from ft_pipeline.settings.project import EvaluationSettings
+from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.distillation.fault_server import FaultServer, answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker
 

@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.release.champion import Candidate
 from ft_pipeline.release.decision import decide
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
 
 GOOD = "Your parcel left our warehouse on Monday and should reach you by Friday."

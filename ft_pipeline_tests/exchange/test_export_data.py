@@ -12,7 +12,7 @@ from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.exchange.export_rows import export_rows
 from ft_pipeline.exchange.row_shapes import CannotHold, alpaca_row, openai_row, sharegpt_row
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

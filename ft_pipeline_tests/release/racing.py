@@ -4,7 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 from ft_pipeline.release.manual_promotion import promote
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 
 

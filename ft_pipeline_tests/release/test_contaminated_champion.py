@@ -11,7 +11,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedMo
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.manual_promotion import promote
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison

@@ -25,7 +25,7 @@ from ft_pipeline.release.disclosure.folder import disclose
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.release.push.parcel import parcel_of
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained

@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.release.champion import Candidate
 from ft_pipeline.release.decision import decide
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 
 CONVERSATIONS = 134

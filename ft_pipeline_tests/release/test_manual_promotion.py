@@ -12,7 +12,7 @@ from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
 from ft_pipeline.release.decision import decide, promotion_of
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.racing import promote_at_once

@@ -11,7 +11,7 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgett
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import check_results, decide, promotion_of
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}

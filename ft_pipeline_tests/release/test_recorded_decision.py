@@ -19,7 +19,7 @@ from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.test_exposure import entry

@@ -10,7 +10,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion, requests
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material

@@ -12,7 +12,7 @@ from ft_pipeline.evaluation.recommendation.observations import observe_incumbent
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.verdict import Verdict, verdict
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.release.test_promotion import ALL, KINDS, LOSSES, candidates, champion, comparison
 

@@ -25,7 +25,7 @@ from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

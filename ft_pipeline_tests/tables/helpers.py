@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.accounts import TableReport
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations

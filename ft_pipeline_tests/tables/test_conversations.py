@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.held_out import SuiteTexts, read_held_out
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
 from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, SuiteTexts, read_held_out
 from ft_pipeline.tables.leaks import (

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.erasure.raw_files import read_raw_rows
-from ft_pipeline.settings.project import MaskSettings
+from ft_pipeline.settings.data import MaskSettings
 from ft_pipeline.tables.masking import ENTITIES, Masker
 from ft_pipeline.tables.reading.sidecar import PLAIN
 from ft_pipeline_tests.tables.helpers import build, logged_call, write_jsonl

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.hashes import WINDOW, shingles_of
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against

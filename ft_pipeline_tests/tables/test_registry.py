@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.defs.column_lineage import raw_schema, table_lineage
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.checks.content_checks import COLUMN_CHECKS, FAULT_MESSAGES, ROW_CHECKS, describe_columns
 from ft_pipeline.tables.checks.prefilter import MAY_FAIL

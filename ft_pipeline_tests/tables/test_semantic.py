@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables import semantic, split_assignment
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.semantic import SemanticSearch

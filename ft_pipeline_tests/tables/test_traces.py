@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.file_result import SourceFile

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.job import Job, Reporter
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
-from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training import training_data
 

@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric
-from ft_pipeline.settings.project import CALL_METRICS
+from ft_pipeline.settings.evaluation import CALL_METRICS
 
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, then by metric."""

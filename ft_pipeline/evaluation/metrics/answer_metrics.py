@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
 from ft_pipeline.models.tool_calls import Call
-from ft_pipeline.settings.project import CALL_METRICS
+from ft_pipeline.settings.evaluation import CALL_METRICS
 
 _NOT_JSON = object()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.models.tool_calls import Call, same_calls_in_any_order
-from ft_pipeline.settings.project import CALL_METRICS
+from ft_pipeline.settings.evaluation import CALL_METRICS
 
 CALL_ITEMS = "call_items"
 """Column of a sample: 1 if its calls are scored, else 0. A model's value is the mean over the items with 1."""

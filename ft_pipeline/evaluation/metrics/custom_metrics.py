@@ -20,7 +20,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message
-from ft_pipeline.settings.project import MetricSettings
+from ft_pipeline.settings.evaluation import MetricSettings
 
 PARAMETERS = ("reference", "answer", "messages")
 """The parameters that a function may have: two strings, and the turns before the answer (role, content)."""

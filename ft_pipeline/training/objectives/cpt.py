@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
-from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.splits import TRAIN, VALIDATION
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered

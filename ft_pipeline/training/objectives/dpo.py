@@ -19,8 +19,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
-from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import TRAIN, VALIDATION

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, keys_of, keys_of_messages
 from ft_pipeline.tables.formats.text import FORMAT as TEXT
 from ft_pipeline.tables.formats.turns import plain

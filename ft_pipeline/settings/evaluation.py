@@ -1,0 +1,141 @@
+"""Settings of the evaluation: contenders, metrics, tasks and limits."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.yaml_file import Section, rule_error
+
+METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
+"""Names of custom metrics."""
+ANSWER_METRICS = ("nats_per_byte", "chrf", "rouge_l", "exact_match")
+"""Metrics that the answers of every project are scored with."""
+CALL_METRICS = ("call_names", "call_arguments", "call_order")
+"""Metrics that the answers are also scored with if test rows have tools. Of the other rows they say nothing."""
+RESERVED_METRIC_NAMES = frozenset(
+    {*ANSWER_METRICS, "loss", "stop_nats", "format_valid", "fields_match", "length_ratio"}
+    | {*CALL_METRICS, "call_items"}
+    | {"general_accuracy", "general_loss", "general_nats_per_byte", "auto"}
+    | {"content_nats", "content_bytes", "answer_bytes", "question_key"}
+    | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
+    | {"generated_tokens", "finish_reason"}
+)
+"""Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
+
+
+class AnswerFormat(Section):
+    """The format that every answer must have. `format_valid` is the share of answers that have it."""
+
+    type: Literal["json", "regex"]
+    pattern: str | None = None
+    """For `regex` (Python syntax): it must match the whole answer."""
+    keys: list[str] = Field(default_factory=list)
+    """For `json`: the answer must be an object with these keys. Empty: any JSON is valid."""
+
+    @model_validator(mode="after")
+    def _check_type(self) -> "AnswerFormat":
+        if (self.type == "regex") != (self.pattern is not None):
+            raise rule_error(
+                "type", "`answer_format`: `type: regex` and `pattern` need each other. Set both or neither."
+            )
+        if self.keys and self.type != "json":
+            raise rule_error("keys", "`answer_format`: `keys` needs `type: json`. Remove `keys`, or change the type.")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise rule_error(
+                "pattern",
+                f"`answer_format.pattern` is {self.pattern!r}, which is not a valid regular expression ({error}). "
+                "Correct it.",
+            ) from None
+        return self
+
+
+class MetricSettings(Section):
+    """A custom metric."""
+
+    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
+    Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
+    lower_is_better: bool = False
+    decides: bool = False
+    """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
+
+
+class GgufLimits(Section):
+    """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
+    refuses a file that costs more."""
+
+    max_loss_increase: float = Field(0.05, gt=0)
+    """Limit for the upper 95 % bound of the increase in loss."""
+    max_kl: float = Field(0.05, gt=0)
+    """Limit for the mean KL(merged || GGUF)."""
+
+
+class EvaluationSettings(Section):
+    """What is scored, and how."""
+
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    """The longest answer, in tokens of `tokens_of`. A model with another tokenizer may write as much text."""
+    tokens_of: str | None = Field(None, min_length=1)
+    """The base model in whose tokens `max_new_tokens` is counted, as experiments name it. Null: the embedded model, if
+    an experiment uses it; otherwise each model counts in its own tokens."""
+    batch_size: int = Field(16, ge=1)
+    max_test_rows: int | None = Field(None, ge=2)
+    """Score only the first N test rows (in order of their hash). Null: all rows."""
+    general_questions: str = "data/general/questions.jsonl"
+    general_texts: str = "data/general/texts.jsonl"
+    answer_format: AnswerFormat | None = None
+    metrics: dict[str, MetricSettings] = Field(default_factory=dict)
+    """Custom metrics by name, in addition to loss, chrF and the others."""
+    contenders: list[ContenderSettings] = Field(default_factory=list)
+    """Further models that are compared: other base models, models behind endpoints, answers of production."""
+    tasks: list[str] = Field(default_factory=list)
+    """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
+    them with its system prompt."""
+    include_path: str | None = None
+    """A folder of tasks in lm-eval's YAML. Their `data_files` are relative to it."""
+    task_documents: int | None = Field(None, ge=1)
+    """Only the first N documents of each task."""
+    gguf: GgufLimits = GgufLimits()
+    bootstrap_resamples: int = Field(10_000, ge=100)
+    """Not used any more: intervals need no random numbers. Older projects may name it."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_contenders(self) -> "EvaluationSettings":
+        names = [contender.name for contender in self.contenders]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise rule_error("contenders", f"two contenders have the name {twice!r}. Give each a name of its own.")
+        if sum(contender.incumbent for contender in self.contenders) > 1:
+            raise rule_error("contenders", "two contenders have `incumbent: true`. Set it for the one in use.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_one_metric_decides(self) -> "EvaluationSettings":
+        deciding = [name for name, metric in self.metrics.items() if metric.decides]
+        if len(deciding) > 1:
+            raise rule_error("metrics", f"{' and '.join(deciding)} have `decides: true`. Set it for one metric only.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_metric_names(self) -> "EvaluationSettings":
+        for name in self.metrics:
+            if not re.fullmatch(METRIC_NAME_PATTERN, name):
+                raise rule_error(
+                    "metrics",
+                    f"the metric name {name!r} is invalid. Use at most 40 lowercase letters, digits and _, "
+                    "starting with a letter.",
+                )
+            if name in RESERVED_METRIC_NAMES:
+                raise rule_error(f"metrics.{name}", f"the metric name {name!r} is reserved. Choose another name.")
+        return self
+
+    def answer_metrics(self) -> list[str]:
+        """Return the names of the metrics that this project's answers are scored with."""
+        of_format = [] if self.answer_format is None else ["format_valid"]
+        of_format += ["fields_match"] if self.answer_format and self.answer_format.type == "json" else []
+        return [*ANSWER_METRICS, *of_format, *self.metrics]

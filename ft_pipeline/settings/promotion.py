@@ -1,0 +1,47 @@
+"""Settings of the promotion: what a candidate must show to become champion."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_serializer
+
+from ft_pipeline.settings.yaml_file import Section
+
+RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "personal_data", "format"]
+Ceiling = Annotated[float, Field(ge=0, le=1)]
+
+
+class PromotionSettings(Section):
+    """Requirements for a candidate to become champion."""
+
+    metric: str = "auto"
+    """What decides which model is better. auto: a check of the answers if there is one (a metric with `decides`, exact
+    match, JSON fields), else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte,
+    chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), call_names, call_arguments, call_order
+    (of test rows with tools), or one of evaluation.metrics. `loss`, of older projects, means auto."""
+    answers_margin: float = Field(2.0, ge=0)
+    """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
+    false_moves: float = Field(0.05, gt=0, lt=0.5)
+    """Largest probability that a comparison moves the champion to a model that is not better. It is divided among the
+    candidates of the comparison: one candidate is tested at half of it, two at a third each, and so on."""
+    min_test_rows: int = Field(50, ge=2)
+    """Smallest number of test conversations for a decision. From 50 on, equal models are called different as rarely as
+    promised; with fewer, do not trust a decision that you allow here."""
+    forgetting_margin: float = Field(0.05, ge=0)
+    """Largest allowed drop in general accuracy (absolute)."""
+    incumbent_margin: float = Field(0.05, ge=0, lt=1)
+    """By how much a model of one's own may be worse than the incumbent contender: absolute for shares, 100 times that
+    for chrF, relative for likelihoods."""
+    keeps: float = Field(0.8, gt=0, le=1)
+    """Share of the best model's lead over the best baseline that a simpler technique must be shown to keep, to be
+    recommended in its place."""
+    rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
+    """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
+    (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
+    two_people: bool = False
+    """Whether another person must approve each move of the champion, by the rules or by `ft promote`: `ft approve`."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromotionSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `two_people`, which does not change what the rules decide."""
+        return {key: value for key, value in serialize(self).items() if key != "two_people"}
