@@ -101,7 +101,7 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="ft-table-", dir=build.out if cluster else None) as folder,
     ):
         local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
-        cache = FolderCache(build.store.root / "cache" / "tables")
+        cache = FolderCache(build.store.root, "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
         for name in FORMATS[build.spec.kind].also_reads:
             if name in build.inputs:

@@ -49,7 +49,7 @@ def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore, fetch
     sources, refused = read_sources(folder, names, errors)
     errors |= refused  # a YAML that is refused may contain a secret, so that it is not stored
     readable = [name for name in names if name not in errors]
-    cache = StatCache(store.root / "cache" / "stat")
+    cache = StatCache(store.root)
     stored, failed = _store_files(folder, readable, cache, blobs)
     errors |= {name: _describe_failure(failure) for name, failure in failed.items()}
     names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]

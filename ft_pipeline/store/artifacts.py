@@ -123,7 +123,7 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.artifacts = root / "artifacts"
-        self._cache = StatCache(root / "cache" / "stat")
+        self._cache = StatCache(root)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class BlobStore:
         """by_reference_above: bytes. A larger file is not copied; its path, size, mtime and hash are recorded."""
         self.folder = root / "blobs"
         self.by_reference_above = by_reference_above
-        self._cache = StatCache(root / "cache" / "stat")
+        self._cache = StatCache(root)
 
     def path(self, sha256: str) -> Path:
         """Return where the compressed copy is, if there is one."""

@@ -1,6 +1,6 @@
 """A cache of folders by key, with a size limit: the least recently used folders are removed first.
 
-Each entry records the hashes of its files. They are verified each time the entry is used.
+Each entry records the hashes of its files, sealed. They are verified each time the entry is used.
 """
 
 import json
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ft_pipeline.store.cache_seal import CacheSeal
 from ft_pipeline.store.hashing import sha256_of_file
 
 MAX_BYTES = 8 << 30
@@ -21,30 +22,34 @@ _HASHES_NAME = "entry.json"
 
 
 class FolderCache:
-    """Folders of files by key, below `root`. Losing the cache, or any part of it, costs only time."""
+    """Folders of files by key, below `cache` in the store. Losing the cache, or any part of it, costs only time."""
 
-    def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
-        self.root, self.max_bytes = root, max_bytes
+    def __init__(self, store: Path, name: str, max_bytes: int = MAX_BYTES):
+        self.root, self.max_bytes = store / "cache" / name, max_bytes
+        self._seal = CacheSeal(store)
         self._bytes: int | None = None
         """Total size of the entries when they were last listed, and of those stored since. None: not listed yet."""
 
     def restore(self, key: str, target: Path) -> bool:
         """Put the files of an entry into a new folder `target`, and return whether there was an intact entry.
 
-        A damaged entry is removed.
+        An entry that is damaged, or is not sealed with the store's key, is removed.
         """
         entry = self._entry(key)
         if not entry.exists():
             return False
         try:
-            hashes = json.loads((entry / _HASHES_NAME).read_bytes())
+            recorded = json.loads((entry / _HASHES_NAME).read_bytes())
+            hashes = recorded["files"]
+            if not self._seal.fits([key, hashes], recorded["seal"]):
+                raise ValueError(key)
             target.mkdir(parents=True)
             for name, sha256 in hashes.items():
                 _link_or_copy(entry / name, target / name)
                 if sha256_of_file(target / name) != sha256:
                     raise ValueError(name)
             os.utime(entry / _HASHES_NAME)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             shutil.rmtree(entry, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)
             return False
@@ -64,7 +69,10 @@ class FolderCache:
             temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
             for path in files:
                 _link_or_copy(path, temporary / path.name)
-            (temporary / _HASHES_NAME).write_text(json.dumps({path.name: sha256_of_file(path) for path in files}))
+            hashes = {path.name: sha256_of_file(path) for path in files}
+            if (seal := self._seal.of([key, hashes])) is None:
+                raise OSError("no key to seal it")
+            (temporary / _HASHES_NAME).write_text(json.dumps({"files": hashes, "seal": seal}))
             temporary.rename(self._entry(key))
             self._bytes += size
         except OSError:  # the disk is full or read-only, or another build has just stored the entry

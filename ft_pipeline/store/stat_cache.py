@@ -1,11 +1,13 @@
 """Cached SHA-256 of files. A file that has not changed since it was last read is not read again."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ft_pipeline.store.atomic_files import write_atomically
+from ft_pipeline.store.cache_seal import CacheSeal
 from ft_pipeline.store.hashing import sha256_of_file, sha256_of_json
 
 RACY_NANOSECONDS = 2_000_000_000
@@ -13,14 +15,15 @@ RACY_NANOSECONDS = 2_000_000_000
 
 
 class StatCache:
-    """One small JSON per folder: file name → entry. An entry is [size, mtime, ctime, inode, hash].
+    """One small JSON per folder, sealed: file name → entry. An entry is [size, mtime, ctime, inode, hash].
 
     ctime cannot be set from user space, so an edit that restores size and mtime is still detected. Losing the cache, or
     two writers at the same time, costs only another read.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, store: Path) -> None:
+        self.root = store / "cache" / "stat"
+        self._seal = CacheSeal(store)
 
     def hashes(
         self,
@@ -33,8 +36,8 @@ class StatCache:
 
         failed: receives the files that are missing or unreadable. Without it, the first of them raises OSError.
         """
-        cache_file = self.root / f"{sha256_of_json(str(folder.resolve()))[:32]}.json"
-        cached = _load(cache_file)
+        place = str(folder.resolve())
+        cached = self._load(place)
         entries: dict[str, list] = {}
         for name in names:
             try:
@@ -45,8 +48,26 @@ class StatCache:
                 failed[name] = error
         reliable = {name: entry for name, entry in entries.items() if not _is_racy(entry)}
         if reliable != {name: cached.get(name) for name in reliable}:
-            _save(cache_file, cached | reliable)
+            self._save(place, cached | reliable)
         return {name: entry[-1] for name, entry in entries.items()}
+
+    def _file(self, place: str) -> Path:
+        return self.root / f"{sha256_of_json(place)[:32]}.json"
+
+    def _load(self, place: str) -> dict[str, list]:
+        """Return the saved entries; none if the file is missing, broken or not sealed."""
+        try:
+            content = json.loads(self._file(place).read_bytes())
+            entries, seal = content["entries"], content["seal"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return entries if isinstance(entries, dict) and self._seal.fits([place, entries], seal) else {}
+
+    def _save(self, place: str, entries: dict[str, list]) -> None:
+        seal = self._seal.of([place, entries])
+        if seal is not None:
+            with contextlib.suppress(OSError):  # a read-only store can still be read
+                write_atomically(self._file(place), json.dumps({"entries": entries, "seal": seal}).encode())
 
 
 def _current_entry(path: Path, cached: list | None, hash_file: Callable[[Path], str]) -> list:
@@ -67,19 +88,3 @@ def _is_racy(entry: list) -> bool:
     """Return whether the file was written too recently for its entry to be saved."""
     _, mtime, ctime, *_ = entry
     return max(mtime, ctime) > time.time_ns() - RACY_NANOSECONDS
-
-
-def _save(path: Path, entries: dict[str, list]) -> None:
-    try:
-        write_atomically(path, json.dumps(entries).encode())
-    except OSError:  # a read-only store can still be read
-        return
-
-
-def _load(path: Path) -> dict[str, list]:
-    """Return the saved entries; none if the file is missing or broken."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -242,7 +242,7 @@ def table_of_references(folder: Path, store: ArtifactStore, out: Path, while_rea
     """Build the table of a folder whose files are stored by reference. `while_reading` is called in the middle."""
     blobs = BlobStore(store.root, by_reference_above=0)
     copies = checkout(snapshot_folder(folder, store, blobs), store, out / "files", blobs)
-    cache = FolderCache(store.root / "cache" / "tables")
+    cache = FolderCache(store.root, "tables")
     build_table(
         "text",
         [source_file(copy) for copy in copies],
@@ -306,8 +306,8 @@ def test_the_hashes_of_stored_files_are_read_and_saved_once_per_folder(
         write_texts(tmp_path / "text" / f"{number}.jsonl", f"number {number}")
     monkeypatch.setattr(stat_cache, "RACY_NANOSECONDS", 0)
     saved: list[Path] = []
-    save = stat_cache._save
-    monkeypatch.setattr(stat_cache, "_save", lambda path, entries: (saved.append(path), save(path, entries)))
+    save = stat_cache.write_atomically
+    monkeypatch.setattr(stat_cache, "write_atomically", lambda path, content: (saved.append(path), save(path, content)))
     snapshot = snapshot_folder(tmp_path / "text", store)
     folders = {entry.sha256[:2] for entry in snapshot.entries if entry.sha256}
     assert len(saved) == len(set(saved)) == len(folders) + 1

@@ -1,5 +1,6 @@
 """Unchanged files are not read again, and every change is detected."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_unchanged_files_are_read_once_and_changed_files_again(tmp_path: Path) -
     for name in ("a", "b"):
         (folder / name).write_text(name)
     wait_until_trusted()
-    reader, cache = Reader(), StatCache(tmp_path / "cache")
+    reader, cache = Reader(), StatCache(tmp_path / "store")
     first = cache.hashes(folder, ["a", "b"], reader)
     assert cache.hashes(folder, ["a", "b"], reader) == first
     assert reader.read == ["a", "b"]
@@ -44,7 +45,7 @@ def test_unchanged_files_are_read_once_and_changed_files_again(tmp_path: Path) -
 
 def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
-    reader, cache = Reader(), StatCache(tmp_path / "cache")
+    reader, cache = Reader(), StatCache(tmp_path / "store")
     for _ in range(2):
         cache.hashes(tmp_path, ["a"], reader)
     assert reader.read == ["a", "a"]
@@ -53,9 +54,16 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
 def test_a_broken_cache_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     wait_until_trusted()
-    cache = StatCache(tmp_path / "cache")
+    cache = StatCache(tmp_path / "store")
     first = cache.hashes(tmp_path, ["a"])
-    for file in (tmp_path / "cache").iterdir():
-        for content in ("{", "[]", '{"a": []}', '{"a": "x"}'):
+    for file in cache.root.iterdir():
+        kept = json.loads(file.read_bytes())
+        for content in (
+            "{",
+            "[]",
+            '{"a": []}',
+            '{"entries": "x", "seal": "unsealed"}',
+            json.dumps(kept | {"seal": "x"}),
+        ):
             file.write_text(content)
             assert cache.hashes(tmp_path, ["a"]) == first

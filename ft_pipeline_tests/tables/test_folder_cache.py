@@ -26,7 +26,7 @@ class Builds:
 
     def __init__(self, folder: Path, data_format: str = "alpaca", **cache_options):
         self.folder, self.data_format = folder, data_format
-        self.cache = FolderCache(folder / "cache", **cache_options)
+        self.cache = FolderCache(folder / "store", "tables", **cache_options)
         self.raw = folder / "raw"
         self.raw.mkdir()
         self.number = 0
@@ -186,7 +186,7 @@ def test_a_build_succeeds_if_the_cache_cannot_store_anything(tmp_path):
     builds.build()
     assert not list(builds.cache.root.iterdir())
     (tmp_path / "file").write_text("")
-    builds.cache = FolderCache(tmp_path / "file" / "cache")
+    builds.cache = FolderCache(tmp_path / "file", "tables")
     assert builds.build().accepted == 10
 
 

@@ -24,7 +24,7 @@ from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.file_result import SourceFile
 
 folder = Path(sys.argv[1])
-cache = FolderCache(folder / "cache")
+cache = FolderCache(folder / "store", "tables")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 files = [SourceFile(path.name, path, path.stem) for path in sorted((folder / "raw").iterdir())]
 for name in ("first", "from_cache"):
@@ -85,7 +85,7 @@ class CountedIds(frozenset):
 def test_the_ids_of_erased_rows_are_read_once_for_all_files(tmp_path):
     files = write_files(tmp_path, 20)
     sources = [SourceFile(name, tmp_path / "raw" / name, name) for name in files]
-    excluded, cache = CountedIds({"a", "b"}), FolderCache(tmp_path / "cache")
+    excluded, cache = CountedIds({"a", "b"}), FolderCache(tmp_path / "store", "tables")
     build_table("alpaca", sources, tmp_path / "out", max_quarantined=0.5, excluded=excluded, cache=cache)
     assert CountedIds.read == 1
 
@@ -98,18 +98,18 @@ def count_listings(monkeypatch, root: Path) -> list[Path]:
 
 
 def test_the_cache_is_not_listed_for_each_new_entry(tmp_path, monkeypatch):
-    cache = FolderCache(tmp_path / "cache")
+    cache = FolderCache(tmp_path / "store", "tables")
     listed = count_listings(monkeypatch, cache.root)
     store_entries(cache, tmp_path, 50)
     assert len(listed) == 1 and len(list(cache.root.iterdir())) == 50
 
 
 def test_a_full_cache_makes_room_for_several_entries_at_once(tmp_path, monkeypatch):
-    cache = FolderCache(tmp_path / "cache", max_bytes=10_000)  # of 100 bytes, and the hashes of the entry
+    cache = FolderCache(tmp_path / "store", "tables", max_bytes=14_000)  # of 100 bytes, and their hashes
     listed = count_listings(monkeypatch, cache.root)
     store_entries(cache, tmp_path, 400)
     used = sum(path.stat().st_size for path in cache.root.rglob("rows"))
-    assert len(listed) < 100 and 5_000 < used <= 10_000
+    assert len(listed) < 100 and 5_000 < used <= 14_000
     assert cache.restore("key-399", tmp_path / "newest") and not cache.restore("key-0", tmp_path / "oldest")
 
 
