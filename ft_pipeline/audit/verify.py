@@ -15,6 +15,7 @@ from ft_pipeline.audit.champion_records import (
     check_redaction_records,
     check_redactions,
 )
+from ft_pipeline.audit.extra_files import find_extra_files
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
@@ -64,6 +65,7 @@ def verify(
         *inbox_problems,
         *redaction_problems,
         *check_redactions(index, nodes_to_check),
+        *(find_extra_files(index.root) if nodes is None else ()),
     ]
     counted = {
         "artifacts": len(nodes_to_check),

@@ -310,6 +310,23 @@ def extra_file_in_an_empty_artifact(shop: Shop) -> None:
     (attacks.newest(shop, "adapter") / "code.py").write_text("import os", encoding="utf-8")
 
 
+def extra_files_beside_artifacts(shop: Shop) -> None:
+    (shop.store.artifacts / "evil.txt").write_text("a note")
+
+
+def extra_file_beside_contents(shop: Shop) -> None:
+    (shop.store.artifacts / "adapter" / "evil.txt").write_text("a note")
+
+
+def extra_folder_of_records(shop: Shop) -> None:
+    (shop.store.root / "inbox" / "sub").mkdir()
+    shutil.copy(shop.store.root / "inbox" / "000001.json", shop.store.root / "inbox" / "sub")
+
+
+def extra_file_beside_raw_files(shop: Shop) -> None:
+    (shop.store.root / "blobs" / "rows.jsonl").write_text("{}")
+
+
 def create_key_elsewhere(shop: Shop) -> attacks.SigningKey:
     """The key of an attacker, who has another machine."""
     with pytest.MonkeyPatch.context() as patch:
@@ -358,6 +375,10 @@ ATTACKS: dict[Attack, tuple[str, str]] = {
     edit_ids_of_tests: ("edited_record", "exposures/rows/"),
     link_in_place_of_a_record: ("linked_folder", "champion/000001.json"),
     extra_file_in_an_empty_artifact: ("extra_file", "adapter"),
+    extra_files_beside_artifacts: ("extra_file", "artifacts/evil.txt"),
+    extra_file_beside_contents: ("extra_file", "artifacts/adapter/evil.txt"),
+    extra_folder_of_records: ("extra_file", "inbox/sub/000001.json"),
+    extra_file_beside_raw_files: ("extra_file", "blobs/rows.jsonl"),
 }
 """Attack → code and place of one of its findings."""
 
