@@ -194,7 +194,8 @@ def _back_dated(entries: list[Entry]) -> Iterator[SignatureFault]:
     for entry in entries:
         time = datetime.fromisoformat(entry.time)
         if latest is not None and (latest - time).total_seconds() > CLOCK_SECONDS:
-            message = f"is dated {entry.time}, before the line before it ({latest.isoformat()})"
+            before = f"is dated {entry.time}, before the line before it ({latest.isoformat()})"
+            message = f"{before}: a clock was wrong, or the line is back-dated"
             yield SignatureFault("back_dated", f"{FILE_NAME}:{entry.number}", message)
         latest = max(latest, time) if latest else time
 

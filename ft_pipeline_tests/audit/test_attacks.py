@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -406,6 +406,16 @@ def test_a_changed_champion_is_not_handed_out(signed: Shop, attack: Attack) -> N
     attack(signed)
     with pytest.raises(UserError):
         require_intact(signed.store, model)
+
+
+def test_a_clock_that_was_ahead_does_not_block_the_store(signed: Shop, ft_json: Command) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    pointer = next((signed.store.root / "current").iterdir())
+    name = pointer.relative_to(signed.store.root).as_posix()
+    attacks.sign_line(signed, {name: attacks.sha256_of_file(pointer)}, "pointer", tomorrow)
+    decisions.record(signed.store.root, "rejected", {"call-3": (1, 1)}, "", [])
+    require_intact(signed.store, _champion(signed))
+    assert {finding["code"] for finding in ft_json("audit", "--verify")["findings"]} == {"back_dated"}
 
 
 def test_a_dropped_champion_is_not_replaced_by_the_one_before(signed: Shop) -> None:

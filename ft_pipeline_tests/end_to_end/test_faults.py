@@ -12,6 +12,7 @@ import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL
 from ft_pipeline_tests.audit.tampering import flip
 from ft_pipeline_tests.end_to_end.project import Finished, environment, ft, ft_json, small_project
 from ft_pipeline_tests.end_to_end.ui import serving
@@ -30,7 +31,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {{
     return result;
 }}
 """
-LIGHT = "raw_alpaca,raw_sharegpt,alpaca,sharegpt,conversations"
+LIGHT = ",".join(["raw_alpaca", "raw_sharegpt", "raw_chat", "raw_traces", *CONVERSATIONAL, "conversations"])
 
 
 @pytest.fixture
@@ -119,6 +120,8 @@ def test_correcting_a_clock_that_was_a_day_ahead_rebuilds_nothing(clock: Path, t
     assert stamped and newest and newest.fingerprint != stamped.fingerprint
     assert newest.when < stamped.when, "the clock was not put back"
     assert ft_json(root, *command)["steps"] == []
+    findings = json.loads(ft(root, "audit", "--verify", "--json").stdout)["findings"]
+    assert {finding["code"] for finding in findings} == {"back_dated"}, findings
     ((rows,),) = ft_json(root, "sql", "select sum(accepted) from alpaca_files where file = 'support_01.jsonl'")["rows"]
     assert rows == len(path.read_bytes().splitlines())
 
