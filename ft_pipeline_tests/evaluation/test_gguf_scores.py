@@ -81,6 +81,13 @@ def test_the_file_in_32_bit_agrees_with_the_merged_model(scored: Scored) -> None
     assert abs(costs["loss_increase"]["value"]) < 1e-3 and 0 <= costs["kl"]["value"] < 1e-3
 
 
+def test_the_long_comparison_shows_its_progress(scored: Scored) -> None:
+    steps = [step for step, _ in scored.job.report.steps]
+    totals = {total for _, total in scored.job.report.steps}
+    assert len(totals) == 1 and steps == sorted(steps) and steps[-1] == totals.pop()
+    assert steps[0] == 1, "the first answers are those of the merged model, one at a time"
+
+
 def test_a_smaller_file_costs_more(scored: Scored) -> None:
     kl = [scored.summary["costs"][name]["kl"]["value"] for name in TYPES]
     assert kl == sorted(kl) and kl[2] > 10 * kl[1] > 0

@@ -79,6 +79,8 @@ class _Measuring:
         self._reference = MergedReference(job.inputs["merged_model"], scorer.tokenizer)
         first = next(iter(tested_models.values()))
         self._items = scorer.render(first, self._reference.window)
+        comparisons = 1 + len(tested_models.keys() | {EXACT})
+        scorer.progress.expect(comparisons * len(self._items))
         self._merged_samples = _samples(job.inputs["scores"], "merged")
         self.other_tokens = 0
         """Number of prompts of which llama.cpp's tokenizer makes other tokens than the model's own."""
@@ -89,6 +91,7 @@ class _Measuring:
         tested_model, measured = self._tested_models[type_name], measured_path(self._job, type_name)
         if measured.is_file() and self._scorer.skip_if_scored(tested_model):
             records: list[Record] = json.loads(measured.read_text(encoding="utf-8"))
+            self._scorer.progress.advance(len(self._items))
             return records
         with EvaluatedModel(path, self._longest()) as model:
             lm = LlamaCppLM(model, self._scorer.tokenizer, self._reference, self._scorer.progress.advance)
@@ -121,6 +124,7 @@ class _Measuring:
                         "own_tokens": len(own.answer),
                     }
                 )
+                self._scorer.progress.advance(1)
         return records
 
     def broken_rails(self, scores: Path) -> dict[str, list[str]]:
@@ -164,6 +168,7 @@ class _Measuring:
                     return model.answer(prompt + answer, stop_ids, limit - len(answer)) if answer else guess
 
                 answers.append(self._reference.answer(prompt, draft, limit))
+                self._scorer.progress.advance(1)
         return answers
 
     def _recorded_ids(self, sample: Record) -> list[int]:

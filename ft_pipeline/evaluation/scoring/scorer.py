@@ -393,6 +393,10 @@ class RequestProgress:
         self._total = total
         self._done = 0
 
+    def expect(self, requests: int) -> None:
+        """Count further requests to those of the job."""
+        self._total += requests
+
     def advance(self, requests: int) -> None:
         self._done = min(self._done + requests, self._total)
         self._report.progress(self._done, self._total)
