@@ -61,8 +61,9 @@ def build_artifact(
     run_info: who started the build, for the manifest; by default what Dagster records about the run.
 
     Raises UserError for an error that the user can fix, and WorkerError if a worker crashed or was killed. With a
-    context, both become dg.Failure, and are not retried. WorkerLost, if a cluster took the worker's machine away,
-    becomes a retry. An interrupted build leaves no process running and keeps its checkpoints.
+    context, both become dg.Failure, which is retried only if the worker was killed and the asset has a retry policy.
+    WorkerLost, if a cluster took the worker's machine away, becomes a retry. An interrupted build leaves no process
+    running and keeps its checkpoints.
     """
     started = time.monotonic()
     with _errors_as_failures(context):
@@ -248,7 +249,8 @@ def _errors_as_failures(context: dg.AssetExecutionContext | None) -> Iterator[No
             raise
         tail = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
         metadata: dict[str, Any] = {"exit_code": error.exit_code, "log_tail": tail}
-        raise dg.Failure(str(error), metadata=metadata, allow_retries=False) from None
+        is_crash = error.exit_code == 1  # it would crash again; a worker that was killed can resume
+        raise dg.Failure(str(error), metadata=metadata, allow_retries=not is_crash) from None
 
 
 def retry_request() -> dg.RetryRequested:
