@@ -4,8 +4,8 @@ import os
 
 import dagster as dg
 
-EXECUTOR = "FT_EXECUTOR"
-"""Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
+from ft_pipeline.execution import pods
+from ft_pipeline.execution.machines import EXECUTOR, PODS
 
 
 @dg.definitions
@@ -13,19 +13,18 @@ def executor() -> dg.Definitions:
     """Return the executor that FT_EXECUTOR names.
 
     By default a run is one process: heavy steps start worker processes, so a process per step would only take time.
-    On Kubernetes each step is a pod, which gets the GPUs that the op tags of its asset request.
+    On Kubernetes each step is a pod, which gets what the experiment of its run requests (execution/pods.py).
     """
     requested = os.environ.get(EXECUTOR) or "in_process"
     if requested == "in_process":
         return dg.Definitions(executor=dg.in_process_executor)
-    if requested != "k8s":
+    if requested != PODS:
         raise dg.DagsterInvalidDefinitionError(
             f"{EXECUTOR}={requested!r} is not an executor. Set it to in_process or k8s."
         )
     try:
-        from dagster_k8s import k8s_job_executor
+        return dg.Definitions(executor=pods.executor())
     except ModuleNotFoundError:
         raise dg.DagsterInvalidDefinitionError(
             f"{EXECUTOR}=k8s needs the extra `k8s`. Run: pip install 'ft-pipeline[k8s]'"
         ) from None
-    return dg.Definitions(executor=k8s_job_executor)

@@ -94,9 +94,8 @@ def memory_estimate(context: SpecContext) -> Spec:
     the model, from its config alone."""
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
-    return Spec(
-        "memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json", exclude={"gguf"})}
-    )
+    config = {"experiment": settings.model_dump(mode="json", exclude={"gguf", "machine"})}
+    return Spec("memory_estimate", references(inputs), config)
 
 
 @step(

@@ -15,9 +15,9 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABL
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
-NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf"}
-"""Settings for when an experiment is trained, for its sweep, and for what is made of its result, which they do not
-change."""
+NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf", "machine"}
+"""Settings for when and where an experiment is trained, for its sweep, and for what is made of its result. They do not
+change it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
-from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
+from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.atomic_files import translate_write_errors
@@ -23,6 +23,10 @@ from ft_pipeline.store.spec import Spec
 
 MIN_OBSERVATION_INTERVAL = 5.0
 """Seconds between two progress events in Dagster's log. Writing an event to SQLite takes about 30 ms."""
+MAX_RETRIES = 2
+"""How often a step runs again whose machine was lost. It resumes from its checkpoint."""
+RETRY_SECONDS = 30
+"""Seconds before that."""
 logger = logging.getLogger(__name__)
 
 BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
@@ -57,8 +61,9 @@ def build_artifact(
     run_info: who started the build, for the manifest; by default what Dagster records about the run.
 
     Raises UserError for an error that the user can fix, and WorkerError if a worker crashed or was killed. With a
-    context, both become dg.Failure; a UserError is not retried. An interrupted build leaves no process running and
-    keeps its checkpoints.
+    context, both become dg.Failure, which is retried only if the worker was killed and the asset has a retry policy.
+    WorkerLost, if a cluster took the worker's machine away, becomes a retry. An interrupted build leaves no process
+    running and keeps its checkpoints.
     """
     started = time.monotonic()
     with _errors_as_failures(context):
@@ -234,8 +239,20 @@ def _errors_as_failures(context: dg.AssetExecutionContext | None) -> Iterator[No
         if context is None:
             raise
         raise dg.Failure(str(error), allow_retries=False) from None
+    except WorkerLost as error:
+        if context is None:
+            raise
+        context.log.warning(str(error))
+        raise retry_request() from error
     except WorkerError as error:
         if context is None:
             raise
         tail = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
-        raise dg.Failure(str(error), metadata={"exit_code": error.exit_code, "log_tail": tail}) from None
+        metadata: dict[str, Any] = {"exit_code": error.exit_code, "log_tail": tail}
+        is_crash = error.exit_code == 1  # it would crash again; a worker that was killed can resume
+        raise dg.Failure(str(error), metadata=metadata, allow_retries=not is_crash) from None
+
+
+def retry_request() -> dg.RetryRequested:
+    """Return the exception by which Dagster runs a step again whose machine was lost."""
+    return dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS)

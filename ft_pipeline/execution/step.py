@@ -145,6 +145,8 @@ class Step:
     per_experiment: bool
     gpu: Callable[[Project], bool]
     """Whether its worker leases a device, for the settings of a project."""
+    may_use_gpu: bool
+    """Whether an input that is missing may be built by a worker that leases a device, before the step itself."""
     code_version: str
     checks: tuple[CheckSpec, ...]
     spec: SpecFunction

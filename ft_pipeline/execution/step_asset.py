@@ -5,6 +5,7 @@ builds that artifact or finds it in the store. The function is also kept in STEP
 a run would do.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,15 @@ import dagster as dg
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
-from ft_pipeline.execution.build import MIN_OBSERVATION_INTERVAL, BuildFunction, BuildResult, build_artifact
+from ft_pipeline.execution.build import (
+    MIN_OBSERVATION_INTERVAL,
+    BuildFunction,
+    BuildResult,
+    build_artifact,
+    retry_request,
+)
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
+from ft_pipeline.execution.machines import EXECUTOR, LOST_MACHINE_RETRIES, PODS, device_need, limit_run_time
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.pool_waits import POOL
@@ -30,8 +38,6 @@ from ft_pipeline.execution.step import (
     Step,
     StepBuildFunction,
 )
-from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -70,6 +76,7 @@ def step(
     code_version: str = "1",
     per_experiment: bool = False,
     gpu: bool | Callable[[Project], bool] = False,
+    may_use_gpu: bool = False,
     checks: Sequence[CheckSpec] = (),
     build: StepBuildFunction | None = None,
     builds_here: Callable[[Spec], bool] = lambda spec: True,
@@ -86,6 +93,8 @@ def step(
     automation: when Dagster's daemon materializes the asset automatically; None: never.
     gpu: whether the worker leases a device. The asset then also takes a slot of the pool `gpu` and requests a GPU from
     Kubernetes. A function if that depends on the settings; slot and request follow the settings at load time.
+    may_use_gpu: whether a missing input may need a device. The asset then requests a GPU from Kubernetes, whose pod
+    exists before that is known, but takes no slot: the lease of the input's worker excludes others.
     """
 
     def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
@@ -103,7 +112,8 @@ def step(
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
             pool=POOL if takes_gpu_slot else None,
-            op_tags=gpu_op_tags() if takes_gpu_slot else None,
+            op_tags=gpu_op_tags() if takes_gpu_slot or may_use_gpu else None,
+            retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
             check_specs=[
                 dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
                 for check in checks
@@ -118,6 +128,7 @@ def step(
             deps=tuple(deps),
             per_experiment=per_experiment,
             gpu=gpu if callable(gpu) else lambda project: gpu,
+            may_use_gpu=may_use_gpu,
             code_version=code_version,
             checks=tuple(checks),
             spec=spec_function,
@@ -167,12 +178,18 @@ def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeRe
         if isinstance(error, dg.Failure):
             raise
         raise dg.Failure(str(error), allow_retries=False) from None
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        if context.job_def.executor_def.name != PODS:
+            raise
+        # Kubernetes evicts the pod. Dagster would count that as a failure. A canceled run starts no retry.
+        raise retry_request() from None
 
 
 def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
     project = Project.find()
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
+    limit_run_time(context, project)
     with project_lock(store.root).hold(context.log.info, shared=True):  # no row is erased between spec and artifact
         return _find_or_build(context, step, experiment, project, store)
 
@@ -227,18 +244,6 @@ def _in_process_build(step: Step, project: Project, store: ArtifactStore) -> Bui
         return None
     build = step.build
     return lambda spec, inputs, out: build(BuildContext(project, store, spec, inputs, out))
-
-
-def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
-    """Return what a job of this kind needs.
-
-    A training needs the GPUs that its experiment declares. Other jobs of an experiment run in one process and need one
-    of them. A job without an experiment uses any available device.
-    """
-    if experiment is None:
-        return DeviceNeed()
-    gpu = project.experiment(experiment).gpu
-    return DeviceNeed(gpu.count if kind in MULTI_PROCESS_KINDS else 1, gpu.min_memory_gb, gpu.required)
 
 
 def _materialize_result(

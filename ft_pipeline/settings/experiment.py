@@ -9,6 +9,7 @@ from pydantic import (
 )
 
 from ft_pipeline.settings.gguf_types import unknown_type
+from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
@@ -103,6 +104,7 @@ class ExperimentSettings(Section):
     dpo: DpoSettings = DpoSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
+    machine: MachineSettings = MachineSettings()
     seeds: int = Field(1, ge=1, le=10)
     """Number of trainings, with `training.seed` and the numbers after it. The additional ones are sweep members
     (`NAME.seed1`), and the comparison shows the spread of all of them."""

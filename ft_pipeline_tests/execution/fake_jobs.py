@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.workers.worker import LOST
 from ft_pipeline.job import Job
 
 GROUPS: list = []
@@ -64,6 +65,18 @@ def fill(job: Job) -> dict:
 
 def leave(job: Job) -> dict:
     os._exit(0)
+
+
+def lost(job: Job) -> dict:
+    """End as an agent does whose cluster took the machine away, until `times` attempts were made."""
+    with (job.work / "attempts").open("a") as file:
+        file.write("x")
+    attempts = len((job.work / "attempts").read_text())
+    if attempts <= job.config["times"]:
+        (job.out.parent / "error.json").write_text('{"message": "the machine is gone. Run again."}')
+        os._exit(LOST)
+    (job.out / "lost.txt").write_text("x")
+    return {"attempts": attempts}
 
 
 def hub(job: Job) -> dict:

@@ -67,6 +67,19 @@ def test_a_killed_worker_is_retried_and_resumes(store: ArtifactStore) -> None:
         assert store.all()[0].summary["resumed_from"] == 4
 
 
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_step_whose_machine_is_lost_runs_again_but_not_for_ever(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("ft_pipeline.execution.build.RETRY_SECONDS", 0)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result, log = run(store, "lost", instance, times=times)
+    assert result.success == (times == 1)
+    assert "adapter [qlora]: the machine is gone. Run again." in [entry.user_message for entry in log]
+    (attempts,) = (store.root / "work").rglob("attempts") if times > 1 else [None]
+    assert (store.all()[0].summary["attempts"] == 2) if attempts is None else len(attempts.read_text()) == 3
+
+
 def test_a_crash_shows_the_end_of_the_workers_log(store: ArtifactStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result, _ = run(store, "crash", instance)

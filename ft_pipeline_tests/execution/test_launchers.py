@@ -11,7 +11,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.step_asset import device_need
+from ft_pipeline.execution.machines import device_need
 from ft_pipeline.execution.workers.accelerate_config import Processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for

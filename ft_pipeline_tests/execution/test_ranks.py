@@ -95,8 +95,8 @@ def test_only_training_runs_in_several_processes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FT_LAUNCHER", "accelerate")
     assert launcher_for("adapter", DeviceNeed()) == AccelerateLauncher()
     assert launcher_for("scores", DeviceNeed()) == LocalLauncher()
-    monkeypatch.setenv("FT_LAUNCHER", "slurm")
-    with pytest.raises(UserError, match=r"FT_LAUNCHER='slurm' is not a launcher. Set it to local"):
+    monkeypatch.setenv("FT_LAUNCHER", "flux")
+    with pytest.raises(UserError, match=r"FT_LAUNCHER='flux' is not a launcher. Set it to local"):
         launcher_for("scores", None)
 
 

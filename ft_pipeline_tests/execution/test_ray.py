@@ -202,7 +202,8 @@ def on_node(worker_job: WorkerJob, patience: float = 60.0) -> subprocess.Popen[b
     order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
     (worker_job.folder / "order.json").write_text(json.dumps(order))
     write_heartbeat(worker_job.folder, "1")
-    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(worker_job.write())])
+    command = [sys.executable, "-m", "ft_pipeline.execution.workers.cluster_node", str(worker_job.write())]
+    return subprocess.Popen(command)
 
 
 def exit_code(worker_job: WorkerJob) -> int:
@@ -253,7 +254,7 @@ def test_a_second_signal_kills_a_worker_that_does_not_stop(tmp_path: Path) -> No
 
 
 def test_a_node_without_access_to_the_job_folder_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(tmp_path / "job.json")]
+    command = [sys.executable, "-m", "ft_pipeline.execution.workers.cluster_node", str(tmp_path / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"cannot read the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
@@ -273,9 +274,9 @@ class JobSubmissionClient:
 """
 AGENT = """
 import sys
-from ft_pipeline.execution.workers import ray_agent
-ray_agent.HEAD_TIMEOUT, ray_agent.STATUS_SECONDS, ray_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
-sys.exit(ray_agent.main(sys.argv[1:]))
+from ft_pipeline.execution.workers import cluster_agent, ray_agent
+cluster_agent.HEAD_TIMEOUT, cluster_agent.STATUS_SECONDS, cluster_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
+sys.exit(cluster_agent.run_agent(sys.argv[1:], ray_agent._submit, ray_agent._report_end))
 """
 
 

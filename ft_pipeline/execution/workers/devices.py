@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.store.locks import FileLock
 
 POLL_SECONDS = 1.0
@@ -36,6 +37,8 @@ class DeviceNeed:
     """Total memory per GPU, in GB of 10⁹ bytes. As much must be free when the job starts."""
     required: bool = False
     """Whether a missing GPU is an error; otherwise the job uses the CPU."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """What the job requests from a cluster besides GPUs."""
 
     def __str__(self) -> str:
         """`2 GPUs of at least 40 GB`."""

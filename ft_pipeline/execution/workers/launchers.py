@@ -1,7 +1,7 @@
 """How a worker process is started. Launchers share one interface, so that the worker is the same wherever it runs.
 
-The deployment selects the launcher: FT_LAUNCHER is `local`, `accelerate` or `ray` (extra `ray`). If it is not set, a
-training on several GPUs uses `accelerate`, and everything else `local`.
+The deployment selects the launcher: FT_LAUNCHER is `local`, `accelerate`, `ray` or `slurm` (extras `ray`, `slurm`). If
+it is not set, a training on several GPUs uses `accelerate`, and everything else `local`.
 """
 
 import json
@@ -9,9 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
@@ -19,13 +19,15 @@ from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, N
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
 from ft_pipeline.models import compute_setting
+from ft_pipeline.settings.machine import MachineSettings
 
 WORKER_MODULE = "ft_pipeline.execution.workers.worker"
 RANK_LAUNCHER_MODULE = "ft_pipeline.execution.workers.rank_launcher"
 RAY_AGENT_MODULE = "ft_pipeline.execution.workers.ray_agent"
+SLURM_AGENT_MODULE = "ft_pipeline.execution.workers.slurm_agent"
 LAUNCHER = "FT_LAUNCHER"
 """Environment variable: one of LAUNCHERS."""
-LAUNCHERS = ("local", "accelerate", "ray")
+LAUNCHERS = ("local", "accelerate", "ray", "slurm")
 MULTI_PROCESS_KINDS = ("adapter",)
 """Kinds of jobs that several processes can run together."""
 RANK_ENTRY = "FT_RANK_ENTRY"
@@ -38,8 +40,14 @@ RAY_PYTHON = "FT_RAY_PYTHON"
 """Path of Python on the nodes; by default the path of this Python."""
 RAY_PATIENCE = "FT_RAY_PATIENCE"
 """Seconds without a heartbeat after which a worker on a node stops; by default 30."""
+SLURM_GPUS = "FT_SLURM_GPUS"
+"""GPUs that a SLURM job requests; by default what the experiment declares. 0 for a cluster without GPUs."""
+SLURM_PYTHON = "FT_SLURM_PYTHON"
+"""Path of Python on the nodes; by default the path of this Python."""
+SLURM_PATIENCE = "FT_SLURM_PATIENCE"
+"""Seconds without a heartbeat after which a worker on a node stops; by default 30."""
 ORDER_FILE = "order.json"
-"""File next to a job that goes to Ray: what to start for it."""
+"""File next to a job that goes to a cluster: what to start for it."""
 CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time per period, and the period, for the container's control group (cgroup v2)."""
 
@@ -114,22 +122,56 @@ class RayLauncher:
         return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the Ray cluster",) * self.gpus)
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        cpus = _whole_number(RAY_CPUS, 1, minimum=1)
         order = {
-            "entry": self.entry,
-            "env": {
-                **env,
-                **_process_variables(),
-                **_variables_with_values(compute_setting.COMPUTE_DTYPE_VARIABLE),
-                "OMP_NUM_THREADS": str(cpus),
-            },
+            **_order(self.entry, env, _whole_number(RAY_CPUS, 1, minimum=1), RAY_PYTHON, RAY_PATIENCE),
             "gpus": self.gpus,
-            "cpus": cpus,
-            "python": os.environ.get(RAY_PYTHON) or sys.executable,
-            "patience": float(_whole_number(RAY_PATIENCE, int(DEFAULT_PATIENCE), minimum=1)),
         }
-        (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
-        return LocalLauncher(RAY_AGENT_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
+        return _start_agent(RAY_AGENT_MODULE, job_file, order, env=env, lifeline=lifeline, log=log)
+
+
+@dataclass(frozen=True)
+class SlurmLauncher:
+    """A SLURM job on a cluster, whose nodes have this package and the project's folder under the same paths.
+
+    A process on this machine represents it (slurm_agent.py).
+    """
+
+    gpus: int = 0
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    entry: str = WORKER_MODULE
+
+    @property
+    def lease(self) -> Lease:
+        """SLURM chooses the node, and shows the worker only the GPUs that it requested."""
+        return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the SLURM cluster",) * self.gpus)
+
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+        order = {
+            **_order(self.entry, env, self.machine.cpus or 1, SLURM_PYTHON, SLURM_PATIENCE),
+            "gpus": self.gpus,
+            "machine": self.machine.model_dump(mode="json"),
+        }
+        return _start_agent(SLURM_AGENT_MODULE, job_file, order, env=env, lifeline=lifeline, log=log)
+
+
+def _order(entry: str, env: Mapping[str, str], cpus: int, python: str, patience: str) -> dict[str, Any]:
+    """What a node starts. python, patience: names of environment variables."""
+    variables = {**_process_variables(), **_variables_with_values(compute_setting.COMPUTE_DTYPE_VARIABLE)}
+    return {
+        "entry": entry,
+        "env": {**env, **variables, "OMP_NUM_THREADS": str(cpus)},
+        "cpus": cpus,
+        "python": os.environ.get(python) or sys.executable,
+        "patience": float(_whole_number(patience, int(DEFAULT_PATIENCE), minimum=1)),
+    }
+
+
+def _start_agent(
+    module: str, job_file: Path, order: dict[str, Any], *, env: Mapping[str, str], lifeline: int, log: BinaryIO
+) -> subprocess.Popen[bytes]:
+    """Start the process that represents a worker on a cluster."""
+    (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
+    return LocalLauncher(module).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
 def check_environment() -> None:
@@ -142,13 +184,14 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     """Return the deployment's launcher for a kind of job that needs a device, or none (`need` is None).
 
     Raises UserError if FT_LAUNCHER names no launcher, or one that cannot train on the GPUs that the job needs.
-    A job without a device runs on this machine even under Ray: it is light, or calls an endpoint with a local key.
+    A job without a device runs on this machine even with a cluster: it is light, or calls an endpoint with a local key.
     """
     requested = _requested_launcher()
-    if requested == "ray" and need is not None:
-        gpus = _whole_number(RAY_GPUS, need.count, minimum=0)
+    if requested in ("ray", "slurm") and need is not None:
+        gpus = _whole_number(RAY_GPUS if requested == "ray" else SLURM_GPUS, need.count, minimum=0)
         has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
-        return RayLauncher(gpus, RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE)
+        entry = RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE
+        return RayLauncher(gpus, entry) if requested == "ray" else SlurmLauncher(gpus, need.machine, entry)
     if kind not in MULTI_PROCESS_KINDS:
         return LocalLauncher()
     gpus = need.count if need is not None else 1
@@ -162,7 +205,7 @@ def _requested_launcher() -> str | None:
     """The value of FT_LAUNCHER; None if it is not set. Raises UserError for an unknown launcher."""
     requested = os.environ.get(LAUNCHER) or None
     if requested is not None and requested not in LAUNCHERS:
-        raise UserError(f"{LAUNCHER}={requested!r} is not a launcher. Set it to local, accelerate or ray.")
+        raise UserError(f"{LAUNCHER}={requested!r} is not a launcher. Set it to local, accelerate, ray or slurm.")
     return requested
 
 

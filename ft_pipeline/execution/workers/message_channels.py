@@ -14,6 +14,10 @@ import dagster as dg
 
 from ft_pipeline.execution.workers.reporting import PROGRESS_FILE
 
+NOTES_FILE = "notes.jsonl"
+"""File next to a job for the messages of the process that represents the worker on this machine, e.g. that it waits in
+a cluster's queue. The worker's own file may be written on another machine."""
+
 
 class Channel(Protocol):
     """Carries a worker's messages."""
@@ -29,8 +33,9 @@ class Channel(Protocol):
 @contextlib.contextmanager
 def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iterator[Channel]:
     """Open a channel for one worker, with its files in `folder`. Drain it once more after the `with` block."""
+    notes = FileChannel(folder / NOTES_FILE)
     if context is None:
-        yield FileChannel(folder / "messages.jsonl")
+        yield _WithNotes(FileChannel(folder / "messages.jsonl"), notes)
         return
     injector = dg.PipesFileContextInjector(str(folder / "pipes_context.json"))
     reader = dg.PipesFileMessageReader(str(folder / "pipes_messages.jsonl"))
@@ -38,7 +43,18 @@ def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iter
         with warnings.catch_warnings():  # Dagster warns of a preview function that it calls itself
             warnings.simplefilter("ignore", dg.PreviewWarning)
             session = stack.enter_context(dg.open_pipes_session(context, injector, reader))
-        yield SessionChannel(session)
+        yield _WithNotes(SessionChannel(session), notes)
+
+
+class _WithNotes:
+    """The messages of a worker, and those of the process that represents it."""
+
+    def __init__(self, channel: Channel, notes: Channel) -> None:
+        self.env = channel.env
+        self._channels = (notes, channel)
+
+    def drain(self) -> list[dict[str, Any]]:
+        return [message for channel in self._channels for message in channel.drain()]
 
 
 class SessionChannel:

@@ -93,6 +93,10 @@ class WorkerError(Exception):
         self.add_note(log_tail)  # a printed traceback shows the worker's last output
 
 
+class WorkerLost(WorkerError):
+    """A cluster took the worker's machine away. The same job can run elsewhere, from its checkpoint."""
+
+
 def run_worker(
     context: dg.AssetExecutionContext | None,
     job: WorkerJob,
@@ -107,8 +111,9 @@ def run_worker(
         (unless a progress listener is subscribed: a terminal shows progress instead).
     on_progress, log: receive the job's reports and log lines (with a context, Dagster writes the lines itself).
 
-    Raises UserError for an error that the user can fix, and WorkerError for a crash or a kill. An exception that
-    interrupts this process is raised again once the worker and everything that it started have ended.
+    Raises UserError for an error that the user can fix, WorkerLost for a machine that a cluster took away, and
+    WorkerError for a crash or a kill. An exception that interrupts this process is raised again once the worker and
+    everything that it started have ended.
     """
     log_file = job.folder / "worker.log"
     log_file.touch()
@@ -240,7 +245,8 @@ def _read_result(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
     message = (_read_json(job.folder / worker.ERROR_FILE) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
         raise UserError(message or full_disk_message())  # nothing else keeps a worker from writing its message
-    raise WorkerError(f"{job.label}: {_describe_exit(code, message)}", code, tail)
+    failure = WorkerLost if code == worker.LOST else WorkerError
+    raise failure(f"{job.label}: {_describe_exit(code, message)}", code, tail)
 
 
 def _describe_exit(code: int, message: str) -> str:
@@ -248,6 +254,8 @@ def _describe_exit(code: int, message: str) -> str:
         return "the worker ended without a result"
     if code == worker.INTERRUPTED:
         return "the worker was interrupted. Run again to resume from the last checkpoint."
+    if code == worker.LOST:
+        return message
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         cause = " (usually out of memory)" if number == signal.SIGKILL else ""

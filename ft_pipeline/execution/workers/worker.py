@@ -50,6 +50,8 @@ USER_ERROR = 3
 """Exit code after an error that the user can fix."""
 INTERRUPTED = 130
 """Exit code after an interrupt."""
+LOST = 75
+"""Exit code of a process that represents a worker on a cluster, after the cluster took its machine away."""
 
 
 def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoReturn:

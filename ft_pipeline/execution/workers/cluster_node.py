@@ -1,13 +1,15 @@
-"""Runs a worker on a node of a Ray cluster; the entry point of a Ray job.
+"""Runs a worker on a node of a cluster; the entry point of a Ray or SLURM job.
 
-    python -m ft_pipeline.execution.workers.ray_node JOB_JSON
+    python -m ft_pipeline.execution.workers.cluster_node JOB_JSON
 
-    supervisor ── ray_agent ── (Ray, and a file on the shared disk) ── ray_node ── guard ── worker
+    supervisor ── agent ── (the cluster, and a file on the shared disk) ── cluster_node ── guard ── worker
 
-Starts the worker that the order file names. Ends it on request, or when no heartbeat arrives any more. Writes its exit
-code to a file, because Ray reports the end of a job late and without an exit code.
+Starts the worker that the order file names. Ends it on request, on a signal of the cluster, or when no heartbeat
+arrives any more. Writes its exit code to a file, because clusters report the end of a job late and without an exit
+code.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -25,35 +27,50 @@ from ft_pipeline.execution.workers.launchers import ORDER_FILE, LocalLauncher
 from ft_pipeline.execution.workers.supervisor import WORKER_STOP_SEQUENCE, StopSequence, stop
 
 STARTED_FILE, ENDED_FILE = "started.json", "ended.json"
-"""Files next to the job and its order: the host and pid that it was started with, and the worker's exit code."""
+"""Files next to the job and its order: the host and pid that it was started with; the worker's exit code, and the
+signal of the cluster that ended it."""
 LOST_STOP_SEQUENCE: StopSequence = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
 """Stops a worker whose heartbeat is lost. Time is short: the same job may be started again elsewhere."""
+TIME_LIMIT_SIGNAL = signal.SIGUSR2
+"""The signal that SLURM sends some time before a job's time limit."""
 POLL_SECONDS = 0.2
+
+
+class _ClusterSignal(KeyboardInterrupt):
+    """The cluster asks the job to end."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the job in the file that `arguments` names until it ends. Returns the worker's exit code."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Ray blocks SIGINT in its processes
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, TIME_LIMIT_SIGNAL):
+        signal.signal(number, _interrupt)
     job_file = Path(arguments[0])
     folder = job_file.parent
     try:
         order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"{socket.gethostname()} cannot read the job ({error}). Mount the project folder at the same path.")
+    with contextlib.suppress(OSError):  # SLURM starts a job again whose node it took away
+        (folder / ENDED_FILE).unlink()
     write_json(folder / STARTED_FILE, {"host": socket.gethostname(), "pid": os.getpid()})
     try:
-        code = _run(job_file, order)
-    except KeyboardInterrupt:  # a second signal, or a signal before the worker started
-        code = worker.INTERRUPTED
-    write_json(folder / ENDED_FILE, {"code": code})
+        code, signal_name = _run(job_file, order)
+    except KeyboardInterrupt as interrupt:  # a second signal, or a signal before the worker started
+        code, signal_name = worker.INTERRUPTED, _name(interrupt)
+    write_json(folder / ENDED_FILE, {"code": code, "signal": signal_name})
     return code
 
 
-def _run(job_file: Path, order: dict[str, Any]) -> int:
+def _run(job_file: Path, order: dict[str, Any]) -> tuple[int, str | None]:
+    """Return the worker's exit code, and the name of the cluster's signal that ended it."""
     monitor = HeartbeatMonitor(job_file.parent, order["patience"])
     lifeline, own_end = os.pipe()
-    state = "alive"
+    state, signal_name = "alive", None
     try:
         with (job_file.parent / "worker.log").open("ab") as log:
             process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)
@@ -61,12 +78,12 @@ def _run(job_file: Path, order: dict[str, Any]) -> int:
         try:
             while process.poll() is None and (state := monitor.status()) == "alive":
                 time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            state = "stop"
+        except KeyboardInterrupt as interrupt:
+            state, signal_name = "stop", _name(interrupt)
         stop(process, LOST_STOP_SEQUENCE if state == "lost" else WORKER_STOP_SEQUENCE)
     finally:
         os.close(own_end)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return (process.returncode if process.returncode >= 0 else 128 - process.returncode), signal_name
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -77,7 +94,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _ClusterSignal(signal.Signals(number).name)
+
+
+def _name(interrupt: KeyboardInterrupt) -> str | None:
+    return interrupt.name if isinstance(interrupt, _ClusterSignal) else None
 
 
 if __name__ == "__main__":

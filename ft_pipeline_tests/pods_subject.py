@@ -1,0 +1,46 @@
+"""A step that counts to `LAST` and resumes where it was, in a pod that the tests take away."""
+
+import sys
+import time
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.execution import pods
+from ft_pipeline.execution.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import step
+from ft_pipeline.store.spec import Spec
+
+LAST = 8
+
+
+def _count(build: BuildContext) -> dict[str, Any]:
+    counter = build.project.root / "counted"
+    first = int(counter.read_text()) if counter.exists() else 0
+    for number in range(first + 1, LAST + 1):
+        time.sleep(0.5)
+        partial = counter.with_suffix(".part")
+        partial.write_text(str(number))
+        partial.replace(counter)
+    (build.out / "count.txt").write_text(str(first))
+    return {"resumed_from": first}
+
+
+@step(stage="training", per_experiment=True, gpu=True, kinds={"json"}, build=_count)
+def counted(context: SpecContext) -> Spec:
+    """Counts."""
+    return Spec("counted")
+
+
+def count_job() -> dg.JobDefinition:
+    """The job of a run, in the processes of the run and of its pods."""
+    job = dg.define_asset_job("count", selection=[counted])
+    return dg.Definitions([counted], jobs=[job], executor=pods.executor()).resolve_job_def("count")
+
+
+def run() -> None:
+    """Run the job for the experiment `lora` as the pod of a run would, and exit with its result."""
+    with dg.DagsterInstance.get() as instance:
+        recipe = dg.reconstructable(count_job)
+        result = dg.execute_job(recipe, instance, tags={"dagster/partition": "lora"})
+        sys.exit(0 if result.success else 1)
