@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
+from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
@@ -111,6 +112,7 @@ def run(request: RunRequest) -> RunResult:
     with listening(StepEvent, events.append), open_instance() as instance:
         # Otherwise this run would wait for the pool slot of a killed run.
         end_orphaned_runs(instance, request.project.store)
+        add_partitions(instance, request.project.experiment_names())
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
             if failures:

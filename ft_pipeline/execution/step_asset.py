@@ -17,6 +17,7 @@ from ft_pipeline.execution.build import MIN_OBSERVATION_INTERVAL, BuildFunction,
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
+from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
@@ -46,14 +47,6 @@ FORCE = "ft/force"
 
 GGUF = "ft/gguf"
 """Tag of a run: types of GGUF files to make, separated by commas (`ft export --format gguf`)."""
-
-
-def experiments() -> dg.StaticPartitionsDefinition:
-    """Return the only partitions definition of the graph: the experiments and their sweep members.
-
-    Because there is only one definition, a key that is selected in the UI is one run of the whole graph.
-    """
-    return dg.StaticPartitionsDefinition(Project.find().experiment_names())
 
 
 def gpu_op_tags(count: int = 1) -> dict[str, Any]:

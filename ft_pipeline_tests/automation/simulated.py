@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.step import STEPS, SpecContext
@@ -50,6 +51,7 @@ class Simulation:
         self.repository = self.defs.get_repository_def()
         self.now = FIRST_DAY
         self.sensor_cursor = ""
+        self.files_cursor = ""
         self.condition_cursor: Any = None
 
     def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
@@ -104,12 +106,34 @@ class Simulation:
         """Settle the day, and evaluate the nightly schedule at its hour; returns its decision."""
         self.settle()
         tonight = (self.now + timedelta(days=1)).replace(hour=2, minute=0)
-        context = dg.build_schedule_context(
-            self.instance, scheduled_execution_time=tonight, repository_def=self.repository
-        )
-        decision = automation.nightly.evaluate_tick(context)
+        decision = self.tick(automation.nightly, tonight)
         self.now = tonight + timedelta(hours=7)
         return decision
+
+    def tick(self, schedule: dg.ScheduleDefinition, time: datetime) -> Any:
+        """Evaluate a schedule as the daemon does."""
+        context = dg.build_schedule_context(
+            self.instance, scheduled_execution_time=time, repository_def=self.repository
+        )
+        return schedule.evaluate_tick(context)
+
+    def tick_files(self) -> dg.SensorResult:
+        """One tick of the sensor over the experiments, with what the daemon does with its result."""
+        result = automation.experiment_files(dg.build_sensor_context(self.instance, cursor=self.files_cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.files_cursor = result.cursor or ""
+        for request in result.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        return result
+
+    def notifications(self) -> list[dict[str, Any]]:
+        """The entries of the log, oldest first."""
+        path = self.project.store / LOG
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     @contextmanager
     def run_under_way(self, experiment: str) -> Iterator[None]:
