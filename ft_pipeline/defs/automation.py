@@ -12,6 +12,7 @@ import dagster as dg
 
 from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
+from ft_pipeline.automation.table_changes import find_table_changes
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions, experiments, experiments_under_way, find_partition_changes
@@ -60,6 +61,23 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     key = f"{'; '.join(changes.changed.values())} on {today}"
     request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in changes.changed])
     return dg.SensorResult([request], cursor=cursor)
+
+
+@dg.sensor(
+    target=dg.AssetSelection.groups("tables"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
+def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Rebuilds the tables whose settings or library versions changed since they were built."""
+    try:
+        changes = find_table_changes(Project.find(), context.cursor, datetime.now(UTC))
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    if not changes.tables:
+        return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no setting changed", cursor=changes.cursor)
+    request = dg.RunRequest(run_key=changes.key, asset_selection=[dg.AssetKey(table) for table in changes.tables])
+    return dg.SensorResult([request], cursor=changes.cursor)
 
 
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)

@@ -22,6 +22,7 @@ from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
+from ft_pipeline.execution.run_retention import STARTED_BY
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
@@ -148,7 +149,7 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
             instance=instance,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}"},
+            tags={STARTED_BY: f"cli {user_name()}"},
         )
     return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
 
@@ -294,7 +295,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **tags},
+            tags={STARTED_BY: f"cli {user_name()}", INVOCATION: invocation, **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

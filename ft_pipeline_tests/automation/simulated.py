@@ -52,6 +52,7 @@ class Simulation:
         self.now = FIRST_DAY
         self.sensor_cursor = ""
         self.files_cursor = ""
+        self.settings_cursor = ""
         self.condition_cursor: Any = None
 
     def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
@@ -62,6 +63,15 @@ class Simulation:
     def write_experiment(self, name: str, **settings: Any) -> None:
         path = self.project.root / "experiments" / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"technique": "lora", **settings}), encoding="utf-8")
+
+    def change_settings(self, **sections: dict[str, Any]) -> None:
+        """Replace keys of sections of project.yaml."""
+        path = self.project.root / "project.yaml"
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for section, values in sections.items():
+            settings[section] = {**settings.get(section, {}), **values}
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        self.project = Project(self.project.root)
 
     def materialize(self, *assets: str) -> bool:
         """Run these assets; returns whether they succeeded."""
@@ -83,6 +93,14 @@ class Simulation:
         self.sensor_cursor = result.cursor or ""
         return result
 
+    def tick_settings(self) -> list[str]:
+        """One tick of the sensor over the settings of tables; returns the tables that it requests."""
+        result = automation.table_settings(dg.build_sensor_context(self.instance, cursor=self.settings_cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.settings_cursor = result.cursor or ""
+        requests = result.run_requests or []
+        return [key.to_user_string() for request in requests for key in request.asset_selection or []]
+
     def settle(self) -> list[str]:
         """Run sensor and conditions until nothing more happens; returns the assets they requested, in order."""
         done: list[str] = []
@@ -95,6 +113,7 @@ class Simulation:
             )
             self.condition_cursor = ticked.cursor
             requested += [name for name in STEPS if ticked.get_num_requested(dg.AssetKey(name))]
+            requested += [name for name in self.tick_settings() if name not in requested]
             if requested:
                 self.materialize(*requested)
             idle = 0 if requested else idle + 1
