@@ -69,12 +69,22 @@ class Project:
     def experiment(self, name: str) -> ExperimentSettings:
         """Return the settings of an experiment or sweep member. UserError if it is missing or its YAML is broken."""
         owner = sweep_owner(name)
-        if owner in self._owner_names():
+        if self._has_file(owner):
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
-            experiments = {owner: settings, **sweep_members(owner, settings)}
+            experiments = {owner: settings} if name == owner else sweep_members(owner, settings)
             if name in experiments:
                 return experiments[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
+
+    def defines(self, name: str) -> bool:
+        """Return whether a YAML defines the experiment. A broken YAML defines every sweep member that it may have."""
+        owner = sweep_owner(name)
+        if not self._has_file(owner):
+            return False
+        try:
+            return name == owner or name in sweep_members(owner, self.experiment(owner))
+        except UserError:
+            return True
 
     def misnamed_files(self) -> dict[str, str]:
         """Return file name → message, for YAML files that are not experiments because of their names."""
@@ -89,6 +99,10 @@ class Project:
     def _owner_names(self) -> list[str]:
         """Return the names of experiments without their sweep members: one for each file experiments/NAME.yaml."""
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
+
+    def _has_file(self, owner: str) -> bool:
+        """Return whether an experiment has a file. For one name this is faster than `_owner_names`."""
+        return bool(re.match(NAME_PATTERN, owner)) and (self.root / "experiments" / f"{owner}.yaml").exists()
 
     def training_chain(self, name: str) -> list[tuple[str, ExperimentSettings]]:
         """Return (name, settings) of the experiments that an experiment starts from, in training order, and of itself.

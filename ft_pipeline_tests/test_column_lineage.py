@@ -12,6 +12,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
+from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
@@ -124,6 +125,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
 
 def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
+        add_partitions(instance, ["qlora"])
         result = dg.materialize(
             [step.asset for step in steps.values()],
             instance=instance,

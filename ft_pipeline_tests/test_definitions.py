@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.step_asset import gpu_op_tags
 
 HEAVY = ("torch", "transformers", "peft", "trl", "lm_eval", "bitsandbytes", "datasets")
@@ -71,12 +72,9 @@ def test_the_graph_flows_from_sources_to_release(definitions: dg.Definitions) ->
     assert backwards == []
 
 
-def test_the_partitions_are_the_shipped_experiments(definitions: dg.Definitions) -> None:
+def test_there_is_one_partitions_definition_and_it_needs_no_reload(definitions: dg.Definitions) -> None:
     partitions = {spec.partitions_def for spec in specs(definitions).values() if spec.partitions_def}
-    assert len(partitions) == 1
-    shipped = [path.stem for path in (scaffold.example_folder() / "experiments").glob("*.yaml")]
-    assert partitions.pop().get_partition_keys() == sorted(shipped)
-    assert {"lora", "qlora", "full"} <= set(shipped)
+    assert partitions == {experiments()}
 
 
 def test_assets_that_use_a_gpu_are_in_the_gpu_pool(definitions: dg.Definitions) -> None:

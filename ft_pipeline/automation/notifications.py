@@ -1,5 +1,6 @@
 """Notifies users: through a Slack-compatible webhook if one is set, and always in a log in the store."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -8,8 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
@@ -26,11 +27,20 @@ RETRY_SECONDS = 1.0
 MAX_CHARACTERS = 2_000
 """Maximum characters of a message; Slack cuts at 4,000."""
 
-Kind = Literal["run_failed", "gate_failed", "champion_changed"]
+REPEAT_AFTER = timedelta(hours=23)
+"""Time after which the same notification is sent again, if its cause lasts. A bit less than the day between two ticks
+of a schedule that runs daily."""
+MAX_LOG_BYTES = 1_000_000
+"""How much of the log's end is read to find earlier notifications."""
+
+Kind = Literal["run_failed", "gate_failed", "champion_changed", "not_trained", "still_failing", "disk_low"]
 TITLES: dict[Kind, str] = {
     "run_failed": "Run failed",
     "gate_failed": "Check failed",
     "champion_changed": "New champion",
+    "not_trained": "Not trained",
+    "still_failing": "Still failing",
+    "disk_low": "Disk almost full",
 }
 
 
@@ -41,17 +51,21 @@ class Notification:
     kind: Kind
     message: str
     run_id: str | None = None
+    subject: str | None = None
+    """What is reported, if it is reported again while it lasts: an asset such as `scores@qlora`, or a schedule."""
 
 
-def notify(project: Project, notification: Notification) -> str:
+def notify(project: Project, notification: Notification, now: datetime | None = None) -> str:
     """Send a notification to the webhook and write it to the log; return the result as a text without secrets.
+
+    now: the time of the entry in the log; by default the present time.
 
     An error of the webhook, the log or project.yaml does not stop the caller: it may be what the message reports.
     """
     name, settings = _name_and_settings(project)
     outcome = _post(settings, _text(name, notification, settings.ui_url))
     entry = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
         **asdict(notification),
         "webhook": outcome,
     }
@@ -62,6 +76,33 @@ def notify(project: Project, notification: Notification) -> str:
     except OSError as error:
         return f"{outcome}; {LOG} could not be written ({error.strerror})"
     return outcome
+
+
+def notify_daily(project: Project, notification: Notification, now: datetime | None = None) -> str:
+    """Send a notification like `notify`, unless the same one about its subject was sent within the last day."""
+    now = now or datetime.now(UTC)
+    earlier = latest_of_subjects(project).get((notification.kind, notification.subject))
+    is_same = earlier is not None and earlier["message"] == notification.message
+    if earlier and is_same and now - datetime.fromisoformat(earlier["time"]) < REPEAT_AFTER:
+        return f"not called: the same was sent at {earlier['time']}"
+    return notify(project, notification, now)
+
+
+def latest_of_subjects(project: Project) -> dict[tuple[str, str | None], dict[str, Any]]:
+    """Return the latest entry of the log for each (kind, subject), of those with a subject."""
+    try:
+        with (project.store / LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG_BYTES))
+            lines = log.read().splitlines()
+    except OSError:
+        return {}
+    entries = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the first line may be cut off, and the last one half written
+            entry = json.loads(line)
+            if entry.get("subject"):
+                entries[entry["kind"], entry["subject"]] = entry
+    return entries
 
 
 def _name_and_settings(project: Project) -> tuple[str, NotificationSettings]:

@@ -1,18 +1,21 @@
 """Decides for the nightly schedule whether an experiment is due for training again, from the store alone."""
 
+import logging
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
-from ft_pipeline.execution.planning import PlannedStep, plan
+from ft_pipeline.execution.planning import PlannedStep, Planner
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current, history
 from ft_pipeline.release.exposure_ledger import read_exposure
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
+
+logger = logging.getLogger(__name__)
 
 PREPARED_STAGES = ("sources", "tables")
 """Stages that follow the raw files automatically. A retraining uses their artifacts as they are."""
@@ -25,6 +28,8 @@ class RetrainingDecision:
     experiment: str
     due: bool
     reason: str
+    blocked: bool = False
+    """Whether something that a person must fix keeps the experiment from being trained, or from being decided on."""
 
 
 def experiments_to_watch(project: Project) -> list[str]:
@@ -40,29 +45,49 @@ def experiments_to_watch(project: Project) -> list[str]:
     ]
 
 
-def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
+def decide_retrainings(project: Project) -> list[RetrainingDecision]:
+    """Decide for each experiment to watch. An error of one experiment, of any type, is only that one's reason."""
+    planner = Planner(project)
+    return [_decide_safely(planner, name) for name in experiments_to_watch(project)]
+
+
+def _decide_safely(planner: Planner, experiment: str) -> RetrainingDecision:
+    try:
+        return decide_retraining(planner, experiment)
+    except Exception as error:  # one experiment must not keep the others from being trained
+        logger.exception("%s could not be planned", experiment)
+        reason = f"it could not be planned ({type(error).__name__}: {first_line(error)})"
+        return RetrainingDecision(experiment, False, reason, blocked=True)
+
+
+def decide_retraining(planner: Planner, experiment: str) -> RetrainingDecision:
     """Compare what a run of `experiment` would build with what its last complete training was built from.
 
     New data alone is a reason once there are enough new rows. Changed settings, a step that never ran, and a run that
     was interrupted are reasons by themselves. Nothing is due while a source or table that training depends on is not up
     to date or failed a check.
     """
+    project = planner.project
+
+    def blocked(reason: str) -> RetrainingDecision:
+        return RetrainingDecision(experiment, False, reason, blocked=True)
+
     try:
         project.experiment(experiment)
         min_new_rows = project.settings.retraining.min_new_rows
-        planned = [step for step in plan(project, [experiment]) if step.runs]
+        planned = [step for step in planner.plan([experiment]) if step.runs]
         if (used_up := _used_up(project)) is not None:
-            return RetrainingDecision(experiment, False, used_up)
+            return blocked(used_up)
         prepared = _prepared_inputs()
         not_ready = next((step for step in planned if step.asset in prepared), None)
         if not_ready is not None:
-            return RetrainingDecision(experiment, False, _describe_not_ready(not_ready))
+            return blocked(_describe_not_ready(not_ready))
         roots = [
             step for step in planned if STEPS[step.asset].stage not in PREPARED_STAGES and step.cause != "upstream"
         ]
         return _decision(experiment, roots, _new_rows(project, experiment), min_new_rows)
     except UserError as error:
-        return RetrainingDecision(experiment, False, str(error))
+        return blocked(str(error))
 
 
 def _used_up(project: Project) -> str | None:

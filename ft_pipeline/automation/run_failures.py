@@ -4,6 +4,9 @@ import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification
 
+JOB = "job "
+"""Begins the subject of a run that failed outside its steps."""
+
 
 def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, failure_event: dg.DagsterEvent) -> Notification:
     """Return the notification of a failed run. failure_event: the event that reports the failure."""
@@ -12,9 +15,22 @@ def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, failure_e
     checks = _failed_blocking_checks(instance, run.run_id)
     if checks:
         message = "; ".join(f"{asset}{suffix}: {reason}" for asset, reason in checks)
-        return Notification("gate_failed", message, run.run_id)
-    name, reason = _first_failed_step(instance, run.run_id) or (run.job_name, failure_event.message)
-    return Notification("run_failed", f"{name}{suffix}: {reason}", run.run_id)
+        return Notification("gate_failed", message, run.run_id, _subject(run, checks[0][0], partition))
+    if (failed := _first_failed_step(instance, run.run_id)) is not None:
+        subject = _subject(run, failed[0], partition)
+        return Notification("run_failed", f"{failed[0]}{suffix}: {failed[1]}", run.run_id, subject)
+    message = f"{run.job_name}{suffix}: {failure_event.message}"
+    return Notification("run_failed", message, run.run_id, _subject(run, f"{JOB}{run.job_name}", partition))
+
+
+def _subject(run: dg.DagsterRun, name: str, partition: str | None) -> str | None:
+    """The subject of a failure that is reported again while it lasts: that of a run which a sensor started.
+
+    Schedules start a failed training again, and whoever starts a run by hand sees how it ends.
+    """
+    if "dagster/sensor_name" not in run.tags:
+        return None
+    return f"{name}@{partition}" if partition else name
 
 
 def _failed_blocking_checks(instance: dg.DagsterInstance, run_id: str) -> list[tuple[str, str]]:

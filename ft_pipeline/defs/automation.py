@@ -5,28 +5,23 @@ default, or in a run that a user starts.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
-from ft_pipeline.automation.retraining import decide_retraining, experiments_to_watch
+from ft_pipeline.automation.table_changes import find_table_changes
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
+from ft_pipeline.execution.partitions import add_partitions, experiments, experiments_under_way, find_partition_changes
 from ft_pipeline.project import Project
 from ft_pipeline.settings.automation import RetrainingSettings
 
 RETRAINED_STAGES = ("distillation", "training", "evaluation", "release")
 """Stages that `nightly` runs. The others follow the raw files."""
 POLL_SECONDS = 20
-ACTIVE_STATUSES = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 retraining_job = dg.define_asset_job(
     "retraining",
@@ -68,6 +63,23 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     return dg.SensorResult([request], cursor=cursor)
 
 
+@dg.sensor(
+    target=dg.AssetSelection.groups("tables"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
+def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Rebuilds the tables whose settings or library versions changed since they were built."""
+    try:
+        changes = find_table_changes(Project.find(), context.cursor, datetime.now(UTC))
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    if not changes.tables:
+        return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no setting changed", cursor=changes.cursor)
+    request = dg.RunRequest(run_key=changes.key, asset_selection=[dg.AssetKey(table) for table in changes.tables])
+    return dg.SensorResult([request], cursor=changes.cursor)
+
+
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ends runs whose process died (power cut, kill −9), and releases their slots in the pool. Run again to resume."""
@@ -76,6 +88,28 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except UserError as error:
         return dg.SkipReason(str(error))
     return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "no orphaned runs")
+
+
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
+def experiment_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Keeps the partitions in step with experiments/*.yaml. The history of a removed experiment stays visible."""
+    try:
+        changes = find_partition_changes(context.instance, Project.find())
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    # An editor or git may replace a file by removing it first: a key is removed if it is gone at two ticks.
+    gone = [key for key in changes.gone if key in json.loads(context.cursor or "[]")]
+    requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+    if changes.new:
+        requests.append(experiments().build_add_request(changes.new))
+    if gone:
+        requests.append(experiments().build_delete_request(gone))
+    parts = [f"{verb} {', '.join(keys)}" for verb, keys in (("added", changes.new), ("removed", gone)) if keys]
+    return dg.SensorResult(
+        skip_reason="; ".join(parts) or "no experiment was added or removed",
+        dynamic_partitions_requests=requests,
+        cursor=json.dumps([key for key in changes.gone if key not in gone]),
+    )
 
 
 def _retraining_settings() -> RetrainingSettings:
@@ -95,34 +129,36 @@ RETRAINING = _retraining_settings()
     execution_timezone=RETRAINING.timezone,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Retrains the experiments with `retrain: true`, and the champion's, if their data or settings changed."""
-    try:
-        decisions = [decide_retraining(Project.find(), name) for name in experiments_to_watch(Project.find())]
-    except UserError as error:
-        yield dg.SkipReason(str(error))
-        return
-    skip_reasons = []
-    for decision in decisions:
-        if not decision.due:
-            skip_reasons.append(f"{decision.experiment}: {decision.reason}")
-        elif _is_under_way(context.instance, decision.experiment):
-            skip_reasons.append(f"{decision.experiment}: a run is already under way")
-        else:
-            yield dg.RunRequest(partition_key=decision.experiment, tags={"ft/reason": decision.reason})
-    if len(skip_reasons) == len(decisions):
-        yield dg.SkipReason(
-            "; ".join(skip_reasons) or "no experiment sets `retrain: true`, and there is no champion yet"
-        )
-
-
-def _is_under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
-    """Whether a run of the experiment is queued or has not ended."""
-    filters = dg.RunsFilter(statuses=ACTIVE_STATUSES, tags={"dagster/partition": experiment})
-    return bool(instance.get_runs(filters, limit=1))
+    nobody = "no experiment sets `retrain: true`, and there is no champion yet"
+    return _tick(context, "nightly", plan_night, nobody)
 
 
 @dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=RETRAINING.timezone)
-def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
-    return [dg.RunRequest(partition_key=name) for name in Project.find().experiment_names()]
+    return _tick(context, "weekly", plan_weekly, "there is no experiment")
+
+
+def _tick(
+    context: dg.ScheduleEvaluationContext, schedule: str, plan: Callable[[Project], Night], nobody: str
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Request a run for each experiment that is due. `nobody`: the reason if there is no experiment to decide on."""
+    try:
+        project = Project.find()
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    now = context.scheduled_execution_time
+    night = decide_tick(project, schedule, plan, experiments_under_way(context.instance), now)
+    if not night.due:
+        return dg.SkipReason(night.skipped() or nobody)
+    if night.skipped():
+        context.log.info(f"skipped: {night.skipped()}")
+    # A YAML may be newer than the last tick of `experiment_files`. One unknown key would stop all runs of this tick.
+    add_partitions(context.instance, night.due)
+    # The key makes a tick that is evaluated again find the runs that it started, instead of starting them again.
+    return [
+        dg.RunRequest(run_key=f"{name} {now.isoformat()}", partition_key=name, tags={"ft/reason": reason})
+        for name, reason in night.due.items()
+    ]

@@ -44,7 +44,7 @@ def teacher_answers(context: SpecContext) -> Spec:
     config, handling = config_and_handling(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    inputs["base_model"] = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
+    inputs["base_model"] = context.built_artifact(base_model_spec(context, teacher.model, teacher.revision)).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 

@@ -1,7 +1,10 @@
 """Sensors that report failed runs, failed checks and a new champion to the webhook and to the log."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
+from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.errors import UserError
@@ -9,6 +12,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, history
 
 POLL_SECONDS = 20
+HOUR_SECONDS = 3600
 MAX_PER_TICK = 5
 """Maximum notifications per tick, as Dagster allows for `failures`. The next tick sends the following ones."""
 
@@ -18,6 +22,16 @@ def failures(context: dg.RunFailureSensorContext) -> None:
     """Reports every failed run, with the check that stopped it or the error."""
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
+
+
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=HOUR_SECONDS)
+def lasting_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Reports each day what failed in a run that a sensor started, until it succeeds."""
+    try:
+        outcomes = report_lasting_failures(Project.find(), context.instance, datetime.now(UTC))
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    return dg.SkipReason(f"webhook: {'; '.join(outcomes)}" if outcomes else "no failure lasts longer than a day")
 
 
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)

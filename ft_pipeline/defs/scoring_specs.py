@@ -70,7 +70,9 @@ def project_base(context: SpecContext) -> ArtifactReference | None:
     """
     wanted, revisions = context.project.settings.evaluation.tokens_of, _revisions_of_bases(context)
     model = wanted or (EMBEDDED if EMBEDDED in revisions else None)
-    return None if model is None else context.built_artifact(base_model_spec(model, revisions.get(model))).reference
+    if model is None:
+        return None
+    return context.built_artifact(base_model_spec(context, model, revisions.get(model))).reference
 
 
 def _revisions_of_bases(context: SpecContext) -> dict[str, str | None]:
@@ -152,7 +154,7 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
         return None
     inputs = {"conversations": scored["conversations"], "base_model": project_base(context) or scored["base_model"]}
     if teacher.endpoint is None:
-        model = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
+        model = context.built_artifact(base_model_spec(context, teacher.model, teacher.revision)).reference
         if model == inputs["base_model"]:
             return None
         if teacher.model == EMBEDDED and declares_tools(context.store.require(*inputs["conversations"]).path):
@@ -207,7 +209,7 @@ def _contender_specs(context: SpecContext, own: Artifact | None) -> dict[str, Sp
                 "Rename it."
             )
         if contender.base_model is not None:
-            base = context.built_artifact(base_model_spec(contender.base_model, contender.revision)).reference
+            base = context.built_artifact(base_model_spec(context, contender.base_model, contender.revision)).reference
             inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
             variants = {name: variant.model_dump(mode="json") for name, variant in contender.variants.items()}
             spec = baseline_spec(context, inputs, {"variants": variants})
@@ -224,7 +226,7 @@ def _contender_spec(context: SpecContext, contender: ContenderSettings, own: Art
     Their tokens are counted as those of `own` are; otherwise the two would not be comparable.
     """
     base = project_base(context) or (
-        context.built_artifact(base_model_spec(EMBEDDED, None)).reference
+        context.built_artifact(base_model_spec(context, EMBEDDED, None)).reference
         if own is None
         else ("base_model", base_of(context.store, own))
     )

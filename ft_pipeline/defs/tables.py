@@ -227,7 +227,7 @@ def conversations(context: SpecContext) -> Spec:
         "tasks": sorted(evaluation.tasks),
     }
     if semantic := settings.data.semantic_duplicates:
-        model = identify_model(semantic.model, semantic.revision)
+        model = identify_model(semantic.model, semantic.revision, context.store.file_hashes)
         config["semantic_duplicates"] = {**model, "similarity": semantic.similarity}
     return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
 

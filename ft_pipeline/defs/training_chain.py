@@ -83,11 +83,10 @@ def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) ->
     return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
 
 
-def base_model_spec(model: str, revision: str | None) -> Spec:
+def base_model_spec(context: SpecContext, model: str, revision: str | None) -> Spec:
     """Return the spec of a base model, or of a local teacher."""
-    return Spec(
-        "base_model", config=dict(identify_model(model, revision)), versions=versions_of("transformers", "gguf")
-    )
+    identity = identify_model(model, revision, context.store.file_hashes)
+    return Spec("base_model", config=dict(identity), versions=versions_of("transformers", "gguf"))
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:

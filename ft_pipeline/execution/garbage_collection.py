@@ -6,7 +6,6 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
-from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.garbage import Garbage, find_garbage, remove_garbage
@@ -51,27 +50,12 @@ def _refuse_while_running(store: Path) -> None:
 
 def _expired_pointers(project: Project, cutoff: datetime) -> list[Pointer]:
     """Pointers of experiments that no longer exist, and whose asset was last materialized before `cutoff`."""
-    names = set(project.experiment_names())
     return [
         pointer
         for pointer in AssetPointers(project.store).all()
-        if pointer.partition and _no_longer_exists(project, pointer.partition, names)
+        if pointer.partition and not project.defines(pointer.partition)
         if datetime.fromisoformat(pointer.when) < cutoff
     ]
-
-
-def _no_longer_exists(project: Project, name: str, names: set[str]) -> bool:
-    """Whether no YAML defines the experiment. A sweep member exists as long as its experiment's YAML is broken.
-
-    names: all experiments that exist, with the sweep members of valid YAML files.
-    """
-    if name in names or sweep_owner(name) not in names:
-        return name not in names
-    try:
-        project.experiment(sweep_owner(name))
-    except UserError:
-        return False
-    return True
 
 
 def _roots(project: Project, expired: list[Pointer]) -> set[ArtifactReference]:

@@ -1,5 +1,6 @@
 """What a run would do, without running it: compares every step's planned spec with its latest artifact."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -12,13 +13,16 @@ from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
 
 PlanState = Literal["fresh", "stale", "never_run", "failed", "broken"]
 """`failed`: a blocking check of the latest artifact failed. `broken`: the spec cannot be computed."""
 Cause = Literal["none", "upstream", "data", "other"]
 """Why a step is not fresh: `upstream`: a step before it runs first; `data`: only its inputs changed."""
+DATA_VERSION_TAG = "dagster/data_version"
+"""Dagster's tag of a materialization: for a step, the fingerprint of its artifact."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,110 @@ def plan(
     instance: dg.DagsterInstance | None = None,
     gguf_types: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[PlannedStep]:
-    """Return the state of every step for these experiments, each step after its dependencies.
+    """Return the state of every step for these experiments, as `Planner.plan` does."""
+    return Planner(project, instance, gguf_types).plan(experiments)
 
-    instance: if given, a step is stale unless this Dagster instance recorded its latest artifact. gguf_types: by
-    experiment, types of GGUF files that the run asks for.
+
+class Planner:
+    """Plans for several selections of experiments from one state of the project.
+
+    What several plans or steps need is read once: plan soon after you make the planner.
     """
-    store = ArtifactStore(project.store)
-    states: dict[tuple[str, str | None], PlannedStep] = {}
-    for step in steps_in_order():
-        for experiment in experiments if step.per_experiment else [None]:
-            upstream = _upstream(step, experiment, experiments, states)
-            context = SpecContext(project, store, experiment, (gguf_types or {}).get(experiment or "", ()))
-            states[step.name, experiment] = _state(step, context, upstream, instance)
-    return list(states.values())
+
+    def __init__(
+        self,
+        project: Project,
+        instance: dg.DagsterInstance | None = None,
+        gguf_types: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """instance: if given, a step is stale unless this Dagster instance recorded its latest artifact.
+
+        gguf_types: by experiment, types of GGUF files that the run asks for.
+        """
+        self.project = project
+        self.store = RememberingStore(project.store)
+        self.gguf_types = gguf_types or {}
+        self.versions = RecordedVersions(instance) if instance else None
+        self._unbuilt = functools.cache(self._describe_unbuilt)
+        self._compared = functools.cache(self._compare)
+
+    def plan(self, experiments: Sequence[str]) -> list[PlannedStep]:
+        """Return the state of every step for these experiments, each step after its dependencies."""
+        states: dict[tuple[str, str | None], PlannedStep] = {}
+        for step in steps_in_order():
+            for experiment in experiments if step.per_experiment else [None]:
+                upstream = _upstream(step, experiment, experiments, states)
+                states[step.name, experiment] = self._state(step.name, experiment, upstream)
+        return list(states.values())
+
+    def _state(self, name: str, experiment: str | None, upstream: list[PlannedStep]) -> PlannedStep:
+        if (unbuilt := self._unbuilt(name, experiment)) is not None:
+            return unbuilt
+        first = next((dep for dep in upstream if dep.runs), None)
+        if first is not None:
+            reason = f"{first.asset} runs first ({first.reason})"
+            return PlannedStep(name, experiment, "stale", reason, "upstream")
+        return self._compared(name, experiment)
+
+    def _context(self, experiment: str | None) -> SpecContext:
+        return SpecContext(self.project, self.store, experiment, self.gguf_types.get(experiment or "", ()))
+
+    def _describe_unbuilt(self, name: str, experiment: str | None) -> PlannedStep | None:
+        """The state of a step whose latest artifact cannot be used, whatever runs before it; else None."""
+        context = self._context(experiment)
+        last = context.find(name)
+        if last is None and context.pointer(name) is None:
+            return PlannedStep(name, experiment, "never_run", "never materialized", "other")
+        if last is None:
+            return PlannedStep(name, experiment, "stale", "damaged or missing from the store", "other")
+        if last.redacted:
+            return PlannedStep(name, experiment, "stale", "one of its rows was erased", "other")
+        return None
+
+    def _compare(self, name: str, experiment: str | None) -> PlannedStep:
+        """The state of a step if no step before it runs: its planned spec compared with its latest artifact."""
+
+        def planned(state: PlanState, reason: str, cause: Cause = "other") -> PlannedStep:
+            return PlannedStep(name, experiment, state, reason, cause)
+
+        context = self._context(experiment)
+        last = context.artifact(name)
+        try:
+            spec = planned_spec(STEPS[name], context)
+        except MissingInput as missing:
+            return planned("stale", str(missing), "upstream")
+        except UserError as error:
+            return planned("broken", str(error))
+        if last.spec_hash != spec.hash:
+            cause: Cause = "data" if only_inputs_differ(last, spec) else "other"
+            return planned("stale", describe_difference(last, spec), cause)
+        if self.versions and self.versions.of(name, experiment) != last.fingerprint:
+            return planned("stale", "not recorded in this Dagster instance")
+        failed = failed_checks(last)
+        return planned("failed", failed[0]) if failed else planned("fresh", "", "none")
+
+
+class RecordedVersions:
+    """The data versions that a Dagster instance recorded last, read with one query per asset."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self._of_partitions = functools.cache(self._read_partitions)
+
+    def of(self, asset: str, experiment: str | None) -> str | None:
+        """Return the version that was recorded last for an asset (of an experiment); None without one."""
+        return self._of_partitions(asset).get(experiment) if experiment else self._read(asset)
+
+    def _read(self, asset: str) -> str | None:
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
+        materialization = event.asset_materialization if event else None
+        return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
+
+    def _read_partitions(self, asset: str) -> dict[str, str]:
+        tags = self.instance.event_log_storage.get_latest_tags_by_partition(
+            dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        )
+        return {experiment: values[DATA_VERSION_TAG] for experiment, values in tags.items()}
 
 
 def _upstream(
@@ -80,36 +175,6 @@ def _upstream(
     return upstream
 
 
-def _state(
-    step: Step, context: SpecContext, upstream: list[PlannedStep], instance: dg.DagsterInstance | None
-) -> PlannedStep:
-    def planned(state: PlanState, reason: str, cause: Cause = "other") -> PlannedStep:
-        return PlannedStep(step.name, context.experiment, state, reason, cause)
-
-    try:
-        last = context.find(step.name)
-        if last is None and context.pointer(step.name) is None:
-            return planned("never_run", "never materialized")
-        if last is None:
-            return planned("stale", "damaged or missing from the store")
-        if last.redacted:
-            return planned("stale", "one of its rows was erased")
-        first = next((dep for dep in upstream if dep.runs), None)
-        if first is not None:
-            return planned("stale", f"{first.asset} runs first ({first.reason})", "upstream")
-        spec = planned_spec(step, context)
-    except MissingInput as missing:
-        return planned("stale", str(missing), "upstream")
-    except UserError as error:
-        return planned("broken", str(error))
-    if last.spec_hash != spec.hash:
-        return planned("stale", describe_difference(last, spec), "data" if _only_inputs_differ(last, spec) else "other")
-    if instance and _recorded_version(instance, step, context.experiment) != last.fingerprint:
-        return planned("stale", "not recorded in this Dagster instance")
-    failed = failed_checks(last)
-    return planned("failed", failed[0]) if failed else planned("fresh", "", "none")
-
-
 def describe_difference(last: Artifact, spec: Spec) -> str:
     """Describe briefly how `spec` differs from the one that `last` was built from."""
     before, now = last.spec, spec.to_json()
@@ -125,14 +190,6 @@ def describe_difference(last: Artifact, spec: Spec) -> str:
     return "; ".join(reasons) or "code or library versions changed"
 
 
-def _only_inputs_differ(last: Artifact, spec: Spec) -> bool:
+def only_inputs_differ(last: Artifact, spec: Spec) -> bool:
+    """Return whether `spec` is the one that `last` was built from, except for its inputs."""
     return {**last.spec, "inputs": None} == {**spec.to_json(), "inputs": None}
-
-
-def _recorded_version(instance: dg.DagsterInstance, step: Step, experiment: str | None) -> str | None:
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(step.name), asset_partitions=[experiment] if experiment else None),
-        limit=1,
-    ).records
-    event = records[0].asset_materialization if records else None
-    return (event.tags or {}).get("dagster/data_version") if event else None

@@ -19,8 +19,10 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
+from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
+from ft_pipeline.execution.run_retention import STARTED_BY
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
@@ -111,6 +113,7 @@ def run(request: RunRequest) -> RunResult:
     with listening(StepEvent, events.append), open_instance() as instance:
         # Otherwise this run would wait for the pool slot of a killed run.
         end_orphaned_runs(instance, request.project.store)
+        add_partitions(instance, request.project.experiment_names())
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
             if failures:
@@ -146,7 +149,7 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
             instance=instance,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}"},
+            tags={STARTED_BY: f"cli {user_name()}"},
         )
     return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
 
@@ -292,7 +295,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **tags},
+            tags={STARTED_BY: f"cli {user_name()}", INVOCATION: invocation, **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

@@ -1,5 +1,7 @@
 """A step of the pipeline: how its spec is computed, how its artifact is built, and what its checks are."""
 
+import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +17,9 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.spec import Spec
+
+VERSION_SECONDS = 10
+"""Time after which the version of a package is read again: a service may live longer than an installed version."""
 
 
 @dataclass(frozen=True)
@@ -163,4 +168,10 @@ STEPS: dict[str, Step] = {}
 
 def versions_of(*packages: str) -> dict[str, str]:
     """Return the installed versions of packages, without importing them."""
-    return {package: version(package) for package in packages}
+    return {package: _version_of(package, int(time.monotonic() // VERSION_SECONDS)) for package in packages}
+
+
+@functools.lru_cache(maxsize=128)
+def _version_of(package: str, period: int) -> str:
+    """Read a version once in a period: a plan for 100 experiments asks thousands of times."""
+    return version(package)

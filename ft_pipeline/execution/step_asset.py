@@ -7,6 +7,7 @@ a run would do.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from ft_pipeline.execution.events import EventState, Progress, StepEvent, publis
 from ft_pipeline.execution.machines import EXECUTOR, LOST_MACHINE_RETRIES, PODS, device_need, limit_run_time
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
+from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
@@ -52,14 +54,6 @@ FORCE = "ft/force"
 
 GGUF = "ft/gguf"
 """Tag of a run: types of GGUF files to make, separated by commas (`ft export --format gguf`)."""
-
-
-def experiments() -> dg.StaticPartitionsDefinition:
-    """Return the only partitions definition of the graph: the experiments and their sweep members.
-
-    Because there is only one definition, a key that is selected in the UI is one run of the whole graph.
-    """
-    return dg.StaticPartitionsDefinition(Project.find().experiment_names())
 
 
 def gpu_op_tags(count: int = 1) -> dict[str, Any]:
@@ -202,19 +196,37 @@ def _find_or_build(
 
     gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
     spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
-    spec = spec_with_inputs(step, spec_context, build_missing)
-    result = build_artifact(
-        context,
-        store,
-        spec,
-        device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
-        build=_in_process_build(step, project, store) if step.builds_here(spec) else None,
-        force=context.run.tags.get(FORCE) == "true",
-    )
-    AssetPointers(store.root).write(step.name, experiment, result.artifact)
+    pointers = AssetPointers(store.root)
+    force = context.run.tags.get(FORCE) == "true"
+    while True:
+        before = pointers.read(step.name, experiment)
+        spec = spec_with_inputs(step, spec_context, build_missing)
+        result = build_artifact(
+            context,
+            store,
+            spec,
+            device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
+            build=_in_process_build(step, project, store) if step.builds_here(spec) else None,
+            force=force,
+        )
+        with pointers.lock(step.name, experiment).hold(context.log.info):
+            # Of two runs at once, the one that ends last may have begun with older inputs, such as fewer scores.
+            if pointers.read(step.name, experiment) == before or _is_planned(step, spec_context, spec):
+                pointers.write(step.name, experiment, result.artifact)
+                break
+        context.log.info(f"another run materialized {step.name} from newer inputs meanwhile: its inputs are used")
+        force = False
     write_views(store)
     publish(_end_event(step, experiment, result))
     return _materialize_result(step, experiment, result, store)
+
+
+def _is_planned(step: Step, context: SpecContext, spec: Spec) -> bool:
+    """Return whether materializing the step now, without the network, would build `spec`."""
+    try:
+        return planned_spec(step, replace(context, report=None)).hash == spec.hash
+    except (UserError, MissingInput):
+        return False
 
 
 def _report_in(context: dg.AssetExecutionContext) -> Callable[[Progress], None]:

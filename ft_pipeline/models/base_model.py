@@ -17,6 +17,7 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.stat_cache import StatCache
 
 EMBEDDED = "embedded"
 """The `base_model` setting that names the embedded model."""
@@ -90,10 +91,11 @@ def read_pooling(model: str, revision: str | None) -> str:
     return " and ".join(key.removeprefix("pooling_mode_") for key in chosen) or "mean_tokens"
 
 
-def identify_model(model: str, revision: str | None) -> dict[str, str | None]:
+def identify_model(model: str, revision: str | None, hashes: StatCache) -> dict[str, str | None]:
     """Return what identifies the model in the spec of `base_model`, without loading it.
 
-    A local folder is identified by its content, so that a model changed in place is a different model.
+    A local folder is identified by its content, so that a model changed in place is a different model. A file that has
+    not changed is not read again: hashing a model of 2 GB takes seconds, and every plan asks for it.
     """
     if model == EMBEDDED:
         return {"model": EMBEDDED, "revision": None, "content": _recorded_sha256(_embedded_file())}
@@ -101,7 +103,9 @@ def identify_model(model: str, revision: str | None) -> dict[str, str | None]:
         return {"model": model, "revision": revision, "content": None}
     digest = hashlib.sha256()
     for path in kept_files(folder, model):
-        digest.update(f"{path.name}:{sha256_of_file(path)}\n".encode())
+        # One file at a time, so that a plan that is stopped has not hashed the files of a large model for nothing.
+        (sha256,) = hashes.hashes(folder, [path.name]).values()
+        digest.update(f"{path.name}:{sha256}\n".encode())
     return {"model": model, "revision": None, "content": digest.hexdigest()}
 
 

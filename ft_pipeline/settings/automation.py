@@ -59,10 +59,15 @@ class NotificationSettings(Section):
 
 
 class RetentionSettings(Section):
-    """What `ft gc` keeps in the store in addition to what is in use."""
+    """What is kept in addition to what is in use: by `ft gc` in the store, and by the daemon in Dagster's history."""
 
     keep_days: float = Field(30, ge=0)
     """Artifacts and checkpoints younger than this many days are always kept."""
+    run_days: float | None = Field(90, gt=0)
+    """Finished runs older than this many days are removed from Dagster's history, except those that materialized what
+    is current. Null keeps all."""
+    warn_free_gb: float = Field(10, ge=0)
+    """Free space in GB below which a full disk is announced each day (`notifications`). 0: never."""
 
 
 def _is_cron_field(field: str, allowed: range) -> bool:

@@ -1,6 +1,7 @@
 """Read a YAML file of settings as a typed model. An error names the file, the line, the value and the fix."""
 
 import difflib
+import functools
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,8 @@ _MAX_FAULTS_SHOWN = 5
 """Number of faults of a file that one error names."""
 _MAX_VALUE_CHARS = 120
 """Number of characters of a value that are shown."""
+_MAX_PARSED = 1024
+"""Number of contents of files that a process keeps parsed."""
 _ABSENT = object()
 """Stands for a value that the document does not have, since None can be a value."""
 _RULE = "rule"
@@ -53,46 +56,65 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def read_settings(path: Path, model: type[SectionT]) -> SectionT:
-    """Read a YAML file into `model`. UserError with the file, the line, the value and the fix of its faults."""
-    root, document = _read_yaml(path)
-    if document is None:
-        raise UserError(f"{path.name} is empty. Write `key: value` lines, or remove the file.")
-    if not isinstance(document, dict):
-        raise UserError(f"{path.name} contains {_describe_value(document)}. Write `key: value` lines instead.")
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        faults = list(_faults_by_path(error, document).items())[:_MAX_FAULTS_SHOWN]
-        lines = [_describe(path.name, key_path, same_path, root, model) for key_path, same_path in faults]
-        sentences = [line if line.endswith((".", "?")) else f"{line}." for line in lines]
-        raise UserError(" ".join(sentences)) from None
+    """Read a YAML file into `model`. UserError with the file, the line, the value and the fix of its faults.
 
-
-def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
-    """Return (nodes with their lines, document). UserError if the file is not YAML, or has a duplicate key."""
+    A file is read each time, but the same content is parsed once per process: a plan asks for each experiment often.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read ({error}). Save it as a UTF-8 YAML file.") from error
+    settings, error_message = _parse_once(path.name, text, model)
+    if settings is None:
+        raise UserError(error_message)
+    return settings
+
+
+@functools.lru_cache(maxsize=_MAX_PARSED)
+def _parse_once(name: str, text: str, model: type[SectionT]) -> tuple[SectionT | None, str]:
+    """Return (settings, ""), or (None, the message of the error), which is kept as well."""
+    try:
+        return _parse_settings(name, text, model), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _parse_settings(name: str, text: str, model: type[SectionT]) -> SectionT:
+    root, document = _parse_yaml(name, text)
+    if document is None:
+        raise UserError(f"{name} is empty. Write `key: value` lines, or remove the file.")
+    if not isinstance(document, dict):
+        raise UserError(f"{name} contains {_describe_value(document)}. Write `key: value` lines instead.")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        faults = list(_faults_by_path(error, document).items())[:_MAX_FAULTS_SHOWN]
+        lines = [_describe(name, key_path, same_path, root, model) for key_path, same_path in faults]
+        sentences = [line if line.endswith((".", "?")) else f"{line}." for line in lines]
+        raise UserError(" ".join(sentences)) from None
+
+
+def _parse_yaml(name: str, text: str) -> tuple[yaml.Node | None, Any]:
+    """Return (nodes with their lines, document). UserError if the text is not YAML, or has a duplicate key."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if duplicate := _find_duplicate_key(root):
             key, first, second = duplicate
-            raise UserError(f"{path.name}: line {second}: duplicate key `{key}`, first in line {first}. Merge the two.")
+            raise UserError(f"{name}: line {second}: duplicate key `{key}`, first in line {first}. Merge the two.")
         return root, yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
-        raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
+        raise UserError(f"{name}:{line} not valid YAML: {problem}") from error
     except RecursionError:
         raise UserError(
-            f"{path.name} is not valid YAML: it is nested too deeply, or an anchor contains itself. Simplify it."
+            f"{name} is not valid YAML: it is nested too deeply, or an anchor contains itself. Simplify it."
         ) from None
     except ValueError as error:  # a date that does not exist, a number of thousands of digits
         line_number = _line_of_invalid_scalar(root)
         raise UserError(
-            f"{path.name}: line {line_number}: the value cannot be read ({error}). Put it in quotes, or correct it."
+            f"{name}: line {line_number}: the value cannot be read ({error}). Put it in quotes, or correct it."
         ) from None
 
 

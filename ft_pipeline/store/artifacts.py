@@ -123,7 +123,7 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.artifacts = root / "artifacts"
-        self._cache = StatCache(root)
+        self.file_hashes = StatCache(root)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class ArtifactStore:
         if a file or the folder is a link. Files that have not changed since they were last read are not read again,
         unless `thorough`.
         """
-        hash_files = hashes_of_files if thorough else self._cache.hashes
+        hash_files = hashes_of_files if thorough else self.file_hashes.hashes
         return Artifact(folder, verified_manifest(folder, hash_files))
 
     def _first_valid(

@@ -9,6 +9,7 @@ from typing import Any
 from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
+from ft_pipeline.store.locks import FileLock
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class AssetPointers:
         with translate_write_errors():
             journal.write_signed(self.root, journal_lines.POINTER, path, content)
         return pointer
+
+    def lock(self, asset: str, partition: str | None) -> FileLock:
+        """Return the lock to hold while it is decided whether a pointer is replaced."""
+        name = f"current-{self._path(asset, partition).stem}"
+        return FileLock(self.root / "locks" / name, f"replacing the current {asset}")
 
     def remove(self, asset: str, partition: str | None) -> None:
         """Remove the pointer of an asset, if there is one."""

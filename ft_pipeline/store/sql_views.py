@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +46,58 @@ def view_files(store: ArtifactStore) -> dict[str, list[ViewFile]]:
     `rows.parquet` of an asset gives the view ASSET; any other `x.parquet` gives ASSET_x. The tables of experiments are
     combined, with `experiment` as the first column.
     """
+    return _by_view(store, lambda pointer: _verified_files(store, pointer) or [])
+
+
+def _by_view(store: ArtifactStore, files_of: Callable[[Pointer], Sequence[Path]]) -> dict[str, list[ViewFile]]:
+    """Return the files of each view. files_of: returns the Parquet files of a pointer's artifact."""
     views: dict[str, list[ViewFile]] = defaultdict(list)
     for pointer in AssetPointers(store.root).all():
-        artifact = store.open(pointer.kind, pointer.fingerprint)
-        for path in sorted(artifact.path.glob("*.parquet")) if artifact else []:
+        for path in files_of(pointer):
             view = pointer.asset if path.name == MAIN_TABLE else f"{pointer.asset}_{path.stem}"
             views[view].append(ViewFile(view, pointer.partition, path))
     return dict(views)
+
+
+def _verified_files(store: ArtifactStore, pointer: Pointer) -> list[Path] | None:
+    """Return the Parquet files of the pointer's artifact; None if the store has no valid one."""
+    artifact = store.open(pointer.kind, pointer.fingerprint)
+    return sorted(artifact.path.glob("*.parquet")) if artifact else None
+
+
+class _KnownFiles:
+    """The Parquet files of artifacts that were verified before: cache/views.json.
+
+    A project with a hundred experiments has over a thousand artifacts, and each step replaces one of them.
+    """
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+        self.path = store.root / "cache" / "views.json"
+        self.before = self._read()
+        self.now: dict[str, list[str]] = {}
+
+    def of(self, pointer: Pointer) -> Sequence[Path]:
+        """Return the files of a pointer's artifact, which is verified only if it was not known."""
+        key = f"{pointer.kind} {pointer.fingerprint}"
+        known = [self.store.root / name for name in self.before.get(key, ())]
+        files = known if key in self.before and all(map(Path.is_file, known)) else _verified_files(self.store, pointer)
+        if files is not None:
+            self.now[key] = [path.relative_to(self.store.root).as_posix() for path in files]
+        return files or []
+
+    def save(self) -> None:
+        """Write what is known now. A cache that cannot be written costs only time."""
+        if self.now != self.before:
+            with contextlib.suppress(OSError):
+                write_atomically(self.path, json.dumps(self.now).encode())
+
+    def _read(self) -> dict[str, list[str]]:
+        try:
+            content = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def _create_views(views: dict[str, list[ViewFile]], source_of: Callable[[ViewFile], str]) -> list[str]:
@@ -72,10 +118,12 @@ def _create_views(views: dict[str, list[ViewFile]], source_of: Callable[[ViewFil
 def write_views(store: ArtifactStore) -> Path:
     """Rewrite views.sql and return its path. It serves any DuckDB shell: `duckdb -init data/store/views.sql`."""
     target = store.root / "views.sql"
-    statements = _create_views(view_files(store), lambda file: f"read_parquet({_quote_text(str(file.path))})")
+    known = _KnownFiles(store)
+    statements = _create_views(_by_view(store, known.of), lambda file: f"read_parquet({_quote_text(str(file.path))})")
     text = "-- Views over the current tables; rewritten after each materialization.\n" + "\n".join(statements) + "\n"
     with translate_write_errors():
         write_atomically(target, text.encode())
+    known.save()
     return target
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.step import STEPS, SpecContext
@@ -50,6 +51,8 @@ class Simulation:
         self.repository = self.defs.get_repository_def()
         self.now = FIRST_DAY
         self.sensor_cursor = ""
+        self.files_cursor = ""
+        self.settings_cursor = ""
         self.condition_cursor: Any = None
 
     def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
@@ -60,6 +63,15 @@ class Simulation:
     def write_experiment(self, name: str, **settings: Any) -> None:
         path = self.project.root / "experiments" / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"technique": "lora", **settings}), encoding="utf-8")
+
+    def change_settings(self, **sections: dict[str, Any]) -> None:
+        """Replace keys of sections of project.yaml."""
+        path = self.project.root / "project.yaml"
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for section, values in sections.items():
+            settings[section] = {**settings.get(section, {}), **values}
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        self.project = Project(self.project.root)
 
     def materialize(self, *assets: str) -> bool:
         """Run these assets; returns whether they succeeded."""
@@ -81,6 +93,14 @@ class Simulation:
         self.sensor_cursor = result.cursor or ""
         return result
 
+    def tick_settings(self) -> list[str]:
+        """One tick of the sensor over the settings of tables; returns the tables that it requests."""
+        result = automation.table_settings(dg.build_sensor_context(self.instance, cursor=self.settings_cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.settings_cursor = result.cursor or ""
+        requests = result.run_requests or []
+        return [key.to_user_string() for request in requests for key in request.asset_selection or []]
+
     def settle(self) -> list[str]:
         """Run sensor and conditions until nothing more happens; returns the assets they requested, in order."""
         done: list[str] = []
@@ -93,6 +113,7 @@ class Simulation:
             )
             self.condition_cursor = ticked.cursor
             requested += [name for name in STEPS if ticked.get_num_requested(dg.AssetKey(name))]
+            requested += [name for name in self.tick_settings() if name not in requested]
             if requested:
                 self.materialize(*requested)
             idle = 0 if requested else idle + 1
@@ -104,12 +125,34 @@ class Simulation:
         """Settle the day, and evaluate the nightly schedule at its hour; returns its decision."""
         self.settle()
         tonight = (self.now + timedelta(days=1)).replace(hour=2, minute=0)
-        context = dg.build_schedule_context(
-            self.instance, scheduled_execution_time=tonight, repository_def=self.repository
-        )
-        decision = automation.nightly.evaluate_tick(context)
+        decision = self.tick(automation.nightly, tonight)
         self.now = tonight + timedelta(hours=7)
         return decision
+
+    def tick(self, schedule: dg.ScheduleDefinition, time: datetime) -> Any:
+        """Evaluate a schedule as the daemon does."""
+        context = dg.build_schedule_context(
+            self.instance, scheduled_execution_time=time, repository_def=self.repository
+        )
+        return schedule.evaluate_tick(context)
+
+    def tick_files(self) -> dg.SensorResult:
+        """One tick of the sensor over the experiments, with what the daemon does with its result."""
+        result = automation.experiment_files(dg.build_sensor_context(self.instance, cursor=self.files_cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.files_cursor = result.cursor or ""
+        for request in result.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        return result
+
+    def notifications(self) -> list[dict[str, Any]]:
+        """The entries of the log, oldest first."""
+        path = self.project.store / LOG
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     @contextmanager
     def run_under_way(self, experiment: str) -> Iterator[None]:

@@ -3,12 +3,19 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 
 from ft_pipeline import scaffold
+from ft_pipeline.defs import automation
 from ft_pipeline.evaluation.items import make_items
+from ft_pipeline.execution.planning import plan
+from ft_pipeline.project import Project
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -189,3 +196,36 @@ def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(shop:
     requested = shop.settle()
     assert {"raw_chat", "chat", "conversations", "quarantine"} <= set(requested)
     assert conversations(shop).summary["accepted"] == before.summary["accepted"] + 2
+
+
+def test_a_changed_setting_rebuilds_the_tables_before_the_night(shop: Simulation) -> None:
+    first_run(shop)
+    before = conversations(shop)
+    shop.change_settings(data={"test_share": 0.3})
+    (request,) = table_settings(shop).run_requests or []
+    keys = {key.to_user_string() for key in request.asset_selection or []}
+    assert {"alpaca", "conversations"} <= keys and "text" not in keys
+    assert not table_settings(shop, cursor=True).run_requests, "while it is rebuilt, and if that fails, once a day"
+
+    assert {"alpaca", "conversations", "quarantine"} <= set(shop.settle())
+    assert conversations(shop).summary["splits"]["test"] > before.summary["splits"]["test"]
+    assert shop.settle() == []
+    planned = {step.asset: step.state for step in plan(Project(shop.project.root), ["qlora"], shop.instance)}
+    assert {planned[name] for name in shop.tables()} == {"fresh"}
+    assert set(dagster_statuses(shop, *shop.tables())) == {"FRESH"}, "Dagster's staleness says the same as the plan"
+    assert "is not up to date" not in (shop.next_night().skip_message or "")
+
+
+def table_settings(shop: Simulation, cursor: bool = False) -> dg.SensorResult:
+    """A tick of the sensor; with a cursor: the second one in the same state."""
+    result: Any = None
+    for _ in range(1 + cursor):
+        result = automation.table_settings(dg.build_sensor_context(shop.instance, cursor=result and result.cursor))
+    return result
+
+
+def dagster_statuses(shop: Simulation, *assets: str) -> list[str]:
+    """What the UI shows as the status of these assets."""
+    loading = LoadingContextForTest(shop.instance)
+    resolver = CachingStaleStatusResolver(shop.instance, shop.defs.resolve_asset_graph(), loading)
+    return [resolver.get_status(dg.AssetKey(asset)).value for asset in assets]

@@ -55,7 +55,8 @@ class Moving:
         for name in ("questions", "texts"):
             (root / "data" / "general" / f"{name}.jsonl").write_text("", encoding="utf-8")
         self.store = ArtifactStore(self.project.store)
-        draft = self.store.begin(base_model_spec("embedded", None).with_code_version(STEPS["base_model"].code_version))
+        spec = base_model_spec(SpecContext(self.project, self.store), "embedded", None)
+        draft = self.store.begin(spec.with_code_version(STEPS["base_model"].code_version))
         (draft.out / "content").write_bytes(b"base")
         self.base = self._commit(draft, None, {})
         self.made = 0

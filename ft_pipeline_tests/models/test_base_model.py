@@ -9,6 +9,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models import base_model
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.store import stat_cache
+from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline_tests.models.material import convert
 
 
@@ -63,11 +66,23 @@ def test_a_hub_model_without_a_network_raises_a_clear_error(tmp_path):
         convert(tmp_path, "someone/some-model", "main")
 
 
-def test_a_folder_is_identified_by_its_content(folder):
-    before = base_model.identify_model(str(folder), None)
-    assert before == base_model.identify_model(str(folder), None)
+def test_a_folder_is_identified_by_its_content_and_read_once(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(stat_cache, "RACY_NANOSECONDS", 0)  # the folder was written just now
+    read = []
+
+    class Counting(StatCache):
+        def hashes(self, folder, names, hash_file=sha256_of_file, failed=None):
+            return super().hashes(folder, names, lambda path: read.append(path.name) or hash_file(path), failed)
+
+    def identify():
+        return base_model.identify_model(str(folder), None, Counting(tmp_path / "cache"))
+
+    before = identify()
+    assert "model.safetensors" in read
+    assert identify() == before and len(read) == len(set(read)), "each file is hashed once"
+    read.clear()
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    assert base_model.identify_model(str(folder), None) != before
+    assert identify() != before and read == ["chat_template.jinja"]
 
 
 @pytest.mark.slow

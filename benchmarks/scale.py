@@ -1,0 +1,157 @@
+"""What a project with many experiments and many runs costs before anything is trained.
+
+    python benchmarks/scale.py [--experiments 100] [--runs 5000] [--times 3]
+
+Makes a project in a temporary folder: the worked example's tables, EXPERIMENTS experiments whose steps all have a
+stand-in of a few bytes in the store, and a Dagster instance with RUNS runs that materialized them. Then it measures,
+each in a new process: loading the definitions, a plan of all experiments, the decision of `nightly`, and in this
+process views.sql after one step. Results go to benchmarks/results/scale.json, with the CPU.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import machine
+
+from ft_pipeline import scaffold
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+LIMITS = {"load_definitions": 3.0, "plan": 5.0}
+"""Seconds."""
+MEASURED = {
+    "load_definitions": "from ft_pipeline.definitions import defs; defs()",
+    "plan": "from ft_pipeline.execution.run import RunRequest, plan_run; plan_run(RunRequest(Project.find()))",
+    "nightly": "from ft_pipeline.automation.nights import plan_night; plan_night(Project.find())",
+}
+TIMED = """
+import json, sys, time
+from ft_pipeline.project import Project
+started = time.monotonic()
+{imports}
+{code}
+print(json.dumps(time.monotonic() - started))
+"""
+LOAD = "from ft_pipeline.execution.run import load_steps; load_steps(); started = time.monotonic()"
+"""Run before what is measured, and not measured."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=5000)
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--project", type=Path, help="use and keep this project; make it if it is not there")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.project or Path(folder) / "shop"
+        if not root.exists():
+            make_project(root, given.experiments, given.runs)
+        measured = measure(root, given.times)
+    result = {"machine": machine.describe_compute(), "experiments": given.experiments, "runs": given.runs, **measured}
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for name, seconds in measured["seconds"].items():
+        limit = f" (limit {LIMITS[name]:g} s)" if name in LIMITS else ""
+        print(f"{name:<20} {seconds:8.2f} s{limit}")
+
+
+def make_project(root: Path, experiments: int, runs: int) -> None:
+    """Make the project and its history."""
+    scaffold.create(root, example=True)
+    for path in (root / "experiments").glob("*.yaml"):
+        path.unlink()
+    for number in range(experiments):
+        text = f"technique: lora\nretrain: true\ntraining: {{learning_rate: {1e-4 + number * 1e-6:.6f}}}\n"
+        (root / "experiments" / f"e{number:03}.yaml").write_text(text, encoding="utf-8")
+    os.environ["FT_PROJECT"], os.environ["DAGSTER_HOME"] = str(root), str(root / "dagster_home")
+    from ft_pipeline_tests.automation.simulated import Simulation
+
+    with dg.DagsterInstance.get() as instance:
+        shop = Simulation(root, instance)
+        from ft_pipeline.execution.partitions import add_partitions
+        from ft_pipeline.execution.step import STEPS
+
+        add_partitions(instance, shop.project.experiment_names())
+        shop.materialize(*(name for name, step in STEPS.items() if step.stage == "sources"), *shop.tables())
+        for name in shop.project.experiment_names():
+            shop.train(name)
+        add_history(instance, shop, runs)
+
+
+def add_history(instance: dg.DagsterInstance, shop: Any, runs: int) -> None:
+    """Report runs, each with one materialization, of which the last ones are those of the store's artifacts."""
+    from ft_pipeline.store.asset_pointers import AssetPointers
+
+    pointers = [pointer for pointer in AssetPointers(shop.store.root).all() if pointer.asset not in shop.tables()]
+    for number in range(runs):
+        pointer = pointers[number % len(pointers)]
+        run = instance.create_run_for_job(shop.defs.resolve_job_def("retraining"), tags=_tags(pointer.partition))
+        instance.report_dagster_event(
+            dg.DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+                job_name=run.job_name,
+                event_specific_data=_materialization(pointer),
+            ),
+            run.run_id,
+        )
+        instance.handle_run_event(run.run_id, _ended(run.job_name))
+
+
+def _tags(experiment: str | None) -> dict[str, str]:
+    return {"dagster/partition": experiment} if experiment else {}
+
+
+def _materialization(pointer: Any) -> Any:
+    from dagster._core.events import StepMaterializationData
+
+    return StepMaterializationData(
+        dg.AssetMaterialization(
+            pointer.asset, partition=pointer.partition, tags={"dagster/data_version": pointer.fingerprint}
+        )
+    )
+
+
+def _ended(job_name: str) -> dg.DagsterEvent:
+    return dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_SUCCESS.value, job_name=job_name)
+
+
+def measure(root: Path, times: int) -> dict[str, Any]:
+    """Median seconds of each."""
+    seconds = {name: _median(name, code, root, times) for name, code in MEASURED.items()}
+    seconds["views_after_a_step"] = _views(root, times)
+    return {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
+
+
+def _median(name: str, code: str, root: Path, times: int) -> float:
+    imports = "" if name == "load_definitions" else LOAD
+    command = [sys.executable, "-c", TIMED.format(imports=imports, code=code)]
+    environment = {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home")}
+    outputs = [
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        for _ in range(times)
+    ]
+    return statistics.median(float(output.splitlines()[-1]) for output in outputs)
+
+
+def _views(root: Path, times: int) -> float:
+    from ft_pipeline.store.artifacts import ArtifactStore
+    from ft_pipeline.store.sql_views import write_views
+
+    taken = []
+    for _ in range(times):
+        started = time.monotonic()
+        write_views(ArtifactStore(root / "data" / "store"))
+        taken.append(time.monotonic() - started)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    main()

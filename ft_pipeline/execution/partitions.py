@@ -1,0 +1,72 @@
+"""The partitions of the graph: one key for each experiment and sweep member, kept in step with experiments/*.yaml.
+
+The keys are in Dagster's instance, so that a new YAML needs no reload of the definitions. Keys are names: what an older
+version materialized under its static partitions has the same keys.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+
+from ft_pipeline.project import Project
+
+ACTIVE_STATUSES = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""Statuses of runs that have not ended."""
+
+
+@dataclass(frozen=True)
+class PartitionChanges:
+    """How the keys in the instance differ from the files."""
+
+    new: list[str]
+    gone: list[str]
+    """Keys that no YAML defines, and of which no run is under way."""
+
+
+def partitions_name() -> str:
+    """Return the name of the partitions definition. Dynamic partitions of one name are shared in a whole instance."""
+    return "experiments"
+
+
+def experiments() -> dg.DynamicPartitionsDefinition:
+    """Return the only partitions definition of the graph: the experiments and their sweep members.
+
+    Because there is only one definition, a key that is selected in the UI is one run of the whole graph.
+    """
+    return dg.DynamicPartitionsDefinition(name=partitions_name())
+
+
+def add_partitions(instance: dg.DagsterInstance, names: Iterable[str]) -> None:
+    """Add the keys that the instance does not have yet. A run of an unknown key cannot be started."""
+    known = set(instance.get_dynamic_partitions(partitions_name()))
+    if new := [name for name in dict.fromkeys(names) if name not in known]:
+        instance.add_dynamic_partitions(partitions_name(), new)
+
+
+def find_partition_changes(instance: dg.DagsterInstance, project: Project) -> PartitionChanges:
+    """Compare the keys in the instance with the YAML files. Nothing is changed."""
+    known, names = instance.get_dynamic_partitions(partitions_name()), project.experiment_names()
+    undefined = [key for key in known if key not in names and not project.defines(key)]
+    under_way = experiments_under_way(instance) if undefined else {}
+    return PartitionChanges(
+        new=[name for name in names if name not in known],
+        gone=[key for key in undefined if key not in under_way],
+    )
+
+
+def experiments_under_way(instance: dg.DagsterInstance) -> dict[str, datetime]:
+    """Return the experiments of which a run has not ended, with the time at which the oldest one was created."""
+    records = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE_STATUSES))
+    under_way: dict[str, datetime] = {}
+    for record in records:
+        if name := record.dagster_run.tags.get("dagster/partition"):
+            under_way[name] = min(record.create_timestamp, under_way.get(name, record.create_timestamp))
+    return under_way

@@ -1,0 +1,180 @@
+"""Nights with several experiments: each one that is due is trained, and every training that is missed is reported."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ft_pipeline import scaffold
+from ft_pipeline.automation import nights
+from ft_pipeline.automation.notifications import Notification
+from ft_pipeline.automation.retraining import RetrainingDecision
+from ft_pipeline.defs import automation
+from ft_pipeline.execution.partitions import experiments, partitions_name
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.automation.simulated import Simulation, simulated
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
+    """A project with 60 raw rows whose experiment `qlora` is retrained automatically. No table is built yet."""
+    root = scaffold.create(tmp_path / "shop", example=True)
+    for path in (root / "data" / "raw").glob("*/*.*"):
+        path.unlink()
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    with simulated(root, tmp_path, min_new_rows=50) as simulation:
+        yield simulation
+
+
+def decide(shop: Simulation, monkeypatch: pytest.MonkeyPatch, *decisions: RetrainingDecision) -> None:
+    """Let the next nights decide this."""
+    monkeypatch.setattr(nights, "decide_retrainings", lambda project: list(decisions))
+
+
+def due(name: str) -> RetrainingDecision:
+    return RetrainingDecision(name, True, "60 new rows")
+
+
+def blocked(name: str, reason: str = "alpaca failed a check") -> RetrainingDecision:
+    return RetrainingDecision(name, False, reason, blocked=True)
+
+
+def told(shop: Simulation) -> list[str]:
+    return [entry["message"] for entry in shop.notifications() if entry["kind"] == "not_trained"]
+
+
+def test_several_are_due_one_is_new_and_one_is_broken(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
+    shop.write_experiment("lora", retrain=True)
+    shop.write_experiment("newer", retrain=True)  # after the definitions were loaded, and before a tick of the sensor
+    (shop.project.root / "experiments" / "full.yaml").write_text("tecnique: full\n", encoding="utf-8")
+
+    tonight = shop.now.replace(hour=2) + timedelta(days=1)
+    decision = shop.tick(automation.nightly, tonight)
+    requests = decision.run_requests or []
+    assert [request.partition_key for request in requests] == ["lora", "newer", "qlora"]
+    (message,) = told(shop)
+    assert message.startswith("full: full.yaml: line 1: unknown key `tecnique`")
+
+    again = shop.tick(automation.nightly, tonight).run_requests or []
+    keys = [request.run_key for request in requests]
+    assert [request.run_key for request in again] == keys and len(set(keys)) == 3
+    assert len(told(shop)) == 1, "the same tick is not reported twice"
+    next_one = shop.tick(automation.nightly, tonight + timedelta(days=1)).run_requests or []
+    assert not {request.run_key for request in next_one} & set(keys)
+    assert len(told(shop)) == 2, "what lasts is reported again the next day"
+
+    weekly = shop.tick(automation.weekly, tonight).run_requests or []
+    assert {request.partition_key for request in weekly} == set(shop.project.experiment_names()) - {"full"}
+    assert len({request.run_key for request in weekly}) == len(weekly)
+
+    job = shop.defs.resolve_job_def("retraining")
+    run = shop.instance.create_run_for_job(job, tags=requests[1].tags, status=dg.DagsterRunStatus.STARTED)
+    assert run.tags["dagster/partition"] == "newer"
+
+
+def test_an_error_of_any_type_spoils_only_its_own_experiment(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ft_pipeline.automation import retraining
+
+    shop.write_experiment("lora", retrain=True)
+    whole = retraining.decide_retraining
+
+    def decide_some(planner: retraining.Planner, name: str) -> RetrainingDecision:
+        if name == "lora":
+            raise ZeroDivisionError("division by zero")
+        return whole(planner, name)
+
+    monkeypatch.setattr(retraining, "decide_retraining", decide_some)
+    decision = shop.next_night()
+    reason = "lora: it could not be planned (ZeroDivisionError: division by zero)"
+    assert decision.skip_message == f"{reason}; qlora: raw_alpaca is not up to date: never materialized"
+    assert told(shop) == [decision.skip_message]
+
+
+def test_a_project_that_cannot_be_read_is_reported(shop: Simulation) -> None:
+    (shop.project.root / "project.yaml").write_text("nmae: x\n", encoding="utf-8")
+    shop.now += timedelta(days=1)
+    decision = shop.tick(automation.nightly, shop.now)
+    assert "project.yaml: line 1: unknown key `nmae`" in decision.skip_message
+    assert told(shop) == [decision.skip_message]
+
+
+def test_a_missed_training_is_reported_once_a_day_and_at_once_if_its_reason_changes(
+    shop: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(shop, monkeypatch, blocked("qlora"), due("lora"))
+    for minute in range(3):  # a schedule that runs every minute
+        assert len(shop.tick(automation.nightly, shop.now + timedelta(minutes=minute)).run_requests) == 1
+    assert told(shop) == ["qlora: alpaca failed a check"]
+    decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
+    shop.tick(automation.nightly, shop.now + timedelta(minutes=3))
+    assert told(shop)[1:] == ["qlora: alpaca is not up to date"]
+    shop.tick(automation.nightly, shop.now + timedelta(days=1))
+    assert told(shop)[2:] == ["qlora: alpaca is not up to date"]
+
+
+def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    decide(shop, monkeypatch, due("qlora"), due("lora"))
+    with shop.run_under_way("qlora"):
+        created = shop.instance.get_run_records(limit=1)[0].create_timestamp
+        (request,) = shop.tick(automation.nightly, created + timedelta(hours=1)).run_requests
+        assert request.partition_key == "lora" and told(shop) == []
+        shop.tick(automation.nightly, created + timedelta(hours=24))
+    (message,) = told(shop)
+    assert message.startswith("qlora: a run is already under way since ") and message.endswith("Cancel it if it hangs")
+
+
+def test_partitions_follow_the_files(shop: Simulation) -> None:
+    def keys() -> set[str]:
+        return set(shop.instance.get_dynamic_partitions(partitions_name()))
+
+    assert shop.tick_files().skip_reason is not None
+    assert keys() == set(shop.project.experiment_names())
+    shop.write_experiment("newer", seeds=3)
+    shop.tick_files()
+    assert {"newer", "newer.seed1", "newer.seed2"} <= keys()
+    shop.write_experiment("newer", sseds=3)
+    shop.tick_files()
+    assert "newer.seed2" in keys(), "a YAML that is broken for a moment removes nothing"
+    file = shop.project.root / "experiments" / "newer.yaml"
+    file.unlink()
+    shop.tick_files()
+    assert "newer" in keys(), "a file may be replaced by removing it first"
+    with shop.run_under_way("newer"):
+        shop.tick_files()
+        assert "newer" in keys() and "newer.seed1" not in keys()
+    shop.tick_files()
+    assert str(shop.tick_files().skip_reason.skip_message) == "removed newer"
+    assert keys() == set(shop.project.experiment_names())
+
+
+def test_what_was_materialized_with_static_partitions_is_found(shop: Simulation) -> None:
+    """An instance of an older version, and a removed experiment: the history stays."""
+
+    def asset_with(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+        @dg.asset(partitions_def=partitions)
+        def adapter() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion("1"))
+
+        return adapter
+
+    dg.materialize(
+        [asset_with(dg.StaticPartitionsDefinition(["qlora", "gone"]))], instance=shop.instance, partition_key="qlora"
+    )
+    dg.materialize(
+        [asset_with(dg.StaticPartitionsDefinition(["qlora", "gone"]))], instance=shop.instance, partition_key="gone"
+    )
+    shop.tick_files()
+    key = dg.AssetKey("adapter")
+    assert shop.instance.get_materialized_partitions(key) == {"qlora", "gone"}
+    dg.materialize([asset_with(experiments())], instance=shop.instance, partition_key="qlora")
+    counts = [record.partition_key for record in shop.instance.fetch_materializations(key, limit=9).records]
+    assert counts == ["qlora", "gone", "qlora"]
+
+
+def test_notifications_without_a_subject_are_never_held_back(shop: Simulation) -> None:
+    for _ in range(2):
+        nights.notify_daily(shop.project, Notification("run_failed", "adapter: no"), shop.now)
+    assert len(shop.notifications()) == 2

@@ -1,0 +1,39 @@
+"""Materializes an asset that compares what is in `scores.txt` of the project: `python -m … FOLDER`.
+
+Building from the older scores takes until FOLDER/newer exists. FOLDER/building shows that it has begun.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from ft_pipeline.execution.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import step
+from ft_pipeline.store.spec import Spec
+
+FOLDER = Path(sys.argv[1])
+
+
+def compare(build: BuildContext) -> dict:
+    """Write what is compared."""
+    if build.spec.config["scores"] == "older":
+        (FOLDER / "building").touch()
+        while not (FOLDER / "newer").exists():
+            time.sleep(0.05)
+    (build.out / "scores.txt").write_text(build.spec.config["scores"], encoding="utf-8")
+    return {}
+
+
+@step(stage="evaluation", kinds={"json"}, build=compare)
+def comparison(context: SpecContext) -> Spec:
+    """Compares."""
+    return Spec("comparison", config={"scores": (context.project.root / "scores.txt").read_text(encoding="utf-8")})
+
+
+if __name__ == "__main__":
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize([comparison], instance=instance)
+        (event,) = done.asset_materializations_for_node("comparison")
+        print((event.tags or {})["dagster/data_version"])
