@@ -185,6 +185,7 @@ def ui(
     Example: ft ui --port 3001
     """
     from ft_pipeline.execution import instance
+    from ft_pipeline.execution.device_pool import set_default_limit
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.execution.workers.serving import require_free_port
     from ft_pipeline.store.journal import sign_new_store
@@ -196,8 +197,9 @@ def ui(
         _show_new_key(sign_new_store(opened_project.store))
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
-    with instance.open_instance():
-        pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
+    # This creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time.
+    with instance.open_instance() as opened_instance:
+        set_default_limit(opened_instance)
     os.environ["PYTHONWARNINGS"] = "ignore"
     arguments = ["-w", str(opened_project.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files

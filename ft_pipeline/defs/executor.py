@@ -4,8 +4,7 @@ import os
 
 import dagster as dg
 
-EXECUTOR = "FT_EXECUTOR"
-"""Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
+from ft_pipeline.execution.device_pool import EXECUTOR
 
 
 @dg.definitions

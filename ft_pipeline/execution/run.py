@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
-from uuid import uuid4
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.execution.events import StepEvent, listening, publish
+from ft_pipeline.execution.device_pool import set_default_limit
+from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
-from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
@@ -109,7 +108,7 @@ def run(request: RunRequest) -> RunResult:
     failures: list[str] = []
     planned = plan_run(request)
     with listening(StepEvent, events.append), open_instance() as instance:
-        # Otherwise this run would wait for the pool slot of a killed run.
+        set_default_limit(instance)
         end_orphaned_runs(instance, request.project.store)
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
@@ -277,14 +276,10 @@ def _materialize(
         if event.state in {"failed", "check failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
-    def note_wait(step: str, reason: str) -> None:
-        publish(StepEvent(step, experiment, "waiting", message=reason))
-
-    invocation = uuid4().hex[:12]
     tags = {FORCE: "true"} if request.force else {}
     if gguf_types := request.gguf_types_of(experiment):
         tags[GGUF] = ",".join(gguf_types)
-    with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
+    with listening(StepEvent, note_failure):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
@@ -292,7 +287,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **tags},
+            tags={"ft/started_by": f"cli {user_name()}", **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
