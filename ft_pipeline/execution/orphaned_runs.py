@@ -13,10 +13,9 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.garbage_collection import garbage_lock
+from ft_pipeline.execution.run_overview import STATUSES_WITH_PROCESS, run_lock_path
 from ft_pipeline.store.locks import FileLock
 
-STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-"""Statuses of runs that a process executes, unless it died."""
 SINGLE_PROCESS_EXECUTORS = {"in_process", "execute_in_process_executor"}
 """Dagster's names of the executors that run all steps in one process: under its launcher, and in `ft run`."""
 MESSAGE = "the process of this run died. Its finished steps are kept; run it again to resume."
@@ -88,4 +87,4 @@ def _remove_unused_locks(instance: dg.DagsterInstance, store: Path) -> None:
 
 
 def _run_lock(store: Path, run_id: str) -> FileLock:
-    return FileLock(store / "locks" / "runs" / run_id, "executing the run")
+    return FileLock(run_lock_path(store, run_id), "executing the run")
