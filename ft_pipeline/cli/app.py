@@ -118,7 +118,7 @@ COMMANDS = {
     # The name before 0.2; to be removed in the release after it.
     "forget": Entry("audit:erase", "Erase rows.", hidden=True),
     "import": Entry("exchange:importer", "Make a project from what you have: files, settings, data."),
-    "inbox": Entry("inbox:app", "Show what people corrected in served answers, newest first."),
+    "inbox": Entry("inbox:app", "Show what people corrected in served answers, newest first"),
     "keys": Entry("keys:app", "The key that signs the changes of the store."),
 }
 """Name → command, in the order of the help."""

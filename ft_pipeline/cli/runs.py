@@ -72,12 +72,15 @@ def logs(
     from ft_pipeline.cli.display_runs import log_line
     from ft_pipeline.execution.instance import open_instance
     from ft_pipeline.execution.run_control import find_run, log_entries
+    from ft_pipeline.execution.run_overview import describe_step_failure
 
     with open_instance() as instance:
         found = find_run(instance, run)
         for entry in log_entries(instance, found.run_id, follow=follow):
+            failed = entry.is_dagster_event and entry.get_dagster_event().is_step_failure
+            message = describe_step_failure(entry) if failed else entry.message
             when = datetime.fromtimestamp(entry.timestamp, UTC).astimezone()
-            stdout.print(log_line(when, entry.step_key, entry.message), soft_wrap=True)
+            stdout.print(log_line(when, entry.step_key, message), soft_wrap=True)
 
 
 def cancel(

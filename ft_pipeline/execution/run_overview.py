@@ -109,12 +109,12 @@ def _failed_row(instance: dg.DagsterInstance, record: dg.RunRecord) -> RunRow:
     events = instance.get_records_for_run(
         record.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1
     ).records
-    reason = _failure(events[0].event_log_entry) if events else "see `ft logs`"
+    reason = describe_step_failure(events[0].event_log_entry) if events else "see `ft logs`"
     return _row(record, "failed", record.end_time, reason)
 
 
-def _failure(entry: dg.EventLogEntry) -> str:
-    """The step that failed, and the first line of the reason."""
+def describe_step_failure(entry: dg.EventLogEntry) -> str:
+    """Return the step that failed, and the first line of the reason."""
     event = entry.get_dagster_event()
     data = event.step_failure_data
     text = data.user_failure_data.description if data.user_failure_data else None
