@@ -1,20 +1,23 @@
-"""A project folder: project.yaml, data/, experiments/, dagster_home/."""
+"""A project folder: project.yaml, data/, experiments/, dagster_home/.
+
+The models of its settings are imported when settings are read, since `ft status` and the like need only paths.
+"""
 
 import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import yaml
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.project import NAME_PATTERN, ProjectSettings
-from ft_pipeline.settings.sweep import sweep_members, sweep_owner
-from ft_pipeline.settings.yaml_file import read_settings
+
+if TYPE_CHECKING:
+    from ft_pipeline.settings.experiment import ExperimentSettings
+    from ft_pipeline.settings.project import ProjectSettings
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,11 @@ class Project:
         return cls(folder)
 
     @cached_property
-    def settings(self) -> ProjectSettings:
+    def settings(self) -> "ProjectSettings":
         """The settings in project.yaml. UserError if it is broken."""
+        from ft_pipeline.settings.project import ProjectSettings
+        from ft_pipeline.settings.yaml_file import read_settings
+
         return read_settings(self.root / "project.yaml", ProjectSettings)
 
     @property
@@ -61,13 +67,19 @@ class Project:
 
     def with_sweep_members(self, name: str) -> list[str]:
         """Return the experiment and its sweep members; only the experiment if its YAML is broken or missing."""
+        from ft_pipeline.settings.sweep import sweep_members
+
         try:
             return [name, *sweep_members(name, self.experiment(name))]
         except UserError:
             return [name]
 
-    def experiment(self, name: str) -> ExperimentSettings:
+    def experiment(self, name: str) -> "ExperimentSettings":
         """Return the settings of an experiment or sweep member. UserError if it is missing or its YAML is broken."""
+        from ft_pipeline.settings.experiment import ExperimentSettings
+        from ft_pipeline.settings.sweep import sweep_members, sweep_owner
+        from ft_pipeline.settings.yaml_file import read_settings
+
         owner = sweep_owner(name)
         if self._has_file(owner):
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
@@ -78,6 +90,8 @@ class Project:
 
     def defines(self, name: str) -> bool:
         """Return whether a YAML defines the experiment. A broken YAML defines every sweep member that it may have."""
+        from ft_pipeline.settings.sweep import sweep_members, sweep_owner
+
         owner = sweep_owner(name)
         if not self._has_file(owner):
             return False
@@ -98,13 +112,17 @@ class Project:
 
     def _owner_names(self) -> list[str]:
         """Return the names of experiments without their sweep members: one for each file experiments/NAME.yaml."""
+        from ft_pipeline.settings.project import NAME_PATTERN
+
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
 
     def _has_file(self, owner: str) -> bool:
         """Return whether an experiment has a file. For one name this is faster than `_owner_names`."""
+        from ft_pipeline.settings.project import NAME_PATTERN
+
         return bool(re.match(NAME_PATTERN, owner)) and (self.root / "experiments" / f"{owner}.yaml").exists()
 
-    def training_chain(self, name: str) -> list[tuple[str, ExperimentSettings]]:
+    def training_chain(self, name: str) -> "list[tuple[str, ExperimentSettings]]":
         """Return (name, settings) of the experiments that an experiment starts from, in training order, and of itself.
 
         UserError if one is missing or broken, if `start_from` forms a cycle, or if their base models differ.
@@ -135,7 +153,7 @@ class Project:
         return path
 
 
-def _require_one_model(chain: list[tuple[str, ExperimentSettings]]) -> None:
+def _require_one_model(chain: "list[tuple[str, ExperimentSettings]]") -> None:
     """Raise UserError if the last phase of a chain cannot continue from the model of an earlier phase."""
     last_name, last = chain[-1]
     for name, settings in chain[:-1]:

@@ -1,10 +1,54 @@
-"""Options of `ft` itself, and the old names of renamed commands."""
+"""Options of `ft` itself, the help of its commands, what they import, and the completion of the shell."""
 
+import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.cli.app import COMMANDS, load_command
+
+HEAVY = (
+    "dagster",
+    "pydantic",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "duckdb",
+    "pandas",
+    "yaml",
+    "torch",
+    "sqlalchemy",
+    "psutil",
+)
+NOT_FOR_STATUS = ("torch", "transformers", "numpy", "scipy", "pandas", "ft_pipeline.definitions", "ft_pipeline.tables")
+"""What `ft status` does not need. Importing pyarrow and duckdb is left to Dagster."""
+FT = "from ft_pipeline.cli import main; main()"
+
+
+def run_ft(arguments: list[str], env: dict[str, str] | None = None, code: str = FT) -> str:
+    """The output of `ft` in a new process."""
+    script = f"import sys; sys.argv[:] = ['ft', *{arguments!r}]; {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def imported(arguments: list[str], names: tuple[str, ...], env: dict[str, str] | None = None) -> list[str]:
+    """Those of `names` that a command imports."""
+    code = (
+        "import atexit, json; from ft_pipeline.cli import main\n"
+        f"atexit.register(lambda: print(json.dumps([name for name in {names!r} if name in sys.modules])))\n"
+        "main()"
+    )
+    return json.loads(run_ft(arguments, env, code).splitlines()[-1])
 
 
 def test_the_version_is_printed() -> None:
@@ -16,3 +60,43 @@ def test_the_old_name_of_erase_works_and_is_hidden() -> None:
     assert CliRunner().invoke(app, ["forget", "--help"]).exit_code == 0
     commands = CliRunner().invoke(app, ["--help"]).stdout
     assert "erase" in commands and "forget" not in commands
+
+
+def test_the_help_and_completion_import_nothing_heavy() -> None:
+    """That is what makes them fast. Typer itself imports a part of pydantic for completion."""
+    assert imported(["--help"], HEAVY) == []
+    completing = {"_FT_COMPLETE": "complete_bash", "COMP_WORDS": "ft ", "COMP_CWORD": "1"}
+    assert set(imported([], HEAVY, completing)) <= {"pydantic"}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if not entry.hidden])
+def test_the_help_of_a_command_begins_with_its_summary(name: str) -> None:
+    text = " ".join((load_command(name).help or "").split())
+    assert text.startswith(COMMANDS[name].summary)
+
+
+def test_an_unknown_command_is_refused_with_a_suggestion() -> None:
+    result = CliRunner().invoke(app, ["stauts"])
+    assert result.exit_code == 2 and "'status'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("shell", "variables"),
+    [
+        ("bash", {"COMP_WORDS": "ft {}", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "ft {}"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "ft {}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_the_shell_completes_experiments(tmp_path: Path, shell: str, variables: dict[str, str]) -> None:
+    (tmp_path / "experiments").mkdir()
+    for name in ("qlora", "qlora_long", "full"):
+        (tmp_path / "experiments" / f"{name}.yaml").touch()
+
+    def complete(words: str) -> str:
+        env = {key: value.format(words) for key, value in variables.items()}
+        return run_ft([], {**env, "_FT_COMPLETE": f"complete_{shell}", "FT_PROJECT": str(tmp_path)})
+
+    shown = complete("logs q")
+    assert "qlora" in shown and "qlora_long" in shown and "full" not in shown
+    assert shell in run_ft(["--show-completion", shell], {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})

@@ -8,6 +8,6 @@ if (message := unsupported_system_message()) is not None:
     sys.stderr.write(f"ft: {message}\n")
     sys.exit(2)
 
-from ft_pipeline.cli.commands import app, main
+from ft_pipeline.cli.app import app, main
 
 __all__ = ["app", "main"]

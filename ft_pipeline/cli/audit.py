@@ -246,10 +246,3 @@ def erase(
 
     result = erase_rows(open_project(project), path, rows, reason)
     print_result(result.to_json(), as_json, lambda _: show_erasure(stdout, result))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register `ft audit` and `ft erase`."""
-    app.command()(audit)
-    app.command()(erase)
-    app.command("forget", hidden=True)(erase)  # the name before 0.2; to be removed in the release after it

@@ -1,10 +1,9 @@
-"""Run the pipeline from a terminal, with the same assets and the same Dagster instance as the UI."""
+"""The commands that have no file of their own: projects, runs, the UI, the comparison, checks of files, SQL."""
 
 import json
 import os
 import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,27 +11,13 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import (
-    audit,
-    display,
-    exchange,
-    export,
-    exposures,
-    gc,
-    inbox,
-    inspect,
-    keys,
-    memory,
-    push,
-    release,
-    report,
-    serve,
-)
+from ft_pipeline.cli import display
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
     JsonOption,
     ProjectOption,
+    experiment_names,
     open_project,
     print_result,
     stderr,
@@ -44,49 +29,12 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
-from ft_pipeline.store.atomic_files import describe_write_error
 from ft_pipeline.tables.formats.registry import FORMATS
 
 if TYPE_CHECKING:
     from ft_pipeline.store.signing import SigningKey
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-
-def _show_version(requested: bool) -> None:
-    if requested:
-        stdout.print(version("ft-pipeline"), highlight=False)
-        raise typer.Exit
-
-
-@app.callback(help=__doc__)
-def options(
-    show_version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
-    """Options of `ft` itself."""
-
-
-def main() -> None:
-    """The entry point. An error that the user can fix is shown in one or two lines, without a traceback."""
-    try:
-        app()
-    except UserError as error:
-        stderr.print(f"[red]ft:[/red] {display.plain(str(error))}", soft_wrap=True)
-        sys.exit(REFUSED)
-    except OSError as error:
-        if (message := describe_write_error(error)) is None:
-            raise
-        stderr.print(f"[red]ft:[/red] {display.plain(message)}", soft_wrap=True)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        stderr.print("ft: stopped. Finished work is kept. Run the same command again to resume.")
-        sys.exit(FAILED)
-
-
-@app.command()
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to create. It must be new or empty.")],
     example: Annotated[bool, typer.Option("--example", help="Include the worked example's data and settings.")] = False,
@@ -115,7 +63,6 @@ def _show_new_key(key: "SigningKey | None") -> None:
         )
 
 
-@app.command()
 def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """Check this machine: GPU, compute type and its measured speed, memory, packages, embedded model, Dagster instance,
     disk and port. Each problem is shown with its fix.
@@ -129,12 +76,14 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
 def run(
     experiment: Annotated[
         list[str] | None,
         typer.Option(
-            "--experiment", "-e", help="Run this experiment. Repeat for several (default: all except broken ones)."
+            "--experiment",
+            "-e",
+            help="Run this experiment. Repeat for several (default: all except broken ones).",
+            autocompletion=experiment_names,
         ),
     ] = None,
     select: Annotated[
@@ -172,7 +121,6 @@ def run(
         raise typer.Exit(FAILED)
 
 
-@app.command()
 def ui(
     port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = machine_checks.UI_PORT,
     read_only: Annotated[
@@ -185,6 +133,7 @@ def ui(
     Example: ft ui --port 3001
     """
     from ft_pipeline.execution import instance
+    from ft_pipeline.execution.device_pool import set_default_limit
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.execution.workers.serving import require_free_port
     from ft_pipeline.store.journal import sign_new_store
@@ -196,8 +145,9 @@ def ui(
         _show_new_key(sign_new_store(opened_project.store))
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
-    with instance.open_instance():
-        pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
+    # This creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time.
+    with instance.open_instance() as opened_instance:
+        set_default_limit(opened_instance)
     os.environ["PYTHONWARNINGS"] = "ignore"
     arguments = ["-w", str(opened_project.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files
@@ -209,7 +159,6 @@ def ui(
     os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *arguments])
 
 
-@app.command()
 def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """List the experiments with their objective, technique, base model, state and primary score.
 
@@ -221,7 +170,6 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
     print_result({"experiments": rows}, as_json, lambda _: display.show_experiments(stdout, rows))
 
 
-@app.command()
 def compare(
     on: Annotated[
         Literal["test", "validation"],
@@ -241,7 +189,6 @@ def compare(
     print_result(document, as_json, lambda shown: display.show_comparison(stdout, Comparison.from_json(shown)))
 
 
-@app.command()
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """Show the recommendation and the reasons for it.
 
@@ -251,26 +198,6 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
     print_result(document, as_json, lambda shown: display.show_recommendation(stdout, shown))
 
 
-for command in (
-    release.promote,
-    release.approve,
-    release.rollback,
-    release.champion,
-    exposures.exposures,
-    export.export,
-    push.push,
-    serve.serve,
-    exchange.export_data,
-    report.report,
-    gc.gc,
-    memory.memory,
-    inspect.inspect,
-    keys.anchor,
-):
-    app.command()(command)
-
-
-@app.command()
 def validate(
     path: Annotated[Path, typer.Argument(help="File to check.")],
     data_format: Annotated[str, typer.Option("--format", help=f"Format of its rows: {', '.join(FORMATS)}.")],
@@ -297,7 +224,6 @@ def validate(
         raise typer.Exit(REFUSED)
 
 
-@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="DuckDB query over the views quarantine, conversations, …")],
     project: ProjectOption = None,
@@ -323,9 +249,3 @@ def _require_document(project: Project, asset: str) -> Any:
     if document is None:
         raise UserError(f"There is no {asset} yet. Run `ft run`.")
     return document
-
-
-audit.add_to(app)
-app.add_typer(exchange.importer, name="import")
-app.add_typer(inbox.app, name="inbox")
-app.add_typer(keys.app, name="keys")

@@ -1,16 +1,20 @@
-"""Shared by all commands of `ft`: the project, the two consoles, the options, the exit codes."""
+"""Shared by all commands of `ft`: the project, the two consoles, the options, the exit codes.
+
+Every `ft` imports this module, also for its help and for completion, so it imports nothing heavy.
+"""
 
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ft_pipeline.project import Project
+if TYPE_CHECKING:
+    from ft_pipeline.project import Project
 
 WIDTH = 240
 """Number of columns when the output is a file or a pipe. It is wide enough for every table."""
@@ -28,8 +32,16 @@ FAILED, REFUSED = 1, 2
 """Exit codes: the command was run and something failed, or the command or its input was refused."""
 
 
-def open_project(folder: Path | None) -> Project:
+def experiment_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the experiments of the project that begin with what was typed, for the completion of the shell."""
+    folder = Path(context.params.get("project") or os.environ.get("FT_PROJECT") or ".")
+    return sorted(path.stem for path in (folder / "experiments").glob("*.yaml") if path.stem.startswith(incomplete))
+
+
+def open_project(folder: Path | None) -> "Project":
     """Find the project, and set the environment so that Dagster's processes use the same one."""
+    from ft_pipeline.project import Project
+
     project = Project.find(folder)
     os.environ["FT_PROJECT"] = str(project.root)
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)

@@ -15,6 +15,7 @@ from ft_pipeline.release.requests import MoveRequest
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
+BATCH_STYLES = {"succeeded": "green", "failed": "red", "skipped": "yellow"}
 STATE_STYLES = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
 METRIC_TITLES = {
     "chrf": "chrF",
@@ -67,17 +68,9 @@ def show_plan(console: Console, planned: Sequence[Any]) -> None:
 
 
 def show_outcome(console: Console, outcome: Any, project: Any) -> None:
-    """Print the summary of a run: seconds per asset, the comparison, the recommendation, and how to open the UI."""
-    if outcome.steps:
-        table = _table("asset", "experiment", "result", "seconds", justify_right={"seconds"})
-        for step in outcome.steps:
-            style = "green" if step.succeeded else "red"
-            table.add_row(step.asset, step.experiment or "", f"[{style}]{step.state}[/]", f"{step.seconds:.1f}")
-        table.add_section()
-        table.add_row("total", "", "", f"{outcome.seconds:.1f}")
-        console.print(table)
-    for message in outcome.failures:
-        console.print(f"[red]{plain(message)}[/]", soft_wrap=True)
+    """Print the summary of a run: its experiments, the comparison, the recommendation, and how to open the UI."""
+    if outcome.batches:
+        show_batches(console, outcome.batches, outcome.seconds)
     if not outcome.steps and outcome.succeeded:
         console.print(f"[green]Up to date:[/] {outcome.fresh} assets, nothing to run.")
     if outcome.comparison:
@@ -87,6 +80,20 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
     if outcome.succeeded:
         show_champion(console, outcome.champion)
     console.print("To see it in the Dagster UI, run [bold]make ui[/] or [bold]ft ui[/] and open http://127.0.0.1:3000")
+
+
+def show_batches(console: Console, results: Sequence[Any], seconds: float) -> None:
+    """Print one row per experiment, and for the steps that experiments share."""
+    table = _table("experiment", "ran", "state", "seconds", "why", justify_right={"seconds"})
+    for result in results:
+        row = result.to_json()
+        skipped = f"skipped: {', '.join(row['skipped'])}" if row["skipped"] else ""
+        state = f"[{BATCH_STYLES[row['state']]}]{row['state']}[/]"
+        why = plain("\n".join(filter(None, [row["reason"], skipped])))
+        table.add_row(row["experiment"] or "(all)", ", ".join(row["ran"]), state, f"{row['seconds']:.1f}", why)
+    table.add_section()
+    table.add_row("total", "", "", f"{seconds:.1f}", "")
+    console.print(table)
 
 
 def show_experiments(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -22,18 +22,18 @@ _CHECKS_PER_LINE = 60
 
 
 class _StepDisplay(Protocol):
-    """Shows the running step."""
+    """Shows the running steps. Several run when experiments train side by side."""
 
     def start(self, label: str) -> None: ...
 
     def update(self, progress: JobProgress) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self, label: str) -> None: ...
 
 
 @contextmanager
 def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Iterator[None]:
-    """Within the block, print a line for each step that ends. Show the running step as a bar, or, if `console` is not
+    """Within the block, print a line for each step that ends. Show each running step as a bar, or, if `console` is not
     a terminal (CI, cron, systemd), as a line per `line_seconds`."""
     with ExitStack() as stack:
         display: _StepDisplay
@@ -47,7 +47,7 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
             if event.state in {"waiting", "notes"}:
                 console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
                 return
-            display.end()
+            display.end(label)
             if event.state == "started":
                 display.start(label)
                 return
@@ -75,24 +75,23 @@ def _new_bar(console: Console) -> Progress:
 
 
 class _Bar:
-    """The running step as a bar."""
+    """The running steps, a bar each."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def start(self, label: str) -> None:
-        self._task = self._bar.add_task(escape(label), total=None, note="")
+        self._tasks[label] = self._bar.add_task(escape(label), total=None, note="")
 
     def update(self, progress: JobProgress) -> None:
-        if self._task is not None:
+        if (task := self._tasks.get(progress.label)) is not None:
             note = progress.line().removeprefix(f"{progress.label}: ")
-            self._bar.update(self._task, completed=progress.step, total=progress.total, note=escape(note))
+            self._bar.update(task, completed=progress.step, total=progress.total, note=escape(note))
 
-    def end(self) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+    def end(self, label: str) -> None:
+        if (task := self._tasks.pop(label, None)) is not None:
+            self._bar.remove_task(task)
 
 
 @dataclass
@@ -110,7 +109,7 @@ class _Running:
 
 
 class Lines:
-    """Prints one plain line per `seconds` for the running step; a shorter step has none. Use it in a `with` block.
+    """Prints one plain line per `seconds` for each running step; a shorter step has none. Use it in a `with` block.
 
     A thread checks the clock, since users need these lines most if a step reports nothing for an hour.
     """
@@ -124,7 +123,7 @@ class Lines:
         self._print_line = print_line
         self._seconds = seconds
         self._clock = clock
-        self._step: _Running | None = None
+        self._steps: dict[str, _Running] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._print_due_lines, daemon=True)
@@ -140,24 +139,25 @@ class Lines:
     def start(self, label: str) -> None:
         now = self._clock()
         with self._lock:
-            self._step = _Running(label, now, now)
+            self._steps[label] = _Running(label, now, now)
 
     def update(self, progress: JobProgress) -> None:
         with self._lock:
-            if self._step is not None:
-                self._step.progress, self._step.last_report = progress, self._clock()
+            if (step := self._steps.get(progress.label)) is not None:
+                step.progress, step.last_report = progress, self._clock()
 
-    def end(self) -> None:
+    def end(self, label: str) -> None:
         with self._lock:
-            self._step = None
+            self._steps.pop(label, None)
 
     def tick(self) -> None:
-        """Print the line that is due, if there is one."""
+        """Print the lines that are due."""
         with self._lock:
             now = self._clock()
-            if self._step is not None and now - self._step.last_line >= self._seconds:
-                self._step.last_line = now
-                self._print_line(_describe(self._step, now, self._seconds))
+            for step in self._steps.values():
+                if now - step.last_line >= self._seconds:
+                    step.last_line = now
+                    self._print_line(_describe(step, now, self._seconds))
 
     def _print_due_lines(self) -> None:
         while not self._stopped.wait(self._seconds / _CHECKS_PER_LINE):

@@ -9,7 +9,15 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.common import (
+    JsonOption,
+    ProjectOption,
+    experiment_names,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
@@ -30,7 +38,13 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="`champion`, an experiment, or a row of `ft compare`.",
+            autocompletion=experiment_names,
+        ),
+    ],
     directory: Annotated[Path, typer.Argument(help="Folder to write to. It must be new or empty.")],
     merged: Annotated[bool, typer.Option("--merged", help="Export the whole model instead of the adapter.")] = False,
     export_format: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ft_pipeline.cli import display_inspection
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -20,7 +20,12 @@ def inspect(
     table: Annotated[str, typer.Argument(help=f"Table: {', '.join(TABLES)}.")] = "conversations",
     experiment: Annotated[
         str | None,
-        typer.Option("--experiment", "-e", help="Experiment whose held-out loss is shown (default: the last scored)."),
+        typer.Option(
+            "--experiment",
+            "-e",
+            help="Experiment whose held-out loss is shown (default: the last scored).",
+            autocompletion=experiment_names,
+        ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Number of rows of each list.")] = 5,
     project: ProjectOption = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -15,7 +15,10 @@ from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
 
 def memory(
-    experiment: Annotated[str | None, typer.Option("--experiment", "-e", help="Estimate for this experiment.")] = None,
+    experiment: Annotated[
+        str | None,
+        typer.Option("--experiment", "-e", help="Estimate for this experiment.", autocompletion=experiment_names),
+    ] = None,
     params: Annotated[
         float | None,
         typer.Option("--params", help="Estimate for a Llama-like model with this many parameters, such as 7e9."),

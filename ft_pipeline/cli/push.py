@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.common import (
+    JsonOption,
+    ProjectOption,
+    experiment_names,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
@@ -30,7 +38,13 @@ HUB = "hub"
 
 
 def push(
-    name: Annotated[str, typer.Argument(help="`champion`, an experiment, a row of `ft compare`, or an export folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="`champion`, an experiment, a row of `ft compare`, or an export folder.",
+            autocompletion=experiment_names,
+        ),
+    ],
     target: Annotated[str, typer.Argument(help="`hub`, or s3://BUCKET/FOLDER.")],
     repository: Annotated[
         str | None, typer.Option("--name", help="OWNER/REPOSITORY on the hub (default: the project's name).")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import FAILED, ProjectOption, open_project, stderr, stdout
+from ft_pipeline.cli.common import FAILED, ProjectOption, experiment_names, open_project, stderr, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.models.serving_engines import HOST, find_engine
@@ -20,7 +20,13 @@ EngineChoice = Literal["auto", "vllm", "transformers", "llama.cpp"]
 
 
 def serve(
-    name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")] = "champion",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="`champion`, an experiment, or a row of `ft compare`.",
+            autocompletion=experiment_names,
+        ),
+    ] = "champion",
     port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.", min=1, max=65535)] = 8000,
     engine: Annotated[
         EngineChoice, typer.Option("--engine", help="Serving engine. auto: vllm if it is installed, else transformers.")

@@ -14,6 +14,7 @@ from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_w
 from ft_pipeline.automation.raw_changes import find_raw_changes
 from ft_pipeline.automation.table_changes import find_table_changes
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions, experiments, experiments_under_way, find_partition_changes
 from ft_pipeline.project import Project
@@ -82,7 +83,8 @@ def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
 
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Ends runs whose process died (power cut, kill −9), and releases their slots in the pool. Run again to resume."""
+    """Ends runs whose process died (power cut, kill −9); run again to resume. Sets the default limit of the pool."""
+    set_default_limit(context.instance)
     try:
         ended = end_orphaned_runs(context.instance, Project.find().store)
     except UserError as error:

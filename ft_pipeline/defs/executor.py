@@ -5,7 +5,7 @@ import os
 import dagster as dg
 
 from ft_pipeline.execution import pods
-from ft_pipeline.execution.machines import EXECUTOR, PODS
+from ft_pipeline.execution.device_pool import EXECUTOR, PODS
 
 
 @dg.definitions

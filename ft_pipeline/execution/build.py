@@ -11,9 +11,10 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease_devices
+from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
@@ -144,7 +145,15 @@ class _ArtifactBuilder:
         if need is None or self.launcher.lease is not None:
             yield self.launcher.lease or Lease("cpu")
             return
-        with lease_devices(need, self.store.root / "locks" / "devices", self.log) as lease:
+        folder = device_locks(self.store.root)
+        if self.context is None:
+            with lease_devices(need, folder, self.log, self.label) as lease:
+                yield lease
+            return
+        wait = DeviceWait(self.context, _partition(self.context))
+        job = f"{self.label} of run {self.context.run.run_id[:8]}"
+        with lease_devices(need, folder, self.log, job, log_wait=wait.show) as lease:
+            wait.end()
             yield lease
 
     def log(self, message: str) -> None:

@@ -6,16 +6,12 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS
-from ft_pipeline.execution.pool_waits import INVOCATION
+from ft_pipeline.execution.run_retention import STARTED_BY
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.machine import MachineSettings
 
-EXECUTOR = "FT_EXECUTOR"
-"""Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
-PODS = "k8s"
-"""The executor that runs each step in a pod of Kubernetes."""
 PARTITION = "dagster/partition"
 """Dagster's tag of a run: its experiment."""
 LOST_MACHINE_RETRIES = dg.RetryPolicy(MAX_RETRIES, delay=RETRY_SECONDS)
@@ -55,5 +51,5 @@ def limit_run_time(context: dg.AssetExecutionContext, project: Project) -> None:
     run, hours = context.run, None
     with contextlib.suppress(UserError):  # the steps that need the experiment's settings report it
         hours = machine_settings(project, experiment_of(run)).max_hours
-    if hours is not None and INVOCATION not in run.tags and dg.MAX_RUNTIME_SECONDS_TAG not in run.tags:
+    if hours is not None and STARTED_BY not in run.tags and dg.MAX_RUNTIME_SECONDS_TAG not in run.tags:
         context.instance.add_run_tags(run.run_id, {dg.MAX_RUNTIME_SECONDS_TAG: str(round(hours * 3600))})

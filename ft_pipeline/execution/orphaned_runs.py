@@ -1,6 +1,7 @@
 """Ends runs whose process died without reporting it: after a power cut, an out-of-memory kill, a kill −9.
 
-Dagster's own launcher cannot detect them. It would show them as running and keep their slots in the pool forever.
+Dagster's own launcher cannot detect them. It would show them as running forever, and its daemon would hold back other
+runs because of them.
 Therefore each process that executes a run locks a file named after the run. If that lock is free, the process is gone.
 """
 
@@ -12,10 +13,9 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.garbage_collection import garbage_lock
+from ft_pipeline.execution.run_overview import STATUSES_WITH_PROCESS, run_lock_path
 from ft_pipeline.store.locks import FileLock
 
-STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-"""Statuses of runs that a process executes, unless it died."""
 SINGLE_PROCESS_EXECUTORS = {"in_process", "execute_in_process_executor"}
 """Dagster's names of the executors that run all steps in one process: under its launcher, and in `ft run`."""
 MESSAGE = "the process of this run died. Its finished steps are kept; run it again to resume."
@@ -44,7 +44,7 @@ def lock_run(context: dg.AssetExecutionContext, store: Path) -> None:
 def end_orphaned_runs(
     instance: dg.DagsterInstance, store: Path, log: Callable[[str], None] = lambda message: None
 ) -> list[str]:
-    """Mark orphaned runs as ended, release their slots in the pool, and return their ids.
+    """Mark orphaned runs as ended, and return their ids.
 
     A run of another store has no lock in this one, and is not touched.
     """
@@ -63,7 +63,7 @@ def end_orphaned_runs(
 
 
 def _end_run(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Mark a run as ended and release its slots. Returns whether it was not marked yet."""
+    """Mark a run as ended. Returns whether it was not marked yet."""
     run = instance.get_run_by_id(run_id)  # it may have ended normally since the query
     if run is None or run.status not in STATUSES_WITH_PROCESS:
         return False
@@ -71,7 +71,6 @@ def _end_run(instance: dg.DagsterInstance, run_id: str) -> bool:
         instance.report_run_canceled(run, MESSAGE)
     else:
         instance.report_run_failed(run, MESSAGE)
-    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
     return True
 
 
@@ -88,4 +87,4 @@ def _remove_unused_locks(instance: dg.DagsterInstance, store: Path) -> None:
 
 
 def _run_lock(store: Path, run_id: str) -> FileLock:
-    return FileLock(store / "locks" / "runs" / run_id, "executing the run")
+    return FileLock(run_lock_path(store, run_id), "executing the run")

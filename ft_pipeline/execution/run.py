@@ -1,30 +1,33 @@
-"""`ft run`: materializes the stale part of the graph in this process, with the project's Dagster instance.
+"""`ft run`: materializes the stale part of the graph, with the project's Dagster instance.
 
 The heavy work of the steps runs in worker processes. One process for the run itself saves the time that an executor
-spends on starting a process per step.
+spends on starting a process per step. Experiments that train side by side have a process each.
 """
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
-from uuid import uuid4
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.execution.events import StepEvent, listening, publish
+from ft_pipeline.execution.device_pool import set_default_limit
+from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
-from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
+from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
+from ft_pipeline.execution.run_process import RunProcesses
 from ft_pipeline.execution.run_retention import STARTED_BY
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
+from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
@@ -62,6 +65,8 @@ class RunResult:
     """How each step ended that was run."""
     failures: list[str]
     """What failed, as lines for the user."""
+    batches: list[BatchResult]
+    """The same by experiment, in the order in which they ended."""
     fresh: int
     """Number of assets that were up to date."""
     seconds: float
@@ -80,6 +85,7 @@ class RunResult:
             "seconds": round(self.seconds, 2),
             "fresh": self.fresh,
             "steps": [vars(event) for event in self.steps],
+            "experiments": [result.to_json() for result in self.batches],
             "failures": self.failures,
             "champion": self.champion,
         }
@@ -100,33 +106,113 @@ def plan_run(request: RunRequest) -> list[PlannedStep]:
 
 
 def run(request: RunRequest) -> RunResult:
-    """Materialize what is not fresh, in one Dagster run per experiment, until a run fails.
+    """Materialize what is not fresh. Experiments train side by side where there are several GPUs.
 
-    Shared steps run with the first experiment, or with the last one if they compare experiments.
+    A failure does not end the run: only what needs the failed step is skipped.
     Raises UserError before anything runs for unknown names, and for environment variables with invalid values.
     """
     check_environment()
     started = time.monotonic()
-    events: list[StepEvent] = []
-    failures: list[str] = []
     planned = plan_run(request)
-    with listening(StepEvent, events.append), open_instance() as instance:
-        # Otherwise this run would wait for the pool slot of a killed run.
+    with open_instance() as instance:
+        set_default_limit(instance)
         end_orphaned_runs(instance, request.project.store)
         add_partitions(instance, request.project.experiment_names())
-        for experiment, assets in _batches(planned):
-            failures += _materialize(instance, request, experiment, assets)
-            if failures:
-                break
+        results = list(_run_batches(instance, request, make_batches(planned)))
     return RunResult(
-        steps=[event for event in events if event.ended],
-        failures=failures,
+        steps=[step for result in results for step in result.steps],
+        batches=results,
+        failures=[failure for result in results for failure in result.failures],
         fresh=sum(not step.runs for step in planned),
         seconds=time.monotonic() - started,
         comparison=_comparison(request.project),
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
     )
+
+
+def _run_batches(instance: dg.DagsterInstance, request: RunRequest, batches: Batches) -> Iterator[BatchResult]:
+    """Run the batches, without the assets that need a failed one. Yields each result when it is known."""
+    broken: set[str] = set()
+    if batches.before:
+        yield (shared := _run_here(instance, request, batches.before))
+        broken = shared.failed_assets()
+    whole = {batch.experiment: batch for batch in batches.experiments}
+    possible = [without_dependents(batch, broken) for batch in batches.experiments]
+    failed: list[str] = []
+    for result in _run_experiments(instance, request, [batch for batch in possible if batch.assets]):
+        failed += [result.batch.experiment or ""] if result.failures else []
+        yield replace(result, batch=whole.pop(result.batch.experiment))
+    for batch in whole.values():
+        failed.append(batch.experiment or "")
+        yield BatchResult(batch, [], [], note=f"needs what failed: {', '.join(sorted(broken))}")
+    if batches.after:
+        yield _compare(instance, request, batches, broken, failed)
+
+
+def _compare(
+    instance: dg.DagsterInstance, request: RunRequest, batches: Batches, broken: set[str], failed: Sequence[str]
+) -> BatchResult:
+    """Run the last batch with the experiments that did not fail, if there are any."""
+    assert batches.after
+    if batches.experiments and len(failed) == len(batches.experiments):
+        return BatchResult(batches.after, [], [], note="every experiment failed, so nothing is new to compare")
+    result = _run_here(instance, request, without_dependents(batches.after, broken))
+    note = f"without new results of {', '.join(sorted(failed))}" if failed else ""
+    return replace(result, batch=batches.after, note=note)
+
+
+def _run_experiments(
+    instance: dg.DagsterInstance, request: RunRequest, batches: Sequence[Batch]
+) -> Iterator[BatchResult]:
+    """Run as many batches at once as there are devices: one in this process, several in child processes."""
+    at_once = min(len(batches), device_slots())
+    if at_once < 2:
+        yield from (_run_here(instance, request, batch) for batch in batches)
+        return
+    processes = RunProcesses()
+    with ThreadPoolExecutor(at_once) as threads:
+        futures = [threads.submit(_run_in_child, processes, request, batch) for batch in batches]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            processes.stop()
+            raise
+
+
+def _run_here(instance: dg.DagsterInstance, request: RunRequest, batch: Batch) -> BatchResult:
+    started, steps = time.monotonic(), list[StepEvent]()
+    with listening(StepEvent, steps.append):
+        failures = _materialize(instance, request, batch.experiment, batch.assets)
+    return BatchResult(batch, [step for step in steps if step.ended], failures, time.monotonic() - started)
+
+
+def _run_in_child(processes: RunProcesses, request: RunRequest, batch: Batch) -> BatchResult:
+    started, steps = time.monotonic(), list[StepEvent]()
+
+    def keep(event: StepEvent) -> None:
+        if event.ended and event.experiment == batch.experiment:
+            steps.append(event)
+
+    order = {
+        "experiment": batch.experiment,
+        "assets": batch.assets,
+        "force": request.force,
+        "gguf_types": request.gguf_types_of(batch.experiment),
+    }
+    with listening(StepEvent, keep):
+        failures = processes.run(order)
+    return BatchResult(batch, steps, failures, time.monotonic() - started)
+
+
+def run_order(order: Mapping[str, Any]) -> list[str]:
+    """Run one experiment in this child process (run_process.py). Returns what failed, as lines for the user."""
+    load_steps()
+    gguf_types = tuple(order["gguf_types"])
+    request = RunRequest(Project.find(), (order["experiment"],), force=order["force"], gguf_types=gguf_types)
+    with open_instance() as instance:
+        return _materialize(instance, request, order["experiment"], order["assets"])
 
 
 def materialize_release(project: Project) -> list[str]:
@@ -249,27 +335,6 @@ def _force(planned: PlannedStep) -> PlannedStep:
     return replace(planned, state="stale", reason="--force") if planned.state == "fresh" else planned
 
 
-def _batches(planned: Sequence[PlannedStep]) -> list[tuple[str | None, list[str]]]:
-    """Return (experiment, assets to run with it) in order.
-
-    Shared assets go with the first experiment; those that come after all assets of experiments go with the last.
-    """
-    to_run = [step for step in planned if step.runs]
-    order = [step.asset for step in planned]
-    last = max((order.index(step.asset) for step in planned if step.experiment), default=-1)
-    shared = [step.asset for step in to_run if step.experiment is None]
-    before = [asset for asset in shared if order.index(asset) < last]
-    after = [asset for asset in shared if asset not in before]
-    by_experiment: dict[str | None, list[str]] = {}
-    for step in to_run:
-        if step.experiment:
-            by_experiment.setdefault(step.experiment, []).append(step.asset)
-    batches = list(by_experiment.items()) or [(None, [])]
-    batches[0] = (batches[0][0], before + batches[0][1])
-    batches[-1] = (batches[-1][0], batches[-1][1] + after)
-    return [(experiment, assets) for experiment, assets in batches if assets]
-
-
 def _materialize(
     instance: dg.DagsterInstance, request: RunRequest, experiment: str | None, assets: Sequence[str]
 ) -> list[str]:
@@ -280,14 +345,10 @@ def _materialize(
         if event.state in {"failed", "check failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
-    def note_wait(step: str, reason: str) -> None:
-        publish(StepEvent(step, experiment, "waiting", message=reason))
-
-    invocation = uuid4().hex[:12]
     tags = {FORCE: "true"} if request.force else {}
     if gguf_types := request.gguf_types_of(experiment):
         tags[GGUF] = ",".join(gguf_types)
-    with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
+    with listening(StepEvent, note_failure):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
@@ -295,7 +356,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={STARTED_BY: f"cli {user_name()}", INVOCATION: invocation, **tags},
+            tags={STARTED_BY: f"cli {user_name()}", **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

@@ -22,12 +22,12 @@ from ft_pipeline.execution.build import (
     build_artifact,
     retry_request,
 )
+from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
-from ft_pipeline.execution.machines import EXECUTOR, LOST_MACHINE_RETRIES, PODS, device_need, limit_run_time
+from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES, device_need, limit_run_time
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.partitions import experiments
-from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
     STEPS,
@@ -85,15 +85,15 @@ def step(
     builds_here: whether `build` builds a spec; a worker process builds the others.
     show: computes the metadata that the UI shows from the artifact.
     automation: when Dagster's daemon materializes the asset automatically; None: never.
-    gpu: whether the worker leases a device. The asset then also takes a slot of the pool `gpu` and requests a GPU from
-    Kubernetes. A function if that depends on the settings; slot and request follow the settings at load time.
+    gpu: whether the worker leases a device. The asset is then also in the pool `gpu`, and requests a GPU from
+    Kubernetes. A function if that depends on the settings; pool and request follow the settings at load time.
     may_use_gpu: whether a missing input may need a device. The asset then requests a GPU from Kubernetes, whose pod
-    exists before that is known, but takes no slot: the lease of the input's worker excludes others.
+    exists before that is known, but is not in the pool: the lease of the input's worker excludes others.
     """
 
     def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
         asset_name = name or spec_function.__name__
-        takes_gpu_slot = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
+        needs_gpu = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
 
         @dg.asset(
             name=asset_name,
@@ -105,8 +105,8 @@ def step(
             description=description or spec_function.__doc__,
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
-            pool=POOL if takes_gpu_slot else None,
-            op_tags=gpu_op_tags() if takes_gpu_slot or may_use_gpu else None,
+            pool=pool_of_devices() if needs_gpu else None,
+            op_tags=gpu_op_tags() if needs_gpu or may_use_gpu else None,
             retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
             check_specs=[
                 dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)

@@ -1,4 +1,4 @@
-"""Every process of a deployment is killed once during a real training: no process is orphaned, no pool slot is leaked,
+"""Every process of a deployment is killed once during a real training: no process is orphaned, no device stays taken,
 no artifact is partial, and the next run resumes from the last checkpoint."""
 
 import contextlib
@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses
+from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, workers, write_experiment
 from ft_pipeline_tests.end_to_end.services import Services, services
@@ -92,10 +94,13 @@ class Shop:
         print(f"processes gone after {time.monotonic() - began:.1f} s")
         wait_until(lambda: self.status(training.run_id) == status, f"the run is {status}", PATIENCE)
         print(f"run {status} after {time.monotonic() - began:.1f} s")
-        wait_until(lambda: not self.ui.slots(), "the slot is free", PATIENCE)
-        print(f"slot free after {time.monotonic() - began:.1f} s, checkpoint of step {self.last_checkpoint()}")
+        wait_until(lambda: not self.device_uses(), "the device is free", PATIENCE)
+        print(f"device free after {time.monotonic() - began:.1f} s, checkpoint of step {self.last_checkpoint()}")
         assert self.last_checkpoint() > training.resumed_from
         assert not list(self.store.root.glob("artifacts/adapter/*/*/manifest.json"))
+
+    def device_uses(self) -> list[DeviceUse]:
+        return device_uses(device_locks(self.store.root))
 
     def status(self, run_id: str) -> str:
         return next(run["status"] for run in self.ui.runs() if run["runId"] == run_id)
@@ -187,12 +192,12 @@ def test_other_runs_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> 
         command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "brief", "--select", "adapter"]
         from_cli = subprocess.Popen(command, env=environment(shop.group.root), stdout=log, stderr=subprocess.STDOUT)
     read_log = (tmp_path / "log").read_text
-    holder = f"adapter of run {training.run_id[:8]}"
-    waits = f"adapter [brief] waits for a slot in the pool gpu, which is in use by {holder}"
+    (use,) = shop.device_uses()
+    assert use.holder is not None and f"of run {training.run_id[:8]}" in use.holder
+    waits = "adapter [brief] waiting: the CPU slot is in use by process "
     wait_until(lambda: waits in read_log(), "ft run says that it waits", PATIENCE)
     wait_until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
     assert workers(shop.group.root)[-1] == training.trainer and len(workers(shop.group.root)) == 2
-    assert shop.ui.slots() == [training.run_id]
     shop.ui.terminate(training.run_id)
     assert from_cli.wait(timeout=PATIENCE) == 0
     wait_until(lambda: shop.status(from_ui) == "SUCCESS", "the run of the UI has trained", PATIENCE)

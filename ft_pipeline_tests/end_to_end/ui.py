@@ -81,11 +81,6 @@ class Ui:
         )["terminateRun"]
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
-    def slots(self) -> list[str]:
-        """The runs that use a slot of the pool `gpu`."""
-        answer = self.query('{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }')
-        return [slot["runId"] for slot in answer["instance"]["concurrencyLimit"]["claimedSlots"]]
-
     def wait_for_run(self, seconds: float) -> dict[str, Any]:
         """The newest run, once it has ended."""
 

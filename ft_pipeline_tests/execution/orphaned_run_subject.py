@@ -12,7 +12,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 
-@dg.asset(pool="gpu")
+@dg.asset
 def adapter(context: dg.AssetExecutionContext) -> None:
     """Hangs, with children."""
     store = ArtifactStore(Path(sys.argv[1]))

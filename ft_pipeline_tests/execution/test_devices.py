@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline import doctor
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers import devices
-from ft_pipeline.execution.workers.devices import DeviceNeed, lease_devices, visible_gpus
+from ft_pipeline.execution.workers import devices, gpus
+from ft_pipeline.execution.workers.devices import DeviceNeed, lease_devices
+from ft_pipeline.execution.workers.gpus import visible_gpus
 from ft_pipeline.project import Project
 
 TWO_GPUS = "0, GPU-aaaa, NVIDIA A100, 81920, 80000\n1, GPU-bbbb, NVIDIA T4, 15360, {free}\n"
@@ -50,7 +52,7 @@ def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
             [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         assert second_process.stdout is not None
-        assert second_process.stdout.readline().startswith("waiting: a job on the CPU is under way in process")
+        assert second_process.stdout.readline().startswith("waiting: the CPU slot is in use by process")
     assert second_process.communicate()[0] == "held\n"
 
 
@@ -158,7 +160,7 @@ def test_a_failing_driver_is_reported_and_the_cpu_is_used(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
 ) -> None:
     """The CPU is slow, so a line of the log says why no GPU is used."""
-    monkeypatch.setattr(devices, "NVIDIA_SMI_TIMEOUT", 1.0)
+    monkeypatch.setattr(gpus, "NVIDIA_SMI_TIMEOUT", 1.0)
     (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     messages: list[str] = []
     with lease_devices(DeviceNeed(), tmp_path, messages.append) as held:
@@ -182,13 +184,16 @@ def test_gpus_that_are_lost_during_the_wait_are_an_error(
 ) -> None:
     monkeypatch.setattr(devices, "OBSTACLE_TIMEOUT", 0.0)
     monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
+
+    def lose_gpus(message: str) -> None:
+        two_gpus.write_text("")
+        first.close()
+
     refused = pytest.raises(UserError, match=r"nvidia-smi no longer shows a GPU\. Find .* repair the driver")
-    with (
-        lease_devices(DeviceNeed(count=2), tmp_path),
-        refused,
-        lease_devices(DeviceNeed(), tmp_path, lambda _: two_gpus.write_text("")),
-    ):
-        pass
+    with ExitStack() as first:
+        first.enter_context(lease_devices(DeviceNeed(count=2), tmp_path))
+        with refused, lease_devices(DeviceNeed(), tmp_path, lose_gpus):
+            pass
 
 
 def test_a_wait_for_a_lost_gpu_is_reported(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,10 +205,13 @@ def test_a_wait_for_a_lost_gpu_is_reported(two_gpus: Path, tmp_path: Path, monke
     def log(message: str) -> None:
         messages.append(message)
         two_gpus.write_text(next(shown))
+        first.close()
 
     refused = pytest.raises(UserError, match="nvidia-smi no longer shows a GPU")
-    with lease_devices(DeviceNeed(), tmp_path), refused, lease_devices(DeviceNeed(count=2), tmp_path, log):
-        pass
+    with ExitStack() as first:
+        first.enter_context(lease_devices(DeviceNeed(), tmp_path))
+        with refused, lease_devices(DeviceNeed(count=2), tmp_path, log):
+            pass
     assert messages[0].startswith("waiting: GPU 0 is in use by process")
     assert messages[1:] == ["waiting: this step needs 2 GPUs, but nvidia-smi now shows only 1"]
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline import scaffold
-from ft_pipeline.cli.commands import app
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.instance import connect_instance
 

@@ -1,4 +1,4 @@
-"""A run whose process was killed is ended, and its slot freed; a run in progress is left alone."""
+"""A run whose process was killed is ended; a run in progress is left alone."""
 
 import os
 import shutil
@@ -26,27 +26,20 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield opened
 
 
-def claimed_slots(instance: dg.DagsterInstance) -> int:
-    return len(instance.event_log_storage.get_concurrency_info("gpu").claimed_slots)
-
-
-def test_a_killed_run_is_ended_and_its_slot_freed(store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+def test_a_killed_run_is_ended(store: ArtifactStore, instance: dg.DagsterInstance) -> None:
     module = "ft_pipeline_tests.execution.orphaned_run_subject"
     env = {**os.environ, "DAGSTER_HOME": instance.root_directory}
     run = subprocess.Popen([sys.executable, "-m", module, str(store.root)], env=env, stderr=subprocess.DEVNULL)
     pids = family_pids(store)
-    assert claimed_slots(instance) == 1
     assert end_orphaned_runs(instance, store.root) == []
     assert [record.status for record in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
     run.send_signal(signal.SIGKILL)
     run.wait(PATIENCE)
     wait_until(lambda: all_gone(pids), "the worker and its children ended")
-    assert claimed_slots(instance) == 1, "Dagster by itself does not notice"
     (ended,) = end_orphaned_runs(instance, store.root)
     (record,) = instance.get_runs()
     assert (record.run_id, record.status) == (ended, dg.DagsterRunStatus.FAILURE)
-    assert claimed_slots(instance) == 0
     assert end_orphaned_runs(instance, store.root) == []
 
 

@@ -58,6 +58,18 @@ def test_a_running_step_prints_one_line_a_minute() -> None:
     assert printed_within(lines, clock, printed, 30) == [f"{LABEL}: 240/900, 2 min 10 s left"]
 
 
+def test_steps_that_run_side_by_side_have_a_line_each() -> None:
+    clock, printed = Clock(), list[str]()
+    lines = Lines(printed.append, clock=clock)
+    for name in ("qlora", "lora"):
+        lines.start(f"adapter [{name}]")
+    lines.update(Progress("adapter", "adapter [lora]", 7, 9))
+    expected = ["adapter [qlora]: running for 1 min 0 s", "adapter [lora]: 7/9 (reported 1 min 0 s ago)"]
+    assert printed_within(lines, clock, printed, 60) == expected
+    lines.end("adapter [lora]")
+    assert printed_within(lines, clock, printed, 60) == ["adapter [qlora]: running for 2 min 0 s"]
+
+
 def test_a_step_without_progress_reports_is_shown_too() -> None:
     clock, printed = Clock(), list[str]()
     lines = Lines(printed.append, clock=clock)
@@ -66,6 +78,7 @@ def test_a_step_without_progress_reports_is_shown_too() -> None:
         "merged_model [qlora]: running for 1 min 0 s",
         "merged_model [qlora]: running for 2 min 0 s",
     ]
+    lines.end("merged_model [qlora]")
     lines.start(LABEL)
     lines.update(report(120))
     assert printed_within(lines, clock, printed, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min 0 s ago)"]
@@ -78,7 +91,7 @@ def test_short_steps_print_nothing() -> None:
         lines.start(LABEL)
         lines.update(report(1))
         assert printed_within(lines, clock, printed, 40) == []
-        lines.end()
+        lines.end(LABEL)
     assert printed_within(lines, clock, printed, 300) == []
     lines.update(report(2))  # of a step that has ended
     assert printed_within(lines, clock, printed, 300) == []

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.cli.commands import app
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.event_log_check import compare_with_event_log
 from ft_pipeline.inbox.decisions import ledger

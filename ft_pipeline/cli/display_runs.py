@@ -1,0 +1,63 @@
+"""Output of `ft status` and `ft logs`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+ID_DIGITS = 8
+STYLES = {"running": "green", "waiting": "yellow", "queued": "cyan", "process gone": "red", "failed": "red"}
+
+
+def show_status(console: Console, document: Mapping[str, Any]) -> None:
+    """Print the runs, what failed last, the schedules, the champion and the disk."""
+    if document["runs"]:
+        _show_runs(console, document["runs"], "since")
+    else:
+        console.print("Nothing runs, and nothing waits.")
+    if document["failed"]:
+        _show_runs(console, document["failed"], "failed at")
+    for schedule in document["schedules"]:
+        console.print(_describe_schedule(schedule), soft_wrap=True)
+    if not document["daemon_runs"]:
+        console.print("No daemon runs, so nothing starts by itself: start it with `ft ui`.")
+    champion, disk = document["champion"], document["disk"]
+    console.print(
+        f"Champion: {escape(champion['name'])}, since {champion['when'][:16]}." if champion else "No champion yet."
+    )
+    console.print(f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
+
+
+def log_line(when: datetime, step: str | None, message: str) -> str:
+    """Return one line of a run's log, made safe for a terminal."""
+    visible = "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in message)
+    return escape(f"{when:%Y-%m-%d %H:%M:%S}  {step or '':<20}  {visible}")
+
+
+def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:
+    table = Table("run", "experiment", "state", time_title, "started by", "why")
+    for row in rows:
+        style = STYLES.get(row["state"], "white")
+        table.add_row(
+            row["run_id"][:ID_DIGITS],
+            escape(row["experiment"] or ""),
+            f"[{style}]{row['state']}[/]",
+            _time(row["since"]),
+            escape(row["started_by"]),
+            escape(row["reason"]),
+        )
+    console.print(table)
+
+
+def _describe_schedule(schedule: Mapping[str, Any]) -> str:
+    state = f"runs at `{schedule['cron']}`" if schedule["running"] and schedule["cron"] else "runs"
+    state = state if schedule["running"] else "is stopped"
+    last = f"; last tick {_time(schedule['last_tick'])}: {schedule['outcome']}" if schedule["last_tick"] else ""
+    return escape(f"Schedule {schedule['name']} {state}{last}.")
+
+
+def _time(seconds: float | None) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}" if seconds else ""

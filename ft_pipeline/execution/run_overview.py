@@ -1,0 +1,158 @@
+"""What runs, what waits and for what, what failed last: from Dagster's database and the locks, without definitions."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
+
+from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
+from ft_pipeline.execution.workers.devices import device_locks, lock_folder
+
+PARTITION = "dagster/partition"
+"""Tag of a run: its experiment."""
+STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+"""Statuses of runs that a process executes, unless it died."""
+WITHOUT_PROCESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+ACTIVE = [*WITHOUT_PROCESS, *STATUSES_WITH_PROCESS]
+MAX_RUNS = 50
+"""Number of runs that are shown at most."""
+FAILURES = 5
+"""Number of failed runs that are shown."""
+DAEMON_SECONDS = 120.0
+"""Age of the daemon's last heartbeat after which it counts as stopped."""
+
+RunState = Literal["running", "waiting", "queued", "stopping", "process gone", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run."""
+
+    run_id: str
+    experiment: str | None
+    state: RunState
+    since: float | None
+    """When it started; if it failed, when it ended. Seconds since 1970."""
+    reason: str
+    """What it waits for, or why it failed."""
+    started_by: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The row in `ft status --json`."""
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The runs of a project."""
+
+    active: list[RunRow]
+    """Oldest first."""
+    failed: list[RunRow]
+    """The last failed runs, newest first."""
+    daemon_runs: bool
+    schedules: list[dict[str, Any]] = field(default_factory=list)
+    """Name, status, time and outcome of the last tick of each schedule."""
+
+
+def run_lock_path(store: Path, run_id: str) -> Path:
+    """Return the file that the process of a run locks."""
+    return store / "locks" / "runs" / run_id
+
+
+def read_overview(instance: dg.DagsterInstance, store: Path) -> Overview:
+    """Read what `ft status` shows of the runs."""
+    uses = [*device_uses(device_locks(store)), *device_uses(lock_folder())]
+    active = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE), limit=MAX_RUNS)
+    holders = [record for record in active if record.dagster_run.status in STATUSES_WITH_PROCESS]
+    failed = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=FAILURES)
+    beats = instance.get_daemon_heartbeats().values()
+    return Overview(
+        active=[_active_row(record, uses, store, len(holders)) for record in reversed(active)],
+        failed=[_failed_row(instance, record) for record in failed],
+        daemon_runs=any(beat.timestamp > time.time() - DAEMON_SECONDS for beat in beats),
+        schedules=_schedules(instance),
+    )
+
+
+def _active_row(record: dg.RunRecord, uses: Sequence[DeviceUse], store: Path, under_way: int) -> RunRow:
+    state, reason = _state(record.dagster_run, uses, store, under_way)
+    return _row(record, state, record.start_time or record.create_timestamp.timestamp(), reason)
+
+
+def _state(run: dg.DagsterRun, uses: Sequence[DeviceUse], store: Path, under_way: int) -> tuple[RunState, str]:
+    if run.status in WITHOUT_PROCESS:
+        return "queued", f"the daemon starts it when one of {under_way} runs under way ends" if under_way else ""
+    lock = run_lock_path(store, run.run_id)
+    if lock.exists() and not is_held(lock):
+        return "process gone", "`ft run`, the daemon or `ft cancel` ends it"
+    if run.status == dg.DagsterRunStatus.CANCELING:
+        return "stopping", ""
+    for use in uses:
+        position = next((place for place, job in enumerate(use.waiting) if _belongs(job, run)), None)
+        if position is not None:
+            ahead = [*([use.holder] if use.holder else []), *use.waiting[:position]]
+            return "waiting", f"for {use.device}, behind {', '.join(ahead) or 'nobody'}"
+    return "running", ""
+
+
+def _belongs(job: str, run: dg.DagsterRun) -> bool:
+    """Whether a job in the line for a device is a step of the run."""
+    return f" of run {run.run_id[:8]} " in job
+
+
+def _failed_row(instance: dg.DagsterInstance, record: dg.RunRecord) -> RunRow:
+    events = instance.get_records_for_run(
+        record.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1
+    ).records
+    reason = describe_step_failure(events[0].event_log_entry) if events else "see `ft logs`"
+    return _row(record, "failed", record.end_time, reason)
+
+
+def describe_step_failure(entry: dg.EventLogEntry) -> str:
+    """Return the step that failed, and the first line of the reason."""
+    event = entry.get_dagster_event()
+    data = event.step_failure_data
+    text = data.user_failure_data.description if data.user_failure_data else None
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    message = text or (error.message if error else "") or "failed"
+    return f"{event.step_key}: {message.strip().splitlines()[0]}"
+
+
+def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str) -> RunRow:
+    run = record.dagster_run
+    names = ("ft/started_by", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+    started_by = next((run.tags[name] for name in names if name in run.tags), "ui")
+    return RunRow(run.run_id, run.tags.get(PARTITION), state, since, reason, started_by)
+
+
+def _schedules(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    rows = []
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        tick = ticks[0] if ticks else None
+        data = state.instigator_data
+        rows.append(
+            {
+                "name": state.name,
+                "cron": getattr(data, "cron_schedule", None),
+                "running": state.is_running,
+                "last_tick": tick.timestamp if tick else None,
+                "outcome": _outcome(tick) if tick else "",
+            }
+        )
+    return rows
+
+
+def _outcome(tick: InstigatorTick) -> str:
+    if tick.status == TickStatus.SUCCESS:
+        return f"requested {len(tick.run_ids)} run{'s' * (len(tick.run_ids) != 1)}"
+    if tick.status == TickStatus.SKIPPED:
+        return tick.skip_reason or "nothing due"
+    return tick.error.message.strip().splitlines()[0] if tick.error else tick.status.value.lower()
