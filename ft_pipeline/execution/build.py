@@ -23,6 +23,9 @@ from ft_pipeline.store.spec import Spec
 
 MIN_OBSERVATION_INTERVAL = 5.0
 """Seconds between two progress events in Dagster's log. Writing an event to SQLite takes about 30 ms."""
+HUB_TOKENS = ("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN")
+TRACKER_VARIABLES = {"wandb": "WANDB_*", "mlflow": "MLFLOW_*"}
+"""Tracker in `training.report_to` → its variables."""
 logger = logging.getLogger(__name__)
 
 BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
@@ -131,6 +134,7 @@ class _ArtifactBuilder:
             handling=self.spec.handling,
             shared=self.store.root / "teachers",
             env={**lease.env, **hub_environment(self.spec)},
+            variables=variables_of_job(self.spec),
         )
         return run_worker(self.context, job, self.launcher, self.report_progress, self.log)
 
@@ -171,6 +175,16 @@ def hub_environment(spec: Spec) -> dict[str, str]:
     else:
         downloads = False
     return {} if downloads else {"HF_HUB_OFFLINE": "1"}
+
+
+def variables_of_job(spec: Spec) -> tuple[str, ...]:
+    """Return the names or patterns of variables that the settings of a job name."""
+    key = spec.handling.get("endpoint", {}).get("api_key_env")
+    names = [key] if key else []
+    if spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs):
+        names += HUB_TOKENS
+    names += [TRACKER_VARIABLES[name] for name in spec.handling.get("report_to", ()) if name in TRACKER_VARIABLES]
+    return tuple(dict.fromkeys(names))
 
 
 def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:

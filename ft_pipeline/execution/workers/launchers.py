@@ -18,6 +18,7 @@ from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
+from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
 from ft_pipeline.models import compute_setting
 
 WORKER_MODULE = "ft_pipeline.execution.workers.worker"
@@ -69,12 +70,16 @@ class LocalLauncher:
     entry: str = WORKER_MODULE
     """The module that is run."""
     lease: None = None
+    variables: tuple[str, ...] = ()
+    """Names or patterns of variables that the module gets besides those of every worker (worker_variables.py)."""
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+        named = json.loads(job_file.read_text(encoding="utf-8")).get("variables", ())
+        inherited = allowed_variables(worker_environment(), (*self.variables, *named))
         # -P: the current folder may contain a user's `datasets`, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
-            env={**worker_environment(), **env, process_guard.LIFELINE: str(lifeline)},
+            env={**inherited, **env, process_guard.LIFELINE: str(lifeline)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -129,12 +134,15 @@ class RayLauncher:
             "patience": float(_whole_number(RAY_PATIENCE, int(DEFAULT_PATIENCE), minimum=1)),
         }
         (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
-        return LocalLauncher(RAY_AGENT_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
+        return LocalLauncher(RAY_AGENT_MODULE, variables=("RAY_*",)).start(
+            job_file, env=env, lifeline=lifeline, log=log
+        )
 
 
 def check_environment() -> None:
     """Raise UserError if an environment variable that applies to every worker has an invalid value."""
     _requested_launcher()
+    check_operator_patterns()
     compute_setting.requested_dtype()
 
 

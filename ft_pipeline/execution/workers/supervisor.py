@@ -55,6 +55,8 @@ class WorkerJob:
     shared: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the worker's environment: the leased devices."""
+    variables: tuple[str, ...] = ()
+    """Names or patterns of variables that this job needs besides those of every worker. No value is written."""
 
     def write(self) -> Path:
         """Write job.json, and return its path."""
@@ -68,6 +70,7 @@ class WorkerJob:
             "seed": self.seed,
             "handling": dict(self.handling),
             "shared": str(self.shared) if self.shared else None,
+            "variables": list(self.variables),
         }
         path = self.folder / "job.json"
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.reporting import NullReporter, open_reporter
+from ft_pipeline.execution.workers.worker_variables import secrets_of_job
 from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
 
@@ -124,6 +125,7 @@ def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
         handling=fields["handling"],
         shared=Path(fields["shared"]) if fields["shared"] else None,
         rank=rank,
+        secrets=secrets_of_job(fields.get("variables", ())),
     )
 
 
