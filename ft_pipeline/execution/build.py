@@ -15,6 +15,7 @@ from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
+from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
@@ -135,6 +136,7 @@ class _ArtifactBuilder:
             shared=self.store.root / "teachers",
             env={**lease.env, **hub_environment(self.spec)},
             variables=variables_of_job(self.spec),
+            stall_seconds=stall_seconds(_allowed_wait(self.spec)),
         )
         return run_worker(self.context, job, self.launcher, self.report_progress, self.log)
 
@@ -185,6 +187,12 @@ def variables_of_job(spec: Spec) -> tuple[str, ...]:
         names += HUB_TOKENS
     names += [TRACKER_VARIABLES[name] for name in spec.handling.get("report_to", ()) if name in TRACKER_VARIABLES]
     return tuple(dict.fromkeys(names))
+
+
+def _allowed_wait(spec: Spec) -> float:
+    """Return the seconds for which the settings allow a job to wait in silence: for the server of an endpoint."""
+    endpoint = spec.handling.get("endpoint", {})
+    return float(endpoint.get("patience_seconds", 0) + endpoint.get("timeout_seconds", 0))
 
 
 def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:

@@ -18,6 +18,7 @@ from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
+from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
 from ft_pipeline.models import compute_setting
 
@@ -143,6 +144,7 @@ def check_environment() -> None:
     """Raise UserError if an environment variable that applies to every worker has an invalid value."""
     _requested_launcher()
     check_operator_patterns()
+    stall_seconds()
     compute_setting.requested_dtype()
 
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
-from ft_pipeline.execution.workers.reporting import NullReporter, open_reporter
+from ft_pipeline.execution.workers.reporting import PROGRESS_RECORD, NullReporter, open_reporter
 from ft_pipeline.execution.workers.worker_variables import secrets_of_job
 from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
@@ -104,7 +104,7 @@ def _run_job(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
     if rank.number > 0:
         function(_job(fields, NullReporter(), rank))
         return 0
-    with open_reporter(Path(fields["work"]) / "progress.jsonl") as report:
+    with open_reporter(Path(fields["work"]) / PROGRESS_RECORD) as report:
         summary = function(_job(fields, report, rank))
     result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
     (job_file.parent / RESULT_FILE).write_text(json.dumps(plain_json(result)), encoding="utf-8")
