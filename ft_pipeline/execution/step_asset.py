@@ -181,7 +181,8 @@ def _find_or_build(
     context: dg.AssetExecutionContext, step: Step, experiment: str | None, project: Project, store: ArtifactStore
 ) -> dg.MaterializeResult:
     def build_missing(spec: Spec) -> None:
-        build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
+        owner = experiment or trained_by(project, store, spec)
+        build_artifact(context, store, spec, device=device_need(project, owner, spec.kind))
 
     gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
     spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
@@ -239,6 +240,15 @@ def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNe
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
     return DeviceNeed(gpu.count if kind in MULTI_PROCESS_KINDS else 1, gpu.min_memory_gb, gpu.required)
+
+
+def trained_by(project: Project, store: ArtifactStore, spec: Spec) -> str | None:
+    """Return the experiment whose adapter a job scores, such as the champion's; None if it scores none, or its YAML is
+    gone."""
+    if (reference := spec.inputs.get("adapter")) is None:
+        return None
+    name = store.require(*reference).manifest.get("run", {}).get("experiment")
+    return name if name in project.experiment_names() else None
 
 
 def _materialize_result(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import variables_of_job
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
@@ -58,3 +59,16 @@ def test_a_custom_metric_sees_no_secret(
     assert expected == SECRETS.keys() & environment.keys()
     assert {"PATH", "HOME", "HF_HUB_OFFLINE", "LC_TIME", "PYTHONPATH", "OMP_NUM_THREADS"} <= environment.keys()
     assert KEY not in (tmp_path / "job.json").read_text(encoding="utf-8")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_an_error(make_job: JobMaker, tmp_path: Path) -> None:
+    """The driver shows a GPU, which was leased, but PyTorch was built without CUDA or does not fit the driver."""
+    asked = make_job("prompt_baseline", prompting={"variants": {}})
+    job = WorkerJob(
+        asked.kind, asked.kind, asked.config, asked.inputs, tmp_path, asked.out, asked.work, device="cuda:0"
+    )
+    message = (
+        r"^This step has a GPU, but PyTorch cannot use it: .+\. Install the driver and a PyTorch that fit together"
+    )
+    with pytest.raises(UserError, match=message):
+        run_worker(None, job, LocalLauncher())

@@ -11,7 +11,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import HUB_TOKENS, build_artifact, variables_of_job
-from ft_pipeline.execution.step_asset import device_need
+from ft_pipeline.execution.step_asset import device_need, trained_by
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
@@ -151,3 +151,16 @@ def test_ft_worker_env_contains_names_only(names: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("FT_WORKER_ENV", names)
     with pytest.raises(UserError, match=r"FT_WORKER_ENV contains '.*', which is not the name of"):
         check_environment()
+
+
+def test_the_champion_is_scored_on_the_device_of_its_experiment(root: Path, store: ArtifactStore) -> None:
+    """The comparison belongs to no experiment. Without this, a missing GPU would score the champion on the CPU."""
+    (root / "experiments" / "mine.yaml").write_text("technique: lora\ngpu: {min_memory_gb: 24}\n")
+    for name, need in (("mine", DeviceNeed(1, 24, required=True)), ("gone", DeviceNeed())):
+        adapter = Spec("adapter", config={"of": name})
+        draft = store.begin(adapter)
+        (draft.out / "adapter.txt").write_text(name)
+        reference = store.commit(draft, {}, {"experiment": name}).reference
+        owner = trained_by(Project(root), store, Spec("scores", {"adapter": reference}))
+        assert device_need(Project(root), owner, "scores") == need
+    assert trained_by(Project(root), store, Spec("prompt_baseline")) is None

@@ -157,6 +157,11 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     requested = _requested_launcher()
     if requested == "ray" and need is not None:
         gpus = _whole_number(RAY_GPUS, need.count, minimum=0)
+        if need.required and not gpus:
+            raise UserError(
+                f"The experiment sets `gpu`: this step needs {need}, but {RAY_GPUS} is 0. Remove `gpu` from the "
+                f"experiment to run it on the CPU, or unset {RAY_GPUS}."
+            )
         has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
         return RayLauncher(gpus, RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE)
     if kind not in MULTI_PROCESS_KINDS:
