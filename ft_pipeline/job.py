@@ -53,3 +53,5 @@ class Job:
     shared: Path | None = None
     """Folder that all jobs of the store share, for the paid answers of teachers. None: there is only `work`."""
     rank: Rank = Rank()
+    secrets: tuple[str, ...] = ()
+    """Names of environment variables that only this job was given: code of the project must not see them."""

@@ -183,7 +183,7 @@ def test_the_experiments_time_limit_is_the_runs_however_it_was_started(root: Pat
     assert run_with_limit(root, "large") == "5400"
     assert run_with_limit(root, "lora") is None
     assert run_with_limit(root, "large", **{"dagster/max_runtime": "60"}) == "60"
-    assert run_with_limit(root, "large", **{"ft/invocation": "of ft run"}) is None
+    assert run_with_limit(root, "large", **{"ft/started_by": "cli somebody"}) is None
 
 
 # --- evictions --------------------------------------------------------------------------------------------------------

@@ -126,6 +126,10 @@ def ui(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Start a UI for auditors, in which nothing can be launched or changed.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that a proxy sends in the header Host. By default that of notifications.ui_url."),
+    ] = None,
     project: ProjectOption = None,
 ) -> None:
     """Start the Dagster UI and daemon on 127.0.0.1.
@@ -149,14 +153,14 @@ def ui(
     with instance.open_instance() as opened_instance:
         set_default_limit(opened_instance)
     os.environ["PYTHONWARNINGS"] = "ignore"
-    arguments = ["-w", str(opened_project.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files
-    # in the project folder do not shadow packages.
-    program = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
+    arguments = ["--workspace", str(opened_project.root / "workspace.yaml"), "--port", str(port)]
+    arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]
     stderr.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
     os.chdir(opened_project.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
-    os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *arguments])
+    # -P: files in the project folder do not shadow packages.
+    program = [sys.executable, "-P", "-m", "ft_pipeline.execution.ui_server"]
+    os.execv(sys.executable, [*program, "--read-only" if read_only else "--daemon", *arguments])
 
 
 def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> None:

@@ -16,6 +16,7 @@ from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
+from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
@@ -28,6 +29,9 @@ MAX_RETRIES = 2
 """How often a step runs again whose machine was lost. It resumes from its checkpoint."""
 RETRY_SECONDS = 30
 """Seconds before that."""
+HUB_TOKENS = ("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN")
+TRACKER_VARIABLES = {"wandb": "WANDB_*", "mlflow": "MLFLOW_*"}
+"""Tracker in `training.report_to` → its variables."""
 logger = logging.getLogger(__name__)
 
 BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
@@ -137,6 +141,8 @@ class _ArtifactBuilder:
             handling=self.spec.handling,
             shared=self.store.root / "teachers",
             env={**lease.env, **hub_environment(self.spec)},
+            variables=variables_of_job(self.spec),
+            stall_seconds=stall_seconds(_allowed_wait(self.spec)),
         )
         return run_worker(self.context, job, self.launcher, self.report_progress, self.log)
 
@@ -185,6 +191,22 @@ def hub_environment(spec: Spec) -> dict[str, str]:
     else:
         downloads = False
     return {} if downloads else {"HF_HUB_OFFLINE": "1"}
+
+
+def variables_of_job(spec: Spec) -> tuple[str, ...]:
+    """Return the names or patterns of variables that the settings of a job name."""
+    key = spec.handling.get("endpoint", {}).get("api_key_env")
+    names = [key] if key else []
+    if spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs):
+        names += HUB_TOKENS
+    names += [TRACKER_VARIABLES[name] for name in spec.handling.get("report_to", ()) if name in TRACKER_VARIABLES]
+    return tuple(dict.fromkeys(names))
+
+
+def _allowed_wait(spec: Spec) -> float:
+    """Return the seconds for which the settings allow a job to wait in silence: for the server of an endpoint."""
+    endpoint = spec.handling.get("endpoint", {})
+    return float(endpoint.get("patience_seconds", 0) + endpoint.get("timeout_seconds", 0))
 
 
 def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:

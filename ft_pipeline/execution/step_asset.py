@@ -192,7 +192,8 @@ def _find_or_build(
     context: dg.AssetExecutionContext, step: Step, experiment: str | None, project: Project, store: ArtifactStore
 ) -> dg.MaterializeResult:
     def build_missing(spec: Spec) -> None:
-        build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
+        owner = experiment or trained_by(project, store, spec)
+        build_artifact(context, store, spec, device=device_need(project, owner, spec.kind))
 
     gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
     spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
@@ -256,6 +257,15 @@ def _in_process_build(step: Step, project: Project, store: ArtifactStore) -> Bui
         return None
     build = step.build
     return lambda spec, inputs, out: build(BuildContext(project, store, spec, inputs, out))
+
+
+def trained_by(project: Project, store: ArtifactStore, spec: Spec) -> str | None:
+    """Return the experiment whose adapter a job scores, such as the champion's; None if it scores none, or its YAML is
+    gone."""
+    if (reference := spec.inputs.get("adapter")) is None:
+        return None
+    name = store.require(*reference).manifest.get("run", {}).get("experiment")
+    return name if name in project.experiment_names() else None
 
 
 def _materialize_result(

@@ -55,7 +55,8 @@ class NotificationSettings(Section):
     """Name of the environment variable that contains the URL of a Slack-compatible webhook. If it is not set, no
     webhook is called."""
     ui_url: str | None = None
-    """The URL at which your team opens the UI, for links, e.g. `https://dagster.example.org`."""
+    """The URL at which your team opens the UI, for links, e.g. `https://dagster.example.org`. The UI also answers under
+    this host name."""
 
 
 class RetentionSettings(Section):

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -74,13 +75,18 @@ class FileLock:
             return "another process"
 
     @contextlib.contextmanager
-    def hold(self, log: Callable[[str], None] = _ignore, *, shared: bool = False) -> Iterator[None]:
-        """Wait for the lock without a limit, and hold it for a `with` block. `log` receives one line if it waits."""
-        logged = False
+    def hold(
+        self, log: Callable[[str], None] = _ignore, *, shared: bool = False, repeat_seconds: float = math.inf
+    ) -> Iterator[None]:
+        """Wait for the lock without a limit, and hold it for a `with` block.
+
+        log: receives one line if it waits, and the same again after each `repeat_seconds`.
+        """
+        next_line = time.monotonic()
         while not self.try_acquire(shared=shared):
-            if not logged:
+            if time.monotonic() >= next_line:
                 log(f"waiting: {'ft erase' if shared else self.purpose} is under way in {self.holder()}")
-                logged = True
+                next_line += repeat_seconds
             time.sleep(POLL_SECONDS)
         try:
             yield

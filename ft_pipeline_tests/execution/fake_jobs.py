@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -38,6 +39,36 @@ def count(job: Job) -> dict:
     (job.out / "count.txt").write_text(str(job.config["steps"]))
     (job.out / "metrics.jsonl").write_text(f'{{"seconds": {time.time()}}}\n')
     return {"steps": job.config["steps"], "resumed_from": first, "device": job.device}
+
+
+def hang(job: Job) -> dict:
+    """Report one step, then wait for a lock that nobody releases. A second thread polls meanwhile, as trackers do."""
+    job.report.progress(3, 9, loss=0.5)
+    lock = threading.Lock()
+    lock.acquire()
+    threading.Thread(target=_poll, daemon=True).start()
+    if job.config.get("stubborn"):
+        subprocess.run([sys.executable, "-c", STUBBORN], check=True)
+    lock.acquire()
+    return {}
+
+
+def _poll() -> None:
+    while True:
+        time.sleep(0.2)
+
+
+def busy(job: Job) -> dict:
+    """Work without a report for `seconds`: in a child process on the CPU, or by reading a file."""
+    ends = time.monotonic() + job.config["seconds"]
+    if job.config["by"] == "cpu":
+        code = f"import time\nwhile time.monotonic() < {ends}: sum(range(10_000))"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    while time.monotonic() < ends:
+        with Path(sys.executable).open("rb") as file:
+            file.read(100_000)
+        time.sleep(0.05)
+    return {"done": True}
 
 
 def refuse(job: Job) -> dict:

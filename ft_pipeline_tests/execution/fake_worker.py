@@ -6,7 +6,10 @@ import sys
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.worker import run
 
-JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "lost", "rank", "threads")
+JOBS = (
+    *("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "lost", "rank", "threads"),
+    *("hang", "busy"),
+)
 NO_PRCTL = "FT_TEST_NO_PRCTL"
 """Environment variable: worker and guard run without prctl, which only Linux has."""
 WORKERS = {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from ft_pipeline.execution.instance import connect_instance
 
 
 def test_ft_ui_starts_dagster_once_the_tables_are_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dagster dev` itself takes no lock: a first `ft run` at the same moment would create them too."""
+    """Dagster itself takes no lock: a first `ft run` at the same moment would create them too."""
     root = scaffold.create(tmp_path / "shop", example=False)
     for name in ("FT_PROJECT", "DAGSTER_HOME", "PYTHONWARNINGS"):
         monkeypatch.setenv(name, "")  # restored after the test
@@ -40,12 +39,12 @@ def test_ft_ui_starts_dagster_once_the_tables_are_created(tmp_path: Path, monkey
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0 and set(databases) >= {"runs.db", "index.db", "schedules.db"}
     assert (home / "opening").is_file(), "under the lock"
-    assert commands[0][:5] == [str(python), "-P", "-m", "dagster", "dev"] and find_spec("dagster.__main__")
+    program = [str(python), "-P", "-m", "ft_pipeline.execution.ui_server"]
+    assert commands[0][:5] == [*program, "--daemon"]
     with pytest.raises(UserError, match=r"is already running in process \d+ \(ft ui\)\. .* --read-only"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     done = CliRunner().invoke(app, [*arguments, "--read-only"], catch_exceptions=False)
-    assert commands[1][:5] == [str(python), "-P", "-m", "dagster_webserver", "--read-only"]
-    assert find_spec("dagster_webserver.__main__")
+    assert commands[1][:5] == [*program, "--read-only"]
 
 
 def free_port() -> int:

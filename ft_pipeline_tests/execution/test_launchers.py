@@ -10,12 +10,21 @@ from typer.testing import CliRunner
 from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.execution.build import HUB_TOKENS, build_artifact, variables_of_job
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.workers.accelerate_config import Processes
+from ft_pipeline.execution.step_asset import trained_by
+from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.workers.launchers import (
+    AccelerateLauncher,
+    LocalLauncher,
+    RayLauncher,
+    check_environment,
+    launcher_for,
+)
 from ft_pipeline.execution.workers.rank_launcher import rank_environment
+from ft_pipeline.execution.workers.worker_variables import allowed_variables
+from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -118,3 +127,41 @@ def test_gpu_settings_are_required_and_only_training_uses_several_gpus(
         for kind in ("merged_model", "scores", "prompt_baseline"):
             assert device_need(Project(root), name, kind) == scoring
     assert device_need(Project(root), None, "teacher_answers") == DeviceNeed()
+
+
+def test_a_job_gets_the_variables_that_its_settings_name() -> None:
+    from_hub = Spec("base_model", config={"model": "someone/some-model"})
+    assert variables_of_job(from_hub) == HUB_TOKENS
+    assert variables_of_job(Spec("base_model", config={"model": "embedded"})) == ()
+    assert variables_of_job(Spec("scores", config={"evaluation": {"tasks": ["arc_easy"]}})) == ()
+    assert variables_of_job(Spec("adapter", handling={"report_to": ["wandb", "tensorboard"]})) == ("WANDB_*",)
+    environment = {"WANDB_API_KEY": "1", "WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "2", "VLLM_API_KEY": "3"}
+    assert allowed_variables(environment, ("WANDB_*",)) == {"WANDB_API_KEY": "1", "WANDB_MODE": "offline"}
+
+
+def test_every_worker_gets_the_variables_that_configure_it() -> None:
+    environment = dict.fromkeys(
+        (COMPUTE_DTYPE_VARIABLE, NUM_PROCESSES, ACCELERATE_CONFIG, "TOKENIZERS_PARALLELISM"), "x"
+    )
+    assert allowed_variables(environment) == environment
+    assert allowed_variables({"PATHS": "x", "path": "x"}) == {}
+
+
+@pytest.mark.parametrize("names", ("*", "A=1", "HF-TOKEN", "MY_*_KEY"))
+def test_ft_worker_env_contains_names_only(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_WORKER_ENV", names)
+    with pytest.raises(UserError, match=r"FT_WORKER_ENV contains '.*', which is not the name of"):
+        check_environment()
+
+
+def test_the_champion_is_scored_on_the_device_of_its_experiment(root: Path, store: ArtifactStore) -> None:
+    """The comparison belongs to no experiment. Without this, a missing GPU would score the champion on the CPU."""
+    (root / "experiments" / "mine.yaml").write_text("technique: lora\ngpu: {min_memory_gb: 24}\n")
+    for name, need in (("mine", DeviceNeed(1, 24, required=True)), ("gone", DeviceNeed())):
+        adapter = Spec("adapter", config={"of": name})
+        draft = store.begin(adapter)
+        (draft.out / "adapter.txt").write_text(name)
+        reference = store.commit(draft, {}, {"experiment": name}).reference
+        owner = trained_by(Project(root), store, Spec("scores", {"adapter": reference}))
+        assert device_need(Project(root), owner, "scores") == need
+    assert trained_by(Project(root), store, Spec("prompt_baseline")) is None

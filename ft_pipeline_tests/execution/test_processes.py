@@ -74,6 +74,7 @@ def test_a_kill_leaves_no_process_even_without_prctl(
 ) -> None:
     """As on macOS, where no process ends with its parent. A child in a separate session may outlive a killed worker."""
     monkeypatch.setenv(NO_PRCTL, "1")
+    monkeypatch.setenv("FT_WORKER_ENV", NO_PRCTL)
     builder = build(store, "family", stubborn=True)
     pids = family_pids(store)
     os.kill(dict(zip(("worker", "guard"), pids, strict=False))[victim], signal.SIGKILL)

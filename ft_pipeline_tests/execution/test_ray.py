@@ -338,6 +338,10 @@ def test_only_steps_that_need_a_device_run_on_the_cluster(monkeypatch: pytest.Mo
     assert launcher_for("teacher_answers", None) == LocalLauncher()
     monkeypatch.setenv("FT_RAY_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"
+    with pytest.raises(
+        UserError, match=r"this step needs 1 GPU of at least 40 GB, but FT_RAY_GPUS is 0\. Remove `gpu`"
+    ):
+        launcher_for("scores", DeviceNeed(min_memory_gb=40, required=True))
     monkeypatch.setenv("FT_RAY_GPUS", "one")
     with pytest.raises(UserError, match="FT_RAY_GPUS='one' is not a whole number of at least 0"):
         launcher_for("adapter", DeviceNeed())

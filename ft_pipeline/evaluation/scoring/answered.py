@@ -1,5 +1,6 @@
 """Scores of models of which only answers are known, such as those behind an endpoint: no likelihoods."""
 
+import os
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -26,10 +27,13 @@ tools; from an endpoint also the other columns of answers.parquet."""
 def requested_answers(job: Job, model: TeacherSettings, requests: Sequence[ChatRequest]) -> list[Answer]:
     """Return the answers of an endpoint from its log, after requesting those that are missing: each is paid for once.
 
+    Then the key of the endpoint is removed from the environment: the project's metrics run next in this process.
     Raises UserError if the endpoint cannot be reached or fails too often.
     """
     with AnswerLog.open(endpoint_teacher.log_folder(job.shared or job.work, model), job.report.log) as log:
         endpoint_teacher.send_requests(log, requests, len(requests), model, job)
+        for name in job.secrets:
+            os.environ.pop(name, None)
         return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
 
 

@@ -11,6 +11,7 @@ code.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ from typing import Any, NoReturn
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.heartbeat import HeartbeatMonitor
 from ft_pipeline.execution.workers.launchers import ORDER_FILE, LocalLauncher
+from ft_pipeline.execution.workers.reporting import PROGRESS_RECORD
+from ft_pipeline.execution.workers.stall_watch import StallWatch, last_progress
 from ft_pipeline.execution.workers.supervisor import WORKER_STOP_SEQUENCE, StopSequence, stop
 
 STARTED_FILE, ENDED_FILE = "started.json", "ended.json"
@@ -70,20 +73,28 @@ def _run(job_file: Path, order: dict[str, Any]) -> tuple[int, str | None]:
     """Return the worker's exit code, and the name of the cluster's signal that ended it."""
     monitor = HeartbeatMonitor(job_file.parent, order["patience"])
     lifeline, own_end = os.pipe()
-    state, signal_name = "alive", None
+    state, signal_name, stalled = "alive", None, 0
     try:
         with (job_file.parent / "worker.log").open("ab") as log:
             process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)
         os.close(lifeline)
+        fields = json.loads(job_file.read_text(encoding="utf-8"))
+        watch = StallWatch(process.pid, job_file.parent, fields.get("stall_seconds") or math.inf)
         try:
             while process.poll() is None and (state := monitor.status()) == "alive":
+                if watch.has_stalled():
+                    watch.dump_stacks()
+                    last = last_progress(Path(fields["work"]) / PROGRESS_RECORD)
+                    stalled = worker.report_error(job_file, watch.describe(last), 1)
+                    break
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt as interrupt:
             state, signal_name = "stop", _name(interrupt)
         stop(process, LOST_STOP_SEQUENCE if state == "lost" else WORKER_STOP_SEQUENCE)
     finally:
         os.close(own_end)
-    return (process.returncode if process.returncode >= 0 else 128 - process.returncode), signal_name
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return stalled or code, signal_name
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
+from ft_pipeline.execution.workers.stall_watch import stall_seconds
+from ft_pipeline.execution.workers.worker_variables import allowed_variables, check_operator_patterns
 from ft_pipeline.models import compute_setting
 from ft_pipeline.settings.machine import MachineSettings
 
@@ -77,12 +79,16 @@ class LocalLauncher:
     entry: str = WORKER_MODULE
     """The module that is run."""
     lease: None = None
+    variables: tuple[str, ...] = ()
+    """Names or patterns of variables that the module gets besides those of every worker (worker_variables.py)."""
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+        named = json.loads(job_file.read_text(encoding="utf-8")).get("variables", ())
+        inherited = allowed_variables(worker_environment(), (*self.variables, *named))
         # -P: the current folder may contain a user's `datasets`, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
-            env={**worker_environment(), **env, process_guard.LIFELINE: str(lifeline)},
+            env={**inherited, **env, process_guard.LIFELINE: str(lifeline)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -126,7 +132,7 @@ class RayLauncher:
             **_order(self.entry, env, _whole_number(RAY_CPUS, 1, minimum=1), RAY_PYTHON, RAY_PATIENCE),
             "gpus": self.gpus,
         }
-        return _start_agent(RAY_AGENT_MODULE, job_file, order, env=env, lifeline=lifeline, log=log)
+        return _start_agent(RAY_AGENT_MODULE, ["RAY_*"], job_file, order, env=env, lifeline=lifeline, log=log)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,9 @@ class SlurmLauncher:
             "gpus": self.gpus,
             "machine": self.machine.model_dump(mode="json"),
         }
-        return _start_agent(SLURM_AGENT_MODULE, job_file, order, env=env, lifeline=lifeline, log=log)
+        return _start_agent(
+            SLURM_AGENT_MODULE, ["SLURM_*", "SBATCH_*"], job_file, order, env=env, lifeline=lifeline, log=log
+        )
 
 
 def _order(entry: str, env: Mapping[str, str], cpus: int, python: str, patience: str) -> dict[str, Any]:
@@ -167,16 +175,26 @@ def _order(entry: str, env: Mapping[str, str], cpus: int, python: str, patience:
 
 
 def _start_agent(
-    module: str, job_file: Path, order: dict[str, Any], *, env: Mapping[str, str], lifeline: int, log: BinaryIO
+    module: str,
+    variables: Sequence[str],
+    job_file: Path,
+    order: dict[str, Any],
+    *,
+    env: Mapping[str, str],
+    lifeline: int,
+    log: BinaryIO,
 ) -> subprocess.Popen[bytes]:
-    """Start the process that represents a worker on a cluster."""
+    """Start the process that represents a worker on a cluster. variables: of the cluster's client."""
     (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
-    return LocalLauncher(module).start(job_file, env=env, lifeline=lifeline, log=log)
+    launcher = LocalLauncher(module, variables=tuple(variables))
+    return launcher.start(job_file, env=env, lifeline=lifeline, log=log)
 
 
 def check_environment() -> None:
     """Raise UserError if an environment variable that applies to every worker has an invalid value."""
     _requested_launcher()
+    check_operator_patterns()
+    stall_seconds()
     compute_setting.requested_dtype()
 
 
@@ -188,7 +206,13 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     """
     requested = _requested_launcher()
     if requested in ("ray", "slurm") and need is not None:
-        gpus = _whole_number(RAY_GPUS if requested == "ray" else SLURM_GPUS, need.count, minimum=0)
+        variable = RAY_GPUS if requested == "ray" else SLURM_GPUS
+        gpus = _whole_number(variable, need.count, minimum=0)
+        if need.required and not gpus:
+            raise UserError(
+                f"The experiment sets `gpu`: this step needs {need}, but {variable} is 0. Remove `gpu` from the "
+                f"experiment to run it on the CPU, or unset {variable}."
+            )
         has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
         entry = RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE
         return RayLauncher(gpus, entry) if requested == "ray" else SlurmLauncher(gpus, need.machine, entry)

@@ -8,6 +8,7 @@ The worker in turn dies with the guard (PR_SET_PDEATHSIG). So any of them may be
 """
 
 import ctypes
+import faulthandler
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ KILL_TIMEOUT_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+DUMP_SIGNAL = signal.SIGUSR1
+"""Makes a worker write the stacks of its threads to its log."""
 
 
 def fork_guarded_worker() -> None:
@@ -41,9 +44,7 @@ def fork_guarded_worker() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # the guard died before the line above
             os._exit(1)
-        for number in STOP_SIGNALS:
-            signal.signal(number, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        _handle_signals()
         return
     for number in STOP_SIGNALS:  # they reach the whole group; the worker handles them
         signal.signal(number, signal.SIG_IGN)
@@ -57,9 +58,15 @@ def join_guard() -> None:
     For a process that shares its job with others and already has a guard above it.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _handle_signals()
+
+
+def _handle_signals() -> None:
+    """Be interrupted by STOP_SIGNALS, which are blocked until then. DUMP_SIGNAL writes the stacks of all threads."""
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # rank_launcher.py blocks them
+    faulthandler.register(DUMP_SIGNAL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,6 +10,8 @@ from typing import Any
 
 PROGRESS_FILE = "FT_PROGRESS_FILE"
 """Environment variable: the file for messages, if there is no Dagster Pipes session."""
+PROGRESS_RECORD = "progress.jsonl"
+"""The file in the job's work folder in which every report is recorded."""
 MIN_INTERVAL_SECONDS = 1.0
 Send = Callable[[dict[str, Any]], None]
 """Sends one message to the supervisor."""

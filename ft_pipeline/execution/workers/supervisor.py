@@ -5,6 +5,7 @@ Dagster's own subprocess client leaves a child running if it ignores SIGINT, or 
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from ft_pipeline.execution.pace import Pace
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.launchers import Launcher
 from ft_pipeline.execution.workers.message_channels import Channel, open_channel
+from ft_pipeline.execution.workers.stall_watch import StallWatch
 from ft_pipeline.store.atomic_files import full_disk_message
 
 POLL_SECONDS = 0.1
@@ -55,6 +57,10 @@ class WorkerJob:
     shared: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the worker's environment: the leased devices."""
+    variables: tuple[str, ...] = ()
+    """Names or patterns of variables that this job needs besides those of every worker. No value is written."""
+    stall_seconds: float = math.inf
+    """Seconds without progress after which the worker is ended (stall_watch.py)."""
 
     def write(self) -> Path:
         """Write job.json, and return its path."""
@@ -68,6 +74,8 @@ class WorkerJob:
             "seed": self.seed,
             "handling": dict(self.handling),
             "shared": str(self.shared) if self.shared else None,
+            "variables": list(self.variables),
+            "stall_seconds": None if math.isinf(self.stall_seconds) else self.stall_seconds,
         }
         path = self.folder / "job.json"
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -120,9 +128,9 @@ def run_worker(
     messages = _WorkerMessages(job, on_progress, log)
     with open_channel(context, job.folder) as channel:
         output = _LogForwarder(log_file if context and not progress_is_shown() else None)
-        code = _supervise(job, launcher, channel, messages, output, stop_sequence)
+        code, stall = _supervise(job, launcher, channel, messages, output, stop_sequence)
     messages.forward(channel)  # messages that arrived while the channel closed
-    return _read_result(job, code, log_file)
+    return _read_result(job, code, log_file, stall)
 
 
 def _supervise(
@@ -132,8 +140,8 @@ def _supervise(
     messages: "_WorkerMessages",
     output: "_LogForwarder",
     stop_sequence: StopSequence,
-) -> int:
-    """Start the worker, forward what it sends until it ends, and return its exit code."""
+) -> tuple[int, str]:
+    """Start the worker, and forward what it sends until it ends. Return its exit code, and how it hung or nothing."""
     lifeline, own_end = os.pipe()
     env = {**job.env, **channel.env}
     try:
@@ -142,17 +150,26 @@ def _supervise(
                 process = launcher.start(job.write(), env=env, lifeline=lifeline, log=log)
         finally:
             os.close(lifeline)
+        # A launcher with devices of its own runs the worker elsewhere, where it is watched (ray_node.py).
+        limit = job.stall_seconds if launcher.lease is None else math.inf
+        watch = StallWatch(process.pid, job.folder, limit)
+        stall = ""
         try:
             while process.poll() is None:
                 messages.forward(channel)
                 output.forward()
                 _check_parent()
+                if watch.has_stalled():
+                    watch.dump_stacks()
+                    messages.forward(channel)
+                    stall = watch.describe(messages.last)
+                    break
                 time.sleep(POLL_SECONDS)
         finally:
             stop(process, stop_sequence)
             output.forward()
         messages.forward(channel)
-        return process.returncode
+        return process.returncode, stall
     finally:
         os.close(own_end)
 
@@ -214,15 +231,20 @@ class _WorkerMessages:
         self.on_progress = on_progress
         self.log = log
         self.pace = Pace()
+        self.last = ""
+        """The last message, as a line."""
 
     def forward(self, channel: Channel) -> None:
         for message in channel.drain():
             if message.get("type") == "log":
-                self.log(message["message"])
+                self.last = message["message"]
+                self.log(self.last)
             elif message.get("type") == "progress":
                 step, total = message["step"], message["total"]
                 elapsed, eta = self.pace.update(step, total)
-                self.on_progress(Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta))
+                progress = Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta)
+                self.last = progress.line()
+                self.on_progress(progress)
 
 
 class _LogForwarder:
@@ -237,11 +259,14 @@ class _LogForwarder:
             sys.stderr.flush()
 
 
-def _read_result(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
+def _read_result(job: WorkerJob, code: int, log_file: Path, stall: str) -> WorkerResult:
+    """stall: how the worker hung; empty if it did not."""
     tail = _read_tail(log_file)
     result = _read_json(job.folder / worker.RESULT_FILE)
     if code == 0 and result:
         return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
+    if stall:
+        raise WorkerError(f"{job.label}: {stall}", code, tail)
     message = (_read_json(job.folder / worker.ERROR_FILE) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
         raise UserError(message or full_disk_message())  # nothing else keeps a worker from writing its message

@@ -21,9 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.workers import process_guard
-from ft_pipeline.execution.workers.reporting import NullReporter, open_reporter
+from ft_pipeline.execution.workers.reporting import PROGRESS_RECORD, NullReporter, open_reporter
+from ft_pipeline.execution.workers.worker_variables import secrets_of_job
 from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
 
@@ -105,7 +106,7 @@ def _run_job(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
     if rank.number > 0:
         function(_job(fields, NullReporter(), rank))
         return 0
-    with open_reporter(Path(fields["work"]) / "progress.jsonl") as report:
+    with open_reporter(Path(fields["work"]) / PROGRESS_RECORD) as report:
         summary = function(_job(fields, report, rank))
     result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
     (job_file.parent / RESULT_FILE).write_text(json.dumps(plain_json(result)), encoding="utf-8")
@@ -114,6 +115,7 @@ def _run_job(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
 
 def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
     """Create the job, and seed the random generators of the modules that are imported by now."""
+    _require_leased_gpu(fields["device"])
     _seed(fields["seed"])
     return Job(
         kind=fields["kind"],
@@ -126,6 +128,7 @@ def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
         handling=fields["handling"],
         shared=Path(fields["shared"]) if fields["shared"] else None,
         rank=rank,
+        secrets=secrets_of_job(fields.get("variables", ())),
     )
 
 
@@ -134,6 +137,22 @@ def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], d
         raise ValueError(f"no worker function for {kind!r}; known: {', '.join(workers)}")
     module, _, name = workers[kind].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _require_leased_gpu(device: str) -> None:
+    """Raise UserError if a GPU was leased, but the torch that the job's module imported cannot use it."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None or torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+        reason = "it finds no CUDA device"
+    except Exception as error:
+        reason = first_line(error).rstrip(".")
+    raise UserError(
+        f"This step has a GPU, but PyTorch cannot use it: {reason}. Install the driver and a PyTorch that fit "
+        "together, or set CUDA_VISIBLE_DEVICES='' to use the CPU."
+    )
 
 
 def _seed(seed: int) -> None:

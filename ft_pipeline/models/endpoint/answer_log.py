@@ -56,7 +56,8 @@ class AnswerLog:
         """Yield the log in `folder`, indexed, with this process as its only writer. `log` receives a message if another
         process has the lock."""
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK_FILE, "asking the teacher").hold(log):
+        # A worker that waits in silence for too long would be ended (execution/workers/stall_watch.py).
+        with FileLock(folder / LOCK_FILE, "asking the teacher").hold(log, repeat_seconds=60):
             answer_log = cls(folder)
             answer_log._index_file()
             answer_log._file = os.open(answer_log.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)

@@ -1,0 +1,115 @@
+"""Which requests the UI answers: those of its own pages and of programs, not those of another site in the same browser.
+
+Dagster's web server has no login, accepts any Host header, and executes mutations that arrive in a plain GET. So each
+page that a browser has open could start a run, on loopback too (CSRF), and a page whose name was made to point to this
+machine could read everything (DNS rebinding).
+"""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import SplitResult, urlsplit
+
+from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+_OWN_SITE = ("same-origin", "none")
+"""Values of Sec-Fetch-Site for a request of the UI's own page, and for an address that a person typed."""
+
+
+class RequestFilter:
+    """ASGI middleware that refuses requests of other sites with status 403 and one sentence."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] = ()) -> None:
+        """allowed_hosts: host names besides those of the loopback interface, such as that of a proxy."""
+        self.app = app
+        self.allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = self._reason_to_refuse(scope) if scope["type"] in ("http", "websocket") else None
+        if reason is None:
+            await self.app(scope, receive, send)
+            return
+        response = PlainTextResponse(f"{reason}\n", status_code=403)
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(response)
+        else:
+            await response(scope, receive, send)
+
+    def _reason_to_refuse(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        host = _split(f"//{hosts[0]}") if len(hosts) == 1 else None
+        if host is None or not self._is_own(host):
+            names = ", ".join(hosts)
+            return (
+                f"The header Host names {names[:200]!r}, which is not this UI. Open it as 127.0.0.1, or allow the "
+                "name: `ft ui --allow-host NAME`, or notifications.ui_url in project.yaml."
+            )
+        for origin in headers.getlist("origin"):
+            if not self._is_same(_split(origin), host):
+                return f"A page of {origin[:200]} sent this request. The UI answers only its own pages."
+        if headers.get("sec-fetch-site", "none") not in _OWN_SITE and not _opens_a_page(scope, headers):
+            return "A page of another site sent this request. The UI answers only its own pages."
+        if scope.get("method") == "GET" and _has_mutation(scope):
+            return "A mutation must be sent by POST. A GET only reads."
+        return None
+
+    def _is_own(self, host: SplitResult) -> bool:
+        return host.hostname in self.allowed_hosts or _is_loopback(host.hostname)
+
+    def _is_same(self, origin: SplitResult | None, host: SplitResult) -> bool:
+        """Whether a page's origin is the host of the request.
+
+        On loopback the port must agree, because other programs serve pages on other ports. A proxy leaves it out.
+        """
+        if origin is None or origin.hostname is None or origin.hostname != host.hostname:
+            return False
+        return not _is_loopback(host.hostname) or (origin.port or 80) == (host.port or 80)
+
+
+def _is_loopback(name: str | None) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _opens_a_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a person followed a link to a page of the UI, as from a notification. In a frame it is refused."""
+    return (
+        scope.get("method") == "GET"
+        and not _is_graphql(scope)
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+    )
+
+
+def _is_graphql(scope: Scope) -> bool:
+    return scope["path"].rstrip("/").endswith("/graphql")
+
+
+def _has_mutation(scope: Scope) -> bool:
+    """Whether the address contains a GraphQL document with a mutation. An invalid document is Dagster's to report."""
+    if not _is_graphql(scope):
+        return False
+    try:
+        documents = [parse(text) for text in QueryParams(scope["query_string"]).getlist("query")]
+    except GraphQLError:
+        return False
+    return any(
+        isinstance(definition, OperationDefinitionNode) and definition.operation is OperationType.MUTATION
+        for document in documents
+        for definition in document.definitions
+    )
+
+
+def _split(address: str) -> SplitResult | None:
+    """None if it is no address, such as `null`, or has an invalid port."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port is None or parts.hostname else None
+    except ValueError:
+        return None

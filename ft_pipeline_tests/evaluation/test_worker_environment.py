@@ -1,0 +1,74 @@
+"""A metric of the project runs in a real worker: it sees no secret, while the worker has the key that it needs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.build import variables_of_job
+from ft_pipeline.execution.workers.launchers import LocalLauncher
+from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.distillation.fault_server import MODEL, serving
+from ft_pipeline_tests.evaluation.conftest import JobMaker
+
+KEY = "sk-a-secret-that-no-metric-may-see"
+SECRETS = {
+    "CONTENDER_KEY": KEY,
+    "AWS_SECRET_ACCESS_KEY": "aws",
+    "FT_WEBHOOK_URL": "https://hooks.example/T0/B0",
+    "FT_POSTGRES_URL": "postgresql://ft:password@127.0.0.1/ft",
+    "FT_SIGNING_KEY": "/etc/ft_signing_key.pem",
+    "FT_SOURCE_TOKEN": "source",
+    "HF_TOKEN": "hub",
+    "SLURM_JWT": "cluster",
+    "VLLM_API_KEY": "engine",
+    "OF_THE_SERVICE": "internal",
+}
+SPY = "import json, os\ndef look(answer):\n    open(%r, 'w').write(json.dumps(dict(os.environ)))\n    return 1.0\n"
+
+
+@pytest.mark.parametrize("named", ({}, {"FT_WORKER_ENV": "CONTENDER_KEY, OF_THE_*"}))
+def test_a_custom_metric_sees_no_secret(
+    make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
+) -> None:
+    for name, value in (SECRETS | named | {"HF_HUB_OFFLINE": "1", "LC_TIME": "C"}).items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "seen.json"
+    metric = {"function": "spy.look", "lower_is_better": False, "source": SPY % str(seen), "distribution": None}
+    with serving(key=KEY) as server:
+        contender = {"name": "today", "model": MODEL, "endpoint": {"url": server.url}}
+        asked = make_job("contender_scores", contender=contender, custom_metrics={"spy": metric})
+        handling = {"endpoint": {"api_key_env": "CONTENDER_KEY"}}
+        job = WorkerJob(
+            asked.kind,
+            asked.kind,
+            asked.config,
+            asked.inputs,
+            tmp_path,
+            asked.out,
+            asked.work,
+            handling=handling,
+            variables=variables_of_job(Spec(asked.kind, handling=handling)),
+        )
+        run_worker(None, job, LocalLauncher())
+        assert server.paid == 4, "the worker had the key"
+    environment = json.loads(seen.read_text(encoding="utf-8"))
+    expected = {"CONTENDER_KEY", "OF_THE_SERVICE"} if named else set()
+    assert expected == SECRETS.keys() & environment.keys()
+    assert {"PATH", "HOME", "HF_HUB_OFFLINE", "LC_TIME", "PYTHONPATH", "OMP_NUM_THREADS"} <= environment.keys()
+    assert KEY not in (tmp_path / "job.json").read_text(encoding="utf-8")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_an_error(make_job: JobMaker, tmp_path: Path) -> None:
+    """The driver shows a GPU, which was leased, but PyTorch was built without CUDA or does not fit the driver."""
+    asked = make_job("prompt_baseline", prompting={"variants": {}})
+    job = WorkerJob(
+        asked.kind, asked.kind, asked.config, asked.inputs, tmp_path, asked.out, asked.work, device="cuda:0"
+    )
+    message = (
+        r"^This step has a GPU, but PyTorch cannot use it: .+\. Install the driver and a PyTorch that fit together"
+    )
+    with pytest.raises(UserError, match=message):
+        run_worker(None, job, LocalLauncher())
