@@ -14,6 +14,8 @@ from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
 from ft_pipeline.cli import (
     audit,
+    backup,
+    copies,
     display,
     exchange,
     export,
@@ -27,6 +29,7 @@ from ft_pipeline.cli import (
     release,
     report,
     serve,
+    upgrade,
 )
 from ft_pipeline.cli.common import (
     FAILED,
@@ -263,6 +266,9 @@ for command in (
     exchange.export_data,
     report.report,
     gc.gc,
+    backup.backup,
+    backup.restore,
+    upgrade.upgrade,
     memory.memory,
     inspect.inspect,
     keys.anchor,
@@ -329,3 +335,4 @@ audit.add_to(app)
 app.add_typer(exchange.importer, name="import")
 app.add_typer(inbox.app, name="inbox")
 app.add_typer(keys.app, name="keys")
+app.add_typer(copies.app, name="store")
