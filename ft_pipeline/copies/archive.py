@@ -65,9 +65,10 @@ def writing_place(address: str, project: Path) -> Iterator[Place]:
         raise UserError(f"{address} is in the project itself. Name a file on another disk.")
     if path.exists():
         raise UserError(f"{address} exists. Name a new file, or a folder, which gets only what is new.")
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist. Create it, or mount the disk.")
     part = path.with_name(f".{path.name}.part")
     with translate_write_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
         part.touch(mode=0o600)  # it has the rows of the training data
         try:
             with tarfile.open(part, "w") as tar:

@@ -16,7 +16,7 @@ import orjson
 from ft_pipeline.copies.store_files import MANIFESTS
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import NAME_DIGITS
-from ft_pipeline.store.journal_lines import CREATED, FILE_NAME, STATE, JournalContent, matches, read_lines
+from ft_pipeline.store.journal_lines import FILE_NAME, STATE, JournalContent, matches, read_lines
 from ft_pipeline.store.manifest import manifest_hashes
 from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.signed_state import SignedState, state_of
@@ -62,8 +62,7 @@ class History:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was recorded, except perhaps the key of a new store."""
-        changes = [entry.change for entry in self.journal.entries] if self.lines else []
-        return not self.recorded and changes in ([], [CREATED])
+        return not self.recorded and len(self.lines) <= 1
 
     @cached_property
     def signed_state(self) -> SignedState:

@@ -89,8 +89,10 @@ class FolderPlace:
     def _complete(self, name: str) -> Iterator[Path]:
         """Yield a hidden file that becomes the object `name`. A killed process leaves it; it is never read."""
         target = self._folder / name
+        if not self._folder.parent.is_dir():
+            raise UserError(f"The folder {self._folder.parent} does not exist. Create it, or mount the disk.")
         with translate_write_errors():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it has the rows of the training data
+            self._folder.mkdir(exist_ok=True, mode=0o700)  # it has the rows of the training data
             target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}")
         try:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.copies.histories import Order
+from ft_pipeline.copies.histories import POINTERS, Order
 from ft_pipeline.copies.places import Place
 from ft_pipeline.copies.pull_plan import PullPlan, has_new_erasures, plan_pull
 from ft_pipeline.copies.push import complete_last_change
@@ -40,8 +40,8 @@ from ft_pipeline.tables.excluded_rows import merge_excluded
 WITH_ERASED_TEXT = ("cache", "work", "drafts")
 """Folders of a store that may contain rows which were erased elsewhere. They can be made again."""
 ERASED_ELSEWHERE = (
-    "Rows were erased elsewhere. They are never used here again, but files of data/raw may still contain them: "
-    "data/excluded.yaml names the files. Run `ft erase` there too."
+    "Rows were erased elsewhere. They are never used here again, but data/raw, the teachers' logs and Dagster's "
+    "records of this project may still contain them. data/excluded.yaml names the rows: run `ft erase` here, too."
 )
 
 
@@ -163,7 +163,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _apply(root: Path, plan: PullPlan, ready: Mapping[str, Path], objects: Path) -> None:
-    """Put everything in place. The order is that of the module's docstring."""
+    """Put everything in place. The order is that of the module's docstring.
+
+    Records of erasures come last: as long as one is missing, the next pull removes erased text again.
+    """
     new = [folder for folder in ready if not (root / folder).exists()]
     for folder in new:
         _move(ready[folder], root / folder)
@@ -172,20 +175,22 @@ def _apply(root: Path, plan: PullPlan, ready: Mapping[str, Path], objects: Path)
         _adopt(root, name, plan.blobs[name], objects)
     if plan.goes_on:
         _take_journal(root, plan, objects)
-    for name in sorted(plan.records, key=lambda name: (name.startswith("current/"), name)):  # pointers last
-        content = (objects / plan.records[name].sha256).read_bytes()
-        if name == EXCLUDED:
-            merge_excluded(root.parent, content)
-        else:
-            write_atomically(root / name, content)
+    contents = {name: (objects / file.sha256).read_bytes() for name, file in plan.records.items()}
+    erasures = {name: contents.pop(name) for name in plan.erasures()}
+    if EXCLUDED in contents:
+        merge_excluded(root.parent, contents.pop(EXCLUDED))
+    for name in sorted(contents, key=lambda name: (matches(name, (POINTERS,)), name)):  # pointers last
+        write_atomically(root / name, contents[name])
     for folder in ready.keys() - new:
         _replace(ready[folder], root / folder)
     for name in redacted:
         _adopt(root, name, plan.blobs[name], objects)
     for name in plan.removals:
         _remove(root / name)
-    if plan.erasures():
+    if erasures:
         _remove_erased_text(root)
+    for name in sorted(erasures):
+        write_atomically(root / name, erasures[name])
 
 
 def _take_journal(root: Path, plan: PullPlan, objects: Path) -> None:

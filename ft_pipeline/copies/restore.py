@@ -50,6 +50,8 @@ def restore(place: Place, target: Path, report: Report, number: int | None = Non
     state = newest_state(place, "project", number)
     if state is None:
         raise UserError(f"There is no backup in {place.address}. Make one: ft backup {place.address}")
+    if hidden := [name for name in state.files if f"/{name}".count("/.")]:
+        raise UserError(f"{place.address} was changed: no backup has {hidden[0]}. Nothing was used.")
     staging = target.with_name(f".{target.name}.restoring")
     fetch_objects(place, state.files.values(), staging / "objects", report)
     with translate_write_errors():

@@ -85,6 +85,7 @@ def project_files(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("target", ["disk", "shop.tar"])
 def test_a_restored_project_is_as_it_was_backed_up(projects: Projects, tmp_path: Path, target: str) -> None:
     here, address = projects.finished(), str(tmp_path / "backup" / target)
+    (tmp_path / "backup").mkdir()
     (here.root / "experiments").mkdir()
     (here.root / "experiments" / "lora.yaml").write_text("technique: lora\n")
     (here.root / "same.txt").write_text("technique: lora\n")
@@ -179,6 +180,9 @@ def test_where_a_backup_cannot_be_made_is_refused(projects: Projects, tmp_path: 
     here = projects.finished()
     for address in (str(here.root / "backup"), str(here.root / "backup.tar")):
         with pytest.raises(UserError, match="is in the project itself"):
+            save(here, address)
+    for address in (str(tmp_path / "not" / "mounted"), str(tmp_path / "not" / "mounted.tar")):
+        with pytest.raises(UserError, match=r"/not does not exist. Create it, or mount the disk"):
             save(here, address)
     (tmp_path / "old.tar").write_text("an earlier backup")
     with pytest.raises(UserError, match=r"exists. Name a new file"):

@@ -11,10 +11,20 @@ import pytest
 
 from ft_pipeline.copies.store_files import list_store
 from ft_pipeline.store.garbage import Garbage, remove_garbage
-from ft_pipeline_tests.audit.shop import Shop
+from ft_pipeline_tests.audit.shop import SECRET, Shop
 from ft_pipeline_tests.copies import killed
 from ft_pipeline_tests.copies.conftest import Projects
-from ft_pipeline_tests.copies.test_store_copies import BUCKET, faults, keys, receive, recorded, send
+from ft_pipeline_tests.copies.test_store_copies import (
+    BUCKET,
+    contains,
+    erase_secret,
+    faults,
+    files,
+    keys,
+    receive,
+    recorded,
+    send,
+)
 
 SIGKILL = -9
 FT = [sys.executable, "-c", "from ft_pipeline.cli import main; main()"]
@@ -96,3 +106,25 @@ def test_a_pull_that_is_killed_while_it_puts_files_in_place_is_completed(
     assert recorded(there) != recorded(here)
     receive(there, address)
     assert recorded(there) == recorded(here) and faults(there) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("function", "call"), [("_replace", 1), ("_replace", 3), ("_adopt", 1), ("_remove_erased_text", 1)]
+)
+def test_a_pull_that_is_killed_while_it_takes_over_an_erasure_is_completed(
+    projects: Projects, tmp_path: Path, function: str, call: int
+) -> None:
+    here, there, address = projects.finished(), projects.empty(), str(tmp_path / "disk")
+    send(here, address)
+    receive(there, address)
+    erase_secret(here)
+    send(here, address)
+    cached = there.store.root / "cache" / "rows"
+    cached.parent.mkdir(exist_ok=True)
+    cached.write_text(SECRET["output"])
+    kill_at(function, call, "store", "pull", address, "--project", str(there.root))
+    assert recorded(there) != recorded(here)
+    receive(there, address)
+    assert recorded(there) == recorded(here) and faults(there) == [] and not cached.exists()
+    assert not any(contains(path, list(SECRET.values())) for path in files(there.store.root))

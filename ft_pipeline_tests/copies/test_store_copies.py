@@ -141,9 +141,7 @@ def test_erased_rows_never_come_back(projects: Projects, tmp_path: Path, signed:
     here, there, address = projects.finished(signed=signed), projects.empty(), str(tmp_path / "disk")
     send(here, address)
     receive(there, address)
-    raw = here.raw("alpaca", "support.jsonl")
-    (row,) = [n for n, line in enumerate(raw.read_text().splitlines(), 1) if "Ada Fenwick" in line]
-    erase(Project(here.root), raw, [row], "request 4711")
+    erase_secret(here)
     redacted = recorded(here)
     assert receive(here, address).order == "ahead" and recorded(here) == redacted, "the unredacted copy is not fetched"
     sent = send(here, address)
@@ -163,6 +161,13 @@ def test_erased_rows_never_come_back(projects: Projects, tmp_path: Path, signed:
     assert recorded(empty) == redacted and faults(empty) == []
     there.materialize()
     assert not any(contains(path, texts) for path in files(there.store.root / "artifacts"))
+
+
+def erase_secret(shop: Shop) -> None:
+    """Erase the row about a person."""
+    raw = shop.raw("alpaca", "support.jsonl")
+    (row,) = [n for n, line in enumerate(raw.read_text().splitlines(), 1) if "Ada Fenwick" in line]
+    erase(Project(shop.root), raw, [row], "request 4711")
 
 
 def contains(path: Path, texts: list[str]) -> bool:
