@@ -94,6 +94,16 @@ COMMANDS = {
         "gc:gc",
         "Remove everything from the store that is older than `retention.keep_days` and not needed by what is kept.",
     ),
+    "store": Entry("copies:app", "Share the store through a bucket or another disk."),
+    "backup": Entry(
+        "backup:backup",
+        "Back up the project: settings, experiments, raw files, store, and Dagster's run history, while runs go on.",
+    ),
+    "restore": Entry("backup:restore", "Write a project folder as it was backed up."),
+    "upgrade": Entry(
+        "upgrade:upgrade",
+        "Show what the installed version would run again in this project's store, and what it would not.",
+    ),
     "memory": Entry("memory:memory", "Estimate the memory that training needs, and suggest settings that fit."),
     "inspect": Entry(
         "inspect:inspect", "Show the rows of a table to look at first: highest held-out loss, oddest, longest."

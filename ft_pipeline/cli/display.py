@@ -67,6 +67,15 @@ def show_plan(console: Console, planned: Sequence[Any]) -> None:
     console.print(table)
 
 
+def upgrade_table(steps: Sequence[Any]) -> Table:
+    """Return the steps that an upgrade runs again, with the reason and the seconds that each took before."""
+    table = _table("asset", "experiment", "why", "seconds", justify_right={"seconds"})
+    for step in steps:
+        seconds = "" if step.seconds is None else f"{step.seconds:.1f}"
+        table.add_row(step.asset, step.experiment or "", plain(step.reason), seconds)
+    return table
+
+
 def show_outcome(console: Console, outcome: Any, project: Any) -> None:
     """Print the summary of a run: its experiments, the comparison, the recommendation, and how to open the UI."""
     if outcome.batches:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import failed_checks
+from ft_pipeline.execution.spec_differences import describe, differences
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
@@ -177,17 +178,7 @@ def _upstream(
 
 def describe_difference(last: Artifact, spec: Spec) -> str:
     """Describe briefly how `spec` differs from the one that `last` was built from."""
-    before, now = last.spec, spec.to_json()
-    reasons = []
-    changed_inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
-    if changed_inputs or set(before["inputs"]) != set(now["inputs"]):
-        reasons.append(f"new data in {', '.join(changed_inputs)}" if changed_inputs else "different inputs")
-    changed_settings = [
-        key for key in {**before["config"], **now["config"]} if before["config"].get(key) != now["config"].get(key)
-    ]
-    if changed_settings:
-        reasons.append(f"settings changed: {', '.join(sorted(changed_settings))}")
-    return "; ".join(reasons) or "code or library versions changed"
+    return describe(differences(last.spec, spec.to_json()))
 
 
 def only_inputs_differ(last: Artifact, spec: Spec) -> bool:

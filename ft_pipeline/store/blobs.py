@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,37 @@ class BlobStore:
                     _compress(file, sink)
                 write_atomically(target, sink.getvalue())
             _damaged_path(target).unlink(missing_ok=True)
+
+    def adopt(self, sha256: str, source: Path, *, compressed: bool) -> None:
+        """Store a blob of another store: `source` is its compressed copy, or has its bytes. It replaces what is here.
+
+        The caller has compared the bytes with the blob's hash, or with that of its redaction.
+        """
+        with translate_write_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=INCOMING_PREFIX, dir=self.folder)
+            temporary = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+                    shutil.copyfileobj(content, file) if compressed else _compress(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if decompressed_sha256(temporary) != (self._redacted_sha256(sha256) or sha256):
+                    raise UserError(
+                        f"The copy of the raw file {sha256[:16]} was changed. Restore it at the other side."
+                    )
+                temporary.chmod(0o644)
+                self.path(sha256).parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(self.path(sha256))
+                sync_folder(self.path(sha256).parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+        self.reference_path(sha256).unlink(missing_ok=True)
+
+    def referenced_file(self, sha256: str) -> Path | None:
+        """Return the file that a blob without a copy refers to, if its bytes are those of the blob, or those that a
+        redaction left."""
+        return self._referenced_file(sha256) or self._redacted_file(sha256)
 
     def stored(self) -> set[str]:
         """Return the SHA-256 of every blob, whether a snapshot lists it or not."""
@@ -248,16 +280,7 @@ class BlobStore:
 
     def _decompress(self, sha256: str, sink: BinaryIO | None = None) -> str:
         """Return the hash of the decompressed copy ('' if it does not decompress), and write its bytes to `sink`."""
-        digest = hashlib.sha256()
-        try:
-            with self.path(sha256).open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
-                while chunk := reader.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    if sink is not None:
-                        sink.write(chunk)
-        except zstandard.ZstdError:
-            return ""
-        return digest.hexdigest()
+        return decompressed_sha256(self.path(sha256), sink)
 
 
 def _compress(source: BinaryIO, sink: BinaryIO) -> str:
@@ -268,6 +291,20 @@ def _compress(source: BinaryIO, sink: BinaryIO) -> str:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             writer.write(chunk)
+    return digest.hexdigest()
+
+
+def decompressed_sha256(path: Path, sink: BinaryIO | None = None) -> str:
+    """Return the hash of a decompressed file ('' if it does not decompress), and write its bytes to `sink`."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+            while chunk := reader.read(CHUNK_BYTES):
+                digest.update(chunk)
+                if sink is not None:
+                    sink.write(chunk)
+    except zstandard.ZstdError:
+        return ""
     return digest.hexdigest()
 
 

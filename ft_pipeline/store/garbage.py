@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,21 +155,19 @@ def _last_write(path: Path) -> float:
 
 def _unused_blob_files(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list[Path]:
     """Return old files of blobs that no kept snapshot contains, and old copies that a killed process left."""
-    used = {sha256 for artifact in kept for entry in _snapshot_entries(artifact) for sha256 in _blobs_of(entry)}
+    used = {sha256 for artifact in kept for sha256 in snapshot_blobs(artifact.manifest)}
     folder = store.root / "blobs"
     files = sorted([*folder.glob(f"{INCOMING_PREFIX}*"), *folder.glob("*/*")])
     # The names begin with the SHA-256: ab12….zst, ab12….reference.json, ab12….redacted.json, ab12….zst.damaged.
     return [file for file in files if file.name.split(".")[0] not in used and _last_write(file) < before.timestamp()]
 
 
-def _snapshot_entries(artifact: Artifact) -> list[dict[str, Any]]:
-    """Return the entries of a snapshot's files; none for any other artifact."""
-    return artifact.spec["config"].get("files", []) if artifact.kind.startswith("raw_") else []
-
-
-def _blobs_of(entry: dict[str, Any]) -> Iterator[str]:
-    """Yield the SHA-256 of a file and of its sidecar. A refused file has neither."""
-    yield from filter(None, (entry.get("sha256"), entry.get("sidecar")))
+def snapshot_blobs(manifest: dict[str, Any]) -> set[str]:
+    """Return the SHA-256 of every raw file and sidecar in a snapshot; none for any other artifact."""
+    if not manifest["kind"].startswith("raw_"):
+        return set()
+    files = manifest["spec"]["config"].get("files", [])
+    return {sha256 for entry in files for sha256 in (entry.get("sha256"), entry.get("sidecar")) if sha256}
 
 
 def _size_on_disk(path: Path) -> int:

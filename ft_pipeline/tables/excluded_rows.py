@@ -99,16 +99,29 @@ def add_excluded(data_dir: Path, salt: str, rows: Iterable[Mapping[str, Any]]) -
         write_atomically(path, (HEADER + text).encode())
 
 
+def merge_excluded(data_dir: Path, content: bytes) -> None:
+    """Add the rows of another copy of data/excluded.yaml. UserError if it has another salt, or is invalid."""
+    other, own = _parse(content), _read(data_dir / FILE)
+    if own["salt"] not in ("", other["salt"]):
+        raise UserError(
+            f"The rows in the copy's data/{FILE} have another salt than the ones here, so that they cannot be added. "
+            "Restore the file from version control."
+        )
+    add_excluded(data_dir, other["salt"], other["rows"])
+
+
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {"salt": "", "rows": []}
+    return _parse(path.read_bytes()) if path.is_file() else {"salt": "", "rows": []}
+
+
+def _parse(content: bytes) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(content.decode("utf-8"))
         bytes.fromhex(document["salt"])
         for row in document["rows"]:
             if not (re.fullmatch(r"[0-9a-f]{64}", row["hash"]) and isinstance(row["format"], str)):
                 raise ValueError(f"{row['hash']!r} is not a hash")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(
             f"data/{FILE} is invalid ({error}). Restore it from version control: it lists the rows that must never be "
             "used."

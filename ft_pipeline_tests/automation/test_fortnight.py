@@ -101,7 +101,7 @@ def test_retraining_starts_only_when_its_rules_require_it(shop: Simulation) -> N
 
     shop.write_experiment("qlora", retrain=True, training={"num_train_epochs": 4})
     (request,) = shop.next_night().run_requests or []
-    assert request.tags["ft/reason"] == "experiment: settings changed: training"
+    assert request.tags["ft/reason"].startswith("experiment: settings changed: training.num_train_epochs")
     shop.train("qlora")
 
     shop.write("inbox.jsonl", [{"instruction": row["instruction"]} for row in rows(60, seed=5)], "unlabelled")

@@ -27,6 +27,7 @@ MOST_BYTES = 5_000_000
 EXPERIMENTS = ["dpo", "full", "lora", "qlora"]
 COMMANDS = {
     "audit": ("audit", "--verify"),
+    "upgrade": ("upgrade", "--plan"),
     "champion": ("champion",),
     "compare": ("compare",),
     "recommend": ("recommend",),
@@ -178,12 +179,12 @@ def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
     spoiled_reruns: dict[str, Rerun], planned_reruns: dict[str, Rerun]
 ) -> None:
     assert spoiled_reruns["merged_model [lora]"] == Rerun("changed", "damaged or missing from the store")
-    assert spoiled_reruns["experiment [qlora]"].why == "settings changed: training"
+    assert spoiled_reruns["experiment [qlora]"].why == "settings changed: training.eval_steps 4 → 5"
     assert spoiled_reruns["base_model [qlora]"] == planned_reruns.get(
         "base_model [qlora]", Rerun("follows", "experiment runs first")
     )
     # The plan itself says only that the experiment runs first.
-    assert spoiled_reruns["scores [qlora]"].why == "settings changed: evaluation"
+    assert spoiled_reruns["scores [qlora]"].why == "settings changed: evaluation.max_test_rows 8 → 7"
     assert spoiled_reruns["scores [qlora]"].section == "changed"
     assert set(planned_reruns) < set(spoiled_reruns)
 
@@ -239,3 +240,27 @@ follows:
 def test_an_invalid_list_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_list(text, ["dpo", "lora"])
+
+
+def test_the_plan_of_an_upgrade_names_the_versions_that_changed_and_the_time_it_took(
+    store: ArtifactStore, results: dict[str, tuple[int, Any]]
+) -> None:
+    _, document = results["upgrade"]
+    steps = {(step["asset"], step["experiment"]): step for step in document["steps"]}
+    scores = current(store.root.parents[1], "scores", "qlora")
+    assert steps["scores", "qlora"]["because"] == "version"
+    assert (
+        f"code version {scores.spec['versions']['code']} → {STEPS['scores'].code_version}"
+        in (steps["scores", "qlora"]["reason"])
+    )
+    assert steps["scores", "qlora"]["seconds"] == scores.manifest["run"]["seconds"] > 1
+    assert steps["raw_alpaca", None]["because"] == "none"
+    assert steps["gguf", "qlora"] | {"reason": ""} == {
+        "asset": "gguf",
+        "experiment": "qlora",
+        "because": "other",
+        "reason": "",
+        "seconds": None,
+    }
+    assert steps["adapter", "qlora"]["because"] in ("version", "follows")
+    assert document["made_by"] == ["0.1.0"]

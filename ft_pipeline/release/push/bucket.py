@@ -5,17 +5,14 @@ bucket's own rules: this adds none. Each object has the SHA-256 of its file as m
 interrupted is completed by the next one.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.disclosure.folder import SIGNATURES
 from ft_pipeline.release.push.destination import Plan, ReportFile
 from ft_pipeline.release.push.parcel import Parcel
-from ft_pipeline.sources.remote.s3 import extra_is_missing, file_system, quoted
+from ft_pipeline.sources.remote.s3 import SCHEME, bucket_and_folder, bucket_errors, file_system
 
-SCHEME = "s3://"
 _NEEDS = "A push to S3 needs"
 SHA256 = "sha256"
 """The key of the metadata of each object."""
@@ -26,13 +23,10 @@ class BucketPrefix:
 
     def __init__(self, address: str) -> None:
         """address: `s3://BUCKET/PREFIX`. UserError if it has no prefix."""
-        bucket, _, prefix = address.removeprefix(SCHEME).strip("/").partition("/")
-        if not bucket or not prefix:
-            raise UserError(f"{address!r} names no folder in a bucket. Write it as s3://BUCKET/FOLDER.")
-        self._path = f"{bucket}/{prefix}"
+        self._path = bucket_and_folder(address)
 
     def plan(self, parcel: Parcel) -> Plan:
-        with _errors(self._path):
+        with bucket_errors(self._path, _NEEDS, "push again to continue"):
             present = self._present(file_system(_NEEDS))
         waiting = _missing(self._path, present, parcel)
         notes = ["Who can read it is decided by the rules of the bucket."]
@@ -43,7 +37,7 @@ class BucketPrefix:
         return Plan(f"{SCHEME}{self._path}", tuple(notes))
 
     def send(self, parcel: Parcel, report: ReportFile) -> str:
-        with _errors(self._path):
+        with bucket_errors(self._path, _NEEDS, "push again to continue"):
             files = file_system(_NEEDS)
             waiting = _missing(self._path, self._present(files), parcel)
             for name in parcel.hashes:
@@ -69,25 +63,3 @@ def _missing(path: str, present: dict[str, str | None], parcel: Parcel) -> set[s
         if not is_ours:
             raise UserError(f"{SCHEME}{path}/{name} is not a file of this export. Choose another folder of the bucket.")
     return {name for name, sha256 in parcel.hashes.items() if present.get(name) != sha256}
-
-
-@contextmanager
-def _errors(path: str) -> Iterator[None]:
-    """Turn errors of the library into one line."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-    except ImportError:
-        raise extra_is_missing(_NEEDS) from None
-    address = f"{SCHEME}{path}"
-    try:
-        yield
-    except NoCredentialsError:
-        raise UserError(f"{address} needs credentials. Set AWS_ACCESS_KEY_ID and its secret, or AWS_PROFILE.") from None
-    except FileNotFoundError:
-        bucket = path.partition("/")[0]
-        raise UserError(f"There is no bucket {bucket!r}. Create it, or correct the address.") from None
-    except PermissionError as error:
-        raise UserError(f"{address} cannot be written: S3 answered {quoted(error)}. Check the credentials.") from None
-    except (BotoCoreError, ClientError, OSError, ValueError) as error:
-        advice = "Check the network and AWS_ENDPOINT_URL, and push again to continue"
-        raise UserError(f"{address} cannot be written: {quoted(error)}. {advice}.") from None

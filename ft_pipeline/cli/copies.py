@@ -1,0 +1,121 @@
+"""`ft store`: a copy of the store in a bucket or on another disk, which several machines share."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from ft_pipeline.cli import display
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.errors import UserError
+
+app = typer.Typer(help="Share the store through a bucket or another disk.", no_args_is_help=True)
+
+AddressArgument = Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER, or a folder on another disk.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
+
+
+@app.command()
+def push(
+    address: AddressArgument, yes: YesOption = False, project: ProjectOption = None, as_json: JsonOption = False
+) -> None:
+    """Copy what is new in the store to a bucket or another disk. It shows what would be sent, and asks first: the copy
+    contains the training data. Nothing is deleted or overwritten there.
+
+    Example: ft store push s3://acme-models/support
+    """
+    from ft_pipeline.copies.places import open_place
+    from ft_pipeline.copies.push import plan_push
+    from ft_pipeline.copies.push import push as run_push
+
+    opened = open_project(project)
+    place = open_place(address, opened.root)
+    if not yes:
+        plan = plan_push(opened.store, place)
+        stderr.print(
+            f"To {display.plain(plan.address)}: {len(plan.missing)} files, {plan.bytes / 1e6:.1f} MB, of "
+            f"{len(plan.listing.files)} files. They contain the rows of the training data, and no private key.",
+            soft_wrap=True,
+        )
+        confirm(plan.is_needed, "this push", "Send these files?")
+    with transfer_progress("sending") as report:
+        result = run_push(opened.store, place, opened.settings.name, report)
+    print_result(result.to_json(), as_json, _show_push)
+
+
+@app.command()
+def pull(address: AddressArgument, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Bring the store up to date with a copy. All that is fetched is verified before it is used.
+
+    Example: ft store pull s3://acme-models/support
+    """
+    from ft_pipeline.copies.places import open_place
+    from ft_pipeline.copies.pull import pull as run_pull
+
+    opened = open_project(project)
+    with transfer_progress("fetching") as report:
+        result = run_pull(opened.store, open_place(address, opened.root), report)
+    print_result(result.to_json(), as_json, _show_pull)
+
+
+def confirm(needed: bool, what: str, question: str) -> None:
+    """Ask before data leaves this disk. UserError if there is no terminal, or if the answer is no."""
+    if not needed:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"There is no terminal to confirm {what}. Add --yes to go on without being asked.")
+    if not typer.confirm(question, err=True):
+        raise UserError("Nothing was sent.")
+
+
+@contextmanager
+def transfer_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, and yield a function that updates it: (bytes transferred so far, bytes in all)."""
+    columns = (TextColumn(what), BarColumn(bar_width=28), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=stderr, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show_notes(notes: list[str]) -> None:
+    """Print what the user should know about a copy."""
+    for note in notes:
+        stdout.print(f"[yellow]! {display.plain(note)}[/]", soft_wrap=True)
+
+
+def _show_push(document: dict[str, Any]) -> None:
+    stdout.print(
+        f"State {document['number']} of {display.plain(document['address'])} has {document['files']} files; "
+        f"{document['sent']} were sent ({document['bytes'] / 1e6:.1f} MB).",
+        soft_wrap=True,
+    )
+    if unused := len(document["unused"]):
+        stdout.print(
+            f"{unused} objects there are not part of it: removed or redacted here, or of an interrupted push. Erased "
+            "rows may be in them. `--json` lists them; delete them with the tools of the place (docs/copies.md).",
+            soft_wrap=True,
+        )
+    show_notes(document["notes"])
+
+
+_ORDERS = {
+    "behind": "This store now goes on from",
+    "equal": "This store was up to date with",
+    "ahead": "This store has more than",
+}
+
+
+def _show_pull(document: dict[str, Any]) -> None:
+    removed = f", {document['removed']} removed" if document["removed"] else ""
+    stdout.print(
+        f"{_ORDERS[document['order']]} state {document['number']} of {display.plain(document['address'])}: "
+        f"{document['artifacts']} artifacts fetched{removed}, {document['files']} files, "
+        f"{document['bytes'] / 1e6:.1f} MB.",
+        soft_wrap=True,
+    )
+    key = f"Signed with the key {document['key'][:16]}" if document["key"] else "Not signed"
+    stdout.print(f"{key}. Verify it: ft audit --verify", soft_wrap=True)
+    show_notes(document["notes"])

@@ -1,0 +1,95 @@
+"""A copy in one file: an uncompressed tar with the same objects as a folder."""
+
+import contextlib
+import io
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ft_pipeline.copies.places import Place, missing_object, open_place
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors
+
+SUFFIX = ".tar"
+
+
+class ArchivePlace:
+    """An open tar."""
+
+    def __init__(self, address: str, tar: tarfile.TarFile) -> None:
+        self.address = address
+        self._tar = tar
+        self._lock = threading.Lock()
+        self._sizes = {} if tar.mode == "w" else {entry.name: entry.size for entry in tar.getmembers()}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: size for name, size in self._sizes.items() if name.startswith(f"{folder}/")}
+
+    def read(self, name: str) -> bytes:
+        with self._lock:
+            return self._member(name).read()
+
+    def fetch(self, name: str, target: Path) -> None:
+        with self._lock, target.open("wb") as file:
+            shutil.copyfileobj(self._member(name), file)
+
+    def send(self, source: Path, name: str) -> None:
+        with self._lock, translate_write_errors():
+            self._tar.add(source, name, recursive=False)
+
+    def create(self, name: str, content: bytes) -> bool:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        with self._lock, translate_write_errors():
+            self._tar.addfile(entry, io.BytesIO(content))
+        return True
+
+    def _member(self, name: str) -> IO[bytes]:
+        member = self._tar.extractfile(name) if name in self._sizes else None
+        if member is None:
+            raise missing_object(self.address, name)
+        return member
+
+
+@contextlib.contextmanager
+def writing_place(address: str, project: Path) -> Iterator[Place]:
+    """Yield a place as open_place does, or a new file FILE.tar, which appears when it is complete."""
+    if not address.endswith(SUFFIX) or "://" in address:
+        yield open_place(address, project)
+        return
+    path = Path(address).expanduser().absolute()
+    if path.resolve().is_relative_to(project.resolve()):
+        raise UserError(f"{address} is in the project itself. Name a file on another disk.")
+    if path.exists():
+        raise UserError(f"{address} exists. Name a new file, or a folder, which gets only what is new.")
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist. Create it, or mount the disk.")
+    part = path.with_name(f".{path.name}.part")
+    with translate_write_errors():
+        part.touch(mode=0o600)  # it has the rows of the training data
+        try:
+            with tarfile.open(part, "w") as tar:
+                yield ArchivePlace(str(path), tar)
+            sync_file(part)
+            part.replace(path)
+            sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading_place(address: str) -> Iterator[Place]:
+    """Yield a place as open_place does, or a file FILE.tar. UserError if the file cannot be read."""
+    if not address.endswith(SUFFIX) or "://" in address:
+        yield open_place(address)
+        return
+    try:
+        with tarfile.open(Path(address).expanduser(), "r:") as tar:
+            yield ArchivePlace(address, tar)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {address}. Name a backup.") from None
+    except tarfile.TarError as error:
+        raise UserError(f"{address} cannot be read as a backup ({error}). Name a file of `ft backup`.") from None
