@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification
+from ft_pipeline.execution.dagster_names import asset_name
 
 
 def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, failure_event: dg.DagsterEvent) -> Notification:
@@ -25,7 +26,7 @@ def _failed_blocking_checks(instance: dg.DagsterInstance, run_id: str) -> list[t
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             message = check.metadata.get("message")
             reason = f"{check.check_name}: {message.value}" if message else check.check_name
-            failed.append((check.asset_key.to_user_string(), reason))
+            failed.append((asset_name(check.asset_key), reason))
     return failed
 
 

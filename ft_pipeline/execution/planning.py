@@ -8,6 +8,7 @@ from typing import Literal
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
 from ft_pipeline.execution.step_asset import planned_spec
@@ -131,7 +132,7 @@ def _only_inputs_differ(last: Artifact, spec: Spec) -> bool:
 
 def _recorded_version(instance: dg.DagsterInstance, step: Step, experiment: str | None) -> str | None:
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(step.name), asset_partitions=[experiment] if experiment else None),
+        dg.AssetRecordsFilter(asset_key=asset_key(step.name), asset_partitions=[experiment] if experiment else None),
         limit=1,
     ).records
     event = records[0].asset_materialization if records else None

@@ -6,6 +6,7 @@ a run would do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -14,10 +15,10 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
 from ft_pipeline.execution.build import MIN_OBSERVATION_INTERVAL, BuildFunction, BuildResult, build_artifact
+from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
-from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
     STEPS,
@@ -39,8 +40,8 @@ from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
-OWNER = "team:ml"
-"""The owner of every asset, as the UI shows it."""
+SCHEDULED = frozenset({"comparison", "champion"})
+"""Assets with a freshness policy, if the settings ask for one: those that the schedule `weekly` is there for."""
 FORCE = "ft/force"
 """Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
@@ -90,22 +91,28 @@ def step(
 
     def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
         asset_name = name or spec_function.__name__
+        key = asset_key(asset_name)
         takes_gpu_slot = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
 
         @dg.asset(
-            name=asset_name,
-            deps=list(deps),
+            key=key,
+            deps=asset_keys(deps),
             group_name=stage,
             kinds=kinds,
-            owners=[OWNER],
+            owners=dagster_settings().owners,
+            tags=asset_tags(),
+            metadata=_code_reference(spec_function),
+            freshness_policy=_freshness_policy(asset_name),
             code_version=code_version,
             description=description or spec_function.__doc__,
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
-            pool=POOL if takes_gpu_slot else None,
+            pool=dagster_settings().pool if takes_gpu_slot else None,
             op_tags=gpu_op_tags() if takes_gpu_slot else None,
             check_specs=[
-                dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
+                dg.AssetCheckSpec(
+                    check.name, asset=asset_key(asset_name), description=check.description, blocking=check.blocking
+                )
                 for check in checks
             ],
         )
@@ -129,6 +136,20 @@ def step(
         return materialize
 
     return decorator
+
+
+def _code_reference(function: SpecFunction) -> dict[str, Any]:
+    """Return the metadata by which the UI links an asset to the function that describes it."""
+    code = function.__code__
+    reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+
+
+def _freshness_policy(asset: str) -> dg.FreshnessPolicy | None:
+    days = dagster_settings().fresh_within_days
+    if days is None or asset not in SCHEDULED:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
 
 
 def _value_at_load_time(gpu: Callable[[Project], bool]) -> bool:
@@ -268,7 +289,7 @@ def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any] | No
         recorded = {"passed": True, "message": "nothing to check"}
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
-        asset_key=asset,
+        asset_key=asset_key(asset),
         check_name=check.name,
         passed=bool(recorded["passed"]),
         severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,

@@ -8,6 +8,7 @@ from pydantic import Field, model_serializer, model_validator
 from ft_pipeline.settings.automation import InboxSettings, NotificationSettings, RetentionSettings, RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings
+from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import TeacherSettings
@@ -63,6 +64,7 @@ class ProjectSettings(Section):
     inbox: InboxSettings = InboxSettings()
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
+    dagster: DagsterSettings = DagsterSettings()
 
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":
