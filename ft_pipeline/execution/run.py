@@ -16,11 +16,13 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.execution.dagster_names import asset_keys
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.launchers import check_environment
@@ -143,6 +145,7 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
     with open_instance() as instance:
         result = dg.materialize(
             [asset],
+            resources=RESOURCES,
             instance=instance,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
@@ -287,8 +290,9 @@ def _materialize(
     with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
+            resources=RESOURCES,
             instance=instance,
-            selection=list(assets),
+            selection=asset_keys(assets),
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,

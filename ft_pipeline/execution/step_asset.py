@@ -20,6 +20,7 @@ from ft_pipeline.execution.events import EventState, Progress, StepEvent, publis
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
+from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.execution.step import (
     STEPS,
     BuildContext,
@@ -116,8 +117,8 @@ def step(
                 for check in checks
             ],
         )
-        def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            return _run_step(context, STEPS[asset_name])
+        def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
+            return _run_step(context, STEPS[asset_name], project)
 
         STEPS[asset_name] = Step(
             name=asset_name,
@@ -177,12 +178,12 @@ def spec_with_inputs(step: Step, context: SpecContext, build_missing: Callable[[
             build_missing(missing.spec)
 
 
-def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeResult:
+def _run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectResource) -> dg.MaterializeResult:
     """Materialize the step, and publish when it starts and how it ends. Errors become dg.Failure."""
     experiment = context.partition_key if step.per_experiment else None
     publish(StepEvent(step.name, experiment, "started"))
     try:
-        return _materialize(context, step, experiment)
+        return _materialize(context, step, experiment, project.find())
     except (UserError, dg.Failure) as error:
         publish(StepEvent(step.name, experiment, "failed", message=_failure_message(error)))
         if isinstance(error, dg.Failure):
@@ -190,8 +191,9 @@ def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeRe
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
-    project = Project.find()
+def _materialize(
+    context: dg.AssetExecutionContext, step: Step, experiment: str | None, project: Project
+) -> dg.MaterializeResult:
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
     with project_lock(store.root).hold(context.log.info, shared=True):  # no row is erased between spec and artifact
