@@ -13,6 +13,7 @@ from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.execution.partitions import add_partitions
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
@@ -107,7 +108,10 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
     (raw / "foreign.yaml").write_text("columns: {question: instruction}\n", encoding="utf-8")
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [step.asset for step in steps.values()], instance=instance, selection=["raw_alpaca", "alpaca"]
+            [step.asset for step in steps.values()],
+            instance=instance,
+            resources=RESOURCES,
+            selection=["raw_alpaca", "alpaca"],
         )
         assert result.success
         (event,) = result.asset_materializations_for_node("alpaca")
@@ -129,6 +133,7 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
         result = dg.materialize(
             [step.asset for step in steps.values()],
             instance=instance,
+            resources=RESOURCES,
             selection=["raw_text", "experiment"],
             partition_key="qlora",
         )

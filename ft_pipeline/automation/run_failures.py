@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification
+from ft_pipeline.execution.dagster_names import asset_name, asset_of_step
 
 JOB = "job "
 """Begins the subject of a run that failed outside its steps."""
@@ -41,7 +42,7 @@ def _failed_blocking_checks(instance: dg.DagsterInstance, run_id: str) -> list[t
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             message = check.metadata.get("message")
             reason = f"{check.check_name}: {message.value}" if message else check.check_name
-            failed.append((check.asset_key.to_user_string(), reason))
+            failed.append((asset_name(check.asset_key), reason))
     return failed
 
 
@@ -54,7 +55,7 @@ def _first_failed_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, 
         while error is not None and error.cause is not None:
             error = error.cause
         last_line = error.message.strip().splitlines()[-1] if error and error.message.strip() else "failed"
-        return event.step_key or "", description or last_line
+        return asset_of_step(event.step_key or ""), description or last_line
     return None
 
 

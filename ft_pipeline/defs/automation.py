@@ -14,6 +14,7 @@ from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_w
 from ft_pipeline.automation.raw_changes import find_raw_changes
 from ft_pipeline.automation.table_changes import find_table_changes
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import asset_key, asset_keys, prefixed, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions, experiments, experiments_under_way, find_partition_changes
@@ -25,18 +26,20 @@ RETRAINED_STAGES = ("distillation", "training", "evaluation", "release")
 POLL_SECONDS = 20
 
 retraining_job = dg.define_asset_job(
-    "retraining",
+    prefixed("retraining"),
     selection=dg.AssetSelection.groups(*RETRAINED_STAGES),
     description="Builds everything from the current tables to the champion, for one experiment.",
+    tags=project_tag(),
 )
 everything_job = dg.define_asset_job(
-    "everything",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("inbox"),
+    prefixed("everything"),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(asset_key("inbox")),
     description="Builds everything from the raw files to the champion, for one experiment.",
+    tags=project_tag(),
 )
 
 tables_follow = dg.AutomationConditionSensorDefinition(
-    "tables_follow",
+    prefixed("tables_follow"),
     target=dg.AssetSelection.groups("tables"),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=POLL_SECONDS,
@@ -45,6 +48,7 @@ tables_follow = dg.AutomationConditionSensorDefinition(
 
 
 @dg.sensor(
+    name=prefixed("raw_files"),
     target=dg.AssetSelection.groups("sources"),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=POLL_SECONDS,
@@ -60,11 +64,12 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no file changed", cursor=cursor)
     today = datetime.now(UTC).date().isoformat()  # a failed snapshot is retried the next day
     key = f"{'; '.join(changes.changed.values())} on {today}"
-    request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in changes.changed])
+    request = dg.RunRequest(run_key=key, asset_selection=asset_keys(changes.changed))
     return dg.SensorResult([request], cursor=cursor)
 
 
 @dg.sensor(
+    name=prefixed("table_settings"),
     target=dg.AssetSelection.groups("tables"),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=POLL_SECONDS,
@@ -77,11 +82,15 @@ def table_settings(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
         return dg.SkipReason(str(error))
     if not changes.tables:
         return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no setting changed", cursor=changes.cursor)
-    request = dg.RunRequest(run_key=changes.key, asset_selection=[dg.AssetKey(table) for table in changes.tables])
+    request = dg.RunRequest(run_key=changes.key, asset_selection=asset_keys(changes.tables))
     return dg.SensorResult([request], cursor=changes.cursor)
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
+@dg.sensor(
+    name=prefixed("stranded_runs"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ends runs whose process died (power cut, kill −9); run again to resume. Sets the default limit of the pool."""
     set_default_limit(context.instance)
@@ -92,7 +101,11 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "no orphaned runs")
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
+@dg.sensor(
+    name=prefixed("experiment_files"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
 def experiment_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Keeps the partitions in step with experiments/*.yaml. The history of a removed experiment stays visible."""
     try:
@@ -126,6 +139,7 @@ RETRAINING = _retraining_settings()
 
 
 @dg.schedule(
+    name=prefixed("nightly"),
     job=retraining_job,
     cron_schedule=RETRAINING.schedule,
     execution_timezone=RETRAINING.timezone,
@@ -137,7 +151,12 @@ def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.S
     return _tick(context, "nightly", plan_night, nobody)
 
 
-@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=RETRAINING.timezone)
+@dg.schedule(
+    name=prefixed("weekly"),
+    job=everything_job,
+    cron_schedule="0 4 * * 0",
+    execution_timezone=RETRAINING.timezone,
+)
 def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
     return _tick(context, "weekly", plan_weekly, "there is no experiment")

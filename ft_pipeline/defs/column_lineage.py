@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.training.objectives.registry import Column
@@ -89,7 +90,7 @@ def column_lineage(lineage: Lineage) -> dg.TableColumnLineage:
     """Convert a lineage to Dagster's type."""
     return dg.TableColumnLineage(
         {
-            column: [dg.TableColumnDep(dg.AssetKey(asset), name) for asset, name in sources]
+            column: [dg.TableColumnDep(asset_key(asset), name) for asset, name in sources]
             for column, sources in lineage.items()
         }
     )

@@ -8,6 +8,7 @@ import dagster as dg
 from ft_pipeline.automation.notifications import Notification, notify_daily
 from ft_pipeline.defs import automation
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import prefixed
 from ft_pipeline.execution.run_retention import purge_runs
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
@@ -15,7 +16,11 @@ from ft_pipeline.project import Project
 CHECK_SECONDS = 600
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=CHECK_SECONDS)
+@dg.sensor(
+    name=prefixed("old_runs"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=CHECK_SECONDS,
+)
 def old_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Removes finished runs that are older than `retention.run_days`, except those that made what is current."""
     try:
@@ -35,7 +40,11 @@ def old_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
     return dg.SensorResult(skip_reason=skip_reason, cursor=result.cursor)
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=CHECK_SECONDS)
+@dg.sensor(
+    name=prefixed("disk_space"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=CHECK_SECONDS,
+)
 def disk_space(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reports each day that less than `retention.warn_free_gb` is free for the store or for Dagster's history."""
     try:

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
+from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings
 from ft_pipeline.execution.metadata import clean_metadata, table
-from ft_pipeline.execution.step_asset import OWNER
+from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.inbox.decide import Decided, decide
 from ft_pipeline.inbox.proposals import Inbox, Proposal, read_inbox
 from ft_pipeline.inbox.traffic import log_path
@@ -42,18 +43,20 @@ class InboxConfig(dg.Config):
 @dg.asset(
     group_name="sources",
     kinds={"json"},
-    owners=[OWNER],
+    key=asset_key("inbox"),
+    owners=dagster_settings().owners,
+    tags=asset_tags(),
     code_version="1",
     description="Answers of `ft serve --log` that people corrected or rated up, without a decision yet. To use "
     "some as training data, write their ids under `accept` in the launchpad (Shift and *Materialize*). They are added "
     "to data/raw/traces, and the tables follow. Nothing trains on an answer that was not accepted.",
 )
-def inbox(context: dg.AssetExecutionContext, config: InboxConfig) -> dg.MaterializeResult:
+def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: ProjectResource) -> dg.MaterializeResult:
     """Carry out the decisions of the run's config, and show what is open."""
-    project = Project.find()
-    orphaned_runs.lock_run(context, project.store)
     try:
-        return dg.MaterializeResult(metadata=clean_metadata(_decide_and_show(project, config)))
+        found = project.find()
+        orphaned_runs.lock_run(context, found.store)
+        return dg.MaterializeResult(metadata=clean_metadata(_decide_and_show(found, config)))
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 

@@ -8,6 +8,7 @@ from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import prefixed
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, history
 
@@ -17,14 +18,22 @@ MAX_PER_TICK = 5
 """Maximum notifications per tick, as Dagster allows for `failures`. The next tick sends the following ones."""
 
 
-@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
+@dg.run_failure_sensor(
+    name=prefixed("failures"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Reports every failed run, with the check that stopped it or the error."""
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=HOUR_SECONDS)
+@dg.sensor(
+    name=prefixed("lasting_failures"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=HOUR_SECONDS,
+)
 def lasting_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Reports each day what failed in a run that a sensor started, until it succeeds."""
     try:
@@ -34,7 +43,11 @@ def lasting_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"webhook: {'; '.join(outcomes)}" if outcomes else "no failure lasts longer than a day")
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
+@dg.sensor(
+    name=prefixed("champion_changes"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=POLL_SECONDS,
+)
 def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Reports every new champion, whether a run, `ft promote` or `ft rollback` changed it."""
     try:

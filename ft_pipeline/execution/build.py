@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import asset_name
 from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
@@ -166,7 +167,7 @@ class _ArtifactBuilder:
         """Log a line, and send it to listeners: what the step waits for, what it skips, why it uses no GPU."""
         if self.context:
             self.context.log.info(message)
-            asset = self.context.asset_key.to_user_string()
+            asset = asset_name(self.context.asset_key)
             publish(StepEvent(asset, _partition(self.context), "notes", message=message))
         else:
             logger.info("%s: %s", self.label, message)
@@ -226,7 +227,7 @@ def _label(context: dg.AssetExecutionContext | None, kind: str) -> str:
     if context is None:
         return kind
     partition = _partition(context)
-    asset = context.asset_key.to_user_string()
+    asset = asset_name(context.asset_key)
     return f"{asset} [{partition}]" if partition else asset
 
 
@@ -243,7 +244,7 @@ def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
     return {
         "run_id": context.run.run_id,
         "started_by": _started_by(context.run),
-        "asset": context.asset_key.to_user_string(),
+        "asset": asset_name(context.asset_key),
         "experiment": _partition(context),
     }
 

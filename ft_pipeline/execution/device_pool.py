@@ -13,11 +13,10 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from ft_pipeline.execution.dagster_names import dagster_settings
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.project import Project
 
-POOL = "gpu"
-"""The pool of every asset that needs a device."""
 EXECUTOR = "FT_EXECUTOR"
 """Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
 PODS = "k8s"
@@ -33,8 +32,8 @@ def pool_of_devices() -> str | None:
     while it waits, and Dagster watches the processes.
     """
     if os.environ.get(EXECUTOR) == PODS:
-        return POOL
-    return POOL if _granularity() == "run" else None
+        return dagster_settings().pool
+    return dagster_settings().pool if _granularity() == "run" else None
 
 
 def _granularity() -> str | None:
@@ -55,12 +54,13 @@ def set_default_limit(instance: dg.DagsterInstance) -> None:
     """
     if instance.get_concurrency_config().pool_config.default_pool_limit is not None:
         return
+    name = dagster_settings().pool
     storage, cursors = instance.event_log_storage, instance.daemon_cursor_storage
-    present = next((pool.limit for pool in storage.get_pool_limits() if pool.name == POOL), None)
+    present = next((pool.limit for pool in storage.get_pool_limits() if pool.name == name), None)
     ours = cursors.get_cursor_values({DEFAULT_LIMIT}).get(DEFAULT_LIMIT)
     if present is not None and str(present) != ours:
         return
     slots = device_slots()
     if present != slots:
-        storage.set_concurrency_slots(POOL, slots)
+        storage.set_concurrency_slots(name, slots)
         cursors.set_cursor_values({DEFAULT_LIMIT: str(slots)})

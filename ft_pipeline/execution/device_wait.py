@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster._core.events import EngineEventData
 
+from ft_pipeline.execution.dagster_names import asset_name
 from ft_pipeline.execution.events import StepEvent, publish
 
 MARKER = "waits for a device"
@@ -21,7 +22,7 @@ class DeviceWait:
         """Show that the step waits, and why. Called again when the reason changes."""
         self._report(reason, EngineEventData(marker_start=None if self._waits else MARKER))
         self._waits = True
-        asset = self._context.asset_key.to_user_string()
+        asset = asset_name(self._context.asset_key)
         publish(StepEvent(asset, self._experiment, "waiting", message=reason))
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.execution.dagster_names import asset_name, is_ours
 from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.removals import logged_removals
@@ -74,7 +75,9 @@ def _all_materializations(project: Project) -> list[RecordedMaterialization] | N
     if not has_separate_database(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:
-        keys = sorted(key for key in instance.all_asset_keys() if key.to_user_string() not in WITHOUT_ARTIFACT)
+        keys = sorted(
+            key for key in instance.all_asset_keys() if is_ours(key) and asset_name(key) not in WITHOUT_ARTIFACT
+        )
         return [event for key in keys for event in _materializations_of(instance, key)]
 
 
@@ -96,7 +99,7 @@ def _parse(records: Sequence[dg.EventLogRecord]) -> Iterator[RecordedMaterializa
             continue
         manifest_sha256 = materialization.metadata.get("manifest_sha256")
         yield RecordedMaterialization(
-            materialization.asset_key.to_user_string(),
+            asset_name(materialization.asset_key),
             materialization.partition,
             data_version,
             str(manifest_sha256.value) if manifest_sha256 else None,

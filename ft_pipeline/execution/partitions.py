@@ -10,6 +10,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from ft_pipeline.execution.dagster_names import is_own_run, prefixed
 from ft_pipeline.project import Project
 
 ACTIVE_STATUSES = [
@@ -33,7 +34,7 @@ class PartitionChanges:
 
 def partitions_name() -> str:
     """Return the name of the partitions definition. Dynamic partitions of one name are shared in a whole instance."""
-    return "experiments"
+    return prefixed("experiments")
 
 
 def experiments() -> dg.DynamicPartitionsDefinition:
@@ -63,10 +64,10 @@ def find_partition_changes(instance: dg.DagsterInstance, project: Project) -> Pa
 
 
 def experiments_under_way(instance: dg.DagsterInstance) -> dict[str, datetime]:
-    """Return the experiments of which a run has not ended, with the time at which the oldest one was created."""
+    """Return this project's experiments of which a run has not ended, and when the oldest one was created."""
     records = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE_STATUSES))
     under_way: dict[str, datetime] = {}
-    for record in records:
+    for record in filter(lambda record: is_own_run(record.dagster_run), records):
         if name := record.dagster_run.tags.get("dagster/partition"):
             under_way[name] = min(record.create_timestamp, under_way.get(name, record.create_timestamp))
     return under_way

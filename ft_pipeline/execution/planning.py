@@ -9,6 +9,7 @@ from typing import Literal
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.spec_differences import describe, differences
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
@@ -149,13 +150,13 @@ class RecordedVersions:
         return self._of_partitions(asset).get(experiment) if experiment else self._read(asset)
 
     def _read(self, asset: str) -> str | None:
-        event = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
+        event = self.instance.get_latest_materialization_event(asset_key(asset))
         materialization = event.asset_materialization if event else None
         return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
 
     def _read_partitions(self, asset: str) -> dict[str, str]:
         tags = self.instance.event_log_storage.get_latest_tags_by_partition(
-            dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+            asset_key(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
         )
         return {experiment: values[DATA_VERSION_TAG] for experiment, values in tags.items()}
 

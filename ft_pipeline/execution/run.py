@@ -16,12 +16,14 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.execution.dagster_names import asset_keys, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
 from ft_pipeline.execution.run_process import RunProcesses
 from ft_pipeline.execution.run_retention import STARTED_BY
@@ -232,10 +234,11 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
     with open_instance() as instance:
         result = dg.materialize(
             [asset],
+            resources=RESOURCES,
             instance=instance,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={STARTED_BY: f"cli {user_name()}"},
+            tags={**project_tag(), STARTED_BY: f"cli {user_name()}"},
         )
     return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
 
@@ -351,12 +354,13 @@ def _materialize(
     with listening(StepEvent, note_failure):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
+            resources=RESOURCES,
             instance=instance,
-            selection=list(assets),
+            selection=asset_keys(assets),
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={STARTED_BY: f"cli {user_name()}", **tags},
+            tags={**project_tag(), STARTED_BY: f"cli {user_name()}", **tags},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
@@ -370,5 +374,5 @@ def _describe_crash(result: dg.ExecuteInProcessResult) -> str:
         while error is not None and error.cause is not None:
             error = error.cause
         if error is not None:
-            return f"{event.step_key}: {error.message.strip().splitlines()[-1]}."
+            return f"{asset_of_step(event.step_key or '')}: {error.message.strip().splitlines()[-1]}."
     return "The run failed."

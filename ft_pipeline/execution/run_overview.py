@@ -1,7 +1,7 @@
 """What runs, what waits and for what, what failed last: from Dagster's database and the locks, without definitions."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
 
+from ft_pipeline.execution.dagster_names import asset_of_step, is_own_run, prefixed
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
 from ft_pipeline.execution.workers.devices import device_locks, lock_folder
 
@@ -22,6 +23,8 @@ MAX_RUNS = 50
 """Number of runs that are shown at most."""
 FAILURES = 5
 """Number of failed runs that are shown."""
+SCHEDULES = ("nightly", "weekly")
+"""Names of the schedules, without the project's prefix."""
 DAEMON_SECONDS = 120.0
 """Age of the daemon's last heartbeat after which it counts as stopped."""
 
@@ -67,16 +70,21 @@ def run_lock_path(store: Path, run_id: str) -> Path:
 def read_overview(instance: dg.DagsterInstance, store: Path) -> Overview:
     """Read what `ft status` shows of the runs."""
     uses = [*device_uses(device_locks(store)), *device_uses(lock_folder())]
-    active = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE), limit=MAX_RUNS)
+    active = _own(instance.get_run_records(dg.RunsFilter(statuses=ACTIVE), limit=MAX_RUNS))
     holders = [record for record in active if record.dagster_run.status in STATUSES_WITH_PROCESS]
-    failed = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=FAILURES)
+    failures = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=MAX_RUNS)
     beats = instance.get_daemon_heartbeats().values()
     return Overview(
         active=[_active_row(record, uses, store, len(holders)) for record in reversed(active)],
-        failed=[_failed_row(instance, record) for record in failed],
+        failed=[_failed_row(instance, record) for record in _own(failures)[:FAILURES]],
         daemon_runs=any(beat.timestamp > time.time() - DAEMON_SECONDS for beat in beats),
         schedules=_schedules(instance),
     )
+
+
+def _own(records: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
+    """The records of this project's runs: the instance may have others."""
+    return [record for record in records if is_own_run(record.dagster_run)]
 
 
 def _active_row(record: dg.RunRecord, uses: Sequence[DeviceUse], store: Path, under_way: int) -> RunRow:
@@ -122,7 +130,7 @@ def describe_step_failure(entry: dg.EventLogEntry) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     message = text or (error.message if error else "") or "failed"
-    return f"{event.step_key}: {message.strip().splitlines()[0]}"
+    return f"{asset_of_step(event.step_key or '')}: {message.strip().splitlines()[0]}"
 
 
 def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str) -> RunRow:
@@ -134,7 +142,10 @@ def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str
 
 def _schedules(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
     rows = []
+    ours = {prefixed(name) for name in SCHEDULES}
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
+        if state.name not in ours:
+            continue
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
         tick = ticks[0] if ticks else None
         data = state.instigator_data

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from ft_pipeline.execution.dagster_names import asset_name, is_ours, is_own_run
+
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 STARTED_BY = "ft/started_by"
 """Tag of the runs of `ft run`."""
@@ -58,15 +60,17 @@ def purge_runs(
 
 
 def _is_own(run: dg.DagsterRun, assets: Collection[str], jobs: Collection[str]) -> bool:
+    if not is_own_run(run):
+        return False
     if run.asset_selection:
-        return all(key.to_user_string() in assets for key in run.asset_selection)
+        return all(asset_name(key) in assets for key in run.asset_selection)
     return run.job_name in jobs or STARTED_BY in run.tags
 
 
 def _runs_of_latest_materializations(instance: dg.DagsterInstance) -> set[str]:
     """The runs that made the latest materialization of each asset and of each of its partitions."""
     runs = set()
-    for key in instance.all_asset_keys():
+    for key in filter(is_ours, instance.all_asset_keys()):
         latest = instance.get_latest_materialization_event(key)
         if latest is not None:
             runs.add(latest.run_id)

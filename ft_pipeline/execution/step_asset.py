@@ -8,6 +8,7 @@ a run would do.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -22,6 +23,7 @@ from ft_pipeline.execution.build import (
     build_artifact,
     retry_request,
 )
+from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES, device_need, limit_run_time
@@ -29,6 +31,7 @@ from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
+from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.execution.step import (
     STEPS,
     BuildContext,
@@ -47,8 +50,8 @@ from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
-OWNER = "team:ml"
-"""The owner of every asset, as the UI shows it."""
+SCHEDULED = frozenset({"comparison", "champion"})
+"""Assets with a freshness policy, if the settings ask for one: those that the schedule `weekly` is there for."""
 FORCE = "ft/force"
 """Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
@@ -93,14 +96,18 @@ def step(
 
     def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
         asset_name = name or spec_function.__name__
+        key = asset_key(asset_name)
         needs_gpu = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
 
         @dg.asset(
-            name=asset_name,
-            deps=list(deps),
+            key=key,
+            deps=asset_keys(deps),
             group_name=stage,
             kinds=kinds,
-            owners=[OWNER],
+            owners=dagster_settings().owners,
+            tags=asset_tags(),
+            metadata=_code_reference(spec_function),
+            freshness_policy=_freshness_policy(asset_name),
             code_version=code_version,
             description=description or spec_function.__doc__,
             partitions_def=experiments() if per_experiment else None,
@@ -109,12 +116,14 @@ def step(
             op_tags=gpu_op_tags() if needs_gpu or may_use_gpu else None,
             retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
             check_specs=[
-                dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
+                dg.AssetCheckSpec(
+                    check.name, asset=asset_key(asset_name), description=check.description, blocking=check.blocking
+                )
                 for check in checks
             ],
         )
-        def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            return _run_step(context, STEPS[asset_name])
+        def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
+            return _run_step(context, STEPS[asset_name], project)
 
         STEPS[asset_name] = Step(
             name=asset_name,
@@ -134,6 +143,20 @@ def step(
         return materialize
 
     return decorator
+
+
+def _code_reference(function: SpecFunction) -> dict[str, Any]:
+    """Return the metadata by which the UI links an asset to the function that describes it."""
+    code = function.__code__
+    reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+
+
+def _freshness_policy(asset: str) -> dg.FreshnessPolicy | None:
+    days = dagster_settings().fresh_within_days
+    if days is None or asset not in SCHEDULED:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
 
 
 def _value_at_load_time(gpu: Callable[[Project], bool]) -> bool:
@@ -161,12 +184,12 @@ def spec_with_inputs(step: Step, context: SpecContext, build_missing: Callable[[
             build_missing(missing.spec)
 
 
-def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeResult:
+def _run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectResource) -> dg.MaterializeResult:
     """Materialize the step, and publish when it starts and how it ends. Errors become dg.Failure."""
     experiment = context.partition_key if step.per_experiment else None
     publish(StepEvent(step.name, experiment, "started"))
     try:
-        return _materialize(context, step, experiment)
+        return _materialize(context, step, experiment, project.find())
     except (UserError, dg.Failure) as error:
         publish(StepEvent(step.name, experiment, "failed", message=_failure_message(error)))
         if isinstance(error, dg.Failure):
@@ -179,8 +202,9 @@ def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeRe
         raise retry_request() from None
 
 
-def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
-    project = Project.find()
+def _materialize(
+    context: dg.AssetExecutionContext, step: Step, experiment: str | None, project: Project
+) -> dg.MaterializeResult:
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
     limit_run_time(context, project)
@@ -295,7 +319,7 @@ def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any] | No
         recorded = {"passed": True, "message": "nothing to check"}
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
-        asset_key=asset,
+        asset_key=asset_key(asset),
         check_name=check.name,
         passed=bool(recorded["passed"]),
         severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,

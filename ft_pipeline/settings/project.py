@@ -8,6 +8,7 @@ from pydantic import Field, model_serializer, model_validator
 from ft_pipeline.settings.automation import InboxSettings, NotificationSettings, RetentionSettings, RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings
+from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
@@ -65,6 +66,7 @@ class ProjectSettings(Section):
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
     machine: MachineSettings = MachineSettings()
+    dagster: DagsterSettings = DagsterSettings()
 
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":

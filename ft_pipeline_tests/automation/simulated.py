@@ -16,6 +16,7 @@ import yaml
 from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import spec_with_inputs
 from ft_pipeline.project import Project
@@ -78,6 +79,7 @@ class Simulation:
         done = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=self.instance,
+            resources=RESOURCES,
             selection=list(assets),
             raise_on_error=False,
         )

@@ -16,6 +16,7 @@ from ft_pipeline.automation.notifications import LOG, Notification, notify
 from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution.partitions import add_partitions
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote, rollback
@@ -52,6 +53,7 @@ def run_that_fails(assets: list[str], partition: str | None = None) -> str:
         done = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
+            resources=RESOURCES,
             selection=assets,
             partition_key=partition,
             raise_on_error=False,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ft_pipeline.execution.event_log_check import WITHOUT_ARTIFACT
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.inbox.decide import decide
 from ft_pipeline.inbox.decisions import ledger
@@ -32,7 +33,9 @@ def materialize(shop: Simulation, **config: Any) -> dg.ExecuteInProcessResult:
     """Materialize the asset as the launchpad does."""
     asset = shop.defs.get_assets_def("inbox")
     run_config = {"ops": {"inbox": {"config": config}}} if config else {}
-    return dg.materialize([asset], instance=shop.instance, run_config=run_config, raise_on_error=False)
+    return dg.materialize(
+        [asset], instance=shop.instance, resources=RESOURCES, run_config=run_config, raise_on_error=False
+    )
 
 
 def shown(result: dg.ExecuteInProcessResult) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""The project's names on its Dagster instance, from the section `dagster` of project.yaml.
+
+Other projects may use the same instance. Within the project, and in its store, an asset has its short name.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.settings.instance import DagsterSettings
+
+PROJECT_TAG = "ft/project"
+"""Tag of assets and jobs: the name of the project."""
+
+
+@cache
+def dagster_settings() -> DagsterSettings:
+    """Return the settings when the definitions were loaded. The defaults if project.yaml is invalid: the graph must
+    load, and every run reports the error."""
+    try:
+        return Project.find().settings.dagster
+    except UserError:
+        return DagsterSettings()
+
+
+def asset_key(asset: str) -> dg.AssetKey:
+    """Return the key of an asset of this project."""
+    return dg.AssetKey([*dagster_settings().key_prefix, asset])
+
+
+def asset_keys(assets: Iterable[str]) -> list[dg.AssetKey]:
+    """Return the keys of assets of this project."""
+    return [asset_key(asset) for asset in assets]
+
+
+def asset_name(key: dg.AssetKey) -> str:
+    """Return the name of an asset of this project within the project."""
+    return key.path[-1]
+
+
+def is_ours(key: dg.AssetKey) -> bool:
+    """Return whether a key has the prefix of this project."""
+    return list(key.path[:-1]) == dagster_settings().key_prefix
+
+
+def asset_of_step(step_key: str) -> str:
+    """Return the name of the asset that a step of a run materializes."""
+    return step_key.removeprefix("".join(f"{part}__" for part in dagster_settings().key_prefix))
+
+
+def prefixed(name: str) -> str:
+    """Return the name of a job, schedule, sensor or partitions definition of this project."""
+    return "_".join([*dagster_settings().key_prefix, name])
+
+
+def is_own_run(run: dg.DagsterRun) -> bool:
+    """Return whether a run is this project's: by the keys that it selects, else by the tag of the project.
+
+    A run with neither, of an older version, counts only for a project without a prefix.
+    """
+    if run.asset_selection:
+        return all(is_ours(key) for key in run.asset_selection)
+    if PROJECT_TAG in run.tags:
+        return run.tags[PROJECT_TAG] == project_name()
+    return not dagster_settings().key_prefix
+
+
+def project_tag() -> dict[str, str]:
+    """Return the tag of every job, and of every run that `ft` starts."""
+    return {PROJECT_TAG: project_name()}
+
+
+def asset_tags() -> dict[str, str]:
+    """Return the tags of every asset."""
+    return project_tag() | dagster_settings().tags
+
+
+@cache
+def project_name() -> str:
+    """Return the name in project.yaml; that of the folder if the file is invalid."""
+    project = Project.find()
+    try:
+        return project.settings.name
+    except UserError:
+        return "".join(letter if letter.isalnum() else "-" for letter in project.root.name)[:63]

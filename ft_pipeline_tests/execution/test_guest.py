@@ -1,0 +1,128 @@
+"""Two projects on one Dagster instance: each has its own names, and neither takes the other's for its own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json
+
+DATA = "raw_alpaca,alpaca"
+SHOW = """
+import json
+import dagster as dg
+from ft_pipeline.definitions import defs
+
+repository = defs().get_repository_def()
+nodes = repository.asset_graph.asset_nodes
+scores = next(node for node in nodes if node.key.path[-1] == "scores")
+print(json.dumps({
+    "keys": sorted(node.key.to_user_string() for node in nodes),
+    "jobs": sorted(job.name for job in repository.get_all_jobs()),
+    "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
+    "sensors": sorted(sensor.name for sensor in repository.sensor_defs),
+    "owners": list(scores.owners),
+    "tags": dict(scores.tags),
+    "pools": sorted(scores.pools),
+    "partitions": scores.partitions_def.name,
+    "fresh": sorted(node.key.path[-1] for node in nodes if node.freshness_policy is not None),
+}))
+"""
+
+
+def project(root: Path, home: Path | None = None, **settings: object) -> Path:
+    """Write the worked example as a project, on the Dagster home of another one if `home` is given."""
+    scaffold.create(root, example=True)
+    path = root / "project.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(content | {"name": root.name, "dagster": settings}), encoding="utf-8")
+    if home is not None:
+        (root / "dagster_home" / "dagster.yaml").unlink()
+        (root / "dagster_home").rmdir()
+        (root / "dagster_home").symlink_to(home)
+    return root
+
+
+def definitions_of(root: Path) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env=environment(root) | {"FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_names_come_from_the_settings(tmp_path: Path) -> None:
+    shop = project(
+        tmp_path / "shop",
+        key_prefix=["acme", "support"],
+        owners=["ada@example.com", "team:support"],
+        pool="a100",
+        tags={"cost-center": "42"},
+        fresh_within_days=8,
+    )
+    shown = definitions_of(shop)
+    assert all(key.startswith("acme/support/") for key in shown["keys"])
+    for kind in ("schedules", "sensors"):
+        assert all(name.startswith("acme_support_") for name in shown[kind]), shown[kind]
+    assert all(name.startswith(("acme_support_", "__ASSET_JOB")) for name in shown["jobs"]), shown["jobs"]
+    assert shown["owners"] == ["ada@example.com", "team:support"]
+    assert shown["tags"] == {"ft/project": "shop", "cost-center": "42"}
+    assert (shown["pools"], shown["partitions"]) == (["a100"], "acme_support_experiments")
+    assert shown["fresh"] == ["champion", "comparison"]
+
+
+def test_without_settings_the_names_are_the_short_ones(tmp_path: Path) -> None:
+    """A project of an older version finds what it materialized."""
+    shown = definitions_of(project(tmp_path / "shop"))
+    assert "scores" in shown["keys"] and "nightly" in shown["schedules"] and "raw_files" in shown["sensors"]
+    assert (shown["owners"], shown["pools"]) == (["team:ml"], ["gpu"])
+    assert shown["fresh"] == []
+
+
+def test_two_projects_on_one_instance_do_not_disturb_each_other(tmp_path: Path) -> None:
+    one = project(tmp_path / "one", key_prefix=["one"])
+    other = project(tmp_path / "other", one / "dagster_home", key_prefix=["other"])
+    (other / "data" / "raw" / "alpaca" / "support_01.jsonl").unlink()  # so that the artifacts differ
+    for root in (one, other):
+        assert ft(root, "run", "--select", DATA).returncode == 0
+    for root in (one, other):
+        assert ft_json(root, "run", "--select", DATA)["steps"] == [], "the other's events make nothing stale"
+        verified = json.loads(ft(root, "audit", "--verify", "--json").stdout)
+        assert verified["findings"] == [], "the other's events are not this project's"
+        assert verified["counted"]["events_of_Dagster"] == 2
+    with dg.DagsterInstance.from_config(str(one / "dagster_home")) as instance:
+        keys = {key.to_user_string() for key in instance.all_asset_keys()}
+    assert {"one/alpaca", "other/alpaca"} <= keys
+
+
+def test_a_step_that_fails_is_named_by_its_asset(tmp_path: Path) -> None:
+    shop = project(tmp_path / "shop", key_prefix=["acme"])
+    for path in (shop / "data" / "raw" / "alpaca").glob("*.jsonl"):
+        path.write_text("not JSON\n" * 20, encoding="utf-8")
+    done = ft(shop, "run", "--select", DATA)
+    assert done.returncode == 1 and "alpaca: " in done.stdout and "acme" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"key_prefix": ["a/b"]}, "'a/b' is no part of an asset key. Use letters, digits and underscores."),
+        ({"owners": ["ada"]}, "'ada' is no owner for Dagster. Write an email address or team:NAME."),
+        ({"tags": {"a b": "c"}}, "'a b' is no key of a tag."),
+        ({"tags": {"a": "c d"}}, "'c d' is no value of a tag."),
+    ],
+)
+def test_bad_names_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        _ = Project(project(tmp_path / "shop", **settings)).settings
