@@ -9,7 +9,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 
 EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
 """Files and folders that a project with the worked example gets. Without it, a project gets only data/general."""
-PROJECT_FILES = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")
+PROJECT_FILES = ("workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas")
 """Files and folders that every project gets."""
 
 PROJECT_YAML = """\

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 import ft_pipeline
 from ft_pipeline import scaffold
-from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.workers.chat_exchange import ChatRules
 from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
 from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
@@ -117,7 +116,7 @@ def _built_tables(definitions: dg.Definitions, project: Project) -> dict[str, An
         if any(Path(key.to_user_string()).match(pattern) for key in definition.keys for pattern in TABLES)
     ]
     with dg.DagsterInstance.ephemeral() as instance:
-        assert dg.materialize(wanted, instance=instance, resources=RESOURCES).success
+        assert dg.materialize(wanted, instance=instance).success
     store = ArtifactStore(project.store)
     pointers = sorted(AssetPointers(store.root).all(), key=lambda pointer: pointer.asset)
     artifacts = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}

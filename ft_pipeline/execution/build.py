@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import asset_name
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_name
 from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
@@ -24,8 +25,10 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.spec import Spec
 
-MIN_OBSERVATION_INTERVAL = 5.0
-"""Seconds between two progress events in Dagster's log. Writing an event to SQLite takes about 30 ms."""
+MIN_OBSERVATION_INTERVAL = 30.0
+"""Seconds between two progress events in Dagster's log. Each is a row of its database, which keeps it."""
+MIN_LINE_INTERVAL = 5.0
+"""Seconds between two lines of progress in the log file of the run."""
 MAX_RETRIES = 2
 """How often a step runs again whose machine was lost. It resumes from its checkpoint."""
 RETRY_SECONDS = 30
@@ -99,6 +102,7 @@ class _ArtifactBuilder:
         self.launcher = launcher
         self.label = _label(context, spec.kind)
         self.throttle = Throttle(MIN_OBSERVATION_INTERVAL)
+        self.line_throttle = Throttle(MIN_LINE_INTERVAL)
 
     def find_or_build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> tuple[Artifact, bool]:
         if not force and (artifact := self.store.find(self.spec, self.log)):
@@ -173,11 +177,17 @@ class _ArtifactBuilder:
             logger.info("%s: %s", self.label, message)
 
     def report_progress(self, progress: Progress) -> None:
-        """Send every report to the listeners of this process, and some to Dagster, as a log line and as plot points."""
+        """Send every report to the listeners of this process, and some to the run's log file and Dagster's event log.
+
+        In the event log they are a line and the points of plots.
+        """
         publish(progress)
-        if self.context and (self.throttle.ready() or progress.step >= progress.total):
+        is_last = progress.step >= progress.total
+        if self.context and (self.throttle.ready() or is_last):
             self.context.log.info(progress.line())
             self.context.log_event(_observation(self.context, progress))
+        elif self.context and STARTED_BY not in self.context.run.tags and self.line_throttle.ready():
+            sys.stderr.write(f"{progress.line()}\n")  # Dagster captures it; `ft run` shows the reports itself
 
 
 def hub_environment(spec: Spec) -> dict[str, str]:
@@ -252,7 +262,7 @@ def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
 def _started_by(run: dg.DagsterRun) -> str:
     """What started a run. `ft run` tags its runs, Dagster those of schedules, sensors and backfills, the UI none."""
     for tag, prefix in (
-        ("ft/started_by", ""),
+        (STARTED_BY, ""),
         ("dagster/schedule_name", "schedule "),
         ("dagster/sensor_name", "sensor "),
         ("dagster/backfill", "backfill "),

@@ -12,14 +12,16 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.settings.instance import DagsterSettings
 
+STARTED_BY = "ft/started_by"
+"""Tag of the runs of `ft run`: who started them."""
 PROJECT_TAG = "ft/project"
 """Tag of assets and jobs: the name of the project."""
 
 
 @cache
 def dagster_settings() -> DagsterSettings:
-    """Return the settings when the definitions were loaded. The defaults if project.yaml is invalid: the graph must
-    load, and every run reports the error."""
+    """Return the settings when the definitions were loaded. The defaults if project.yaml is missing (a volume
+    that is not mounted) or invalid: the graph must load, and every run, sensor and schedule reports the error."""
     try:
         return Project.find().settings.dagster
     except UserError:
@@ -80,9 +82,8 @@ def asset_tags() -> dict[str, str]:
 
 @cache
 def project_name() -> str:
-    """Return the name in project.yaml; that of the folder if the file is invalid."""
-    project = Project.find()
+    """Return the name in project.yaml; `unknown` if the file is missing or invalid."""
     try:
-        return project.settings.name
+        return Project.find().settings.name
     except UserError:
-        return "".join(letter if letter.isalnum() else "-" for letter in project.root.name)[:63]
+        return "unknown"

@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import dagster_settings
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.project import Project
@@ -39,11 +40,11 @@ def pool_of_devices() -> str | None:
 def _granularity() -> str | None:
     """The granularity of pools in dagster.yaml. None if it is not set; Dagster reports a file that is invalid."""
     home = os.environ.get("DAGSTER_HOME")
-    folder = Path(home) if home else Project.find().dagster_home
     try:
+        folder = Path(home) if home else Project.find().dagster_home
         settings = yaml.safe_load((folder / "dagster.yaml").read_text(encoding="utf-8"))
         return settings["concurrency"]["pools"]["granularity"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 

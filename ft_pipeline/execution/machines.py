@@ -6,7 +6,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS
-from ft_pipeline.execution.run_retention import STARTED_BY
+from ft_pipeline.execution.dagster_names import STARTED_BY
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project

@@ -16,7 +16,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.execution.dagster_names import asset_keys, asset_of_step, project_tag
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_keys, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
@@ -26,7 +26,6 @@ from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
 from ft_pipeline.execution.run_process import RunProcesses
-from ft_pipeline.execution.run_retention import STARTED_BY
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.devices import device_slots

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
 
-from ft_pipeline.execution.dagster_names import asset_of_step, is_own_run, prefixed
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, is_own_run, prefixed
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
 from ft_pipeline.execution.workers.devices import device_locks, lock_folder
 
@@ -135,7 +135,7 @@ def describe_step_failure(entry: dg.EventLogEntry) -> str:
 
 def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str) -> RunRow:
     run = record.dagster_run
-    names = ("ft/started_by", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+    names = (STARTED_BY, "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
     started_by = next((run.tags[name] for name in names if name in run.tags), "ui")
     return RunRow(run.run_id, run.tags.get(PARTITION), state, since, reason, started_by)
 

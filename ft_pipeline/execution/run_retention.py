@@ -12,11 +12,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_pipeline.execution.dagster_names import asset_name, is_ours, is_own_run
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_name, is_ours, is_own_run
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-STARTED_BY = "ft/started_by"
-"""Tag of the runs of `ft run`."""
 PAGE_SIZE = 1000
 """Number of materializations that one query returns."""
 

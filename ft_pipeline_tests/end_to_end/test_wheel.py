@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "project.yaml", "workspace.yaml")
+NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "project.yaml", "workspace.yaml", "dg.toml")
 FOLDERS = ("ft_pipeline", "schemas", "experiments", "data/raw", "data/general")
 SCRIPT = """
 import sys
