@@ -16,7 +16,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_pipeline.execution.device_pool import POOL, pool_of_devices, set_default_limit
+from ft_pipeline.execution.device_pool import pool_of_devices, set_default_limit
 from ft_pipeline.execution.workers import devices
 from ft_pipeline.execution.workers.device_line import DeviceUse, PlaceInLine, device_uses
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -144,17 +144,17 @@ def test_assets_are_in_the_pool_only_where_the_daemon_queues_whole_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(ROOT / "dagster_home"))
-    assert pool_of_devices() == POOL
+    assert pool_of_devices() == "gpu"
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     for settings in (OLD_SETTINGS, "concurrency: [", ""):
         (tmp_path / "dagster.yaml").write_text(settings)
         assert pool_of_devices() is None
     monkeypatch.setenv("FT_EXECUTOR", "k8s")
-    assert pool_of_devices() == POOL
+    assert pool_of_devices() == "gpu"
 
 
 def limit(instance: dg.DagsterInstance) -> int | None:
-    return next((pool.limit for pool in instance.event_log_storage.get_pool_limits() if pool.name == POOL), None)
+    return next((pool.limit for pool in instance.event_log_storage.get_pool_limits() if pool.name == "gpu"), None)
 
 
 def test_the_default_limit_follows_the_gpus_until_a_user_sets_one(
@@ -171,7 +171,7 @@ def test_the_default_limit_follows_the_gpus_until_a_user_sets_one(
             program.chmod(0o755)
             set_default_limit(instance)
             assert limit(instance) == max(1, gpus)
-        instance.event_log_storage.set_concurrency_slots(POOL, 3)
+        instance.event_log_storage.set_concurrency_slots("gpu", 3)
         set_default_limit(instance)
         assert limit(instance) == 3
 
