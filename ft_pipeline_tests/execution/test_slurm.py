@@ -98,7 +98,7 @@ def test_the_worker_runs_as_a_slurm_job_with_what_it_requests(cluster: SlurmClus
 def test_a_run_shows_how_long_its_job_waited(cluster: SlurmCluster, store: ArtifactStore) -> None:
     cluster.command("sbatch", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
     blocker = cluster.wait_for("RUNNING")
-    asset = make_asset(store.root, "count", {"steps": 2, "sleep": 0.5}, launcher=LAUNCHER)
+    asset = make_asset(store.root, "count", {"steps": 20, "sleep": 0.5}, launcher=LAUNCHER)
     messages: list[str] = []
 
     def free_the_node() -> None:
@@ -111,7 +111,7 @@ def test_a_run_shows_how_long_its_job_waited(cluster: SlurmCluster, store: Artif
     waits = [message for message in messages if "waits in the queue (reason: " in message]
     runs = [message for message in messages if " s in the queue" in message]
     assert waits and len(runs) == 1 and messages.index(waits[0]) < messages.index(runs[0])
-    assert any(message.startswith("adapter [qlora]: 2/2") for message in messages)
+    assert any(message.startswith("adapter [qlora]: 20/20") for message in messages)
 
 
 @contextlib.contextmanager
@@ -253,9 +253,7 @@ def test_what_slurm_does_not_accept_is_one_clear_error(
         (programs / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    with pytest.raises(
-        UserError, match=r"job: sbatch: error: invalid partition specified: gpu\. Correct `machine`"
-    ):
+    with pytest.raises(UserError, match=r"job: sbatch: error: invalid partition specified: gpu\. Correct `machine`"):
         build(store, MachineSettings(slurm={"partition": "gpu"}), steps=1)
 
 

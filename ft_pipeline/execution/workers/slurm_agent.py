@@ -33,6 +33,7 @@ class _SlurmJob(JobMonitor):
     """A job in SLURM. Notes in the run's log when it waits, and when it starts."""
 
     final_statuses = (*LOST_STATUSES, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
+    status_seconds = 5.0  # one controller answers all users of the cluster
 
     def __init__(self, job: Any, folder: Path) -> None:
         self.id = job.job_id
