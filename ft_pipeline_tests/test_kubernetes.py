@@ -13,6 +13,9 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster._api.list_repositories import sync_list_repositories_grpc
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._grpc.client import DagsterGrpcClient
 
 from ft_pipeline import scaffold
 from ft_pipeline.execution.machines import limit_run_time
@@ -21,7 +24,7 @@ from ft_pipeline.execution.run import load_steps
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import wait_until
-from ft_pipeline_tests.kubernetes_api import Cluster, check, image_command, running_cluster, start_container
+from ft_pipeline_tests.kubernetes_api import Cluster, check, running_cluster, start_container
 
 ROOT = Path(__file__).parents[1]
 MACHINE = """
@@ -40,8 +43,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+    load_steps()  # before the experiment: other tests read the definitions that this loads once
     (root / "experiments" / "large.yaml").write_text(f"technique: lora\n{MACHINE}")
-    load_steps()
     return root
 
 
@@ -64,15 +67,19 @@ def grpc_args(values: str, port: int) -> list[str]:
 def test_the_image_serves_the_definitions_with_the_arguments_that_dagster_gives_it(root: Path) -> None:
     port = free_port()
     server = start_container(grpc_args("values.yaml", port), {"PYTHONPATH": str(ROOT)})
+    client = DagsterGrpcClient(port=port, host="127.0.0.1")
+
+    def answers() -> bool:
+        assert server.poll() is None, "the container ended"
+        try:
+            return client.ping("ready")["echo"] == "ready"
+        except DagsterUserCodeUnreachableError:
+            return False
+
     try:
-        health = [*image_command(["dagster", "api", "grpc-health-check", "-p", str(port)])]
-        health[0] = str(Path(sys.executable).parent / health[0])
-
-        def is_healthy() -> bool:
-            assert server.poll() is None, "the container ended"
-            return subprocess.run(health, capture_output=True, check=False).returncode == 0
-
-        wait_until(is_healthy, "the code location is served", 120)
+        wait_until(answers, "the code location is served", 120)
+        (symbol,) = sync_list_repositories_grpc(client).repository_symbols
+        assert symbol.repository_name == "__repository__"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)

@@ -39,8 +39,8 @@ class MachineSettings(Section):
     """Kubernetes: labels that the node must have."""
     tolerations: list[Toleration] = Field(default_factory=list)
     """Kubernetes: taints of nodes that its pods accept: `[{key: nvidia.com/gpu, operator: Exists}]`."""
-    slurm: dict[str, str | int] = Field(default_factory=dict)
-    """SLURM: options of sbatch by their long names: `{partition: gpu, account: ml}`."""
+    slurm: dict[str, bool | int | str] = Field(default_factory=dict)
+    """SLURM: options of sbatch by their long names: `{partition: gpu, account: ml, exclusive: true}`."""
 
     @model_validator(mode="after")
     def _check_slurm(self) -> "MachineSettings":

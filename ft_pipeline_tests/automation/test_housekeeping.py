@@ -12,7 +12,8 @@ import pytest
 from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.defs import housekeeping
-from ft_pipeline.execution.dagster_names import STARTED_BY, purge_runs
+from ft_pipeline.execution.dagster_names import STARTED_BY
+from ft_pipeline.execution.run_retention import purge_runs
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers

@@ -58,7 +58,7 @@ def all_gone(pids: list[int]) -> bool:
     return not any(alive(pid) for pid in pids)
 
 
-def family_pids(store: ArtifactStore) -> list[int]:
+def family_pids(store: ArtifactStore, patience: float = PATIENCE) -> list[int]:
     """The pids that a `family` job wrote: worker, guard, children."""
     pid_files: list[Path] = []
 
@@ -66,5 +66,5 @@ def family_pids(store: ArtifactStore) -> list[int]:
         pid_files[:] = (store.root / "work").rglob("pids")
         return bool(pid_files)
 
-    wait_until(written, "the job started its children")
+    wait_until(written, "the job started its children", patience)
     return [int(pid) for pid in pid_files[0].read_text().split()]

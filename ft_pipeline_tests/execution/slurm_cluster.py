@@ -67,11 +67,11 @@ class SlurmCluster:
 
     def wait_for(self, status: str) -> str:
         """Wait until the only job has the status; return its id."""
-        wait_until(lambda: [found for _, found in self.jobs()] == [status], f"a job that is {status}", 120)
+        wait_until(lambda: [found for _, found in self.jobs()] == [status], f"a job that is {status}", 240)
         return self.jobs()[0][0]
 
     def wait_until_empty(self) -> None:
-        wait_until(lambda: not self.jobs(), "no job is left", 120)
+        wait_until(lambda: not self.jobs(), "no job is left", 240)
 
 
 def free_ports(count: int) -> list[int]:

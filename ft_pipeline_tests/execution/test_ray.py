@@ -275,7 +275,7 @@ class JobSubmissionClient:
 AGENT = """
 import sys
 from ft_pipeline.execution.workers import cluster_agent, ray_agent
-cluster_agent.HEAD_TIMEOUT, cluster_agent.STATUS_SECONDS, cluster_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
+cluster_agent.HEAD_TIMEOUT, cluster_agent.JobMonitor.status_seconds, cluster_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
 sys.exit(cluster_agent.run_agent(sys.argv[1:], ray_agent._submit, ray_agent._report_end))
 """
 

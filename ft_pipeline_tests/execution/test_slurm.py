@@ -30,6 +30,9 @@ from ft_pipeline_tests.execution.slurm_cluster import SlurmCluster, missing, run
 
 ENTRY = "ft_pipeline_tests.execution.fake_worker"
 LAUNCHER = SlurmLauncher(entry=ENTRY)
+PATIENCE = 240.0
+"""Seconds; a job starts slowly on a busy machine."""
+BUILDERS: list[subprocess.Popen[str]] = []
 
 
 def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
@@ -47,6 +50,9 @@ def cluster(running: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("SLURM_CONF", str(running.config))
     monkeypatch.setenv("FT_SLURM_PATIENCE", "5")
     yield running
+    for process in BUILDERS:
+        process.kill()
+    BUILDERS.clear()
     running.command("scancel", "--user=root")
     running.wait_until_empty()
 
@@ -92,11 +98,11 @@ def test_the_worker_runs_as_a_slurm_job_with_what_it_requests(cluster: SlurmClus
 def test_a_run_shows_how_long_its_job_waited(cluster: SlurmCluster, store: ArtifactStore) -> None:
     cluster.command("sbatch", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
     blocker = cluster.wait_for("RUNNING")
-    asset = make_asset(store.root, "count", {"steps": 2, "sleep": 0.5}, launcher=LAUNCHER)
+    asset = make_asset(store.root, "count", {"steps": 20, "sleep": 0.5}, launcher=LAUNCHER)
     messages: list[str] = []
 
     def free_the_node() -> None:
-        wait_until(lambda: any(status == "PENDING" for _, status in cluster.jobs()), "the job waits", 120)
+        wait_until(lambda: any(status == "PENDING" for _, status in cluster.jobs()), "the job waits", PATIENCE)
         cluster.command("scancel", blocker)
 
     with dg.DagsterInstance.ephemeral() as instance, free_in_background(free_the_node):
@@ -105,7 +111,7 @@ def test_a_run_shows_how_long_its_job_waited(cluster: SlurmCluster, store: Artif
     waits = [message for message in messages if "waits in the queue (reason: " in message]
     runs = [message for message in messages if " s in the queue" in message]
     assert waits and len(runs) == 1 and messages.index(waits[0]) < messages.index(runs[0])
-    assert any(message.startswith("adapter [qlora]: 2/2") for message in messages)
+    assert any(message.startswith("adapter [qlora]: 20/20") for message in messages)
 
 
 @contextlib.contextmanager
@@ -147,7 +153,7 @@ def test_a_step_that_is_canceled_while_its_job_waits_leaves_no_job(cluster: Slur
     def cancel_once_it_waits(message: str) -> None:
         raise Cancelled
 
-    held = SlurmLauncher(machine=MachineSettings(slurm={"hold": 1, "begin": "now+1hour"}), entry=ENTRY)
+    held = SlurmLauncher(machine=MachineSettings(slurm={"hold": True}), entry=ENTRY)
     with pytest.raises(Cancelled):
         run_worker(None, worker_job, held, log=cancel_once_it_waits)
     cluster.wait_until_empty()
@@ -185,13 +191,13 @@ def test_kill_9_of_the_jobs_process_is_one_clear_error(
     cluster: SlurmCluster, store: ArtifactStore, victim: str
 ) -> None:
     process = builder(store)
-    worker, guard = family_pids(store)[:2]
+    worker, guard = family_pids(store, PATIENCE)[:2]
     node = psutil.Process(guard).ppid()
     os.kill(worker if victim == "worker" else node, signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     expected = "the worker was killed by SIGKILL" if victim == "worker" else "ended without a result on"
-    assert expected in errors.splitlines()[-1] or expected in errors
-    wait_until(lambda: all_gone(family_pids(store)), "the worker and its children ended")
+    assert expected in errors
+    wait_until(lambda: all_gone([worker, guard]), "the worker and its guard ended")
     cluster.wait_until_empty()
 
 
@@ -201,21 +207,22 @@ def test_kill_9_of_the_jobs_process_is_one_clear_error(
 def builder(store: ArtifactStore) -> subprocess.Popen[str]:
     """A run in a separate process."""
     command = [sys.executable, "-m", "ft_pipeline_tests.execution.subject", str(store.root), "family", "{}", "slurm"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    BUILDERS.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return BUILDERS[-1]
 
 
 @on_a_cluster
 @pytest.mark.parametrize("victims", ["run", "run and agent"])
 def test_no_job_outlives_its_run(cluster: SlurmCluster, store: ArtifactStore, victims: str) -> None:
     process = builder(store)
-    pids = family_pids(store)
+    pids = family_pids(store, PATIENCE)
     agents = psutil.Process(process.pid).children(recursive=True)
     assert cluster.wait_for("RUNNING")
     for agent in agents if victims == "run and agent" else []:
         agent.kill()
     process.kill()
     process.communicate()
-    wait_until(lambda: all_gone(pids), "the worker and its children ended", 120)
+    wait_until(lambda: all_gone(pids), "the worker and its children ended", PATIENCE)
     cluster.wait_until_empty()
     assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
 
@@ -225,7 +232,7 @@ def test_a_job_whose_run_died_while_it_waited_ends_when_it_starts(cluster: Slurm
     cluster.command("sbatch", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
     blocker = cluster.wait_for("RUNNING")
     process = builder(store)
-    wait_until(lambda: len(cluster.jobs()) == 2, "the job waits", 120)
+    wait_until(lambda: len(cluster.jobs()) == 2, "the job waits", PATIENCE)
     for agent in psutil.Process(process.pid).children(recursive=True):
         agent.kill()
     process.kill()
@@ -246,7 +253,7 @@ def test_what_slurm_does_not_accept_is_one_clear_error(
         (programs / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match=r"SLURM did not accept the job: .*invalid partition specified: gpu\. Correct"):
+    with pytest.raises(UserError, match=r"job: sbatch: error: invalid partition specified: gpu\. Correct `machine`"):
         build(store, MachineSettings(slurm={"partition": "gpu"}), steps=1)
 
 

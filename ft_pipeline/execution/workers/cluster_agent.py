@@ -28,8 +28,6 @@ from ft_pipeline.execution.workers.launchers import ORDER_FILE
 NODE_MODULE = "ft_pipeline.execution.workers.cluster_node"
 POLL_SECONDS = 0.5
 """Interval of the heartbeat, and of looking for the worker's exit code."""
-STATUS_SECONDS = 2.0
-"""Interval of asking the cluster for the job's status."""
 HEAD_TIMEOUT = 600.0
 """Seconds without an answer about the job after which the cluster's head, and the job with it, count as lost."""
 WORKER_STOP_SECONDS = sum(seconds for _, seconds in LOST_STOP_SEQUENCE) + 5.0
@@ -41,6 +39,8 @@ class JobMonitor(ABC):
 
     final_statuses: Sequence[str]
     """The cluster's statuses of a job that has ended."""
+    status_seconds = 2.0
+    """Interval of asking for the job's status."""
 
     def __init__(self) -> None:
         self.status, self.message = "PENDING", ""
@@ -79,7 +79,7 @@ class JobMonitor(ABC):
                 self.status = status
             except Exception as error:  # the cluster's head may be unreachable for a while
                 self.message = first_line(error)
-            time.sleep(STATUS_SECONDS)
+            time.sleep(self.status_seconds)
 
     def _request_stop(self) -> None:
         with contextlib.suppress(Exception):

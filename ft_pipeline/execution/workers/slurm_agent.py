@@ -33,6 +33,7 @@ class _SlurmJob(JobMonitor):
     """A job in SLURM. Notes in the run's log when it waits, and when it starts."""
 
     final_statuses = (*LOST_STATUSES, "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
+    status_seconds = 5.0  # one controller answers all users of the cluster
 
     def __init__(self, job: Any, folder: Path) -> None:
         self.id = job.job_id
@@ -87,7 +88,7 @@ def _submit(job_file: Path, order: dict[str, Any]) -> JobMonitor:
         job = executor._submit_command(shlex.join([order["python"], "-P", "-m", NODE_MODULE, str(job_file)]))
     except Exception as error:  # no srun, or what sbatch says
         raise UserError(
-            f"SLURM did not accept the job: {_last_line(error)}. Correct `machine` in the experiment or in "
+            f"SLURM did not accept the job: {_describe(error)}. Correct `machine` in the experiment or in "
             "project.yaml, or run it where sbatch works."
         ) from error
     cluster_agent.log(f"submitted to SLURM as job {job.job_id}")
@@ -114,10 +115,11 @@ def _parameters(kind: str, order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _last_line(error: Exception) -> str:
-    """The last line of what sbatch says, after its usage."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else first_line(error)).rstrip(".")
+def _describe(error: Exception) -> str:
+    """What sbatch says, without its usage."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = next((line for line in lines if line.startswith("sbatch:")), None)
+    return (said or first_line(error)).rstrip(".")
 
 
 def _report_end(job_file: Path, monitor: JobMonitor, end: JobEnd) -> int:
