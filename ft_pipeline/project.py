@@ -153,6 +153,32 @@ class Project:
         return path
 
 
+class ProjectSnapshot(Project):
+    """A project whose experiments are read once: for a plan, which asks for each of them at each step."""
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return super().experiment_names()
+
+    @cached_property
+    def _read(self) -> "dict[str, ExperimentSettings | UserError]":
+        return {}
+
+    def experiment_names(self) -> list[str]:
+        return list(self._names)
+
+    def experiment(self, name: str) -> "ExperimentSettings":
+        if name not in self._read:
+            try:
+                self._read[name] = super().experiment(name)
+            except UserError as error:
+                self._read[name] = error
+        settings = self._read[name]
+        if isinstance(settings, UserError):
+            raise UserError(str(settings))
+        return settings
+
+
 def _require_one_model(chain: "list[tuple[str, ExperimentSettings]]") -> None:
     """Raise UserError if the last phase of a chain cannot continue from the model of an earlier phase."""
     last_name, last = chain[-1]

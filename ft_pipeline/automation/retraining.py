@@ -1,7 +1,9 @@
 """Decides for the nightly schedule whether an experiment is due for training again, from the store alone."""
 
+import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -76,7 +78,7 @@ def decide_retraining(planner: Planner, experiment: str) -> RetrainingDecision:
         project.experiment(experiment)
         min_new_rows = project.settings.retraining.min_new_rows
         planned = [step for step in planner.plan([experiment]) if step.runs]
-        if (used_up := _used_up(project)) is not None:
+        if (used_up := _used_up(planner)) is not None:
             return blocked(used_up)
         prepared = _prepared_inputs()
         not_ready = next((step for step in planned if step.asset in prepared), None)
@@ -85,14 +87,15 @@ def decide_retraining(planner: Planner, experiment: str) -> RetrainingDecision:
         roots = [
             step for step in planned if STEPS[step.asset].stage not in PREPARED_STAGES and step.cause != "upstream"
         ]
-        return _decision(experiment, roots, _new_rows(project, experiment), min_new_rows)
+        return _decision(experiment, roots, _new_rows(planner.store, experiment), min_new_rows)
     except UserError as error:
         return blocked(str(error))
 
 
-def _used_up(project: Project) -> str | None:
+@functools.lru_cache(maxsize=1)  # the same for each experiment of a night
+def _used_up(planner: Planner) -> str | None:
     """Return that the test rows have been used too often to promote what a training gives; None if they have not."""
-    store, settings = ArtifactStore(project.store), project.settings
+    store, settings = planner.store, planner.project.settings
     comparison, conversations = current_artifact(store, "comparison"), current_artifact(store, "conversations")
     if comparison is None or conversations is None:
         return None
@@ -148,18 +151,19 @@ def _decision(experiment: str, roots: list[PlannedStep], new_rows: int | None, m
     return RetrainingDecision(experiment, True, f"{new_rows} new rows")
 
 
-def _new_rows(project: Project, experiment: str) -> int | None:
+def _new_rows(store: ArtifactStore, experiment: str) -> int | None:
     """The number of rows in the train split of `conversations` that the last complete training did not use.
 
     A training is complete if its model was scored; None if there was none. Rows with an answer of the teacher are not
     counted, because the retraining creates them.
     """
-    store = ArtifactStore(project.store)
     trained_conversations = _last_trained_conversations(store, experiment)
     pointer = AssetPointers(store.root).read("conversations")
     if trained_conversations is None or pointer is None:
         return None
-    return len(_train_ids(store.require(pointer.kind, pointer.fingerprint)) - _train_ids(trained_conversations))
+    if pointer.fingerprint == trained_conversations.fingerprint:
+        return 0
+    return _count_new_rows(store.require(pointer.kind, pointer.fingerprint).path, trained_conversations.path)
 
 
 def _last_trained_conversations(store: ArtifactStore, experiment: str) -> Artifact | None:
@@ -170,8 +174,14 @@ def _last_trained_conversations(store: ArtifactStore, experiment: str) -> Artifa
     return artifact
 
 
-def _train_ids(conversations: Artifact) -> set[str]:
+@functools.lru_cache(maxsize=64)  # most experiments of a night were trained on the same rows
+def _count_new_rows(now: Path, before: Path) -> int:
+    """The number of train rows in the conversations `now` that are not in those `before`. Artifacts never change."""
+    return len(_train_ids(now) - _train_ids(before))
+
+
+def _train_ids(conversations: Path) -> set[str]:
     rows = pq.read_table(
-        conversations.path / "rows.parquet", columns=["id"], filters=[("split", "==", "train")], partitioning=None
+        conversations / "rows.parquet", columns=["id"], filters=[("split", "==", "train")], partitioning=None
     )
     return set(rows["id"].to_pylist())

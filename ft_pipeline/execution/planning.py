@@ -14,7 +14,7 @@ from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.spec_differences import describe, differences
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
 from ft_pipeline.execution.step_asset import planned_spec
-from ft_pipeline.project import Project
+from ft_pipeline.project import Project, ProjectSnapshot
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
@@ -75,7 +75,7 @@ class Planner:
 
         gguf_types: by experiment, types of GGUF files that the run asks for.
         """
-        self.project = project
+        self.project = ProjectSnapshot(project.root)
         self.store = RememberingStore(project.store)
         self.gguf_types = gguf_types or {}
         self.versions = RecordedVersions(instance) if instance else None

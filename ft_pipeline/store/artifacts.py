@@ -145,7 +145,7 @@ class ArtifactStore:
 
         manifest_sha256: the manifest to prefer if several specs gave the same content.
         """
-        folders = list((self.artifacts / kind).glob(f"*/{fingerprint[:NAME_DIGITS]}*"))
+        folders = self._folders_of_content(kind, fingerprint[:NAME_DIGITS])
 
         def has_content(artifact: Artifact) -> bool:
             return artifact.fingerprint == fingerprint
@@ -313,6 +313,10 @@ class ArtifactStore:
 
     def _next_sequence(self, spec: Spec) -> int:
         return 1 + sum(1 for _ in self._spec_folder(spec.kind, spec.hash).glob("*"))
+
+    def _folders_of_content(self, kind: str, digits: str) -> list[Path]:
+        """Return the folders whose name begins with the first digits of a fingerprint."""
+        return list((self.artifacts / kind).glob(f"*/{digits}*"))
 
     def _spec_folder(self, kind: str, spec_hash: str) -> Path:
         return self.artifacts / kind / spec_hash[:NAME_DIGITS]

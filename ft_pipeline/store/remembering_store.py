@@ -1,10 +1,11 @@
 """A store whose artifacts are verified once: for a plan, which opens the same artifacts for each experiment."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,8 @@ class RememberingStore(ArtifactStore):
         super().__init__(root)
         self._found: dict[tuple[str, str], Artifact | None] = {}
         self._opened: dict[tuple[str, str, str | None], Artifact | None] = {}
+        self._folders: dict[str, dict[str, list[Path]]] = {}
+        """By kind, and by the digits of the fingerprint that the name of a folder begins with."""
 
     def find(self, spec: Spec, log: Callable[[str], None] = logger.warning) -> Artifact | None:
         key = spec.kind, spec.hash
@@ -35,3 +38,11 @@ class RememberingStore(ArtifactStore):
         if key not in self._opened:
             self._opened[key] = super().open(kind, fingerprint, log, manifest_sha256)
         return self._opened[key]
+
+    def _folders_of_content(self, kind: str, digits: str) -> list[Path]:
+        if kind not in self._folders:
+            folders: dict[str, list[Path]] = defaultdict(list)
+            for folder in (self.artifacts / kind).glob("*/*"):
+                folders[folder.name[:NAME_DIGITS]].append(folder)
+            self._folders[kind] = folders
+        return self._folders[kind].get(digits, [])
