@@ -115,22 +115,31 @@ class _ArtifactBuilder:
 
     def _build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> Artifact:
         inputs = {name: self.store.require(*reference, self.log).path for name, reference in self.spec.inputs.items()}
-        draft = self.store.begin(self.spec, from_scratch=force)
-        try:
-            with self._lease_devices(need) as lease, translate_write_errors():
-                started = time.monotonic()
-                run_facts: dict[str, Any] = {"device": lease.device, "gpus": list(lease.gpu_names)}
-                if build:
-                    summary = build(self.spec, inputs, draft.out)
-                else:
-                    result = self._run_worker(draft, inputs, lease)
-                    summary = result.summary
-                    run_facts |= {"worker_seconds": result.seconds, "peak_rss_bytes": result.peak_rss_bytes}
-                run_facts["seconds"] = time.monotonic() - started
-            return self.store.commit(draft, summary, self.run_info | run_facts)
-        except BaseException:
-            self.store.discard(draft)
-            raise
+        with contextlib.ExitStack() as leased:
+            lease = leased.enter_context(self._lease_devices(need))
+            draft = self.store.begin(self.spec, from_scratch=force)  # not before, because a wait can be killed
+            try:
+                with translate_write_errors():
+                    summary, run_facts = self._make(draft, inputs, lease, build)
+                leased.close()
+                return self.store.commit(draft, summary, self.run_info | run_facts)
+            except BaseException:
+                self.store.discard(draft)
+                raise
+
+    def _make(
+        self, draft: Draft, inputs: Mapping[str, Path], lease: Lease, build: BuildFunction | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the summary, and what the manifest says about the run."""
+        started = time.monotonic()
+        run_facts: dict[str, Any] = {"device": lease.device, "gpus": list(lease.gpu_names)}
+        if build:
+            summary = build(self.spec, inputs, draft.out)
+        else:
+            result = self._run_worker(draft, inputs, lease)
+            summary = result.summary
+            run_facts |= {"worker_seconds": result.seconds, "peak_rss_bytes": result.peak_rss_bytes}
+        return summary, run_facts | {"seconds": time.monotonic() - started}
 
     def _run_worker(self, draft: Draft, inputs: Mapping[str, Path], lease: Lease) -> WorkerResult:
         job = WorkerJob(

@@ -53,7 +53,8 @@ def set_default_limit(instance: dg.DagsterInstance) -> None:
 
     A limit that a user set in the UI, with `dagster instance concurrency set gpu N` or in dagster.yaml stays.
     """
-    if instance.get_concurrency_config().pool_config.default_pool_limit is not None:
+    has_default = instance.get_concurrency_config().pool_config.default_pool_limit is not None
+    if has_default or os.environ.get(EXECUTOR) == "k8s":  # a pod does not see the GPUs of the cluster
         return
     name = dagster_settings().pool
     storage, cursors = instance.event_log_storage, instance.daemon_cursor_storage

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from ft_pipeline.execution.device_pool import pool_of_devices, set_default_limit
+from ft_pipeline.execution.device_wait import MARKER
 from ft_pipeline.execution.workers import devices
 from ft_pipeline.execution.workers.device_line import DeviceUse, PlaceInLine, device_uses
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -122,6 +123,11 @@ def test_a_run_waits_without_using_the_cpu_and_leaves_nothing_when_it_ends(runs:
     holder.kill()
     assert waiting.wait(PATIENCE) == 0
     assert [artifact.kind for artifact in runs.store.all()] == ["count"]
+    waited = runs.run_of("waiting")
+    assert waited is not None
+    markers = [marker for stats in runs.instance.get_run_step_stats(waited.run_id) for marker in stats.markers]
+    (wait,) = [marker for marker in markers if marker.key == MARKER]
+    assert wait.end_time > wait.start_time, "the timeline in the UI shows the wait"
     assert runs.line() == [] and list((runs.store.root / "drafts").glob("count*")) == []
 
 
