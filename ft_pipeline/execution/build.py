@@ -224,7 +224,7 @@ def variables_of_job(spec: Spec) -> tuple[str, ...]:
 
 
 def _allowed_wait(spec: Spec) -> float:
-    """Return the seconds for which the settings allow a job to wait in silence: for the server of an endpoint."""
+    """Return the seconds for which the settings allow a job to wait without a report: for the server of an endpoint."""
     endpoint = spec.handling.get("endpoint", {})
     return float(endpoint.get("patience_seconds", 0) + endpoint.get("timeout_seconds", 0))
 

@@ -107,9 +107,9 @@ def _has_mutation(scope: Scope) -> bool:
 
 
 def _split(address: str) -> SplitResult | None:
-    """None if it is no address, such as `null`, or has an invalid port."""
+    """None if it cannot be read as an address, or its port is invalid."""
     try:
         parts = urlsplit(address)
-        return parts if parts.port is None or parts.hostname else None
+        return parts if parts.port != 0 else None
     except ValueError:
         return None

@@ -111,7 +111,7 @@ def _serve(
         lost_daemon = threading.Event()
 
         def stop_with_daemon() -> None:
-            """Without the daemon no schedule would run, and nobody would notice."""
+            """Stop the web server when the daemon ends: without it no schedule runs, and the UI would not show why."""
             if daemon is not None and daemon.wait() is not None and not server.should_exit:
                 lost_daemon.set()
                 server.should_exit = True

@@ -42,7 +42,7 @@ def count(job: Job) -> dict:
 
 
 def hang(job: Job) -> dict:
-    """Report one step, then wait for a lock that nobody releases. A second thread polls meanwhile, as trackers do."""
+    """Report one step, then wait for a lock that is never released. A second thread polls meanwhile, as trackers do."""
     job.report.progress(3, 9, loss=0.5)
     lock = threading.Lock()
     lock.acquire()

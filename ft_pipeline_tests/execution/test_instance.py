@@ -43,8 +43,9 @@ def test_ft_ui_starts_dagster_once_the_tables_are_created(tmp_path: Path, monkey
     assert commands[0][:5] == [*program, "--daemon"]
     with pytest.raises(UserError, match=r"is already running in process \d+ \(ft ui\)\. .* --read-only"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
-    done = CliRunner().invoke(app, [*arguments, "--read-only"], catch_exceptions=False)
-    assert commands[1][:5] == [*program, "--read-only"]
+    names = ["--allow-host", "a.example", "--allow-host", "b.example"]
+    done = CliRunner().invoke(app, [*arguments, "--read-only", *names], catch_exceptions=False)
+    assert commands[1][:5] == [*program, "--read-only"] and commands[1][-4:] == names
 
 
 def free_port() -> int:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -238,6 +239,15 @@ def test_a_worker_that_ends_writes_its_exit_code(tmp_path: Path) -> None:
     worker_job = job(tmp_path, "refuse")
     assert on_node(worker_job).wait(PATIENCE) == exit_code(worker_job) == 3
     assert "choose one under 1" in (worker_job.folder / "error.json").read_text()
+
+
+def test_a_worker_that_hangs_is_ended_on_its_node(tmp_path: Path) -> None:
+    worker_job = replace(job(tmp_path, "hang"), stall_seconds=2.4)
+    node = on_node(worker_job)
+    keep_beating(worker_job, lambda: (worker_job.folder / "ended.json").exists())
+    assert node.wait(PATIENCE) == exit_code(worker_job) == 1
+    message = json.loads((worker_job.folder / "error.json").read_text())["message"]
+    assert "made no progress for 0.04 min" in message and "Last report: step 3 of 9." in message
 
 
 def test_a_second_signal_kills_a_worker_that_does_not_stop(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def _supervise(
                 process = launcher.start(job.write(), env=env, lifeline=lifeline, log=log)
         finally:
             os.close(lifeline)
-        # A launcher with devices of its own runs the worker elsewhere, where it is watched (ray_node.py).
+        # A launcher that has its own devices runs the worker elsewhere, where it is watched (ray_node.py).
         limit = job.stall_seconds if launcher.lease is None else math.inf
         watch = StallWatch(process.pid, job.folder, limit)
         stall = ""

@@ -15,8 +15,8 @@ from ft_pipeline.errors import UserError
 WORKER_ENV = "FT_WORKER_ENV"
 """Environment variable: further names for all workers, separated by spaces or commas. A name may end in `*`.
 
-It is in the environment, not in project.yaml, because whoever writes the project's code must not be able to change it,
-and because each machine has variables of its own.
+It is in the environment, not in project.yaml: the authors of the project's code must not be able to change it, and
+machines have different variables.
 """
 SYSTEM = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*"),

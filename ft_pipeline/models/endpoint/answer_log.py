@@ -56,7 +56,7 @@ class AnswerLog:
         """Yield the log in `folder`, indexed, with this process as its only writer. `log` receives a message if another
         process has the lock."""
         folder.mkdir(parents=True, exist_ok=True)
-        # A worker that waits in silence for too long would be ended (execution/workers/stall_watch.py).
+        # A worker that waits too long without a report would be ended (execution/workers/stall_watch.py).
         with FileLock(folder / LOCK_FILE, "asking the teacher").hold(log, repeat_seconds=60):
             answer_log = cls(folder)
             answer_log._index_file()
