@@ -94,19 +94,31 @@ def add_small_files(listing: Listing, root: Path, *patterns: str) -> None:
 
 def add_blobs(listing: Listing, root: Path, sha256s: Sequence[str]) -> None:
     """Add raw files of the store `root`. Of a file that the store only refers to, the bytes are added."""
-    blobs, cache = BlobStore(root), StatCache(root / "cache" / "copies")
+    blobs = BlobStore(root)
+    copies = [blobs.path(sha256).relative_to(root).as_posix() for sha256 in sha256s if blobs.path(sha256).is_file()]
+    compressed = hashes_of_unchanged_files(root, root, copies)
     for sha256 in sha256s:
         path = blobs.path(sha256)
         name = path.relative_to(root).as_posix()
-        if path.is_file():
-            compressed = cache.hashes(path.parent, [path.name])[path.name]
-            listing.files[name] = LocalFile(compressed, path.stat().st_size, path, partial(_fault, blobs, sha256))
+        if name in compressed:
+            listing.files[name] = LocalFile(compressed[name], path.stat().st_size, path, partial(_fault, blobs, sha256))
         elif (referenced := blobs.referenced_file(sha256)) is not None:
             raw = name.removesuffix(COPY_SUFFIX) + RAW_SUFFIX
             listing.files[raw] = LocalFile(sha256_of_file(referenced), referenced.stat().st_size, referenced)
         else:
             problem = "the file was too large for the store, and was moved or changed"
             listing.notes.append(f"The bytes of the raw file {sha256[:16]} are not copied: {problem}.")
+
+
+def hashes_of_unchanged_files(
+    root: Path, folder: Path, names: list[str], failed: dict[str, OSError] | None = None
+) -> dict[str, str]:
+    """Return the hashes of files of a folder, by name. The store `root` remembers those of files that did not change.
+
+    The folder is the store's or the project's: below it, the store remembers other hashes of the same files. failed: as
+    in StatCache.
+    """
+    return StatCache(root / "cache" / "stat").hashes(folder, names, failed=failed)
 
 
 def blob_of(name: str) -> str:
