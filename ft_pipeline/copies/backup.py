@@ -23,13 +23,13 @@ from ft_pipeline.copies.store_files import (
     REPLACED,
     Listing,
     add_small_files,
-    hashes_of_unchanged_files,
     journal_lock,
 )
 from ft_pipeline.copies.transfer import LocalFile, Report, missing_objects, send_objects
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import drafts_folder
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import project_lock
@@ -157,7 +157,8 @@ def _add_files(listing: Listing, project: Project, paths: list[Path], scratch: P
             listing.files[name] = _copied(named[name], scratch / name)
     still = [name for name in names if not _is(name, GROWING)]
     failed: dict[str, OSError] = {}
-    for name, sha256 in hashes_of_unchanged_files(project.store, project.root, still, failed).items():
+    hashes = ArtifactStore(project.store).hashes_below(project.root, still, failed)
+    for name, sha256 in hashes.items():
         listing.files[name] = LocalFile(sha256, named[name].stat().st_size, named[name], problem=CHANGED)
     for name, error in failed.items():
         raise UserError(f"{name} cannot be read ({error.strerror}). Run again, or let this user read it.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_pipeline.copies.transfer import LocalFile
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import snapshot_blobs
 from ft_pipeline.store.hashing import sha256_of_file
@@ -17,7 +18,6 @@ from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import BrokenArtifact, expected_files, read_manifest
 from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
-from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline.tables.excluded_rows import FILE as EXCLUDED
 
 MANIFESTS = STATE[0]
@@ -96,7 +96,7 @@ def add_blobs(listing: Listing, root: Path, sha256s: Sequence[str]) -> None:
     """Add raw files of the store `root`. Of a file that the store only refers to, the bytes are added."""
     blobs = BlobStore(root)
     copies = [blobs.path(sha256).relative_to(root).as_posix() for sha256 in sha256s if blobs.path(sha256).is_file()]
-    compressed = hashes_of_unchanged_files(root, root, copies)
+    compressed = ArtifactStore(root).hashes_below(root, copies)
     for sha256 in sha256s:
         path = blobs.path(sha256)
         name = path.relative_to(root).as_posix()
@@ -108,17 +108,6 @@ def add_blobs(listing: Listing, root: Path, sha256s: Sequence[str]) -> None:
         else:
             problem = "the file was too large for the store, and was moved or changed"
             listing.notes.append(f"The bytes of the raw file {sha256[:16]} are not copied: {problem}.")
-
-
-def hashes_of_unchanged_files(
-    root: Path, folder: Path, names: list[str], failed: dict[str, OSError] | None = None
-) -> dict[str, str]:
-    """Return the hashes of files of a folder, by name. The store `root` remembers those of files that did not change.
-
-    The folder is the store's or the project's: below it, the store remembers other hashes of the same files. failed: as
-    in StatCache.
-    """
-    return StatCache(root / "cache" / "stat").hashes(folder, names, failed=failed)
 
 
 def blob_of(name: str) -> str:
