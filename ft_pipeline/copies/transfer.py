@@ -6,7 +6,7 @@ Only what is missing is transferred. Every file is hashed before it is sent, and
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,8 @@ class LocalFile:
     """Returns what is wrong with the file, if its hash does not show it. Called before it is sent."""
     problem: str = "is not as it was recorded. Run `ft audit --verify`"
     """What an error says of the file if it has another hash."""
+    others: tuple[Path, ...] = ()
+    """Further files with this content, which are sent if the first one is damaged."""
 
     @property
     def entry(self) -> CopiedFile:
@@ -50,17 +52,20 @@ def missing_objects(place: Place, files: Mapping[str, LocalFile]) -> dict[str, L
     """
     present = place.sizes(OBJECTS)
     missing: dict[str, LocalFile] = {}
-    contents = set()
+    first: dict[str, str] = {}
     for name, file in files.items():
         size = present.get(object_name(file.sha256))
-        if size is None and file.sha256 not in contents:
+        if size is None and file.sha256 not in first:
             missing[name] = file
+            first[file.sha256] = name
+        elif size is None and isinstance(file.source, Path):
+            known = missing[first[file.sha256]]
+            missing[first[file.sha256]] = replace(known, others=(*known.others, file.source))
         elif size not in (None, file.size):
             raise UserError(
                 f"{place.address}/{object_name(file.sha256)} does not have the size of {name}: it was changed. Remove "
                 "it there, and run again."
             )
-        contents.add(file.sha256)
     return missing
 
 
@@ -75,11 +80,13 @@ def _send(place: Place, name: str, file: LocalFile, count: Count) -> None:
         return
     try:
         problem = file.check() if file.check else None
-        if problem or sha256_of_file(file.source) != file.sha256:
-            raise UserError(f"{name} {problem or file.problem}.")
+        intact = (path for path in (file.source, *file.others) if sha256_of_file(path) == file.sha256)
+        source = None if problem else next(intact, None)
     except FileNotFoundError:
         raise UserError(f"{name} was removed while it was copied. Run again.") from None
-    place.send(file.source, object_name(file.sha256), count)
+    if source is None:
+        raise UserError(f"{name} {problem or file.problem}.")
+    place.send(source, object_name(file.sha256), count)
 
 
 def fetch_objects(place: Place, wanted: Iterable[CopiedFile], folder: Path, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,24 @@ def test_a_damaged_store_is_not_pushed(projects: Projects, tmp_path: Path) -> No
     (here.store.root / "current" / "adapter@qlora.json").write_text("{}")
     with pytest.raises(UserError, match=r"The store cannot be copied: current/adapter@qlora.json"):
         send(here, str(tmp_path / "disk"))
+
+
+def test_a_damaged_artifact_that_was_built_again_is_no_obstacle_and_is_repaired_by_a_pull(
+    projects: Projects, tmp_path: Path
+) -> None:
+    here, address = projects.finished(), str(tmp_path / "disk")
+    intact = recorded(here)
+    damaged = here.store.all("adapter")[0].path / "adapter_model.safetensors"
+    weights = damaged.read_bytes()
+    damaged.write_bytes(b"x" * len(weights))
+    again = here.materialize()["adapter"].path
+    assert again != damaged.parent and (again / damaged.name).read_bytes() == weights
+    send(here, address)
+    shutil.rmtree(damaged.parent)
+    assert receive(here, address).artifacts == 1
+    assert faults(here) == []
+    now = recorded(here)
+    assert all(now[name] == content for name, content in intact.items() if name.startswith("artifacts/"))
 
 
 def test_places_that_cannot_be_used_are_refused(s3: Any, projects: Projects, tmp_path: Path) -> None:
