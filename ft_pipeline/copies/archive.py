@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ft_pipeline.copies.places import Place, missing_object, open_place
+from ft_pipeline.copies.places import Count, Place, missing_object, open_place
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors
 
@@ -32,11 +32,11 @@ class ArchivePlace:
         with self._lock:
             return self._member(name).read()
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, count: Count) -> None:
         with self._lock, target.open("wb") as file:
             shutil.copyfileobj(self._member(name), file)
 
-    def send(self, source: Path, name: str) -> None:
+    def send(self, source: Path, name: str, count: Count) -> None:
         with self._lock, translate_write_errors():
             self._tar.add(source, name, recursive=False)
 

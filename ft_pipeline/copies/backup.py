@@ -3,6 +3,7 @@
 Dagster's records are copied first, so that each artifact that they name is in the store when that is copied.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -28,11 +29,11 @@ from ft_pipeline.copies.transfer import LocalFile, Report, missing_objects, send
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import drafts_folder
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.signing import find_key
-from ft_pipeline.store.stat_cache import StatCache
 
 KEYS = "keys"
 """Folder of private keys in a backup that was made with them."""
@@ -116,16 +117,7 @@ def list_project(project: Project, scratch: Path) -> Listing:
         add_small_files(records, project.store, MANIFESTS)
         paths = list(_files(project.root, listing))
     listing.files |= {f"{STORE}/{name}": file for name, file in records.files.items()}
-    cache = StatCache(project.store / "cache" / "copies")
-    for path in paths:
-        name = path.relative_to(project.root).as_posix()
-        if name in listing.files:
-            continue
-        try:
-            listing.files[name] = _copied(path, scratch / name) if _is(name, GROWING) else _cached(path, cache)
-        except FileNotFoundError:
-            if not _is(name, GROWING):
-                raise UserError(f"{name} was removed while it was copied. Run again.") from None
+    _add_files(listing, project, paths, scratch)
     _copy_referenced_files(listing, project.store)
     return listing
 
@@ -156,9 +148,20 @@ def _copied(path: Path, target: Path) -> LocalFile:
     return _file(target)
 
 
-def _cached(path: Path, cache: StatCache) -> LocalFile:
-    sha256 = cache.hashes(path.parent, [path.name])[path.name]
-    return LocalFile(sha256, path.stat().st_size, path, problem=CHANGED)
+def _add_files(listing: Listing, project: Project, paths: list[Path], scratch: Path) -> None:
+    """Add the files that are not listed yet. Those that processes write to are copied to `scratch` first."""
+    named = {path.relative_to(project.root).as_posix(): path for path in paths}
+    names = [name for name in named if name not in listing.files]
+    for name in [name for name in names if _is(name, GROWING)]:
+        with contextlib.suppress(FileNotFoundError):  # Dagster removed the log of a run
+            listing.files[name] = _copied(named[name], scratch / name)
+    still = [name for name in names if not _is(name, GROWING)]
+    failed: dict[str, OSError] = {}
+    hashes = ArtifactStore(project.store).hashes_below(project.root, still, failed)
+    for name, sha256 in hashes.items():
+        listing.files[name] = LocalFile(sha256, named[name].stat().st_size, named[name], problem=CHANGED)
+    for name, error in failed.items():
+        raise UserError(f"{name} cannot be read ({error.strerror}). Run again, or let this user read it.")
 
 
 def _copy_referenced_files(listing: Listing, root: Path) -> None:

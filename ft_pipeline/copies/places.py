@@ -3,19 +3,23 @@ complete."""
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.remote.s3 import SCHEME, bucket_and_folder, bucket_errors, file_system
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors
+from ft_pipeline.store.hashing import CHUNK_BYTES
 
 FILE_SCHEME = "file://"
 _NEEDS = "A copy in S3 needs"
 _AGAIN = "run again to continue"
+
+
+Count = Callable[[int], None]
+"""Called with the number of bytes that were transferred since the last call, if the place counts them."""
 
 
 class Place(Protocol):
@@ -30,10 +34,10 @@ class Place(Protocol):
     def read(self, name: str) -> bytes:
         """Return a small object."""
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, count: Count) -> None:
         """Write an object to a file, which may be left incomplete if the process is killed."""
 
-    def send(self, source: Path, name: str) -> None:
+    def send(self, source: Path, name: str, count: Count) -> None:
         """Make the content of a file an object. It appears complete or not at all."""
 
     def create(self, name: str, content: bytes) -> bool:
@@ -56,13 +60,13 @@ class FolderPlace:
         with self._reading(name):
             return (self._folder / name).read_bytes()
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, count: Count) -> None:
         with self._reading(name):
-            shutil.copyfile(self._folder / name, target)
+            _copy(self._folder / name, target, count)
 
-    def send(self, source: Path, name: str) -> None:
+    def send(self, source: Path, name: str, count: Count) -> None:
         with self._complete(name) as part, translate_write_errors():
-            shutil.copyfile(source, part)
+            _copy(source, part, count)
             sync_file(part)
             part.replace(self._folder / name)
             sync_folder(part.parent)
@@ -128,13 +132,13 @@ class BucketPlace:
             content: bytes = self._files.cat_file(f"{self._path}/{name}")
             return content
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, count: Count) -> None:
         with self._errors("read"), self._existing(name):
-            self._files.get_file(f"{self._path}/{name}", str(target))
+            self._files.get_file(f"{self._path}/{name}", str(target), callback=_counting(count))
 
-    def send(self, source: Path, name: str) -> None:
+    def send(self, source: Path, name: str, count: Count) -> None:
         with self._errors("written"):
-            self._files.put_file(str(source), f"{self._path}/{name}")
+            self._files.put_file(str(source), f"{self._path}/{name}", callback=_counting(count))
 
     def create(self, name: str, content: bytes) -> bool:
         with self._errors("written"):
@@ -171,6 +175,24 @@ def open_place(address: str, project: Path | None = None) -> Place:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{address} is a file. Name a folder, or s3://BUCKET/FOLDER.")
     return FolderPlace(folder)
+
+
+def _copy(source: Path, target: Path, count: Count) -> None:
+    with source.open("rb") as content, target.open("wb") as file:
+        while chunk := content.read(CHUNK_BYTES):
+            file.write(chunk)
+            count(len(chunk))
+
+
+def _counting(count: Count) -> Any:
+    """Return what fsspec calls during a transfer."""
+    from fsspec.callbacks import Callback
+
+    class Counting(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            count(inc)
+
+    return Counting()
 
 
 def missing_object(address: str, name: str) -> UserError:

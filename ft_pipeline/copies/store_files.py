@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_pipeline.copies.transfer import LocalFile
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import snapshot_blobs
 from ft_pipeline.store.hashing import sha256_of_file
@@ -17,7 +18,6 @@ from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import BrokenArtifact, expected_files, read_manifest
 from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
-from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline.tables.excluded_rows import FILE as EXCLUDED
 
 MANIFESTS = STATE[0]
@@ -94,13 +94,14 @@ def add_small_files(listing: Listing, root: Path, *patterns: str) -> None:
 
 def add_blobs(listing: Listing, root: Path, sha256s: Sequence[str]) -> None:
     """Add raw files of the store `root`. Of a file that the store only refers to, the bytes are added."""
-    blobs, cache = BlobStore(root), StatCache(root / "cache" / "copies")
+    blobs = BlobStore(root)
+    copies = [blobs.path(sha256).relative_to(root).as_posix() for sha256 in sha256s if blobs.path(sha256).is_file()]
+    compressed = ArtifactStore(root).hashes_below(root, copies)
     for sha256 in sha256s:
         path = blobs.path(sha256)
         name = path.relative_to(root).as_posix()
-        if path.is_file():
-            compressed = cache.hashes(path.parent, [path.name])[path.name]
-            listing.files[name] = LocalFile(compressed, path.stat().st_size, path, partial(_fault, blobs, sha256))
+        if name in compressed:
+            listing.files[name] = LocalFile(compressed[name], path.stat().st_size, path, partial(_fault, blobs, sha256))
         elif (referenced := blobs.referenced_file(sha256)) is not None:
             raw = name.removesuffix(COPY_SUFFIX) + RAW_SUFFIX
             listing.files[raw] = LocalFile(sha256_of_file(referenced), referenced.stat().st_size, referenced)

@@ -6,11 +6,11 @@ Only what is missing is transferred. Every file is hashed before it is sent, and
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ft_pipeline.copies.places import Place
+from ft_pipeline.copies.places import Count, Place
 from ft_pipeline.copies.states import OBJECTS, CopiedFile, object_name
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import sync_file, translate_write_errors
@@ -36,6 +36,8 @@ class LocalFile:
     """Returns what is wrong with the file, if its hash does not show it. Called before it is sent."""
     problem: str = "is not as it was recorded. Run `ft audit --verify`"
     """What an error says of the file if it has another hash."""
+    others: tuple[Path, ...] = ()
+    """Further files with this content, which are sent if the first one is damaged."""
 
     @property
     def entry(self) -> CopiedFile:
@@ -50,36 +52,41 @@ def missing_objects(place: Place, files: Mapping[str, LocalFile]) -> dict[str, L
     """
     present = place.sizes(OBJECTS)
     missing: dict[str, LocalFile] = {}
-    contents = set()
+    first: dict[str, str] = {}
     for name, file in files.items():
         size = present.get(object_name(file.sha256))
-        if size is None and file.sha256 not in contents:
+        if size is None and file.sha256 not in first:
             missing[name] = file
+            first[file.sha256] = name
+        elif size is None and isinstance(file.source, Path):
+            known = missing[first[file.sha256]]
+            missing[first[file.sha256]] = replace(known, others=(*known.others, file.source))
         elif size not in (None, file.size):
             raise UserError(
                 f"{place.address}/{object_name(file.sha256)} does not have the size of {name}: it was changed. Remove "
                 "it there, and run again."
             )
-        contents.add(file.sha256)
     return missing
 
 
 def send_objects(place: Place, missing: Mapping[str, LocalFile], report: Report) -> None:
     """Send files, each hashed again. UserError if one is not as it was recorded."""
-    _in_parallel(missing.items(), lambda item: _send(place, *item), lambda item: item[1].size, report)
+    _in_parallel(missing.items(), lambda item, count: _send(place, *item, count), lambda item: item[1].size, report)
 
 
-def _send(place: Place, name: str, file: LocalFile) -> None:
+def _send(place: Place, name: str, file: LocalFile, count: Count) -> None:
     if isinstance(file.source, bytes):
         place.create(object_name(file.sha256), file.source)
         return
     try:
         problem = file.check() if file.check else None
-        if problem or sha256_of_file(file.source) != file.sha256:
-            raise UserError(f"{name} {problem or file.problem}.")
+        intact = (path for path in (file.source, *file.others) if sha256_of_file(path) == file.sha256)
+        source = None if problem else next(intact, None)
     except FileNotFoundError:
         raise UserError(f"{name} was removed while it was copied. Run again.") from None
-    place.send(file.source, object_name(file.sha256))
+    if source is None:
+        raise UserError(f"{name} {problem or file.problem}.")
+    place.send(source, object_name(file.sha256), count)
 
 
 def fetch_objects(place: Place, wanted: Iterable[CopiedFile], folder: Path, report: Report) -> None:
@@ -90,14 +97,16 @@ def fetch_objects(place: Place, wanted: Iterable[CopiedFile], folder: Path, repo
     files = {file.sha256: file for file in wanted if not (folder / file.sha256).is_file()}
     with translate_write_errors():
         folder.mkdir(parents=True, exist_ok=True)
-    _in_parallel(files.values(), lambda file: _fetch(place, file, folder), lambda file: file.bytes, report)
+    _in_parallel(
+        files.values(), lambda file, count: _fetch(place, file, folder, count), lambda file: file.bytes, report
+    )
 
 
-def _fetch(place: Place, file: CopiedFile, folder: Path) -> None:
+def _fetch(place: Place, file: CopiedFile, folder: Path, count: Count) -> None:
     name = object_name(file.sha256)
     part = folder / f".{file.sha256}"
     with translate_write_errors():
-        place.fetch(name, part)
+        place.fetch(name, part, count)
         if sha256_of_file(part) != file.sha256:
             part.unlink()
             raise UserError(
@@ -108,23 +117,33 @@ def _fetch(place: Place, file: CopiedFile, folder: Path) -> None:
 
 
 def _in_parallel(
-    items: Iterable[_Item], work: Callable[[_Item], None], size: Callable[[_Item], int], report: Report
+    items: Iterable[_Item], work: Callable[[_Item, Count], None], size: Callable[[_Item], int], report: Report
 ) -> None:
     """Call `work` for every item in several threads. After the first error, no further item is begun."""
     items = list(items)
     total, done, lock = sum(map(size, items)), 0, threading.Lock()
 
-    def work_and_report(item: _Item) -> None:
+    def add(count: int) -> None:
         nonlocal done
-        work(item)
         with lock:
-            done += size(item)
+            done += count
             report(done, total)
+
+    def work_and_count(item: _Item) -> None:
+        counted = 0
+
+        def count(more: int) -> None:
+            nonlocal counted
+            counted += more
+            add(more)
+
+        work(item, count)
+        add(size(item) - counted)  # not every place counts
 
     report(0, total)
     threads = ThreadPoolExecutor(THREADS)
     try:
-        for result in [threads.submit(work_and_report, item) for item in items]:
+        for result in [threads.submit(work_and_count, item) for item in items]:
             result.result()
     finally:
         threads.shutdown(cancel_futures=True)

@@ -186,6 +186,11 @@ class ArtifactStore:
         hash_files = hashes_of_files if thorough else self.file_hashes.hashes
         return Artifact(folder, verified_manifest(folder, hash_files))
 
+    def hashes_below(self, folder: Path, names: list[str], failed: dict[str, OSError] | None = None) -> dict[str, str]:
+        """Return the SHA-256 of files below the folder of the store or of the project, by their path in it. Files that
+        have not changed since they were last read are not read again. failed: as in StatCache.hashes."""
+        return self._cache.hashes(folder, names, failed=failed)
+
     def _first_valid(
         self, folders: Iterable[Path], log: Callable[[str], None], accept: Callable[[Artifact], bool]
     ) -> Artifact | None:

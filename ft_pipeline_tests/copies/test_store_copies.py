@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ft_pipeline.audit.verify import verify
 from ft_pipeline.copies.places import open_place
 from ft_pipeline.copies.pull import PullResult, pull
 from ft_pipeline.copies.push import PushResult, push
+from ft_pipeline.copies.states import CopiedFile, newest_state, write_state
+from ft_pipeline.copies.transfer import LocalFile, fetch_objects, send_objects
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
@@ -25,6 +28,7 @@ from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import Garbage, remove_garbage
 from ft_pipeline.store.journal import replace_key
 from ft_pipeline.store.journal_lines import FILE_NAME
+from ft_pipeline.store.locks import project_lock
 from ft_pipeline_tests.audit.shop import SECRET, Shop
 from ft_pipeline_tests.copies.conftest import Projects
 
@@ -320,6 +324,24 @@ def test_a_damaged_store_is_not_pushed(projects: Projects, tmp_path: Path) -> No
         send(here, str(tmp_path / "disk"))
 
 
+def test_a_damaged_artifact_that_was_built_again_is_no_obstacle_and_is_repaired_by_a_pull(
+    projects: Projects, tmp_path: Path
+) -> None:
+    here, address = projects.finished(), str(tmp_path / "disk")
+    intact = recorded(here)
+    damaged = here.store.all("adapter")[0].path / "adapter_model.safetensors"
+    weights = damaged.read_bytes()
+    damaged.write_bytes(b"x" * len(weights))
+    again = here.materialize()["adapter"].path
+    assert again != damaged.parent and (again / damaged.name).read_bytes() == weights
+    send(here, address)
+    shutil.rmtree(damaged.parent)
+    assert receive(here, address).artifacts == 1
+    assert faults(here) == []
+    now = recorded(here)
+    assert all(now[name] == content for name, content in intact.items() if name.startswith("artifacts/"))
+
+
 def test_places_that_cannot_be_used_are_refused(s3: Any, projects: Projects, tmp_path: Path) -> None:
     here, empty = projects.finished(), projects.empty()
     (tmp_path / "file").write_text("")
@@ -336,3 +358,79 @@ def test_places_that_cannot_be_used_are_refused(s3: Any, projects: Projects, tmp
         send(empty, BUCKET)
     with pytest.raises(UserError, match=r"There is no copy of a store in s3://copies/shop. Write one"):
         receive(empty, BUCKET)
+
+
+def test_what_a_run_records_meanwhile_is_left_for_the_next_push(projects: Projects, tmp_path: Path) -> None:
+    here, there, address = projects.finished(), projects.empty(), str(tmp_path / "disk")
+    before, recording = recorded(here), iter([True])
+
+    def record(done: int, total: int) -> None:
+        if next(recording, False):
+            here.put("scores", "qlora", {}, {}, {"samples.json": b"{}"})
+
+    push(here.store.root, open_place(address, here.root), "shop", record)
+    receive(there, address)
+    assert recorded(there) == before and faults(there) == [], "one moment of the store"
+    send(here, address)
+    receive(there, address)
+    assert recorded(there) == recorded(here) and faults(there) == []
+
+
+def test_a_pull_into_a_store_that_records_something_meanwhile_changes_nothing(
+    projects: Projects, tmp_path: Path
+) -> None:
+    here, there, address = projects.finished(), projects.empty(), str(tmp_path / "disk")
+    send(here, address)
+    receive(there, address)
+    here.put("scores", "lora", {}, {}, {"samples.json": b"{}"})
+    send(here, address)
+    recording = iter([True])
+
+    def record(done: int, total: int) -> None:
+        if next(recording, False):
+            there.put("scores", "dpo", {}, {}, {"samples.json": b"[]"})
+
+    with pytest.raises(UserError, match=r"Something was recorded in this store meanwhile. Run `ft store pull` again"):
+        pull(there.store.root, open_place(address, there.root), record)
+    assert faults(there) == [] and AssetPointers(there.store.root).read("scores", "lora") is None
+    with pytest.raises(UserError, match="different histories"):
+        receive(there, address)
+
+
+def test_an_erasure_is_not_taken_over_while_a_run_is_in_progress(projects: Projects, tmp_path: Path) -> None:
+    here, there, address = projects.finished(), projects.empty(), str(tmp_path / "disk")
+    send(here, address)
+    receive(there, address)
+    erase_secret(here)
+    send(here, address)
+    before = recorded(there)
+    with project_lock(there.store.root).hold(shared=True), pytest.raises(UserError, match="a run is in progress"):
+        receive(there, address)
+    assert recorded(there) == before
+
+
+@pytest.mark.parametrize("address", [BUCKET, "disk"])
+def test_of_two_pushes_at_once_one_is_refused(s3: Any, tmp_path: Path, address: str) -> None:
+    place = open_place(address if address == BUCKET else str(tmp_path / address))
+    first = write_state(place, None, "store", "shop", {})
+    assert first.number == 1
+    with pytest.raises(UserError, match=r"Somebody else wrote to .* at the same time"):
+        write_state(place, None, "store", "shop", {"journal.jsonl": CopiedFile("0" * 64, 1)})
+    assert newest_state(place, "store") == first
+
+
+@pytest.mark.parametrize("address", [BUCKET, "disk"])
+def test_the_progress_counts_the_bytes_inside_a_large_file(s3: Any, tmp_path: Path, address: str) -> None:
+    place = open_place(address if address == BUCKET else str(tmp_path / address))
+    content = bytes(range(256)) * (3 << 12)
+    (tmp_path / "large").write_bytes(content)
+    file = LocalFile(hashlib.sha256(content).hexdigest(), len(content), tmp_path / "large")
+    sent: list[tuple[int, int]] = []
+    send_objects(place, {"large": file}, lambda done, total: sent.append((done, total)))
+    fetched: list[tuple[int, int]] = []
+    fetch_objects(place, [file.entry], tmp_path / "there", lambda done, total: fetched.append((done, total)))
+    assert (tmp_path / "there" / file.sha256).read_bytes() == content
+    for reports in (sent, fetched):
+        assert reports[0] == (0, len(content)) and reports[-1] == (len(content), len(content))
+        assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert len(fetched) > 3

@@ -184,7 +184,7 @@ def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
         "base_model [qlora]", Rerun("follows", "experiment runs first")
     )
     # The plan itself says only that the experiment runs first.
-    assert spoiled_reruns["scores [qlora]"].why == "settings changed: evaluation.max_test_rows 8 → 7"
+    assert spoiled_reruns["scores [qlora]"].why.startswith("settings changed: evaluation.max_test_rows 8 → 7")
     assert spoiled_reruns["scores [qlora]"].section == "changed"
     assert set(planned_reruns) < set(spoiled_reruns)
 
