@@ -189,7 +189,7 @@ class ArtifactStore:
     def hashes_below(self, folder: Path, names: list[str], failed: dict[str, OSError] | None = None) -> dict[str, str]:
         """Return the SHA-256 of files below the folder of the store or of the project, by their path in it. Files that
         have not changed since they were last read are not read again. failed: as in StatCache.hashes."""
-        return self._cache.hashes(folder, names, failed=failed)
+        return self.file_hashes.hashes(folder, names, failed=failed)
 
     def _first_valid(
         self, folders: Iterable[Path], log: Callable[[str], None], accept: Callable[[Artifact], bool]
