@@ -21,6 +21,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.execution.machines import limit_run_time
 from ft_pipeline.execution.pods import pod_configs
 from ft_pipeline.execution.run import load_steps
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import wait_until
@@ -104,7 +105,12 @@ def test_the_values_for_a_code_location_contain_nothing_of_the_release() -> None
 def job_of(step: str, experiment: str | None) -> dict[str, Any]:
     """The Job that Dagster makes of the step's configuration, as it is sent to Kubernetes."""
     from dagster_k8s.container_context import K8sContainerContext
-    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+    from dagster_k8s.job import (
+        DagsterK8sJobConfig,
+        UserDefinedDagsterK8sConfig,
+        construct_dagster_k8s_job,
+        get_user_defined_k8s_config,
+    )
     from kubernetes.client import ApiClient
 
     config = UserDefinedDagsterK8sConfig.from_dict(pod_configs(experiment)[step])
@@ -113,7 +119,8 @@ def job_of(step: str, experiment: str | None) -> dict[str, Any]:
     location = K8sContainerContext.create_from_config(
         {"k8s": {**shared, "volume_mounts": values["volumeMounts"], "env_secrets": ["ft-pipeline"]}}
     )
-    merged = location.merge(K8sContainerContext(run_k8s_config=config)).run_k8s_config
+    of_asset = K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(STEPS[step].asset.op.tags))
+    merged = location.merge(of_asset).merge(K8sContainerContext(run_k8s_config=config)).run_k8s_config
     job_config = DagsterK8sJobConfig("registry.example.com/ft_pipeline:0.1.0", "/opt/dagster/dagster_home")
     job = construct_dagster_k8s_job(job_config, ["dagster", "api", "execute_step"], "step", merged)
     return ApiClient().sanitize_for_serialization(job)
@@ -144,8 +151,6 @@ def test_other_steps_request_one_gpu_or_none(root: Path) -> None:
 
 
 def test_a_comparison_that_may_score_the_champion_requests_a_gpu(root: Path) -> None:
-    from ft_pipeline.execution.step import STEPS
-
     assert pod_of("comparison", "large")["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "dagster-k8s/config" in STEPS["comparison"].asset.op.tags
     assert not STEPS["comparison"].gpu(Project(root))  # by itself it needs no lease, and no slot of the pool

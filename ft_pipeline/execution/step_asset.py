@@ -195,6 +195,9 @@ def _run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectRes
         if isinstance(error, dg.Failure):
             raise
         raise dg.Failure(str(error), allow_retries=False) from None
+    except dg.RetryRequested as request:
+        publish(StepEvent(step.name, experiment, "notes", message=str(request.__cause__)))
+        raise
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         if context.job_def.executor_def.name != PODS:
             raise

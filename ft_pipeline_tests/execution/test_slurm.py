@@ -284,7 +284,7 @@ def test_a_job_requests_gpus_and_memory_and_leaves_the_rest_to_the_cluster() -> 
     ("status", "raised", "message"),
     [
         ("NODE_FAIL", WorkerError, r"lost its machine \(NODE_FAIL\)"),
-        ("PREEMPTED", WorkerError, r"lost its machine \(PREEMPTED\)"),
+        ("TIMEOUT", UserError, r"reached its time limit\. Raise machine\.max_hours"),
         ("OUT_OF_MEMORY", UserError, r"used more memory than it requested\. Raise machine\.memory_gb"),
     ],
 )
