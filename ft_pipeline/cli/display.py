@@ -1,5 +1,6 @@
 """Output of `ft` in a terminal."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ METRIC_TITLES = {
 """Metric → title of its column, for metrics whose names are too long."""
 ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name", "ends"}
 """Titles of columns whose cells stay on one line."""
+SHORT_REASON = 100
+"""Maximum letters of a reason in the table of a run."""
 FIRST_ROWS = 10
 """Number of rows that are shown for each reason code."""
 
@@ -80,6 +83,8 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
     """Print the summary of a run: its experiments, the comparison, the recommendation, and how to open the UI."""
     if outcome.batches:
         show_batches(console, outcome.batches, outcome.seconds)
+    for message in outcome.failures:
+        console.print(f"[red]{plain(message)}[/]", soft_wrap=True)
     if not outcome.steps and outcome.succeeded:
         console.print(f"[green]Up to date:[/] {outcome.fresh} assets, nothing to run.")
     if outcome.comparison:
@@ -92,13 +97,13 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
 
 
 def show_batches(console: Console, results: Sequence[Any], seconds: float) -> None:
-    """Print one row per experiment, and for the steps that experiments share."""
+    """Print one row per experiment, and for the steps that experiments share. Long reasons are cut."""
     table = _table("experiment", "ran", "state", "seconds", "why", justify_right={"seconds"})
     for result in results:
         row = result.to_json()
         skipped = f"skipped: {', '.join(row['skipped'])}" if row["skipped"] else ""
         state = f"[{BATCH_STYLES[row['state']]}]{row['state']}[/]"
-        why = plain("\n".join(filter(None, [row["reason"], skipped])))
+        why = plain("\n".join(filter(None, [textwrap.shorten(row["reason"], SHORT_REASON, placeholder=" …"), skipped])))
         table.add_row(row["experiment"] or "(all)", ", ".join(row["ran"]), state, f"{row['seconds']:.1f}", why)
     table.add_section()
     table.add_row("total", "", "", f"{seconds:.1f}", "")

@@ -18,6 +18,7 @@ from ft_pipeline.execution.workers.device_line import device_uses
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, write_experiment
 from ft_pipeline_tests.end_to_end.ui import wait_until
+from ft_pipeline_tests.execution.conftest import all_gone
 
 TABLES = "raw_alpaca,alpaca,raw_sharegpt,sharegpt,raw_text,text,conversations"
 STEPS = "raw_text,text,experiment,base_model"
@@ -90,23 +91,21 @@ def test_experiments_run_side_by_side_where_there_are_several_gpus(shop: Path) -
 
 @pytest.fixture
 def waiting_run(shop: Path) -> Iterator[psutil.Popen]:
-    """`ft run` of two experiments, each waiting for a GPU that another job has."""
+    """`ft run` of two experiments, which wait for GPUs that other jobs have."""
     leases = Path(two_gpus(shop)["FT_LEASE_DIR"])
     command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "lora", "-e", "qlora", "--select"]
     with ExitStack() as stack:
         for uuid in GPUS:
             stack.enter_context(FileLock(leases / uuid, "a job of another project").hold())
         run = psutil.Popen(
-            [*command, f"{TABLES},experiment,base_model,training_data,memory_estimate,adapter"],
+            [*command, f"{TABLES},experiment,base_model,prompt_baseline"],
             env=environment(shop) | two_gpus(shop),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         stack.callback(run.wait, PATIENCE)
         stack.callback(lambda: run.is_running() and run.kill())
-        wait_until(
-            lambda: max((len(use.waiting) for use in device_uses(leases)), default=0) == 2, "both wait", PATIENCE
-        )
+        wait_until(lambda: any(use.waiting for use in device_uses(leases)), "a job waits", PATIENCE)
         yield run
 
 
@@ -116,8 +115,8 @@ def test_no_process_and_no_place_in_line_outlives_the_command(
     shop: Path, waiting_run: psutil.Popen, number: signal.Signals
 ) -> None:
     leases = Path(two_gpus(shop)["FT_LEASE_DIR"])
-    children = waiting_run.children()
+    children = [child.pid for child in waiting_run.children()]
     assert len(children) == 2
     waiting_run.send_signal(number)
-    wait_until(lambda: not any(child.is_running() for child in children), "the runs ended", PATIENCE)
+    wait_until(lambda: all_gone(children), "the runs ended", PATIENCE)
     assert all(use.waiting == () for use in device_uses(leases))
