@@ -113,8 +113,9 @@ def compare(here: History, there: History) -> Relation:
         return _compare_journals(here, there)
     only_here, only_there = tuple(_lacking(there, here)), tuple(_lacking(here, there))
     order = _order(bool(only_there), bool(only_here))
-    if order == "equal" and bool(here.lines) != bool(there.lines):
-        order = "ahead" if here.lines else "behind"
+    if bool(here.lines) != bool(there.lines):  # signatures are never dropped: somebody could have removed the journal
+        signed_is: Order = "ahead" if here.lines else "behind"
+        order = signed_is if order in ("equal", signed_is) else "diverged"
     elif order == "equal":
         order = _compare_pointers(here, there)
     return Relation(order, only_here=only_here, only_there=only_there)
@@ -186,8 +187,8 @@ def diverged(here: History, there: History, relation: Relation) -> UserError:
         what = f"{here.head()}; {there.head()}; {common}"
     elif here.lines or there.lines:
         signed, other = (here, there) if here.lines else (there, here)
-        first = (relation.only_there if here.lines else relation.only_here)[:1]
-        what = f"{signed.head()}; {other.head()}" + (f"; only the latter has {first[0]}" if first else "")
+        more = (relation.only_there if here.lines else relation.only_here)[0]
+        what = f"{signed.head()}; {other.head()}; only the latter has {more}"
     else:
         what = f"only {here.place} has {relation.only_here[0]}, and only {there.place} has {relation.only_there[0]}"
     return UserError(

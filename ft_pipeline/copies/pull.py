@@ -43,6 +43,10 @@ ERASED_ELSEWHERE = (
     "Rows were erased elsewhere. They are never used here again, but data/raw, the teachers' logs and Dagster's "
     "records of this project may still contain them. data/excluded.yaml names the rows: run `ft erase` here, too."
 )
+NOT_SIGNED = (
+    "The copy is not signed, so this new store is not signed either. If it should be, do not use it. To sign it from "
+    "now on: ft keys new --reason TEXT"
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ def pull(root: Path, place: Place, report: Report) -> PullResult:
         shutil.rmtree(staging, ignore_errors=True)
     write_views(ArtifactStore(root))
     keys = (plan.there if plan.goes_on else plan.here).journal.keys
+    notes = plan.notes + ([ERASED_ELSEWHERE] if plan.erasures() else [])
+    if plan.goes_on and plan.here.lines and not keys:
+        notes.append(NOT_SIGNED)
     return PullResult(
         address=place.address,
         number=state.number,
@@ -104,7 +111,7 @@ def pull(root: Path, place: Place, report: Report) -> PullResult:
         files=len(wanted),
         bytes=sum(file.bytes for file in wanted),
         key=keys[-1].key_id if keys else None,
-        notes=plan.notes + ([ERASED_ELSEWHERE] if plan.erasures() else []),
+        notes=notes,
     )
 
 

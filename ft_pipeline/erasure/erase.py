@@ -45,8 +45,8 @@ TABLES_OF_PROMPTS = {"teacher_answers": "unlabelled", "distilled": "unlabelled"}
 MAX_ALSO = 50
 """Largest number of rows in ErasureResult.also."""
 NOT_ERASED = (
-    "copies outside this project are not erased: version control history, backups, exported or served models, and the "
-    "logs of endpoints"
+    "copies outside this project are not erased: version control history, backups, pushed stores, exported or served "
+    "models, and the logs of endpoints"
 )
 
 

@@ -310,6 +310,26 @@ def test_an_added_file_is_not_used(projects: Projects, tmp_path: Path) -> None:
     assert not (there.store.root / "cache" / "evil.py").exists()
 
 
+def test_a_copy_without_its_journal_replaces_no_signed_store(projects: Projects, tmp_path: Path) -> None:
+    here, there, copy = projects.finished(), projects.empty(), tmp_path / "disk"
+    send(here, str(copy))
+    receive(there, str(copy))
+    planted = projects.finished("planted", signed=False).put("scores", "lora", {}, {}, {"samples.json": b"{}"})
+    for path in files(planted.path):
+        plant(copy, path.relative_to(projects.folder / "planted" / "data" / "store").as_posix(), path.read_bytes())
+    newest = copy / "states" / "000001.json"
+    state = json.loads(newest.read_bytes())
+    for name in (FILE_NAME, "signing_key.pub"):
+        del state["files"][name]
+    newest.write_text(json.dumps(state))
+    before = recorded(there)
+    for command in (send, receive):
+        with pytest.raises(UserError, match=r"which are not signed; only the latter has artifacts/scores/"):
+            command(there, str(copy))
+    assert recorded(there) == before
+    assert "The copy is not signed" in receive(projects.empty("new"), str(copy)).notes[-1]
+
+
 def test_a_damaged_store_is_not_pushed(projects: Projects, tmp_path: Path) -> None:
     here = projects.finished()
     weights = here.store.all("adapter")[0].path / "adapter_model.safetensors"
