@@ -161,7 +161,7 @@ def _json(path: Path) -> Iterator[str]:
 _PLAIN_SUFFIXES = (".txt", ".md", ".html", ".yaml", ".csv", ".log", ".out", ".err", ".sql", ".jinja", ".complete")
 READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     **dict.fromkeys(_PLAIN_SUFFIXES, _plain),
-    **dict.fromkeys(("", ".safetensors", ".u64"), _plain),  # locks have no suffix; weights; hashes
+    **dict.fromkeys(("", ".safetensors", ".u64", ".pub"), _plain),  # locks; weights; hashes; public keys
     **dict.fromkeys((".json", ".jsonl"), _json),
     ".db": _sqlite,
     ".parquet": _parquet,
