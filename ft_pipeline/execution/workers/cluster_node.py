@@ -5,8 +5,7 @@
     supervisor ── agent ── (the cluster, and a file on the shared disk) ── cluster_node ── guard ── worker
 
 Starts the worker that the order file names. Ends it on request, on a signal of the cluster, or when no heartbeat
-arrives any more. Writes its exit code to a file, because clusters report the end of a job late and without an exit
-code.
+arrives any more. Writes its exit code to a file, because a cluster reports the end of a job late.
 """
 
 import contextlib
