@@ -133,14 +133,15 @@ class Simulation:
 
     def tick(self, schedule: dg.ScheduleDefinition, time: datetime) -> Any:
         """Evaluate a schedule as the daemon does."""
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             self.instance, scheduled_execution_time=time, repository_def=self.repository
-        )
-        return schedule.evaluate_tick(context)
+        ) as context:
+            return schedule.evaluate_tick(context)
 
     def tick_files(self) -> dg.SensorResult:
         """One tick of the sensor over the experiments, with what the daemon does with its result."""
-        result = automation.experiment_files(dg.build_sensor_context(self.instance, cursor=self.files_cursor))
+        with dg.build_sensor_context(self.instance, cursor=self.files_cursor) as context:
+            result = automation.experiment_files(context)
         assert isinstance(result, dg.SensorResult)
         self.files_cursor = result.cursor or ""
         for request in result.dynamic_partitions_requests or []:

@@ -111,7 +111,8 @@ def test_the_setting_decides_which_runs_are_old(
 
     def tick(settings: str) -> str:
         (shop.root / "project.yaml").write_text(f"name: shop\nretention: {settings}\n", encoding="utf-8")
-        result = housekeeping.old_runs(dg.build_sensor_context(instance))
+        with dg.build_sensor_context(instance) as context:
+            result = housekeeping.old_runs(context)
         return str(result.skip_reason.skip_message if isinstance(result, dg.SensorResult) else result.skip_message)
 
     assert tick("{}") == "no run to remove"
