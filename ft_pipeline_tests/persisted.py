@@ -7,7 +7,6 @@ of a name, in a separate commit: stores, dashboards and scripts of users contain
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
+import pytest
 
 import ft_pipeline
 from ft_pipeline import scaffold
@@ -65,12 +65,10 @@ def collect() -> dict[str, Any]:
 @contextmanager
 def _project(root: Path) -> Iterator[Project]:
     scaffold.create(root, example=True)
-    before = os.environ.get("FT_PROJECT")
-    os.environ["FT_PROJECT"] = str(root)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_PROJECT", str(root))
+        patch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
         yield Project.find(root)
-    finally:
-        os.environ.pop("FT_PROJECT") if before is None else os.environ.update(FT_PROJECT=before)
 
 
 def _names(definitions: dg.Definitions) -> dict[str, Any]:

@@ -21,17 +21,12 @@ ON_A_GPU = {"teacher_answers", "adapter", "merged_model", "prompt_baseline", "sc
 @pytest.fixture(scope="module")
 def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
     root = scaffold.create(tmp_path_factory.mktemp("graph") / "shop", example=True)
-    before = os.environ.get("FT_PROJECT")
-    os.environ["FT_PROJECT"] = str(root)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_PROJECT", str(root))
+        patch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
         from ft_pipeline.definitions import defs
 
         return defs()
-    finally:
-        if before is None:
-            del os.environ["FT_PROJECT"]
-        else:
-            os.environ["FT_PROJECT"] = before
 
 
 def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:

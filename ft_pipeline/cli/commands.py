@@ -114,6 +114,7 @@ def run(
         return
     check_environment()
     _show_new_key(sign_new_store(opened_project.store))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it, and `ft cancel` sends it
     with live_progress(stderr):
         outcome = running.run(request)
     print_result(outcome.to_json(), as_json, lambda _: display.show_outcome(stdout, outcome, opened_project))

@@ -102,6 +102,7 @@ def waiting_run(shop: Path) -> Iterator[psutil.Popen]:
             env=environment(shop) | two_gpus(shop),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script's `&` does
         )
         stack.callback(run.wait, PATIENCE)
         stack.callback(lambda: run.is_running() and run.kill())
