@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.store.spec import Spec
@@ -34,6 +35,6 @@ def comparison(context: SpecContext) -> Spec:
 
 if __name__ == "__main__":
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize([comparison], instance=instance)
+        done = dg.materialize([comparison], instance=instance, resources=RESOURCES)
         (event,) = done.asset_materializations_for_node("comparison")
         print((event.tags or {})["dagster/data_version"])
