@@ -78,7 +78,7 @@ def logs(
         found = find_run(instance, run)
         for entry in log_entries(instance, found.run_id, follow=follow):
             failed = entry.is_dagster_event and entry.get_dagster_event().is_step_failure
-            message = describe_step_failure(entry) if failed else entry.message
+            message = describe_step_failure(entry.get_dagster_event()) if failed else entry.message
             when = datetime.fromtimestamp(entry.timestamp, UTC).astimezone()
             stdout.print(log_line(when, entry.step_key, message), soft_wrap=True)
 
