@@ -73,6 +73,7 @@ def test_a_failed_experiment_does_not_stop_the_others(shop: Path) -> None:
     assert len(set(pids.values())) == 1, "one after the other, in the process of `ft run`"
 
 
+@pytest.mark.long
 def test_experiments_run_side_by_side_where_there_are_several_gpus(shop: Path) -> None:
     done = ft(shop, "run", "--select", "experiment,base_model", "--force", "--json", **two_gpus(shop))
     assert done.returncode == 1

@@ -24,7 +24,7 @@ LIMIT = 2.4
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
 
-@pytest.mark.parametrize("stubborn", (False, True))
+@pytest.mark.parametrize("stubborn", (False, pytest.param(True, marks=pytest.mark.long)))
 def test_a_worker_that_hangs_is_ended(tmp_path: Path, launcher: LocalLauncher, stubborn: bool) -> None:
     hanging = replace(job(tmp_path, "hang", stubborn=stubborn), stall_seconds=LIMIT)
     with pytest.raises(WorkerError) as raised:
