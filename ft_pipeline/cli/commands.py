@@ -169,9 +169,9 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
 
     Example: ft experiments
     """
-    from ft_pipeline.execution import run as running
+    from ft_pipeline.execution.experiment_list import list_experiments
 
-    rows = running.list_experiments(open_project(project))
+    rows = list_experiments(open_project(project))
     print_result({"experiments": rows}, as_json, lambda _: display.show_experiments(stdout, rows))
 
 

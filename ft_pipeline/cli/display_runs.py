@@ -26,7 +26,7 @@ def show_status(console: Console, document: Mapping[str, Any]) -> None:
         console.print("No daemon runs, so nothing starts by itself: start it with `ft ui`.")
     champion, disk = document["champion"], document["disk"]
     console.print(
-        f"Champion: {escape(champion['name'])}, since {champion['when'][:16]}." if champion else "No champion yet."
+        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet."
     )
     console.print(f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
 

@@ -126,7 +126,7 @@ def run(request: RunRequest) -> RunResult:
         failures=[failure for result in results for failure in result.failures],
         fresh=sum(not step.runs for step in planned),
         seconds=time.monotonic() - started,
-        comparison=_comparison(request.project),
+        comparison=current_comparison(request.project),
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
     )
@@ -242,58 +242,10 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
     return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
 
 
-def list_experiments(project: Project) -> list[dict[str, Any]]:
-    """Return the rows of `ft experiments --json`."""
-    load_steps()
-    comparison = _comparison(project)
-    rows = [_experiment_row(project, name, comparison) for name in project.experiment_names()]
-    planned = plan(project, [row["name"] for row in rows if row["error"] is None])
-    rows_with_state = [
-        row if row["error"] else row | {"state": _experiment_state(planned, row["name"])} for row in rows
-    ]
-    return rows_with_state + [_broken_row(name, error) for name, error in project.misnamed_files().items()]
-
-
-def _broken_row(name: str, error: str) -> dict[str, Any]:
-    unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score"))
-    return {"name": name, **unknown, "state": "broken", "error": error}
-
-
-def _experiment_row(project: Project, name: str, comparison: Comparison | None) -> dict[str, Any]:
-    try:
-        settings = project.experiment(name)
-    except UserError as error:
-        return _broken_row(name, str(error))
-    return {
-        "name": name,
-        "objective": settings.objective,
-        "technique": settings.technique,
-        "base_model": settings.base_model,
-        "state": None,
-        "primary_score": _primary_score(comparison, name),
-        "error": None,
-    }
-
-
-def _experiment_state(planned: Sequence[PlannedStep], experiment: str) -> str:
-    """`never_run` until the experiment's model is scored, then `stale` or `fresh`."""
-    own = [step for step in planned if step.experiment == experiment]
-    if next(step for step in own if step.asset == "scores").state == "never_run":
-        return "never_run"
-    return "stale" if any(step.runs for step in own) else "fresh"
-
-
-def _comparison(project: Project) -> Comparison | None:
+def current_comparison(project: Project) -> Comparison | None:
     """The current comparison; None if there is none."""
     document = current_document(project.store, "comparison")
     return Comparison.from_json(document) if document else None
-
-
-def _primary_score(comparison: Comparison | None, experiment: str) -> float | None:
-    """The primary score of the experiment's merged model; None if it has none."""
-    rows = comparison.ranked() if comparison else []
-    merged = next((row for row in rows if (row.experiment, row.kind) == (experiment, "merged")), None)
-    return merged.scores[comparison.primary_metric].value if comparison and merged else None
 
 
 def load_steps() -> None:

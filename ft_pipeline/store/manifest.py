@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json, sha256_of_rows
+from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json
 from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
 MANIFEST_NAME = "manifest.json"
@@ -55,6 +55,8 @@ def describe_files(folder: Path) -> list[FileEntry]:
 
 def _describe_file(path: Path, relative: str) -> FileEntry:
     volatile = any(fnmatch(path.name, pattern) for pattern in VOLATILE_FILES)
+    from ft_pipeline.store.row_hash import sha256_of_rows  # pyarrow is slow to import, and `ft status` reads manifests
+
     rows_sha256 = sha256_of_rows(path) if path.suffix == ".parquet" and not volatile else None
     return FileEntry(relative, sha256_of_file(path), path.stat().st_size, volatile, rows_sha256)
 

@@ -19,6 +19,7 @@ from ft_pipeline.cli import app
 from ft_pipeline.execution.workers.device_line import device_uses
 from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_pids, wait_until
 
 ORIGIN = RemoteRepositoryOrigin(
@@ -95,6 +96,15 @@ def test_a_queued_and_a_failed_run_are_shown_and_the_queued_one_is_canceled(inst
     assert "There is nothing to cancel" in ft("cancel", queued.run_id[:8])[1]
     assert "is named 'lara'" in ft("cancel", "lara")[1]
     assert status()["runs"] == []
+
+
+def test_the_champion_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop(tmp_path / "shop")
+    shop.write_project()
+    record = shop.release(shop.materialize())
+    monkeypatch.setenv("DAGSTER_HOME", str(shop.root / "dagster_home"))
+    code, output = ft("status", "--project", str(shop.root))
+    assert code == 0 and f"Champion: {record.name}, since {record.since[:16]}." in output
 
 
 def test_the_log_of_a_run_is_printed_by_experiment_or_by_id(instance: dg.DagsterInstance) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.store.hashing import canonical_json, plain_json, sha256_of_file, sha256_of_json, sha256_of_rows
+from ft_pipeline.store.hashing import canonical_json, plain_json, sha256_of_file, sha256_of_json
+from ft_pipeline.store.row_hash import sha256_of_rows
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema(

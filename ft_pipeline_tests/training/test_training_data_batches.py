@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.store.hashing import sha256_of_rows
+from ft_pipeline.store.row_hash import sha256_of_rows
 from ft_pipeline.training import training_data
 from ft_pipeline.training.objectives import rows as batches
 from ft_pipeline.training.tokens.token_audit import Row
