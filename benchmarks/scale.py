@@ -4,8 +4,8 @@
 
 Makes a project in a temporary folder: the worked example's tables, EXPERIMENTS experiments whose steps all have a
 stand-in of a few bytes in the store, and a Dagster instance with RUNS runs that materialized them. Then it measures,
-each in a new process: loading the definitions, a plan of all experiments, the decision of `nightly`, and views.sql
-after one step. Results go to benchmarks/results/scale.json, with the CPU.
+each in a new process: loading the definitions, a plan of all experiments, `ft status`, the decision of `nightly`, and
+views.sql after one step. Results go to benchmarks/results/scale.json, with the CPU.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ft_pipeline import scaffold
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 RUN = "00000000-0000-0000-0000-000000000000"
 """Stands for the id of a run in events that many runs have."""
-LIMITS = {"load_definitions": 3.0, "plan": 5.0}
+LIMITS = {"load_definitions": 3.0, "plan": 5.0, "status": 1.0}
 """Seconds."""
 MEASURED = {
     "load_definitions": "from ft_pipeline.definitions import defs; defs()",
@@ -38,6 +38,10 @@ MEASURED = {
     "views_after_a_step": (
         "from ft_pipeline.store.artifacts import ArtifactStore; from ft_pipeline.store.sql_views import write_views; "
         "write_views(ArtifactStore(Project.find().store))"
+    ),
+    "status": (
+        "import contextlib, sys; from ft_pipeline.cli import main; sys.argv[1:] = ['status', '--json']\n"
+        "with contextlib.suppress(SystemExit): main()"
     ),
     "nightly": "from ft_pipeline.automation.nights import plan_night; plan_night(Project.find())",
 }
@@ -156,7 +160,7 @@ def measure(root: Path, times: int) -> dict[str, Any]:
 
 
 def _median(name: str, code: str, root: Path, times: int) -> tuple[float, float]:
-    imports = "" if name == "load_definitions" else LOAD
+    imports = "" if name in ("load_definitions", "status") else LOAD
     command = [sys.executable, "-c", TIMED.format(imports=imports, code=code)]
     environment = {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home")}
     outputs = [
