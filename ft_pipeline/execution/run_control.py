@@ -10,6 +10,7 @@ import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import is_own_run
 from ft_pipeline.execution.run_overview import PARTITION, run_lock_path
 from ft_pipeline.execution.workers.device_line import is_held
 
@@ -19,18 +20,18 @@ CANCEL_SECONDS = 90.0
 
 
 def find_run(instance: dg.DagsterInstance, name: str) -> dg.DagsterRun:
-    """Return the newest run of an experiment, or the run whose id begins with `name`.
+    """Return the newest run of an experiment, or the run whose id begins with `name`. Only runs of this project count.
 
     Raises UserError if there is none, and if several ids begin with `name`.
     """
-    of_experiment = instance.get_runs(dg.RunsFilter(tags={PARTITION: name}), limit=1)
-    if of_experiment:
-        return of_experiment[0]
+    of_experiment = instance.get_runs(dg.RunsFilter(tags={PARTITION: name}))
+    if newest := next(filter(is_own_run, of_experiment), None):
+        return newest
     ids = [run_id for run_id in instance.get_run_ids() if run_id.startswith(name)]
     if len(ids) > 1:
         raise UserError(f"{len(ids)} runs begin with {name!r}. Write more of the id; `ft status` shows it.")
     run = instance.get_run_by_id(ids[0]) if ids else None
-    if run is None:
+    if run is None or not is_own_run(run):
         raise UserError(f"There is no run and no experiment with runs that is named {name!r}. See `ft status`.")
     return run
 

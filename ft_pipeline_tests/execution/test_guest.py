@@ -92,6 +92,7 @@ def test_without_settings_the_names_are_the_short_ones(tmp_path: Path) -> None:
     assert shown["fresh"] == []
 
 
+@pytest.mark.long
 def test_two_projects_on_one_instance_do_not_disturb_each_other(tmp_path: Path) -> None:
     one = project(tmp_path / "one", key_prefix=["one"])
     other = project(tmp_path / "other", one / "dagster_home", key_prefix=["other"])
@@ -103,6 +104,11 @@ def test_two_projects_on_one_instance_do_not_disturb_each_other(tmp_path: Path) 
         verified = json.loads(ft(root, "audit", "--verify", "--json").stdout)
         assert verified["findings"] == [], "the other's events are not this project's"
         assert verified["counted"]["events_of_Dagster"] == 2
+    assert ft(other, "run", "-e", "qlora", "--select", "experiment").returncode == 0
+    assert ft(other, "logs", "qlora").returncode == 0
+    for command in ("logs", "cancel"):
+        done = ft(one, command, "qlora")
+        assert done.returncode == 2 and "There is no run and no experiment with runs" in done.stderr
     with dg.DagsterInstance.from_config(str(one / "dagster_home")) as instance:
         keys = {key.to_user_string() for key in instance.all_asset_keys()}
     assert {"one/alpaca", "other/alpaca"} <= keys
