@@ -17,6 +17,22 @@ os.environ["FT_KEYS"] = tempfile.mkdtemp(prefix="ft-keys-")  # no test writes ke
 atexit.register(shutil.rmtree, os.environ["FT_KEYS"], ignore_errors=True)
 
 
+def _load_definitions() -> None:
+    """Load the graph for the project of this repository.
+
+    A process loads it once, for the project that it finds. Without this, that would be the project of any test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_PROJECT", str(Path(__file__).parent.parent))
+        patch.delenv("DAGSTER_HOME", raising=False)
+        from ft_pipeline.definitions import defs
+
+        defs()
+
+
+_load_definitions()
+
+
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> "Converted":
     """A tiny model and its GGUF file in 32 bit."""

@@ -113,6 +113,7 @@ def test_training_records_its_loss_in_the_event_log(ui: Ui) -> None:
     assert all(entry["floatValue"] > 0 for entry in losses)
 
 
+@pytest.mark.long
 def test_an_unreadable_file_fails_a_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:
     root = small_project(tmp_path / "broken")
     (root / "data" / "raw" / "alpaca" / "export.jsonl").write_bytes('[{"instruction": "Hi"'.encode("utf-16"))

@@ -15,7 +15,7 @@ from ft_pipeline_tests.distillation.material import Recorder, teacher_job, write
 from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, run
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PROMPT = "You are a support agent of an online shop. Answer in one short sentence."
 

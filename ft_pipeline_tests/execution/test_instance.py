@@ -72,6 +72,7 @@ def test_a_database_without_an_address_is_reported(tmp_path: Path, monkeypatch: 
         connect_instance()
 
 
+@pytest.mark.long
 def test_an_unreachable_database_is_reported_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_pickled_weights_and_unknown_models_are_refused(tmp_path, bert):
         embed(pickled, TEXTS)
 
 
+@pytest.mark.long
 def test_paraphrases_are_nearer_than_other_matters_in_the_embedded_model():
     kettle, paraphrase, other = embed(
         "embedded",

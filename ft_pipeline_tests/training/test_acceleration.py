@@ -215,6 +215,7 @@ def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
 
 
 @COMPILES
+@pytest.mark.long
 def test_torch_compile_compiles_the_layers(models):
     _, flat = models
     speed_up(flat, training(torch_compile=True), "cpu")

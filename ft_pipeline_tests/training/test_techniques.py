@@ -45,7 +45,11 @@ def train(folder, data, base, settings):
 
 # The formula does not depend on the base, so two kinds are enough for qlora.
 @pytest.mark.parametrize(
-    ("technique", "kind"), [*(("lora", kind) for kind in LORAS), ("qlora", "dora"), ("qlora", "patterns")]
+    ("technique", "kind"),
+    [
+        *(("lora", kind) for kind in LORAS),
+        *(pytest.param("qlora", kind, marks=pytest.mark.long) for kind in ("dora", "patterns")),
+    ],
 )
 def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kind, tmp_path, data, tiny_base):
     settings = experiment(technique, LORAS[kind])

@@ -135,7 +135,9 @@ class LiveRows(Listener):
         self.most, self.most_of_tables = max(self.most, rows), max(self.most_of_tables, of_tables)
 
 
-@pytest.mark.parametrize("name", ["sft", "mixed", "cpt", "dpo"])
+@pytest.mark.parametrize(
+    "name", ["sft", *(pytest.param(name, marks=pytest.mark.long) for name in ("mixed", "cpt")), "dpo"]
+)
 def test_only_one_batch_of_rows_is_in_memory(tmp_path, tiny_base, monkeypatch, name):
     monkeypatch.setattr(batches, "BATCH_ROWS", 5, raising=False)
     report = LiveRows()
