@@ -39,6 +39,7 @@ def shop(finished: Finished, tmp_path: Path) -> Path:
     return copy_of(finished, tmp_path)
 
 
+@pytest.mark.long
 def test_a_hosted_teacher_works_from_a_wrong_key_to_the_comparison(shop: Path) -> None:
     root = shop
     with serving(key=KEY, faults={"server_error": 0.1, "cut_off": 0.1}, seed=5) as server:
