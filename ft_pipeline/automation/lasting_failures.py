@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification, latest_of_subjects, notify
 from ft_pipeline.automation.run_failures import JOB
+from ft_pipeline.execution.dagster_names import PARTITION
 from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -41,7 +42,7 @@ def _is_over(project: Project, instance: dg.DagsterInstance, subject: str, since
     if experiment and not project.defines(experiment):
         return True
     if name.startswith(JOB):
-        tags = {"dagster/partition": experiment} if experiment else {}
+        tags = {PARTITION: experiment} if experiment else {}
         succeeded = dg.RunsFilter(
             job_name=name.removeprefix(JOB), statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags, created_after=since
         )

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification
-from ft_pipeline.execution.dagster_names import asset_name, asset_of_step
+from ft_pipeline.execution.dagster_names import asset_name, asset_of_step, experiment_of
+from ft_pipeline.execution.run_overview import root_message
 
 JOB = "job "
 """Begins the subject of a run that failed outside its steps."""
@@ -11,7 +12,7 @@ JOB = "job "
 
 def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, failure_event: dg.DagsterEvent) -> Notification:
     """Return the notification of a failed run. failure_event: the event that reports the failure."""
-    partition = run.tags.get("dagster/partition")
+    partition = experiment_of(run)
     suffix = f" [{partition}]" if partition else ""
     checks = _failed_blocking_checks(instance, run.run_id)
     if checks:
@@ -51,10 +52,7 @@ def _first_failed_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, 
     for event in _events_of_type(instance, run_id, dg.DagsterEventType.STEP_FAILURE):
         data = event.step_failure_data
         description = data.user_failure_data.description if data.user_failure_data else None
-        error = data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        last_line = error.message.strip().splitlines()[-1] if error and error.message.strip() else "failed"
+        last_line = (root_message(data.error) or "failed").splitlines()[-1]
         return asset_of_step(event.step_key or ""), description or last_line
     return None
 

@@ -14,6 +14,8 @@ from ft_pipeline.settings.instance import DagsterSettings
 
 STARTED_BY = "ft/started_by"
 """Tag of the runs of `ft run`: who started them."""
+PARTITION = "dagster/partition"
+"""Dagster's tag of a run: its experiment."""
 PROJECT_TAG = "ft/project"
 """Tag of assets and jobs: the name of the project."""
 
@@ -56,6 +58,11 @@ def asset_of_step(step_key: str) -> str:
 def prefixed(name: str) -> str:
     """Return the name of a job, schedule, sensor or partitions definition of this project."""
     return "_".join([*dagster_settings().key_prefix, name])
+
+
+def experiment_of(run: dg.DagsterRun) -> str | None:
+    """Return the experiment that a run is for; None if it has no partition."""
+    return run.tags.get(PARTITION)
 
 
 def is_own_run(run: dg.DagsterRun) -> bool:

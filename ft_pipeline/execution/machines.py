@@ -6,14 +6,12 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS
-from ft_pipeline.execution.dagster_names import STARTED_BY
+from ft_pipeline.execution.dagster_names import STARTED_BY, experiment_of
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.machine import MachineSettings
 
-PARTITION = "dagster/partition"
-"""Dagster's tag of a run: its experiment."""
 LOST_MACHINE_RETRIES = dg.RetryPolicy(MAX_RETRIES, delay=RETRY_SECONDS)
 """A step whose pod is gone runs again. Its errors ask for no retry."""
 
@@ -35,11 +33,6 @@ def machine_settings(project: Project, experiment: str | None) -> MachineSetting
     """Return what jobs of an experiment request from a cluster: its keys, and those of project.yaml."""
     settings = project.settings.machine
     return settings if experiment is None else settings.replaced_by(project.experiment(experiment).machine)
-
-
-def experiment_of(run: dg.DagsterRun) -> str | None:
-    """Return the experiment that a run is for; None if it has no partition."""
-    return run.tags.get(PARTITION)
 
 
 def limit_run_time(context: dg.AssetExecutionContext, project: Project) -> None:

@@ -10,17 +10,9 @@ from datetime import datetime
 
 import dagster as dg
 
-from ft_pipeline.execution.dagster_names import is_own_run, prefixed
+from ft_pipeline.execution.dagster_names import experiment_of, is_own_run, prefixed
+from ft_pipeline.execution.run_overview import ACTIVE
 from ft_pipeline.project import Project
-
-ACTIVE_STATUSES = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-"""Statuses of runs that have not ended."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +57,9 @@ def find_partition_changes(instance: dg.DagsterInstance, project: Project) -> Pa
 
 def experiments_under_way(instance: dg.DagsterInstance) -> dict[str, datetime]:
     """Return this project's experiments of which a run has not ended, and when the oldest one was created."""
-    records = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE_STATUSES))
+    records = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE))
     under_way: dict[str, datetime] = {}
     for record in filter(lambda record: is_own_run(record.dagster_run), records):
-        if name := record.dagster_run.tags.get("dagster/partition"):
+        if name := experiment_of(record.dagster_run):
             under_way[name] = min(record.create_timestamp, under_way.get(name, record.create_timestamp))
     return under_way

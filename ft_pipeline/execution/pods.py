@@ -10,8 +10,9 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.dagster_names import experiment_of
 from ft_pipeline.execution.device_pool import PODS
-from ft_pipeline.execution.machines import device_need, experiment_of
+from ft_pipeline.execution.machines import device_need
 from ft_pipeline.execution.step import STEPS, Step
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.project import Project

@@ -25,6 +25,7 @@ from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
+from ft_pipeline.execution.run_overview import root_message
 from ft_pipeline.execution.run_process import RunProcesses
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
@@ -321,9 +322,6 @@ def _materialize(
 def _describe_crash(result: dg.ExecuteInProcessResult) -> str:
     """The step and the last line of an error that is not the user's."""
     for event in result.filter_events(lambda candidate: candidate.is_step_failure):
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            return f"{asset_of_step(event.step_key or '')}: {error.message.strip().splitlines()[-1]}."
+        if message := root_message(event.step_failure_data.error):
+            return f"{asset_of_step(event.step_key or '')}: {message.splitlines()[-1]}."
     return "The run failed."

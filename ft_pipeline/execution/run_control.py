@@ -10,8 +10,8 @@ import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import is_own_run
-from ft_pipeline.execution.run_overview import PARTITION, run_lock_path
+from ft_pipeline.execution.dagster_names import PARTITION, is_own_run
+from ft_pipeline.execution.run_overview import run_lock_path
 from ft_pipeline.execution.workers.device_line import is_held
 
 POLL_SECONDS = 1.0

@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
+from dagster._utils.error import SerializableErrorInfo
 
-from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, is_own_run, prefixed
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, experiment_of, is_own_run, prefixed
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
 from ft_pipeline.execution.workers.devices import device_locks, lock_folder
 
-PARTITION = "dagster/partition"
-"""Tag of a run: its experiment."""
 STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 """Statuses of runs that a process executes, unless it died."""
 WITHOUT_PROCESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 ACTIVE = [*WITHOUT_PROCESS, *STATUSES_WITH_PROCESS]
+"""Statuses of runs that have not ended."""
 MAX_RUNS = 50
 """Number of runs that are shown at most."""
 FAILURES = 5
@@ -129,14 +129,18 @@ def _describe_failure(entry: dg.EventLogEntry) -> str:
     return describe_step_failure(step) if step else entry.message
 
 
+def root_message(error: SerializableErrorInfo | None) -> str:
+    """Return the message of the error that an error of a step was caused by; empty without one."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else ""
+
+
 def describe_step_failure(event: dg.DagsterEvent) -> str:
     """Return the step that failed, and the first line of the reason."""
     data = event.step_failure_data
     text = data.user_failure_data.description if data.user_failure_data else None
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    message = text or (error.message if error else "") or "failed"
+    message = text or root_message(data.error) or "failed"
     return f"{asset_of_step(event.step_key or '')}: {message.strip().splitlines()[0]}"
 
 
@@ -144,7 +148,7 @@ def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str
     run = record.dagster_run
     names = (STARTED_BY, "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
     started_by = next((run.tags[name] for name in names if name in run.tags), "ui")
-    return RunRow(run.run_id, run.tags.get(PARTITION), state, since, reason, started_by)
+    return RunRow(run.run_id, experiment_of(run), state, since, reason, started_by)
 
 
 def _schedules(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
