@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+sys.path.append(str(Path(__file__).parent.parent))  # some scripts use what the tests build; the tests are not installed
+
 EMULATION = (
     "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
     "NPY_DISABLE_CPU_FEATURES", "ARROW_USER_SIMD_LEVEL",
