@@ -33,3 +33,11 @@ def connect(endpoint: str, monkeypatch: pytest.MonkeyPatch, *buckets: str) -> An
     for bucket in buckets:
         client.create_bucket(Bucket=bucket)
     return client
+
+
+def connect_empty(endpoint: str, monkeypatch: pytest.MonkeyPatch, bucket: str) -> Any:
+    """Do the same as `connect` with one bucket, and remove what other tests left in it."""
+    client = connect(endpoint, monkeypatch, bucket)
+    for entry in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=entry["Key"])
+    return client

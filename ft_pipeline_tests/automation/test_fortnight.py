@@ -1,8 +1,7 @@
 """Two weeks of changing raw files: what runs automatically, what does not, and why."""
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -11,7 +10,6 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from ft_pipeline import scaffold
 from ft_pipeline.defs import automation
 from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.execution.planning import plan
@@ -21,19 +19,8 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
+from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.release.test_exposure import entry
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
-    """A project with 60 raw rows, of whose experiments only `qlora` is retrained automatically."""
-    root = scaffold.create(tmp_path / "shop", example=True)
-    for path in (root / "data" / "raw").glob("*/*.*"):
-        path.unlink()
-    monkeypatch.setenv("FT_PROJECT", str(root))
-    with simulated(root, tmp_path, min_new_rows=50) as simulation:
-        yield simulation
 
 
 def first_run(shop: Simulation) -> None:

@@ -63,10 +63,10 @@ class Month:
     def require_that_the_rest_is_reported(self, planned: Night) -> None:
         watched = set(experiments_to_watch(self.shop.project))
         assert watched == planned.due.keys() | planned.not_due.keys() | planned.untrained.keys()
-        told = [entry for entry in self.shop.notifications() if entry["kind"] == "not_trained"]
+        entries = [entry for entry in self.shop.notifications() if entry["kind"] == "not_trained"]
         for name, reason in planned.untrained.items():
-            age = self.shop.now - datetime.fromisoformat(told[-1]["time"])
-            assert f"{name}: {reason}" in told[-1]["message"] and age < timedelta(days=1)
+            age = self.shop.now - datetime.fromisoformat(entries[-1]["time"])
+            assert f"{name}: {reason}" in entries[-1]["message"] and age < timedelta(days=1)
 
     def fail(self, tags: Any) -> None:
         """A run that ends because its GPU is gone."""
@@ -76,7 +76,7 @@ class Month:
         context = dg.build_run_status_sensor_context("failures", event, self.shop.instance, run)
         failures(context.for_run_failure())
 
-    def told(self, kind: str) -> int:
+    def reported(self, kind: str) -> int:
         return sum(entry["kind"] == kind for entry in self.shop.notifications())
 
 
@@ -122,7 +122,7 @@ def test_a_month(month: Month) -> None:
     month.break_experiment("newer")
     month.add_rows(80)
     assert nights(month, 3) == [["lora", "qlora"], quiet, quiet]
-    assert month.told("not_trained") == 3, "each day"
+    assert month.reported("not_trained") == 3, "each day"
     shop.write_experiment("newer", retrain=True)
     assert nights(month, 2) == [["newer"], quiet]
     (shop.project.root / "experiments" / "newer.yaml").unlink()
@@ -135,24 +135,24 @@ def test_a_month(month: Month) -> None:
     assert nights(month, 1) == [FIVE]
     shop.change_settings(data={"max_quarantined": 0.3})
     assert nights(month, 2) == [quiet, quiet], "the tables followed the setting, and no row is new"
-    assert month.told("not_trained") == 3
+    assert month.reported("not_trained") == 3
 
     month.has_gpu = False
     month.add_rows(120)
     assert nights(month, 2) == [FIVE, FIVE], "a training that failed is requested again"
-    assert month.told("run_failed") == 10
+    assert month.reported("run_failed") == 10
     month.has_gpu = True
     assert nights(month, 2) == [FIVE, quiet], "nothing was lost"
 
     month.free_gb = 5
     assert nights(month, 3) == [quiet] * 3
-    assert month.told("disk_low") >= 3, "each day"
+    assert month.reported("disk_low") >= 3, "each day"
     month.free_gb = 100
-    before = month.told("disk_low")
+    before = month.reported("disk_low")
     broken = shop.project.raw_folder("alpaca") / "broken.jsonl"
     broken.write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     assert nights(month, 2) == [quiet, quiet]
     broken.unlink()
     month.add_rows(120)
     assert nights(month, 2) == [FIVE, quiet]
-    assert month.told("disk_low") == before and month.told("not_trained") == 5
+    assert month.reported("disk_low") == before and month.reported("not_trained") == 5

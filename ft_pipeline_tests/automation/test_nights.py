@@ -1,31 +1,17 @@
 """Nights with several experiments: each one that is due is trained, and every training that is missed is reported."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from ft_pipeline import scaffold
 from ft_pipeline.automation import nights
 from ft_pipeline.automation.notifications import Notification
 from ft_pipeline.automation.retraining import RetrainingDecision
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.partitions import experiments, partitions_name
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.automation.simulated import Simulation, simulated
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
-    """A project with 60 raw rows whose experiment `qlora` is retrained automatically. No table is built yet."""
-    root = scaffold.create(tmp_path / "shop", example=True)
-    for path in (root / "data" / "raw").glob("*/*.*"):
-        path.unlink()
-    monkeypatch.setenv("FT_PROJECT", str(root))
-    with simulated(root, tmp_path, min_new_rows=50) as simulation:
-        yield simulation
+from ft_pipeline_tests.automation.simulated import Simulation
 
 
 def decide(shop: Simulation, monkeypatch: pytest.MonkeyPatch, *decisions: RetrainingDecision) -> None:
@@ -41,7 +27,7 @@ def blocked(name: str, reason: str = "alpaca failed a check") -> RetrainingDecis
     return RetrainingDecision(name, False, reason, blocked=True)
 
 
-def told(shop: Simulation) -> list[str]:
+def reported(shop: Simulation) -> list[str]:
     return [entry["message"] for entry in shop.notifications() if entry["kind"] == "not_trained"]
 
 
@@ -55,16 +41,16 @@ def test_several_are_due_one_is_new_and_one_is_broken(shop: Simulation, monkeypa
     decision = shop.tick(automation.nightly, tonight)
     requests = decision.run_requests or []
     assert [request.partition_key for request in requests] == ["lora", "newer", "qlora"]
-    (message,) = told(shop)
+    (message,) = reported(shop)
     assert message.startswith("full: full.yaml: line 1: unknown key `tecnique`")
 
     again = shop.tick(automation.nightly, tonight).run_requests or []
     keys = [request.run_key for request in requests]
     assert [request.run_key for request in again] == keys and len(set(keys)) == 3
-    assert len(told(shop)) == 1, "the same tick is not reported twice"
+    assert len(reported(shop)) == 1, "the same tick is not reported twice"
     next_one = shop.tick(automation.nightly, tonight + timedelta(days=1)).run_requests or []
     assert not {request.run_key for request in next_one} & set(keys)
-    assert len(told(shop)) == 2, "what lasts is reported again the next day"
+    assert len(reported(shop)) == 2, "what lasts is reported again the next day"
 
     weekly = shop.tick(automation.weekly, tonight).run_requests or []
     assert {request.partition_key for request in weekly} == set(shop.project.experiment_names()) - {"full"}
@@ -90,7 +76,7 @@ def test_an_error_of_any_type_spoils_only_its_own_experiment(shop: Simulation, m
     decision = shop.next_night()
     reason = "lora: it could not be planned (ZeroDivisionError: division by zero)"
     assert decision.skip_message == f"{reason}; qlora: raw_alpaca is not up to date: never materialized"
-    assert told(shop) == [decision.skip_message]
+    assert reported(shop) == [decision.skip_message]
 
 
 def test_a_project_that_cannot_be_read_is_reported(shop: Simulation) -> None:
@@ -98,7 +84,7 @@ def test_a_project_that_cannot_be_read_is_reported(shop: Simulation) -> None:
     shop.now += timedelta(days=1)
     decision = shop.tick(automation.nightly, shop.now)
     assert "project.yaml: line 1: unknown key `nmae`" in decision.skip_message
-    assert told(shop) == [decision.skip_message]
+    assert reported(shop) == [decision.skip_message]
 
 
 def test_a_missed_training_is_reported_once_a_day_and_at_once_if_its_reason_changes(
@@ -107,12 +93,12 @@ def test_a_missed_training_is_reported_once_a_day_and_at_once_if_its_reason_chan
     decide(shop, monkeypatch, blocked("qlora"), due("lora"))
     for minute in range(3):  # a schedule that runs every minute
         assert len(shop.tick(automation.nightly, shop.now + timedelta(minutes=minute)).run_requests) == 1
-    assert told(shop) == ["qlora: alpaca failed a check"]
+    assert reported(shop) == ["qlora: alpaca failed a check"]
     decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
     shop.tick(automation.nightly, shop.now + timedelta(minutes=3))
-    assert told(shop)[1:] == ["qlora: alpaca is not up to date"]
+    assert reported(shop)[1:] == ["qlora: alpaca is not up to date"]
     shop.tick(automation.nightly, shop.now + timedelta(days=1))
-    assert told(shop)[2:] == ["qlora: alpaca is not up to date"]
+    assert reported(shop)[2:] == ["qlora: alpaca is not up to date"]
 
 
 def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +106,9 @@ def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, m
     with shop.run_under_way("qlora"):
         created = shop.instance.get_run_records(limit=1)[0].create_timestamp
         (request,) = shop.tick(automation.nightly, created + timedelta(hours=1)).run_requests
-        assert request.partition_key == "lora" and told(shop) == []
+        assert request.partition_key == "lora" and reported(shop) == []
         shop.tick(automation.nightly, created + timedelta(hours=24))
-    (message,) = told(shop)
+    (message,) = reported(shop)
     assert message.startswith("qlora: a run is already under way since ") and message.endswith("Cancel it if it hangs")
 
 

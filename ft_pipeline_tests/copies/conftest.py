@@ -12,7 +12,7 @@ from ft_pipeline.store.journal_lines import FILE_NAME
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
 from ft_pipeline_tests.audit.conftest import ft, ft_json, opened  # noqa: F401
 from ft_pipeline_tests.audit.shop import Shop
-from ft_pipeline_tests.s3_server import connect, s3_server
+from ft_pipeline_tests.s3_server import connect_empty, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client, and the bucket `copies`, which is empty."""
-    client = connect(endpoint, monkeypatch, "copies")
-    for entry in client.list_objects_v2(Bucket="copies").get("Contents", []):
-        client.delete_object(Bucket="copies", Key=entry["Key"])
-    return client
+    return connect_empty(endpoint, monkeypatch, "copies")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from ft_pipeline.release.push.bucket import BucketPrefix
 from ft_pipeline.release.push.parcel import Parcel, parcel_of
 from ft_pipeline_tests.release.test_disclosure import export_to, sha256sum
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained
-from ft_pipeline_tests.s3_server import SECRET, connect, s3_server
+from ft_pipeline_tests.s3_server import SECRET, connect_empty, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client, and the bucket `models`, which is empty."""
-    client = connect(endpoint, monkeypatch, "models")
-    for entry in client.list_objects_v2(Bucket="models").get("Contents", []):
-        client.delete_object(Bucket="models", Key=entry["Key"])
-    return client
+    return connect_empty(endpoint, monkeypatch, "models")
 
 
 @pytest.fixture(scope="module")
