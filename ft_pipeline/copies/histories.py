@@ -1,7 +1,7 @@
-"""Two histories of one store, here and in a copy: which one goes on from the other, and what there must be after it.
+"""Two histories of one store, here and in a copy: which one continues the other, and what there must be after it.
 
-A signed store is its journal: the history whose first lines are the other's goes on from it. A store without a key has
-no journal. Its history is the set of its manifests, records and redactions: one goes on from the other if it has all of
+A signed store is its journal: the history whose first lines are the other's continues it. A store without a key has
+no journal. Its history is the set of its manifests, records and redactions: one continues the other if it has all of
 them, redacted or removed ones included.
 """
 
@@ -23,7 +23,7 @@ from ft_pipeline.store.signed_state import SignedState, state_of
 
 POINTERS = "current/*.json"
 Order = Literal["equal", "ahead", "behind", "diverged"]
-"""Whether this history goes on from the other (`ahead`), or the other from this one (`behind`)."""
+"""Whether this history continues the other (`ahead`), or the other from this one (`behind`)."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def diverged(here: History, there: History, relation: Relation) -> UserError:
-    """Return the error for two histories of which none goes on from the other."""
+    """Return the error for two histories of which none continues the other."""
     if here.lines and there.lines:
         common = f"they are the same up to line {relation.common}" if relation.common else "they have no line in common"
         what = f"{here.head()}; {there.head()}; {common}"

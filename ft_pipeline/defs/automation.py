@@ -147,8 +147,8 @@ RETRAINING = _retraining_settings()
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Retrains the experiments with `retrain: true`, and the champion's, if their data or settings changed."""
-    nobody = "no experiment sets `retrain: true`, and there is no champion yet"
-    return _tick(context, "nightly", plan_night, nobody)
+    empty = "no experiment sets `retrain: true`, and there is no champion yet"
+    return _tick(context, "nightly", plan_night, empty)
 
 
 @dg.schedule(
@@ -163,9 +163,9 @@ def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.Sk
 
 
 def _tick(
-    context: dg.ScheduleEvaluationContext, schedule: str, plan: Callable[[Project], Night], nobody: str
+    context: dg.ScheduleEvaluationContext, schedule: str, plan: Callable[[Project], Night], empty: str
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Request a run for each experiment that is due. `nobody`: the reason if there is no experiment to decide on."""
+    """Request a run for each experiment that is due. empty: the reason if there is no experiment to decide on."""
     try:
         project = Project.find()
     except UserError as error:
@@ -173,7 +173,7 @@ def _tick(
     now = context.scheduled_execution_time
     night = decide_tick(project, schedule, plan, experiments_under_way(context.instance), now)
     if not night.due:
-        return dg.SkipReason(night.skipped() or nobody)
+        return dg.SkipReason(night.skipped() or empty)
     if night.skipped():
         context.log.info(f"skipped: {night.skipped()}")
     # A YAML may be newer than the last tick of `experiment_files`. One unknown key would stop all runs of this tick.

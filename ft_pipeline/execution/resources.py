@@ -9,7 +9,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 class ProjectResource(dg.ConfigurableResource):
     """The project that the code location serves.
 
-    It has no configuration: whoever can launch a run must not be able to name another folder.
+    It has no configuration: a person who can launch a run must not be able to name another folder.
     """
 
     def find(self) -> Project:

@@ -1,4 +1,4 @@
-"""Seals for the entries of caches. Whoever can write to the store, but does not have its key, cannot make one.
+"""Seals for the entries of caches. A person who can write to the store, but does not have its key, cannot make one.
 
 Without a seal, a planted entry would be used by the next run, and what the run makes of it would be signed.
 """
