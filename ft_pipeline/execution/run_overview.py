@@ -109,7 +109,7 @@ def _state(run: dg.DagsterRun, uses: Sequence[DeviceUse], store: Path, under_way
         position = next((place for place, job in enumerate(use.waiting) if _belongs(job, run)), None)
         if position is not None:
             ahead = [*([use.holder] if use.holder else []), *use.waiting[:position]]
-            return "waiting", f"for {use.device}, behind {', '.join(ahead) or 'nobody'}"
+            return "waiting", f"for {use.device}" + (f", behind {', '.join(ahead)}" if ahead else "")
     return "running", ""
 
 
