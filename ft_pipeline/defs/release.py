@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.evaluation.comparison.records import CHAMPION
+from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
+from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -23,6 +25,20 @@ from ft_pipeline.release.requests import request_move
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+
+WORSE_ANSWERS = "worse_answers.json"
+"""The error analysis, beside the report."""
+WORST_SHOWN = 5
+"""Number of answers that got worse on the page of the report."""
+WORSE_ANSWER_COLUMNS = {
+    "question": "The turn before the answer",
+    "answer_before": "What the best baseline answers",
+    "answer_after": "What the tuned model answers",
+    "reference": "What people wrote",
+    "faults": "What is wrong with the tuned model's answer",
+    "like_row": "The training row whose answer shares the most 3-word sequences with it: table/file:row",
+    "shared": "Share of these sequences that the row has",
+}
 
 
 @step(
@@ -75,7 +91,7 @@ def model_card(context: SpecContext) -> Spec:
     stage="release",
     deps=["comparison", "decision", "recommendation", "champion"],
     kinds={"html"},
-    code_version="3",
+    code_version="4",
     build=lambda build: _build_report(build),
     show=lambda artifact: _report_metadata(artifact),
 )
@@ -159,7 +175,7 @@ def _decided_about(build: BuildContext, name: str) -> dict[str, Any] | None:
 
 
 def _build_report(build: BuildContext) -> dict[str, Any]:
-    text = render_report(
+    text, worse = render_report(
         build.store,
         build.artifact("comparison"),
         build.artifact("decision"),
@@ -168,6 +184,9 @@ def _build_report(build: BuildContext) -> dict[str, Any]:
         build.spec.config["project"],
     )
     (build.out / REPORT).write_text(text, encoding="utf-8")
+    if worse is not None:
+        document = json.dumps(worse.to_json(), indent=2, ensure_ascii=False)
+        (build.out / WORSE_ANSWERS).write_text(document, encoding="utf-8")
     return {"bytes": len(text.encode())}
 
 
@@ -179,4 +198,30 @@ def _report_metadata(artifact: Artifact) -> dict[str, Any]:
         "link": dg.MetadataValue.url(path.resolve().as_uri()),
         "how": dg.MetadataValue.md(help_text),
         "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
+        **_worse_answers_metadata(artifact),
+    }
+
+
+def _worse_answers_metadata(artifact: Artifact) -> dict[str, Any]:
+    """What tuning made worse, for the page of the report; nothing if nothing was tuned."""
+    if not (artifact.path / WORSE_ANSWERS).is_file():
+        return {}
+    found = WorseAnswers.from_json(artifact.document(WORSE_ANSWERS))
+    return {
+        "worse_answers": table([_shown_answer(answer) for answer in found.worst[:WORST_SHOWN]], WORSE_ANSWER_COLUMNS),
+        "worse_by_fault": table([count.to_json() for count in found.faults]),
+        "worse_by_slice": table([count.to_json() for count in found.slices]),
+    }
+
+
+def _shown_answer(answer: WorseAnswer) -> dict[str, Any]:
+    like = answer.like_answer
+    return {
+        "question": answer.question,
+        "answer_before": answer.before,
+        "answer_after": answer.after,
+        "reference": answer.reference,
+        "faults": "; ".join(answer.faults),
+        "like_row": like.origin if like else "",
+        "shared": f"{like.shared:.0%}" if like else "",
     }

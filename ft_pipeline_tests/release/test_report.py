@@ -10,8 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.release.report.answers import MAX_ITEMS, side_by_side
+from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.report import escape_invisible
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -128,6 +131,33 @@ def test_every_answer_is_shown_with_its_question_and_reference(shop: Trained, pa
     assert sum(changes) == ITEMS
     summary = f"{changes[0]} answers improved, {changes[2]} were unchanged, {changes[1]} regressed"
     assert summary in " ".join(page.text.split())
+
+
+def test_the_answers_that_got_worse_are_explained(shop: Trained, made: Artifact, page: Page) -> None:
+    comparison = read_comparison(shop.store.all("comparison")[-1])
+    assert comparison.changes is not None
+    by_name = {row.name: [] for row in comparison.rows}
+    for sample in sorted(samples(shop), key=lambda sample: sample["item"]):
+        by_name[sample["name"]].append(sample)
+    found = explain_worse_answers(shop.store, shop.store.all("comparison")[-1], comparison, by_name, {})
+    assert found is not None
+    assert found.worse == comparison.changes.regressed > 0
+    assert len(found.worst) == found.worse
+    assert [answer.gain for answer in found.worst] == sorted(answer.gain for answer in found.worst)
+    assert sum(count.after for count in found.faults) >= ITEMS
+    assert page.of_class("first") >= found.worse
+    for answer in found.worst:
+        assert answer.like_question is not None
+        assert answer.like_question.origin in page.text
+        assert all(fault in page.text for fault in answer.faults)
+
+
+def test_the_rows_of_an_adapter_are_those_of_the_train_split(shop: Trained) -> None:
+    found = trained_answers(shop.store, shop.inputs["lora"]["adapter"])
+    assert [(row.origin, row.question) for row in sorted(found, key=lambda row: row.origin)] == [
+        ("alpaca/a.jsonl:1", "Where is my parcel?"),
+        ("alpaca/a.jsonl:2", "Can I return the shoes?"),
+    ]
 
 
 def test_the_report_needs_no_other_file_and_runs_no_script(page: Page) -> None:

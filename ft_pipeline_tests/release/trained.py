@@ -104,9 +104,7 @@ class Trained:
         asked = {"base_model": self.base, "conversations": self.conversations}
         answers = self.put("teacher_answers", asked, lambda out: (out / "teacher.json").write_text("{}") and None)
         config = {"teacher": {"model": teacher}}
-        return self.put(
-            "distilled", {"teacher_answers": answers}, lambda out: None, {"kept": 7, "set_aside": 2}, config
-        )
+        return self.put("distilled", {"teacher_answers": answers}, _write_talks, {"kept": 7, "set_aside": 2}, config)
 
     def put(
         self,
@@ -209,7 +207,7 @@ class Trained:
         made = {"comparison": compared, "decision": decided, "recommendation": recommended, "champion": released}
         project = {"name": "The <shop>", "task": "Answer & sell."}
         report = self.put(
-            "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project))
+            "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project)[0])
         )
         for artifact in (*made.values(), report):
             AssetPointers(self.store.root).write(artifact.kind, None, artifact)
@@ -260,7 +258,10 @@ def _adapted(base: Path, technique: str, seed: int) -> Any:
 
 def _write_talks(out: Path) -> None:
     pq.write_table(
-        pa.Table.from_pylist([_talk(split, turns) for split in TALKS for turns in TALKS[split]]), out / "rows.parquet"
+        pa.Table.from_pylist(
+            [{**_talk(split, turns), "row": number} for split in TALKS for number, turns in enumerate(TALKS[split], 1)]
+        ),
+        out / "rows.parquet",
     )
 
 

@@ -14,10 +14,12 @@ from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture
 from ft_pipeline.evaluation.comparison.records import CHAMPION, Changes, Comparison, QuantizationError, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
+from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -59,8 +61,11 @@ def render_report(
     recommendation: Artifact,
     champion: Artifact | None,
     project: Mapping[str, Any],
-) -> str:
-    """Return the HTML. champion: the artifact of that asset. project: `name` and `task` in project.yaml."""
+) -> tuple[str, WorseAnswers | None]:
+    """Return the HTML, and the answers that got worse; None if nothing was tuned.
+
+    champion: the artifact of that asset. project: `name` and `task` in project.yaml.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     comparison = read_comparison(comparison_artifact)
@@ -75,7 +80,8 @@ def render_report(
         finalize=escape_invisible,
     )
     promotion = champion.summary if champion else {}
-    return environment.get_template(TEMPLATE_NAME).render(
+    worse = explain_worse_answers(store, comparison_artifact, comparison, values.samples, values.conversations)
+    text = environment.get_template(TEMPLATE_NAME).render(
         title=project["name"],
         task=project["task"],
         items=comparison.test_items,
@@ -90,8 +96,10 @@ def render_report(
         **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(chosen),
+        worse=worse,
         prompts=values.prompts(),
     )
+    return text, worse
 
 
 def escape_invisible(value: Any) -> Any:
@@ -192,7 +200,7 @@ class _TemplateValues:
     def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
         """Return three answers of the chosen row, and those of what it replaces: the champion, or the best use of its
         base model."""
-        row, samples, metric = self.comparison.row(chosen), self._samples(), self.comparison.primary_metric
+        row, samples, metric = self.comparison.row(chosen), self.samples, self.comparison.primary_metric
         champion = self.comparison.row(CHAMPION)
         is_champion = row is not None and champion is not None and row.scores == champion.scores
         before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
@@ -207,11 +215,11 @@ class _TemplateValues:
 
     def answers(self, chosen: str | None) -> dict[str, Any]:
         """Return the answers for the template, and what tuning changed in them. chosen: the row of the verdict."""
-        samples, changes = self._samples(), self.comparison.changes
+        samples, changes = self.samples, self.comparison.changes
         gains = None
         if changes:
             gains = item_gains(samples, (changes.before, changes.after), changes.metric, self.primary)
-        turns = self._conversations()
+        turns = self.conversations
         items = side_by_side(samples, turns, (self.comparison.primary_metric, self.primary), gains)
         return {
             **self._first_answers(chosen, turns),
@@ -276,14 +284,17 @@ class _TemplateValues:
         scored_row = next(entry for entry in scores.document("scores.json")["rows"] if entry["name"] == row.source_row)
         return scored_row["model"]
 
-    def _samples(self) -> Samples:
+    @cached_property
+    def samples(self) -> Samples:
+        """The answers by row name, in the order of the items."""
         by_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.comparison.rows}
         for sample in pq.read_table(self.artifact.path / "samples.parquet").to_pylist():
             by_row[sample["name"]].append(sample)
         return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
 
-    def _conversations(self) -> dict[str, list[dict[str, str]]]:
-        """Return the messages of the test conversations, by id."""
+    @cached_property
+    def conversations(self) -> dict[str, list[dict[str, str]]]:
+        """The messages of the test conversations, by id."""
         scores = self.store.require(*self.artifact.inputs[self.comparison.rows[0].source])
         path = self.store.require(*scores.inputs["conversations"]).path / "rows.parquet"
         table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])

@@ -1,0 +1,86 @@
+"""The error analysis: kinds of faults, and the training rows that are like an answer."""
+
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
+from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
+from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer
+
+INVENTED = "name a number that neither the prompt nor the reference has"
+MISSED = "leave out a number of the reference"
+ROWS = [
+    TrainedAnswer("alpaca/a.jsonl:1", "Where is my parcel?", "Please send your order number to our warehouse team."),
+    TrainedAnswer("alpaca/a.jsonl:2", "Can I return shoes?", "You can return the shoes within thirty days."),
+    TrainedAnswer("alpaca/a.jsonl:3", "荷物はどこですか", "注文番号を倉庫に送ってください。"),
+]
+
+
+def _sample(answer: str, reference: str = "The refund takes 5 days.", **more: Any) -> dict[str, Any]:
+    ratio = len(answer) / len(reference)
+    prompt = "Order 4711 is late. I paid 1,000 euro."
+    return {
+        "prompt": prompt,
+        "answer": answer,
+        "reference": reference,
+        "finish_reason": "stop",
+        "length_ratio": ratio,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "faults"),
+    [
+        ("Your refund takes 5 days.", "The refund takes 5 days.", [OTHER]),
+        ("Order 4711 and the 1000 euro are safe.", "The refund for order 4711 is made.", [OTHER]),
+        ("Your order 8822 is on its way today.", "Your order 4711 is on its way today.", [INVENTED, MISSED]),
+        ("Yes, it is.", "Yes, it is on its way, and you will have it by tomorrow.", ["are less than half as long"]),
+        ("Yes, it is on its way, and you will have it by tomorrow.", "Yes, it is sent.", ["are more than twice"]),
+    ],
+)
+def test_numbers_and_lengths_that_differ_are_faults(answer: str, reference: str, faults: list[str]) -> None:
+    found = faults_of(_sample(answer, reference))
+    assert len(found) == len(faults)
+    assert all(text.startswith(fault) for text, fault in zip(found, faults, strict=True))
+
+
+def test_the_faults_of_rails_count_unless_the_rail_says_nothing_in_this_task() -> None:
+    cut = _sample("The refund takes", finish_reason="length")
+    assert faults_of(cut)[0] == "are cut off at the maximum length"
+    assert faults_of(cut, {"cut_off"}) == [OTHER]
+
+
+def test_a_rail_that_is_off_or_was_not_checked_is_not_used() -> None:
+    rails = [
+        Rail(name, name, 0, 10, 0.0, 0.1, 0.05, verdict)
+        for name, verdict in (("holes", "off"), ("refusal", "not checked"), ("cut_off", "breach"))
+    ]
+    row = type("Row", (), {"rails": rails})()
+    assert unused_rails(row) == {"holes", "refusal"}
+
+
+def test_the_row_that_shares_most_of_an_answer_is_found_in_any_script() -> None:
+    similar = SimilarAnswers(ROWS)
+    found = similar.like_answer("Please send your order number to our warehouse team, thank you.")
+    assert found is not None
+    assert found.row is ROWS[0]
+    assert found.shared == pytest.approx(7 / 9)
+    japanese = similar.like_answer("注文番号を倉庫に送って。")
+    assert japanese is not None
+    assert japanese.row is ROWS[2]
+
+
+def test_an_answer_of_which_no_row_has_a_sequence_has_no_row() -> None:
+    assert SimilarAnswers(ROWS).like_answer("Completely different words everywhere.") is None
+    assert SimilarAnswers([]).like_answer("Please send your order number.") is None
+    assert SimilarAnswers([]).like_question("Where is my parcel?", "") is None
+
+
+def test_the_row_with_the_most_similar_question_is_found() -> None:
+    found = SimilarAnswers(ROWS).like_question("Where is my parcel, please?", "You can return the shoes")
+    assert found is not None
+    assert found.row is ROWS[0]
+    assert found.shared == 0
