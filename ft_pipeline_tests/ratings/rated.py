@@ -39,13 +39,18 @@ def curt_answer(number: int) -> str:
 class RatedProject:
     """A project folder, and its store."""
 
-    def __init__(self, root: Path, *, signed: bool = True, conversations: int = CONVERSATIONS) -> None:
-        self.root = scaffold.create(root, example=False)
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.store = ArtifactStore(root / "data" / "store")
-        self.conversations = conversations
+
+    @classmethod
+    def create(cls, root: Path, *, signed: bool = True) -> "RatedProject":
+        """A new project, with test conversations."""
+        project = cls(scaffold.create(root, example=False))
         if signed:
-            sign_new_store(self.store.root)
-        self.rows = self._put("conversations", {}, {}, self._write_conversations)
+            sign_new_store(project.store.root)
+        project._put("conversations", {}, {}, _write_conversations)
+        return project
 
     def compare(self, tuned: Answers = kind_answer, prompt: Answers = curt_answer, loss: float = 2.0) -> Artifact:
         """Make a comparison the current one. loss: of the tuned model, which makes it another one."""
@@ -68,7 +73,7 @@ class RatedProject:
     def _score(
         self, kind: str, answers: Mapping[str, Answers], rows: Mapping[str, tuple[str, float]]
     ) -> Artifact:
-        noise = [(7 * number % 11) / 20 for number in range(self.conversations)]
+        noise = [(7 * number % 11) / 20 for number in range(CONVERSATIONS)]
         described = {
             name: {"kind": row_kind, "losses": [loss + extra for extra in noise]}
             for name, (row_kind, loss) in rows.items()
@@ -83,22 +88,7 @@ class RatedProject:
             pq.write_table(pa.Table.from_pylist(samples), out / "samples.parquet")
             return {"rows": json.loads((out / "scores.json").read_text())["rows"]}
 
-        return self._put(kind, {"conversations": self.rows}, {"rows": str(rows)}, write)
-
-    def _write_conversations(self, out: Path) -> dict[str, Any]:
-        rows = [
-            {
-                "id": f"{number:03}",
-                "split": "test",
-                "messages": [
-                    {"role": "user", "content": question(number)},
-                    {"role": "assistant", "content": f"answer {number}"},
-                ],
-            }
-            for number in range(self.conversations)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), out / "rows.parquet")
-        return {}
+        return self._put(kind, {"conversations": self.store.all("conversations")[0]}, {"rows": str(rows)}, write)
 
     def _put(
         self,
@@ -109,3 +99,19 @@ class RatedProject:
     ) -> Artifact:
         draft = self.store.begin(Spec(kind, {name: made.reference for name, made in inputs.items()}, dict(config)))
         return self.store.commit(draft, write(draft.out))
+
+
+def _write_conversations(out: Path) -> dict[str, Any]:
+    rows = [
+        {
+            "id": f"{number:03}",
+            "split": "test",
+            "messages": [
+                {"role": "user", "content": question(number)},
+                {"role": "assistant", "content": f"answer {number}"},
+            ],
+        }
+        for number in range(CONVERSATIONS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), out / "rows.parquet")
+    return {}
