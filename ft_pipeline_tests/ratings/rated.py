@@ -33,7 +33,7 @@ def kind_answer(number: int) -> str:
 
 
 def curt_answer(number: int) -> str:
-    return kind_answer(number) if number % 10 == 7 else f"No idea, {number}; sorry \"really\"."
+    return kind_answer(number) if number % 10 == 7 else f'No idea, {number}; sorry "really".'
 
 
 class RatedProject:
@@ -70,9 +70,7 @@ class RatedProject:
     def match(self, candidate: str = TUNED, rival: str = PROMPT) -> Match:
         return open_match(self.store.root, candidate, rival)
 
-    def _score(
-        self, kind: str, answers: Mapping[str, Answers], rows: Mapping[str, tuple[str, float]]
-    ) -> Artifact:
+    def _score(self, kind: str, answers: Mapping[str, Answers], rows: Mapping[str, tuple[str, float]]) -> Artifact:
         noise = [(7 * number % 11) / 20 for number in range(CONVERSATIONS)]
         described = {
             name: {"kind": row_kind, "losses": [loss + extra for extra in noise]}

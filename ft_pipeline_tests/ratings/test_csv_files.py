@@ -124,7 +124,10 @@ def test_a_pair_that_is_there_twice_counts_once(match: Match, file: Path) -> Non
     rows = rated(file)
     save(file, [*rows, {**rows[0], "verdict": "neither"}])
     result = read_verdicts(match, "r1", file)
-    assert (result.recorded, result.faults) == (6, ["Row 8: Its pair is also in row 2, which was used. Remove one of them."])
+    assert (result.recorded, result.faults) == (
+        6,
+        ["Row 8: Its pair is also in row 2, which was used. Remove one of them."],
+    )
 
 
 def test_a_file_of_another_pair_of_models_is_not_used(project: RatedProject, match: Match, file: Path) -> None:
@@ -192,7 +195,7 @@ def test_a_file_that_is_cut_off_keeps_its_good_rows(match: Match, file: Path) ->
 def test_a_file_is_never_overwritten(match: Match, file: Path) -> None:
     save(file, rated(file))
     before = file.read_bytes()
-    with pytest.raises(UserError, match="exists, and may contain verdicts. Name a new file"):
+    with pytest.raises(UserError, match="exists, and may contain verdicts"):
         write_pairs(match, "r1", 6, file)
     assert file.read_bytes() == before
 

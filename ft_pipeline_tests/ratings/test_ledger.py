@@ -201,9 +201,7 @@ def pretend_erasure(folder: Path) -> None:
 
 @pytest.mark.parametrize("attack", [edit_verdict, remove_record, edit_item, remove_row, pretend_erasure])
 @pytest.mark.parametrize("signed", [True, False])
-def test_what_was_changed_by_hand_is_found_and_not_used(
-    project: RatedProject, attack: object, signed: bool
-) -> None:
+def test_what_was_changed_by_hand_is_found_and_not_used(project: RatedProject, attack: object, signed: bool) -> None:
     rate(project.match(), "r1", 3)
     if not signed:
         for name in ("journal.jsonl", "signing_key.pub"):
@@ -228,5 +226,5 @@ def test_names_that_cannot_be_rated_are_refused(project: RatedProject) -> None:
     with pytest.raises(UserError, match=r"Both names are 'few_shot'\. Name two rows"):
         project.match(PROMPT, PROMPT)
     project.compare(prompt=kind_answer)
-    with pytest.raises(UserError, match="give the same 70 answers. There is nothing to rate"):
+    with pytest.raises(UserError, match="give the same 70 answers"):
         project.match()
