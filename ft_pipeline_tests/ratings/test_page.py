@@ -55,7 +55,7 @@ def test_a_verdict_can_be_changed_until_the_result_was_shown(project: RatedProje
     with visiting(match, number=2) as visitor:
         visitor.open().choose("neither", "Both are rude.")
         visitor.open(f"?item={match.pairs[0].item}")
-        assert 'value="neither" accesskey="4" aria-pressed="true"' in visitor.html
+        assert 'value="neither" accesskey="n" aria-pressed="true"' in visitor.html
         assert "Both are rude." in visitor.html
         visitor.choose("both", "Both are rude.")
         assert visitor.item == match.pairs[1].item
