@@ -18,7 +18,15 @@ from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
-from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.answers import (
+    MAX_ITEMS,
+    Samples,
+    before_and_after,
+    conversations_of,
+    escape_invisible,
+    item_gains,
+    side_by_side,
+)
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -100,15 +108,6 @@ def render_report(
         prompts=values.prompts(),
     )
     return text, worse
-
-
-def escape_invisible(value: Any) -> Any:
-    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value
-    )
 
 
 class _TemplateValues:
@@ -295,10 +294,7 @@ class _TemplateValues:
     @cached_property
     def conversations(self) -> dict[str, list[dict[str, str]]]:
         """The messages of the test conversations, by id."""
-        scores = self.store.require(*self.artifact.inputs[self.comparison.rows[0].source])
-        path = self.store.require(*scores.inputs["conversations"]).path / "rows.parquet"
-        table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])
-        return {row["id"]: row["messages"] for row in table.to_pylist()}
+        return conversations_of(self.store, self.artifact, self.comparison)
 
     def _changes(self, changes: Changes, gains: Sequence[float]) -> dict[str, Any]:
         return {
