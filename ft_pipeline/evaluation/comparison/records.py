@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
@@ -43,6 +44,7 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "opinions",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -258,6 +260,8 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    opinions: Sequence[Opinion] = field(default_factory=list)
+    """What people, and a judge, say of the answers of every row that may be released, against each other row."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -416,6 +420,14 @@ class Comparison(JsonRecord):
     def lead_test(self, row: ComparisonRow, rival: ComparisonRow) -> LeadTest | None:
         """Return the test of the row's lead over a rival; None if there is none, as in older comparisons."""
         return next((test for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
+
+    def opinions_on(self, row: ComparisonRow, rival: ComparisonRow) -> list[Opinion]:
+        """Return the opinions about a row's answers against those of a rival; that of people comes first."""
+        return [opinion for opinion in self.opinions if (opinion.row, opinion.rival) == (row.name, rival.name)]
+
+    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
+        """Return the opinion that decides between two rows, in place of the metric; None if the metric decides."""
+        return next((opinion for opinion in self.opinions_on(row, rival) if opinion.may_decide), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

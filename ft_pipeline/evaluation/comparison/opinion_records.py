@@ -1,0 +1,73 @@
+"""What comparison.json says of the opinion of people, or of a judge, about the answers of two rows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.opinions.agreement import Agreement
+
+WANTED_RATINGS = 50
+"""Pairs of answers that people must rate before their opinion decides."""
+By = Literal["people", "judge"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinion(JsonRecord):
+    """How often the answers of a row were preferred to those of a rival. Pairs of equal answers do not count."""
+
+    row: str
+    rival: str
+    by: By
+    """people: their verdicts, with those of the judge on the answers that nobody rated. judge: its verdicts alone."""
+    rated: int
+    """Pairs of answers that people rated."""
+    judged: int
+    """Pairs of answers that the judge compared, as far as this opinion uses them."""
+    win_rate: float
+    """Share of the comparisons that the row wins. A tie counts as half a win."""
+    low: float | None
+    """The ends of its 95 % interval. None for one conversation."""
+    high: float | None
+    p: float | None
+    """One-sided p-value of "its answers are not preferred"."""
+    alpha: Agreement | None
+    """Of people with each other on these pairs; of a judge with people on all pairs that both compared."""
+    may_decide: bool
+    because: str
+    """Why it may decide, or why not, as a clause."""
+    can_go_out: Score | None = None
+    """The share of the rated pairs of which at least one answer can go out, with Wilson's interval."""
+
+    @property
+    def is_clear_win(self) -> bool:
+        """Whether the row is clearly preferred."""
+        return self.low is not None and self.low > 0.5
+
+    @property
+    def is_clear_loss(self) -> bool:
+        """Whether the rival is clearly preferred."""
+        return self.high is not None and self.high < 0.5
+
+    @property
+    def who(self) -> str:
+        """Who compared the answers, and how many."""
+        if self.by == "judge":
+            return f"a judge that compared {self.judged} pairs"
+        judged = f", which correct those of a judge on {self.judged}" if self.judged else ""
+        return f"people, who rated {self.rated} pairs blind{judged}"
+
+    def describe(self) -> str:
+        """Return how often the row's answers were preferred, for the end of a sentence."""
+        ends = "" if self.low is None or self.high is None else f" ({100 * self.low:.0f} to {100 * self.high:.0f})"
+        return f"preferred in {100 * self.win_rate:.0f} of 100 comparisons with {self.rival}{ends}"
+
+    def describe_fully(self) -> str:
+        """Return the opinion as a sentence."""
+        agreed = {"people": "people agree with each other", "judge": "it agrees with people"}[self.by]
+        alpha = f", {agreed} by {self.alpha.describe()}" if self.alpha else ""
+        out = self.can_go_out
+        going = f" In {out.value:.0%} of the rated pairs ({out.low:.0%} to {out.high:.0%}), " if out else ""
+        going += "an answer can go out." if out else ""
+        decides = "It may decide" if self.may_decide else "It decides nothing"
+        return f"Answers of {self.row}: {self.describe()}, by {self.who}{alpha}. {decides}: {self.because}.{going}"
