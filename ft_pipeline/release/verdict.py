@@ -8,6 +8,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -17,8 +18,6 @@ from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
-WANTED_RATINGS = 50
-"""Pairs of answers that people must rate where no likelihood and no check decides."""
 POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
@@ -72,7 +71,7 @@ def verdict(
 def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: ComparisonRow) -> Verdict:
     """Return whether the model that would be used may replace the one that answers today, because it is not worse."""
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
-    today = incumbent.name + end
+    today, comma = incumbent.name + end, "," if end else ""
     price = describe_prices(own, incumbent)
     best = f" Of your own models, {own.name} is the best."
     check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
@@ -80,16 +79,16 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
         pair = comparison.difference_between(own, incumbent, "chrf")
         seen = f" By chrF, {pair.better} leads by {pair.describe()}." if pair else ""
         sentence = (
-            f"Not decided yet: rate {WANTED_RATINGS} pairs of answers of {own.name} and {today}. It gives no "
-            f"likelihoods, and nothing checks its answers.{seen}{best}{price}"
+            f"Not decided yet: {_ask(comparison, own, incumbent)}. {today}{comma} gives no likelihoods, and "
+            f"nothing checks its answers.{seen}{best}{price}"
         )
         return Verdict("undecided", sentence, "", own.name)
-    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{price}"
+    numbers = f"{comparison.label(check)}: {check.describe(3)}.{price}"
     if check.is_shown:
-        comma = "," if end else ""
         sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
         return Verdict("replace", sentence, _basis(comparison, own), own.name)
-    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}"
+    ask = f" To decide between them, {_ask(comparison, own, incumbent)}." if check.metric not in LABELS else ""
+    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
     return Verdict("undecided", sentence, _basis(comparison, own), own.name)
 
 
@@ -97,8 +96,8 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     """Return the verdict for the row that becomes champion."""
     assert row is not None
     rival = _rival(comparison, row)
-    pair = comparison.difference(row, rival) if rival else None
-    number = f": {in_words(comparison, row, pair)}" if pair else ""
+    words = _win_in_words(comparison, row, rival) if rival else ""
+    number = f": {words}" if words else ""
     if row.kind in TUNED:
         return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", _basis(comparison, row), row.name)
     if row.passages:
@@ -119,6 +118,8 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
         row, lines = usable[0]
         why = said_of(row.name, lines[0])
     sentence = f"Keep the present model ({champion.name}): {why}."
+    if usable and _ratings_would_decide(comparison, decision, usable[0][0], champion):
+        sentence += f" To decide between them, {_ask(comparison, usable[0][0], champion)}."
     return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
 
 
@@ -132,11 +133,14 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
         name = bar.name if bar else None
         return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
     lead, failed = comparison.difference(best, bar), decision.failed[best.name]
+    opinion = comparison.deciding_opinion(best, bar)
     if not best.is_sound or (not best.is_usable and not bar.is_usable):
         if not bar.is_usable:
             faults = f"{best.name} {_fault(best)}, and {bar.name} {_fault(bar)}"
             return Verdict("none", f"No model can go out: {faults}.", _basis(comparison, best), None)
         return _prompt(comparison, bar, f"{best.name} cannot go out, because it {_fault(best)}")
+    if opinion is not None:
+        return _not_preferred(comparison, decision, best, bar, opinion)
     if lead is None and comparison.difference(bar, best) is None:
         return Verdict("undecided", f"Not decided yet: {best.name} was not compared with {bar.name}.", "", best.name)
     if lead is None:
@@ -144,8 +148,44 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
             return Verdict("none", f"No model can go out: {bar.name} {_fault(bar)}.", _basis(comparison, bar), None)
         return _prompt(comparison, bar, "no tuned model is better")
     more = _what_would_decide(comparison, decision, best, lead)
-    sentence = f"Not decided yet: {said_of(best.name, failed[0])}{more}."
+    ask = f"{_ask(comparison, best, bar)}. " if _ratings_would_decide(comparison, decision, best, bar) else ""
+    sentence = f"Not decided yet: {ask}{said_of(best.name, failed[0])}{more}."
     return Verdict("undecided", sentence, _basis(comparison, best), best.name)
+
+
+def _not_preferred(
+    comparison: Comparison, decision: Decision, row: ComparisonRow, bar: ComparisonRow, opinion: Opinion
+) -> Verdict:
+    """Return the verdict if people, or a judge, do not clearly prefer a tuned model to the best prompt."""
+    if opinion.is_clear_loss and bar.is_usable:
+        return _prompt(comparison, bar, f"the answers of {row.name} were {opinion.describe()}")
+    test = next((test for test in decision.tests if test.name == row.name), None)
+    more = ""
+    if test is not None and opinion.low is not None and opinion.win_rate > 0.5:
+        error = (opinion.win_rate - opinion.low) / HALF_WIDTH
+        shown = ((needed_lead(test.level) + POWER) * error / (opinion.win_rate - 0.5)) ** 2
+        missing = math.ceil(opinion.rated * (shown - 1))
+        more = f"; about {missing:,} more ratings would decide" if 0 < missing <= comparison.test_items else ""
+    sentence = f"Not decided yet: {said_of(row.name, decision.failed[row.name][0])}{more}."
+    return Verdict("undecided", sentence, _basis(comparison, row), row.name)
+
+
+def _ratings_would_decide(comparison: Comparison, decision: Decision, row: ComparisonRow, rival: ComparisonRow) -> bool:
+    """Return whether people's ratings would decide between a row and a rival, since nothing else is missing.
+
+    The row was tested, and no opinion decides yet. A row that trails on the metric is not worth the work.
+    """
+    was_tested = any(test.name == row.name for test in decision.tests)
+    is_asked = any("`ft rate " in line for line in decision.failed[row.name])
+    is_decided = comparison.deciding_opinion(row, rival) is not None
+    leads = comparison.difference(row, rival) is not None
+    return was_tested and leads and comparison.ratings_may_decide and not (is_asked or is_decided)
+
+
+def _ask(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
+    """Return the command with which people rate as many pairs of two rows as are missing."""
+    rated = max((opinion.rated for opinion in comparison.opinions_on(row, rival)), default=0)
+    return ask_for_ratings(row.name, rival.name, rated)
 
 
 def _prompt(comparison: Comparison, bar: ComparisonRow, why: str) -> Verdict:
@@ -179,6 +219,14 @@ def _rival(comparison: Comparison, row: ComparisonRow) -> ComparisonRow | None:
     return next((base for base in comparison.rows if base.kind == "base" and base.name != row.name), None)
 
 
+def _win_in_words(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
+    """Return by what a row wins: the opinion that decides, or else its lead; empty if it has none."""
+    if (opinion := comparison.deciding_opinion(row, rival)) is not None:
+        return f"its answers were {opinion.describe()}"
+    pair = comparison.difference(row, rival)
+    return in_words(comparison, row, pair) if pair else ""
+
+
 def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
     """Return a lead in words: the share of the nats that are saved, answers of 100, or the difference."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
@@ -210,5 +258,11 @@ def _basis(comparison: Comparison, row: ComparisonRow) -> str:
     trained = (
         "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
     )
+    rival = _rival(comparison, row)
+    opinion = comparison.deciding_opinion(row, rival) if rival else None
     decided = TWO_KEYS if comparison.answer_checks else comparison.decided_by
+    if opinion is not None:
+        agree = {"people": "They agree with each other", "judge": "It agrees with people"}[opinion.by]
+        alpha = f" {agree}: {opinion.alpha.describe()}." if opinion.alpha else ""
+        decided = f"Decided by {opinion.who}.{alpha}"
     return f"{trained}{decided}".strip()

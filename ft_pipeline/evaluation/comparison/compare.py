@@ -74,8 +74,8 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models; `ratings` and `judgements`: see opinions_of. config: primary_metric (or
-    `auto`, see deciding_metric). Optional: decides (see there), notice (about the metric), answers_margin (see
+    inputs: see scored_models.read_scored_models; of opinions, see opinions_of. config: primary_metric (or `auto`, see
+    deciding_metric). Optional: decides (see there), notice (about the metric), answers_margin (see
     AnswerCheck), champion (its record: name, experiment, fingerprint, base_model), fingerprint (the evaluation to
     compare; default: the most common), prices (CostSettings), forgetting_margin, bases (see forgetting_by_model),
     base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
@@ -237,12 +237,31 @@ def _answer_checks(
 
 
 def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
-    """Return whether each row that may be released is not worse than the incumbent, on the metric that decides.
+    """Return whether each row that may be released is not worse than the incumbent, by what decides between them.
 
     margin: absolute for shares, 100 times that for chrF, relative to the incumbent's value for likelihoods.
     """
-    name, metric, incumbent = comparison.primary_metric, comparison.metric(), comparison.incumbent
-    if incumbent is None or name not in incumbent.scores:
+    incumbent = comparison.incumbent
+    if incumbent is None:
+        return []
+    by_metric = {check.row: check for check in _checks_by_metric(comparison, estimates, incumbent, margin)}
+    by_opinion = {
+        row.name: AnswerCheck(
+            row.name, incumbent.name, opinion.by, opinion.win_rate - 0.5, opinion.lead_at_least, margin
+        )
+        for row in comparison.rows
+        if (opinion := comparison.deciding_opinion(row, incumbent)) is not None
+    }
+    checks = by_metric | by_opinion
+    return [checks[row.name] for row in comparison.rows if row.name in checks]
+
+
+def _checks_by_metric(
+    comparison: Comparison, estimates: Estimates, incumbent: ComparisonRow, margin: float
+) -> list[AnswerCheck]:
+    """Return whether rows are not worse than the incumbent on the primary metric; none if it was not measured there."""
+    name, metric = comparison.primary_metric, comparison.metric()
+    if name not in incumbent.scores:
         return []
     of_likelihood = abs(incumbent.scores[name].value) if name in LIKELIHOODS else 1.0
     scale = 100.0 if name == "chrf" else of_likelihood

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, Opinion
 
 AUTO = "auto"
 EXACT = 0.3
@@ -36,7 +36,7 @@ def deciding_metric(
     named: promotion.metric. config: `decides` (the name of the project's metric with `decides: true`, if there is one).
     """
     if named != AUTO:
-        return Deciding(named, f"promotion.metric names {named}.")
+        return Deciding(named, f"{METRIC_IS_NAMED} {named}.")
     found = _metric(config, estimates)
     return found._replace(because=" ".join([*_in_its_place(opinions), found.because]))
 

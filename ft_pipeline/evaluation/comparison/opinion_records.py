@@ -9,7 +9,16 @@ from ft_pipeline.evaluation.opinions.agreement import Agreement
 
 WANTED_RATINGS = 50
 """Pairs of answers that people must rate before their opinion decides."""
+METRIC_IS_NAMED = "promotion.metric names"
+"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
+LABELS = {"people": "people's preference", "judge": "the judge's preference"}
 By = Literal["people", "judge"]
+
+
+def ask_for_ratings(row: str, rival: str, rated: int = 0) -> str:
+    """Return the command with which people rate enough pairs for their opinion to decide. rated: those so far."""
+    missing = f"{WANTED_RATINGS - rated} more" if rated else str(WANTED_RATINGS)
+    return f"rate {missing} pairs with `ft rate {row} {rival}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,16 @@ class Opinion(JsonRecord):
     def is_clear_loss(self) -> bool:
         """Whether the rival is clearly preferred."""
         return self.high is not None and self.high < 0.5
+
+    @property
+    def lead_at_least(self) -> float | None:
+        """The lower end of the interval, as a lead over half of the comparisons."""
+        return None if self.low is None else self.low - 0.5
+
+    @property
+    def is_unheard_loss(self) -> bool:
+        """Whether the rival is clearly preferred, by too few people or a judge that does not decide."""
+        return self.is_clear_loss and not self.may_decide and not self.because.startswith(METRIC_IS_NAMED)
 
     @property
     def who(self) -> str:

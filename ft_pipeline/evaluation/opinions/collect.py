@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
-from ft_pipeline.evaluation.comparison.opinion_records import WANTED_RATINGS, Opinion
+from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.opinions.agreement import Agreement, agreement
@@ -34,8 +34,6 @@ OF_OWN: tuple[ModelKind, ...] = (*TUNED, "prompt", "champion")
 """The rows that may be released, and the released one."""
 RATED, JUDGED = "ratings", "judgements"
 """The inputs of a comparison with the two tables."""
-OWN_METRIC = "promotion.metric names what decides"
-"""Why no opinion decides where a metric is named."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def opinions_of(
     for row, rival, answers in _answers_of_pairs(kinds, samples) if ratings or judgements else ():
         rated = [(group, found) for group, key in answers if (found := ratings_of(key, ratings))]
         compared = [(group, judged) for group, key in answers if (judged := judgement_of(key, judgements))]
-        pair, against = Pair(row, rival, rated, compared), OWN_METRIC if names_metric else None
+        pair, against = Pair(row, rival, rated, compared), f"{METRIC_IS_NAMED} what decides" if names_metric else None
         if len(rated) >= FEWEST:
             opinions.append(_of_people(pair, against))
             against = against or ("people decide on these answers" if opinions[-1].may_decide else None)

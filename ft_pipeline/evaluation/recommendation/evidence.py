@@ -170,10 +170,18 @@ class ComparisonFacts:
     def beats_baselines(self, row: ComparisonRow) -> bool:
         """Return whether the row is clearly better than the best use of its base model, and its answers are as good.
 
-        True if there is no baseline.
+        True if there is no baseline. Where an opinion decides, its answers must be clearly preferred.
         """
         bar = self.bar_of(row)
+        if bar is not None and (opinion := self.comparison.deciding_opinion(row, bar)) is not None:
+            return opinion.is_clear_win
         return bar is None or (self.clearly_better(row, bar) and not self.comparison.failed_answer_checks(row, bar))
+
+    def describe_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str:
+        """Return how a row stands against a rival, as a sentence: by the opinion that decides, or else its lead on the
+        primary metric; an empty string if it does not lead."""
+        opinion = self.comparison.deciding_opinion(row, rival)
+        return opinion.describe_fully() if opinion else self.describe(self.lead(row, rival))
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""
