@@ -202,7 +202,7 @@ def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     if bar is None or facts.beats_baselines(best):
         return None
     prompting, lead_of_prompting = baseline_phrase(bar), facts.lead(bar, best)
-    if facts.comparison.deciding_opinion(best, bar) is not None:
+    if facts.deciding_opinion(best, bar) is not None:
         reason = f"Do not fine-tune: the answers of {best.name} are not shown to be better than those of {prompting}. "
         return Recommendation("prompt", f"{reason}{facts.describe_lead(best, bar)}", best)
     if lead_of_prompting is not None:
