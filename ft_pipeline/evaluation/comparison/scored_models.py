@@ -54,8 +54,8 @@ def read_scored_models(
     first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
-    `<experiment>/gguf_scores`, `<contender>/contender_scores` and `champion/<asset>`. Those without a slash are no
-    scores. A folder that several experiments share (one base model, scored once) is read once.
+    `<experiment>/gguf_scores`, `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments
+    share (one base model, scored once) is read once. Names without `/` are no scores.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
