@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, WANTED_RATINGS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -84,12 +84,14 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
         )
         return Verdict("undecided", sentence, "", own.name)
     numbers = f"{comparison.label(check)}: {check.describe(3)}.{price}"
+    basis = _basis(comparison, own, comparison.deciding_opinion(own, incumbent))
     if check.is_shown:
         sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
-        return Verdict("replace", sentence, _basis(comparison, own), own.name)
-    ask = f" To decide between them, {_ask(comparison, own, incumbent)}." if check.metric not in LABELS else ""
+        return Verdict("replace", sentence, basis, own.name)
+    is_open = comparison.ratings_may_decide and check.metric not in LABELS
+    ask = f" To decide between them, {_ask(comparison, own, incumbent)}." if is_open else ""
     sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
-    return Verdict("undecided", sentence, _basis(comparison, own), own.name)
+    return Verdict("undecided", sentence, basis, own.name)
 
 
 def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
@@ -98,12 +100,12 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     rival = _rival(comparison, row)
     words = _win_in_words(comparison, row, rival) if rival else ""
     number = f": {words}" if words else ""
+    basis = _basis(comparison, row, comparison.deciding_opinion(row, rival) if rival else None)
     if row.kind in TUNED:
-        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", _basis(comparison, row), row.name)
+        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", basis, row.name)
     if row.passages:
-        return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", _basis(comparison, row), row.name)
-    sentence = f"Do not fine-tune; prompt it as {row.name}{number}."
-    return Verdict("prompt", sentence, _basis(comparison, row), row.name)
+        return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", basis, row.name)
+    return Verdict("prompt", f"Do not fine-tune; prompt it as {row.name}{number}.", basis, row.name)
 
 
 def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -> Verdict:
@@ -113,14 +115,14 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
         return Verdict("none", sentence, _basis(comparison, champion), None)
     others = [(comparison.row(name), lines) for name, lines in decision.failed.items()]
     usable = [(row, lines) for row, lines in others if row and row.is_usable and lines != [ALREADY]]
-    why = "no other candidate can be used"
+    why, ask, opinion = "no other candidate can be used", "", None
     if usable:
         row, lines = usable[0]
-        why = said_of(row.name, lines[0])
-    sentence = f"Keep the present model ({champion.name}): {why}."
-    if usable and _ratings_would_decide(comparison, decision, usable[0][0], champion):
-        sentence += f" To decide between them, {_ask(comparison, usable[0][0], champion)}."
-    return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
+        why, opinion = said_of(row.name, lines[0]), comparison.deciding_opinion(row, champion)
+        if _ratings_would_decide(comparison, decision, row, champion):
+            ask = f" To decide between them, {_ask(comparison, row, champion)}."
+    sentence = f"Keep the present model ({champion.name}): {why}.{ask}"
+    return Verdict("keep", sentence, _basis(comparison, champion, opinion), champion.name)
 
 
 def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
@@ -158,7 +160,7 @@ def _not_preferred(
 ) -> Verdict:
     """Return the verdict if people, or a judge, do not clearly prefer a tuned model to the best prompt."""
     if opinion.is_clear_loss and bar.is_usable:
-        return _prompt(comparison, bar, f"the answers of {row.name} were {opinion.describe()}")
+        return _prompt(comparison, bar, f"the answers of {row.name} were {opinion.describe()}", opinion)
     test = next((test for test in decision.tests if test.name == row.name), None)
     more = ""
     if test is not None and opinion.low is not None and opinion.win_rate > 0.5:
@@ -166,31 +168,36 @@ def _not_preferred(
         shown = ((needed_lead(test.level) + POWER) * error / (opinion.win_rate - 0.5)) ** 2
         missing = math.ceil(opinion.rated * (shown - 1))
         more = f"; about {missing:,} more ratings would decide" if 0 < missing <= comparison.test_items else ""
-    sentence = f"Not decided yet: {said_of(row.name, decision.failed[row.name][0])}{more}."
-    return Verdict("undecided", sentence, _basis(comparison, row), row.name)
+    ask = f"{_ask(comparison, row, bar)}. " if _ratings_would_decide(comparison, decision, row, bar) else ""
+    sentence = f"Not decided yet: {ask}{said_of(row.name, decision.failed[row.name][0])}{more}."
+    return Verdict("undecided", sentence, _basis(comparison, row, opinion), row.name)
 
 
 def _ratings_would_decide(comparison: Comparison, decision: Decision, row: ComparisonRow, rival: ComparisonRow) -> bool:
     """Return whether people's ratings would decide between a row and a rival, since nothing else is missing.
 
-    The row was tested, and no opinion decides yet. A row that trails on the metric is not worth the work.
+    The row was tested, and leads by a judge or on the metric: one that trails is not worth the work. People have not
+    decided yet.
     """
     was_tested = any(test.name == row.name for test in decision.tests)
     is_asked = any("`ft rate " in line for line in decision.failed[row.name])
-    is_decided = comparison.deciding_opinion(row, rival) is not None
-    leads = comparison.difference(row, rival) is not None
-    return was_tested and leads and comparison.ratings_may_decide and not (is_asked or is_decided)
+    opinion = comparison.deciding_opinion(row, rival)
+    if opinion is None:
+        leads = comparison.difference(row, rival) is not None
+    else:
+        leads = opinion.by == "judge" and opinion.win_rate > 0.5 and not opinion.is_clear_win
+    return was_tested and leads and comparison.ratings_may_decide and not is_asked
 
 
 def _ask(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
     """Return the command with which people rate as many pairs of two rows as are missing."""
-    rated = max((opinion.rated for opinion in comparison.opinions_on(row, rival)), default=0)
-    return ask_for_ratings(row.name, rival.name, rated)
+    rated = [entry.rated for entry in comparison.opinions_on(row, rival) if entry.rated < WANTED_RATINGS]
+    return ask_for_ratings(row.name, rival.name, max(rated, default=0))
 
 
-def _prompt(comparison: Comparison, bar: ComparisonRow, why: str) -> Verdict:
+def _prompt(comparison: Comparison, bar: ComparisonRow, why: str, opinion: Opinion | None = None) -> Verdict:
     how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
-    return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", _basis(comparison, bar), bar.name)
+    return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", _basis(comparison, bar, opinion), bar.name)
 
 
 def _fault(row: ComparisonRow) -> str:
@@ -252,17 +259,13 @@ def _range(ends: tuple[float, float] | None, scale: float) -> str:
     return "" if ends is None else f" ({ends[0] * scale:.0f} to {ends[1] * scale:.0f})"
 
 
-def _basis(comparison: Comparison, row: ComparisonRow) -> str:
-    """Return what the verdict rests on."""
+def _basis(comparison: Comparison, row: ComparisonRow, opinion: Opinion | None = None) -> str:
+    """Return what the verdict rests on. opinion: the one that decided; None: a metric did."""
     trainings = max((lead.trainings for lead in comparison.recipe_leads_of(row)), default=1)
     trained = (
         "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
     )
-    rival = _rival(comparison, row)
-    opinion = comparison.deciding_opinion(row, rival) if rival else None
     decided = TWO_KEYS if comparison.answer_checks else comparison.decided_by
     if opinion is not None:
-        agree = {"people": "They agree with each other", "judge": "It agrees with people"}[opinion.by]
-        alpha = f" {agree}: {opinion.alpha.describe()}." if opinion.alpha else ""
-        decided = f"Decided by {opinion.who}.{alpha}"
+        decided = f"Decided by {opinion.who}. {opinion.agreement}"
     return f"{trained}{decided}".strip()

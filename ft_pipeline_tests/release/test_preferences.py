@@ -214,10 +214,31 @@ def test_answers_that_are_not_shown_to_be_as_good_are_to_be_rated() -> None:
     assert found.sentence.startswith("Not decided yet: rate 50 pairs with `ft rate qlora plain`.")
 
 
+def test_a_judge_that_cannot_tell_leaves_it_to_people() -> None:
+    judge = opinion(0.56, 0.06, rival="plain", by="judge")
+    found = said(without_prompts(measured(LOSSES, judge, test_items=400)))
+    assert found.sentence.startswith(
+        "Not decided yet: rate 50 pairs with `ft rate qlora plain`. qlora is preferred in 56 of 100 comparisons with "
+        "plain (47 to 64) by a judge that compared 134 pairs, and half may be the truth"
+    )
+    assert found.basis.startswith("One training. Decided by a judge that compared 134 pairs. It agrees with people:")
+
+
+def test_the_incumbent_is_replaced_by_the_word_of_people() -> None:
+    today = replace(comparison(LOSSES).rows[0], name="today", kind="contender", incumbent=True, scores={})
+    check = AnswerCheck("qlora", "today", "people", 0.08, -0.01, 0.05)
+    found = measured(LOSSES, opinion(0.58, 0.03, rival="today"), incumbent_checks=[check])
+    replaced = said(replace(found, rows=[*found.rows, today]))
+    assert replaced.sentence == (
+        "Replace today by qlora: it is not worse. people's preference: +0.080 (at least -0.010; -0.05 is the limit)."
+    )
+    assert "Decided by people, who rated 60 pairs blind." in replaced.basis
+
+
 def test_ratings_may_also_decide_about_the_present_model() -> None:
     found = measured({"plain": 3.5, "few_shot": 3.0, "qlora": 2.95}, test_items=400)
     kept = said(found, standing="few_shot")
-    assert kept.kind == "keep"
+    assert kept.kind == "keep" and "people" not in kept.basis
     assert kept.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate qlora few_shot`.")
 
 

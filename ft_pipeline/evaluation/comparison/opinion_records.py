@@ -81,12 +81,22 @@ class Opinion(JsonRecord):
         ends = "" if self.low is None or self.high is None else f" ({100 * self.low:.0f} to {100 * self.high:.0f})"
         return f"preferred in {100 * self.win_rate:.0f} of 100 comparisons with {self.rival}{ends}"
 
+    @property
+    def agreement(self) -> str:
+        """How far they agree, as a sentence; empty if that is not known."""
+        if self.alpha is None:
+            return ""
+        agree = {"people": "They agree with each other", "judge": "It agrees with people"}[self.by]
+        return f"{agree}: {self.alpha.describe()}."
+
     def describe_fully(self) -> str:
-        """Return the opinion as a sentence."""
-        agreed = {"people": "people agree with each other", "judge": "it agrees with people"}[self.by]
-        alpha = f", {agreed} by {self.alpha.describe()}" if self.alpha else ""
+        """Return the opinion in sentences."""
+        decides = "This decides between the two." if self.may_decide else f"This decides nothing: {self.because}."
         out = self.can_go_out
-        going = f" In {out.value:.0%} of the rated pairs ({out.low:.0%} to {out.high:.0%}), " if out else ""
-        going += "an answer can go out." if out else ""
-        decides = "It may decide" if self.may_decide else "It decides nothing"
-        return f"Answers of {self.row}: {self.describe()}, by {self.who}{alpha}. {decides}: {self.because}.{going}"
+        going = (
+            f"An answer can go out in {out.value:.0%} of the rated pairs ({out.low:.0%} to {out.high:.0%})."
+            if out
+            else ""
+        )
+        first = f"Answers of {self.row}: {self.describe()}, by {self.who}."
+        return " ".join(filter(None, [first, self.agreement, decides, going]))
