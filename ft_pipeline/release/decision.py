@@ -87,7 +87,7 @@ def decide(
     rules = PromotionRules(comparison, candidates, settings, champion, exposure)
     tests = tests_of(rules)
     failed = {row.name: _failed(rules, row, rejected or {}) for row in rules.examined_rows()}
-    passing = [row for row in rules.examined_rows() if not failed[row.name]]
+    passing = rules.surest([row for row in rules.examined_rows() if not failed[row.name]])
     if not passing:
         reasons = [_listed(name, lines) for name, lines in failed.items()]
         ends = [exposure.describe_end(comparison.test_rows, settings.false_moves)] if exposure.is_used_up else []

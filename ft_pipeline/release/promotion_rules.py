@@ -1,15 +1,23 @@
 """The rules of a promotion: what a candidate must meet, on the measured comparison. decision.py applies them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
+from ft_pipeline.release.preferences import (
+    decided_by,
+    describe_win,
+    evidence_between,
+    missing_preference,
+    unheard_loss,
+)
 from ft_pipeline.settings.promotion import PromotionSettings
 
 WAITS = "waits for fresh test rows"
@@ -73,7 +81,7 @@ class PromotionRules:
                 {rival.name: rival.scores[self.metric].value for rival in self.rivals(row)},
                 self.exposure.rows,
                 self.metric,
-                (self.comparison.rules, self.comparison.fingerprint),
+                (self.comparison.rules, self.comparison.fingerprint, *self._opinions_in_key(row)),
             )
             for row in self.examined_rows()
             if all(self.metric in rival.scores for rival in self.rivals(row))
@@ -94,9 +102,28 @@ class PromotionRules:
 
     def p_value(self, row: ComparisonRow) -> float | None:
         """Return the p-value of a row's test, the larger one of its rivals: it must beat all of them. None: unknown."""
-        tests = [self.comparison.lead_test(row, rival) for rival in self.rivals(row)]
+        tests = [
+            self.comparison.deciding_opinion(row, rival) or self.comparison.lead_test(row, rival)
+            for rival in self.rivals(row)
+        ]
         known = [test.p for test in tests if test is not None and test.p is not None]
         return max(known) if known and len(known) == len(tests) else None
+
+    def _opinions_in_key(self, row: ComparisonRow) -> list[str]:
+        """Return what identifies the opinions that decide about a row: with more ratings, it is another test."""
+        return [
+            f"{opinion.rival} {opinion.by} {opinion.rated} {opinion.judged} {opinion.p}"
+            for opinion in self._deciding_opinions(row)
+        ]
+
+    def surest(self, rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+        """Return the rows whose weakest evidence against a rival is the surest: people before a judge, and a judge
+        before a metric."""
+        weakest = [
+            max((evidence_between(self.comparison, row, rival) for rival in self.rivals(row)), default=0)
+            for row in rows
+        ]
+        return [row for row, evidence in zip(rows, weakest, strict=True) if evidence == min(weakest)]
 
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
@@ -157,9 +184,18 @@ class PromotionRules:
             for champion in champions
             if (lead := self._lead(row, champion))
         ]
-        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        win = f"{row.name} beats {', '.join(beaten)} on {self.comparison.metric().label}"
+        opinions = self._deciding_opinions(row)
+        preferred = [describe_win(opinion) for opinion in opinions]
+        by_opinion = {opinion.rival for opinion in opinions}
+        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead and lead.worse not in by_opinion]
+        by_metric = [f"beats {', '.join(beaten)} on {self.comparison.metric().label}"] if beaten else []
+        win = f"{row.name} {' and '.join([*preferred, *by_metric])}"
         return "; ".join([win, *self._training_notes(row), *self.champion_notes()])
+
+    def _deciding_opinions(self, row: ComparisonRow) -> list[Opinion]:
+        """Return the opinions that decide between a row and its rivals."""
+        opinions = [self.comparison.deciding_opinion(row, rival) for rival in self.rivals(row)]
+        return [opinion for opinion in opinions if opinion is not None]
 
     def _training_notes(self, row: ComparisonRow) -> list[str]:
         """Return whether the lead is that of a recipe or of the weights of one training; nothing for a prompt."""
@@ -192,7 +228,13 @@ class PromotionRules:
             "p": self.p_value(row),
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
             "champion_compared": self._contaminated_champion() is None,
+            "decided_by": {rival.name: decided_by(self.comparison, row, rival) for rival in self.rivals(row)},
+            **({"opinions": [opinion.to_json() for opinion in opinions]} if (opinions := self._opinions(row)) else {}),
         }
+
+    def _opinions(self, row: ComparisonRow) -> list[Opinion]:
+        """Return all opinions about a row and its rivals."""
+        return [opinion for rival in self.rivals(row) for opinion in self.comparison.opinions_on(row, rival)]
 
     def _baseline_rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
         """Return the baselines that a row must beat: the best use of its base model; for a prompt variant, the base
@@ -265,6 +307,13 @@ class PromotionRules:
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""
+        opinion = self.comparison.deciding_opinion(row, rival)
+        if opinion is not None:
+            return missing_preference(opinion, self.level(row), self._tries)
+        return self._missing_lead_on_metric(row, rival) or unheard_loss(self.comparison, row, rival)
+
+    def _missing_lead_on_metric(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why the row does not beat the rival on the primary metric; None if it does."""
         metric, lead = self.comparison.metric().label, self._lead(row, rival)
         if lead is None and self._lead(rival, row) is None:
             return f"was not compared with {rival.name} on {metric}"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
-from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import (
     Estimates,
     Samples,
@@ -49,6 +49,7 @@ from ft_pipeline.evaluation.comparison.screens import score_on_validation, scree
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.opinions.collect import opinions_of
 
 Experiments = Mapping[str, Mapping[str, Any]]
 """By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise` and `train_rows`
@@ -73,13 +74,13 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models. config: primary_metric (or `auto`, see deciding_metric). Optional:
-    decides (see there), notice (about the metric), answers_margin (see AnswerCheck), champion (its record: name,
-    experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
-    (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
-    name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
-    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep), contaminated (see
-    contaminated_models) and not_asked (contenders without a key).
+    inputs: see scored_models.read_scored_models; of opinions, see opinions_of. config: primary_metric (or `auto`, see
+    deciding_metric). Optional: decides (see there), notice (about the metric), answers_margin (see
+    AnswerCheck), champion (its record: name, experiment, fingerprint, base_model), fingerprint (the evaluation to
+    compare; default: the most common), prices (CostSettings), forgetting_margin, bases (see forgetting_by_model),
+    base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
+    (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
+    the rest of their sweep), contaminated (see contaminated_models) and not_asked (contenders without a key).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -122,7 +123,13 @@ def compare(
     metrics = METRICS | custom_metrics
     all_estimates = estimate_all(models, samples, custom_metrics)
     estimates = {name: all_estimates[name] for name in row_models}
-    primary, decided_by, second_key = deciding_metric(config["primary_metric"], config, estimates)
+    opinions = opinions_of(
+        {name: model.kind for name, model in row_models.items()},
+        {name: samples[name] for name in row_models},
+        inputs,
+        names_metric=config["primary_metric"] != AUTO,
+    )
+    primary, decided_by, second_key = deciding_metric(config["primary_metric"], config, estimates, opinions)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     ranked = [row_models[name] for name in rank(metrics[primary], primary, estimates)]
@@ -162,6 +169,7 @@ def compare(
         contaminated=contaminated,
         incomparable=incomparable,
         decided_by=" ".join(filter(None, [config.get("notice"), decided_by])),
+        opinions=opinions,
     )
     return replace(
         comparison,
@@ -229,12 +237,31 @@ def _answer_checks(
 
 
 def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
-    """Return whether each row that may be released is not worse than the incumbent, on the metric that decides.
+    """Return whether each row that may be released is not worse than the incumbent, by what decides between them.
 
     margin: absolute for shares, 100 times that for chrF, relative to the incumbent's value for likelihoods.
     """
-    name, metric, incumbent = comparison.primary_metric, comparison.metric(), comparison.incumbent
-    if incumbent is None or name not in incumbent.scores:
+    incumbent = comparison.incumbent
+    if incumbent is None:
+        return []
+    by_metric = {check.row: check for check in _checks_by_metric(comparison, estimates, incumbent, margin)}
+    by_opinion = {
+        row.name: AnswerCheck(
+            row.name, incumbent.name, opinion.by, opinion.win_rate - 0.5, opinion.lead_at_least, margin
+        )
+        for row in comparison.rows
+        if (opinion := comparison.deciding_opinion(row, incumbent)) is not None
+    }
+    checks = by_metric | by_opinion
+    return [checks[row.name] for row in comparison.rows if row.name in checks]
+
+
+def _checks_by_metric(
+    comparison: Comparison, estimates: Estimates, incumbent: ComparisonRow, margin: float
+) -> list[AnswerCheck]:
+    """Return whether rows are not worse than the incumbent on the primary metric; none if it was not measured there."""
+    name, metric = comparison.primary_metric, comparison.metric()
+    if name not in incumbent.scores:
         return []
     of_likelihood = abs(incumbent.scores[name].value) if name in LIKELIHOODS else 1.0
     scale = 100.0 if name == "chrf" else of_likelihood

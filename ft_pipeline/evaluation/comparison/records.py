@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
@@ -43,6 +44,7 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "opinions",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -258,6 +260,8 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    opinions: Sequence[Opinion] = field(default_factory=list)
+    """What people, and a judge, say of the answers of every row that may be released, against each other row."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -290,6 +294,15 @@ class Comparison(JsonRecord):
         """Return a metric, by default the primary one. Metrics that only this task has are defined in `metrics`."""
         metric_name = name or self.primary_metric
         return self.metrics.get(metric_name) or METRICS[metric_name]
+
+    def label(self, check: AnswerCheck) -> str:
+        """Return what a check measures: a metric, or the preference of people or of a judge."""
+        return LABELS.get(check.metric) or self.metric(check.metric).label
+
+    @property
+    def ratings_may_decide(self) -> bool:
+        """Whether people's opinion decides once they rate enough: the project names no metric."""
+        return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
 
     def shown_metrics(self) -> dict[str, Metric]:
         """Return the metrics worth a column, in order.
@@ -330,8 +343,22 @@ class Comparison(JsonRecord):
         )
         withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
         notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+        notes += [opinion.describe_fully() for opinion in self.opinions_told]
         files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
         return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+
+    @property
+    def opinions_told(self) -> list[Opinion]:
+        """Return the opinions that readers see: those between a row and what it must beat, or the champion, or what
+        answers today, each pair once."""
+        told: dict[tuple[str, ...], Opinion] = {}
+        for opinion in self.opinions:
+            row, rival = self.row(opinion.row), self.row(opinion.rival)
+            if row is None or rival is None or row.kind == CHAMPION:
+                continue
+            if rival.incumbent or rival.kind == CHAMPION or self.bar_of(row) is rival:
+                told.setdefault((*sorted((row.name, rival.name)), opinion.by), opinion)
+        return list(told.values())
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""
@@ -416,6 +443,14 @@ class Comparison(JsonRecord):
     def lead_test(self, row: ComparisonRow, rival: ComparisonRow) -> LeadTest | None:
         """Return the test of the row's lead over a rival; None if there is none, as in older comparisons."""
         return next((test for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
+
+    def opinions_on(self, row: ComparisonRow, rival: ComparisonRow) -> list[Opinion]:
+        """Return the opinions about a row's answers against those of a rival; that of people comes first."""
+        return [opinion for opinion in self.opinions if (opinion.row, opinion.rival) == (row.name, rival.name)]
+
+    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
+        """Return the opinion that decides between two rows, in place of the metric; None if the metric decides."""
+        return next((opinion for opinion in self.opinions_on(row, rival) if opinion.may_decide), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

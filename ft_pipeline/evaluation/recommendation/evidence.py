@@ -8,6 +8,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import KeptLead, PairedDifference
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.records import Comparison, LearningCurve, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
@@ -170,10 +171,25 @@ class ComparisonFacts:
     def beats_baselines(self, row: ComparisonRow) -> bool:
         """Return whether the row is clearly better than the best use of its base model, and its answers are as good.
 
-        True if there is no baseline.
+        True if there is no baseline. Where an opinion decides, its answers must be clearly preferred.
         """
         bar = self.bar_of(row)
+        if bar is not None and (opinion := self.deciding_opinion(row, bar)) is not None:
+            return opinion.is_clear_win
         return bar is None or (self.clearly_better(row, bar) and not self.comparison.failed_answer_checks(row, bar))
+
+    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
+        """Return the opinion that decides between two rows: for an adapter, that on its merged model, if it has one,
+        which is what would be released."""
+        released = [other for other in self.comparison.rows if other.kind == "merged" and row.kind == "adapter"]
+        forms = [row, *(other for other in released if other.experiment == row.experiment)]
+        return next(filter(None, (self.comparison.deciding_opinion(form, rival) for form in forms)), None)
+
+    def describe_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str:
+        """Return how a row stands against a rival, as a sentence: by the opinion that decides, or else its lead on the
+        primary metric; an empty string if it does not lead."""
+        opinion = self.deciding_opinion(row, rival)
+        return opinion.describe_fully() if opinion else self.describe(self.lead(row, rival))
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""

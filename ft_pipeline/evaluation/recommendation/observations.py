@@ -238,7 +238,7 @@ def observe_incumbent(facts: ComparisonFacts, recommendation: Recommendation) ->
         return None
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
     shown = "is not worse than" if check.is_shown else "is not shown to be as good as"
-    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{describe_prices(row, incumbent)}"
+    numbers = f"{comparison.label(check)}: {check.describe(3)}.{describe_prices(row, incumbent)}"
     return f"{row.name} {shown} {incumbent.name}{end}: {numbers}"
 
 

@@ -15,6 +15,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.release.card.usage import usage_paragraphs
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
+from ft_pipeline.release.preferences import who_decided
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
@@ -171,6 +172,7 @@ def _introduction(facts: CardFacts) -> list[str]:
         forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
         paragraphs.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
+        paragraphs += [] if forced else map(_text, who_decided(facts.champion.get("evidence", {})))
     return paragraphs
 
 
