@@ -20,6 +20,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     Screen,
 )
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
 
@@ -43,6 +44,9 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "slices",
+    "slice_leads",
+    "slice_checks",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -258,6 +262,12 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    slices: Sequence[Slice] = field(default_factory=list)
+    """Parts of the test conversations, those of the project's rules first."""
+    slice_leads: Sequence[SliceLead] = field(default_factory=list)
+    """Of the best rows that may be released, over the champion and the best baseline, in each slice of enough size."""
+    slice_checks: Sequence[SliceCheck] = field(default_factory=list)
+    """Of every row that may be released and each rival, in each slice that must hold."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
