@@ -10,7 +10,6 @@ from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
-from ft_pipeline.tables.reading.describe import shorten
 
 MAX_LEADS = 8
 """Maximum number of usable rows in the plot of leads, and of others."""
@@ -116,7 +115,8 @@ def slice_picture(comparison: Comparison, of: ComparisonRow | None = None) -> by
 
 def _label(text: str) -> str:
     """Return a text of users as a label: not too long, and without the signs that start a formula."""
-    return shorten(text, MAX_LABEL_CHARS).replace("$", r"\$")
+    short = text if len(text) <= MAX_LABEL_CHARS else f"{text[: MAX_LABEL_CHARS - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def learning_curve_picture(comparison: Comparison) -> bytes | None:

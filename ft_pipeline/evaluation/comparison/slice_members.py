@@ -94,7 +94,7 @@ def scored_conversations(
             artifact
             for artifact in scores
             if "conversations" in artifact.inputs
-            and fingerprint in {None, *(row["fingerprint"] for row in artifact.summary.get("rows", ()))}
+            and fingerprint in {None, *(row.get("fingerprint") for row in artifact.summary.get("rows", ()))}
         ),
         key=lambda artifact: artifact.manifest["created"],
         default=None,
@@ -187,13 +187,13 @@ def _without_rules(talks: Sequence[Talk]) -> list[SliceMembers]:
 def _by_value(
     kind: Kind, name: str, about: str, talks: Sequence[Talk], values_of: Callable[[Talk], Iterable[str]]
 ) -> list[SliceMembers]:
-    """Return a slice per value that enough conversations have, the most frequent values first.
+    """Return a slice per value that enough conversations have, but not all of them; the most frequent values first.
 
     name, about: with a place for the value.
     """
     values = [{value for value in values_of(talk) if len(value) <= MAX_TAG_CHARS or kind != "tag"} for talk in talks]
     counts = Counter(value for of_talk in values for value in of_talk)
-    frequent = sorted((-count, value) for value, count in counts.items() if count >= LISTED)[:MOST]
+    frequent = sorted((-count, value) for value, count in counts.items() if LISTED <= count < len(talks))[:MOST]
     return [
         SliceMembers(
             name.format(" ".join(value.split())),

@@ -185,7 +185,9 @@ class SlicesOfRow:
     def _checks(self) -> list[str]:
         rivals = self.rivals or [check.rival for check in self.checks[:1]]
         shown = [check.describe(self.digits) for check in self.checks if check.rival in rivals]
-        return [f"{self.row}: {sentence}." for sentence in dict.fromkeys(shown)]
+        return [
+            f"{self.row}{'' if sentence.startswith('holds') else ':'} {sentence}." for sentence in dict.fromkeys(shown)
+        ]
 
 
 def slices_of(comparison: "Comparison", row: ComparisonRow | None = None) -> SlicesOfRow | None:
@@ -193,12 +195,12 @@ def slices_of(comparison: "Comparison", row: ComparisonRow | None = None) -> Sli
 
     row: if its leads were not computed, as those of a champion that stays, it is the best tuned row.
     """
-    compared = [
-        entry for entry in comparison.ranked() if any(lead.row == entry.name for lead in comparison.slice_leads)
-    ]
-    rows = [entry for entry in compared if row is not None and entry.name == row.name]
-    rows += [entry for entry in compared or comparison.ranked() if entry.kind in TUNED]
-    rows += compared or comparison.ranked()
+    with_leads = {lead.row for lead in comparison.slice_leads}
+    compared = [entry for entry in comparison.ranked() if entry.name in with_leads]
+    # Without any lead, it is the form of a model that is released.
+    known = compared or sorted(comparison.ranked(), key=lambda entry: entry.kind != "merged")
+    rows = [entry for entry in known if row is not None and entry.name == row.name]
+    rows += [*(entry for entry in known if entry.kind in TUNED), *known]
     if not comparison.slices or not rows:
         return None
     name = rows[0].name
