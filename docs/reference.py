@@ -43,7 +43,8 @@ A model turn may have `reasoning_content`, and a `weight`: an answer of the weig
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
 would be trained is quarantined. In a pair both answers are trained, and weights are not read.
 
-Every row may have `tags`, a list of texts (a single text is one tag). They go with the row through all tables. Tags and
+Every row may have `tags`, a list of short texts (a single text is one tag). They go with the row through all tables.
+The test conversations of a tag are a [slice](evaluation.md#slices-is-it-worse-for-some) of the comparison. Tags and
 weights say how a row is used, not what it says: they are no part of its id, and rows that differ in nothing else are
 duplicates, of which the first one stays.
 

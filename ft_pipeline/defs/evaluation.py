@@ -21,9 +21,15 @@ from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, 
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
-from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.plots import (
+    lead_picture,
+    learning_curve_picture,
+    score_picture,
+    slice_picture,
+)
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.execution.metadata import picture, table
@@ -104,7 +110,7 @@ def gguf_scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
     kinds={"json", "markdown"},
-    code_version="6",
+    code_version="7",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
@@ -127,6 +133,8 @@ def comparison(context: SpecContext) -> Spec:
         "bases": dict(bases),
         **({"stale": stale} if stale else {}),
     }
+    if slices := settings.evaluation.slices:
+        config["slices"] = {name: rule.model_dump(mode="json", exclude_defaults=True) for name, rule in slices.items()}
     if contaminated := _contaminated_experiments(context, scored):
         config["contaminated"] = contaminated
     previous_champion = champion_before(context.store.root, decision_key(inputs, config))
@@ -261,9 +269,9 @@ def _champion_scores(
 
 
 def _build_comparison(build: BuildContext) -> dict[str, Any]:
-    return build_comparison(
-        build.inputs, build.spec.config, build.out, training_facts_of(build.store, build.spec.inputs)
-    )
+    config, inputs = build.spec.config, build.spec.inputs
+    conversations = scored_conversations(build.store, inputs, config["fingerprint"])
+    return build_comparison(build.inputs, config, build.out, training_facts_of(build.store, inputs), conversations)
 
 
 def _no_gguf_scores(build: BuildContext) -> dict[str, Any]:
@@ -309,12 +317,14 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
     learning_curve, leads = learning_curve_picture(comparison), lead_picture(comparison)
+    slices = slice_picture(comparison)
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
         "leads": picture(leads, "leads over the best baseline, with 95 % intervals") if leads else None,
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
+        "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
         "test_items": comparison.test_items,
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],

@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.opinion_records import WANTED_RATINGS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 ENOUGH_TEST_ROWS, FEW_TEST_ROWS = 100, 50
@@ -194,6 +195,9 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
             yield f"Some answers have a fault: {rail.describe()}."
     if row.kind in TUNED and (row.forgetting is None or row.forgetting.verdict != "kept"):
         yield row.forgetting.describe() if row.forgetting else "Whether it forgets was not tested."
+    parts = slices_of(comparison, row)
+    if parts and parts.row == row.name and (worse := parts.describe_worse()):
+        yield f"It is {worse}."
     if row.kind in TUNED and not comparison.recipe_leads_of(row):
         yield "It was trained once: another training of the same settings may be better or worse. Three show it."
     if looks:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lead_digits
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
@@ -138,6 +138,7 @@ class PromotionRules:
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._missing_lead_of_recipe(row),
+            *self._slices_not_held(row),
             *self._behind_on_fresh_rows(row),
         ]
 
@@ -266,6 +267,17 @@ class PromotionRules:
             for lead in self.comparison.recipe_leads_of(row)
             if not lead.is_shown
         ]
+
+    def _slices_not_held(self, row: ComparisonRow) -> list[str]:
+        """Return a reason for each slice that must hold, and of which it cannot be told against a rival."""
+        rivals = {rival.name for rival in self.rivals(row)}
+        digits = lead_digits(self.metric)
+        failed = [
+            check.describe(digits)
+            for check in self.comparison.slice_checks
+            if check.row == row.name and check.rival in rivals and not check.is_shown
+        ]
+        return list(dict.fromkeys(failed))
 
     def _behind_on_fresh_rows(self, row: ComparisonRow) -> list[str]:
         """Return a reason for each rival that clearly leads on the test rows for which the row cannot be designed."""

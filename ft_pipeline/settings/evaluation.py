@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.slices import SliceSettings, check_slices
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
@@ -100,6 +101,8 @@ class EvaluationSettings(Section):
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
     gguf: GgufLimits = GgufLimits()
+    slices: dict[str, SliceSettings] = Field(default_factory=dict)
+    """Parts of the test conversations by name, in addition to those by tag, source, language, length and turns."""
     bootstrap_resamples: int = Field(10_000, ge=100)
     """Not used any more: intervals need no random numbers. Older projects may name it."""
     seed: int = 0
@@ -112,6 +115,11 @@ class EvaluationSettings(Section):
             raise rule_error("contenders", f"two contenders have the name {twice!r}. Give each a name of its own.")
         if sum(contender.incumbent for contender in self.contenders) > 1:
             raise rule_error("contenders", "two contenders have `incumbent: true`. Set it for the one in use.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_slices(self) -> "EvaluationSettings":
+        check_slices(self.slices)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The report: one self-contained file that agrees with the store and shows users' text as text."""
 
 import json
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from ft_pipeline.cli import app
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
+from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.release.report.answers import MAX_ITEMS, escape_invisible, side_by_side
 from ft_pipeline.release.report.errors import explain_worse_answers
@@ -98,6 +100,13 @@ def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     assert 0 < chance < len(lows)
     assert page.cells.count("may be chance") == chance
     assert page.cells.count("clear") == len(lows) - chance
+
+
+def test_the_report_shows_the_slices(shop: Trained, page: Page) -> None:
+    assert "The slice late has 2 conversations, and 20 are needed to compare it." in page.text
+    assert "lateconversations whose question matches is late2" in page.text
+    names = slices_of_test_conversations(shop.store, shop.store.all("comparison")[-1])
+    assert Counter(name for of_one in names.values() for name in of_one)["late"] == 2
 
 
 def test_the_report_shows_the_cost_of_training(page: Page) -> None:

@@ -40,7 +40,7 @@ VARIANTS = {
     "few_shot": {"system_prompt": None, "few_shot": 2},
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
-COMPARE = {"primary_metric": "loss"}
+COMPARE = {"primary_metric": "loss", "slices": {"late": {"matches": "is late"}}}
 NOISE = {"first": "base", "second": "base_4bit", "kl": 0.31, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
 ABOUT = {"lora": {"took": {"seconds": 90.0, "gpu_hours": 0.025}, "noise": [NOISE]}}
 """What training took and what 4 bit costs, by experiment."""
@@ -177,8 +177,9 @@ class Trained:
         baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
         compared = {"any/prompt_baseline": baseline, **scored}
         folders = {name: artifact.path for name, artifact in compared.items()}
+        talks = self.conversations.path
         comparison = self.put(
-            "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT), {}, COMPARE
+            "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT, talks), {}, COMPARE
         )
         AssetPointers(self.store.root).write("comparison", None, comparison)
         return comparison

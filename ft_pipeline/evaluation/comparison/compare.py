@@ -31,7 +31,7 @@ from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_lea
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.pairing import LIKELIHOODS, pair_all
+from ft_pipeline.evaluation.comparison.pairing import pair_all, scaled_margin
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import (
@@ -46,6 +46,8 @@ from ft_pipeline.evaluation.comparison.records import (
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, GgufCosts
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.screens import score_on_validation, screen_candidates
+from ft_pipeline.evaluation.comparison.slice_members import find_slices
+from ft_pipeline.evaluation.comparison.slices import compare_slices
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -70,7 +72,11 @@ WORST = 5
 
 
 def build_comparison(
-    inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path, experiments: Experiments | None = None
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    out: Path,
+    experiments: Experiments | None = None,
+    conversations: Path | None = None,
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
@@ -80,10 +86,12 @@ def build_comparison(
     compare; default: the most common), prices (CostSettings), forgetting_margin, bases (see forgetting_by_model),
     base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
     (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
-    the rest of their sweep), contaminated (see contaminated_models) and not_asked (contenders without a key).
+    the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key) and slices
+    (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
+    made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
-    comparison = compare(inputs, config, experiments)
+    comparison = compare(inputs, config, experiments, conversations)
     document = comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
@@ -102,7 +110,10 @@ def build_comparison(
 
 
 def compare(
-    inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    experiments: Experiments | None = None,
+    conversations: Path | None = None,
 ) -> Comparison:
     """Return the comparison. Arguments as in build_comparison.
 
@@ -182,7 +193,18 @@ def compare(
         not_asked=config.get("not_asked", []),
         incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
+        **_slices(comparison, samples, conversations, config.get("slices", {})),
     )
+
+
+def _slices(
+    comparison: Comparison, samples: Samples, conversations: Path | None, rules: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the comparison says of slices; nothing without the conversations."""
+    if conversations is None:
+        return {}
+    ids = {sample["group"] for sample in next(iter(samples.values()))}
+    return compare_slices(comparison, find_slices(conversations, ids, rules), samples, rules)._asdict()
 
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -239,7 +261,7 @@ def _answer_checks(
 def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
     """Return whether each row that may be released is not worse than the incumbent, by what decides between them.
 
-    margin: absolute for shares, 100 times that for chrF, relative to the incumbent's value for likelihoods.
+    margin: see scaled_margin.
     """
     incumbent = comparison.incumbent
     if incumbent is None:
@@ -263,10 +285,9 @@ def _checks_by_metric(
     name, metric = comparison.primary_metric, comparison.metric()
     if name not in incumbent.scores:
         return []
-    of_likelihood = abs(incumbent.scores[name].value) if name in LIKELIHOODS else 1.0
-    scale = 100.0 if name == "chrf" else of_likelihood
+    limit = scaled_margin(margin, name, incumbent.scores[name].value)
     return [
-        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], margin * scale)
+        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], limit)
         for row in comparison.ranked()
         if row.kind in (*TUNED, "prompt", "champion") and row.name != incumbent.name and name in estimates[row.name]
         for values in [values_over(incumbent.name, row.name, name, metric, estimates)]

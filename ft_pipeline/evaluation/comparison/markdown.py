@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, QuantizationError, SeedScores
 from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
 
 
@@ -21,6 +22,7 @@ def markdown_table(comparison: Comparison) -> str:
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
     parts += _quantization_table(comparison.quantization_noise)
+    parts += _slice_table(comparison)
     parts += [
         f"Left out: {row.name} was scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs). "
         "Score it again."
@@ -126,12 +128,25 @@ def _quantization_table(errors_by_experiment: Mapping[str, Sequence[Quantization
     return [title, _table(lines)]
 
 
+def _slice_table(comparison: Comparison) -> list[str]:
+    """Return the slices of the best tuned row, or else of the best row; an empty list if there are none."""
+    parts = slices_of(comparison)
+    if parts is None:
+        return []
+    header = ["slice", "conversations", *(f"lead over {rival}" for rival in parts.rivals), ""]
+    lines = [header, ["---", "---:", *["---:"] * len(parts.rivals), "---"]]
+    for name, about, size, leads in parts.table():
+        lines.append([_escape(name), f"{size:,}", *leads, _escape(about)])
+    title = f"Slices: leads of {parts.row} in parts of the test conversations, with 95 % intervals."
+    return [title, _table(lines), *map(_escape, parts.sentences())]
+
+
 def _table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _calls_cell(calls: int | None) -> str:

@@ -21,6 +21,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
 )
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
 
@@ -45,6 +46,9 @@ OPTIONAL_LISTS = (
     "incumbent_checks",
     "not_asked",
     "opinions",
+    "slices",
+    "slice_leads",
+    "slice_checks",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -262,6 +266,12 @@ class Comparison(JsonRecord):
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
     opinions: Sequence[Opinion] = field(default_factory=list)
     """What people, and a judge, say of the answers of every row that may be released, against each other row."""
+    slices: Sequence[Slice] = field(default_factory=list)
+    """Parts of the test conversations, those of the project's rules first."""
+    slice_leads: Sequence[SliceLead] = field(default_factory=list)
+    """Of the best rows that may be released, over the champion and the best baseline, in each slice of enough size."""
+    slice_checks: Sequence[SliceCheck] = field(default_factory=list)
+    """Of every row that may be released and each rival, in each slice that must hold."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""

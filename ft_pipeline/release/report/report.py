@@ -10,9 +10,16 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.markdown import score_digits
-from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.plots import (
+    change_picture,
+    lead_picture,
+    learning_curve_picture,
+    score_picture,
+    slice_picture,
+)
 from ft_pipeline.evaluation.comparison.records import CHAMPION, Changes, Comparison, QuantizationError, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
@@ -103,6 +110,7 @@ def render_report(
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
         **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
+        **values.slices(chosen),
         **values.answers(chosen),
         worse=worse,
         prompts=values.prompts(),
@@ -170,6 +178,12 @@ class _TemplateValues:
         rows = [row, self.comparison.best_baseline(of=row)] if row else []
         named = {entry.name: entry for entry in rows if entry}
         return [{"name": name, "description": self._describe(entry)} for name, entry in named.items()]
+
+    def slices(self, chosen: str | None) -> dict[str, Any]:
+        """Return the slices of the chosen row for the template, or of the best tuned row."""
+        row = self.comparison.row(chosen)
+        parts, picture = slices_of(self.comparison, row), slice_picture(self.comparison, row)
+        return {"slices": parts, "slice_picture": _data_uri(picture) if picture else None}
 
     def _paired_differences(self) -> list[dict[str, Any]]:
         """Return the paired differences in the primary metric."""
