@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.base_checks import base_checks_by_model
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
@@ -79,7 +80,7 @@ def build_comparison(
     (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
     name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
     (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep), contaminated (see
-    contaminated_models) and not_asked (contenders without a key).
+    contaminated_models), probes and must_hold (see base_checks_by_model) and not_asked (contenders without a key).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -131,12 +132,14 @@ def compare(
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
     bases = _bases(models, config)
     forgetting = forgetting_by_model(models, all_estimates, bases, margin)
+    base_checks = base_checks_by_model(list(row_models.values()), estimates, metrics, config, bases)
     names, about = config.get("base_names", {}), config.get("contenders", {})
     rows = [
         replace(
             row,
             forgetting=forgetting.get(row.name),
             rails=judge_answers(samples[row.name], config.get("rails", {})),
+            base_checks=base_checks.get(row.name, ()),
             base_model=names.get(bases.get(row.source)),
             **about.get(row.source.partition("/")[0], {}),
         )

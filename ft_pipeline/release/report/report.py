@@ -18,6 +18,7 @@ from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -90,6 +91,7 @@ def render_report(
         **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(chosen),
+        **base_check_values(store, comparison_artifact, comparison, chosen),
         prompts=values.prompts(),
     )
 
