@@ -229,7 +229,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> str:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    candidates = [field.annotation, *get_args(field.annotation)]
+    arguments = get_args(field.annotation)
+    candidates = [field.annotation, *arguments, *itertools.chain.from_iterable(map(get_args, arguments))]
     return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.formats.registry import FORMATS
 
-EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
-"""Files and folders that a project with the worked example gets. Without it, a project gets only data/general."""
+QUESTIONS = ("data/general", "data/probes")
+"""Folders of questions that every project gets."""
+EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw")
+"""Files and folders that only a project with the worked example gets."""
 PROJECT_FILES = ("workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas")
 """Files and folders that every project gets."""
 
@@ -45,7 +47,7 @@ def create(target: Path, example: bool) -> Path:
     target = target.resolve()
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; name a new folder")
-    for item in (*PROJECT_FILES, *(EXAMPLE_FILES if example else ("data/general",))):
+    for item in (*PROJECT_FILES, *QUESTIONS, *(EXAMPLE_FILES if example else ())):
         _copy(example_folder() / item, target / item)
     for data_format in FORMATS:
         (target / "data" / "raw" / data_format).mkdir(parents=True, exist_ok=True)

@@ -171,6 +171,9 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     ]
     if unusable:
         console.print(f"Not usable: {plain('; '.join(unusable))}. The report says more.", soft_wrap=True)
+    for row in comparison.rows:
+        for check in (check for check in row.base_checks if check.prevents_release):
+            console.print(plain(f"{row.name}: {check.describe()}"), soft_wrap=True)
     for entry in comparison.contaminated:
         console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
     for sentence in comparison.not_asked:

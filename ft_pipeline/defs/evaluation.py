@@ -32,6 +32,7 @@ from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
+from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -131,6 +132,7 @@ def comparison(context: SpecContext) -> Spec:
         "rails": settings.promotion.rails,
         "keeps": settings.promotion.keeps,
         "bases": dict(bases),
+        **_must_keep(context),
         **({"stale": stale} if stale else {}),
     }
     if slices := settings.evaluation.slices:
@@ -164,6 +166,19 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
         config["notice"] = "`promotion.metric: loss` now means `auto`."
     margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
     return {**config, **margins}
+
+
+def _must_keep(context: SpecContext) -> dict[str, Any]:
+    """What tuned models must keep of their base models: probes with what is wanted of the answers, and tasks with their
+    margins. Without them, nothing."""
+    settings = context.project.settings.evaluation
+    digests = probe_digests(read_probes(settings.probes, context.project.resolve_path))
+    probes = {
+        name: {**entry.model_dump(mode="json", exclude={"file"}), "digest": digests[name]}
+        for name, entry in settings.probes.items()
+    }
+    must_hold = settings.tasks_that_must_hold()
+    return {**({"probes": probes} if probes else {}), **({"must_hold": must_hold} if must_hold else {})}
 
 
 def _about_contenders(settings: ProjectSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.scoring.probe_files import read_probes
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.endpoint.rate_limits import cost
@@ -34,6 +35,8 @@ NOT_SCORED_WITH = {
     "contenders",
     "gguf",
     "slices",
+    "tasks",
+    "probes",
 }
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
@@ -104,12 +107,21 @@ def evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
     return {
-        "evaluation": settings.model_dump(mode="json", exclude=NOT_SCORED_WITH),
+        "evaluation": {**settings.model_dump(mode="json", exclude=NOT_SCORED_WITH), "tasks": settings.task_names},
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
         "task_files": task_files(context),
     }
+
+
+def probes_config(context: SpecContext) -> dict[str, Any]:
+    """The questions of the probes, which tuned models and their base models answer. Empty without probes.
+
+    What is wanted of the answers is not part of it: the comparison looks at that.
+    """
+    probes = read_probes(context.project.settings.evaluation.probes, context.project.resolve_path)
+    return {"probes": probes} if probes else {}
 
 
 def served_settings(settings: ExperimentSettings) -> dict[str, Any]:
@@ -120,7 +132,7 @@ def served_settings(settings: ExperimentSettings) -> dict[str, Any]:
 
 def scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference], served: dict[str, Any]) -> Spec:
     """The spec of the scores of a tuned model. served: from served_settings."""
-    config = evaluation_config(context)
+    config = {**evaluation_config(context), **probes_config(context)}
     inputs = {
         "conversations": context.checked_artifact("conversations").reference,
         **model_inputs,
@@ -141,7 +153,7 @@ def baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], pr
         inputs = {**inputs, "text": context.checked_artifact("text").reference}
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
-    config = evaluation_config(context)
+    config = {**evaluation_config(context), **probes_config(context)}
     inputs = {
         **inputs,
         **_answer_limit_inputs(context, inputs["base_model"]),

@@ -35,7 +35,7 @@ ANSWERS = (
     *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )
 """(kind of artifact, file, column with the id of the answered row) of every table of models' answers."""
-SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")
+SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*", "data/probes/*")
 """Files whose texts are part of settings and specs, and so stay."""
 
 

@@ -1,9 +1,10 @@
 """What a reader sees first: how the chosen row stands (lights), what it costs, and what could go wrong with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.opinion_records import WANTED_RATINGS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -59,6 +60,7 @@ class CostLine:
 def lights(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None = None) -> list[Light]:
     """Return the lights of a row. exposure: that of decision.json; None: a decision of an older version."""
     found = [_of_test_rows(comparison.test_rows), _of_forgetting(row), _of_endings(row), _of_refusals(row)]
+    found += [*_of_probes(row), *_of_tasks(row)]
     return [*found, *([_of_exposure(exposure)] if exposure else []), _of_people(comparison, row)]
 
 
@@ -166,6 +168,32 @@ def _of_refusals(row: ComparisonRow) -> Light:
     return Light(_color(rail), words[_color(rail)], rail.describe())
 
 
+def _of_probes(row: ComparisonRow) -> list[Light]:
+    """Return the light of the probes; none for a row without training."""
+    if row.technique is None:
+        return []
+    checks = [check for check in row.base_checks if check.kind == "probes"]
+    if not checks:
+        return [
+            Light("amber", "Refusals were not tested", "no probes: whether it still declines as before is not known")
+        ]
+    return [_of_checks(checks, {"green": "Passes the probes", "amber": "Probes cannot be told", "red": "Fails probes"})]
+
+
+def _of_tasks(row: ComparisonRow) -> list[Light]:
+    """Return the light of the tasks that must hold; none without such tasks."""
+    checks = [check for check in row.base_checks if check.kind == "task"]
+    words: dict[Color, str] = {"green": "Tasks hold", "amber": "Tasks cannot be told", "red": "Fails a task"}
+    return [_of_checks(checks, words)] if checks else []
+
+
+def _of_checks(checks: Sequence[BaseCheck], words: Mapping[Color, str]) -> Light:
+    """Return the light of what a model must keep of its base model."""
+    is_lost = any(check.verdict == "lost" for check in checks)
+    color: Color = "red" if is_lost else "amber" if any(check.prevents_release for check in checks) else "green"
+    return Light(color, words[color], " ".join(check.describe() for check in checks))
+
+
 def _color(rail: Rail) -> Color:
     return "red" if rail.verdict == "breach" else "amber" if rail.verdict == "cannot be told" else "green"
 
@@ -198,6 +226,9 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
     parts = slices_of(comparison, row)
     if parts and parts.row == row.name and (worse := parts.describe_worse()):
         yield f"It is {worse}."
+    for check in row.base_checks:
+        if check.prevents_release:
+            yield check.describe()
     if row.kind in TUNED and not comparison.recipe_leads_of(row):
         yield "It was trained once: another training of the same settings may be better or worse. Three show it."
     if looks:

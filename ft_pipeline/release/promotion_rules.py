@@ -170,6 +170,7 @@ class PromotionRules:
             *too_few,
             *(f"the check {name} failed" for name, passed in gates.items() if not passed),
             *self._forgetting(row),
+            *(check.describe().rstrip(".") for check in row.base_checks if check.prevents_release),
             *(rail.describe() for rail in row.rails if rail.prevents_release),
         ]
 
@@ -228,6 +229,7 @@ class PromotionRules:
             "level": self.level(row),
             "p": self.p_value(row),
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
+            **({"base_checks": [check.to_json() for check in row.base_checks]} if row.base_checks else {}),
             "champion_compared": self._contaminated_champion() is None,
             "decided_by": {rival.name: decided_by(self.comparison, row, rival) for rival in self.rivals(row)},
             **({"opinions": [opinion.to_json() for opinion in opinions]} if (opinions := self._opinions(row)) else {}),

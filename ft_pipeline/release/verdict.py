@@ -204,6 +204,9 @@ def _fault(row: ComparisonRow) -> str:
     """Return what is wrong with a row that cannot go out."""
     if row.breaches:
         return f"fails: {row.breaches[0].describe()}"
+    forgets = row.forgetting is not None and row.forgetting.verdict == "forgets"
+    if row.lost_checks and not forgets:
+        return row.lost_checks[0].describe().rstrip(".").replace("Fails", "fails", 1)
     return row.forgetting.describe().rstrip(".").lower() if row.forgetting else "was not checked"
 
 

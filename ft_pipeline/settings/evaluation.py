@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
 from ft_pipeline.settings.slices import SliceSettings, check_slices
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
@@ -93,13 +94,17 @@ class EvaluationSettings(Section):
     """Custom metrics by name, in addition to loss, chrF and the others."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
-    tasks: list[str] = Field(default_factory=list)
+    tasks: list[str | TaskSettings] = Field(default_factory=list)
     """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
-    them with its system prompt."""
+    them with its system prompt. `{task: NAME, must_hold: true, margin: 0.05}`: a tuned model is released only if it is
+    shown to be no worse than its own base model by the margin."""
     include_path: str | None = None
     """A folder of tasks in lm-eval's YAML. Their `data_files` are relative to it."""
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
+    probes: dict[str, ProbeSettings] = Field(default_factory=dict)
+    """Questions that show whether a tuned model still declines, answers or keeps to a rule as its own base model does.
+    It is released only if that is shown. data/probes has some to begin with."""
     gguf: GgufLimits = GgufLimits()
     slices: dict[str, SliceSettings] = Field(default_factory=dict)
     """Parts of the test conversations by name, in addition to those by tag, source, language, length and turns."""
@@ -141,6 +146,30 @@ class EvaluationSettings(Section):
             if name in RESERVED_METRIC_NAMES:
                 raise rule_error(f"metrics.{name}", f"the metric name {name!r} is reserved. Choose another name.")
         return self
+
+    @model_validator(mode="after")
+    def _check_names_of_probes_and_tasks(self) -> "EvaluationSettings":
+        for name in self.probes:
+            if not re.fullmatch(PROBE_NAME_PATTERN, name):
+                raise rule_error(
+                    "probes",
+                    f"the name {name!r} of probes is invalid. Use at most 40 lowercase letters, digits and _, starting "
+                    "with a letter.",
+                )
+        twice = next((name for name in self.task_names if self.task_names.count(name) > 1), None)
+        if twice is not None:
+            raise rule_error("tasks", f"the task {twice!r} is named twice. Name it once.")
+        return self
+
+    @property
+    def task_names(self) -> list[str]:
+        """The names of the tasks."""
+        return [entry if isinstance(entry, str) else entry.task for entry in self.tasks]
+
+    def tasks_that_must_hold(self) -> dict[str, float]:
+        """Return task → margin of the tasks on which a tuned model must not be worse than its own base model."""
+        entries = [entry for entry in self.tasks if isinstance(entry, TaskSettings)]
+        return {entry.task: entry.margin for entry in entries if entry.must_hold}
 
     def answer_metrics(self) -> list[str]:
         """Return the names of the metrics that this project's answers are scored with."""

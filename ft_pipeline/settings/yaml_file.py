@@ -254,18 +254,24 @@ def _line_of(node: yaml.Node | None, path: KeyPath) -> int | None:
 
 
 def _known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys of the section at `path`; none if there is no section."""
-    parts = iter(path)
-    for part in parts:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        section = section_of(annotation)
-        if section is None and get_origin(annotation) in (dict, list):  # of sections, by name or position
-            next(parts, None)
-            section = section_of(get_args(annotation)[-1])
-        if section is None:
+    """Return the keys of the section at `path`, which may lead through lists and names; none if there is no section."""
+    annotation: Any = model
+    for part in path:
+        if get_origin(annotation) in (list, dict):
+            annotation = get_args(annotation)[-1]
+            continue
+        section = _section_among(annotation)
+        if section is None or part not in section.model_fields:
             return []
-        model = section
-    return list(model.model_fields)
+        annotation = section.model_fields[part].annotation
+    section = _section_among(annotation)
+    return [] if section is None else list(section.model_fields)
+
+
+def _section_among(annotation: Any) -> type[BaseModel] | None:
+    """Return the section type of a value, also if it may be of another type; None for any other value."""
+    types = (annotation, *get_args(annotation))
+    return next((part for part in types if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

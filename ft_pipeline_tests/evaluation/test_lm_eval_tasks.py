@@ -82,6 +82,8 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     tuned = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt=None, **shared)
     tuned_scores.run(tuned)
 
+    assert not (tuned.out / "probes.parquet").exists()  # of projects with probes only
+    assert all("probes" not in row for row in json.loads((tuned.out / "scores.json").read_text())["rows"])
     baseline_scores = rows_of(baseline)
     assert {"capitals/acc", "written/spaces"} <= baseline_scores["plain"].keys()
     assert baseline_scores["short"]["capitals/acc"] == baseline_scores["shot"]["capitals/acc"]

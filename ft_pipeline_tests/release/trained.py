@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
+from ft_pipeline.evaluation.scoring.probe_files import probe_digests
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
@@ -74,8 +75,12 @@ class Quiet:
 class Trained:
     """The store, and what was put into it."""
 
-    def __init__(self, root: Path, *, model: str | None = None) -> None:
-        """root: a new project folder. model: the hub id recorded as the source of the base model."""
+    def __init__(
+        self, root: Path, *, model: str | None = None, probes: Mapping[str, list[dict[str, str]]] | None = None
+    ) -> None:
+        """root: a new project folder. model: the hub id recorded as the source of the base model. probes: questions
+        that should be answered, by the name of the probes."""
+        self.probes = probes or {}
         self.root = scaffold.create(root, example=False)
         self.store = ArtifactStore(root / "data" / "store")
         self.work = root / "work"
@@ -178,8 +183,11 @@ class Trained:
         compared = {"any/prompt_baseline": baseline, **scored}
         folders = {name: artifact.path for name, artifact in compared.items()}
         talks = self.conversations.path
+        rule = {"expect": "answer", "must_not": None, "refusal": None, "margin": 0.05}
+        rules = {name: {**rule, "digest": digest} for name, digest in probe_digests(self.probes).items()}
+        config = {**COMPARE, **({"probes": rules} if rules else {})}
         comparison = self.put(
-            "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT, talks), {}, COMPARE
+            "comparison", compared, lambda out: build_comparison(folders, config, out, ABOUT, talks), {}, config
         )
         AssetPointers(self.store.root).write("comparison", None, comparison)
         return comparison
@@ -216,6 +224,7 @@ class Trained:
 
     def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:
         config = {"evaluation": EVALUATION, "general_questions": [], "general_texts": [], **config}
+        config |= {"probes": self.probes} if self.probes else {}
         folders = {name: artifact.path for name, artifact in inputs.items()}
         work = self.work / f"{kind}{len(list(self.work.iterdir()))}"
         work.mkdir()

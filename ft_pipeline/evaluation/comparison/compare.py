@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.base_checks import base_checks_by_model
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
@@ -86,8 +87,8 @@ def build_comparison(
     compare; default: the most common), prices (CostSettings), forgetting_margin, bases (see forgetting_by_model),
     base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
     (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
-    the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key) and slices
-    (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
+    the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key), probes and
+    must_hold (see base_checks_by_model) and slices (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
     made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
@@ -149,12 +150,14 @@ def compare(
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
     bases = _bases(models, config)
     forgetting = forgetting_by_model(models, all_estimates, bases, margin)
+    base_checks = base_checks_by_model(list(row_models.values()), estimates, metrics, config, bases)
     names, about = config.get("base_names", {}), config.get("contenders", {})
     rows = [
         replace(
             row,
             forgetting=forgetting.get(row.name),
             rails=judge_answers(samples[row.name], config.get("rails", {})),
+            base_checks=base_checks.get(row.name, ()),
             base_model=names.get(bases.get(row.source)),
             **about.get(row.source.partition("/")[0], {}),
         )

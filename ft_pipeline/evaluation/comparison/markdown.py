@@ -31,6 +31,7 @@ def markdown_table(comparison: Comparison) -> str:
     parts += [f"Not compared: {entry.describe()}" for entry in comparison.contaminated]
     parts += [f"Not compared: {sentence}" for sentence in comparison.not_asked]
     parts += [f"Not usable: {sentence}." for sentence in comparison.unusable]
+    parts += [f"{row.name}: {check.describe()}" for row in comparison.rows for check in row.base_checks]
     return "\n\n".join(parts) + "\n"
 
 

@@ -51,6 +51,8 @@ OPTIONAL_LISTS = (
     "slice_checks",
 )
 """Keys of the document that are left out if their lists are empty."""
+OPTIONAL_LISTS_OF_ROWS = ("base_checks",)
+"""The same of its rows."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,10 @@ class Comparison(JsonRecord):
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
         document = super().to_json()
+        document["rows"] = [
+            {key: value for key, value in row.items() if value or key not in OPTIONAL_LISTS_OF_ROWS}
+            for row in document["rows"]
+        ]
         return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
 
     @property

@@ -240,8 +240,12 @@ def said_of(name: str, requirement: str) -> str:
 
 def faults_of(row: ComparisonRow) -> list[str]:
     """Return why a row is not recommended, whatever its scores. Empty for a sound row."""
-    forgetting = [row.forgetting.describe().rstrip(".")] if row.is_usable and row.forgetting else []
-    return [] if row.is_sound else [rail.describe() for rail in row.breaches] + forgetting
+    if row.is_sound:
+        return []
+    forgets = row.is_usable and row.forgetting is not None and row.forgetting.verdict == "forgets"
+    forgetting = [row.forgetting.describe()] if row.forgetting and forgets else []
+    losses = [*forgetting, *(check.describe() for check in row.lost_checks)]
+    return [*(rail.describe() for rail in row.breaches), *(sentence.rstrip(".") for sentence in losses)]
 
 
 def baseline_phrase(row: ComparisonRow | None) -> str:
@@ -271,6 +275,7 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
         "teacher": _teacher(facts),
         "general_accuracy": {used_row.name: used_row.accuracy for used_row in (base, row) if used_row},
         "forgetting": _json(row.forgetting if row else None),
+        **({"base_checks": [check.to_json() for check in row.base_checks]} if row and row.base_checks else {}),
     }
 
 

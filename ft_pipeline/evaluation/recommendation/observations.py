@@ -131,6 +131,12 @@ def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -
     return f"General accuracy: {values}. {row.forgetting.describe()}"
 
 
+def observe_base_checks(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return what the tuned model kept of its base model's behavior and tasks, where that was tested."""
+    checks = recommendation.row.base_checks if recommendation.row else ()
+    return " ".join(check.describe() for check in checks) or None
+
+
 def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
     if recommendation.row is None:
@@ -257,6 +263,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_tokens,
     observe_break_even,
     observe_forgetting,
+    observe_base_checks,
     observe_merge,
     observe_one_training,
     observe_seeds,

@@ -304,6 +304,7 @@ def _limitation_lines(facts: CardFacts) -> Iterable[str]:
     if row and row.forgetting and base:
         values = f"{base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)"
         yield f"General accuracy: {values}. {row.forgetting.describe()}"
+    yield from (check.describe() for check in (row.base_checks if row else ()))
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from ft_pipeline.release.report.answers import (
     side_by_side,
 )
 from ft_pipeline.release.report.errors import explain_worse_answers
+from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -113,6 +114,7 @@ def render_report(
         **values.slices(chosen),
         **values.answers(chosen),
         worse=worse,
+        **base_check_values(store, comparison_artifact, comparison, chosen),
         prompts=values.prompts(),
     )
     return text, worse
