@@ -100,7 +100,9 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     pair = comparison.difference(row, rival) if rival else None
     number = f": {in_words(comparison, row, pair)}" if pair else ""
     if row.kind in TUNED:
-        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", _basis(comparison, row), row.name)
+        prompted = f" with the prompt variant {row.variant}" if row.variant else ""
+        sentence = f"Use the fine-tuned model {row.name}{prompted}{number}."
+        return Verdict("use_tuned", sentence, _basis(comparison, row), row.name)
     if row.passages:
         return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", _basis(comparison, row), row.name)
     sentence = f"Do not fine-tune; prompt it as {row.name}{number}."

@@ -64,6 +64,9 @@ class ModelUnderTest:
     """Facts about the model and its prompt: the key `model` of its row."""
     runs_general_suite: bool = False
     """Whether it is also scored on the general suite."""
+    same_weights_as: str | None = None
+    """The name of a model that is scored before it, and has the same weights: its general results are taken over,
+    because the general suite has no prompt."""
     is_candidate: bool = True
     """Whether it is also scored on what only candidates need: validation rows, on which they are screened, and the
     lm-eval tasks."""
@@ -149,6 +152,8 @@ class Scorer:
         samples = self._score_items(lm, rendered_items, folder)
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
         general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
+        if tested_model.same_weights_as is not None:
+            general = self._result(tested_model.same_weights_as)["general"]
         tasks = self._run_lm_eval_tasks(task_lm, tested_model) if task_lm and tested_model.is_candidate else []
         result = {
             "row": self._row(tested_model, lm, samples, general, tasks),
@@ -158,7 +163,7 @@ class Scorer:
             "validation": validation,
             "task_metrics": {name: vars(metric) for name, metric in self.lm_eval_tasks.metrics.items()},
         }
-        path = self._result_path(tested_model)
+        path = result_path(self.job, tested_model.name)
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
@@ -175,7 +180,7 @@ class Scorer:
 
     def skip_if_scored(self, tested_model: ModelUnderTest) -> bool:
         """Return whether an earlier start of this job has scored the model. If so, count its requests as done."""
-        is_scored = self._result_path(tested_model).is_file()
+        is_scored = result_path(self.job, tested_model.name).is_file()
         if is_scored:
             self.progress.advance(self._count_requests(tested_model))
         return is_scored
@@ -187,9 +192,7 @@ class Scorer:
 
         more: further keys of rows, by name of the model.
         """
-        results = [
-            json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
-        ]
+        results = [self._result(tested_model.name) for tested_model in tested_models]
         rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
@@ -349,8 +352,9 @@ class Scorer:
         likelihoods = len(self.items) + (len(self.validation_items) if tested_model.is_candidate else 0)
         return likelihoods + len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
 
-    def _result_path(self, tested_model: ModelUnderTest) -> Path:
-        return result_path(self.job, tested_model.name)
+    def _result(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(result_path(self.job, name).read_text(encoding="utf-8"))
+        return result
 
 
 def result_path(job: Job, name: str) -> Path:
