@@ -24,6 +24,8 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.test_serving import ask, serving
 from ft_pipeline_tests.release.trained import Trained
 
+pytestmark = pytest.mark.long
+
 TALKS = {
     "train": [
         ("Where is my parcel?", "Sorry about the delay. Please send your order number."),
@@ -71,17 +73,14 @@ def comparison_of(shop: Trained) -> Artifact:
     return shop.store.all("comparison")[-1]
 
 
-def scored(shop: Trained, row: str) -> list[dict[str, Any]]:
+def scored(shop: Trained, name: str) -> list[dict[str, Any]]:
     """The samples of a row, each with its turns before the answer as `turns`."""
-    talks = {
-        record["id"]: record["messages"]
-        for record in pq.read_table(shop.conversations.path / "rows.parquet").to_pylist()
-    }
-    samples = pq.read_table(comparison_of(shop).path / "samples.parquet").to_pylist()
+    rows = pq.read_table(shop.conversations.path / "rows.parquet").to_pylist()
+    talks = {row["id"]: row["messages"] for row in rows}
     found = []
-    for sample in samples:
+    for sample in pq.read_table(comparison_of(shop).path / "samples.parquet").to_pylist():
         talk, turn = sample["item"].rsplit(":", 1)
-        if sample["name"] == row:
+        if sample["name"] == name:
             found.append({**sample, "turns": talks[talk][: int(turn)]})
     assert len(found) == 5
     return found
@@ -106,7 +105,6 @@ def test_tuned_models_have_a_row_for_each_chosen_variant(shop: Trained) -> None:
     assert (plain.variant, plain.passages) == (None, 0)
     assert all(comparison.bar_of(row) is comparison.best_baseline() for row in tuned.values())
     assert comparison.difference_between(with_passages, plain) is not None
-    assert {entry.row for entry in comparison.lead_tests} >= {"lora/merged+passages"} or comparison.pairs
 
 
 def test_a_variant_keeps_the_own_system_prompt_unless_it_has_one(shop: Trained) -> None:
@@ -133,14 +131,12 @@ def test_a_candidate_is_its_weights_its_variant_and_what_is_looked_up(shop: Trai
 
 
 @pytest.mark.parametrize("row", [*ROWS, "ours"])
-@pytest.mark.parametrize("engine", ["transformers", "llama.cpp", "vllm"])
+@pytest.mark.parametrize("engine", ["transformers", "llama.cpp"])
 def test_the_engine_is_sent_the_scored_prompt(shop: Trained, tmp_path: Path, row: str, engine: str) -> None:
     """Several turns, and a turn of the system, among them."""
     model = find_model(shop.store, row)
     served = write_served_folder(shop.store, model, tmp_path)
-    rules = chat_rules(
-        served.form, find_engine("transformers") if engine == "vllm" else find_engine(engine), served.prompt
-    )
+    rules = chat_rules(served.form, find_engine(engine), served.prompt)
     for sample in scored(shop, row):
         exchange = ChatExchange({"model": row, "messages": sample["turns"]}, rules)
         sent = exchange.engine_request
@@ -181,7 +177,6 @@ def test_a_released_model_keeps_its_texts(shop: Trained, tmp_path: Path) -> None
     assert "Malta: eight days." in turns[0]["content"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("row", ["passages", "lora/merged+passages", "lora/merged+nearest"])
 def test_a_served_champion_answers_as_it_was_scored(shop: Trained, row: str) -> None:
     release(shop, row)

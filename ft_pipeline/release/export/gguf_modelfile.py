@@ -59,8 +59,8 @@ def _modelfile_of(
     """
     if what_weights_lack(model.serving):
         raise UserError(
-            "Its prompt has examples or passages of your data, which Ollama does not look up. Use `ft serve`, or add them "
-            "in your application."
+            "Its prompt has examples or passages of your data, which Ollama does not look up. Use `ft serve`, or add "
+            "them in your application."
         )
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
     calls_tools, reasons = _kinds_of_answers(store, model)
