@@ -21,6 +21,8 @@ from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.manual_promotion import find_row
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.release.served_shop import ServedShop
+from ft_pipeline_tests.release.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.test_serving import ask, serving
 from ft_pipeline_tests.release.trained import Trained
 
@@ -48,9 +50,11 @@ TEXTS = [
 VARIANTS: dict[str, dict[str, Any]] = {
     "passages": {"system_prompt": "Use this:\n{passages}\nBe brief.", "passages": 1, "passage_words": 10},
     "nearest": {"few_shot": 2, "examples": "retrieved"},
+    "fixed": {"few_shot": 1},
     "ours": {"system_prompt": "Be polite.", "replace_system": True, "passages": 2, "passage_words": 10},
 }
-ROWS = ["passages", "lora/merged+passages", "lora/merged+nearest", "learned/adapter+passages"]
+TUNED_WITH = ["passages", "nearest", "fixed"]
+ROWS = ["passages", "ours", "learned/adapter+passages", *(f"lora/merged+{name}" for name in TUNED_WITH)]
 
 
 def write_texts(*texts: str) -> Callable[[Path], None]:
@@ -65,7 +69,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     shop.train("lora", "lora", system_prompt="You work in a shop.")
     shop.train("learned", "prompt_tuning")
     text = shop.put("text", {}, write_texts(*TEXTS))
-    shop.compare(VARIANTS, ["passages", "nearest"], {"text": text})
+    shop.compare(VARIANTS, TUNED_WITH, {"text": text})
     return shop
 
 
@@ -97,8 +101,8 @@ def test_tuned_models_have_a_row_for_each_chosen_variant(shop: Trained) -> None:
     comparison = read_comparison(comparison_of(shop))
     tuned = {row.name: row for row in comparison.rows if row.experiment}
     assert set(tuned) == {
-        *("lora/adapter", "lora/merged", "lora/merged+passages", "lora/merged+nearest"),
-        *("learned/adapter", "learned/adapter+passages", "learned/adapter+nearest"),
+        *("lora/adapter", "lora/merged", *(f"lora/merged+{name}" for name in TUNED_WITH)),
+        *("learned/adapter", *(f"learned/adapter+{name}" for name in TUNED_WITH)),
     }
     with_passages, plain = tuned["lora/merged+passages"], tuned["lora/merged"]
     assert (with_passages.kind, with_passages.variant, with_passages.passages) == ("merged", "passages", 1)
@@ -130,7 +134,7 @@ def test_a_candidate_is_its_weights_its_variant_and_what_is_looked_up(shop: Trai
     assert find_row(read_comparison(comparison_of(shop)), candidates, "lora").name == "lora/merged"
 
 
-@pytest.mark.parametrize("row", [*ROWS, "ours"])
+@pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("engine", ["transformers", "llama.cpp"])
 def test_the_engine_is_sent_the_scored_prompt(shop: Trained, tmp_path: Path, row: str, engine: str) -> None:
     """Several turns, and a turn of the system, among them."""
@@ -194,9 +198,25 @@ def test_a_served_champion_answers_as_it_was_scored(shop: Trained, row: str) -> 
             model="champion", messages=samples[-1]["turns"], max_tokens=12, stream=True
         )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-        assert text.strip() == samples[-1]["answer"]
+        assert text.strip() == samples[-1]["answer"].removesuffix("\ufffd")  # half a character is not sent
         with pytest.raises(openai.NotFoundError, match="looks up passages or examples"):
             served.client.completions.create(model="champion", prompt="Malta?", max_tokens=2)
+
+
+def test_llama_cpp_is_sent_what_is_looked_up(shop: Trained, tmp_path: Path) -> None:
+    """Its answers begin as those of transformers in 32 bit, and it counts the tokens of the scored prompt."""
+    with_gguf = ServedShop(shop, tmp_path / "shop")
+    with_gguf.add_gguf("lora")
+    row, merged = "lora/merged+passages", shop.inputs["lora"]["merged_model"].path
+    prompt = write_served_folder(shop.store, find_model(shop.store, row), tmp_path / "served").prompt
+    assert prompt is not None
+    with client_of(with_gguf, row, tmp_path) as client:
+        for sample in scored(shop, row):
+            reply = client.chat.completions.create(model=row, messages=sample["turns"], max_tokens=12)
+            expected = answer(merged, prompt.prepend_to(sample["turns"]), 12)
+            text = (reply.choices[0].message.content or "").strip()
+            assert text.startswith(expected[: max(len(expected) - 3, 1)])
+            assert reply.usage is not None and reply.usage.prompt_tokens == sample["prompt_tokens"]
 
 
 def test_the_record_is_json_and_names_what_is_served(shop: Trained) -> None:
