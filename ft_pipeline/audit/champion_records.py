@@ -47,7 +47,7 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
         message = f"differs from its champion artifact in {', '.join(differing)}"
         findings.append(Finding("edited_record", where, message))
-    for kind in ("base_model", "adapter", "merged_model"):
+    for kind in champion.RELEASED_ARTIFACTS:
         node = index.find(kind, fingerprints[kind]) if kind in fingerprints else None
         if node is not None and node.path is None:
             findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))

@@ -66,27 +66,30 @@ def prompt_baseline(context: SpecContext) -> Spec:
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     if (teacher := teacher_spec(context, references(inputs))) is not None:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
-    return baseline_spec(context, references(inputs), context.project.settings.prompting.model_dump(mode="json"))
+    prompting = context.project.settings.prompting.model_dump(mode="json", include={"variants"})
+    return baseline_spec(context, references(inputs), prompting)
 
 
 @step(
     stage="evaluation",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "adapter", "merged_model"],
+    deps=["experiment", "base_model", "conversations", "text", "adapter", "merged_model"],
     code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
-    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
+    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline. Also under
+    the prompt variants of `prompting.tuned_with`."""
     adapter = context.artifact("adapter")
     inputs = {
         "base_model": base_model_of(context, adapter),
         "adapter": adapter,
         "merged_model": context.checked_artifact("merged_model"),
     }
-    return scores_spec(context, references(inputs), served_settings(experiment_settings(context)))
+    served = served_settings(experiment_settings(context), context.project.settings.prompting)
+    return scores_spec(context, references(inputs), served)
 
 
 @step(
@@ -270,17 +273,18 @@ def _champion_scores(
 
     Raises MissingInput if they are not measured yet. scored: the current scores, which may contain a prompt variant.
     """
-    served = champion.evidence["served"]
+    served, frozen = champion.evidence["served"], champion.fingerprints
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
-        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}})
-        spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
-        existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
-        return "prompt_baseline", existing or context.built_artifact(spec)
-    tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
-    model_inputs = {"base_model": base, **tuned}
-    return "scores", context.built_artifact(scores_spec(context, model_inputs, served))
+        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}}, frozen)
+    else:
+        tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
+        of_the_model = {key: value for key, value in served.items() if key != "variant"}
+        spec = scores_spec(context, {"base_model": base, **tuned}, of_the_model, frozen)
+    spec = spec.with_code_version(STEPS[spec.kind].code_version)
+    existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
+    return spec.kind, existing or context.built_artifact(spec)
 
 
 def _build_comparison(build: BuildContext) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 
 Kind = Literal["merged", "adapter", "prompt"]
+RELEASED_ARTIFACTS = ("base_model", "adapter", "merged_model", "text", "conversations")
+"""The roles among the fingerprints of a champion that are artifacts, which its release needs."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class Candidate:
     name: str
     """The row's name in the comparison, e.g. `qlora` or the name of a prompt variant."""
     kind: Kind
-    """`merged` or `adapter` (tuned weights), or `prompt` (the base model under a prompt variant)."""
+    """`merged` or `adapter` (tuned weights, also under a prompt variant), or `prompt` (the base model under one)."""
     experiment: str | None
     """The experiment that trained it; for a prompt variant the one whose base model was scored."""
     fingerprint: str
-    """Identity of what is released: the merged model's; for a prompt variant, a hash of base model and prompt."""
+    """Identity of what is released: the merged model's; under a prompt variant, a hash of its parts."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
+    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`; of a prompt that
+    looks things up also the artifacts `text` and `conversations`, whose passages and examples stay as they are."""
     gates: dict[str, bool] = field(default_factory=dict)
     """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
     settings_hash: str = ""

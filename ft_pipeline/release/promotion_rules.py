@@ -53,9 +53,9 @@ class PromotionRules:
         return [row for row in ranked if row.kind == kind and row.name in self.candidates]
 
     def tuned_rows(self) -> list[ComparisonRow]:
-        """Return the row of each experiment that a run may release, best first.
+        """Return the rows of each experiment that a run may release, best first.
 
-        It is the merged model, or the adapter if it cannot be merged (prompt_tuning).
+        They are the merged model, or the adapter if it cannot be merged (prompt_tuning), under each of its prompts.
         """
         with_merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
         adapters = [row for row in self.releasable_rows("adapter") if row.experiment not in with_merged]
@@ -300,8 +300,8 @@ class PromotionRules:
         fingerprint, rows = self.champion.fingerprint, self.comparison.rows
         if self._contaminated_champion() is not None:
             again = [row for row in rows if row.experiment == self.champion.experiment and row.kind in TUNED]
-            kind = self.champion.kind
-            return sorted(again, key=lambda row: row.kind != kind)[:1]
+            kind, name = self.champion.kind, self.champion.name
+            return sorted(again, key=lambda row: (row.kind != kind, row.name != name))[:1]
         champion_rows = [row for row in rows if row.kind == "champion" and self._compares_champion()]
         names = [name for name, candidate in self.candidates.items() if candidate.fingerprint == fingerprint]
         return champion_rows or [row for row in rows if row.name in names]

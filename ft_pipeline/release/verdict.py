@@ -102,7 +102,9 @@ def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     number = f": {words}" if words else ""
     basis = _basis(comparison, row, comparison.deciding_opinion(row, rival) if rival else None)
     if row.kind in TUNED:
-        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", basis, row.name)
+        prompted = f" with the prompt variant {row.variant}" if row.variant else ""
+        sentence = f"Use the fine-tuned model {row.name}{prompted}{number}."
+        return Verdict("use_tuned", sentence, basis, row.name)
     if row.passages:
         return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", basis, row.name)
     return Verdict("prompt", f"Do not fine-tune; prompt it as {row.name}{number}.", basis, row.name)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
+from ft_pipeline.evaluation.tuned_variants import variant_of
 
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
@@ -205,6 +206,12 @@ class ComparisonRow(JsonRecord):
     """What it must keep of its own base model: the behavior of probes, and tasks. Empty if the project has none."""
 
     @property
+    def variant(self) -> str | None:
+        """The prompt variant under which a tuned model was scored; None for its own prompt, and for other models."""
+        of_a_tuned_model = self.experiment is not None and self.kind in (*TUNED, "champion")
+        return variant_of(self.source_row) if of_a_tuned_model else None
+
+    @property
     def breaches(self) -> list[Rail]:
         """The rails that are in breach: then the model is not usable."""
         return [rail for rail in self.rails if rail.verdict == "breach"]
@@ -234,3 +241,8 @@ class ComparisonRow(JsonRecord):
     def accuracy(self) -> float | None:
         """The general accuracy; None if it was not measured."""
         return (self.general or {}).get("accuracy")
+
+
+def complexity_of(row: ComparisonRow) -> tuple[int, bool]:
+    """Return how much a row needs, to be sorted: its technique, then whether it has a prompt variant besides."""
+    return complexity(row.technique), row.variant is not None

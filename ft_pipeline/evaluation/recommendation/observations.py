@@ -96,7 +96,12 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
     if without_passages is None or not facts.passages_help():
         return None
     gain = facts.describe(facts.lead(with_passages, without_passages))
-    return f"Passages help the base model: {gain} A tuned model can be served with them too."
+    if any(row.passages for row in facts.tuned_rows):
+        return f"Passages help the base model: {gain}"
+    return (
+        f"Passages help the base model: {gain} A tuned model can be served with them too: to score it so, set "
+        f"`prompting.tuned_with: [{with_passages.source_row}]`."
+    )
 
 
 def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -142,7 +147,8 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     if recommendation.row is None:
         return None
     experiment = recommendation.row.experiment
-    forms = {row.kind: row for row in facts.sound_rows if row.experiment == experiment}
+    variant = recommendation.row.variant
+    forms = {row.kind: row for row in facts.sound_rows if (row.experiment, row.variant) == (experiment, variant)}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.is_clear:

@@ -66,6 +66,9 @@ class ModelUnderTest:
     """Facts about the model and its prompt: the key `model` of its row."""
     runs_general_suite: bool = False
     """Whether it is also scored on what shows what tuning costs: the general suite, and the probes."""
+    same_weights_as: str | None = None
+    """The name of a model that is scored before it, and has the same weights: its results in the general suite and on
+    the probes are taken over, because these have no prompt variant."""
     is_candidate: bool = True
     """Whether it is also scored on what only candidates need: validation rows, on which they are screened, and the
     lm-eval tasks."""
@@ -153,11 +156,14 @@ class Scorer:
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
         general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
         probes = answer_probes(lm, asked, self.max_new_tokens)
+        if tested_model.same_weights_as is not None:
+            same_weights = self._result(tested_model.same_weights_as)
+            general, probes = same_weights["general"], same_weights["probes"]
         tasks = self._run_lm_eval_tasks(task_lm, tested_model) if task_lm and tested_model.is_candidate else []
         result = {
             "row": {
                 **self._row(tested_model, lm, samples, general, tasks),
-                **({"probes": probe_digests(self.probes)} if asked else {}),
+                **({"probes": probe_digests(self.probes)} if probes else {}),
             },
             "samples": samples,
             "general": general,
@@ -166,7 +172,7 @@ class Scorer:
             "probes": probes,
             "task_metrics": {name: vars(metric) for name, metric in self.lm_eval_tasks.metrics.items()},
         }
-        path = self._result_path(tested_model)
+        path = result_path(self.job, tested_model.name)
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
@@ -189,7 +195,7 @@ class Scorer:
 
     def skip_if_scored(self, tested_model: ModelUnderTest) -> bool:
         """Return whether an earlier start of this job has scored the model. If so, count its requests as done."""
-        is_scored = self._result_path(tested_model).is_file()
+        is_scored = result_path(self.job, tested_model.name).is_file()
         if is_scored:
             self.progress.advance(self._count_requests(tested_model))
         return is_scored
@@ -201,9 +207,7 @@ class Scorer:
 
         more: further keys of rows, by name of the model.
         """
-        results = [
-            json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
-        ]
+        results = [self._result(tested_model.name) for tested_model in tested_models]
         rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result.get(name, ())]
@@ -366,8 +370,9 @@ class Scorer:
         general = choices + len(self.texts) + sum(map(len, self.probes.values()))
         return likelihoods + len(self.items) + (general if tested_model.runs_general_suite else 0)
 
-    def _result_path(self, tested_model: ModelUnderTest) -> Path:
-        return result_path(self.job, tested_model.name)
+    def _result(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(result_path(self.job, name).read_text(encoding="utf-8"))
+        return result
 
 
 def result_path(job: Job, name: str) -> Path:

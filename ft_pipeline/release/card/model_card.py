@@ -69,7 +69,7 @@ class CardFacts:
     comparison: Comparison
     """The comparison whose rows the card shows."""
     fingerprints: Mapping[str, str]
-    """By role: `base_model`, `adapter`, `merged_model`, `prompt_variant`, `comparison`."""
+    """By role: `base_model`, `adapter`, `merged_model`, `comparison`, and those of a prompt variant."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the (last) experiment; empty for a prompt variant."""
     adapter_summary: Mapping[str, Any] = field(default_factory=dict)

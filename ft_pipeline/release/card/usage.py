@@ -47,7 +47,27 @@ def usage_paragraphs(kind: str, serving: Mapping[str, Any], *, base_is_exported:
         else _MERGED.format(folder=FOLDER, messages=_messages_code(serving))
     )
     notes = "; ".join(_notes(kind, serving))
-    return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
+    lacks = what_weights_lack(serving)
+    exported = f"`ft export` writes the folder{f'; {notes}' if notes else ''}."
+    return [f"```python\n{code}\n```", exported, *([lacks] if lacks else [])]
+
+
+def what_weights_lack(serving: Mapping[str, Any]) -> str | None:
+    """Return what a tuned model's prompt has that is not in its weights, and what to do, as a paragraph; None if there
+    is nothing."""
+    if "variant" not in serving:
+        return None
+    found = "nearest " if serving.get("examples") == "retrieved" else ""
+    parts = [f"the {serving['few_shot']} {found}examples of the train split"] if serving.get("few_shot") else []
+    parts += [f"the {serving['passages']} nearest passages of data/raw/text"] if serving.get("passages") else []
+    if not parts:
+        return None
+    return (
+        f"**Not in the weights:** {' and '.join(parts)}, which its prompt had for each question while it was scored. "
+        "Without them it answers otherwise. `ft serve` adds them. An application that uses the exported files must add "
+        "them itself: `prompt.json` has the settings, and `ft export --with-texts` also writes the texts. They are "
+        "found by BM25, with the words of all turns of the user."
+    )
 
 
 def _notes(kind: str, serving: Mapping[str, Any]) -> list[str]:

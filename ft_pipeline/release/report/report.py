@@ -60,7 +60,7 @@ KIND_TEXTS = {
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",
 }
-"""By the kind of the row. For `prompt` see _TemplateValues._describe."""
+"""By the kind of the row. For `prompt` see _TemplateValues._describe_prompt."""
 COST_COLUMNS = {
     "prompt_tokens_per_call": ("prompt tokens per call", 0),
     "generated_tokens_per_call": ("generated tokens per call", 0),
@@ -275,9 +275,13 @@ class _TemplateValues:
 
     def _describe(self, row: ComparisonRow) -> str:
         """Return what the row is, as part of a sentence."""
-        if row.kind != "prompt":
-            end = f", which ends on {row.ends}" if row.ends else ""
-            return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
+        if row.kind == "prompt":
+            return f"the base model without training, with {self._describe_prompt(row)}"
+        end = f", with {self._describe_prompt(row)}" if row.variant else ""
+        end += f", which ends on {row.ends}" if row.ends else ""
+        return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
+
+    def _describe_prompt(self, row: ComparisonRow) -> str:
         prompt = self._prompt_facts[row.name]
         parts = []
         if prompt.get("system_prompt"):
@@ -286,7 +290,7 @@ class _TemplateValues:
             parts.append(f"{prompt['few_shot']} {prompt.get('examples', 'fixed')} examples")
         if prompt.get("passages"):
             parts.append(f"{prompt['passages']} passages")
-        return f"the base model without training, with {' and '.join(parts) or 'no prompt'}"
+        return " and ".join(parts) or "no prompt"
 
     @cached_property
     def _prompt_facts(self) -> dict[str, Mapping[str, Any]]:
