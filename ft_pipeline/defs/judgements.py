@@ -18,6 +18,7 @@ from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.step import BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.project import Project
 from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -26,14 +27,32 @@ CHOOSES_PAIRS = ("fingerprint", "primary_metric", "decides", "rails", "bases", "
 """The settings of a comparison that the choice of candidates and rivals depends on, besides `contaminated`."""
 ENDPOINT_KEYS_IN_CONFIG = {"url", "prices", "limit_field", "send_seed", "extra_body"}
 """Settings of the endpoint that replies or costs depend on. The others control how requests are sent."""
+ORDERS = RIVALS = 2
+"""Each pair is asked about in two orders. A candidate has two rivals: the champion, and the best use of its base."""
 NO_JUDGE: dict[str, Any] = {"model": None, "excluded": [], "problem": None, "pairs": []}
 """judge.json of a project without a judge."""
+
+
+def _description() -> str:
+    """Return what the UI shows before anything is sent."""
+    about = "Verdicts of a judge on the answers of candidates and of the rivals that they must beat."
+    try:
+        settings = Project.find().settings.evaluation.judge
+    except UserError:
+        settings = None  # every run reports that error
+    if settings is None:
+        return f"{about} Without `evaluation.judge`, it is empty, and nothing is sent."
+    return (
+        f"{about} It sends test rows and answers to {host_of(settings.endpoint)} ({settings.model}). `ft run --plan` "
+        "names calls, tokens and costs."
+    )
 
 
 @step(
     stage="evaluation",
     deps=["prompt_baseline", "scores", "gguf_scores"],
     kinds={"parquet"},
+    description=_description(),
     may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
     build=lambda build: _no_judgements(build),
     builds_here=lambda spec: not spec.inputs,
@@ -41,8 +60,7 @@ NO_JUDGE: dict[str, Any] = {"model": None, "excluded": [], "problem": None, "pai
     show=lambda artifact: _judgements_metadata(artifact),
 )
 def judgements(context: SpecContext) -> Spec:
-    """Verdicts of a judge on the answers of candidates and of the rivals that they must beat. Without
-    `evaluation.judge`, it is empty, and nothing is sent."""
+    """Verdicts of a judge on the pairs of answers of the scores that `comparison` compares."""
     settings = context.project.settings.evaluation.judge
     if settings is None:
         return Spec("judgements", config=NO_JUDGE)
@@ -52,9 +70,8 @@ def judgements(context: SpecContext) -> Spec:
     spec = _spec(context, settings, compared)
     if context.find_built(spec) is not None:
         return spec
-    spec = replace(spec, handling={**spec.handling, "plan": _plan(context, spec)})
     if has_key(settings.endpoint):
-        return spec
+        return replace(spec, handling={**spec.handling, "plan": _plan(context, spec)})
     not_asked = (
         f"the environment variable {settings.endpoint.api_key_env} is not set. Set it where you start `ft run`, and "
         "run again"
@@ -124,8 +141,8 @@ def _announce(context: SpecContext) -> str:
     calls = ""
     if conversations is not None:
         rows = select_rows(read_rows(conversations.path, "test"), "test", project.evaluation.max_test_rows)
-        items = min(len(make_items(rows)), settings.rows or len(rows) * 1000)
-        calls = f", at most {2 * items * candidates * 2:,} calls"
+        items = len(make_items(rows)[: settings.rows])
+        calls = f", at most {ORDERS * items * candidates * RIVALS:,} calls"
     return (
         f"judge {settings.model}: test rows and answers go to {host_of(settings.endpoint)}{calls}; the plan names "
         "tokens and costs once the candidates are scored"

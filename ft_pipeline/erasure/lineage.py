@@ -35,8 +35,8 @@ ANSWERS = (
     ("judgements", "replies.parquet", "group"),
     *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )
-"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of what a judge
-said of them."""
+"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of a judge's
+replies about them."""
 SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")
 """Files whose texts are part of settings and specs, and so stay."""
 

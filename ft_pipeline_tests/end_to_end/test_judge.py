@@ -12,19 +12,35 @@ import yaml
 
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
-from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft, ft_json, run
+from ft_pipeline_tests.end_to_end.project import (
+    Finished,
+    copy_of,
+    current,
+    ft,
+    ft_json,
+    run,
+    small_project,
+    write_experiment,
+)
 from ft_pipeline_tests.evaluation.judging import prefers
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 KEY = "sk-a-secret-that-nobody-may-see"
 AFTER = ("judgements", "comparison", "decision", "recommendation", "report")
-QUOTED = "the customer of order"
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A small project whose tuned model is trained enough to answer something, after its first run."""
+    root = small_project(tmp_path_factory.mktemp("judged") / "shop")
+    write_experiment(root, "qlora", root / "models" / "tiny", technique="full", epochs=6, learning_rate=0.01)
+    return Finished(root, ft(root, "run", "--experiment", "qlora"))
 
 
 @pytest.fixture
-def shop(finished: Finished, tmp_path: Path) -> Path:
-    return copy_of(finished, tmp_path)
+def shop(answering: Finished, tmp_path: Path) -> Path:
+    return copy_of(answering, tmp_path)
 
 
 def use_judge(root: Path, server: FaultServer, **more: Any) -> None:
@@ -92,7 +108,7 @@ def test_the_first_run_says_where_rows_go_before_anything_is_scored(shop: Path) 
     with serving(key=KEY) as server:
         use_judge(shop, server, rows=5)
         path = shop / "experiments" / "qlora.yaml"
-        path.write_text(path.read_text(encoding="utf-8").replace("num_train_epochs: 1", "num_train_epochs: 2"))
+        path.write_text(path.read_text(encoding="utf-8").replace("num_train_epochs: 6", "num_train_epochs: 7"))
         reason = planned(shop, JUDGE_KEY=KEY)["reason"]
     host = server.url.removeprefix("http://").removesuffix("/v1")
     assert f"judge big-teacher: test rows and answers go to {host}, at most 60 calls;" in reason

@@ -80,6 +80,7 @@ def test_a_win_rate_that_is_only_length_is_adjusted_to_half() -> None:
         ("org/model@0123abc", "model:latest"),
         ("org/Model-GGUF", "model"),
         ("model-q4_k_m", "model"),
+        ("/models/ours (0123abcd)", "ours"),
     ],
 )
 def test_names_of_one_model(first: str, second: str) -> None:

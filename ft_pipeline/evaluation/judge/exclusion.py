@@ -12,6 +12,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 _OF_A_PROVIDER = re.compile(r"^ft:([^:]+):.*$")
 """A model that a provider tuned: the name of its base is the first part."""
 _FILE_TYPE = re.compile(r"[-._](gguf|awq|gptq|fp8|bf16|q\d\w*|int[48])$")
+_FINGERPRINT = re.compile(r" \([0-9a-f]{8}\)$")
+"""By which two base models of one name are told apart."""
 _VERSION = re.compile(r"[-@:](\d{4}-?\d{2}-?\d{2}|\d{4}|main|latest|[0-9a-f]{7,40})$")
 
 
@@ -44,7 +46,7 @@ def reasons_to_exclude(names: Iterable[str], others: Mapping[str, Iterable[str]]
 def model_key(name: str) -> str:
     """Return a model's name in the form in which two names of one model are most often equal: without its owner,
     version and file type, in lower case."""
-    key = _OF_A_PROVIDER.sub(r"\1", name.strip()).rsplit("/", 1)[-1].lower()
+    key = _OF_A_PROVIDER.sub(r"\1", _FINGERPRINT.sub("", name.strip())).rsplit("/", 1)[-1].lower()
     while (shorter := _FILE_TYPE.sub("", _VERSION.sub("", key))) != key:
         key = shorter
     return key
