@@ -39,6 +39,7 @@ NOT_SCORED_WITH = {
     "slices",
     "tasks",
     "probes",
+    "judge",
 }
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
