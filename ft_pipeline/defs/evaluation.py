@@ -46,6 +46,10 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
+EARLIER = 5
+"""Earlier verdicts of a judge that a comparison reads."""
+SAME_JUDGE = ("model", "prompt_version", "rubric")
+"""What two tables of verdicts have in common, if they are of the same judge."""
 ROWS_TO_LOOK_AT = 5
 """Number of test answers with the highest loss that a page shows."""
 
@@ -122,10 +126,10 @@ def gguf_scores(context: SpecContext) -> Spec:
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     compared = compared_scores(context)
-    inputs, config = dict(compared.inputs), dict(compared.config)
+    inputs, config = {**compared.inputs, **compared.rated}, dict(compared.config)
     judged = context.find("judgements") if context.project.settings.evaluation.judge else None
     if judged is not None and judged.inputs and not judged.redacted:
-        inputs["judgements"] = judged.reference
+        inputs |= {"judgements": judged.reference, **_earlier_judgements(context, judged)}
         if judged.summary["problem"]:
             config["not_asked"] = [*config.get("not_asked", ()), judged.summary["problem"]]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
@@ -139,6 +143,8 @@ class ComparedScores(NamedTuple):
     """As build_comparison expects it."""
     newest: Artifact | None
     """The newest of these scores, whose test rows are those of the comparison. None: nothing was scored."""
+    rated: dict[str, ArtifactReference]
+    """The table of ratings, if people rated answers."""
 
 
 def compared_scores(context: SpecContext) -> ComparedScores:
@@ -170,7 +176,8 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contenders"] = about
     if not_asked:
         config["not_asked"] = not_asked
-    previous_champion = champion_before(context.store.root, decision_key(inputs, config))
+    rated = _ratings(context)
+    previous_champion = champion_before(context.store.root, decision_key({**inputs, **rated}, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
         if facts := _contaminated_champion(context, previous_champion):
@@ -181,7 +188,27 @@ def compared_scores(context: SpecContext) -> ComparedScores:
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
-    return ComparedScores(inputs, config, newest)
+    return ComparedScores(inputs, config, newest, rated)
+
+
+def _ratings(context: SpecContext) -> dict[str, ArtifactReference]:
+    """The table of ratings as an input; empty if nothing was rated."""
+    ratings = context.find("ratings")
+    if ratings is None or ratings.redacted or not ratings.summary["verdicts"]:
+        return {}
+    return {"ratings": ratings.reference}
+
+
+def _earlier_judgements(context: SpecContext, judged: Artifact) -> dict[str, ArtifactReference]:
+    """Earlier verdicts of the same judge, by the same prompt and rubric, as inputs, the newest first: people's ratings
+    of these answers, too, say whether it agrees with people."""
+    same = [
+        artifact
+        for artifact in context.store.all("judgements")
+        if artifact.fingerprint != judged.fingerprint and artifact.inputs and not artifact.redacted
+        if all(artifact.summary[key] == judged.summary[key] for key in SAME_JUDGE)
+    ]
+    return {f"judgements.{number}": artifact.reference for number, artifact in enumerate(reversed(same[-EARLIER:]), 1)}
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
