@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ft_pipeline.settings.checks import MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
@@ -53,17 +54,6 @@ class AnswerFormat(Section):
         return self
 
 
-class MetricSettings(Section):
-    """A custom metric."""
-
-    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
-    Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
-    lower_is_better: bool = False
-    decides: bool = False
-    """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
-
-
 class GgufLimits(Section):
     """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
     refuses a file that costs more."""
@@ -89,7 +79,7 @@ class EvaluationSettings(Section):
     general_texts: str = "data/general/texts.jsonl"
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
-    """Custom metrics by name, in addition to loss, chrF and the others."""
+    """Checks of the answers and own functions by name, in addition to loss, chrF and the others."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
     tasks: list[str] = Field(default_factory=list)
@@ -138,4 +128,5 @@ class EvaluationSettings(Section):
         """Return the names of the metrics that this project's answers are scored with."""
         of_format = [] if self.answer_format is None else ["format_valid"]
         of_format += ["fields_match"] if self.answer_format and self.answer_format.type == "json" else []
-        return [*ANSWER_METRICS, *of_format, *self.metrics]
+        own = [value for name, metric in self.metrics.items() for value in values_of(name, metric)]
+        return [*ANSWER_METRICS, *of_format, *own]
