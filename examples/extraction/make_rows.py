@@ -7,7 +7,7 @@ import json
 import random
 from pathlib import Path
 
-ROWS, SEED = 420, 20
+ROWS, SEED = 360, 20
 COLORS = ("blue", "green", "white", "red", "grey", "black", "yellow", "oak")
 THINGS = (
     *("kettle", "lamp", "rug", "teapot", "bench", "clock", "tray", "basket", "stool", "mirror", "vase", "shelf"),

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
@@ -78,8 +79,9 @@ def build_comparison(
     experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
     (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
     name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
-    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep), contaminated (see
-    contaminated_models) and not_asked (contenders without a key).
+    (see kept_leads), labels (of classifications, by metric: in their order), stale (sweep members that were not
+    trained again with the rest of their sweep), contaminated (see contaminated_models) and not_asked (contenders
+    without a key).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
@@ -172,6 +174,8 @@ def compare(
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
         not_asked=config.get("not_asked", []),
+        field_results=[result for row in rows for result in field_results(row.name, samples[row.name])],
+        confusions=[result for row in rows for result in confusions(row.name, samples[row.name], config.get("labels"))],
         incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import (
     AnswerCheck,
@@ -43,6 +44,8 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "field_results",
+    "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
 
@@ -258,6 +261,10 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    field_results: Sequence[FieldResults] = field(default_factory=list)
+    """Of every row and check of JSON answers."""
+    confusions: Sequence[Confusion] = field(default_factory=list)
+    """Of every row and classification."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -331,7 +338,14 @@ class Comparison(JsonRecord):
         withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
         notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
         files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
+        notes += self._worst_of_best()
         return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+
+    def _worst_of_best(self) -> list[str]:
+        """Return what the checks found wrong most often in the answers of the best row."""
+        best = self.rows[0].name if self.rows else None
+        results = [result for result in (*self.field_results, *self.confusions) if result.row == best]
+        return [sentence for result in results for sentence in result.describe_worst()]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""

@@ -51,7 +51,7 @@ class Classification(ProjectMetric):
     def score(self, item: Item, answer: str) -> dict[str, Any]:
         expected, found = self.find_label(item.reference), self.find_label(answer)
         return {
-            self.name: float(found == expected),
+            self.name: float(found == expected != NO_LABEL),
             f"{self.name}/{EXPECTED}": expected,
             f"{self.name}/{FOUND}": found,
         }

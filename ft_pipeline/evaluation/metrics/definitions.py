@@ -14,6 +14,9 @@ CALLS_VERSION = "1"
 CHECKS_VERSION = "1"
 """The same for the checks of `evaluation.metrics`. It is a part only if the project has some."""
 
+SHARE_OF_FIELDS = "share of fields"
+"""The unit of a check of JSON answers."""
+
 _WORD = re.compile(r"\w+")
 
 

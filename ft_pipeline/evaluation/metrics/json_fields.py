@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ft_pipeline.evaluation.items import Item
-from ft_pipeline.evaluation.metrics.definitions import Metric, chrf
+from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS, Metric, chrf
 from ft_pipeline.evaluation.metrics.json_text import find_object, is_object
 from ft_pipeline.evaluation.metrics.project_metric import ProjectMetric
 from ft_pipeline.models.tool_call_values import comparable
@@ -41,7 +41,9 @@ class FieldsCheck(ProjectMetric):
     @property
     def definitions(self) -> dict[str, Metric]:
         return {
-            self.name: Metric(self.name, False, "share", "fields of an answer that have the reference's values"),
+            self.name: Metric(
+                self.name, False, SHARE_OF_FIELDS, "fields with the reference's values, of those of an answer"
+            ),
             f"{self.name}/{ALL_FIELDS}": Metric(
                 f"{self.name}, all fields", False, "share", "answers whose fields all have the reference's values"
             ),
@@ -49,9 +51,9 @@ class FieldsCheck(ProjectMetric):
 
     def score(self, item: Item, answer: str) -> dict[str, Any]:
         outcomes = compare_fields(find_object(item.reference) or {}, find_object(answer), self.fields)
-        credits = list(map(credit, outcomes.values()))
+        values = list(map(credit, outcomes.values()))
         return {
-            self.name: fmean(credits) if credits else 1.0,
+            self.name: fmean(values) if values else 1.0,
             f"{self.name}/{ALL_FIELDS}": float(
                 all(value == RIGHT or not isinstance(value, str) for value in outcomes.values())
             ),
@@ -91,7 +93,7 @@ def compare_fields(
             outcomes[path] = EXTRA if expected is None else MISSING
         else:
             outcomes[path] = _compare(expected, found, rule)
-    return outcomes | {path: EXTRA for path in _invented(answer or {}, reference, fields)}
+    return outcomes | dict.fromkeys(_invented(answer or {}, reference, fields), EXTRA)
 
 
 def credit(outcome: Outcome) -> float:

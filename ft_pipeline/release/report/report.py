@@ -18,6 +18,7 @@ from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -90,6 +91,7 @@ def render_report(
         **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(chosen),
+        **values.checks(chosen),
         prompts=values.prompts(),
     )
 
@@ -143,6 +145,12 @@ class _TemplateValues:
             "picture": _data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
+
+    def checks(self, chosen: str | None) -> dict[str, Any]:
+        """Return what the checks of the project found. chosen: the row of the verdict."""
+        values = check_values(self.comparison, chosen)
+        drawn = values["confusion_picture"]
+        return {**values, "confusion_picture": _data_uri(drawn) if drawn else None}
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
