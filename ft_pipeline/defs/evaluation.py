@@ -18,7 +18,7 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, references
-from ft_pipeline.evaluation.comparison.check_results import results_of_scores
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
@@ -316,7 +316,8 @@ def _check_metadata(artifact: Artifact) -> dict[str, Any]:
     settings = artifact.spec["config"].get("custom_metrics", {})
     labels = {name: entry["labels"] for name, entry in settings.items() if "labels" in entry}
     fields, matrices = results_of_scores(artifact.path, labels)
-    worst = [sentence for result in (*fields, *matrices) for sentence in result.describe_worst()]
+    results: list[FieldResults | Confusion] = [*fields, *matrices]
+    worst = [sentence for result in results for sentence in result.describe_worst()]
     drawn = confusion_picture(matrices)
     metadata: dict[str, Any] = {}
     if fields or worst:

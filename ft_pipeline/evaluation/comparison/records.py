@@ -344,8 +344,8 @@ class Comparison(JsonRecord):
     def _worst_of_best(self) -> list[str]:
         """Return what the checks found wrong most often in the answers of the best row."""
         best = self.rows[0].name if self.rows else None
-        results = [result for result in (*self.field_results, *self.confusions) if result.row == best]
-        return [sentence for result in results for sentence in result.describe_worst()]
+        results: list[FieldResults | Confusion] = [*self.field_results, *self.confusions]
+        return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""

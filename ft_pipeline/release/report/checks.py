@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_results import FieldResult
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.plots import confusion_picture
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import describe_interval
@@ -12,7 +12,8 @@ def check_values(comparison: Comparison, chosen: str | None) -> dict[str, Any]:
     """Return the values of the template. chosen: the row of the verdict; the best row stands in for none."""
     name = chosen or (comparison.rows[0].name if comparison.rows else None)
     matrices = [matrix for matrix in comparison.confusions if matrix.row == name]
-    of_row = [*(results for results in comparison.field_results if results.row == name), *matrices]
+    fields = [results for results in comparison.field_results if results.row == name]
+    of_row: list[FieldResults | Confusion] = [*fields, *matrices]
     return {
         "field_tables": _field_tables(comparison),
         "confusion_picture": confusion_picture(matrices),
