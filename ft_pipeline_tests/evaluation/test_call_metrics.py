@@ -14,6 +14,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
 from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.evaluation.items import Item
@@ -201,3 +202,26 @@ def test_intervals_of_calls_are_those_of_the_conversations_with_tools() -> None:
     alone, among_others = (interval(estimate_samples(samples, ())["m"]["call_names"]) for samples in (few, mixed))
     assert alone == among_others and alone.value == 0.5
     assert item_value("call_names", mixed["m"][11]) is None and item_value("call_names", mixed["m"][1]) == 1.0
+
+
+@pytest.mark.parametrize(("with_tools", "decides"), [(6, "call_arguments"), (5, "nats_per_byte")])
+def test_calls_decide_where_most_answers_may_call_tools(with_tools: int, decides: str) -> None:
+    samples = {
+        "m": [
+            {
+                "group": str(number),
+                "call_items": float(number < with_tools),
+                **dict.fromkeys(METRICS, 1.0),
+                "chrf": 50.0,
+                "content_nats": 2.0,
+                "content_bytes": 4,
+            }
+            for number in range(10)
+        ]
+    }
+    estimates = estimate_samples(samples, ())
+    found = deciding_metric("auto", {}, estimates)
+    assert found.metric == decides
+    assert ("60%" in found.because) == (decides == "call_arguments")
+    own = {"m": {**estimates["m"], "mine": estimates["m"]["chrf"]}}
+    assert deciding_metric("auto", {"decides": "mine"}, own).metric == "mine"
