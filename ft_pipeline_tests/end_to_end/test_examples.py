@@ -11,7 +11,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item
+from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.project import Project
@@ -47,12 +47,13 @@ def test_the_rows_are_those_of_the_script_and_all_are_accepted(example: Path) ->
 def test_the_references_go_with_the_checks(example: Path) -> None:
     settings = Project(example).settings.evaluation
     metrics = AnswerMetrics(None, json.loads(json.dumps(resolve_metrics(example, settings.metrics))))
-    items = []
+    rows = []
     for number, line in enumerate(rows_file(example).read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
-        turns = ({"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]})
-        items.append(Item(f"{number}:1", str(number), turns))
-    metrics.check_references(items, items)
+        texts = {"user": row["instruction"], "assistant": row["output"]}
+        rows.append({"id": str(number), "messages": [{"role": role, "content": text} for role, text in texts.items()]})
+    items = make_items(rows)
+    metrics.check_references(items, rows)
     name = EXAMPLES[example.name]
     assert settings.metrics[name].decides
     samples = [{"group": item.group, **metrics.score_answer(item, item.reference)} for item in items[:40]]

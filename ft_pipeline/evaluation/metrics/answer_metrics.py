@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item
+from ft_pipeline.evaluation.items import Item, make_items
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics
 from ft_pipeline.evaluation.metrics.classification import Classification
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
@@ -85,12 +85,13 @@ class AnswerMetrics:
             for position, sample in enumerate(samples)
         ]
 
-    def check_references(self, items: Sequence[Item], all_items: Sequence[Item]) -> None:
+    def check_references(self, items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> None:
         """Raise UserError if no reference answer has the declared format, or if the references do not go with a check
         of the project: then the declaration is wrong.
 
-        items: the test items. all_items: those of all splits.
+        items: the test items. rows: the conversations of all splits.
         """
+        all_items = make_items(rows) if self._metrics else []
         for metric in self._metrics:
             metric.check_references(items, all_items)
         if self.answer_format and not any(has_format(item.reference, self.answer_format) for item in items):

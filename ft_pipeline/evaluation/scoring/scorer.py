@@ -92,7 +92,7 @@ class Scorer:
         """The test items. UserError if the references do not go with the declared format and checks, or if some have
         tools, and calls that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        AnswerMetrics.of(self.job.config, items).check_references(items, make_items(read_conversations(self.job)))
+        AnswerMetrics.of(self.job.config, items).check_references(items, read_conversations(self.job))
         if any(item.uses_tools for item in items):
             require_call_family(self.tokenizer)
         return items

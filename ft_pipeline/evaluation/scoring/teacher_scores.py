@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     rows = select_test_rows(all_rows, settings["max_test_rows"])
     items = make_items(rows)
     answer_metrics = AnswerMetrics.of(job.config, items)
-    answer_metrics.check_references(items, make_items(all_rows))
+    answer_metrics.check_references(items, all_rows)
     scoring_overrides = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
     teacher = teacher_settings(job).model_copy(update=scoring_overrides)
     teacher_prompt = TeacherPrompt.of(teacher, job.inputs["conversations"])
