@@ -26,7 +26,15 @@ from ft_pipeline.store.spec import ArtifactReference, Spec
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
-NOT_SCORED_WITH = {"general_questions", "general_texts", "bootstrap_resamples", "tokens_of", "contenders", "gguf"}
+NOT_SCORED_WITH = {
+    "general_questions",
+    "general_texts",
+    "bootstrap_resamples",
+    "tokens_of",
+    "contenders",
+    "gguf",
+    "call_arguments",
+}
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
 """Names of rows of every comparison."""
@@ -95,7 +103,9 @@ def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) ->
 def evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
+    rules = settings.model_dump(mode="json", include={"call_arguments"}) if settings.call_arguments else {}
     return {
+        **rules,
         "evaluation": settings.model_dump(mode="json", exclude=NOT_SCORED_WITH),
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),

@@ -28,6 +28,10 @@ FieldRule = Literal["exact", "number", "set", "text"] | NumberRule | TextRule
 """How a field is compared with that of the reference."""
 
 
+ArgumentRule = Literal["exact", "number", "set"] | NumberRule | TextRule
+"""How an argument of a call is compared: it is right or wrong, so that a text needs a limit."""
+
+
 class FunctionMetric(Section):
     """A function of the project."""
 

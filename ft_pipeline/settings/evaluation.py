@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ft_pipeline.settings.checks import MetricSettings, values_of
+from ft_pipeline.settings.checks import ArgumentRule, MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
@@ -80,6 +80,9 @@ class EvaluationSettings(Section):
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
     """Checks of the answers and own functions by name, in addition to loss, chrF and the others."""
+    call_arguments: dict[str, ArgumentRule] = Field(default_factory=dict)
+    """By `TOOL.ARGUMENT`, how an argument of a call is compared, as the fields of a JSON answer are. Arguments that are
+    not named must have the reference's value exactly."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
     tasks: list[str] = Field(default_factory=list)
@@ -109,6 +112,15 @@ class EvaluationSettings(Section):
         deciding = [name for name, metric in self.metrics.items() if metric.decides]
         if len(deciding) > 1:
             raise rule_error("metrics", f"{' and '.join(deciding)} have `decides: true`. Set it for one metric only.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_call_arguments(self) -> "EvaluationSettings":
+        for path in self.call_arguments:
+            if "." not in path or not all(path.split(".")):
+                raise rule_error(
+                    "call_arguments", f"`call_arguments` has the key {path!r}. Write the tool, a dot and its argument."
+                )
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -11,11 +11,11 @@ import orjson
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, make_items
-from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics
+from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics, check_rules
 from ft_pipeline.evaluation.metrics.classification import Classification
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, answer_metrics
-from ft_pipeline.evaluation.metrics.json_fields import FieldsCheck
+from ft_pipeline.evaluation.metrics.json_fields import FieldsCheck, Rule
 from ft_pipeline.evaluation.metrics.json_schema import SchemaCheck
 from ft_pipeline.evaluation.metrics.project_metric import ProjectMetric
 from ft_pipeline.models.tool_calls import Call
@@ -34,12 +34,19 @@ class AnswerMetrics:
     """By name, as custom_metrics.resolve_metrics returns them."""
     scores_calls: bool = False
     """Whether some test items have tools."""
+    argument_rules: Mapping[str, Rule] = field(default_factory=dict)
+    """As evaluation.call_arguments."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], items: Iterable[Item]) -> "AnswerMetrics":
         """Return the metrics of a job. config: the job's config, with `evaluation` and `custom_metrics`."""
         has_tools = any(item.uses_tools for item in items)
-        return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}), has_tools)
+        return cls(
+            config["evaluation"].get("answer_format"),
+            config.get("custom_metrics", {}),
+            has_tools,
+            config.get("call_arguments", {}),
+        )
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +76,7 @@ class AnswerMetrics:
             values["format_valid"] = float(has_format(answer, self.answer_format))
         if "fields_match" in self.names and self.answer_format:
             values["fields_match"] = float(has_fields_of(answer, item.reference, self.answer_format["keys"]))
-        values |= call_metrics(item, calls) if self.scores_calls else {}
+        values |= call_metrics(item, calls, self.argument_rules) if self.scores_calls else {}
         for metric in self._metrics:
             values |= metric.score(item, answer)
         return values
@@ -91,7 +98,8 @@ class AnswerMetrics:
 
         items: the test items. rows: the conversations of all splits.
         """
-        all_items = make_items(rows) if self._metrics else []
+        all_items = make_items(rows) if self._metrics or self.argument_rules else []
+        check_rules(self.argument_rules, all_items)
         for metric in self._metrics:
             metric.check_references(items, all_items)
         if self.answer_format and not any(has_format(item.reference, self.answer_format) for item in items):

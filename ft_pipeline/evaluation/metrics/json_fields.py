@@ -8,7 +8,7 @@ extra where it does not. An answer without JSON misses every field.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -99,6 +99,25 @@ def compare_fields(
 def credit(outcome: Outcome) -> float:
     """Return how right a field is, from 0 to 1."""
     return float(outcome == RIGHT) if isinstance(outcome, str) else outcome
+
+
+def same_values(reference: Mapping[str, Any], answer: Mapping[str, Any], fields: Mapping[str, Rule]) -> bool:
+    """Return whether two objects have the same values: of the fields by their rules, of the others exactly."""
+    outcomes = compare_fields(reference, answer, fields)
+    others = [comparable(_without(dict(value), fields)) for value in (reference, answer)]
+    return all(outcome == RIGHT for outcome in outcomes.values()) and others[0] == others[1]
+
+
+def _without(value: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """Return an object without the values at some paths, and without objects that are empty then."""
+    for path in paths:
+        first, _, rest = path.partition(".")
+        if not rest:
+            value = {key: inner for key, inner in value.items() if key != first}
+        elif isinstance(value.get(first), dict):
+            inner = _without(value[first], [rest])
+            value = {**value, first: inner} if inner else {key: kept for key, kept in value.items() if key != first}
+    return value
 
 
 def value_at(value: Any, path: str) -> Any:
