@@ -145,6 +145,8 @@ def test_the_values_of_an_answer_are_the_share_of_its_right_fields_and_whether_a
     assert values["order/all"] == 0.0
     assert json.loads(values["order/fields"])["note"] == "extra"
     assert check.score(reference, "I do not know.")["order"] == 0.0
+    nothing = [check.score(item("{}"), answer) for answer in ("{}", "I do not know.")]
+    assert [(values["order"], values["order/all"]) for values in nothing] == [(1.0, 1.0), (0.0, 0.0)]
 
 
 @pytest.mark.parametrize(

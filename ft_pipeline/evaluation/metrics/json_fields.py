@@ -50,13 +50,13 @@ class FieldsCheck(ProjectMetric):
         }
 
     def score(self, item: Item, answer: str) -> dict[str, Any]:
-        outcomes = compare_fields(find_object(item.reference) or {}, find_object(answer), self.fields)
-        values = list(map(credit, outcomes.values()))
+        found = find_object(answer)
+        outcomes = compare_fields(find_object(item.reference) or {}, found, self.fields)
+        values = list(map(credit, outcomes.values())) or [float(found is not None)]  # there may be nothing to find
+        has_fault = found is None or any(isinstance(value, str) and value != RIGHT for value in outcomes.values())
         return {
-            self.name: fmean(values) if values else 1.0,
-            f"{self.name}/{ALL_FIELDS}": float(
-                all(value == RIGHT or not isinstance(value, str) for value in outcomes.values())
-            ),
+            self.name: fmean(values),
+            f"{self.name}/{ALL_FIELDS}": float(not has_fault),
             f"{self.name}/{OUTCOMES}": json.dumps(outcomes, ensure_ascii=False),
         }
 
