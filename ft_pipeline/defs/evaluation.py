@@ -18,10 +18,13 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, references
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
+from ft_pipeline.evaluation.comparison.markdown import field_tables
 from ft_pipeline.evaluation.comparison.plots import (
+    confusion_picture,
     lead_picture,
     learning_curve_picture,
     score_picture,
@@ -39,6 +42,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
@@ -218,6 +222,11 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
     if metric == "loss":
         config["notice"] = "`promotion.metric: loss` now means `auto`."
+    labels = {
+        name: own_metric.labels for name, own_metric in own.items() if isinstance(own_metric, ClassificationMetric)
+    }
+    if labels:
+        config["labels"] = labels
     margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
     return {**config, **margins}
 
@@ -371,9 +380,23 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         cost = {key: row[key] for key in ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")}
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
     notes = artifact.summary.get("notes")
     return metadata | ({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in notes))} if notes else {})
+
+
+def _check_metadata(artifact: Artifact) -> dict[str, Any]:
+    """What the checks of the project found in the answers: the fields that are right, and the labels."""
+    settings = artifact.spec["config"].get("custom_metrics", {})
+    labels = {name: entry["labels"] for name, entry in settings.items() if "labels" in entry}
+    fields, matrices = results_of_scores(artifact.path, labels)
+    results: list[FieldResults | Confusion] = [*fields, *matrices]
+    worst = [sentence for result in results for sentence in result.describe_worst()]
+    drawn = confusion_picture(matrices)
+    metadata: dict[str, Any] = {}
+    if fields or worst:
+        metadata["checks"] = dg.MetadataValue.md("\n\n".join([*field_tables(fields), *worst]))
+    return metadata | ({"labels": picture(drawn, "labels of the references and of the answers")} if drawn else {})
 
 
 def _highest_loss(artifact: Artifact) -> dict[str, Any]:
@@ -388,6 +411,8 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
     learning_curve, leads = learning_curve_picture(comparison), lead_picture(comparison)
     slices = slice_picture(comparison)
+    best = comparison.rows[0].name
+    labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
@@ -395,6 +420,7 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
         "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
+        "labels": picture(labels, "labels of the references and of the best row's answers") if labels else None,
         "test_items": comparison.test_items,
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],

@@ -40,6 +40,7 @@ NOT_SCORED_WITH = {
     "tasks",
     "probes",
     "judge",
+    "call_arguments",
 }
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
@@ -109,7 +110,9 @@ def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) ->
 def evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
+    rules = settings.model_dump(mode="json", include={"call_arguments"}) if settings.call_arguments else {}
     return {
+        **rules,
         "evaluation": {**settings.model_dump(mode="json", exclude=NOT_SCORED_WITH), "tasks": settings.task_names},
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),

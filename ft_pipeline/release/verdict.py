@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, WANTED_RATINGS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.recommendation.evidence import said_of
 from ft_pipeline.release.decision import Decision
@@ -23,6 +24,15 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
+RIGHT = {
+    "exact_match": "exactly",
+    "fields_match": "with the right fields",
+    "format_valid": "in the right format",
+    "call_names": "that call the right tools",
+    "call_arguments": "with the right calls",
+    "call_order": "with the right calls in their order",
+}
+"""What an answer is that has a metric of the unit "share". Of other metrics it is "rightly"."""
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -249,14 +259,11 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
         same = ", and its own answers are at least as similar to them" if checked else ""
         return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
-    if pair.metric in ("exact_match", "fields_match", "format_valid"):
-        right = {
-            "exact_match": "exactly",
-            "fields_match": "with the right fields",
-            "format_valid": "in the right format",
-        }
-        more = f"{pair.difference * 100:.0f}{_range(ends, 100)}"
-        return f"it gives {more} more of 100 answers {right[pair.metric]} than {pair.worse}"
+    more = f"{pair.difference * 100:.0f}{_range(ends, 100)} more of 100"
+    if metric.unit == SHARE_OF_FIELDS:
+        return f"it gets {more} fields right than {pair.worse}"
+    if metric.unit == "share":
+        return f"it gives {more} answers {RIGHT.get(pair.metric, 'rightly')} than {pair.worse}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
 
 

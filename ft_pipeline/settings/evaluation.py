@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ft_pipeline.settings.checks import ArgumentRule, MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
@@ -56,17 +57,6 @@ class AnswerFormat(Section):
         return self
 
 
-class MetricSettings(Section):
-    """A custom metric."""
-
-    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
-    Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
-    lower_is_better: bool = False
-    decides: bool = False
-    """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
-
-
 class GgufLimits(Section):
     """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
     refuses a file that costs more."""
@@ -92,7 +82,10 @@ class EvaluationSettings(Section):
     general_texts: str = "data/general/texts.jsonl"
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
-    """Custom metrics by name, in addition to loss, chrF and the others."""
+    """Checks of the answers and own functions by name, in addition to loss, chrF and the others."""
+    call_arguments: dict[str, ArgumentRule] = Field(default_factory=dict)
+    """By `TOOL.ARGUMENT`, how an argument of a call is compared, as the fields of a JSON answer are. Arguments that are
+    not named must have the reference's value exactly."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
     judge: JudgeSettings | None = None
@@ -138,6 +131,15 @@ class EvaluationSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_call_arguments(self) -> "EvaluationSettings":
+        for path in self.call_arguments:
+            if "." not in path or not all(path.split(".")):
+                raise rule_error(
+                    "call_arguments", f"`call_arguments` has the key {path!r}. Write the tool, a dot and its argument."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_metric_names(self) -> "EvaluationSettings":
         for name in self.metrics:
             if not re.fullmatch(METRIC_NAME_PATTERN, name):
@@ -178,4 +180,5 @@ class EvaluationSettings(Section):
         """Return the names of the metrics that this project's answers are scored with."""
         of_format = [] if self.answer_format is None else ["format_valid"]
         of_format += ["fields_match"] if self.answer_format and self.answer_format.type == "json" else []
-        return [*ANSWER_METRICS, *of_format, *self.metrics]
+        own = [value for name, metric in self.metrics.items() for value in values_of(name, metric)]
+        return [*ANSWER_METRICS, *of_format, *own]

@@ -105,6 +105,14 @@ def test_a_file_of_probes_that_is_not_there_is_reported(tmp_path: Path, file: st
         probes_config(context)
 
 
+def test_a_check_may_decide_and_its_labels_keep_their_order() -> None:
+    metrics = {"topic": {"type": "classification", "labels": ["low", "high"], "decides": True}}
+    settings = ProjectSettings.model_validate({"name": "x", "evaluation": {"metrics": metrics}})
+    config = _deciding_metric(settings)
+    assert (config["decides"], config["labels"]) == ("topic", {"topic": ["low", "high"]})
+    assert "labels" not in _deciding_metric(ProjectSettings(name="x"))
+
+
 def test_what_ends_and_what_answers_today_is_passed_on() -> None:
     contenders = [
         {"name": "today", "answers": "a.jsonl", "incumbent": True, "ends": "2027-01-14"},

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.base_checks import base_checks_by_model
+from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
@@ -88,7 +89,8 @@ def build_comparison(
     base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
     (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
     the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key), probes and
-    must_hold (see base_checks_by_model) and slices (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
+    must_hold (see base_checks_by_model), labels (of classifications, by metric: in their order) and slices
+    (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
     made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
@@ -194,6 +196,8 @@ def compare(
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
         not_asked=config.get("not_asked", []),
+        field_results=[result for row in rows for result in field_results(row.name, samples[row.name])],
+        confusions=[result for row in rows for result in confusions(row.name, samples[row.name], config.get("labels"))],
         incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
         **_slices(comparison, samples, conversations, config.get("slices", {})),

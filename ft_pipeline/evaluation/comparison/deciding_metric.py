@@ -18,6 +18,12 @@ SECOND_KEY = "chrf"
 """The metric of the answers that must not be worse where a likelihood decides."""
 
 
+CALLS = "call_arguments"
+"""The metric that decides where most answers may call tools."""
+MOST = 0.5
+"""Share of the test answers whose rows have tools, above which calls decide."""
+
+
 class Deciding(NamedTuple):
     """The metric that decides."""
 
@@ -56,6 +62,10 @@ def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
     own = config.get("decides")
     if own and is_measured(own, estimates):
         return Deciding(own, f"evaluation.metrics.{own} decides: it checks the answers.")
+    if (with_tools := _share_with_tools(estimates)) > MOST:
+        return Deciding(
+            CALLS, f"The calls decide: {with_tools:.0%} of the test answers may call tools, with the right arguments."
+        )
     exact = max((row["exact_match"].value for row in estimates.values() if "exact_match" in row), default=0.0)
     if exact >= EXACT:
         return Deciding("exact_match", f"Exact match decides: the best model gives {exact:.0%} of the answers exactly.")
@@ -70,3 +80,13 @@ def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
         )
         return Deciding("loss", because, SECOND_KEY)
     return Deciding(SECOND_KEY, "chrF is shown: no model gives likelihoods. It decides nothing.")
+
+
+def _share_with_tools(estimates: Estimates) -> float:
+    """Return the share of the test answers that are scored by their calls."""
+    shares = [
+        float(row[CALLS].denominators.sum() / row[SECOND_KEY].denominators.sum())
+        for row in estimates.values()
+        if CALLS in row and SECOND_KEY in row
+    ]
+    return max(shares, default=0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ft_pipeline.evaluation.comparison.check_results import FieldResults
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, QuantizationError, SeedScores
 from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
@@ -18,6 +19,7 @@ def markdown_table(comparison: Comparison) -> str:
     ]
     parts += [comparison.decided_by] if comparison.decided_by else []
     parts += comparison.footnotes
+    parts += field_tables(comparison.field_results)
     parts += _break_even_table(comparison.break_even)
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
@@ -81,6 +83,21 @@ def _break_even_table(entries: Sequence[BreakEven]) -> list[str]:
         lines.append([*cells, *([_calls_cell(entry.calls_by_cost)] if has_prices else [])])
     title = "Break-even: how many calls pay for the training, compared with the best baseline."
     return [title, _table(lines)]
+
+
+def field_tables(results: Sequence[FieldResults]) -> list[str]:
+    """Return a table for each check of JSON answers: the share of right values by field and row, the field that the
+    first row has wrong most often first; an empty list without such a check."""
+    parts: list[str] = []
+    for metric in dict.fromkeys(result.metric for result in results):
+        of_rows = [result for result in results if result.metric == metric]
+        fields = list(dict.fromkeys(entry.field for result in of_rows for entry in result.fields))
+        lines = [["", *map(_escape, fields)], ["---", *["---:"] * len(fields)]]
+        for result in of_rows:
+            found = {entry.field: entry.right for entry in result.fields}
+            lines.append([_escape(result.row), *(_score_cell(found.get(field)) for field in fields)])
+        parts += [f"{metric}: share of the answers in which a field is right, where it counts.", _table(lines)]
+    return parts
 
 
 def _seed_table(comparison: Comparison) -> list[str]:

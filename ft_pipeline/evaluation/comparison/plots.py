@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.check_results import Confusion
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
-from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
+from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_confusion, draw_intervals, panels
 
 MAX_LEADS = 8
 """Maximum number of usable rows in the plot of leads, and of others."""
@@ -141,6 +142,18 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
         axes.legend()
 
     return panels([draw], 7.0, 3.2)
+
+
+def confusion_picture(confusions: Sequence[Confusion]) -> bytes | None:
+    """Return a PNG with a panel per confusion matrix; None if there is none."""
+    if not confusions:
+        return None
+    draws = [
+        partial(draw_confusion, labels=matrix.labels, counts=matrix.counts, title=f"{matrix.row}, {matrix.metric}")
+        for matrix in confusions
+    ]
+    most = max(len(matrix.labels) for matrix in confusions)
+    return panels(draws, min(12.0, 3.2 + 0.35 * most), min(10.0, 2.4 + 0.25 * most))
 
 
 def change_picture(gains: Sequence[float], metric: Metric) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import (
     AnswerCheck,
@@ -49,6 +50,8 @@ OPTIONAL_LISTS = (
     "slices",
     "slice_leads",
     "slice_checks",
+    "field_results",
+    "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
 OPTIONAL_LISTS_OF_ROWS = ("base_checks",)
@@ -274,6 +277,10 @@ class Comparison(JsonRecord):
     """Of the best rows that may be released, over the champion and the best baseline, in each slice of enough size."""
     slice_checks: Sequence[SliceCheck] = field(default_factory=list)
     """Of every row that may be released and each rival, in each slice that must hold."""
+    field_results: Sequence[FieldResults] = field(default_factory=list)
+    """Of every row and check of JSON answers."""
+    confusions: Sequence[Confusion] = field(default_factory=list)
+    """Of every row and classification."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
@@ -361,6 +368,7 @@ class Comparison(JsonRecord):
         notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
         notes += [opinion.describe_fully() for opinion in self.opinions_told]
         files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
+        notes += self._worst_of_best()
         return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
 
     @property
@@ -375,6 +383,12 @@ class Comparison(JsonRecord):
             if rival.incumbent or rival.kind == CHAMPION or self.bar_of(row) is rival:
                 told.setdefault((*sorted((row.name, rival.name)), opinion.by), opinion)
         return list(told.values())
+
+    def _worst_of_best(self) -> list[str]:
+        """Return what the checks found wrong most often in the answers of the best row."""
+        best = self.rows[0].name if self.rows else None
+        results: list[FieldResults | Confusion] = [*self.field_results, *self.confusions]
+        return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""

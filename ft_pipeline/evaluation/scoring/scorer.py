@@ -95,10 +95,10 @@ class Scorer:
 
     @cached_property
     def items(self) -> list[Item]:
-        """The test items. UserError if no reference answer has the declared format, or if some have tools, and calls
-        that the chat template writes cannot be read."""
+        """The test items. UserError if the references do not go with the declared format and checks, or if some have
+        tools, and calls that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        AnswerMetrics.of(self.job.config, items).check_references(items)
+        AnswerMetrics.of(self.job.config, items).check_references(items, read_conversations(self.job))
         if any(item.uses_tools for item in items):
             require_call_family(self.tokenizer)
         return items
@@ -230,10 +230,12 @@ class Scorer:
         documents = _documents(rendered_items)
         stop = stop_strings(self.tokenizer)
         logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, self.max_new_tokens)], folder)
-        return [
-            self._sample(lm, rendered, answer)
-            for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
-        ]
+        return self.answer_metrics.complete(
+            [
+                self._sample(lm, rendered, answer)
+                for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
+            ]
+        )
 
     def _sample(self, lm: RecordingLM, rendered: RenderedItem, answer: Sample) -> Record:
         generation = lm.generations[rendered.context]

@@ -34,6 +34,7 @@ from ft_pipeline.release.report.answers import (
     item_gains,
     side_by_side,
 )
+from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -115,6 +116,7 @@ def render_report(
         **values.answers(chosen),
         worse=worse,
         **base_check_values(store, comparison_artifact, comparison, chosen),
+        **values.checks(chosen),
         prompts=values.prompts(),
     )
     return text, worse
@@ -160,6 +162,12 @@ class _TemplateValues:
             "picture": _data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
+
+    def checks(self, chosen: str | None) -> dict[str, Any]:
+        """Return what the checks of the project found. chosen: the row of the verdict."""
+        values = check_values(self.comparison, chosen)
+        drawn = values["confusion_picture"]
+        return {**values, "confusion_picture": _data_uri(drawn) if drawn else None}
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
