@@ -17,6 +17,7 @@ from ft_pipeline.ratings.rating_ledger import newest, read_ratings
 from ft_pipeline.ratings.results import next_step, result_of
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_document
 
 
 def rate(
@@ -113,5 +114,7 @@ def _document(match: Match, alias: str, number: int) -> dict[str, Any]:
 def _list_pairs(project: Project, as_json: bool) -> None:
     """Print which pairs are worth rating."""
     _, comparison = present_comparison(ArtifactStore(project.store))
-    pairs = pairs_worth_rating(comparison, newest(read_ratings(project.store)))
+    decided = current_document(project.store, "decision")
+    chosen = decided["verdict"]["row"] if decided else None
+    pairs = pairs_worth_rating(comparison, newest(read_ratings(project.store)), chosen)
     print_result({"pairs": pairs}, as_json, lambda _: display_ratings.show_pairs(stdout, pairs))

@@ -48,7 +48,7 @@ class Result(JsonRecord):
             f"{self.candidate} is better in {self.wins}, {self.rival} in {self.losses}; {self.ties} are ties.",
             f"{self.candidate} wins {_percent(self.win_rate)}. A tie counts half.",
             f"An answer can go out in {_percent(self.can_go_out)} of the pairs.",
-            *([f"The raters agree by {self.agreement.describe()}."] if self.agreement else []),
+            *([f"Agreement of the raters: {self.agreement.describe()}."] if self.agreement else []),
         ]
 
 

@@ -8,15 +8,18 @@ from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.ratings.rating_ledger import Rating
 
 TUNED_ROWS = 2
-"""Number of tuned rows that are listed, the best first."""
+"""Number of tuned rows that are listed: that of the verdict, then the best ones."""
 
 
-def pairs_worth_rating(comparison: Comparison, ratings: Sequence[Rating]) -> list[dict[str, object]]:
+def pairs_worth_rating(
+    comparison: Comparison, ratings: Sequence[Rating], chosen: str | None = None
+) -> list[dict[str, object]]:
     """Return candidate, rival, the lead by the metric that decides, and how many pairs were rated by somebody.
 
-    Pairs of which one is clearly better come last: there, ratings change least.
+    Pairs of which one is clearly better come last: there, ratings change least. chosen: the row of the verdict.
     """
-    tuned = [row for row in comparison.ranked() if row.kind in TUNED and row.is_usable][:TUNED_ROWS]
+    tuned = [row for row in comparison.ranked() if row.kind in TUNED and row.is_usable]
+    tuned = sorted(tuned, key=lambda row: row.name != chosen)[:TUNED_ROWS]
     found = {(row.name, rival.name): (row, rival) for row in tuned for rival in _rivals(comparison, row)}
     listed = [_describe(comparison, row, rival, ratings) for row, rival in found.values()]
     return sorted(listed, key=lambda pair: bool(pair["clear"]))

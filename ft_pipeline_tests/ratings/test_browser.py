@@ -96,7 +96,7 @@ def test_two_raters_rate_sixty_pairs_each(project: RatedProject, page: Page) -> 
         assert f"All {PAIRS} pairs are rated" in page.inner_text("main")
         press_access_key(page, "r")
         page.get_by_text(f"{TUNED} is better in").wait_for()
-        assert ("The raters agree by" in page.inner_text("main")) == (rater == "r2")
+        assert ("Agreement of the raters" in page.inner_text("main")) == (rater == "r2")
         save_screenshot(page, f"result_{rater}")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
