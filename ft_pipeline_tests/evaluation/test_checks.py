@@ -11,11 +11,11 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.metrics.classification import NO_LABEL, Classification
-from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve_metrics
 from ft_pipeline.evaluation.metrics.json_fields import FieldsCheck, compare_fields, value_at
 from ft_pipeline.evaluation.metrics.json_schema import SchemaCheck, read_schema
 from ft_pipeline.evaluation.metrics.json_text import find_object
-from ft_pipeline.settings.checks import ClassificationMetric
+from ft_pipeline.settings.checks import ClassificationMetric, FunctionMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 
@@ -277,6 +277,21 @@ def test_values_of_all_answers_are_added_to_each_of_them(tmp_path: Path) -> None
     assert means["topic/macro_f1"] == pytest.approx((2 / 4 + 2 / 3) / 2)
     assert means["kinds"] == pytest.approx(3)
     assert list(answer_metrics.custom_definitions) == ["topic", "topic/macro_f1", "kinds"]
+
+
+def test_the_error_of_a_function_of_all_answers_names_it(tmp_path: Path) -> None:
+    source = "def one(answer):\n    return 1\n\ndef fails(answers):\n    return 1 / (len(answers) - 2)\n"
+    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
+
+    def load(function: str) -> CustomMetric:
+        settings = {"m": FunctionMetric(function=f"mine.{function}", corpus=True)}
+        return CustomMetric("m", resolve_metrics(tmp_path, settings)["m"])
+
+    with pytest.raises(UserError, match=r"has the unknown parameter 'answer'\. Use only references, answers"):
+        load("one")
+    samples = [{"group": name, "reference": "", "answer": ""} for name in "abc"]
+    with pytest.raises(UserError, match=r"Metric m \(mine\.fails\) failed in line 5 of mine\.py on 2 answers: ZeroDiv"):
+        load("fails").score_all(samples)
 
 
 @pytest.mark.parametrize(
