@@ -157,6 +157,15 @@ def test_small_slices_have_a_size_and_no_lead(tmp_path: Path) -> None:
     ]
 
 
+def test_small_slices_without_a_rule_are_counted_and_not_listed(tmp_path: Path) -> None:
+    talks = [{**row, "tags": [f"agent {number // 10}"]} for number, row in enumerate(shop_talks())]
+    measured = case(tmp_path, 1.0, REFUND, talks=talks)
+    parts = slices_of(measured)
+    assert parts is not None and len(measured.slices) == len(parts.listed) + 9
+    assert parts.sentences()[-1] == "9 other slices have fewer than 20 conversations, and are not shown."
+    assert "tag agent" not in markdown_table(measured)
+
+
 def test_with_few_test_conversations_nothing_is_compared_and_nothing_fails(tmp_path: Path) -> None:
     must_hold = {"refund": {**REFUND["refund"], "must_hold": True, "margin": 0.05}}
     measured = case(tmp_path, 1.0, must_hold, count=3)

@@ -156,7 +156,7 @@ def _slice_table(comparison: Comparison) -> list[str]:
     for name, about, size, leads in parts.table():
         lines.append([_escape(name), f"{size:,}", *leads, _escape(about)])
     title = f"Slices: leads of {parts.row} in parts of the test conversations, with 95 % intervals."
-    return [title, _table(lines), *map(_escape, parts.sentences())]
+    return [title, *([_table(lines)] if parts.listed else []), *map(_escape, parts.sentences())]
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

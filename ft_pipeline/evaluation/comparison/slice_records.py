@@ -125,9 +125,15 @@ class SlicesOfRow:
         """Return the lead over a rival in a slice; None if it has too few conversations."""
         return next((lead for lead in self.leads if (lead.slice, lead.rival) == (slice_name, rival)), None)
 
+    @property
+    def listed(self) -> list[Slice]:
+        """The slices worth a line: those that were compared, and those of the project's rules."""
+        compared = {lead.slice for lead in self.leads}
+        return [entry for entry in self.slices if entry.kind == "rule" or entry.name in compared]
+
     def table(self) -> list[tuple[str, str, int, list[str]]]:
-        """Return a line per slice: its name, what is in it, its size, and the lead over each rival (empty for a slice
-        of few conversations)."""
+        """Return a line per listed slice: its name, what is in it, its size, and the lead over each rival, which is
+        empty for a slice of few conversations."""
         return [
             (
                 entry.name,
@@ -138,7 +144,7 @@ class SlicesOfRow:
                     for lead in (self.lead(entry.name, rival) for rival in self.rivals)
                 ],
             )
-            for entry in self.slices
+            for entry in self.listed
         ]
 
     def describe_worse(self) -> str:
@@ -154,7 +160,7 @@ class SlicesOfRow:
 
     def sentences(self) -> list[str]:
         """Return what the slices show: where the row is worse, or what would not have shown, then what must hold."""
-        return [f"{self.row} is {self._finding()}.", *self._too_small(), *self._checks()] if self.slices else []
+        return [f"{self.row} is {self._finding()}.", *self._too_small(), *self._not_listed(), *self._checks()]
 
     def _finding(self) -> str:
         if worse := self.describe_worse():
@@ -181,6 +187,11 @@ class SlicesOfRow:
             else f"No test conversation is in the slice {entry.name}. Correct its rule, or add such rows."
             for entry in small
         ]
+
+    def _not_listed(self) -> list[str]:
+        count = len(self.slices) - len(self.listed)
+        slices = "1 other slice has" if count == 1 else f"{count} other slices have"
+        return [f"{slices} fewer than {ENOUGH} conversations, and are not shown."] if count else []
 
     def _checks(self) -> list[str]:
         rivals = self.rivals or [check.rival for check in self.checks[:1]]
