@@ -117,7 +117,13 @@ class Trained:
         asked = {"base_model": self.base, "conversations": self.conversations}
         answers = self.put("teacher_answers", asked, lambda out: (out / "teacher.json").write_text("{}") and None)
         config = {"teacher": {"model": teacher}}
-        return self.put("distilled", {"teacher_answers": answers}, _write_talks, {"kept": 7, "set_aside": 2}, config)
+        return self.put(
+            "distilled",
+            {"teacher_answers": answers},
+            lambda out: _write_talks(out, talks=TALKS),
+            {"kept": 7, "set_aside": 2},
+            config,
+        )
 
     def put(
         self,
