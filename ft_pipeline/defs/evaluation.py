@@ -102,7 +102,7 @@ def gguf_scores(context: SpecContext) -> Spec:
 
 @step(
     stage="evaluation",
-    deps=["prompt_baseline", "scores", "gguf_scores"],
+    deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
     kinds={"json", "markdown"},
     code_version="6",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows

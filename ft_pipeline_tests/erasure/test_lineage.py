@@ -29,7 +29,7 @@ from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.project import Project
-from ft_pipeline.release.report.report import escape_invisible
+from ft_pipeline.release.report.answers import escape_invisible
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, write_listing
 from ft_pipeline.store.artifact_redaction import read_redactions

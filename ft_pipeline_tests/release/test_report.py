@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.evaluation.metrics.definitions import METRICS
-from ft_pipeline.release.report.answers import MAX_ITEMS, side_by_side
-from ft_pipeline.release.report.report import escape_invisible
+from ft_pipeline.release.report.answers import MAX_ITEMS, escape_invisible, side_by_side
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium

@@ -17,7 +17,15 @@ from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_cu
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
-from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.answers import (
+    MAX_ITEMS,
+    Samples,
+    before_and_after,
+    conversations_of,
+    escape_invisible,
+    item_gains,
+    side_by_side,
+)
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -91,15 +99,6 @@ def render_report(
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
         **values.answers(chosen),
         prompts=values.prompts(),
-    )
-
-
-def escape_invisible(value: Any) -> Any:
-    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value
     )
 
 
@@ -211,7 +210,7 @@ class _TemplateValues:
         gains = None
         if changes:
             gains = item_gains(samples, (changes.before, changes.after), changes.metric, self.primary)
-        turns = self._conversations()
+        turns = conversations_of(self.store, self.artifact, self.comparison)
         items = side_by_side(samples, turns, (self.comparison.primary_metric, self.primary), gains)
         return {
             **self._first_answers(chosen, turns),
@@ -281,13 +280,6 @@ class _TemplateValues:
         for sample in pq.read_table(self.artifact.path / "samples.parquet").to_pylist():
             by_row[sample["name"]].append(sample)
         return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
-
-    def _conversations(self) -> dict[str, list[dict[str, str]]]:
-        """Return the messages of the test conversations, by id."""
-        scores = self.store.require(*self.artifact.inputs[self.comparison.rows[0].source])
-        path = self.store.require(*scores.inputs["conversations"]).path / "rows.parquet"
-        table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])
-        return {row["id"]: row["messages"] for row in table.to_pylist()}
 
     def _changes(self, changes: Changes, gains: Sequence[float]) -> dict[str, Any]:
         return {
