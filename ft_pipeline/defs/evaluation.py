@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -36,7 +36,7 @@ from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
 ROWS_TO_LOOK_AT = 5
@@ -102,7 +102,7 @@ def gguf_scores(context: SpecContext) -> Spec:
 
 @step(
     stage="evaluation",
-    deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
+    deps=["prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"],
     kinds={"json", "markdown"},
     code_version="6",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
@@ -111,8 +111,32 @@ def gguf_scores(context: SpecContext) -> Spec:
 )
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
+    compared = compared_scores(context)
+    inputs, config = dict(compared.inputs), dict(compared.config)
+    judged = context.find("judgements") if context.project.settings.evaluation.judge else None
+    if judged is not None and judged.inputs and not judged.redacted:
+        inputs["judgements"] = judged.reference
+        if judged.summary["problem"]:
+            config["not_asked"] = [*config.get("not_asked", ()), judged.summary["problem"]]
+    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+
+
+class ComparedScores(NamedTuple):
+    """The scores that are compared, and the settings that say how."""
+
+    inputs: dict[str, ArtifactReference]
+    config: dict[str, Any]
+    """As build_comparison expects it."""
+    newest: Artifact | None
+    """The newest of these scores, whose test rows are those of the comparison. None: nothing was scored."""
+
+
+def compared_scores(context: SpecContext) -> ComparedScores:
+    """Return the current scores of all models. MissingInput if those of the champion or a contender are not measured
+    yet."""
     scored, stale = _current_scores(context)
-    contenders, not_asked = contender_artifacts(context, _newest(scored))
+    newest = _newest(scored)
+    contenders, not_asked = contender_artifacts(context, newest)
     inputs = references(scored | _teacher_scores(context, scored) | contenders | _gguf_scores(context, scored))
     settings = context.project.settings
     with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
@@ -129,6 +153,10 @@ def comparison(context: SpecContext) -> Spec:
     }
     if contaminated := _contaminated_experiments(context, scored):
         config["contaminated"] = contaminated
+    if about := _about_contenders(settings):
+        config["contenders"] = about
+    if not_asked:
+        config["not_asked"] = not_asked
     previous_champion = champion_before(context.store.root, decision_key(inputs, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
@@ -139,12 +167,8 @@ def comparison(context: SpecContext) -> Spec:
             inputs[f"champion/{asset}"] = artifact.reference
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
-    if about := _about_contenders(settings):
-        config["contenders"] = about
-    if not_asked:
-        config["not_asked"] = not_asked
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
-    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+    return ComparedScores(inputs, config, newest)
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from ft_pipeline.store.spec import ArtifactReference, Spec
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
-NOT_SCORED_WITH = {"general_questions", "general_texts", "bootstrap_resamples", "tokens_of", "contenders", "gguf"}
+NOT_SCORED_WITH = {
+    "general_questions",
+    "general_texts",
+    "bootstrap_resamples",
+    "tokens_of",
+    "contenders",
+    "judge",
+    "gguf",
+}
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
 """Names of rows of every comparison."""

@@ -32,9 +32,11 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
     ("teacher_answers", "answers.parquet", "id"),
+    ("judgements", "replies.parquet", "group"),
     *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )
-"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers."""
+"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of a judge's
+replies about them."""
 SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")
 """Files whose texts are part of settings and specs, and so stay."""
 

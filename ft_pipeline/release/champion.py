@@ -110,7 +110,7 @@ def current(store: Path) -> ChampionRecord | None:
     return records[-1] if records else None
 
 
-_NOT_IN_KEY = ("champion", "prices", "base_names", "first")
+_NOT_IN_KEY = ("champion", "prices", "base_names", "first", "not_asked")
 """Settings of a comparison that `decision_key` leaves out."""
 
 
@@ -118,12 +118,13 @@ def decision_key(compared_scores: Mapping[str, tuple[str, str]], settings: Mappi
     """Return a hash of the basis of a decision: the compared scores (name → artifact), and the comparison's settings.
 
     The champion's scores are not part of it: otherwise each move of the champion would require another comparison, and
-    that another decision. Prices and GGUF files are not part of it, since they do not affect decisions.
+    that another decision. Nor are the verdicts of a judge, which are about the champion, too. Prices and GGUF files are
+    not part of it, since they do not affect decisions.
     """
     scores = {
         name: reference
         for name, reference in compared_scores.items()
-        if not name.startswith("champion/") and not name.endswith("/gguf_scores")
+        if not name.startswith("champion/") and not name.endswith("/gguf_scores") and name != "judgements"
     }
     relevant_settings = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
     return sha256_of_json({"scores": scores, **relevant_settings})

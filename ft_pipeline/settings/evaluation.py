@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
@@ -92,6 +93,8 @@ class EvaluationSettings(Section):
     """Custom metrics by name, in addition to loss, chrF and the others."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
+    judge: JudgeSettings | None = None
+    """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
     tasks: list[str] = Field(default_factory=list)
     """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
     them with its system prompt."""

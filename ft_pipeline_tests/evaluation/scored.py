@@ -27,7 +27,8 @@ def scored(
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
-    (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item)."""
+    (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item) or
+    answers (one per item)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -76,7 +77,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "group": f"{number:03}",
             "prompt": f"question {number}",
             "reference": f"answer {number}",
-            "answer": row.get("answer", f"{name} says {number}"),
+            "answer": row["answers"][number] if "answers" in row else row.get("answer", f"{name} says {number}"),
             "loss_sum": None if loss is None else loss * TOKENS,
             "content_nats": None if nats[number] is None else nats[number] * BYTES,
             "content_bytes": BYTES,
