@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
+from ft_pipeline.defs.opinion_inputs import judge_said, people_said
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -26,6 +27,7 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
+from ft_pipeline.evaluation.opinions.collect import JUDGED
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -113,11 +115,10 @@ def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     compared = compared_scores(context)
     inputs, config = dict(compared.inputs), dict(compared.config)
-    judged = context.find("judgements") if context.project.settings.evaluation.judge else None
-    if judged is not None and judged.inputs and not judged.redacted:
-        inputs["judgements"] = judged.reference
-        if judged.summary["problem"]:
-            config["not_asked"] = [*config.get("not_asked", ()), judged.summary["problem"]]
+    judged = judge_said(context)
+    inputs |= references(people_said(context) | judged)
+    if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
+        config["not_asked"] = [*config.get("not_asked", ()), problem]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -157,7 +158,9 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contenders"] = about
     if not_asked:
         config["not_asked"] = not_asked
-    previous_champion = champion_before(context.store.root, decision_key(inputs, config))
+    if settings.evaluation.judge:
+        config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
         if facts := _contaminated_champion(context, previous_champion):
@@ -169,6 +172,11 @@ def compared_scores(context: SpecContext) -> ComparedScores:
     config["base_names"] = base_names(context.store, bases.values())
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
     return ComparedScores(inputs, config, newest)
+
+
+def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:
+    """The decision key of the comparison of these scores: with further ratings, it is another decision."""
+    return decision_key({**inputs, **references(people_said(context))}, config)
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
