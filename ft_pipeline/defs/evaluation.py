@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
+from ft_pipeline.defs.opinion_inputs import judge_said, people_said
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -35,6 +36,7 @@ from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
+from ft_pipeline.evaluation.opinions.collect import JUDGED
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext, versions_of
@@ -50,10 +52,6 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
-EARLIER = 5
-"""Earlier verdicts of a judge that a comparison reads."""
-SAME_JUDGE = ("model", "prompt_version", "rubric")
-"""What two tables of verdicts have in common, if they are of the same judge."""
 ROWS_TO_LOOK_AT = 5
 """Number of test answers with the highest loss that a page shows."""
 
@@ -130,12 +128,11 @@ def gguf_scores(context: SpecContext) -> Spec:
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     compared = compared_scores(context)
-    inputs, config = {**compared.inputs, **compared.rated}, dict(compared.config)
-    judged = context.find("judgements") if context.project.settings.evaluation.judge else None
-    if judged is not None and judged.inputs and not judged.redacted:
-        inputs |= {"judgements": judged.reference, **_earlier_judgements(context, judged)}
-        if judged.summary["problem"]:
-            config["not_asked"] = [*config.get("not_asked", ()), judged.summary["problem"]]
+    inputs, config = dict(compared.inputs), dict(compared.config)
+    judged = judge_said(context)
+    inputs |= references(people_said(context) | judged)
+    if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
+        config["not_asked"] = [*config.get("not_asked", ()), problem]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
 
 
@@ -147,8 +144,6 @@ class ComparedScores(NamedTuple):
     """As build_comparison expects it."""
     newest: Artifact | None
     """The newest of these scores, whose test rows are those of the comparison. None: nothing was scored."""
-    rated: dict[str, ArtifactReference]
-    """The table of ratings, if people rated answers."""
 
 
 def compared_scores(context: SpecContext) -> ComparedScores:
@@ -180,8 +175,9 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contenders"] = about
     if not_asked:
         config["not_asked"] = not_asked
-    rated = _ratings(context)
-    previous_champion = champion_before(context.store.root, decision_key({**inputs, **rated}, config))
+    if settings.evaluation.judge:
+        config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
         if facts := _contaminated_champion(context, previous_champion):
@@ -192,27 +188,12 @@ def compared_scores(context: SpecContext) -> ComparedScores:
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
-    return ComparedScores(inputs, config, newest, rated)
+    return ComparedScores(inputs, config, newest)
 
 
-def _ratings(context: SpecContext) -> dict[str, ArtifactReference]:
-    """The table of ratings as an input; empty if nothing was rated."""
-    ratings = context.find("ratings")
-    if ratings is None or ratings.redacted or not ratings.summary["verdicts"]:
-        return {}
-    return {"ratings": ratings.reference}
-
-
-def _earlier_judgements(context: SpecContext, judged: Artifact) -> dict[str, ArtifactReference]:
-    """Earlier verdicts of the same judge, by the same prompt and rubric, as inputs, the newest first: people's ratings
-    of these answers, too, say whether it agrees with people."""
-    same = [
-        artifact
-        for artifact in context.store.all("judgements")
-        if artifact.fingerprint != judged.fingerprint and artifact.inputs and not artifact.redacted
-        if all(artifact.summary[key] == judged.summary[key] for key in SAME_JUDGE)
-    ]
-    return {f"judgements.{number}": artifact.reference for number, artifact in enumerate(reversed(same[-EARLIER:]), 1)}
+def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:
+    """The decision key of the comparison of these scores: with further ratings, it is another decision."""
+    return decision_key({**inputs, **references(people_said(context))}, config)
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:

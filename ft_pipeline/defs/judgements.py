@@ -50,7 +50,7 @@ def _description() -> str:
 
 @step(
     stage="evaluation",
-    deps=["prompt_baseline", "scores", "gguf_scores"],
+    deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
     kinds={"parquet"},
     description=_description(),
     may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next

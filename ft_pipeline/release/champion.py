@@ -127,9 +127,7 @@ def decision_key(compared_scores: Mapping[str, tuple[str, str]], settings: Mappi
     scores = {
         name: reference
         for name, reference in compared_scores.items()
-        if not name.startswith("champion/")
-        and not name.endswith("/gguf_scores")
-        and name.partition(".")[0] != "judgements"
+        if not name.startswith("champion/") and not name.endswith("/gguf_scores") and not name.startswith("judgements")
     }
     relevant_settings = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
     return sha256_of_json({"scores": scores, **relevant_settings})

@@ -68,8 +68,9 @@ def unheard_loss(comparison: Comparison, row: ComparisonRow, rival: ComparisonRo
 
     That is so if the rival is clearly preferred by a judge that may not decide, or by too few people.
     """
-    for opinion in comparison.opinions_on(row, rival):
+    opinions = comparison.opinions_on(row, rival)
+    for opinion in opinions:
         if opinion.is_unheard_loss:
-            ask = ask_for_ratings(row.name, rival.name, opinion.rated)
+            ask = ask_for_ratings(row.name, rival.name, opinions)
             return f"{describe_win(opinion)}. That is not confirmed ({opinion.because}): {ask}"
     return None

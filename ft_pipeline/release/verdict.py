@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.opinion_records import LABELS, WANTED_RATINGS, Opinion, ask_for_ratings
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
@@ -203,8 +203,7 @@ def _ratings_would_decide(comparison: Comparison, decision: Decision, row: Compa
 
 def _ask(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
     """Return the command with which people rate as many pairs of two rows as are missing."""
-    rated = [entry.rated for entry in comparison.opinions_on(row, rival) if entry.rated < WANTED_RATINGS]
-    return ask_for_ratings(row.name, rival.name, max(rated, default=0))
+    return ask_for_ratings(row.name, rival.name, comparison.opinions_on(row, rival))
 
 
 def _prompt(comparison: Comparison, bar: ComparisonRow, why: str, opinion: Opinion | None = None) -> Verdict:

@@ -66,11 +66,14 @@ def test_a_judge_from_the_plan_to_the_comparison(shop: Path) -> None:
         _is_left_out_without_a_key(shop)
         assert server.requests == 0
         reason = planned(shop, JUDGE_KEY=KEY)["reason"]
-        found = re.search(r"judge big-teacher: (\d+) calls to 127\.0\.0\.1:\d+ with test rows and answers", reason)
+        found = re.search(
+            r"judge big-teacher: up to (\d+) calls to 127\.0\.0\.1:\d+ with test rows and answers", reason
+        )
         assert found is not None and "by its prices" in reason
         assert "calls to" in ft(shop, "run", "--plan", JUDGE_KEY=KEY).stdout
-        with_key = run(shop, *AFTER, JUDGE_KEY=KEY)
+        with_key = ft(shop, "run", "--select", ",".join(AFTER), JUDGE_KEY=KEY)
         assert with_key.returncode == 0, with_key.stdout + with_key.stderr
+        assert f"sends: {found[0]}" in with_key.stdout + with_key.stderr
         assert 0 < server.requests == int(found[1])
         summary = current(shop, "judgements").summary
         assert summary["problem"] is None and summary["excluded"] == [] and summary["cost"] > 0

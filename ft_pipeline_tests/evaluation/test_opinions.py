@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
@@ -87,7 +87,21 @@ def test_only_verdicts_on_the_present_answers_count(tmp_path: Path) -> None:
     ratings = rate(mixed(30, 30))
     changed = [{**row, "candidate_answer": "0" * 64} if number < 20 else row for number, row in enumerate(ratings)]
     renamed = [{**row, "candidate": "old/merged"} for row in changed]
-    assert required(compared(tmp_path, renamed), "people").rated == 40
+    found = required(compared(tmp_path, renamed), "people")
+    assert (found.rated, found.changed) == (40, 0)
+
+
+def test_answers_that_changed_after_they_were_rated_must_be_rated_again(tmp_path: Path) -> None:
+    """What a retraining did not change is no random part of the answers."""
+    ratings = rate(mixed(40, 30))
+    old = [{**row, "candidate_answer": "0" * 64} if number < 12 else row for number, row in enumerate(ratings)]
+    (tmp_path / "old").mkdir()
+    found = required(compared(tmp_path / "old", old), "people")
+    assert (found.rated, found.changed, found.missing, found.may_decide) == (58, 12, 12, False)
+    assert found.because == "12 of the rated answers have changed, and are to be rated again"
+    assert ask_for_ratings(ROW, RIVAL, [found]) == "rate 12 more pairs with `ft rate a/merged base`"
+    again = required(compared(tmp_path, old + ratings[:12]), "people")
+    assert (again.rated, again.changed, again.may_decide) == (70, 0, True)
 
 
 def test_several_raters_are_one_vote_for_each_pair_and_their_agreement_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What comparison.json says of the opinion of people, or of a judge, about the answers of two rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +14,6 @@ METRIC_IS_NAMED = "promotion.metric names"
 """Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
 LABELS = {"people": "people's preference", "judge": "the judge's preference"}
 By = Literal["people", "judge"]
-
-
-def ask_for_ratings(row: str, rival: str, rated: int = 0) -> str:
-    """Return the command with which people rate enough pairs for their opinion to decide. rated: those so far."""
-    missing = f"{WANTED_RATINGS - rated} more" if rated else str(WANTED_RATINGS)
-    return f"rate {missing} pairs with `ft rate {row} {rival}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +42,8 @@ class Opinion(JsonRecord):
     """Why it may decide, or why not, as a clause."""
     can_go_out: Score | None = None
     """The share of the rated pairs of which at least one answer can go out, with Wilson's interval."""
+    changed: int = 0
+    """Pairs that were rated before an answer changed, and not since. Then the other ratings are no fair sample."""
 
     @property
     def is_clear_win(self) -> bool:
@@ -67,6 +64,11 @@ class Opinion(JsonRecord):
     def is_unheard_loss(self) -> bool:
         """Whether the rival is clearly preferred, by too few people or a judge that does not decide."""
         return self.is_clear_loss and not self.may_decide and not self.because.startswith(METRIC_IS_NAMED)
+
+    @property
+    def missing(self) -> int:
+        """How many more pairs people must rate before their opinion decides."""
+        return max(0, WANTED_RATINGS - self.rated, self.changed)
 
     @property
     def who(self) -> str:
@@ -100,3 +102,10 @@ class Opinion(JsonRecord):
         )
         first = f"Answers of {self.row}: {self.describe()}, by {self.who}."
         return " ".join(filter(None, [first, self.agreement, decides, going]))
+
+
+def ask_for_ratings(row: str, rival: str, opinions: Sequence[Opinion] = ()) -> str:
+    """Return the command with which people rate enough pairs for their opinion to decide. opinions: those so far."""
+    people = next((opinion for opinion in opinions if opinion.by == "people"), None)
+    missing = f"{people.missing} more" if people else str(WANTED_RATINGS)
+    return f"rate {missing} pairs with `ft rate {row} {rival}`"

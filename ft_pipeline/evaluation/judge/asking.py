@@ -102,7 +102,7 @@ class Judge:
         money = cost(self.settings.endpoint.prices, prompts, replies)
         bill = f"at most about {money:.2f} by its prices" if money else "no prices given"
         return (
-            f"judge {self.settings.model}: {len(asked):,} calls to {self.host} with test rows and answers, about "
+            f"judge {self.settings.model}: up to {len(asked):,} calls to {self.host} with test rows and answers, about "
             f"{prompts + replies:,} tokens ({prompts:,} of prompts, at most {replies:,} of replies), {bill}"
         )
 

@@ -54,12 +54,10 @@ def run(job: Job) -> dict[str, Any]:
     pairs = first_items(pairs, judge.settings.rows)
     with AnswerLog.open(log_folder(job.shared or job.work, judge), job.report.log) as log:
         if (not_asked := job.config.get("not_asked")) is None:
-            if new := [pair for pair, outcomes in _outcomes(judge, pairs, log) if not _is_judged(outcomes)]:
-                job.report.log(judge.plan(new))
             stop = ask(judge, pairs, log, job)
         else:
             stop = Stop(not_asked, is_final=True)
-        asked = _outcomes(judge, pairs, log)
+        asked = [(pair, [judge.outcome(log, question) for question in questions_of(pair)]) for pair in pairs]
         spent = endpoint_teacher.spending_summary(log, judge.teacher)
     document = _document(judge, job.config, asked, stop)
     if document["problem"]:
@@ -70,11 +68,6 @@ def run(job: Job) -> dict[str, Any]:
     tokens = [sum(entry[key] or 0 for entry in entries) for key in ("prompt_tokens", "answer_tokens")]
     costs = {"calls": len(entries), "cost": round(cost(prices, *tokens), 6), **spent}
     return {**document, **costs, "incomplete": _is_incomplete(asked, stop), "plan": judge.plan(pairs)}
-
-
-def _outcomes(judge: Judge, pairs: Sequence[Pair], log: AnswerLog) -> AskedPairs:
-    """Return what the log knows of all pairs."""
-    return [(pair, [judge.outcome(log, question) for question in questions_of(pair)]) for pair in pairs]
 
 
 def judge_settings(config: Mapping[str, Any], handling: Mapping[str, Any]) -> JudgeSettings:

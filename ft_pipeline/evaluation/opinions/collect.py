@@ -22,6 +22,7 @@ from ft_pipeline.evaluation.opinions.verdict_tables import (
     Rating,
     hash_of_answer,
     judgement_of,
+    rated_under_names,
     ratings_of,
     read_exclusion,
     read_judgements,
@@ -46,6 +47,8 @@ class Pair:
     """By pair of answers that people rated: its conversation, and the verdicts of all raters."""
     judgements: Sequence[tuple[str, Judgement]]
     """By pair of answers that the judge compared: its conversation, and the verdict."""
+    changed: int
+    """Pairs of answers of these rows that people rated before one of them changed, and not since."""
 
     @cached_property
     def scores_of_people(self) -> dict[str, float]:
@@ -95,12 +98,17 @@ def opinions_of(
     earlier = [read_judgements(inputs[name]) for name in sorted(inputs) if name.startswith(f"{JUDGED}.")]
     everything = {answers: judgement for entries in (*earlier, judgements) for answers, judgement in entries.items()}
     of_people, with_people = agreement_of_people(ratings), agreement_with_people(ratings, everything)
-    excluded = read_exclusion(inputs.get(JUDGED))
+    excluded, by_names = read_exclusion(inputs.get(JUDGED)), rated_under_names(inputs.get(RATED))
     opinions: list[Opinion] = []
     for row, rival, answers in _answers_of_pairs(kinds, samples) if ratings or judgements else ():
         rated = [(group, found) for group, key in answers if (found := ratings_of(key, ratings))]
         compared = [(group, judged) for group, key in answers if (judged := judgement_of(key, judgements))]
-        pair, against = Pair(row, rival, rated, compared), f"{METRIC_IS_NAMED} what decides" if names_metric else None
+        unrated = {key.item for _, key in answers if not ratings_of(key, ratings)}
+        changed = len(unrated & by_names.get(frozenset((row, rival)), set()))
+        pair, against = (
+            Pair(row, rival, rated, compared, changed),
+            f"{METRIC_IS_NAMED} what decides" if names_metric else None,
+        )
         if len(rated) >= FEWEST:
             opinions.append(_of_people(pair, against))
             against = against or ("people decide on these answers" if opinions[-1].may_decide else None)
@@ -113,6 +121,8 @@ def _of_people(pair: Pair, against: str | None) -> Opinion:
     rated, wins = len(pair.ratings), pair.wins_by_people()
     if against is None and rated < WANTED_RATINGS:
         against = f"{rated} pairs are rated, and {WANTED_RATINGS} are wanted"
+    if against is None and pair.changed:  # what did not change is no random part of the answers
+        against = f"{pair.changed} of the rated answers have changed, and are to be rated again"
     units = {str(number): [rating.value for rating in found] for number, (_, found) in enumerate(pair.ratings)}
     return Opinion(
         row=pair.row,
@@ -128,6 +138,7 @@ def _of_people(pair: Pair, against: str | None) -> Opinion:
         may_decide=against is None,
         because=against or "people compared enough of these very answers",
         can_go_out=pair.share_that_can_go_out(),
+        changed=pair.changed,
     )
 
 

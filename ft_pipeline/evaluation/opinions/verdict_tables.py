@@ -79,6 +79,15 @@ def read_ratings(folder: Path | None) -> Ratings:
     return dict(ratings)
 
 
+def rated_under_names(folder: Path | None) -> Mapping[frozenset[str], set[str]]:
+    """Return the items that were rated, by the names that the two rows had. Their answers may have changed since."""
+    items: dict[frozenset[str], set[str]] = defaultdict(set)
+    if folder is not None:
+        for row in pq.read_table(folder / RATINGS_FILE, columns=["candidate", "rival", "item"]).to_pylist():
+            items[frozenset((row["candidate"], row["rival"]))].add(row["item"])
+    return items
+
+
 def read_judgements(folder: Path | None) -> Judgements:
     """Return the judgements of an artifact; none for None. Equal answers are left out: nobody compared them."""
     if folder is None:
