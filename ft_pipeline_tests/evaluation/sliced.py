@@ -60,10 +60,11 @@ def case(
     rules: dict[str, Any] | None = None,
     talks: Sequence[dict[str, Any]] | None = None,
     count: int = COUNT,
-    **config: Any,
+    champion: float | None = None,
 ) -> Comparison:
     """A comparison in which a tuned model is better by 1 nat per token, and by `change_of_refunds` where the customer
-    wants money. count: only the first conversations."""
+    wants money. count: only the first conversations. champion: it is better by so much than the base
+    model, everywhere."""
     gain = np.ones(COUNT) + spread(1)
     gain[:REFUNDS] += change_of_refunds - 1
     before = 3 + spread(2)
@@ -75,5 +76,11 @@ def case(
             folder / "tuned", {"adapter": {"kind": "adapter", **tuned}, "merged": {"kind": "merged", **tuned}}
         ),
     }
+    config: dict[str, Any] = {**CONFIG, "slices": rules or {}}
+    if champion is not None:
+        losses = (before - champion + spread(3))[:count].tolist()
+        rows = {"merged": {**tuned, "kind": "merged", "losses": losses}}
+        inputs["champion/scores"] = scored(folder / "champion", rows)
+        config["champion"] = {"name": "b/merged", "experiment": "b", "fingerprint": "b" * 64}
     conversations = write_talks(folder / "conversations", (talks or shop_talks())[:count])
-    return compare(inputs, {**CONFIG, "slices": rules or {}, **config}, conversations=conversations)
+    return compare(inputs, config, conversations=conversations)

@@ -144,6 +144,16 @@ def test_only_a_slice_that_is_shown_to_be_worse_is_called_worse(tmp_path: Path) 
     ]
 
 
+def test_a_row_is_compared_with_the_champion_and_its_baseline_in_one_family(tmp_path: Path) -> None:
+    measured = case(tmp_path, 0.5, REFUND, champion=1.0)
+    parts, alone = slices_of(measured), slices_of(case(tmp_path / "alone", 0.5, REFUND))
+    assert parts is not None and alone is not None and parts.rivals == ["champion", "base"]
+    assert {lead.rival for lead in parts.worse} == {"champion"} and parts.worse[0].slice == "refund"
+    assert len(parts.leads) == 2 * len(alone.leads)
+    assert parts.lead("refund", "base").unseen > alone.lead("refund", "base").unseen  # type: ignore[union-attr]
+    assert "| slice | conversations | lead over champion | lead over base |" in markdown_table(measured)
+
+
 def test_small_slices_have_a_size_and_no_lead(tmp_path: Path) -> None:
     rules = {"few": {"matches": "parcel 3[0-2]"}, "one": {"matches": "parcel 33"}, "none": {"tag": "no such tag"}}
     measured = case(tmp_path, 1.0, rules)
