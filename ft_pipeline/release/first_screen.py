@@ -207,6 +207,8 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
         yield f"It was tested on {comparison.test_rows} conversations: only large leads show."
     if comparison.primary_metric in ("loss", "nats_per_byte"):
         yield "Likelihood decided: nobody has read the answers. Read some below."
+    if row.technique is not None and not any(check.kind == "probes" for check in row.base_checks):
+        yield "Whether it still declines what it should was not tested."
     others = [other for other in comparison.ranked() if other.kind in BASELINES and other.is_usable]
     better = next((other for other in others if other.base_model not in (None, row.base_model)), None)
     if row.kind in TUNED and better is not None and comparison.difference(better, row) is not None:
