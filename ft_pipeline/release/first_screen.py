@@ -246,6 +246,8 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
     rival = comparison.bar_of(row)
     if rival is not None and _is_unread(comparison, row, rival):
         yield f"Nobody has read the answers: {ask_for_ratings(row.name, rival.name)}."
+    if row.technique is not None and not any(check.kind == "probes" for check in row.base_checks):
+        yield "Whether it still declines what it should was not tested."
     others = [other for other in comparison.ranked() if other.kind in BASELINES and other.is_usable]
     better = next((other for other in others if other.base_model not in (None, row.base_model)), None)
     if row.kind in TUNED and better is not None and comparison.difference(better, row) is not None:

@@ -54,6 +54,6 @@ def drop_between(base: Estimate, tuned: Estimate, margin: float, *, lower_is_bet
         float(np.mean(values)),
         low,
         high,
-        math.ceil(POWER * float(np.mean(values**2)) / margin**2) if margin else None,
+        math.ceil(round(POWER * float(np.mean(values**2)) / margin**2, 6)) if margin else None,
         "kept" if high < margin else "lost" if low > margin else "cannot be told",
     )
