@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import openai
 import pyarrow.parquet as pq
@@ -30,6 +31,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def talks_of(shop: Path) -> dict[str, list[dict[str, Any]]]:
+    rows = pq.read_table(current(shop, "conversations").path / "rows.parquet").to_pylist()
+    return {row["id"]: row["messages"] for row in rows}
+
+
+def samples_of(shop: Path, name: str) -> list[dict[str, Any]]:
+    """The samples of a row of the current comparison."""
+    samples = pq.read_table(current(shop, "comparison").path / "samples.parquet").to_pylist()
+    return [sample for sample in samples if sample["name"] == name]
+
+
+def prompts_of(shop: Path, name: str) -> dict[str, str]:
+    """Test item → the prompt of a row."""
+    return {sample["item"]: sample["prompt"] for sample in samples_of(shop, name)}
+
+
 def test_a_released_model_with_passages_is_served_as_scored_and_stays(shop: Path) -> None:
     compared, promoted = ft_in_turn(shop, ("compare",), ("promote", ROW, "--force", "--reason", "it looks facts up"))
     rows = {row["name"]: row for row in compared[1]["rows"]}
@@ -40,24 +57,22 @@ def test_a_released_model_with_passages_is_served_as_scored_and_stays(shop: Path
     assert (record["name"], record["fingerprints"]["text"]) == (ROW, text)
     assert record["evidence"]["served"]["variant"] == "passages"
 
+    talks = talks_of(shop)
+    before = prompts_of(shop, ROW)
     with (shop / "data" / "raw" / "text" / "help_centre.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"text": "Parcels now arrive in two days, by drone."}) + "\n")
+        for talk, turn in (item.rsplit(":", 1) for item in before):  # nearer to each question than any other text
+            asked = " ".join(message["content"] for message in talks[talk][: int(turn)] if message["role"] == "user")
+            file.write(json.dumps({"text": " ".join(reversed(asked.split()))}) + "\n")
     run, verified = ft_in_turn(shop, ("run", "--experiment", "qlora"), ("audit", "--verify"))
     assert run[0] == 0 and run[1]["champion"]["sequence"] == record["sequence"]
     assert verified[0] == 0
     assert current(shop, "text").fingerprint != text
-    scores = current(shop, "comparison").inputs["champion/scores"]
-    store = shop / "data" / "store"
-    assert current(shop, "comparison").spec["config"]["champion"]["name"] == ROW
-    assert scores != current(shop, "scores", "qlora").reference, "the champion is scored with the texts of its release"
+    assert prompts_of(shop, "champion") == before, "the champion is scored with the texts of its release"
+    assert prompts_of(shop, ROW) != before
 
-    conversations = pq.read_table(current(shop, "conversations").path / "rows.parquet").to_pylist()
-    talks = {row["id"]: row["messages"] for row in conversations}
-    samples = pq.read_table(current(shop, "comparison").path / "samples.parquet").to_pylist()
-    of_champion = [sample for sample in samples if sample["name"] == "champion"]
-    assert of_champion and store.is_dir()
+    samples = samples_of(shop, "champion")
     with serving(shop, "champion") as served:
-        for sample in of_champion[:4]:
+        for sample in samples[:4]:
             talk, turn = sample["item"].rsplit(":", 1)
             turns = [{"role": m["role"], "content": m["content"]} for m in talks[talk][: int(turn)]]
             reply = served.client.chat.completions.create(
@@ -76,7 +91,9 @@ def test_an_export_says_what_is_not_in_the_weights(shop: Path, tmp_path: Path) -
     result = ft(shop, "export", ROW, str(plain))
     assert result.returncode == 0
     assert "Its examples or passages are not in the weights" in result.stdout.replace("\n", " ")
-    assert "**Not in the weights:** the 1 nearest passages" in (plain / "README.md").read_text(encoding="utf-8")
+    assert "**Not in the weights:** the nearest passage of data/raw/text" in (plain / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert json.loads((plain / "prompt.json").read_text(encoding="utf-8"))["passages"] == 1
     assert not (plain / "passages.jsonl").exists()
     assert ft(shop, "export", ROW, str(with_texts), "--with-texts").returncode == 0

@@ -58,8 +58,9 @@ def what_weights_lack(serving: Mapping[str, Any]) -> str | None:
     if "variant" not in serving:
         return None
     found = "nearest " if serving.get("examples") == "retrieved" else ""
-    parts = [f"the {serving['few_shot']} {found}examples of the train split"] if serving.get("few_shot") else []
-    parts += [f"the {serving['passages']} nearest passages of data/raw/text"] if serving.get("passages") else []
+    counted = [(serving.get("few_shot", 0), f"{found}example", " of the train split")]
+    counted.append((serving.get("passages", 0), "nearest passage", " of data/raw/text"))
+    parts = [f"the {f'{count} {noun}s' if count > 1 else noun}{origin}" for count, noun, origin in counted if count]
     if not parts:
         return None
     return (
