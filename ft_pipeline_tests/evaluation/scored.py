@@ -30,7 +30,8 @@ def scored(
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
     (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item) or
-    answers (one per item), probes (answers by the name of the probes), digest (of their questions), tasks (values by metric)."""
+    answers (one per item), probes (answers by the name of the probes), digest (of their questions), tasks (values by
+    metric)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     document |= {"metrics": dict(metrics or {})}
