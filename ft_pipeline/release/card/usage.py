@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.tuned_variants import looks_up
 
 FOLDER = "path/to/this/folder"
 """The placeholder for the exported folder in the code."""
@@ -63,11 +64,11 @@ def what_weights_lack(serving: Mapping[str, Any]) -> str | None:
     parts = [f"the {f'{count} {noun}s' if count > 1 else noun}{origin}" for count, noun, origin in counted if count]
     if not parts:
         return None
+    search = " They are found by BM25, with the words of all turns of the user." if looks_up(serving) else ""
     return (
         f"**Not in the weights:** {' and '.join(parts)}, which its prompt had for each question while it was scored. "
         "Without them it answers otherwise. `ft serve` adds them. An application that uses the exported files must add "
-        "them itself: `prompt.json` has the settings, and `ft export --with-texts` also writes the texts. They are "
-        "found by BM25, with the words of all turns of the user."
+        f"them itself: `prompt.json` has the settings, and `ft export --with-texts` also writes the texts.{search}"
     )
 
 
