@@ -6,7 +6,8 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lead_digits
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
-from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord

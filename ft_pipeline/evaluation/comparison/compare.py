@@ -36,10 +36,9 @@ from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.pairing import pair_all, scaled_margin
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
-from ft_pipeline.evaluation.comparison.records import (
-    RULES,
+from ft_pipeline.evaluation.comparison.records import RULES, Comparison
+from ft_pipeline.evaluation.comparison.result_records import (
     Changes,
-    Comparison,
     ItemChange,
     LeftOut,
     QuantizationError,

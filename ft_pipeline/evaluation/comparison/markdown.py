@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ft_pipeline.evaluation.comparison.check_results import FieldResults
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, QuantizationError, SeedScores
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores
 from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve

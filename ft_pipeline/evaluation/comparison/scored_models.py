@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.records import LeftOut
+from ft_pipeline.evaluation.comparison.result_records import LeftOut
 from ft_pipeline.evaluation.model_kinds import OF_A_TRAINING, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import TOKENS, Parts, differences, tokens_fingerprint
 

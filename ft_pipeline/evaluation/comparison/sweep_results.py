@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ft_pipeline.evaluation.comparison.leads import Estimate, difference, distance_from_ideal, interval
-from ft_pipeline.evaluation.comparison.records import CurvePoint, CurveStep, LearningCurve, SeedScores, SeedSpread
+from ft_pipeline.evaluation.comparison.result_records import (
+    CurvePoint,
+    CurveStep,
+    LearningCurve,
+    SeedScores,
+    SeedSpread,
+)
 from ft_pipeline.evaluation.comparison.row_records import describe_interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric

@@ -9,7 +9,8 @@ from typing import Any
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import KeptLead, PairedDifference
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
-from ft_pipeline.evaluation.comparison.records import Comparison, LearningCurve, SeedSpread
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 

@@ -17,7 +17,8 @@ from ft_pipeline.evaluation.comparison.plots import (
     score_picture,
     slice_picture,
 )
-from ft_pipeline.evaluation.comparison.records import CHAMPION, Changes, Comparison, QuantizationError, read_comparison
+from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
