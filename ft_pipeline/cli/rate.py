@@ -107,7 +107,7 @@ def _document(match: Match, alias: str, number: int) -> dict[str, Any]:
     document: dict[str, Any] = {"rater": alias, "rated": done, "of": of, "identical": match.identical, "result": None}
     if done == of:
         result = result_of(match.candidate, match.rival, match.ratings())
-        document |= {"result": result.to_json(), "lines": result.lines(), "next": next_step(result)}
+        document |= {"result": result.to_json(), "lines": result.lines(), "next": next_step(result, len(match.pairs))}
     return document
 
 

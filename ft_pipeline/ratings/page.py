@@ -118,7 +118,13 @@ class RatingPage:
         result = result_of(self.match.candidate, self.match.rival, self.match.ratings())
         lines = [*result.lines(), *identical_lines(self.match)]
         done = BackgroundTask(self.on_end)
-        return _page("result.html.jinja", background=done, result=result, lines=lines, next_step=next_step(result))
+        return _page(
+            "result.html.jinja",
+            background=done,
+            result=result,
+            lines=lines,
+            next_step=next_step(result, len(self.match.pairs)),
+        )
 
 
 def identical_lines(match: Match) -> Sequence[str]:

@@ -85,12 +85,15 @@ def results_of(ratings: Sequence[Rating]) -> list[Result]:
     return [result_of(*names, of_names) for names, of_names in by_names.items()]
 
 
-def next_step(result: Result) -> str:
-    """Return what to do after rating."""
-    if result.pairs < ENOUGH_PAIRS:
-        more = f"ft rate {result.candidate} {result.rival} -n {ENOUGH_PAIRS}"
-        return f"Next: {ENOUGH_PAIRS} pairs may decide. Rate more with `{more}`, or let another person rate."
-    return "Next: `ft run` brings these ratings into the comparison and the decision."
+def next_step(result: Result, available: int) -> str:
+    """Return what to do after rating. available: number of pairs of answers that differ."""
+    run = "`ft run` brings these ratings into the comparison and the decision."
+    if result.pairs >= ENOUGH_PAIRS:
+        return f"Next: {run}"
+    if result.pairs >= available:
+        return f"Next: {run} All pairs are rated, but {ENOUGH_PAIRS} are needed to decide. Add test conversations."
+    more = f"ft rate {result.candidate} {result.rival} -n {min(ENOUGH_PAIRS, available)}"
+    return f"Next: {ENOUGH_PAIRS} pairs may decide. Rate more with `{more}`, or let another person rate."
 
 
 def _mean(conversations: Conversations, values: Floats) -> Score:

@@ -1,4 +1,4 @@
-"""Two test raters rate sixty pairs each through the page, in a real browser without scripts, by keyboard, at phone width."""
+"""Two test raters rate sixty pairs each on the page: a real browser without scripts, by keyboard, at phone width."""
 
 import os
 import re
@@ -72,10 +72,8 @@ def rate_one(page: Page, number: int, rater: str) -> str:
     answers = page.locator(".answers section .text").all_inner_texts()
     item = int(str(page.locator("input[name=item]").get_attribute("value"))[:3])
     assert sorted(answers) == sorted([kind_answer(item), curt_answer(item)])
-    if rater == "r2" and number % 6 == 0:
-        key = "n"
-    else:
-        key = "g" if item % 5 == 0 else "jk"[answers.index(kind_answer(item))]
+    better = "jk"[answers.index(kind_answer(item))]
+    key = "n" if rater == "r2" and number % 6 == 0 else "g" if item % 5 == 0 else better
     before = page.locator("progress").get_attribute("value")
     press_access_key(page, key)
     page.wait_for_selector(f"progress:not([value='{before}'])")

@@ -19,7 +19,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.ratings import pairs
 from ft_pipeline.ratings.pairs import Match, Pair, in_order
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, ledger, newest, read_ratings
-from ft_pipeline.ratings.results import result_of
+from ft_pipeline.ratings.results import next_step, result_of
 from ft_pipeline_tests.ratings.rated import PROMPT, TUNED, RatedProject, kind_answer
 
 RATING_PROCESS = """
@@ -110,6 +110,21 @@ def test_the_result_has_the_agreement_of_the_raters() -> None:
     assert alone.agreement is None
     assert (alone.can_go_out.value, alone.can_go_out.high) == (1.0, 1.0)
     assert alone.can_go_out.low == pytest.approx(0.8865, abs=1e-4)  # Wilson's, of 30 of 30
+
+
+def test_what_to_do_next_depends_on_the_pairs_that_are_left() -> None:
+    few = result_of(TUNED, PROMPT, said("r1", *["candidate"] * 10))  # type: ignore[list-item]
+    enough = result_of(TUNED, PROMPT, said("r1", *["candidate"] * 50))  # type: ignore[list-item]
+    assert f"`ft rate {TUNED} {PROMPT} -n 50`" in next_step(few, 63)
+    assert f"`ft rate {TUNED} {PROMPT} -n 20`" in next_step(few, 20)
+    assert "Add test conversations." in next_step(few, 10)
+    assert next_step(enough, 50).endswith("`ft run` brings these ratings into the comparison and the decision.")
+
+
+def test_a_question_has_the_turns_before_it() -> None:
+    turns = [{"role": "user", "text": "Hello"}, {"role": "assistant", "text": "Hi"}, {"role": "user", "text": "Late?"}]
+    assert Pair("a:3", turns, "", {}).question == "user: Hello\n\nassistant: Hi\n\nuser: Late?"
+    assert Pair("a:1", turns[:1], "", {}).question == "Hello"
 
 
 def test_two_raters_at_once_lose_nothing(project: RatedProject) -> None:
