@@ -118,7 +118,6 @@ def test_only_candidates_that_a_promotion_would_test_are_judged(tmp_path: Any) -
         ),
         "b/scores": scored(tmp_path / "b", {"merged": {"kind": "merged", **tuned, "answer": LOOP}}),
         "champion/scores": scored(tmp_path / "c", {"merged": {"kind": "merged", **tuned}}),
-        "judgements": tmp_path,
     }
     champion = {"name": "old/merged", "experiment": "old", "fingerprint": "f"}
     pairs = rivals_by_candidate(compare(inputs, {"primary_metric": "auto", "champion": champion}))
