@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,16 @@ def render_probes(
 
 
 def answer_probes(lm: RecordingLM, rendered: Sequence[RenderedProbe], max_new_tokens: int) -> list[Record]:
-    """Return the records of probes.parquet, without the name of the model."""
-    answers = lm.answer_prompts([entry.context for entry in rendered], max_new_tokens) if rendered else []
+    """Return the records of probes.parquet, without the name of the model.
+
+    The questions of each file are answered by themselves: in 16 bit, an answer depends a little on the others of its
+    batch, and a further file of probes must not change it.
+    """
+    answers = [
+        answer
+        for _, entries in groupby(rendered, key=lambda entry: entry.name)
+        for answer in lm.answer_prompts([entry.context for entry in entries], max_new_tokens)
+    ]
     return [
         {
             "item": f"{entry.name}:{entry.number:05}",
