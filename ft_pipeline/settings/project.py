@@ -24,8 +24,8 @@ class PromptingSettings(Section):
 
     variants: dict[str, PromptVariant] = Field(default_factory=dict)
     tuned_with: list[str] = Field(default_factory=list)
-    """Names of `variants` under which tuned models are scored, too. Each takes about as long as scoring a tuned model
-    once more, with longer prompts."""
+    """Names of `variants` under which tuned models are scored, too. Retrieved texts are read for each question, so that
+    such a variant takes several times as long as the model's own prompt."""
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["PromptingSettings"], dict[str, Any]]) -> dict[str, Any]:
