@@ -153,8 +153,9 @@ def _send(
             yield judge.request(question)
 
     endpoint_teacher.send_requests(log, requests(), total, judge.teacher, job, ASKED)
-    unclear = [question for question in sent if len(judge.outcome(log, question).entries) == 1]
-    again = [replace(question, again=True) for question in unclear if judge.outcome(log, question).verdict is None]
+    outcomes = [(question, judge.outcome(log, question)) for question in sent]
+    unclear = [question for question, outcome in outcomes if outcome.verdict is None and len(outcome.entries) == 1]
+    again = [replace(question, again=True) for question in unclear]
     endpoint_teacher.send_requests(log, map(judge.request, again), len(again), judge.teacher, job, ASKED)
 
 
