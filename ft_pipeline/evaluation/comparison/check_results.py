@@ -167,7 +167,14 @@ def _field(field: str, found: Sequence[tuple[str, Any]]) -> FieldResult:
     is_rate = bool(np.isin(values, (0.0, 1.0)).all())
     estimate = Conversations([group for group, _ in found]).means(values, is_rate=is_rate)[0]
     kinds = Counter(outcome for _, outcome in found if isinstance(outcome, str))
-    return FieldResult(field, len(found), interval(estimate), kinds[WRONG], kinds[MISSING], kinds[EXTRA])
+    return FieldResult(field, len(found), _within(interval(estimate)), kinds[WRONG], kinds[MISSING], kinds[EXTRA])
+
+
+def _within(share: Score) -> Score:
+    """Return a share with bounds from 0 to 1: those of partly right texts may be beyond."""
+    if share.low is None or share.high is None:
+        return share
+    return Score(share.value, max(0.0, share.low), min(1.0, share.high))
 
 
 def _confusion(row: str, metric: str, samples: Samples, order: Sequence[str]) -> Confusion:
