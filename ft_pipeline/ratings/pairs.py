@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, append_rating, newest, now, read_ratings, seed_of
 from ft_pipeline.release.report.answers import conversations_of, turns_before
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -210,11 +211,6 @@ def in_order(pairs: Sequence[Pair], seed: str) -> list[Pair]:
         for round_, pair in enumerate(of_group)
     }
     return sorted(pairs, key=lambda pair: places[pair.item])
-
-
-def hash_of_answer(text: str) -> str:
-    """Return the SHA-256 by which an answer is recognized."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _hash(*parts: str) -> bytes:

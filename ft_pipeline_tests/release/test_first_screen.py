@@ -1,5 +1,6 @@
 """The first screen of the report: lights, what could go wrong, leads, and three answers that a rule chose."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,10 @@ def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path
     assert lead_picture(compare(only_tuned, CONFIG)) is None
 
 
+def _said(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return f"{before['answer']} or {after['answer']}"
+
+
 def test_three_answers_are_chosen_by_their_gain() -> None:
     count = 101
     samples = {
@@ -160,11 +165,12 @@ def test_three_answers_are_chosen_by_their_gain() -> None:
         for name in ("old", "new")
     }
     rows = ("old", "new")
-    chosen = before_and_after(samples, {}, rows, [float(number) for number in range(count)])
+    chosen = before_and_after(samples, {}, rows, [float(number) for number in range(count)], _said)
     assert [(entry["name"], entry["before"], entry["after"], entry["reference"]) for entry in chosen] == [
         ("typical", "old 50", "new 50", "r50"),
         ("one of the good ones", "old 90", "new 90", "r90"),
         ("the worst", "old 0", "new 0", "r0"),
     ]
-    equal = before_and_after(samples, {}, rows, [0.0] * count)
+    assert chosen[0]["verdict"] == "old 50 or new 50"
+    equal = before_and_after(samples, {}, rows, [0.0] * count, _said)
     assert [entry["after"] for entry in equal] == ["new 50", "new 90", "new 0"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Conversations, bounds, interval
 from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.opinions import correction
 
 SIMILAR_LENGTH = 0.2
 """Share of the longer answer by which the lengths of two answers may differ and still count as similar."""
@@ -43,9 +44,8 @@ def length_adjusted(judgements: Sequence[Judgement]) -> float | None:
     if not judgements:
         return None
     ratios = [math.log(max(1, row["candidate_bytes"]) / max(1, row["rival_bytes"])) for row in judgements]
-    x, y = np.array(ratios), np.array([row["score"] - 0.5 for row in judgements])
-    slope = float(((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum()) if x.std() > 1e-9 else 0.0
-    return min(1.0, max(0.0, 0.5 + float(y.mean()) - slope * float(x.mean())))
+    scores = np.array([row["score"] for row in judgements])
+    return min(1.0, max(0.0, correction.length_adjusted(scores, np.array(ratios))))
 
 
 def _is_similar(first: int, second: int) -> bool:

@@ -13,6 +13,7 @@ from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.evaluation.judge.asking import Judge, Outcome, Stop, ask, questions_of
 from ft_pipeline.evaluation.judge.bias import report_on
 from ft_pipeline.evaluation.judge.pairs import Pair, first_items, pairs_to_judge
+from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
@@ -150,8 +151,8 @@ def _judgement(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     ours, theirs = pair.answers
     return {
         **_identity(pair),
-        "candidate_answer": _sha256(ours),
-        "rival_answer": _sha256(theirs),
+        "candidate_answer": hash_of_answer(ours),
+        "rival_answer": hash_of_answer(theirs),
         "score": sum(values) / 2,
         "first": values[0],
         "second": values[1],

@@ -1,6 +1,6 @@
 """The answers of all models to every test item, side by side, for the report and for people who rate them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -33,10 +33,17 @@ CHOSEN = (("typical", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
 
 
 def before_and_after(
-    samples: Samples, turns: Mapping[str, Sequence[Mapping[str, Any]]], rows: tuple[str, str], gains: Sequence[float]
+    samples: Samples,
+    turns: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: tuple[str, str],
+    gains: Sequence[float],
+    describe: Callable[[Sample, Sample], str],
 ) -> list[dict[str, Any]]:
     """Return three test items with the answers of two rows: of the median gain, of the 90th percentile, and of the
-    lowest gain. Ties are decided by the order of the items, so that nobody picks them."""
+    lowest gain. Ties are decided by the order of the items.
+
+    describe: returns what people or a judge said of two answers.
+    """
     order = sorted(range(len(gains)), key=lambda index: (gains[index], index))
     chosen = []
     for name, place in CHOSEN:
@@ -49,6 +56,7 @@ def before_and_after(
                 "before": before["answer"],
                 "after": after["answer"],
                 "reference": after["reference"],
+                "verdict": describe(before, after),
             }
         )
     return chosen

@@ -38,6 +38,7 @@ from ft_pipeline.release.report.answers import (
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
+from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -232,7 +233,9 @@ class _TemplateValues:
             return {"first_answers": [], "answers_before": "", "answers_after": ""}
         gains = item_gains(samples, (before.name, row.name), metric, self.primary)
         return {
-            "first_answers": before_and_after(samples, turns, (before.name, row.name), gains),
+            "first_answers": before_and_after(
+                samples, turns, (before.name, row.name), gains, Verdicts.of(self.store, self.artifact).describe
+            ),
             "answers_before": before.name,
             "answers_after": row.name,
         }
