@@ -98,7 +98,7 @@ def test_answers_that_changed_after_they_were_rated_must_be_rated_again(tmp_path
     (tmp_path / "old").mkdir()
     found = required(compared(tmp_path / "old", old), "people")
     assert (found.rated, found.changed, found.missing, found.may_decide) == (58, 12, 12, False)
-    assert found.because == "12 of the rated answers have changed, and are to be rated again"
+    assert found.because == "12 rated answers have changed since, and must be rated again"
     assert ask_for_ratings(ROW, RIVAL, [found]) == "rate 12 more pairs with `ft rate a/merged base`"
     again = required(compared(tmp_path, old + ratings[:12]), "people")
     assert (again.rated, again.changed, again.may_decide) == (70, 0, True)

@@ -122,7 +122,8 @@ def _of_people(pair: Pair, against: str | None) -> Opinion:
     if against is None and rated < WANTED_RATINGS:
         against = f"{rated} pairs are rated, and {WANTED_RATINGS} are wanted"
     if against is None and pair.changed:  # what did not change is no random part of the answers
-        against = f"{pair.changed} of the rated answers have changed, and are to be rated again"
+        of = "answer has" if pair.changed == 1 else "answers have"
+        against = f"{pair.changed} rated {of} changed since, and must be rated again"
     units = {str(number): [rating.value for rating in found] for number, (_, found) in enumerate(pair.ratings)}
     return Opinion(
         row=pair.row,
