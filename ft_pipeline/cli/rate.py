@@ -27,7 +27,7 @@ def rate(
     rival: Annotated[str | None, typer.Argument(help="The row that it is compared with.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Number of pairs of answers for this rater.")] = 60,
     rater: Annotated[
-        str, typer.Option("--rater", help="Alias of who rates, which names nobody. Each person has another one.")
+        str, typer.Option("--rater", help="A made-up name for the rater. Each rater needs another one.")
     ] = DEFAULT_ALIAS,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the pairs to this new file, to be rated in a spreadsheet.")

@@ -35,4 +35,4 @@ def clean_note(text: str) -> tuple[str | None, list[str]]:
 def describe_masked(kinds: Iterable[str]) -> str:
     """Return that something in a note was masked; empty if nothing was."""
     names = [pii.NAMES[kind] for kind in dict.fromkeys(kinds) if kind in pii.NAMES]
-    return f"Masked in a note, so that it names nobody: {', '.join(names)}." if names else ""
+    return f"Removed from the note, because it may name a person: {', '.join(names)}." if names else ""

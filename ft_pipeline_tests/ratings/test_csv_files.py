@@ -161,7 +161,7 @@ def test_personal_data_is_masked_and_named(match: Match, file: Path) -> None:
     result = read_verdicts(match, "r1", file)
     assert result.notes == [
         "Not read: the columns 'rated by'.",
-        "Row 3: Masked in a note, so that it names nobody: an e-mail address.",
+        "Row 3: Removed from the note, because it may name a person: an e-mail address.",
     ]
     assert {rating.note for rating in match.ratings()} == {None, "=[email] said so"}
 

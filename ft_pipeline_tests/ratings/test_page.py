@@ -86,7 +86,7 @@ def test_texts_of_models_and_users_are_only_text(project: RatedProject) -> None:
 def test_personal_data_in_a_note_is_masked_and_the_rater_is_told(project: RatedProject) -> None:
     with visiting(project.match()) as visitor:
         visitor.open().choose("1", "Ask ada@fenwick.example, 0151 23456789 first.")
-        assert "Masked in a note, so that it names nobody: an e-mail address, a phone number." in visitor.html
+        assert "Removed from the note, because it may name a person: an e-mail address, a phone number." in visitor.html
     (rating,) = read_ratings(project.store.root)
     assert rating.note == "Ask [email], [phone] first."
 
