@@ -155,12 +155,15 @@ def ui(
         check_environment()
         _show_new_key(sign_new_store(opened_project.store))
         instance.lock_ui(opened_project.dagster_home).keep_after_exec()
+    workspace = opened_project.root / "workspace.yaml"
+    if not workspace.is_file():
+        raise UserError(f"{workspace} is missing. Copy it from another project, or from a new one (`ft init`).")
     require_free_port("127.0.0.1", port)
     # This creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time.
     with instance.open_instance() as opened_instance:
         set_default_limit(opened_instance)
     os.environ["PYTHONWARNINGS"] = "ignore"
-    arguments = ["--workspace", str(opened_project.root / "workspace.yaml"), "--port", str(port)]
+    arguments = ["--workspace", str(workspace), "--port", str(port)]
     arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]
     stderr.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
     os.chdir(opened_project.root)

@@ -54,6 +54,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def test_a_project_without_a_workspace_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False)
+    for name in ("FT_PROJECT", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "")  # restored after the test
+    (root / "workspace.yaml").unlink()
+    with pytest.raises(UserError, match=r"workspace\.yaml is missing\. Copy it from another project"):
+        CliRunner().invoke(app, ["ui", "--project", str(root)], catch_exceptions=False)
+
+
 def test_a_port_in_use_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = scaffold.create(tmp_path / "shop", example=False)
     for name in ("FT_PROJECT", "DAGSTER_HOME"):
