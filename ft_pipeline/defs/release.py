@@ -96,8 +96,8 @@ def model_card(context: SpecContext) -> Spec:
     show=lambda artifact: _report_metadata(artifact),
 )
 def report(context: SpecContext) -> Spec:
-    """The comparison as one HTML file to share: the verdict, the scores, the answers that got worse, and all answers side
-    by side."""
+    """The comparison as one HTML file to share: the verdict, the scores, the answers that got worse, and all answers
+    side by side."""
     assets = ("comparison", "decision", "recommendation", "champion")
     config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
     return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
