@@ -24,7 +24,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
-STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000}
+STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000, "verdicts": 0}
 """The parts of a stand-in's summary that later specs read."""
 
 
