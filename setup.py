@@ -7,8 +7,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 EXAMPLE = (
-    *("project.yaml", "workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas", "experiments"),
-    *("data/README.md", "data/raw", "data/general"),
+    *("project.yaml", "workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas", "experiments", "examples"),
+    *("data/README.md", "data/raw", "data/general", "data/probes"),
 )
 
 

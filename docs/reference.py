@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -43,7 +43,8 @@ A model turn may have `reasoning_content`, and a `weight`: an answer of the weig
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
 would be trained is quarantined. In a pair both answers are trained, and weights are not read.
 
-Every row may have `tags`, a list of texts (a single text is one tag). They go with the row through all tables. Tags and
+Every row may have `tags`, a list of short texts (a single text is one tag). They go with the row through all tables.
+The test conversations of a tag are a [slice](evaluation.md#slices-is-it-worse-for-some) of the comparison. Tags and
 weights say how a row is used, not what it says: they are no part of its id, and rows that differ in nothing else are
 duplicates, of which the first one stays.
 
@@ -220,16 +221,29 @@ def describe(model: type[BaseModel], prefix: str = "") -> str:
                 f"\n### {prefix}{name}\n\n{inspect.getdoc(section)}\n\n{describe(section, f'{prefix}{name}.')}"
             )
         if section is None or section is not field.annotation:
-            own.append(f"| `{prefix}{name}` | {_default(field)} | {_kind(field)} | {comments.get(name, '')} |")
+            own.append(
+                f"| `{prefix}{field.alias or name}` | {_default(field)} | {_kind(field)} | {comments.get(name, '')} |"
+            )
         if section is None and (each := _section(field)) is not None:
             sections.append(f"\n### each of {prefix}{name}\n\n{describe(each)}")
+        for each in _choices(field.annotation):
+            kind = each.model_fields.get("type")
+            title = f"with `type: {get_args(kind.annotation)[0]}`" if kind else "without `type`"
+            sections.append(f"\n### each of {prefix}{name}, {title}\n\n{inspect.getdoc(each)}\n\n{describe(each)}")
     head = "| key | default | type | |\n|---|---|---|---|\n" if own else ""
     return head + "".join(f"{line}\n" for line in own) + "".join(sections)
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    candidates = [field.annotation, *get_args(field.annotation)]
+    arguments = get_args(field.annotation)
+    candidates = [field.annotation, *arguments, *itertools.chain.from_iterable(map(get_args, arguments))]
     return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
+def _choices(annotation: Any) -> list[type[BaseModel]]:
+    """The sections of which each value of a mapping is one, told apart by their key `type`."""
+    values = [part for part in get_args(annotation) if get_origin(part) is Annotated]
+    return [get_args(choice)[0] for value in values for choice in get_args(get_args(value)[0])]
 
 
 def _default(field: FieldInfo) -> str:
@@ -242,6 +256,8 @@ def _default(field: FieldInfo) -> str:
 
 def _kind(field: FieldInfo) -> str:
     annotation: Any = field.annotation
+    if choices := _choices(annotation):
+        return f"dict[str, {' or '.join(choice.__name__ for choice in choices)}]"
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
     text = re.sub(r"ft_pipeline\.settings\.\w+\.", "", text)
     for long, short in (

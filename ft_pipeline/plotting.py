@@ -19,6 +19,11 @@ KIND_COLORS = {
 }
 """The color of a row of the comparison, by its kind."""
 
+MAX_WRITTEN_LABELS = 20
+"""Maximum number of labels whose counts are written into a confusion matrix."""
+MAX_LABEL = 24
+"""Maximum number of letters of a label in a picture."""
+
 _PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 """Colors of the parts of a bar, in turn."""
 _STYLE: dict[str, Any] = {
@@ -121,6 +126,33 @@ def draw_intervals(
         axes.plot(value, position, "o", color=color, markersize=6)
     axes.set(title=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
+
+
+def draw_confusion(axes: Any, labels: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> None:
+    """Draw how often each label of the references (a line) became each label of the answers (a column).
+
+    counts: a list per label, with a number per label and one for the answers without a label. The color is the share of
+    the line, so that rare labels show as well as frequent ones.
+    """
+    columns = [_short(label) for label in labels] + ["(no label)"]
+    shares = [[count / max(1, sum(line)) for count in line] for line in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if len(labels) <= MAX_WRITTEN_LABELS:
+        for row, line in enumerate(counts):
+            for column, count in enumerate(line):
+                color = "white" if shares[row][column] > 0.6 else "black"
+                axes.text(column, row, str(count) if count else "", ha="center", va="center", color=color)
+    axes.axvline(len(labels) - 0.5, color="black", linewidth=1)
+    axes.set(title=title, xlabel="label of the answer", ylabel="label of the reference")
+    axes.set(yticks=range(len(labels)), yticklabels=columns[:-1], xticks=range(len(columns)))
+    axes.set_xticklabels(columns, rotation=40, ha="right")
+    axes.grid(visible=False)
+
+
+def _short(label: str) -> str:
+    """Return a label as a picture shows it. A dollar sign would begin a formula."""
+    text = label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+    return text.replace("$", r"\$")
 
 
 def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) -> bytes:

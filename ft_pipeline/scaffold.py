@@ -7,10 +7,15 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.formats.registry import FORMATS
 
-EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
-"""Files and folders that a project with the worked example gets. Without it, a project gets only data/general."""
+QUESTIONS = ("data/general", "data/probes")
+"""Folders of questions that every project gets."""
+EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw")
+"""Files and folders that only a project with the worked example gets."""
 PROJECT_FILES = ("workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas")
 """Files and folders that every project gets."""
+
+SMALL_EXAMPLES = "examples"
+"""Folder of the small examples, a project each."""
 
 PROJECT_YAML = """\
 # yaml-language-server: $schema=schemas/project.json
@@ -40,16 +45,29 @@ def example_folder() -> Path:
     return packaged if packaged.is_dir() else packaged.parent.parent
 
 
-def create(target: Path, example: bool) -> Path:
-    """Create a project folder at `target` (new or empty) and return it. UserError if the folder is not empty."""
+def small_examples() -> list[str]:
+    """Return the names of the small examples."""
+    return sorted(path.parent.name for path in example_folder().glob(f"{SMALL_EXAMPLES}/*/project.yaml"))
+
+
+def create(target: Path, example: bool, small_example: str | None = None) -> Path:
+    """Create a project folder at `target` (new or empty) and return it.
+
+    example: with the worked example. small_example: with this one of the small examples instead. UserError if the
+    folder is not empty, or if there is no such example.
+    """
     target = target.resolve()
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; name a new folder")
-    for item in (*PROJECT_FILES, *(EXAMPLE_FILES if example else ("data/general",))):
+    if small_example is not None and small_example not in small_examples():
+        raise UserError(f"There is no example {small_example!r}. Choose one of {', '.join(small_examples())}.")
+    for item in (*PROJECT_FILES, *QUESTIONS, *(EXAMPLE_FILES if example else ())):
         _copy(example_folder() / item, target / item)
+    if small_example is not None:
+        _copy(example_folder() / SMALL_EXAMPLES / small_example, target)
     for data_format in FORMATS:
         (target / "data" / "raw" / data_format).mkdir(parents=True, exist_ok=True)
-    if not example:
+    if not example and small_example is None:
         name = "".join(letter if letter.isalnum() else "-" for letter in target.name.lower()).strip("-") or "project"
         (target / "project.yaml").write_text(PROJECT_YAML.format(name=name), encoding="utf-8")
         (target / "experiments").mkdir()

@@ -1,4 +1,4 @@
-"""Check the records of champions, tests, the inbox and erasures: compare them with each other and the artifacts."""
+"""Check the records of champions, tests, the inbox, ratings and erasures: against each other and the artifacts."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
+from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, exposure_ledger, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.ledger import Ledger
@@ -46,7 +47,7 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
         message = f"differs from its champion artifact in {', '.join(differing)}"
         findings.append(Finding("edited_record", where, message))
-    for kind in ("base_model", "adapter", "merged_model"):
+    for kind in champion.RELEASED_ARTIFACTS:
         node = index.find(kind, fingerprints[kind]) if kind in fingerprints else None
         if node is not None and node.path is None:
             findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))
@@ -98,6 +99,16 @@ def check_inbox_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the records of which served answers were accepted as data."""
     ledger = decisions.ledger(index.root)
     return len(ledger.paths()), _ledger_findings(ledger, last=0)
+
+
+def check_rating_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the verdicts of people. Tables of them say which records there must
+    be."""
+    book = rating_ledger.ledger(index.root)
+    known = max((node.config.get("records", 0) for node in index.all("ratings")), default=0)
+    faults = rating_ledger.find_faults(index.root, known)
+    findings = [Finding(fault.kind, f"ratings/{book.path(fault.number).name}", fault.message) for fault in faults]
+    return len(book.paths()), findings
 
 
 def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:

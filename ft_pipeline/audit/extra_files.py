@@ -43,7 +43,7 @@ def _files_below(folder: Path, root: Path) -> Iterator[Path]:
 def _is_expected(place: Path) -> bool:
     if place.parts[0] == "artifacts":  # deeper ones are found there
         return len(place.parts) >= _DEPTH_OF_ARTIFACTS
-    if place.parts[:2] == ("exposures", "rows"):
+    if place.parts[:2] in (("exposures", "rows"), ("ratings", "rows")):
         return len(place.parts) == 3
     if place.parts[0] == "blobs":
         return len(place.parts) == 3 and any(fnmatchcase(place.name, pattern) for pattern in _BLOBS)

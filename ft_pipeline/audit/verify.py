@@ -12,6 +12,7 @@ from ft_pipeline.audit.champion_records import (
     check_champion_records,
     check_exposures,
     check_inbox_records,
+    check_rating_records,
     check_redaction_records,
     check_redactions,
 )
@@ -55,6 +56,7 @@ def verify(
     redactions, redaction_problems = check_redaction_records(index)
     tests, exposure_problems = check_exposures(index)
     inbox_records, inbox_problems = check_inbox_records(index)
+    ratings, rating_problems = check_rating_records(index)
     signatures = check_signatures(index.root, public_pem)
     problems += [
         *_with_labels(index, signatures.faults),
@@ -63,6 +65,7 @@ def verify(
         *champion_problems,
         *exposure_problems,
         *inbox_problems,
+        *rating_problems,
         *redaction_problems,
         *check_redactions(index, nodes_to_check),
         *(find_extra_files(index.root) if nodes is None else ()),
@@ -78,6 +81,8 @@ def verify(
         counted["records_of_tests"] = tests
     if inbox_records:
         counted["inbox_records"] = inbox_records
+    if ratings:
+        counted["records_of_ratings"] = ratings
     if redactions:
         counted["redactions"] = redactions
     if signatures.facts:

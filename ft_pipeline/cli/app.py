@@ -52,6 +52,7 @@ COMMANDS = {
         "commands:compare", "Show the comparison: every model and prompt with its scores, intervals and cost."
     ),
     "recommend": Entry("commands:recommend", "Show the recommendation and the reasons for it."),
+    "rate": Entry("rate:rate", "Compare the answers of two models, blind, on a page on 127.0.0.1 or in a spreadsheet."),
     "promote": Entry(
         "release:promote",
         "Release a model that beats the best baseline and the current champion by more than noise and passes every "

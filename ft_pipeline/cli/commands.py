@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to create. It must be new or empty.")],
     example: Annotated[bool, typer.Option("--example", help="Include the worked example's data and settings.")] = False,
+    example_of: Annotated[
+        str | None,
+        typer.Option("--example-of", help="Include a small example instead: `extraction` or `classification`."),
+    ] = None,
 ) -> None:
     """Create a project folder that is ready to run.
 
@@ -45,11 +49,13 @@ def init(
     """
     from ft_pipeline.store.journal import sign_new_store
 
-    root = scaffold.create(directory, example)
+    if example and example_of is not None:
+        raise UserError("--example and --example-of are two examples. Name one of them.")
+    root = scaffold.create(directory, example, example_of)
     _show_new_key(sign_new_store(Project(root).store))
     stdout.print(
         f"Created the project folder {root}. Next: "
-        + ("" if example else "put your files into data/raw, then ")
+        + ("" if example or example_of else "put your files into data/raw, then ")
         + f"ft run --project {root}"
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.release.requests import MoveRequest
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
@@ -162,11 +163,17 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
         console.print(plain(sentence), soft_wrap=True)
+    slices = slices_of(comparison)
+    for sentence in slices.sentences() if slices else []:
+        console.print(plain(sentence), soft_wrap=True)
     unusable = [
         f"{row.name} (of its answers, {row.breaches[0].describe_share()})" for row in comparison.rows if row.breaches
     ]
     if unusable:
         console.print(f"Not usable: {plain('; '.join(unusable))}. The report says more.", soft_wrap=True)
+    for row in comparison.rows:
+        for check in (check for check in row.base_checks if check.prevents_release):
+            console.print(plain(f"{row.name}: {check.describe()}"), soft_wrap=True)
     for entry in comparison.contaminated:
         console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
     for sentence in comparison.not_asked:

@@ -19,12 +19,14 @@ from ft_pipeline.cli.common import (
     stdout,
 )
 from ft_pipeline.errors import UserError
+from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
+from ft_pipeline.release.export.prompt_files import require_prompt_texts, write_prompt_files
 from ft_pipeline.release.export.target_folder import ReportBytes
 from ft_pipeline.release.intact import require_intact
-from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.release.model_lookup import ModelReference, find_model
 from ft_pipeline.settings.gguf_types import parse_types
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.signing import find_key
@@ -55,6 +57,10 @@ def export(
         typer.Option("--quantize", help="Types of GGUF files: q8_0,q4_k_m,… (default: the YAML's, or q8_0)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Export a GGUF file that fails its gate.")] = False,
+    with_texts: Annotated[
+        bool,
+        typer.Option("--with-texts", help="Add the passages and examples of its prompt, which are texts of your data."),
+    ] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,19 +75,23 @@ def export(
     store = ArtifactStore(opened_project.store)
     model = find_model(store, name)
     require_intact(store, model)
+    if with_texts:
+        require_prompt_texts(model)
     if export_format is ExportFormat.GGUF:
         from ft_pipeline.cli.export_gguf import export_gguf
 
         types = parse_types(quantize) if quantize is not None else None
-        export_gguf(opened_project, store, model, directory, types, force=force, as_json=as_json)
+        export_gguf(opened_project, store, model, directory, types, force=force, with_texts=with_texts, as_json=as_json)
         return
     plan = plan_export(store, model, directory, merged=merged)
     key = find_key(store.root)
     facts = export_facts(store, plan.model, opened_project.settings)
-    show_writing(
-        plan.bytes,
-        lambda report_bytes: write_export(plan, lambda folder: disclose(folder, facts, key), report_bytes),
-    )
+
+    def describe(folder: Path) -> None:
+        write_prompt_files(store, plan.model, folder, with_texts=with_texts)
+        disclose(folder, facts, key)
+
+    show_writing(plan.bytes, lambda report_bytes: write_export(plan, describe, report_bytes))
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
 
 
@@ -118,8 +128,18 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
         soft_wrap=True,
     )
     show_signature(document["signed"])
-    if document["system_prompt"]:
+    show_prompt(plan.model)
+
+
+def show_prompt(model: ModelReference) -> None:
+    """Say what the exported files do not do by themselves: send the prompt with which the model was scored."""
+    if model.serving["system_prompt"]:
         stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+    if what_weights_lack(model.serving):
+        stdout.print(
+            "Its examples or passages are not in the weights. README.md says what your application must add.",
+            soft_wrap=True,
+        )
 
 
 def show_signature(signed: bool) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from ft_pipeline.cli import display, gguf_making
 from ft_pipeline.cli.common import print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
-from ft_pipeline.cli.export import show_signature, show_writing
+from ft_pipeline.cli.export import show_prompt, show_signature, show_writing
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
@@ -24,6 +24,7 @@ from ft_pipeline.release.export.gguf import (
     write_gguf,
 )
 from ft_pipeline.release.export.gguf_modelfile import modelfiles_of
+from ft_pipeline.release.export.prompt_files import write_prompt_files
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -43,6 +44,7 @@ def export_gguf(
     quantize: Sequence[str] | None,
     *,
     force: bool,
+    with_texts: bool,
     as_json: bool,
 ) -> None:
     """Make what is missing, check the gate, and write the folder. Raises UserError before any work for bad input."""
@@ -60,6 +62,7 @@ def export_gguf(
     plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)
 
     def describe(folder: Path) -> None:
+        write_prompt_files(store, merged, folder, with_texts=with_texts)
         disclose(folder, facts, key, lambda card: adapt_card(card, plan))
 
     show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, describe, report_bytes))
@@ -109,8 +112,7 @@ def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
     if document["no_modelfile"]:
         stdout.print(f"No Modelfile for Ollama: {display.plain(document['no_modelfile'])}", soft_wrap=True)
     show_signature(document["signed"])
-    if document["system_prompt"]:
-        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+    show_prompt(plan.model)
 
 
 def _table(plan: GgufExport, conversion: Mapping[str, Any]) -> Table:

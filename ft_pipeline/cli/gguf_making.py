@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.tuned_variants import without_variant
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.run import RELEASE, RunRequest, load_steps, plan_run, run
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
@@ -77,5 +78,5 @@ def make_beside_graph(
 
     with project_lock(store.root).hold(lambda message: None, shared=True):
         files = build(lambda: gguf_spec(context, merged_model, model.experiment or model.name, list(types)))
-        scores = build(lambda: scores_spec(context, inputs, dict(model.serving)))
+        scores = build(lambda: scores_spec(context, inputs, without_variant(model.serving)))
         return ScoredFiles(files, build(lambda: gguf_scores_spec(context, files, scores)))

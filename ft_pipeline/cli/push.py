@@ -24,6 +24,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.huggingface import plan_export, write_export
+from ft_pipeline.release.export.prompt_files import write_prompt_files
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.release.push.bucket import BucketPrefix
@@ -106,7 +107,12 @@ def _export_folder(project: Project, name: str, merged: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="push-", dir=drafts_folder(store.root)) as scratch:
         plan = plan_export(store, model, Path(scratch) / project.settings.name, merged=merged)
         facts, key = export_facts(store, plan.model, project.settings), find_key(store.root)
-        write_export(plan, lambda folder: disclose(folder, facts, key))
+
+        def describe(folder: Path) -> None:
+            write_prompt_files(store, plan.model, folder, with_texts=False)
+            disclose(folder, facts, key)
+
+        write_export(plan, describe)
         yield plan.target
 
 

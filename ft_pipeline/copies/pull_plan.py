@@ -11,8 +11,17 @@ from ft_pipeline.copies.histories import History, Order, compare, diverged
 from ft_pipeline.copies.places import Place
 from ft_pipeline.copies.push import local_history, remote_history
 from ft_pipeline.copies.states import CopiedFile, State
-from ft_pipeline.copies.store_files import COPY_SUFFIX, MANIFESTS, RAW_SUFFIX, ROWS_OF_TESTS, Listing, redaction_note
+from ft_pipeline.copies.store_files import (
+    COPY_SUFFIX,
+    MANIFESTS,
+    RAW_SUFFIX,
+    ROWS_OF_RATINGS,
+    ROWS_OF_TESTS,
+    Listing,
+    redaction_note,
+)
 from ft_pipeline.errors import UserError
+from ft_pipeline.ratings.rating_ledger import is_row
 from ft_pipeline.release.exposure_ledger import digest_of_rows
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import snapshot_blobs
@@ -143,10 +152,14 @@ def _plan_unsigned(plan: PullPlan, place: Place, state: State) -> None:
     """Plan the files that the journal does not cover, and the journal itself."""
     for name, file in state.files.items():
         is_here = plan.here.files.get(name) == file.sha256
-        if is_here or not (matches(name, (ROWS_OF_TESTS,)) or name in (FILE_NAME, PUBLIC_KEY_NAME, LOG_NAME, EXCLUDED)):
+        if is_here or not (
+            matches(name, (ROWS_OF_TESTS, ROWS_OF_RATINGS)) or name in (FILE_NAME, PUBLIC_KEY_NAME, LOG_NAME, EXCLUDED)
+        ):
             continue
         if matches(name, (ROWS_OF_TESTS,)):
             _require_rows_of(place, name, plan.there.read(name))
+        elif matches(name, (ROWS_OF_RATINGS,)) and not is_row(plan.there.read(name), Path(name).stem):
+            raise UserError(f"{name} in {place.address} was changed. Restore the copy.")
         if name == PUBLIC_KEY_NAME and plan.there.journal.keys[-1].public_pem.strip() != plan.there.read(name).strip():
             raise UserError(f"The public key in {place.address} is not the one of its journal. Restore the copy.")
         is_missing = name not in plan.here.files and plan.order == "equal"

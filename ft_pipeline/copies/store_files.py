@@ -24,7 +24,9 @@ MANIFESTS = STATE[0]
 """Pattern of the manifests of artifacts."""
 ROWS_OF_TESTS = "exposures/rows/*.txt"
 """Pattern of the ids of test rows that the ledger of tests names."""
-REPLACED = (*STATE[1:], ROWS_OF_TESTS, FILE_NAME, PUBLIC_KEY_NAME, LOG_NAME)
+ROWS_OF_RATINGS = "ratings/rows/*.json"
+"""Pattern of what verdicts say about rows."""
+REPLACED = (*STATE[1:], ROWS_OF_TESTS, ROWS_OF_RATINGS, FILE_NAME, PUBLIC_KEY_NAME, LOG_NAME)
 """Patterns of small files that may be replaced or extended while they are copied."""
 COPY_SUFFIX, RAW_SUFFIX = ".zst", ".raw"
 """Endings of a blob in a copy: the store's compressed file, or the bytes of a file that the store only refers to."""

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
+from ft_pipeline.defs.opinion_inputs import judge_said, people_said
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -18,25 +19,37 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, references
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
-from ft_pipeline.evaluation.comparison.plots import lead_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.markdown import field_tables
+from ft_pipeline.evaluation.comparison.plots import (
+    confusion_picture,
+    lead_picture,
+    learning_curve_picture,
+    score_picture,
+    slice_picture,
+)
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe, training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
+from ft_pipeline.evaluation.opinions.collect import JUDGED
+from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
 ROWS_TO_LOOK_AT = 5
@@ -59,27 +72,30 @@ def prompt_baseline(context: SpecContext) -> Spec:
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     if (teacher := teacher_spec(context, references(inputs))) is not None:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
-    return baseline_spec(context, references(inputs), context.project.settings.prompting.model_dump(mode="json"))
+    prompting = context.project.settings.prompting.model_dump(mode="json", include={"variants"})
+    return baseline_spec(context, references(inputs), prompting)
 
 
 @step(
     stage="evaluation",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "adapter", "merged_model"],
+    deps=["experiment", "base_model", "conversations", "text", "adapter", "merged_model"],
     code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
-    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
+    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline. Also under
+    the prompt variants of `prompting.tuned_with`."""
     adapter = context.artifact("adapter")
     inputs = {
         "base_model": base_model_of(context, adapter),
         "adapter": adapter,
         "merged_model": context.checked_artifact("merged_model"),
     }
-    return scores_spec(context, references(inputs), served_settings(experiment_settings(context)))
+    served = served_settings(experiment_settings(context), context.project.settings.prompting)
+    return scores_spec(context, references(inputs), served)
 
 
 @step(
@@ -102,17 +118,40 @@ def gguf_scores(context: SpecContext) -> Spec:
 
 @step(
     stage="evaluation",
-    deps=["prompt_baseline", "scores", "gguf_scores"],
+    deps=["prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"],
     kinds={"json", "markdown"},
-    code_version="6",
+    code_version="7",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
 )
 def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
+    compared = compared_scores(context)
+    inputs, config = dict(compared.inputs), dict(compared.config)
+    judged = judge_said(context)
+    inputs |= references(people_said(context) | judged)
+    if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
+        config["not_asked"] = [*config.get("not_asked", ()), problem]
+    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+
+
+class ComparedScores(NamedTuple):
+    """The scores that are compared, and the settings that say how."""
+
+    inputs: dict[str, ArtifactReference]
+    config: dict[str, Any]
+    """As build_comparison expects it."""
+    newest: Artifact | None
+    """The newest of these scores, whose test rows are those of the comparison. None: nothing was scored."""
+
+
+def compared_scores(context: SpecContext) -> ComparedScores:
+    """Return the current scores of all models. MissingInput if those of the champion or a contender are not measured
+    yet."""
     scored, stale = _current_scores(context)
-    contenders, not_asked = contender_artifacts(context, _newest(scored))
+    newest = _newest(scored)
+    contenders, not_asked = contender_artifacts(context, newest)
     inputs = references(scored | _teacher_scores(context, scored) | contenders | _gguf_scores(context, scored))
     settings = context.project.settings
     with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
@@ -125,11 +164,20 @@ def comparison(context: SpecContext) -> Spec:
         "rails": settings.promotion.rails,
         "keeps": settings.promotion.keeps,
         "bases": dict(bases),
+        **_must_keep(context),
         **({"stale": stale} if stale else {}),
     }
+    if slices := settings.evaluation.slices:
+        config["slices"] = {name: rule.model_dump(mode="json", exclude_defaults=True) for name, rule in slices.items()}
     if contaminated := _contaminated_experiments(context, scored):
         config["contaminated"] = contaminated
-    previous_champion = champion_before(context.store.root, decision_key(inputs, config))
+    if about := _about_contenders(settings):
+        config["contenders"] = about
+    if not_asked:
+        config["not_asked"] = not_asked
+    if settings.evaluation.judge:
+        config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
         if facts := _contaminated_champion(context, previous_champion):
@@ -139,12 +187,13 @@ def comparison(context: SpecContext) -> Spec:
             inputs[f"champion/{asset}"] = artifact.reference
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
-    if about := _about_contenders(settings):
-        config["contenders"] = about
-    if not_asked:
-        config["not_asked"] = not_asked
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
-    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+    return ComparedScores(inputs, config, newest)
+
+
+def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:
+    """The decision key of the comparison of these scores: with further ratings, it is another decision."""
+    return decision_key({**inputs, **references(people_said(context))}, config)
 
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
@@ -154,8 +203,26 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
     if metric == "loss":
         config["notice"] = "`promotion.metric: loss` now means `auto`."
+    labels = {
+        name: own_metric.labels for name, own_metric in own.items() if isinstance(own_metric, ClassificationMetric)
+    }
+    if labels:
+        config["labels"] = labels
     margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
     return {**config, **margins}
+
+
+def _must_keep(context: SpecContext) -> dict[str, Any]:
+    """What tuned models must keep of their base models: probes with what is wanted of the answers, and tasks with their
+    margins. Without them, nothing."""
+    settings = context.project.settings.evaluation
+    digests = probe_digests(read_probes(settings.probes, context.project.resolve_path))
+    probes = {
+        name: {**entry.model_dump(mode="json", exclude={"file"}), "digest": digests[name]}
+        for name, entry in settings.probes.items()
+    }
+    must_hold = settings.tasks_that_must_hold()
+    return {**({"probes": probes} if probes else {}), **({"must_hold": must_hold} if must_hold else {})}
 
 
 def _about_contenders(settings: ProjectSettings) -> dict[str, Any]:
@@ -247,23 +314,24 @@ def _champion_scores(
 
     Raises MissingInput if they are not measured yet. scored: the current scores, which may contain a prompt variant.
     """
-    served = champion.evidence["served"]
+    served, frozen = champion.evidence["served"], champion.fingerprints
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
-        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}})
-        spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
-        existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
-        return "prompt_baseline", existing or context.built_artifact(spec)
-    tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
-    model_inputs = {"base_model": base, **tuned}
-    return "scores", context.built_artifact(scores_spec(context, model_inputs, served))
+        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}}, frozen)
+    else:
+        tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
+        of_the_model = {key: value for key, value in served.items() if key != "variant"}
+        spec = scores_spec(context, {"base_model": base, **tuned}, of_the_model, frozen)
+    spec = spec.with_code_version(STEPS[spec.kind].code_version)
+    existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
+    return spec.kind, existing or context.built_artifact(spec)
 
 
 def _build_comparison(build: BuildContext) -> dict[str, Any]:
-    return build_comparison(
-        build.inputs, build.spec.config, build.out, training_facts_of(build.store, build.spec.inputs)
-    )
+    config, inputs = build.spec.config, build.spec.inputs
+    conversations = scored_conversations(build.store, inputs, config["fingerprint"])
+    return build_comparison(build.inputs, config, build.out, training_facts_of(build.store, inputs), conversations)
 
 
 def _no_gguf_scores(build: BuildContext) -> dict[str, Any]:
@@ -293,9 +361,23 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         cost = {key: row[key] for key in ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")}
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
     notes = artifact.summary.get("notes")
     return metadata | ({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in notes))} if notes else {})
+
+
+def _check_metadata(artifact: Artifact) -> dict[str, Any]:
+    """What the checks of the project found in the answers: the fields that are right, and the labels."""
+    settings = artifact.spec["config"].get("custom_metrics", {})
+    labels = {name: entry["labels"] for name, entry in settings.items() if "labels" in entry}
+    fields, matrices = results_of_scores(artifact.path, labels)
+    results: list[FieldResults | Confusion] = [*fields, *matrices]
+    worst = [sentence for result in results for sentence in result.describe_worst()]
+    drawn = confusion_picture(matrices)
+    metadata: dict[str, Any] = {}
+    if fields or worst:
+        metadata["checks"] = dg.MetadataValue.md("\n\n".join([*field_tables(fields), *worst]))
+    return metadata | ({"labels": picture(drawn, "labels of the references and of the answers")} if drawn else {})
 
 
 def _highest_loss(artifact: Artifact) -> dict[str, Any]:
@@ -309,12 +391,17 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
     learning_curve, leads = learning_curve_picture(comparison), lead_picture(comparison)
+    slices = slice_picture(comparison)
+    best = comparison.rows[0].name
+    labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
         "leads": picture(leads, "leads over the best baseline, with 95 % intervals") if leads else None,
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
+        "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
+        "labels": picture(labels, "labels of the references and of the best row's answers") if labels else None,
         "test_items": comparison.test_items,
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],

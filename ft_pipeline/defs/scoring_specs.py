@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ft_pipeline.defs.distillation import config_and_handling
@@ -12,12 +12,15 @@ from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.scoring.probe_files import read_probes
+from ft_pipeline.evaluation.tuned_variants import VARIANTS, looks_up, variants_in
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -26,7 +29,19 @@ from ft_pipeline.store.spec import ArtifactReference, Spec
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
-NOT_SCORED_WITH = {"general_questions", "general_texts", "bootstrap_resamples", "tokens_of", "contenders", "gguf"}
+NOT_SCORED_WITH = {
+    "general_questions",
+    "general_texts",
+    "bootstrap_resamples",
+    "tokens_of",
+    "contenders",
+    "gguf",
+    "slices",
+    "tasks",
+    "probes",
+    "judge",
+    "call_arguments",
+}
 """Settings of `evaluation` that do not change the scores of a model, or that are given in another form."""
 RESERVED_ROWS = ("base", "champion", "teacher")
 """Names of rows of every comparison."""
@@ -95,8 +110,10 @@ def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) ->
 def evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
+    rules = settings.model_dump(mode="json", include={"call_arguments"}) if settings.call_arguments else {}
     return {
-        "evaluation": settings.model_dump(mode="json", exclude=NOT_SCORED_WITH),
+        **rules,
+        "evaluation": {**settings.model_dump(mode="json", exclude=NOT_SCORED_WITH), "tasks": settings.task_names},
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
@@ -104,42 +121,88 @@ def evaluation_config(context: SpecContext) -> dict[str, Any]:
     }
 
 
-def served_settings(settings: ExperimentSettings) -> dict[str, Any]:
+def probes_config(context: SpecContext) -> dict[str, Any]:
+    """The questions of the probes, which tuned models and their base models answer. Empty without probes.
+
+    What is wanted of the answers is not part of it: the comparison looks at that.
+    """
+    probes = read_probes(context.project.settings.evaluation.probes, context.project.resolve_path)
+    return {"probes": probes} if probes else {}
+
+
+def served_settings(settings: ExperimentSettings, prompting: PromptingSettings) -> dict[str, Any]:
     """How a tuned model is loaded and prompted."""
     quantization = settings.quantization.model_dump(mode="json") if settings.technique == "qlora" else None
-    return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
+    served = {
+        "technique": settings.technique,
+        "quantization": quantization,
+        "system_prompt": settings.data.system_prompt,
+    }
+    variants = {name: variant.model_dump(mode="json") for name, variant in prompting.of_tuned_models.items()}
+    return {**served, VARIANTS: {"variants": variants}} if variants else served
 
 
-def scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference], served: dict[str, Any]) -> Spec:
-    """The spec of the scores of a tuned model. served: from served_settings."""
-    config = evaluation_config(context)
+def scores_spec(
+    context: SpecContext,
+    model_inputs: dict[str, ArtifactReference],
+    served: dict[str, Any],
+    frozen: Mapping[str, str] | None = None,
+) -> Spec:
+    """The spec of the scores of a tuned model. served: from served_settings. frozen: see _prompt_inputs."""
+    config = {**evaluation_config(context), **probes_config(context)}
+    inputs = {"conversations": context.checked_artifact("conversations").reference, **model_inputs}
     inputs = {
-        "conversations": context.checked_artifact("conversations").reference,
-        **model_inputs,
+        **inputs,
+        **_prompt_inputs(context, inputs, variants_in(served), frozen),
         **_answer_limit_inputs(context, model_inputs["base_model"]),
         **task_inputs(context, config["task_files"]),
     }
-    return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
+    return Spec("scores", inputs, {**config, **served}, versions_of(*_packages(variants_in(served))))
 
 
-def baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], prompting: dict[str, Any]) -> Spec:
-    """The spec of a prompt baseline.
-
-    `text` is an input only if a variant retrieves passages. Otherwise a new text would rescore all variants.
-    """
-    versions = [*HARNESS_PACKAGES]
-    variants = prompting["variants"].values()
-    if any(variant.get("passages") for variant in variants):
-        inputs = {**inputs, "text": context.checked_artifact("text").reference}
-    if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
-        versions.append("bm25s")
-    config = evaluation_config(context)
+def baseline_spec(
+    context: SpecContext,
+    inputs: dict[str, ArtifactReference],
+    prompting: dict[str, Any],
+    frozen: Mapping[str, str] | None = None,
+) -> Spec:
+    """The spec of a prompt baseline. frozen: see _prompt_inputs."""
+    variants = prompting["variants"]
+    config = {**evaluation_config(context), **probes_config(context)}
     inputs = {
         **inputs,
+        **_prompt_inputs(context, inputs, variants, frozen),
         **_answer_limit_inputs(context, inputs["base_model"]),
         **task_inputs(context, config["task_files"]),
     }
-    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
+    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*_packages(variants)))
+
+
+def _prompt_inputs(
+    context: SpecContext,
+    inputs: Mapping[str, ArtifactReference],
+    variants: Mapping[str, Mapping[str, Any]],
+    frozen: Mapping[str, str] | None,
+) -> dict[str, ArtifactReference]:
+    """Return what passages and examples are taken from, besides `conversations`.
+
+    frozen: fingerprints of the champion's `text` and `conversations`; None: the present ones. `text` is an input only
+    if a variant retrieves passages. Otherwise a new text would rescore all variants.
+    """
+    sources: dict[str, ArtifactReference] = {}
+    if any(variant.get("passages") for variant in variants.values()):
+        kept = (frozen or {}).get("text")
+        sources["text"] = ("text", kept) if kept else context.checked_artifact("text").reference
+    if any(variant.get("examples") == "retrieved" for variant in variants.values()):
+        kept = (frozen or {}).get("conversations")
+        if kept and kept != inputs["conversations"][1]:
+            sources["examples"] = ("conversations", kept)
+    return sources
+
+
+def _packages(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the packages on which scores under these prompt variants depend."""
+    return [*HARNESS_PACKAGES, *(["bm25s"] if any(map(looks_up, variants.values())) else [])]
 
 
 def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
@@ -262,19 +325,19 @@ def _planned_calls(context: SpecContext, contender: ContenderSettings) -> str:
     return f"contender {contender.name}: {calls:,} calls to {host_of(contender.endpoint)}{bill}"
 
 
-def covers(baseline: Artifact, spec: Spec) -> bool:
-    """Whether a prompt baseline scored the variants of `spec`, among others, with the same inputs and settings."""
+def covers(scores: Artifact, spec: Spec) -> bool:
+    """Whether scores are of the prompt variants of `spec`, among others, with the same inputs and settings."""
 
     def settings_only(spec_json: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in spec_json["config"].items() if key != "prompting"}
         return {**spec_json, "config": config, "inputs": None, "versions": None}
 
-    required, present = spec.to_json(), baseline.spec
+    required, present = spec.to_json(), scores.spec
     return (
-        baseline.kind == spec.kind
+        scores.kind == spec.kind
         and settings_only(present) == settings_only(required)
         # Its other variants may have retrieved texts, which the variants of `spec` do not use.
         and required["inputs"].items() <= present["inputs"].items()
         and required["versions"].items() <= present["versions"].items()
-        and required["config"]["prompting"]["variants"].items() <= present["config"]["prompting"]["variants"].items()
+        and variants_in(required["config"]).items() <= variants_in(present["config"]).items()
     )

@@ -224,7 +224,7 @@ def conversations(context: SpecContext) -> Spec:
         "data": settings.data.config(),
         "general_questions": [[str(row.get("query", "")), _gold_answer(row)] for row in questions],
         "general_texts": [str(row.get("text", "")) for row in texts],
-        "tasks": sorted(evaluation.tasks),
+        "tasks": sorted(evaluation.task_names),
     }
     if semantic := settings.data.semantic_duplicates:
         model = identify_model(semantic.model, semantic.revision, context.store.file_hashes)

@@ -21,7 +21,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import cost
-from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
+from ft_pipeline.models.endpoint.request_loop import TEACHER, Asked, ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
@@ -46,12 +46,17 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
 
 
 def send_requests(
-    log: AnswerLog, requests: Iterable[ChatRequest], total: int, teacher: TeacherSettings, job: Job
+    log: AnswerLog,
+    requests: Iterable[ChatRequest],
+    total: int,
+    teacher: TeacherSettings,
+    job: Job,
+    asked: Asked = TEACHER,
 ) -> RequestTotals:
     """Send the requests that have no answer in the log. UserError as in `send_all`, and if the API key is not set."""
     assert teacher.endpoint is not None
     settings = teacher.endpoint
-    return send_all(lambda: Endpoint(teacher, _api_key(settings)), log, requests, total, teacher, job.report)
+    return send_all(lambda: Endpoint(teacher, _api_key(settings)), log, requests, total, teacher, job.report, asked)
 
 
 def log_folder(shared: Path, teacher: TeacherSettings) -> Path:

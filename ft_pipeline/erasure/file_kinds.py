@@ -37,6 +37,8 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/exposures/rows/*.txt", "text"),  # ids of test rows
     ("data/store/exposures/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
     ("data/store/inbox/*.json", "no rows"),  # hash-chained: ids of calls, names
+    ("data/store/ratings/rows/*.json", "text"),  # ids of test rows, hashes of answers, notes of raters
+    ("data/store/ratings/*.json", "no rows"),  # hash-chained: aliases, names, verdicts
     ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
     ("data/store/requests/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints

@@ -17,6 +17,8 @@ from ft_pipeline.audit.row_usage import derived_ids, descendants, rows_with
 from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.scoring.retrieval import split_into_passages
+from ft_pipeline.evaluation.tuned_variants import variants_in
 from ft_pipeline.project import Project
 from ft_pipeline.sources.file_names import stem_of, suffix_of
 from ft_pipeline.sources.local_folder import remote_sources
@@ -32,10 +34,12 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
     ("teacher_answers", "answers.parquet", "id"),
+    ("judgements", "replies.parquet", "group"),
     *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )
-"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers."""
-SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")
+"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of a judge's
+replies about them."""
+SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*", "data/probes/*")
 """Files whose texts are part of settings and specs, and so stay."""
 
 
@@ -103,7 +107,8 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
     candidates = [*lineage.rows, *fragments]
-    lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
+    sizes = _passage_sizes(index)
+    lineage.texts = _texts_of(candidates, sizes) | _answers(index, _ids_of(candidates), lineage)
     shared = _find_shared(project, _ids_of(candidates), lineage)
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
@@ -111,7 +116,7 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
         else:
             _add(lineage, placed)
     ids = _ids_of(lineage.rows)
-    texts = _texts_of(lineage.rows)
+    texts = _texts_of(lineage.rows, sizes)
     answers = _answers(index, ids, lineage) - texts
     lineage.texts = texts | answers
     others = (row for path, column in _answer_tables(index) for row in rows_with(path, "answer", answers))
@@ -127,8 +132,30 @@ def _ids_of(rows: Iterable[PlacedRow]) -> set[str]:
     return {placed.row.identity for placed in rows}
 
 
-def _texts_of(rows: Iterable[PlacedRow]) -> set[str]:
-    return {text for placed in rows for text in placed.row.texts if text}
+def _texts_of(rows: Iterable[PlacedRow], sizes: Collection[int]) -> set[str]:
+    """Return the texts of rows, and the passages of raw texts, which scored prompts contain without the rest.
+
+    sizes: the largest numbers of words in a passage.
+    """
+    texts = [(placed.file.data_format, text) for placed in rows for text in placed.row.texts if text]
+    passages = {
+        passage
+        for data_format, text in texts
+        for size in (sizes if data_format == "text" else ())
+        for passage in split_into_passages(text, size)
+    }
+    return passages.union(text for _, text in texts)
+
+
+def _passage_sizes(index: ArtifactIndex) -> set[int]:
+    """Return the largest numbers of words in a passage, over all scores with retrieved passages."""
+    return {
+        variant["passage_words"]
+        for kind in ("prompt_baseline", "scores")
+        for node in index.all(kind)
+        for variant in variants_in(node.config).values()
+        if variant.get("passages")
+    }
 
 
 def _add(lineage: Lineage, placed: PlacedRow) -> None:

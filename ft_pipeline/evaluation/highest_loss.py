@@ -78,7 +78,7 @@ def hardest_answers(
     table: only rows of this table. Answers of erased rows are left out. The origin of a row is `?` if the store no
     longer has its conversations.
     """
-    models = {row["kind"]: row for row in scores.document("scores.json")["rows"]}
+    models = {row["name"]: row for row in scores.document("scores.json")["rows"]}
     tuned = models.get("merged") or models["adapter"]
     base_losses = _base_losses(baseline, tuned["fingerprint"])
     samples = _read_samples(scores, tuned["name"])

@@ -22,6 +22,8 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import SPLITS
 
 FORMATS = (*SHAPES, "parquet")
+WITH_TAGS = ("sharegpt", "alpaca")
+"""Formats whose rows may have `tags`. Providers refuse rows of OpenAI's format with other keys."""
 BATCH_ROWS = 4096
 FIRST_ROWS = 10
 """Number of rows that are named for each reason."""
@@ -109,6 +111,9 @@ def _write_lines(
                 except CannotHold as error:
                     _leave_out(report, str(error), row)
                     continue
+                if row["tags"] and data_format in WITH_TAGS:
+                    shaped["tags"] = row["tags"]
+                    report.extra_keys["tags"] = report.extra_keys.get("tags", 0) + 1
                 _write_row(rows, origins, shaped, row)
                 splits[row["split"]] += 1
                 has_calls |= any(message.get("tool_calls") for message in messages)

@@ -142,6 +142,8 @@ class _ArtifactBuilder:
         return summary, run_facts | {"seconds": time.monotonic() - started}
 
     def _run_worker(self, draft: Draft, inputs: Mapping[str, Path], lease: Lease) -> WorkerResult:
+        if plan := self.spec.handling.get("plan"):
+            self.log(f"sends: {plan}")
         job = WorkerJob(
             kind=self.spec.kind,
             label=self.label,

@@ -52,7 +52,7 @@ def _experiment_state(planned: Sequence[PlannedStep], experiment: str) -> str:
 
 
 def _primary_score(comparison: Comparison | None, experiment: str) -> float | None:
-    """The primary score of the experiment's merged model; None if it has none."""
+    """The primary score of the experiment's merged model under its own prompt; None if it has none."""
     rows = comparison.ranked() if comparison else []
-    merged = next((row for row in rows if (row.experiment, row.kind) == (experiment, "merged")), None)
+    merged = next((row for row in rows if row.name == f"{experiment}/merged"), None)
     return merged.scores[comparison.primary_metric].value if comparison and merged else None

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
 
@@ -92,13 +92,32 @@ class Planner:
         return list(states.values())
 
     def _state(self, name: str, experiment: str | None, upstream: list[PlannedStep]) -> PlannedStep:
-        if (unbuilt := self._unbuilt(name, experiment)) is not None:
-            return unbuilt
+        unbuilt = self._unbuilt(name, experiment)
         first = next((dep for dep in upstream if dep.runs), None)
-        if first is not None:
-            reason = f"{first.asset} runs first ({first.reason})"
-            return PlannedStep(name, experiment, "stale", reason, "upstream")
-        return self._compared(name, experiment)
+        if unbuilt is None and first is None:
+            return self._compared(name, experiment)
+        sent = self._sent(name, experiment, is_early=first is not None)
+        if unbuilt is not None:
+            return replace(unbuilt, reason=unbuilt.reason + sent)
+        assert first is not None
+        reason = f"{first.asset} runs first ({first.reason}){sent}"
+        return PlannedStep(name, experiment, "stale", reason, "upstream")
+
+    def _sent(self, name: str, experiment: str | None, *, is_early: bool) -> str:
+        """What the step sends to servers, as the end of a reason; empty if it sends nothing, or if that is not known.
+
+        is_early: whether steps before it run first, so that its spec is not known yet.
+        """
+        announce, context = STEPS[name].announce, self._context(experiment)
+        if announce is None:
+            return ""
+        try:
+            sent = announce(context) if is_early else planned_spec(STEPS[name], context).handling.get("plan", "")
+        except MissingInput as missing:
+            sent = missing.plan
+        except UserError:
+            return ""
+        return f"; {sent}" if sent else ""
 
     def _context(self, experiment: str | None) -> SpecContext:
         return SpecContext(self.project, self.store, experiment, self.gguf_types.get(experiment or "", ()))
@@ -131,7 +150,8 @@ class Planner:
             return planned("broken", str(error))
         if last.spec_hash != spec.hash:
             cause: Cause = "data" if only_inputs_differ(last, spec) else "other"
-            return planned("stale", describe_difference(last, spec), cause)
+            sent = f"; {spec.handling['plan']}" if STEPS[name].announce and "plan" in spec.handling else ""
+            return planned("stale", describe_difference(last, spec) + sent, cause)
         if self.versions and self.versions.of(name, experiment) != last.fingerprint:
             return planned("stale", "not recorded in this Dagster instance")
         failed = failed_checks(last)

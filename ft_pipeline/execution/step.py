@@ -106,8 +106,8 @@ class MissingInput(Exception):
 
     def __init__(self, spec: Spec, also: Sequence[Spec] = ()) -> None:
         """also: further specs that are missing. What all of them send to servers is part of the message."""
-        plans = [entry.handling["plan"] for entry in (spec, *also) if "plan" in entry.handling]
-        plan = f" ({'; '.join(plans)})" if plans else ""
+        self.plan = "; ".join(entry.handling["plan"] for entry in (spec, *also) if "plan" in entry.handling)
+        plan = f" ({self.plan})" if self.plan else ""
         super().__init__(f"the {spec.kind} that it needs is not in the store yet{plan}")
         self.spec = spec
 
@@ -150,7 +150,7 @@ class Step:
     per_experiment: bool
     gpu: Callable[[Project], bool]
     """Whether its worker leases a device, for the settings of a project."""
-    may_use_gpu: bool
+    may_use_gpu: Callable[[Project], bool]
     """Whether an input that is missing may be built by a worker that leases a device, before the step itself."""
     code_version: str
     checks: tuple[CheckSpec, ...]
@@ -158,6 +158,8 @@ class Step:
     build: StepBuildFunction | None
     builds_here: Callable[[Spec], bool]
     """Whether `build` builds a spec; otherwise a worker does."""
+    announce: Callable[[SpecContext], str] | None
+    """Says what a run may send to a server, while the steps before it have still to run. Empty: nothing."""
     show: ShowFunction | None
     asset: dg.AssetsDefinition
 

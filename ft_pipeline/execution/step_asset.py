@@ -73,10 +73,11 @@ def step(
     code_version: str = "1",
     per_experiment: bool = False,
     gpu: bool | Callable[[Project], bool] = False,
-    may_use_gpu: bool = False,
+    may_use_gpu: bool | Callable[[Project], bool] = False,
     checks: Sequence[CheckSpec] = (),
     build: StepBuildFunction | None = None,
     builds_here: Callable[[Spec], bool] = lambda spec: True,
+    announce: Callable[[SpecContext], str] | None = None,
     show: ShowFunction | None = None,
     name: str | None = None,
     description: str | None = None,
@@ -86,6 +87,7 @@ def step(
 
     build: builds the artifact in this process and returns its summary; None starts a worker process.
     builds_here: whether `build` builds a spec; a worker process builds the others.
+    announce: says what a run may send to a server; the plan shows it while the steps before this one have still to run.
     show: computes the metadata that the UI shows from the artifact.
     automation: when Dagster's daemon materializes the asset automatically; None: never.
     gpu: whether the worker leases a device. The asset is then also in the pool `gpu`, and requests a GPU from
@@ -97,7 +99,7 @@ def step(
     def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
         asset_name = name or spec_function.__name__
         key = asset_key(asset_name)
-        needs_gpu = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
+        needs_gpu, input_needs_gpu = _value_at_load_time(gpu), _value_at_load_time(may_use_gpu)
 
         @dg.asset(
             key=key,
@@ -113,7 +115,7 @@ def step(
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
             pool=pool_of_devices() if needs_gpu else None,
-            op_tags=gpu_op_tags() if needs_gpu or may_use_gpu else None,
+            op_tags=gpu_op_tags() if needs_gpu or input_needs_gpu else None,
             retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
             check_specs=[
                 dg.AssetCheckSpec(
@@ -131,12 +133,13 @@ def step(
             deps=tuple(deps),
             per_experiment=per_experiment,
             gpu=gpu if callable(gpu) else lambda project: gpu,
-            may_use_gpu=may_use_gpu,
+            may_use_gpu=may_use_gpu if callable(may_use_gpu) else lambda project: may_use_gpu,
             code_version=code_version,
             checks=tuple(checks),
             spec=spec_function,
             build=build,
             builds_here=builds_here,
+            announce=announce,
             show=show,
             asset=materialize,
         )
@@ -159,8 +162,10 @@ def _freshness_policy(asset: str) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
 
 
-def _value_at_load_time(gpu: Callable[[Project], bool]) -> bool:
+def _value_at_load_time(gpu: bool | Callable[[Project], bool]) -> bool:
     """The value for the project's current settings. True if they cannot be read; every run then reports that error."""
+    if isinstance(gpu, bool):
+        return gpu
     try:
         return gpu(Project.find())
     except UserError:

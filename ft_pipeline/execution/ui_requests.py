@@ -18,13 +18,19 @@ from starlette.websockets import WebSocket
 _OWN_SITE = ("same-origin", "none")
 """Values of Sec-Fetch-Site for a request of the UI's own page, and for an address that a person typed."""
 
+HOW_TO_OPEN = (
+    "Open it as 127.0.0.1, or allow the name: `ft ui --allow-host NAME`, or notifications.ui_url in project.yaml."
+)
+
 
 class RequestFilter:
     """ASGI middleware that refuses requests of other sites with status 403 and one sentence."""
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] = ()) -> None:
-        """allowed_hosts: host names besides those of the loopback interface, such as that of a proxy."""
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] = (), how: str = HOW_TO_OPEN) -> None:
+        """allowed_hosts: host names besides those of the loopback interface, such as that of a proxy. how: how to open
+        the page, for a refused Host."""
         self.app = app
+        self.how = how
         self.allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,10 +50,7 @@ class RequestFilter:
         host = _split(f"//{hosts[0]}") if len(hosts) == 1 else None
         if host is None or not self._is_own(host):
             names = ", ".join(hosts)
-            return (
-                f"The header Host names {names[:200]!r}, which is not this UI. Open it as 127.0.0.1, or allow the "
-                "name: `ft ui --allow-host NAME`, or notifications.ui_url in project.yaml."
-            )
+            return f"The header Host names {names[:200]!r}, which is not this UI. {self.how}"
         for origin in headers.getlist("origin"):
             if not self._is_same(_split(origin), host):
                 return f"A page of {origin[:200]} sent this request. The UI answers only its own pages."

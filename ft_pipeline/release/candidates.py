@@ -1,11 +1,13 @@
 """The candidates: the rows of a comparison that can be released, with their artifacts and checks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.tuned_variants import looks_up, scored_with, variants_in
 from ft_pipeline.release.champion import Candidate, decision_key
 from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -32,10 +34,8 @@ def find_candidates(
     for row in read_comparison(comparison_artifact).rows:
         if row.kind in TUNED:
             scores = store.require(*comparison_artifact.inputs[f"{row.experiment}/scores"])
+            serving[row.name] = scored_with(scores.spec["config"], row.source_row)
             candidates[row.name] = _tuned_candidate(row, scores, store)
-            serving[row.name] = {
-                key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")
-            }
         elif row.kind == "prompt" and (prompt := _prompt_candidate(row, comparison_artifact, store)) is not None:
             candidates[row.name], serving[row.name] = prompt
     return candidates, serving
@@ -61,9 +61,41 @@ def _tuned_candidate(row: ComparisonRow, scores: Artifact, store: ArtifactStore)
     checks = check_results(training_data.summary, merged.summary)
     settings = sha256_of_json(store.require("adapter", parts["adapter"]).spec["config"])
     if row.kind == "merged":
-        return Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks, settings)
-    del checks["merge"]  # an adapter is released unmerged
-    return Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks, settings)
+        released = Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks, settings)
+    else:
+        del checks["merge"]  # an adapter is released unmerged
+        released = Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks, settings)
+    return released if row.variant is None else _under_variant(released, scores, row.variant)
+
+
+def _under_variant(released: Candidate, scores: Artifact, variant: str) -> Candidate:
+    """Return a candidate under a prompt variant: other settings, and another identity."""
+    variant_settings = variants_in(scores.spec["config"])[variant]
+    prompt = prompt_parts(scores, variant_settings)
+    return replace(
+        released,
+        fingerprint=prompted_fingerprint({"model": released.fingerprint, **prompt}, variant_settings),
+        fingerprints={**released.fingerprints, **prompt},
+        settings_hash=sha256_of_json([released.settings_hash, prompt["prompt_variant"]]),
+    )
+
+
+def prompt_parts(scores: Artifact, variant: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprints of what a prompt variant in some scores consists of, by role: its settings, and what is
+    looked up for each question. `conversations` also says which texts show a held-out row."""
+    parts = {"prompt_variant": sha256_of_json(variant)}
+    if variant.get("passages"):
+        parts["text"] = scores.inputs["text"][1]
+    if looks_up(variant):
+        parts["conversations"] = scores.inputs["conversations"][1]
+    return parts
+
+
+def prompted_fingerprint(parts: Mapping[str, str], variant: Mapping[str, Any]) -> str:
+    """Return the identity of a model under a prompt variant. New texts, and new rows for retrieved examples, make
+    another candidate: they do not change the released one."""
+    has_examples = variant.get("examples") == "retrieved"
+    return sha256_of_json({role: part for role, part in parts.items() if role != "conversations" or has_examples})
 
 
 def _prompt_candidate(
@@ -71,9 +103,10 @@ def _prompt_candidate(
 ) -> tuple[Candidate, ServingConfig] | None:
     """Return the candidate of a prompt variant, and the variant's settings; None if its scores do not name it."""
     baseline = store.require(*comparison_artifact.inputs[row.source])
-    variant = baseline.spec["config"]["prompting"]["variants"].get(row.source_row)
+    variant = variants_in(baseline.spec["config"]).get(row.source_row)
     if variant is None:
         return None
-    parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
+    parts = {"base_model": baseline.inputs["base_model"][1], **prompt_parts(baseline, variant)}
     settings = parts["prompt_variant"]
-    return Candidate(row.name, "prompt", None, sha256_of_json(parts), parts, settings_hash=settings), variant
+    fingerprint = prompted_fingerprint(parts, variant)
+    return Candidate(row.name, "prompt", None, fingerprint, parts, settings_hash=settings), variant

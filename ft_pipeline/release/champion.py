@@ -17,6 +17,8 @@ from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 
 Kind = Literal["merged", "adapter", "prompt"]
+RELEASED_ARTIFACTS = ("base_model", "adapter", "merged_model", "text", "conversations")
+"""The roles among the fingerprints of a champion that are artifacts, which its release needs."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class Candidate:
     name: str
     """The row's name in the comparison, e.g. `qlora` or the name of a prompt variant."""
     kind: Kind
-    """`merged` or `adapter` (tuned weights), or `prompt` (the base model under a prompt variant)."""
+    """`merged` or `adapter` (tuned weights, also under a prompt variant), or `prompt` (the base model under one)."""
     experiment: str | None
     """The experiment that trained it; for a prompt variant the one whose base model was scored."""
     fingerprint: str
-    """Identity of what is released: the merged model's; for a prompt variant, a hash of base model and prompt."""
+    """Identity of what is released: the merged model's; under a prompt variant, a hash of its parts."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
+    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`; of a prompt that
+    looks things up also the artifacts `text` and `conversations`, whose passages and examples stay as they are."""
     gates: dict[str, bool] = field(default_factory=dict)
     """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
     settings_hash: str = ""
@@ -110,7 +113,7 @@ def current(store: Path) -> ChampionRecord | None:
     return records[-1] if records else None
 
 
-_NOT_IN_KEY = ("champion", "prices", "base_names", "first")
+_NOT_IN_KEY = ("champion", "prices", "base_names", "first", "not_asked")
 """Settings of a comparison that `decision_key` leaves out."""
 
 
@@ -118,12 +121,13 @@ def decision_key(compared_scores: Mapping[str, tuple[str, str]], settings: Mappi
     """Return a hash of the basis of a decision: the compared scores (name → artifact), and the comparison's settings.
 
     The champion's scores are not part of it: otherwise each move of the champion would require another comparison, and
-    that another decision. Prices and GGUF files are not part of it, since they do not affect decisions.
+    that another decision. Nor are the verdicts of a judge, which are about the champion, too. Prices and GGUF files are
+    not part of it, since they do not affect decisions.
     """
     scores = {
         name: reference
         for name, reference in compared_scores.items()
-        if not name.startswith("champion/") and not name.endswith("/gguf_scores")
+        if not name.startswith("champion/") and not name.endswith("/gguf_scores") and not name.startswith("judgements")
     }
     relevant_settings = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
     return sha256_of_json({"scores": scores, **relevant_settings})

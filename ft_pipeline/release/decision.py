@@ -18,8 +18,7 @@ from itertools import takewhile
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.model_kinds import complexity
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, complexity_of
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.promotion_rules import PromotionRules
@@ -87,7 +86,7 @@ def decide(
     rules = PromotionRules(comparison, candidates, settings, champion, exposure)
     tests = tests_of(rules)
     failed = {row.name: _failed(rules, row, rejected or {}) for row in rules.examined_rows()}
-    passing = [row for row in rules.examined_rows() if not failed[row.name]]
+    passing = rules.surest([row for row in rules.examined_rows() if not failed[row.name]])
     if not passing:
         reasons = [_listed(name, lines) for name, lines in failed.items()]
         ends = [exposure.describe_end(comparison.test_rows, settings.false_moves)] if exposure.is_used_up else []
@@ -136,7 +135,7 @@ def _simplest(comparison: Comparison, passing: Sequence[ComparisonRow]) -> Compa
     best = passing[0]
     kept = {entry.row for entry in comparison.kept_leads if entry.best == best.name and entry.is_shown}
     as_good = [best, *(row for row in passing[1:] if row.name in kept)]
-    return min(as_good, key=lambda row: (complexity(row.technique), passing.index(row)))
+    return min(as_good, key=lambda row: (*complexity_of(row), passing.index(row)))
 
 
 def promotion_of(

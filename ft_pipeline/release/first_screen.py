@@ -1,12 +1,15 @@
 """What a reader sees first: how the chosen row stands (lights), what it costs, and what could go wrong with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.costs import format_duration
+from ft_pipeline.evaluation.comparison.opinion_records import WANTED_RATINGS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 ENOUGH_TEST_ROWS, FEW_TEST_ROWS = 100, 50
@@ -35,6 +38,8 @@ class Light:
 
 NOT_READ = Light("amber", "Nobody has rated the answers", "whether they are true, and keep to your rules, is not known")
 """The light that only people can turn green."""
+CAN_GO_OUT = 0.9
+"""Share of the rated pairs of which an answer must be shown to be fit to go out."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class CostLine:
 def lights(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None = None) -> list[Light]:
     """Return the lights of a row. exposure: that of decision.json; None: a decision of an older version."""
     found = [_of_test_rows(comparison.test_rows), _of_forgetting(row), _of_endings(row), _of_refusals(row)]
-    return [*found, *([_of_exposure(exposure)] if exposure else []), NOT_READ]
+    found += [*_of_probes(row), *_of_tasks(row)]
+    return [*found, *([_of_exposure(exposure)] if exposure else []), _of_people(comparison, row)]
 
 
 def cost_lines(comparison: Comparison, row: ComparisonRow) -> list[CostLine]:
@@ -92,6 +98,28 @@ def _of_exposure(exposure: Mapping[str, Any]) -> Light:
     color: Color = "green" if uses < MANY_TESTS else "amber" if uses < end else "red"
     words = {"green": "Test rows still fresh", "amber": "Test rows often used", "red": "Test rows used up"}
     return Light(color, words[color], f"{uses:.0f} of the {end} tests that these conversations can bear")
+
+
+def _of_people(comparison: Comparison, row: ComparisonRow) -> Light:
+    """Return what people say of the answers: the share of the pairs with one that can go out."""
+    opinion = _read_by_people(comparison, row)
+    if opinion is None or opinion.can_go_out is None:
+        return NOT_READ
+    share, (low, high) = opinion.can_go_out, opinion.can_go_out.ends
+    color: Color = "amber"
+    if opinion.rated >= WANTED_RATINGS and low >= CAN_GO_OUT:
+        color = "green"
+    elif high < CAN_GO_OUT:
+        color = "red"
+    words = {"green": "Answers can go out", "amber": "Quality cannot be told", "red": "Too many cannot go out"}
+    fit = f"{share.value * opinion.rated:.0f} of {opinion.rated} rated pairs ({low:.0%} to {high:.0%})"
+    return Light(color, words[color], f"an answer can go out in {fit}; {CAN_GO_OUT:.0%} is wanted")
+
+
+def _read_by_people(comparison: Comparison, row: ComparisonRow) -> Opinion | None:
+    """Return the opinion of people that rests on the most ratings of a row's answers; None if nobody rated them."""
+    opinions = [entry for entry in comparison.opinions if entry.by == "people" and row.name in (entry.row, entry.rival)]
+    return max(opinions, key=lambda entry: entry.rated, default=None)
 
 
 def _of_test_rows(count: int) -> Light:
@@ -140,6 +168,32 @@ def _of_refusals(row: ComparisonRow) -> Light:
     return Light(_color(rail), words[_color(rail)], rail.describe())
 
 
+def _of_probes(row: ComparisonRow) -> list[Light]:
+    """Return the light of the probes; none for a row without training."""
+    if row.technique is None:
+        return []
+    checks = [check for check in row.base_checks if check.kind == "probes"]
+    if not checks:
+        return [
+            Light("amber", "Refusals were not tested", "no probes: whether it still declines as before is not known")
+        ]
+    return [_of_checks(checks, {"green": "Passes the probes", "amber": "Probes cannot be told", "red": "Fails probes"})]
+
+
+def _of_tasks(row: ComparisonRow) -> list[Light]:
+    """Return the light of the tasks that must hold; none without such tasks."""
+    checks = [check for check in row.base_checks if check.kind == "task"]
+    words: dict[Color, str] = {"green": "Tasks hold", "amber": "Tasks cannot be told", "red": "Fails a task"}
+    return [_of_checks(checks, words)] if checks else []
+
+
+def _of_checks(checks: Sequence[BaseCheck], words: Mapping[Color, str]) -> Light:
+    """Return the light of what a model must keep of its base model."""
+    is_lost = any(check.verdict == "lost" for check in checks)
+    color: Color = "red" if is_lost else "amber" if any(check.prevents_release for check in checks) else "green"
+    return Light(color, words[color], " ".join(check.describe() for check in checks))
+
+
 def _color(rail: Rail) -> Color:
     return "red" if rail.verdict == "breach" else "amber" if rail.verdict == "cannot be told" else "green"
 
@@ -154,6 +208,13 @@ def risks(
     return [*list(_risks(comparison, row, exposure, looks))[:MAX_RISKS], ALWAYS]
 
 
+def _is_unread(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> bool:
+    """Return whether a likelihood or a judge decides between two rows, and people rated no answers of the row."""
+    opinion = comparison.deciding_opinion(row, rival)
+    by_machine = opinion is not None or comparison.primary_metric in ("loss", "nats_per_byte")
+    return row.name != rival.name and by_machine and _read_by_people(comparison, row) is None
+
+
 def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None, looks: int) -> Iterator[str]:
     for rail in row.rails:
         if rail.verdict == "cannot be told" or (
@@ -162,6 +223,12 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
             yield f"Some answers have a fault: {rail.describe()}."
     if row.kind in TUNED and (row.forgetting is None or row.forgetting.verdict != "kept"):
         yield row.forgetting.describe() if row.forgetting else "Whether it forgets was not tested."
+    parts = slices_of(comparison, row)
+    if parts and parts.row == row.name and (worse := parts.describe_worse()):
+        yield f"It is {worse}."
+    for check in row.base_checks:
+        if check.prevents_release:
+            yield check.describe()
     if row.kind in TUNED and not comparison.recipe_leads_of(row):
         yield "It was trained once: another training of the same settings may be better or worse. Three show it."
     if looks:
@@ -174,8 +241,13 @@ def _risks(comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, An
         yield f"Beating {baseline.name} says little: no model without training is usable ({why})."
     if comparison.test_rows < ENOUGH_TEST_ROWS:
         yield f"It was tested on {comparison.test_rows} conversations: only large leads show."
-    if comparison.primary_metric in ("loss", "nats_per_byte"):
-        yield "Likelihood decided: nobody has read the answers. Read some below."
+    unheard = [opinion for opinion in comparison.opinions if opinion.row == row.name and opinion.is_unheard_loss]
+    yield from (opinion.describe_fully() for opinion in unheard)
+    rival = comparison.bar_of(row)
+    if rival is not None and _is_unread(comparison, row, rival):
+        yield f"Nobody has read the answers: {ask_for_ratings(row.name, rival.name)}."
+    if row.technique is not None and not any(check.kind == "probes" for check in row.base_checks):
+        yield "Whether it still declines what it should was not tested."
     others = [other for other in comparison.ranked() if other.kind in BASELINES and other.is_usable]
     better = next((other for other in others if other.base_model not in (None, row.base_model)), None)
     if row.kind in TUNED and better is not None and comparison.difference(better, row) is not None:

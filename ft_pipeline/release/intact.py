@@ -24,7 +24,8 @@ def require_intact(store: ArtifactStore, model: ModelReference) -> None:
     for role in _ROLES:
         if role in model.fingerprints:
             require_intact_artifact(store, store.require(role, model.fingerprints[role]))
-    require_intact_artifact(store, store.require(*model.conversations))
+    for reference in {model.conversations, *model.prompt_sources.values()}:
+        require_intact_artifact(store, store.require(*reference))
 
 
 def require_signed(store: ArtifactStore) -> None:

@@ -8,7 +8,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison, read_compariso
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
+from ft_pipeline.release.champion import RELEASED_ARTIFACTS, Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.decision import promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.recorded_decision import decide_and_record
@@ -91,7 +91,7 @@ def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason:
     """
     target = champion.previous_champion(store.root)
     for kind, fingerprint in target.fingerprints.items():
-        if kind in {"base_model", "adapter", "merged_model"}:
+        if kind in RELEASED_ARTIFACTS:
             store.require(kind, fingerprint)
     if comparison_artifact is None:
         return champion.rollback(store.root, reason)
@@ -107,7 +107,10 @@ def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: 
     """
     rows = comparison.rows
     of_experiment = [
-        row for kind in ("merged", "adapter") for row in rows if (row.experiment, row.kind) == (name, kind)
+        row
+        for kind in ("merged", "adapter")
+        for row in rows
+        if (row.experiment, row.kind, row.variant) == (name, kind, None)
     ]
     match = next(iter(of_experiment), None) or comparison.row(name)
     if match is not None and match.name in candidates:

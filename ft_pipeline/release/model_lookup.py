@@ -11,7 +11,8 @@ from typing import Any, Literal
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
+from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
@@ -19,6 +20,8 @@ from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.spec import ArtifactReference
 
 CHAMPION = "champion"
+_WEIGHTS = ("base_model", "adapter", "merged_model")
+_NO_SOURCES: dict[str, ArtifactReference] = {}
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,25 @@ class ModelReference:
     fingerprints: Mapping[str, str]
     """By role: `base_model`, and for a tuned model `adapter` and `merged_model`."""
     serving: Mapping[str, Any]
-    """How to load and prompt it: `system_prompt`; for a tuned model `technique` and `quantization`, for a prompt
-    variant also `few_shot`. Empty for a base model."""
+    """How to load and prompt it: `system_prompt`; for a tuned model `technique` and `quantization`, under a prompt
+    variant its settings (see tuned_variants.serving_of). Empty for a base model."""
     conversations: ArtifactReference
     """The conversations artifact that it was trained on, or that its examples come from."""
     seed: int = 0
     """The seed that selected the few-shot examples."""
+    prompt_sources: Mapping[str, ArtifactReference] = field(default_factory=dict)
+    """What the examples and passages of its prompt come from: `conversations` and `text`, as it was scored."""
     record: ChampionRecord | None = field(default=None, compare=False)
     """The champion record, if it is the champion: who released it, and why."""
 
     @property
     def released_fingerprint(self) -> str:
         """The fingerprint of the model in this form, as `Candidate.fingerprint`. For a prompt variant that is not the
-        champion: its base model's."""
-        if self.kind in TUNED:
-            return self.fingerprints["merged_model" if self.kind == "merged" else "adapter"]
-        return self.record.fingerprint if self.record else self.fingerprints["base_model"]
+        champion: that of its weights."""
+        if self.record is not None:
+            return self.record.fingerprint
+        roles = {"merged": "merged_model", "adapter": "adapter"}
+        return self.fingerprints[roles.get(self.kind, "base_model")]
 
     def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
         """Return the same tuned model in this form. The champion record is kept only if the form does not change."""
@@ -70,17 +76,35 @@ def find_model(store: ArtifactStore, name: str) -> ModelReference:
 
 def model_of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
     """Return the model that a champion record released."""
-    fingerprints = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
-    serving = record.evidence["served"]
+    fingerprints = {role: record.fingerprints[role] for role in record.fingerprints if role in _WEIGHTS}
+    served = record.evidence["served"]
+    seed, sources = 0, _NO_SOURCES
     if record.kind == "prompt":
-        baseline = _promoted_prompt_baseline(store, record)
-        seed = baseline.spec["config"]["evaluation"]["seed"]
-        conversations = baseline.inputs["conversations"]
+        seed, sources = _prompt_sources(_promoted_prompt_baseline(store, record))
+        conversations = sources[CONVERSATIONS]
     else:
-        seed, conversations = 0, _training_conversations(store, fingerprints["merged_model"])
+        conversations = _training_conversations(store, fingerprints["merged_model"])
+        if "variant" in served:
+            comparison = store.require("comparison", record.evidence["comparison"])
+            seed, sources = _prompt_sources(store.require(*comparison.inputs[f"{record.experiment}/scores"]))
     return ModelReference(
-        CHAMPION, record.kind, record.name, record.experiment, fingerprints, serving, conversations, seed, record=record
+        CHAMPION,
+        record.kind,
+        record.name,
+        record.experiment,
+        fingerprints,
+        serving_of(served),
+        conversations,
+        seed,
+        sources,
+        record=record,
     )
+
+
+def _prompt_sources(scores: Artifact) -> tuple[int, dict[str, ArtifactReference]]:
+    """Return the seed that selected examples in some scores, and what the prompts come from."""
+    sources = {role: reference for role, reference in scores.inputs.items() if role in (CONVERSATIONS, TEXT)}
+    return scores.spec["config"]["evaluation"]["seed"], sources
 
 
 def _find_experiment_model(store: ArtifactStore, name: str) -> ModelReference | None:
@@ -131,22 +155,22 @@ def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
         )
     scores = store.require(*comparison_artifact.inputs[row.source])
     if row.kind in ("adapter", "merged"):
-        return _tuned_row_model(store, scores, name, row.kind, row.experiment)
+        return _tuned_row_model(store, scores, row, row.kind)
     fingerprints = {"base_model": scores.inputs["base_model"][1]}
-    variants = scores.spec["config"]["prompting"]["variants"]
-    serving = variants[row.source_row] if row.kind == "prompt" else {}
-    seed = scores.spec["config"]["evaluation"]["seed"]
+    serving = variants_in(scores.spec["config"])[row.source_row] if row.kind == "prompt" else {}
+    seed, sources = _prompt_sources(scores)
     kind: Literal["base", "prompt"] = "prompt" if row.kind == "prompt" else "base"
-    return ModelReference(name, kind, name, None, fingerprints, serving, scores.inputs["conversations"], seed)
+    return ModelReference(name, kind, name, None, fingerprints, serving, sources[CONVERSATIONS], seed, sources)
 
 
 def _tuned_row_model(
-    store: ArtifactStore, scores: Artifact, name: str, kind: Literal["adapter", "merged"], experiment: str | None
+    store: ArtifactStore, scores: Artifact, row: ComparisonRow, kind: Literal["adapter", "merged"]
 ) -> ModelReference:
-    fingerprints = {role: scores.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
-    serving = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
+    fingerprints = {role: scores.inputs[role][1] for role in _WEIGHTS}
+    serving = serving_of(scored_with(scores.spec["config"], row.source_row))
     conversations = _training_conversations(store, fingerprints["merged_model"])
-    return ModelReference(name, kind, name, experiment, fingerprints, serving, conversations)
+    seed, sources = _prompt_sources(scores) if row.variant else (0, _NO_SOURCES)
+    return ModelReference(row.name, kind, row.name, row.experiment, fingerprints, serving, conversations, seed, sources)
 
 
 def _training_conversations(store: ArtifactStore, merged_model: str) -> ArtifactReference:
@@ -162,11 +186,11 @@ def _promoted_prompt_baseline(store: ArtifactStore, record: ChampionRecord) -> A
     """
     comparison = store.require("comparison", record.evidence["comparison"])
     for key, reference in sorted(comparison.inputs.items()):
-        if key.endswith("/prompt_baseline"):
+        if key.endswith("/prompt_baseline") and not key.startswith(f"{CHAMPION}/"):
             baseline = store.require(*reference)
-            variants = baseline.spec["config"]["prompting"]["variants"]
+            variants = variants_in(baseline.spec["config"])
             same_base = baseline.inputs["base_model"][1] == record.fingerprints["base_model"]
-            if same_base and variants.get(record.name) == record.evidence["served"]:
+            if same_base and variants.get(record.name.partition("@")[0]) == record.evidence["served"]:
                 return baseline
     raise UserError(
         f"The scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:NAME_DIGITS]}. "

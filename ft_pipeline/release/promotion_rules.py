@@ -1,15 +1,24 @@
 """The rules of a promotion: what a candidate must meet, on the measured comparison. decision.py applies them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
+from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lead_digits
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test
+from ft_pipeline.release.preferences import (
+    decided_by,
+    describe_win,
+    evidence_between,
+    missing_preference,
+    unheard_loss,
+)
 from ft_pipeline.settings.promotion import PromotionSettings
 
 WAITS = "waits for fresh test rows"
@@ -45,9 +54,9 @@ class PromotionRules:
         return [row for row in ranked if row.kind == kind and row.name in self.candidates]
 
     def tuned_rows(self) -> list[ComparisonRow]:
-        """Return the row of each experiment that a run may release, best first.
+        """Return the rows of each experiment that a run may release, best first.
 
-        It is the merged model, or the adapter if it cannot be merged (prompt_tuning).
+        They are the merged model, or the adapter if it cannot be merged (prompt_tuning), under each of its prompts.
         """
         with_merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
         adapters = [row for row in self.releasable_rows("adapter") if row.experiment not in with_merged]
@@ -73,7 +82,7 @@ class PromotionRules:
                 {rival.name: rival.scores[self.metric].value for rival in self.rivals(row)},
                 self.exposure.rows,
                 self.metric,
-                (self.comparison.rules, self.comparison.fingerprint),
+                (self.comparison.rules, self.comparison.fingerprint, *self._opinions_in_key(row)),
             )
             for row in self.examined_rows()
             if all(self.metric in rival.scores for rival in self.rivals(row))
@@ -94,9 +103,28 @@ class PromotionRules:
 
     def p_value(self, row: ComparisonRow) -> float | None:
         """Return the p-value of a row's test, the larger one of its rivals: it must beat all of them. None: unknown."""
-        tests = [self.comparison.lead_test(row, rival) for rival in self.rivals(row)]
+        tests = [
+            self.comparison.deciding_opinion(row, rival) or self.comparison.lead_test(row, rival)
+            for rival in self.rivals(row)
+        ]
         known = [test.p for test in tests if test is not None and test.p is not None]
         return max(known) if known and len(known) == len(tests) else None
+
+    def _opinions_in_key(self, row: ComparisonRow) -> list[str]:
+        """Return what identifies the opinions that decide about a row: with more ratings, it is another test."""
+        return [
+            f"{opinion.rival} {opinion.by} {opinion.rated} {opinion.judged} {opinion.p}"
+            for opinion in self._deciding_opinions(row)
+        ]
+
+    def surest(self, rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+        """Return the rows whose weakest evidence against a rival is the surest: people before a judge, and a judge
+        before a metric."""
+        weakest = [
+            max((evidence_between(self.comparison, row, rival) for rival in self.rivals(row)), default=0)
+            for row in rows
+        ]
+        return [row for row, evidence in zip(rows, weakest, strict=True) if evidence == min(weakest)]
 
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
@@ -111,6 +139,7 @@ class PromotionRules:
             *filter(None, missing_leads),
             *self._missing_lead_over_champion(row),
             *self._missing_lead_of_recipe(row),
+            *self._slices_not_held(row),
             *self._behind_on_fresh_rows(row),
         ]
 
@@ -142,6 +171,7 @@ class PromotionRules:
             *too_few,
             *(f"the check {name} failed" for name, passed in gates.items() if not passed),
             *self._forgetting(row),
+            *(check.describe().rstrip(".") for check in row.base_checks if check.prevents_release),
             *(rail.describe() for rail in row.rails if rail.prevents_release),
         ]
 
@@ -157,9 +187,18 @@ class PromotionRules:
             for champion in champions
             if (lead := self._lead(row, champion))
         ]
-        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        win = f"{row.name} beats {', '.join(beaten)} on {self.comparison.metric().label}"
+        opinions = self._deciding_opinions(row)
+        preferred = [describe_win(opinion) for opinion in opinions]
+        by_opinion = {opinion.rival for opinion in opinions}
+        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead and lead.worse not in by_opinion]
+        by_metric = [f"beats {', '.join(beaten)} on {self.comparison.metric().label}"] if beaten else []
+        win = f"{row.name} {' and '.join([*preferred, *by_metric])}"
         return "; ".join([win, *self._training_notes(row), *self.champion_notes()])
+
+    def _deciding_opinions(self, row: ComparisonRow) -> list[Opinion]:
+        """Return the opinions that decide between a row and its rivals."""
+        opinions = [self.comparison.deciding_opinion(row, rival) for rival in self.rivals(row)]
+        return [opinion for opinion in opinions if opinion is not None]
 
     def _training_notes(self, row: ComparisonRow) -> list[str]:
         """Return whether the lead is that of a recipe or of the weights of one training; nothing for a prompt."""
@@ -191,8 +230,15 @@ class PromotionRules:
             "level": self.level(row),
             "p": self.p_value(row),
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
+            **({"base_checks": [check.to_json() for check in row.base_checks]} if row.base_checks else {}),
             "champion_compared": self._contaminated_champion() is None,
+            "decided_by": {rival.name: decided_by(self.comparison, row, rival) for rival in self.rivals(row)},
+            **({"opinions": [opinion.to_json() for opinion in opinions]} if (opinions := self._opinions(row)) else {}),
         }
+
+    def _opinions(self, row: ComparisonRow) -> list[Opinion]:
+        """Return all opinions about a row and its rivals."""
+        return [opinion for rival in self.rivals(row) for opinion in self.comparison.opinions_on(row, rival)]
 
     def _baseline_rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
         """Return the baselines that a row must beat: the best use of its base model; for a prompt variant, the base
@@ -225,6 +271,17 @@ class PromotionRules:
             if not lead.is_shown
         ]
 
+    def _slices_not_held(self, row: ComparisonRow) -> list[str]:
+        """Return a reason for each slice that must hold, and of which it cannot be told against a rival."""
+        rivals = {rival.name for rival in self.rivals(row)}
+        digits = lead_digits(self.metric)
+        failed = [
+            check.describe(digits)
+            for check in self.comparison.slice_checks
+            if check.row == row.name and check.rival in rivals and not check.is_shown
+        ]
+        return list(dict.fromkeys(failed))
+
     def _behind_on_fresh_rows(self, row: ComparisonRow) -> list[str]:
         """Return a reason for each rival that clearly leads on the test rows for which the row cannot be designed."""
         return [
@@ -244,8 +301,8 @@ class PromotionRules:
         fingerprint, rows = self.champion.fingerprint, self.comparison.rows
         if self._contaminated_champion() is not None:
             again = [row for row in rows if row.experiment == self.champion.experiment and row.kind in TUNED]
-            kind = self.champion.kind
-            return sorted(again, key=lambda row: row.kind != kind)[:1]
+            kind, name = self.champion.kind, self.champion.name
+            return sorted(again, key=lambda row: (row.kind != kind, row.name != name))[:1]
         champion_rows = [row for row in rows if row.kind == "champion" and self._compares_champion()]
         names = [name for name, candidate in self.candidates.items() if candidate.fingerprint == fingerprint]
         return champion_rows or [row for row in rows if row.name in names]
@@ -265,6 +322,13 @@ class PromotionRules:
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""
+        opinion = self.comparison.deciding_opinion(row, rival)
+        if opinion is not None:
+            return missing_preference(opinion, self.level(row), self._tries)
+        return self._missing_lead_on_metric(row, rival) or unheard_loss(self.comparison, row, rival)
+
+    def _missing_lead_on_metric(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why the row does not beat the rival on the primary metric; None if it does."""
         metric, lead = self.comparison.metric().label, self._lead(row, rival)
         if lead is None and self._lead(rival, row) is None:
             return f"was not compared with {rival.name} on {metric}"

@@ -8,8 +8,10 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.recommendation.evidence import said_of
 from ft_pipeline.release.decision import Decision
@@ -17,13 +19,20 @@ from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
-WANTED_RATINGS = 50
-"""Pairs of answers that people must rate where no likelihood and no check decides."""
 POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
+RIGHT = {
+    "exact_match": "exactly",
+    "fields_match": "with the right fields",
+    "format_valid": "in the right format",
+    "call_names": "that call the right tools",
+    "call_arguments": "with the right calls",
+    "call_order": "with the right calls in their order",
+}
+"""What an answer is that has a metric of the unit "share". Of other metrics it is "rightly"."""
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -72,7 +81,7 @@ def verdict(
 def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: ComparisonRow) -> Verdict:
     """Return whether the model that would be used may replace the one that answers today, because it is not worse."""
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
-    today = incumbent.name + end
+    today, comma = incumbent.name + end, "," if end else ""
     price = describe_prices(own, incumbent)
     best = f" Of your own models, {own.name} is the best."
     check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
@@ -80,31 +89,35 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
         pair = comparison.difference_between(own, incumbent, "chrf")
         seen = f" By chrF, {pair.better} leads by {pair.describe()}." if pair else ""
         sentence = (
-            f"Not decided yet: rate {WANTED_RATINGS} pairs of answers of {own.name} and {today}. It gives no "
-            f"likelihoods, and nothing checks its answers.{seen}{best}{price}"
+            f"Not decided yet: {_ask(comparison, own, incumbent)}. {today}{comma} gives no likelihoods, and "
+            f"nothing checks its answers.{seen}{best}{price}"
         )
         return Verdict("undecided", sentence, "", own.name)
-    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{price}"
+    numbers = f"{comparison.label(check)}: {check.describe(3)}.{price}"
+    basis = _basis(comparison, own, comparison.deciding_opinion(own, incumbent))
     if check.is_shown:
-        comma = "," if end else ""
         sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
-        return Verdict("replace", sentence, _basis(comparison, own), own.name)
-    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}"
-    return Verdict("undecided", sentence, _basis(comparison, own), own.name)
+        return Verdict("replace", sentence, basis, own.name)
+    is_open = comparison.ratings_may_decide and check.metric not in LABELS
+    ask = f" To decide between them, {_ask(comparison, own, incumbent)}." if is_open else ""
+    sentence = f"Not decided yet: {own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
+    return Verdict("undecided", sentence, basis, own.name)
 
 
 def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     """Return the verdict for the row that becomes champion."""
     assert row is not None
     rival = _rival(comparison, row)
-    pair = comparison.difference(row, rival) if rival else None
-    number = f": {in_words(comparison, row, pair)}" if pair else ""
+    words = _win_in_words(comparison, row, rival) if rival else ""
+    number = f": {words}" if words else ""
+    basis = _basis(comparison, row, comparison.deciding_opinion(row, rival) if rival else None)
     if row.kind in TUNED:
-        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{number}.", _basis(comparison, row), row.name)
+        prompted = f" with the prompt variant {row.variant}" if row.variant else ""
+        sentence = f"Use the fine-tuned model {row.name}{prompted}{number}."
+        return Verdict("use_tuned", sentence, basis, row.name)
     if row.passages:
-        return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", _basis(comparison, row), row.name)
-    sentence = f"Do not fine-tune; prompt it as {row.name}{number}."
-    return Verdict("prompt", sentence, _basis(comparison, row), row.name)
+        return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", basis, row.name)
+    return Verdict("prompt", f"Do not fine-tune; prompt it as {row.name}{number}.", basis, row.name)
 
 
 def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -> Verdict:
@@ -114,12 +127,14 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
         return Verdict("none", sentence, _basis(comparison, champion), None)
     others = [(comparison.row(name), lines) for name, lines in decision.failed.items()]
     usable = [(row, lines) for row, lines in others if row and row.is_usable and lines != [ALREADY]]
-    why = "no other candidate can be used"
+    why, ask, opinion = "no other candidate can be used", "", None
     if usable:
         row, lines = usable[0]
-        why = said_of(row.name, lines[0])
-    sentence = f"Keep the present model ({champion.name}): {why}."
-    return Verdict("keep", sentence, _basis(comparison, champion), champion.name)
+        why, opinion = said_of(row.name, lines[0]), comparison.deciding_opinion(row, champion)
+        if _ratings_would_decide(comparison, decision, row, champion):
+            ask = f" To decide between them, {_ask(comparison, row, champion)}."
+    sentence = f"Keep the present model ({champion.name}): {why}.{ask}"
+    return Verdict("keep", sentence, _basis(comparison, champion, opinion), champion.name)
 
 
 def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
@@ -132,11 +147,14 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
         name = bar.name if bar else None
         return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
     lead, failed = comparison.difference(best, bar), decision.failed[best.name]
+    opinion = comparison.deciding_opinion(best, bar)
     if not best.is_sound or (not best.is_usable and not bar.is_usable):
         if not bar.is_usable:
             faults = f"{best.name} {_fault(best)}, and {bar.name} {_fault(bar)}"
             return Verdict("none", f"No model can go out: {faults}.", _basis(comparison, best), None)
         return _prompt(comparison, bar, f"{best.name} cannot go out, because it {_fault(best)}")
+    if opinion is not None:
+        return _not_preferred(comparison, decision, best, bar, opinion)
     if lead is None and comparison.difference(bar, best) is None:
         return Verdict("undecided", f"Not decided yet: {best.name} was not compared with {bar.name}.", "", best.name)
     if lead is None:
@@ -144,19 +162,62 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
             return Verdict("none", f"No model can go out: {bar.name} {_fault(bar)}.", _basis(comparison, bar), None)
         return _prompt(comparison, bar, "no tuned model is better")
     more = _what_would_decide(comparison, decision, best, lead)
-    sentence = f"Not decided yet: {said_of(best.name, failed[0])}{more}."
+    ask = f"{_ask(comparison, best, bar)}. " if _ratings_would_decide(comparison, decision, best, bar) else ""
+    sentence = f"Not decided yet: {ask}{said_of(best.name, failed[0])}{more}."
     return Verdict("undecided", sentence, _basis(comparison, best), best.name)
 
 
-def _prompt(comparison: Comparison, bar: ComparisonRow, why: str) -> Verdict:
+def _not_preferred(
+    comparison: Comparison, decision: Decision, row: ComparisonRow, bar: ComparisonRow, opinion: Opinion
+) -> Verdict:
+    """Return the verdict if people, or a judge, do not clearly prefer a tuned model to the best prompt."""
+    if opinion.is_clear_loss and bar.is_usable:
+        return _prompt(comparison, bar, f"the answers of {row.name} were {opinion.describe()}", opinion)
+    test = next((test for test in decision.tests if test.name == row.name), None)
+    more = ""
+    if test is not None and opinion.low is not None and opinion.win_rate > 0.5:
+        error = (opinion.win_rate - opinion.low) / HALF_WIDTH
+        shown = ((needed_lead(test.level) + POWER) * error / (opinion.win_rate - 0.5)) ** 2
+        missing = math.ceil(opinion.rated * (shown - 1))
+        more = f"; about {missing:,} more ratings would decide" if 0 < missing <= comparison.test_items else ""
+    ask = f"{_ask(comparison, row, bar)}. " if _ratings_would_decide(comparison, decision, row, bar) else ""
+    sentence = f"Not decided yet: {ask}{said_of(row.name, decision.failed[row.name][0])}{more}."
+    return Verdict("undecided", sentence, _basis(comparison, row, opinion), row.name)
+
+
+def _ratings_would_decide(comparison: Comparison, decision: Decision, row: ComparisonRow, rival: ComparisonRow) -> bool:
+    """Return whether people's ratings would decide between a row and a rival, since nothing else is missing.
+
+    The row was tested, and leads by a judge or on the metric: one that trails is not worth the work. People have not
+    decided yet.
+    """
+    was_tested = any(test.name == row.name for test in decision.tests)
+    is_asked = any("`ft rate " in line for line in decision.failed[row.name])
+    opinion = comparison.deciding_opinion(row, rival)
+    if opinion is None:
+        leads = comparison.difference(row, rival) is not None
+    else:
+        leads = opinion.by == "judge" and opinion.win_rate > 0.5 and not opinion.is_clear_win
+    return was_tested and leads and comparison.ratings_may_decide and not is_asked
+
+
+def _ask(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
+    """Return the command with which people rate as many pairs of two rows as are missing."""
+    return ask_for_ratings(row.name, rival.name, comparison.opinions_on(row, rival))
+
+
+def _prompt(comparison: Comparison, bar: ComparisonRow, why: str, opinion: Opinion | None = None) -> Verdict:
     how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
-    return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", _basis(comparison, bar), bar.name)
+    return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", _basis(comparison, bar, opinion), bar.name)
 
 
 def _fault(row: ComparisonRow) -> str:
     """Return what is wrong with a row that cannot go out."""
     if row.breaches:
         return f"fails: {row.breaches[0].describe()}"
+    forgets = row.forgetting is not None and row.forgetting.verdict == "forgets"
+    if row.lost_checks and not forgets:
+        return row.lost_checks[0].describe().rstrip(".").replace("Fails", "fails", 1)
     return row.forgetting.describe().rstrip(".").lower() if row.forgetting else "was not checked"
 
 
@@ -179,6 +240,14 @@ def _rival(comparison: Comparison, row: ComparisonRow) -> ComparisonRow | None:
     return next((base for base in comparison.rows if base.kind == "base" and base.name != row.name), None)
 
 
+def _win_in_words(comparison: Comparison, row: ComparisonRow, rival: ComparisonRow) -> str:
+    """Return by what a row wins: the opinion that decides, or else its lead; empty if it has none."""
+    if (opinion := comparison.deciding_opinion(row, rival)) is not None:
+        return f"its answers were {opinion.describe()}"
+    pair = comparison.difference(row, rival)
+    return in_words(comparison, row, pair) if pair else ""
+
+
 def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
     """Return a lead in words: the share of the nats that are saved, answers of 100, or the difference."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
@@ -189,14 +258,11 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
         same = ", and its own answers are at least as similar to them" if checked else ""
         return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
-    if pair.metric in ("exact_match", "fields_match", "format_valid"):
-        right = {
-            "exact_match": "exactly",
-            "fields_match": "with the right fields",
-            "format_valid": "in the right format",
-        }
-        more = f"{pair.difference * 100:.0f}{_range(ends, 100)}"
-        return f"it gives {more} more of 100 answers {right[pair.metric]} than {pair.worse}"
+    more = f"{pair.difference * 100:.0f}{_range(ends, 100)} more of 100"
+    if metric.unit == SHARE_OF_FIELDS:
+        return f"it gets {more} fields right than {pair.worse}"
+    if metric.unit == "share":
+        return f"it gives {more} answers {RIGHT.get(pair.metric, 'rightly')} than {pair.worse}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
 
 
@@ -204,11 +270,13 @@ def _range(ends: tuple[float, float] | None, scale: float) -> str:
     return "" if ends is None else f" ({ends[0] * scale:.0f} to {ends[1] * scale:.0f})"
 
 
-def _basis(comparison: Comparison, row: ComparisonRow) -> str:
-    """Return what the verdict rests on."""
+def _basis(comparison: Comparison, row: ComparisonRow, opinion: Opinion | None = None) -> str:
+    """Return what the verdict rests on. opinion: the one that decided; None: a metric did."""
     trainings = max((lead.trainings for lead in comparison.recipe_leads_of(row)), default=1)
     trained = (
         "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
     )
     decided = TWO_KEYS if comparison.answer_checks else comparison.decided_by
+    if opinion is not None:
+        decided = f"Decided by {opinion.who}. {opinion.agreement}"
     return f"{trained}{decided}".strip()

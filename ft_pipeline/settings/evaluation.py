@@ -5,7 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ft_pipeline.settings.checks import ArgumentRule, MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.judge import JudgeSettings
+from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
+from ft_pipeline.settings.slices import SliceSettings, check_slices
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
@@ -53,17 +57,6 @@ class AnswerFormat(Section):
         return self
 
 
-class MetricSettings(Section):
-    """A custom metric."""
-
-    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
-    Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
-    lower_is_better: bool = False
-    decides: bool = False
-    """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
-
-
 class GgufLimits(Section):
     """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
     refuses a file that costs more."""
@@ -89,17 +82,28 @@ class EvaluationSettings(Section):
     general_texts: str = "data/general/texts.jsonl"
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
-    """Custom metrics by name, in addition to loss, chrF and the others."""
+    """Checks of the answers and own functions by name, in addition to loss, chrF and the others."""
+    call_arguments: dict[str, ArgumentRule] = Field(default_factory=dict)
+    """By `TOOL.ARGUMENT`, how an argument of a call is compared, as the fields of a JSON answer are. Arguments that are
+    not named must have the reference's value exactly."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
-    tasks: list[str] = Field(default_factory=list)
+    judge: JudgeSettings | None = None
+    """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
+    tasks: list[str | TaskSettings] = Field(default_factory=list)
     """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
-    them with its system prompt."""
+    them with its system prompt. `{task: NAME, must_hold: true, margin: 0.05}`: a tuned model is released only if it is
+    shown to be no worse than its own base model by the margin."""
     include_path: str | None = None
     """A folder of tasks in lm-eval's YAML. Their `data_files` are relative to it."""
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
+    probes: dict[str, ProbeSettings] = Field(default_factory=dict)
+    """Questions that show whether a tuned model still declines, answers or keeps to a rule as its own base model does.
+    It is released only if that is shown. data/probes has some to begin with."""
     gguf: GgufLimits = GgufLimits()
+    slices: dict[str, SliceSettings] = Field(default_factory=dict)
+    """Parts of the test conversations by name, in addition to those by tag, source, language, length and turns."""
     bootstrap_resamples: int = Field(10_000, ge=100)
     """Not used any more: intervals need no random numbers. Older projects may name it."""
     seed: int = 0
@@ -115,10 +119,24 @@ class EvaluationSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_slices(self) -> "EvaluationSettings":
+        check_slices(self.slices)
+        return self
+
+    @model_validator(mode="after")
     def _check_one_metric_decides(self) -> "EvaluationSettings":
         deciding = [name for name, metric in self.metrics.items() if metric.decides]
         if len(deciding) > 1:
             raise rule_error("metrics", f"{' and '.join(deciding)} have `decides: true`. Set it for one metric only.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_call_arguments(self) -> "EvaluationSettings":
+        for path in self.call_arguments:
+            if "." not in path or not all(path.split(".")):
+                raise rule_error(
+                    "call_arguments", f"`call_arguments` has the key {path!r}. Write the tool, a dot and its argument."
+                )
         return self
 
     @model_validator(mode="after")
@@ -134,8 +152,33 @@ class EvaluationSettings(Section):
                 raise rule_error(f"metrics.{name}", f"the metric name {name!r} is reserved. Choose another name.")
         return self
 
+    @model_validator(mode="after")
+    def _check_names_of_probes_and_tasks(self) -> "EvaluationSettings":
+        for name in self.probes:
+            if not re.fullmatch(PROBE_NAME_PATTERN, name):
+                raise rule_error(
+                    "probes",
+                    f"the name {name!r} of probes is invalid. Use at most 40 lowercase letters, digits and _, starting "
+                    "with a letter.",
+                )
+        twice = next((name for name in self.task_names if self.task_names.count(name) > 1), None)
+        if twice is not None:
+            raise rule_error("tasks", f"the task {twice!r} is named twice. Name it once.")
+        return self
+
+    @property
+    def task_names(self) -> list[str]:
+        """The names of the tasks."""
+        return [entry if isinstance(entry, str) else entry.task for entry in self.tasks]
+
+    def tasks_that_must_hold(self) -> dict[str, float]:
+        """Return task → margin of the tasks on which a tuned model must not be worse than its own base model."""
+        entries = [entry for entry in self.tasks if isinstance(entry, TaskSettings)]
+        return {entry.task: entry.margin for entry in entries if entry.must_hold}
+
     def answer_metrics(self) -> list[str]:
         """Return the names of the metrics that this project's answers are scored with."""
         of_format = [] if self.answer_format is None else ["format_valid"]
         of_format += ["fields_match"] if self.answer_format and self.answer_format.type == "json" else []
-        return [*ANSWER_METRICS, *of_format, *self.metrics]
+        own = [value for name, metric in self.metrics.items() for value in values_of(name, metric)]
+        return [*ANSWER_METRICS, *of_format, *own]

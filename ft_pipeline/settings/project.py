@@ -23,13 +23,30 @@ class PromptingSettings(Section):
     """The prompt variants of `prompt_baseline`. `plain` (no prompt) is always scored too."""
 
     variants: dict[str, PromptVariant] = Field(default_factory=dict)
+    tuned_with: list[str] = Field(default_factory=list)
+    """Names of `variants` under which tuned models are scored, too. Retrieved texts are read for each question, so that
+    such a variant takes several times as long as the model's own prompt."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["PromptingSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `tuned_with` if it is empty, as in the settings of older versions."""
+        return {key: value for key, value in serialize(self).items() if value or key != "tuned_with"}
 
     @model_validator(mode="after")
     def _check_names(self) -> "PromptingSettings":
         for name in self.variants:
             if name in {"plain", "champion", "teacher"}:
                 raise rule_error(f"variants.{name}", f"the variant name {name!r} is reserved. Choose another name.")
+        for name in self.tuned_with:
+            if name not in self.variants:
+                names = ", ".join(self.variants) or "none: there are no variants"
+                raise rule_error("tuned_with", f"there is no prompt variant {name!r}. Choose from: {names}.")
         return self
+
+    @property
+    def of_tuned_models(self) -> dict[str, PromptVariant]:
+        """The variants under which tuned models are scored."""
+        return {name: self.variants[name] for name in self.tuned_with}
 
 
 class CostSettings(Section):

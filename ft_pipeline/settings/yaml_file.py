@@ -4,7 +4,7 @@ import difflib
 import functools
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -226,7 +226,7 @@ def _hint_for_unknown_key(model: type[BaseModel], path: KeyPath) -> str:
     """Return a hint for an unknown key: the other section that has it, a similar key, or the known keys."""
     keys = _known_keys(model, path[:-1])
     sections = [name for name in _sections(model) if path[-1] in _known_keys(model, (name,))]
-    if len(sections) == 1:
+    if len(sections) == 1 and len(path) <= 2:  # deeper inside, it is a typo
         return f"Move it to `{sections[0]}`."
     similar = difflib.get_close_matches(path[-1], keys, n=1)
     return f"Did you mean `{similar[0]}`?" if similar else f"Known keys: {', '.join(keys)}"
@@ -254,13 +254,24 @@ def _line_of(node: yaml.Node | None, path: KeyPath) -> int | None:
 
 
 def _known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys of the section at `path`; none if there is no section."""
+    """Return the keys of the section at `path`, which may lead through lists and names; none if there is no section."""
+    annotation: Any = model
     for part in path:
-        section = section_of(model.model_fields[part].annotation) if part in model.model_fields else None
-        if section is None:
+        if get_origin(annotation) in (list, dict):
+            annotation = get_args(annotation)[-1]
+            continue
+        section = _section_among(annotation)
+        if section is None or part not in section.model_fields:
             return []
-        model = section
-    return list(model.model_fields)
+        annotation = section.model_fields[part].annotation
+    section = _section_among(annotation)
+    return [] if section is None else list(section.model_fields)
+
+
+def _section_among(annotation: Any) -> type[BaseModel] | None:
+    """Return the section type of a value, also if it may be of another type; None for any other value."""
+    types = (annotation, *get_args(annotation))
+    return next((part for part in types if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

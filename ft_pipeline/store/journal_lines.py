@@ -28,6 +28,7 @@ STATE = (
     "redactions/*.json",
     "exposures/*.json",
     "inbox/*.json",
+    "ratings/*.json",
     "blobs/*/*.redacted.json",
 )
 """Patterns of the files of a store that the journal covers. Manifests have the hashes of all other files."""

@@ -43,8 +43,8 @@ class QueryResult(NamedTuple):
 def view_files(store: ArtifactStore) -> dict[str, list[ViewFile]]:
     """Return the files of each view: view name → files.
 
-    `rows.parquet` of an asset gives the view ASSET; any other `x.parquet` gives ASSET_x. The tables of experiments are
-    combined, with `experiment` as the first column.
+    `rows.parquet` or `ASSET.parquet` of an asset gives the view ASSET; any other `x.parquet` gives ASSET_x. The tables
+    of experiments are combined, with `experiment` as the first column.
     """
     return _by_view(store, lambda pointer: _verified_files(store, pointer) or [])
 
@@ -54,7 +54,11 @@ def _by_view(store: ArtifactStore, files_of: Callable[[Pointer], Sequence[Path]]
     views: dict[str, list[ViewFile]] = defaultdict(list)
     for pointer in AssetPointers(store.root).all():
         for path in files_of(pointer):
-            view = pointer.asset if path.name == MAIN_TABLE else f"{pointer.asset}_{path.stem}"
+            view = (
+                pointer.asset
+                if path.name in (MAIN_TABLE, f"{pointer.asset}.parquet")
+                else f"{pointer.asset}_{path.stem}"
+            )
             views[view].append(ViewFile(view, pointer.partition, path))
     return dict(views)
 

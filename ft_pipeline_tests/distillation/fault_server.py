@@ -6,7 +6,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,11 @@ STATUS = {
     "no_credit": 402,
     "refused": 400,
 }
+
+
+def answer_to(prompt: str) -> str:
+    """The server's answer to a prompt; different prompts get different answers."""
+    return f"Please send us the order number that belongs to this: {prompt[-60:]}"
 
 
 @dataclass
@@ -49,6 +54,8 @@ class FaultServer:
     answered: Counter[str] = field(default_factory=Counter)
     """Whole answers sent, by the user's last message."""
     failed: Counter[str] = field(default_factory=Counter)
+    reply: Callable[[str], str] = answer_to
+    """The answer to the user's last message."""
     calls: list[dict[str, Any]] = field(default_factory=list)
     """The calls, as in OpenAI's shape, that it answers with if a request declares tools."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -60,11 +67,6 @@ class FaultServer:
         about = {"url": self.url, "attempts": 8, "patience_seconds": 5, **(endpoint or {})}
         defaults = {"model": MODEL, "few_shot": 0, "max_new_tokens": 40}
         return TeacherSettings.model_validate(defaults | settings | {"endpoint": about})
-
-
-def answer_to(prompt: str) -> str:
-    """The server's answer to a prompt; different prompts get different answers."""
-    return f"Please send us the order number that belongs to this: {prompt[-60:]}"
 
 
 @contextlib.contextmanager
@@ -167,7 +169,7 @@ def _error(fault: str, headers: Mapping[str, str]) -> bytes:
 
 def _completion(server: FaultServer, prompt: str, body: Mapping[str, Any], fault: str | None) -> dict[str, Any]:
     finish = {"cut_off": "length", "filtered": "content_filter"}.get(fault or "", "stop")
-    message: dict[str, Any] = {"role": "assistant", "content": "" if fault == "empty" else answer_to(prompt)}
+    message: dict[str, Any] = {"role": "assistant", "content": "" if fault == "empty" else server.reply(prompt)}
     if server.calls and body.get("tools"):
         finish, message = "tool_calls", {"role": "assistant", "content": None, "tool_calls": server.calls}
     counts = {

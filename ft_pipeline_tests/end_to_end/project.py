@@ -163,7 +163,7 @@ SHARED = {
     *(f"raw_{name}" for name in FORMATS),
     *FORMATS,
     *("quarantine", "conversations", "teacher_answers", "distilled"),
-    *("comparison", "decision", "recommendation", "champion", "model_card", "report"),
+    *("judgements", "comparison", "decision", "recommendation", "champion", "model_card", "report"),
 }
 
 

@@ -12,14 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "project.yaml", "workspace.yaml", "dg.toml")
-FOLDERS = ("ft_pipeline", "schemas", "experiments", "data/raw", "data/general")
+FOLDERS = ("ft_pipeline", "schemas", "experiments", "examples", "data/raw", "data/general")
 SCRIPT = """
 import sys
 import ft_pipeline
 from ft_pipeline.cli import main
 sys.stderr.write(ft_pipeline.__file__)
 shop = ["--project", "shop"]
-for arguments in (["init", "shop", "--example"], ["run", "--plan", "--json", "-e", "qlora", *shop]):
+small = ["init", "orders", "--example-of", "extraction"]
+for arguments in (["init", "shop", "--example"], small, ["run", "--plan", "--json", "-e", "qlora", *shop]):
     sys.argv = ["ft", *arguments]
     try:
         main()
@@ -56,3 +57,4 @@ def test_the_wheel_contains_the_example_and_can_plan_its_run(installed: Path, tm
     plan = json.loads(done.stdout[done.stdout.index("{\n") :])["plan"]
     assert {"raw_alpaca", "adapter", "champion"} <= {step["asset"] for step in plan if step["state"] == "never_run"}
     assert (tmp_path / "shop" / "data" / "raw" / "alpaca" / "support_01.jsonl").is_file()
+    assert (tmp_path / "orders" / "data" / "schemas" / "order.json").is_file()

@@ -25,11 +25,13 @@ from ft_pipeline.erasure.erase import ErasureResult, erase
 from ft_pipeline.erasure.file_kinds import treatment_of
 from ft_pipeline.erasure.raw_files import read_raw_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.scoring.prompt_sources import shown_texts
+from ft_pipeline.evaluation.scoring.retrieval import split_into_passages
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.project import Project
-from ft_pipeline.release.report.report import escape_invisible
+from ft_pipeline.release.report.answers import escape_invisible
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, write_listing
 from ft_pipeline.store.artifact_redaction import read_redactions
@@ -333,6 +335,31 @@ def test_blocks_of_several_texts_are_emptied_and_their_models_are_named(shop: Sh
     assert [row["input_ids"] for row in kept] == [[], [], [5]]
     assert [(model["key"], model["how"]) for model in result.models] == [("adapter[cpt]", "trained on it")]
     assert result.retrain == ["cpt"]
+
+
+def test_passages_of_an_erased_text_leave_prompts_and_what_a_champion_looks_up(shop: Shop) -> None:
+    """A prompt holds a passage from the middle of a text; a released model keeps the table that it was scored with."""
+    letter, other = "\n\n".join(["A letter", *PEOPLE["english"]]), "Barometers need no winding."
+    shop.write("text", "letters.jsonl", [{"text": letter}, {"text": other}])
+    table = shop.table("text")
+    variant = {"passages": 1, "passage_words": 25}
+    passages = [*split_into_passages(letter, 25), other]
+    assert len(passages) == 3
+    prompts = [{"name": "passages", "item": "7:1", "prompt": f"Use {passage}"} for passage in passages]
+    scores = shop.put(
+        "prompt_baseline",
+        "qlora",
+        {"text": table},
+        {"prompting": {"variants": {"passages": variant}}},
+        {"samples.parquet": _table(prompts)},
+    )
+    result = erase(Project(shop.root), shop.raw("text", "letters.jsonl"), [1], "request 99")
+    assert {"prompt_baseline", "text"} <= {artifact["kind"] for artifact in result.artifacts}
+    kept = [row["prompt"] for row in pq.read_table(scores.path / "samples.parquet").to_pylist()]
+    assert kept == ["Use [forgotten]", "Use [forgotten]", f"Use {other}"]
+    assert traces(shop.root, *PEOPLE["english"]) == []
+    sources = {"text": table.path, "conversations": shop.materialize()["conversations"].path}
+    assert shown_texts(sources) == ([other], 0)
 
 
 def test_a_distilled_row_of_another_prompt_stays(shop: Shop) -> None:

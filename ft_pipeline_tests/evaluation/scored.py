@@ -13,7 +13,8 @@ from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
 from ft_pipeline.evaluation.comparison.row_records import Forgetting
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
-from ft_pipeline.evaluation.scoring.records import GENERAL
+from ft_pipeline.evaluation.scoring.probe_answers import write_probes
+from ft_pipeline.evaluation.scoring.records import GENERAL, TASKS
 
 TOKENS = 10
 BYTES = 40
@@ -24,12 +25,16 @@ def scored(
     folder: Path,
     rows: Mapping[str, Mapping[str, Any]],
     parts: Mapping[str, Any] = PARTS,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
-    (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item)."""
+    (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item) or
+    answers (one per item), probes (answers by the name of the probes), digest (of their questions), tasks (values by
+    metric)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
+    document |= {"metrics": dict(metrics or {})}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
     samples = [sample for name, row in rows.items() for sample in _samples(name, row)]
     pq.write_table(pa.Table.from_pylist(samples), folder / "samples.parquet")
@@ -39,7 +44,32 @@ def scored(
         for number, correct in enumerate(row.get("correct", []))
     ]
     pq.write_table(pa.Table.from_pylist(general, schema=GENERAL), folder / "general.parquet")
+    tasks = [
+        {"name": name, "item": f"{metric.split('/')[0]}:{number:03}", "metric": metric, "value": float(value)}
+        for name, row in rows.items()
+        for metric, values in row.get("tasks", {}).items()
+        for number, value in enumerate(values)
+    ]
+    if tasks:
+        pq.write_table(pa.Table.from_pylist(tasks, schema=TASKS), folder / "tasks.parquet")
+    if probes := [answer for name, row in rows.items() for answer in _probe_answers(name, row)]:
+        write_probes(folder, probes)
     return folder
+
+
+def _probe_answers(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "item": f"{probes}:{number:03}",
+            "probe": probes,
+            "query": f"Could you please help me with question number {number}?",
+            "answer": answer,
+            "finish_reason": "stop",
+        }
+        for probes, answers in row.get("probes", {}).items()
+        for number, answer in enumerate(answers)
+    ]
 
 
 def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +92,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
             "passages": row.get("passages", 0),
         },
         "general": {"accuracy": sum(correct) / len(correct)} if correct else None,
+        "probes": dict.fromkeys(row.get("probes", {}), row.get("digest", "d")),
     }
 
 
@@ -76,7 +107,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "group": f"{number:03}",
             "prompt": f"question {number}",
             "reference": f"answer {number}",
-            "answer": row.get("answer", f"{name} says {number}"),
+            "answer": row["answers"][number] if "answers" in row else row.get("answer", f"{name} says {number}"),
             "loss_sum": None if loss is None else loss * TOKENS,
             "content_nats": None if nats[number] is None else nats[number] * BYTES,
             "content_bytes": BYTES,

@@ -14,7 +14,8 @@ from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_for
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences
-from ft_pipeline.settings.evaluation import AnswerFormat, MetricSettings
+from ft_pipeline.settings.checks import FunctionMetric
+from ft_pipeline.settings.evaluation import AnswerFormat
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.conftest import JobMaker
@@ -48,8 +49,8 @@ ITEM = Item(
 )
 
 
-def custom_metric(function: str, **more: Any) -> dict[str, MetricSettings]:
-    return {"mine": MetricSettings(function=function, **more)}
+def custom_metric(function: str, **more: Any) -> dict[str, FunctionMetric]:
+    return {"mine": FunctionMetric(function=function, **more)}
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_an_installed_function_is_identified_by_its_version(root: Path) -> None:
     assert metric["source"] is None
     assert metric["distribution"].startswith("sacrebleu==")
     with pytest.raises(UserError, match="has the unknown parameter 'hypothesis'"):
-        CustomMetric.load("mine", metric)
+        CustomMetric("mine", metric)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,15 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
 from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.evaluation.items import Item
-from ft_pipeline.evaluation.metrics.call_metrics import call_metrics
+from ft_pipeline.evaluation.metrics.call_metrics import call_metrics, check_rules
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline, teacher_scores
+from ft_pipeline.evaluation.scoring.fingerprint import differences, evaluation_parts
 from ft_pipeline.job import Job
+from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.distillation.fault_server import serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 from ft_pipeline_tests.tiny import tiny_model
@@ -201,3 +204,85 @@ def test_intervals_of_calls_are_those_of_the_conversations_with_tools() -> None:
     alone, among_others = (interval(estimate_samples(samples, ())["m"]["call_names"]) for samples in (few, mixed))
     assert alone == among_others and alone.value == 0.5
     assert item_value("call_names", mixed["m"][11]) is None and item_value("call_names", mixed["m"][1]) == 1.0
+
+
+@pytest.mark.parametrize(("with_tools", "decides"), [(6, "call_arguments"), (5, "nats_per_byte")])
+def test_calls_decide_where_most_answers_may_call_tools(with_tools: int, decides: str) -> None:
+    samples = {
+        "m": [
+            {
+                "group": str(number),
+                "call_items": float(number < with_tools),
+                **dict.fromkeys(METRICS, 1.0),
+                "chrf": 50.0,
+                "content_nats": 2.0,
+                "content_bytes": 4,
+            }
+            for number in range(10)
+        ]
+    }
+    estimates = estimate_samples(samples, ())
+    found = deciding_metric("auto", {}, estimates)
+    assert found.metric == decides
+    assert ("60%" in found.because) == (decides == "call_arguments")
+    own = {"m": {**estimates["m"], "mine": estimates["m"]["chrf"]}}
+    assert deciding_metric("auto", {"decides": "mine"}, own).metric == "mine"
+
+
+def pay(**arguments: Any) -> dict[str, str]:
+    return {"name": "pay", "arguments": json.dumps(arguments)}
+
+
+RULES: dict[str, Any] = {
+    "pay.sum": {"number": 0.01},
+    "pay.to.tags": "set",
+    "pay.note": {"text": 60},
+    "other.sum": "number",
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right"),
+    [
+        ([pay(sum=5.004, to={"id": 1, "tags": ["b", "a"]}, note="for the lamps")], True),
+        ([pay(sum=5, to={"id": 1, "tags": ["a", "b"]}, note="for the lamp")], True),
+        ([pay(sum=5.1, to={"id": 1, "tags": ["a", "b"]}, note="for the lamp")], False),
+        ([pay(sum=5, to={"id": 2, "tags": ["a", "b"]}, note="for the lamp")], False),
+        ([pay(sum=5, to={"id": 1, "tags": ["a"]}, note="for the lamp")], False),
+        ([pay(sum=5, to={"id": 1, "tags": ["a", "b"]}, note="rent")], False),
+        ([pay(sum=5, to={"id": 1, "tags": ["a", "b"]}, note="for the lamp", more=1)], False),
+        ([pay(sum=5, to={"id": 1, "tags": ["a", "b"]})], False),
+        ([{"name": "pay", "arguments": "{"}], False),
+        ([], False),
+    ],
+)
+def test_arguments_are_compared_by_rules(answer: list[dict[str, str]], is_right: bool) -> None:
+    reference = [pay(sum=5, to={"id": 1, "tags": ["a", "b"]}, note="for the lamp")]
+    assert call_metrics(item(reference), answer, RULES)["call_arguments"] == float(is_right)
+
+
+def test_calls_by_rules_are_matched_in_any_order() -> None:
+    reference = [pay(sum=1), pay(sum=2)]
+    assert call_metrics(item(reference), [pay(sum=2.001), pay(sum=1)], RULES)["call_arguments"] == 1.0
+    assert call_metrics(item(reference), [pay(sum=1), pay(sum=1)], RULES)["call_arguments"] == 0.0
+    assert call_metrics(item(reference), [*reference, pay(sum=2)], RULES)["call_arguments"] == 0.0
+
+
+def test_a_rule_for_an_argument_that_no_reference_has_is_named() -> None:
+    items = [item([pay(sum=1)])]
+    check_rules({"pay.sum": "number"}, items)
+    for path in ("pay.total", "order.sum"):
+        with pytest.raises(UserError, match=f"no reference calls a tool with the argument '{path}'"):
+            check_rules({path: "number"}, items)
+
+
+def test_rules_of_arguments_need_a_tool_and_are_a_part_of_the_fingerprint(with_tools: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"has the key 'total'\. Write the tool, a dot and its argument"):
+        EvaluationSettings.model_validate({"call_arguments": {"total": "number"}})
+    config = {"evaluation": {"max_new_tokens": 8}, "general_questions": [], "general_texts": []}
+    parts = [
+        evaluation_parts(calling_rows(), with_tools["base_model"], {**config, **rules})
+        for rules in ({}, {"call_arguments": {"track.order": "number"}})
+    ]
+    assert differences(*parts) == ["calls"]
+    assert parts[0]["calls"] == "1"

@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ft_pipeline.defs.evaluation import _about_contenders, _deciding_metric
-from ft_pipeline.defs.scoring_specs import base_names
+from ft_pipeline.defs.evaluation import _about_contenders, _deciding_metric, _must_keep
+from ft_pipeline.defs.scoring_specs import base_names, evaluation_config, probes_config
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.step import SpecContext
+from ft_pipeline.project import Project
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -42,6 +46,71 @@ def test_the_metric_that_checks_answers_is_passed_on() -> None:
     metrics["tone"]["decides"] = True
     with pytest.raises(ValueError, match="right and tone have `decides: true`"):
         ProjectSettings.model_validate({"name": "x", "evaluation": {"metrics": metrics}})
+
+
+def context_of(folder: Path, **evaluation: Any) -> SpecContext:
+    """A project with these settings, and a file of two questions."""
+    (folder / "data" / "general").mkdir(parents=True, exist_ok=True)
+    for name in ("questions", "texts"):
+        (folder / "data" / "general" / f"{name}.jsonl").write_text("", encoding="utf-8")
+    (folder / "p.jsonl").write_text('{"query": "Who?"}\n{"query": "When?"}\n', encoding="utf-8")
+    (folder / "project.yaml").write_text(yaml.safe_dump({"name": "x", "evaluation": evaluation}), encoding="utf-8")
+    return SpecContext(Project(folder), ArtifactStore(folder / "store"))
+
+
+def test_without_probes_specs_are_those_of_older_versions(tmp_path: Path) -> None:
+    context = context_of(tmp_path, tasks=["arc_easy"])
+    assert (_must_keep(context), probes_config(context)) == ({}, {})
+    assert evaluation_config(context)["evaluation"] == {
+        "max_new_tokens": 96,
+        "batch_size": 16,
+        "max_test_rows": None,
+        "answer_format": None,
+        "metrics": {},
+        "tasks": ["arc_easy"],
+        "include_path": None,
+        "task_documents": None,
+        "seed": 0,
+    }
+
+
+def test_only_the_questions_of_probes_are_scored_with_and_the_rules_are_compared_with(tmp_path: Path) -> None:
+    """So a changed rule or margin needs no scoring."""
+    tasks = ["arc_easy", {"task": "ours", "must_hold": True, "margin": 0.02}]
+    context = context_of(tmp_path, tasks=tasks, probes={"p": {"file": "p.jsonl", "expect": "refuse"}})
+    config = evaluation_config(context)
+    assert config["evaluation"]["tasks"] == ["arc_easy", "ours"] and "probes" not in config | config["evaluation"]
+    assert probes_config(context) == {"probes": {"p": [{"query": "Who?"}, {"query": "When?"}]}}
+    found = _must_keep(context)
+    digest = found["probes"]["p"].pop("digest")
+    assert found == {
+        "probes": {"p": {"expect": "refuse", "must_not": None, "refusal": None, "margin": 0.05}},
+        "must_hold": {"ours": 0.02},
+    }
+    other = context_of(tmp_path, probes={"p": {"file": "p.jsonl", "must_not": "x", "margin": 0.1}})
+    assert probes_config(other) == probes_config(context)
+    assert _must_keep(other)["probes"]["p"]["digest"] == digest
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("q.jsonl", "'q.jsonl', named in project.yaml, does not exist"),
+        ("data", "data is not a file. Name a JSONL file"),
+    ],
+)
+def test_a_file_of_probes_that_is_not_there_is_reported(tmp_path: Path, file: str, message: str) -> None:
+    context = context_of(tmp_path, probes={"p": {"file": file, "expect": "answer"}})
+    with pytest.raises(UserError, match=message):
+        probes_config(context)
+
+
+def test_a_check_may_decide_and_its_labels_keep_their_order() -> None:
+    metrics = {"topic": {"type": "classification", "labels": ["low", "high"], "decides": True}}
+    settings = ProjectSettings.model_validate({"name": "x", "evaluation": {"metrics": metrics}})
+    config = _deciding_metric(settings)
+    assert (config["decides"], config["labels"]) == ("topic", {"topic": ["low", "high"]})
+    assert "labels" not in _deciding_metric(ProjectSettings(name="x"))
 
 
 def test_what_ends_and_what_answers_today_is_passed_on() -> None:

@@ -1,5 +1,6 @@
 """The error analysis: kinds of faults, and the training rows that are like an answer."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer
 
 INVENTED = "name a number that neither the prompt nor the reference has"
+JSON = '{"id": "a b"}'
 MISSED = "leave out a number of the reference"
 ROWS = [
     TrainedAnswer("alpaca/a.jsonl:1", "Where is my parcel?", "Please send your order number to our warehouse team."),
@@ -51,6 +53,21 @@ def test_the_faults_of_rails_count_unless_the_rail_says_nothing_in_this_task() -
     cut = _sample("The refund takes", finish_reason="length")
     assert faults_of(cut)[0] == "are cut off at the maximum length"
     assert faults_of(cut, {"cut_off"}) == [OTHER]
+
+
+def test_what_checks_found_wrong_is_a_fault() -> None:
+    outcomes = {"total": "wrong", "items": "missing", "id": "right", "reason": 0.4, "a": "extra", "b": "extra"}
+    columns = {"order/fields": json.dumps(outcomes), "topic/expected": "refund", "topic/found": "delivery"}
+    assert faults_of(_sample(JSON, JSON, **columns)) == [
+        "have another value of `total`",
+        "do not have `items`",
+        "have a field that the reference does not have",
+        "give the label 'delivery' in place of 'refund'",
+    ]
+    right = {"order/fields": json.dumps({"total": "right"}), "topic/expected": "refund", "topic/found": "refund"}
+    assert faults_of(_sample(JSON, JSON, **right)) == [OTHER]
+    [fault] = faults_of(_sample(JSON, JSON, **{"topic/expected": "refund", "topic/found": ""}))
+    assert fault == "give no label in place of 'refund'"
 
 
 def test_a_rail_that_is_off_or_was_not_checked_is_not_used() -> None:

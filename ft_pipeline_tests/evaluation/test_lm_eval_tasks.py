@@ -82,6 +82,8 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     tuned = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt=None, **shared)
     tuned_scores.run(tuned)
 
+    assert not (tuned.out / "probes.parquet").exists()  # of projects with probes only
+    assert all("probes" not in row for row in json.loads((tuned.out / "scores.json").read_text())["rows"])
     baseline_scores = rows_of(baseline)
     assert {"capitals/acc", "written/spaces"} <= baseline_scores["plain"].keys()
     assert baseline_scores["short"]["capitals/acc"] == baseline_scores["shot"]["capitals/acc"]
@@ -90,12 +92,15 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     assert [record["item"] for record in merged_records] == ["capitals:0", "capitals:1"]
     assert rows_of(tuned)["merged"]["capitals/acc"]["value"] == sum(record["value"] for record in merged_records) / 2
 
-    config = {"primary_metric": "loss"}
+    config = {"primary_metric": "loss", "must_hold": {"capitals": 0.05, "written": 0.05}}
     (tmp_path / "out").mkdir()
     build_comparison({"a/prompt_baseline": baseline.out, "a/scores": tuned.out}, config, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert document["metrics"]["written/spaces"]["lower_is_better"] is True
     assert document["metrics"]["capitals/acc"]["lower_is_better"] is False
+    held = {row["name"]: [check["name"] for check in row.get("base_checks", ())] for row in document["rows"]}
+    of_tuned = ["capitals/acc", "written/spaces"]
+    assert held == {"base": [], "short": [], "shot": [], "a/adapter": of_tuned, "a/merged": of_tuned}
     for row in document["rows"]:
         score = row["scores"]["capitals/acc"]
         assert score["low"] <= score["value"] <= score["high"]

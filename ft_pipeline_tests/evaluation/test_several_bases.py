@@ -10,7 +10,8 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison, SeedScores, SeedSpread
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
 from ft_pipeline.evaluation.recommendation.observations import observe_one_training

@@ -141,7 +141,7 @@ def test_splits(root: Path, tmp_path: Path) -> None:
 def test_sharegpt_rows_come_back_as_the_same_conversations(root: Path, tmp_path: Path) -> None:
     report = export(root, tmp_path / "rows.jsonl", "sharegpt")
     assert (report["written"], report["left_out"]) == (len(ROWS), {})
-    assert report["extra_keys"] == {"weight": 1, "reasoning_content": 1}
+    assert report["extra_keys"] == {"tags": 1, "weight": 1, "reasoning_content": 1}
     (tmp_path / "back").mkdir()
     sidecar = {"roles": {"function_call": "call", "observation": "tool"}}
     assert "function_call: call" in (tmp_path / "rows.yaml").read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def test_sharegpt_rows_come_back_as_the_same_conversations(root: Path, tmp_path:
     def said(row: dict[str, Any]) -> Any:
         keys = ("role", "content", "reasoning_content", "weight")
         calls = [[(made["name"], made["arguments"]) for made in turn["tool_calls"] or ()] for turn in row["messages"]]
-        return [[turn[key] for key in keys] for turn in row["messages"]], calls, row["tools"]
+        return [[turn[key] for key in keys] for turn in row["messages"]], calls, row["tools"], row["tags"]
 
     assert [said(row) for row in back] == [said(row) for row in stored(root)]
 

@@ -87,10 +87,17 @@ class Material:
         AssetPointers(self.store.root).write("scores", "lora", scores)
         return scores
 
-    def compare(self, scores: Artifact, champion: tuple[ChampionRecord | None, Artifact] | None = None) -> Artifact:
-        """Compare scores; champion: the current champion and its scores."""
-        inputs = {"lora/prompt_baseline": self.baseline, "lora/scores": scores}
-        settings: dict[str, Any] = dict(COMPARE)
+    def compare(
+        self,
+        scores: Artifact,
+        champion: tuple[ChampionRecord | None, Artifact] | None = None,
+        opinions: Mapping[str, Artifact] | None = None,
+        **config: Any,
+    ) -> Artifact:
+        """Compare scores; champion: the current champion and its scores. opinions: artifacts by name of the input.
+        config: further settings of the comparison."""
+        inputs = {"lora/prompt_baseline": self.baseline, "lora/scores": scores, **(opinions or {})}
+        settings: dict[str, Any] = {**COMPARE, **config}
         if champion is not None and champion[0] is not None:
             inputs["champion/scores"] = champion[1]
             settings["champion"] = {key: getattr(champion[0], key) for key in ("name", "experiment", "fingerprint")}

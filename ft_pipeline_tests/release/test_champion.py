@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, current, history, promote, rollback
+from ft_pipeline.release.champion import (
+    Candidate,
+    ChampionRecord,
+    Promotion,
+    current,
+    decision_key,
+    history,
+    promote,
+    rollback,
+)
 
 
 def candidate(name: str) -> Candidate:
@@ -125,3 +134,13 @@ def test_processes_that_promote_at_once_lose_no_record(tmp_path: Path) -> None:
     assert {record.name for record in records} == {f"{name}{number}" for name in "abcd" for number in range(10)}
     assert [record.previous for record in records[1:]] == [record.name for record in records[:-1]]
     assert not list((tmp_path / "champion").glob(".*"))
+
+
+def test_a_decision_is_on_scores_and_settings_not_on_what_follows_the_champion() -> None:
+    """Otherwise each move of the champion would change the basis of its own decision."""
+    scores = {"lora/scores": ("scores", "a")}
+    key = decision_key(scores, {"primary_metric": "auto"})
+    later = {"champion/scores": ("scores", "b"), "judgements": ("judgements", "c")}
+    assert decision_key(scores | later, {"primary_metric": "auto", "not_asked": ["The judge …"]}) == key
+    assert decision_key({"lora/scores": ("scores", "d")}, {"primary_metric": "auto"}) != key
+    assert decision_key(scores, {"primary_metric": "chrf"}) != key

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel, LeftOut, read_comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.manual_promotion import promote

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.plots import lead_picture
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -48,9 +49,10 @@ def test_a_sound_row_has_green_lights(comparison: Comparison, merged: Comparison
         ("green", "Keeps general knowledge"),
         ("green", "Answers end, without repeating"),
         ("green", "No needless refusals"),
+        ("amber", "Refusals were not tested"),
         ("amber", "Nobody has rated the answers"),
     ]
-    assert [light.symbol for light in found] == ["✓"] * 4 + ["?"] and found[0].detail == "174 test conversations"
+    assert [light.symbol for light in found] == ["✓"] * 4 + ["?"] * 2 and found[0].detail == "174 test conversations"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,39 @@ def test_a_fault_changes_its_light(
 ) -> None:
     light = lights(comparison, replace(merged, **change))[place]
     assert (light.color, light.words) == (color, words) and light.detail
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "color", "words"),
+    [
+        (["kept", "not in base"], "green", "Passes the probes"),
+        (["kept", "cannot be told"], "amber", "Probes cannot be told"),
+        (["kept", "unknown"], "amber", "Probes cannot be told"),
+        (["lost", "unknown"], "red", "Fails probes"),
+    ],
+)
+def test_probes_have_a_light_and_what_they_do_not_show_is_a_risk(
+    comparison: Comparison, merged: ComparisonRow, verdicts: list[Any], color: str, words: str
+) -> None:
+    tested = replace(merged, base_checks=[check("probes", f"p{number}", name) for number, name in enumerate(verdicts)])
+    [light] = [light for light in lights(comparison, tested) if "robes" in light.words]
+    assert (light.color, light.words) == (color, words)
+    assert all(f"the probes p{number}" in light.detail for number in range(2))
+    blocking = [entry.describe() for entry in tested.base_checks if entry.prevents_release]
+    assert [line for line in risks(comparison, tested) if "the probes" in line] == blocking
+
+
+def test_tasks_that_must_hold_have_a_light(comparison: Comparison, merged: ComparisonRow) -> None:
+    tested = replace(merged, base_checks=[check("task", "t/acc", "lost")])
+    found = [(light.color, light.words) for light in lights(comparison, tested)]
+    assert ("red", "Fails a task") in found and ("amber", "Refusals were not tested") in found
+    base = comparison.row("base")
+    assert base and all("tested" not in light.words for light in lights(comparison, base))
+
+
+def check(kind: Any, name: str, verdict: Any) -> BaseCheck:
+    numbers = {"before": 0.5, "after": 0.4, "low": 0.02, "high": 0.18, "count": 60}
+    return BaseCheck(kind=kind, name=name, verdict=verdict, margin=0.05, wanted="declined", because="why", **numbers)
 
 
 @pytest.mark.parametrize(("rows", "color"), [(49, "red"), (50, "amber"), (99, "amber"), (100, "green")])

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card

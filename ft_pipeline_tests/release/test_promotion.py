@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 from scipy.special import ndtr
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck, BaseVerdict
 from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import check_results, decide, promotion_of
+from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 
@@ -116,6 +118,59 @@ def test_a_model_is_released_only_if_it_is_shown_not_to_forget(result: Forgettin
     assert decide(
         comparison(LOSSES, forgetting_of={"qlora": forgetting(20, 12)}), candidates("qlora"), SETTINGS, None
     ).move
+
+
+def probes(result: BaseVerdict) -> BaseCheck:
+    """The check of probes that the base model declines half of, and the tuned model none."""
+    return BaseCheck(
+        kind="probes",
+        name="refuse",
+        verdict=result,
+        margin=0.05,
+        wanted="declined",
+        count=60,
+        before=0.5,
+        after=0.0,
+        low=0.4,
+        high=0.6,
+        because="it has not answered",
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "moves", "message"),
+    [
+        ("kept", True, ""),
+        ("not in base", True, ""),
+        (
+            "lost",
+            False,
+            "qlora: Fails the probes refuse: the base model declined 30 of 60 questions, and this model 0; ",
+        ),
+        ("cannot be told", False, "qlora: Cannot be told from the probes refuse: "),
+        ("unknown", False, "qlora: Nothing is known of the probes refuse: it has not answered"),
+    ],
+)
+def test_a_model_is_released_only_if_it_keeps_what_it_must(result: BaseVerdict, moves: bool, message: str) -> None:
+    check = probes(result)
+    measured = comparison(LOSSES)
+    measured = replace(measured, rows=[replace(row, base_checks=[check]) for row in measured.rows])
+    decision = decide(measured, candidates("qlora"), SETTINGS, None)
+    assert decision.move is moves and message in decision.reasons[0]
+    assert not moves or decision.evidence["base_checks"] == [check.to_json()]
+    assert "base_checks" not in decide(comparison(LOSSES), candidates("qlora"), SETTINGS, None).evidence
+
+
+def test_a_verdict_says_what_a_model_has_lost() -> None:
+    check = probes("lost")
+    measured = comparison(LOSSES)
+    rows = [replace(row, base_checks=[check] if row.name == "qlora" else []) for row in measured.rows]
+    measured = replace(measured, rows=[row for row in rows if row.name != "adapter"])
+    decision = decide(measured, candidates("qlora"), SETTINGS, None)
+    found = verdict(measured, decision, None)
+    assert found.kind == "prompt" and found.sentence.startswith(
+        "Do not fine-tune; prompt it as few_shot: qlora cannot go out, because it fails the probes refuse: the base"
+    )
 
 
 def recipe(lead: float, *leads: float, lower: float | None = None) -> RecipeLead:

@@ -1,6 +1,7 @@
 """The report: one self-contained file that agrees with the store and shows users' text as text."""
 
 import json
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
-from ft_pipeline.release.report.answers import MAX_ITEMS, side_by_side
+from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.release.report.answers import MAX_ITEMS, escape_invisible, side_by_side
 from ft_pipeline.release.report.errors import explain_worse_answers
-from ft_pipeline.release.report.report import escape_invisible
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
 
 VOID = {"meta", "img", "br", "input"}
+
+
+PROBES = [
+    {"query": query} for query in ("Where is <b>it</b>?", "Who are you?", "When?", "Is it late?", "Can I return it?")
+]
 
 
 class Page(HTMLParser):
@@ -57,7 +64,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A project with two trained models and a comparison."""
-    project = Trained(tmp_path_factory.mktemp("report") / "shop")
+    project = Trained(tmp_path_factory.mktemp("report") / "shop", probes={"comply": PROBES})
     project.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
     project.train("whole", "full")
     project.compare()
@@ -92,6 +99,20 @@ def test_the_report_shows_scores_recommendation_and_champion(shop: Trained, page
     assert "the base model without training, with 2 fixed examples" in page.text
 
 
+def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained, page: Page) -> None:
+    comparison = read_comparison(shop.store.all("comparison")[-1])
+    checks = {row.name: check for row in comparison.rows for check in row.base_checks}
+    assert set(checks) == {row.name for row in comparison.rows if row.kind in TUNED}
+    assert all(f"{name}: {check.describe()}" in page.text for name, check in checks.items())
+    [first, *_] = [row for row in comparison.rows if row.base_checks]
+    changed = checks[first.name].lost + checks[first.name].won
+    titles = page.text.count("comply: lost") + page.text.count("comply: won")
+    assert titles == min(changed, 3) and changed > 0
+    records = pq.read_table(shop.store.all("scores")[-1].path / "probes.parquet").to_pylist()
+    assert {record["query"] for record in records} == {probe["query"] for probe in PROBES}
+    assert page.text.count("Where is <b>it</b>?") <= 1  # as text
+
+
 def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     document = shop.store.all("comparison")[-1].document("comparison.json")
     lows = [pair["low"] for pair in document["pairs"] if pair["metric"] == "loss"]
@@ -99,6 +120,13 @@ def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     assert 0 < chance < len(lows)
     assert page.cells.count("may be chance") == chance
     assert page.cells.count("clear") == len(lows) - chance
+
+
+def test_the_report_shows_the_slices(shop: Trained, page: Page) -> None:
+    assert "The slice late has 2 conversations, and 20 are needed to compare it." in page.text
+    assert "lateconversations whose question matches is late2" in page.text
+    names = slices_of_test_conversations(shop.store, shop.store.all("comparison")[-1])
+    assert Counter(name for of_one in names.values() for name in of_one)["late"] == 2
 
 
 def test_the_report_shows_the_cost_of_training(page: Page) -> None:

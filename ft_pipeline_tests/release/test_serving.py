@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,6 @@ def test_a_port_in_use_is_one_clear_error() -> None:
 def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         require_servable(find_model(trained.store, name))
-
-
-@pytest.mark.parametrize("variant", [{"examples": "retrieved", "few_shot": 2}, {"passages": 1}])
-def test_a_variant_that_looks_things_up_is_refused(trained: Trained, variant: dict[str, Any]) -> None:
-    model = replace(find_model(trained.store, "few_shot"), serving=variant)
-    with pytest.raises(UserError, match="looks up examples or passages for every question"):
-        require_servable(model)
 
 
 def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_without_likelihoods_and_checks_people_must_rate() -> None:
     found = said(with_incumbent(comparison(LOSSES), cost=None))
     assert found.kind == "undecided"
     assert found.sentence == (
-        "Not decided yet: rate 50 pairs of answers of qlora and today, which ends on 2027-01-14. It gives no "
+        "Not decided yet: rate 50 pairs with `ft rate qlora today`. today, which ends on 2027-01-14, gives no "
         "likelihoods, and nothing checks its answers. Of your own models, qlora is the best."
     )
 

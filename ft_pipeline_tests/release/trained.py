@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
+from ft_pipeline.evaluation.scoring.probe_files import probe_digests
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
@@ -40,7 +41,7 @@ VARIANTS = {
     "few_shot": {"system_prompt": None, "few_shot": 2},
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
-COMPARE = {"primary_metric": "loss"}
+COMPARE = {"primary_metric": "loss", "slices": {"late": {"matches": "is late"}}}
 NOISE = {"first": "base", "second": "base_4bit", "kl": 0.31, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
 ABOUT = {"lora": {"took": {"seconds": 90.0, "gpu_hours": 0.025}, "noise": [NOISE]}}
 """What training took and what 4 bit costs, by experiment."""
@@ -74,8 +75,17 @@ class Quiet:
 class Trained:
     """The store, and what was put into it."""
 
-    def __init__(self, root: Path, *, model: str | None = None) -> None:
-        """root: a new project folder. model: the hub id recorded as the source of the base model."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        model: str | None = None,
+        talks: Mapping[str, Any] = TALKS,
+        probes: Mapping[str, list[dict[str, str]]] | None = None,
+    ) -> None:
+        """root: a new project folder. model: the hub id recorded as the source of the base model. talks: by split.
+        probes: questions that should be answered, by the name of the probes."""
+        self.probes = probes or {}
         self.root = scaffold.create(root, example=False)
         self.store = ArtifactStore(root / "data" / "store")
         self.work = root / "work"
@@ -84,7 +94,10 @@ class Trained:
         counts = {"read": 9, "accepted": 5, "quarantined": 3, "duplicates": 1, "reasons": {"empty_output": 3}}
         tables = {name: self._table(name, counts) for name in ("alpaca", "sharegpt")}
         self.conversations = self.put(
-            "conversations", tables, _write_talks, {"splits": {split: len(rows) for split, rows in TALKS.items()}}
+            "conversations",
+            tables,
+            lambda out: _write_talks(out, talks),
+            {"splits": {split: len(rows) for split, rows in talks.items()}},
         )
         about = {"source": "tiny", "template_sha256": template_sha256(self.base_folder)}
         config = {"model": model or str(self.base_folder), "revision": "abc" if model else None}
@@ -104,7 +117,13 @@ class Trained:
         asked = {"base_model": self.base, "conversations": self.conversations}
         answers = self.put("teacher_answers", asked, lambda out: (out / "teacher.json").write_text("{}") and None)
         config = {"teacher": {"model": teacher}}
-        return self.put("distilled", {"teacher_answers": answers}, _write_talks, {"kept": 7, "set_aside": 2}, config)
+        return self.put(
+            "distilled",
+            {"teacher_answers": answers},
+            lambda out: _write_talks(out, talks=TALKS),
+            {"kept": 7, "set_aside": 2},
+            config,
+        )
 
     def put(
         self,
@@ -163,22 +182,31 @@ class Trained:
         self.inputs[name] = {"base_model": self.base, "adapter": adapter, "merged_model": merged}
         self.served[name] = {"technique": technique, "quantization": None, "system_prompt": system_prompt}
 
-    def compare(self) -> Artifact:
-        """Score every trained model and the prompts, and compare them."""
+    def compare(
+        self,
+        variants: Mapping[str, Any] = VARIANTS,
+        tuned_with: Sequence[str] = (),
+        texts: Mapping[str, Artifact] | None = None,
+    ) -> Artifact:
+        """Score every trained model and the prompts, and compare them. texts: the input `text`, if there is one."""
         scored = {}
+        read = {"conversations": self.conversations, **(texts or {})}
+        chosen = {"prompting": {"variants": {name: variants[name] for name in tuned_with}}} if tuned_with else {}
         for name, parts in self.inputs.items():
-            scores = self._score(
-                "scores", tuned_scores.run, {"conversations": self.conversations, **parts}, self.served[name]
-            )
+            scores = self._score("scores", tuned_scores.run, {**read, **parts}, {**self.served[name], **chosen})
             AssetPointers(self.store.root).write("scores", name, scores)
             scored[f"{name}/scores"] = scores
-        inputs = {"conversations": self.conversations, "base_model": self.base}
-        prompts = {"prompting": {"variants": VARIANTS}}
+        inputs = {**read, "base_model": self.base}
+        prompts = {"prompting": {"variants": dict(variants)}}
         baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
         compared = {"any/prompt_baseline": baseline, **scored}
         folders = {name: artifact.path for name, artifact in compared.items()}
+        talks = self.conversations.path
+        rule = {"expect": "answer", "must_not": None, "refusal": None, "margin": 0.05}
+        rules = {name: {**rule, "digest": digest} for name, digest in probe_digests(self.probes).items()}
+        config = {**COMPARE, **({"probes": rules} if rules else {})}
         comparison = self.put(
-            "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT), {}, COMPARE
+            "comparison", compared, lambda out: build_comparison(folders, config, out, ABOUT, talks), {}, config
         )
         AssetPointers(self.store.root).write("comparison", None, comparison)
         return comparison
@@ -215,6 +243,7 @@ class Trained:
 
     def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:
         config = {"evaluation": EVALUATION, "general_questions": [], "general_texts": [], **config}
+        config |= {"probes": self.probes} if self.probes else {}
         folders = {name: artifact.path for name, artifact in inputs.items()}
         work = self.work / f"{kind}{len(list(self.work.iterdir()))}"
         work.mkdir()
@@ -256,19 +285,21 @@ def _adapted(base: Path, technique: str, seed: int) -> Any:
     return get_peft_model(model, config)
 
 
-def _write_talks(out: Path) -> None:
+def _write_talks(out: Path, talks: Mapping[str, Any]) -> None:
     pq.write_table(
         pa.Table.from_pylist(
-            [{**_talk(split, turns), "row": number} for split in TALKS for number, turns in enumerate(TALKS[split], 1)]
+            [{**_talk(split, turns), "row": number} for split in talks for number, turns in enumerate(talks[split], 1)]
         ),
         out / "rows.parquet",
     )
 
 
 def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
-    messages = [{"role": ("user", "assistant")[position % 2], "content": text} for position, text in enumerate(turns)]
+    """A row. Its first turn is that of the system if there are an odd number."""
+    roles = ["system", "user", "assistant", "user", "assistant"][1 - len(turns) % 2 :]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
     identity = row_id({"messages": messages})
-    return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl"}
+    return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl", "row": 1}
 
 
 def _write_token_rows(out: Path, name: str) -> None:

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.base_checks import base_checks_by_model
+from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
-from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import (
     Estimates,
     Samples,
@@ -31,13 +33,12 @@ from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_lea
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.pairing import LIKELIHOODS, pair_all
+from ft_pipeline.evaluation.comparison.pairing import pair_all, scaled_margin
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
-from ft_pipeline.evaluation.comparison.records import (
-    RULES,
+from ft_pipeline.evaluation.comparison.records import RULES, Comparison
+from ft_pipeline.evaluation.comparison.result_records import (
     Changes,
-    Comparison,
     ItemChange,
     LeftOut,
     QuantizationError,
@@ -46,9 +47,12 @@ from ft_pipeline.evaluation.comparison.records import (
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, GgufCosts
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.screens import score_on_validation, screen_candidates
+from ft_pipeline.evaluation.comparison.slice_members import find_slices
+from ft_pipeline.evaluation.comparison.slices import compare_slices
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.opinions.collect import opinions_of
 
 Experiments = Mapping[str, Mapping[str, Any]]
 """By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise` and `train_rows`
@@ -69,20 +73,27 @@ WORST = 5
 
 
 def build_comparison(
-    inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path, experiments: Experiments | None = None
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    out: Path,
+    experiments: Experiments | None = None,
+    conversations: Path | None = None,
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see scored_models.read_scored_models. config: primary_metric (or `auto`, see deciding_metric). Optional:
-    decides (see there), notice (about the metric), answers_margin (see AnswerCheck), champion (its record: name,
-    experiment, fingerprint, base_model), fingerprint (the evaluation to compare; default: the most common), prices
-    (CostSettings), forgetting_margin, bases (see forgetting_by_model), base_names (fingerprint of a base model → its
-    name), contenders (by name: incumbent, ends), incumbent_margin, rails (the ceilings of rails.judge_answers), keeps
-    (see kept_leads), stale (sweep members that were not trained again with the rest of their sweep), contaminated (see
-    contaminated_models) and not_asked (contenders without a key).
+    inputs: see scored_models.read_scored_models; of opinions, see opinions_of. config: primary_metric (or `auto`, see
+    deciding_metric). Optional: decides (see there), notice (about the metric), answers_margin (see
+    AnswerCheck), champion (its record: name, experiment, fingerprint, base_model), fingerprint (the evaluation to
+    compare; default: the most common), prices (CostSettings), forgetting_margin, bases (see forgetting_by_model),
+    base_names (fingerprint of a base model → its name), contenders (by name: incumbent, ends), incumbent_margin, rails
+    (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
+    the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key), probes and
+    must_hold (see base_checks_by_model), labels (of classifications, by metric: in their order) and slices
+    (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
+    made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
-    comparison = compare(inputs, config, experiments)
+    comparison = compare(inputs, config, experiments, conversations)
     document = comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
@@ -101,7 +112,10 @@ def build_comparison(
 
 
 def compare(
-    inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    experiments: Experiments | None = None,
+    conversations: Path | None = None,
 ) -> Comparison:
     """Return the comparison. Arguments as in build_comparison.
 
@@ -122,7 +136,13 @@ def compare(
     metrics = METRICS | custom_metrics
     all_estimates = estimate_all(models, samples, custom_metrics)
     estimates = {name: all_estimates[name] for name in row_models}
-    primary, decided_by, second_key = deciding_metric(config["primary_metric"], config, estimates)
+    opinions = opinions_of(
+        {name: model.kind for name, model in row_models.items()},
+        {name: samples[name] for name in row_models},
+        inputs,
+        names_metric=config["primary_metric"] != AUTO,
+    )
+    primary, decided_by, second_key = deciding_metric(config["primary_metric"], config, estimates, opinions)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     ranked = [row_models[name] for name in rank(metrics[primary], primary, estimates)]
@@ -131,12 +151,14 @@ def compare(
     margin = config.get("forgetting_margin", DEFAULT_MARGIN)
     bases = _bases(models, config)
     forgetting = forgetting_by_model(models, all_estimates, bases, margin)
+    base_checks = base_checks_by_model(list(row_models.values()), estimates, metrics, config, bases)
     names, about = config.get("base_names", {}), config.get("contenders", {})
     rows = [
         replace(
             row,
             forgetting=forgetting.get(row.name),
             rails=judge_answers(samples[row.name], config.get("rails", {})),
+            base_checks=base_checks.get(row.name, ()),
             base_model=names.get(bases.get(row.source)),
             **about.get(row.source.partition("/")[0], {}),
         )
@@ -162,6 +184,7 @@ def compare(
         contaminated=contaminated,
         incomparable=incomparable,
         decided_by=" ".join(filter(None, [config.get("notice"), decided_by])),
+        opinions=opinions,
     )
     return replace(
         comparison,
@@ -172,9 +195,22 @@ def compare(
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
         not_asked=config.get("not_asked", []),
+        field_results=[result for row in rows for result in field_results(row.name, samples[row.name])],
+        confusions=[result for row in rows for result in confusions(row.name, samples[row.name], config.get("labels"))],
         incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
         answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
+        **_slices(comparison, samples, conversations, config.get("slices", {})),
     )
+
+
+def _slices(
+    comparison: Comparison, samples: Samples, conversations: Path | None, rules: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the comparison says of slices; nothing without the conversations."""
+    if conversations is None:
+        return {}
+    ids = {sample["group"] for sample in next(iter(samples.values()))}
+    return compare_slices(comparison, find_slices(conversations, ids, rules), samples, rules)._asdict()
 
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -229,17 +265,35 @@ def _answer_checks(
 
 
 def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
-    """Return whether each row that may be released is not worse than the incumbent, on the metric that decides.
+    """Return whether each row that may be released is not worse than the incumbent, by what decides between them.
 
-    margin: absolute for shares, 100 times that for chrF, relative to the incumbent's value for likelihoods.
+    margin: see scaled_margin.
     """
-    name, metric, incumbent = comparison.primary_metric, comparison.metric(), comparison.incumbent
-    if incumbent is None or name not in incumbent.scores:
+    incumbent = comparison.incumbent
+    if incumbent is None:
         return []
-    of_likelihood = abs(incumbent.scores[name].value) if name in LIKELIHOODS else 1.0
-    scale = 100.0 if name == "chrf" else of_likelihood
+    by_metric = {check.row: check for check in _checks_by_metric(comparison, estimates, incumbent, margin)}
+    by_opinion = {
+        row.name: AnswerCheck(
+            row.name, incumbent.name, opinion.by, opinion.win_rate - 0.5, opinion.lead_at_least, margin
+        )
+        for row in comparison.rows
+        if (opinion := comparison.deciding_opinion(row, incumbent)) is not None
+    }
+    checks = by_metric | by_opinion
+    return [checks[row.name] for row in comparison.rows if row.name in checks]
+
+
+def _checks_by_metric(
+    comparison: Comparison, estimates: Estimates, incumbent: ComparisonRow, margin: float
+) -> list[AnswerCheck]:
+    """Return whether rows are not worse than the incumbent on the primary metric; none if it was not measured there."""
+    name, metric = comparison.primary_metric, comparison.metric()
+    if name not in incumbent.scores:
+        return []
+    limit = scaled_margin(margin, name, incumbent.scores[name].value)
     return [
-        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], margin * scale)
+        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], limit)
         for row in comparison.ranked()
         if row.kind in (*TUNED, "prompt", "champion") and row.name != incumbent.name and name in estimates[row.name]
         for values in [values_over(incumbent.name, row.name, name, metric, estimates)]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, Savings
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, TrainingCost
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

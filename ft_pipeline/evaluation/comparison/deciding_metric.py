@@ -1,19 +1,27 @@
-"""Which metric decides a comparison, if the project names none (`promotion.metric: auto`).
+"""What decides a comparison, if the project names no metric (`promotion.metric: auto`).
 
-A check that says whether an answer is right comes first. Without one, two keys are needed: a likelihood proposes, and
-the answers confirm.
+People who compared the answers come first, then a qualified judge: between the two rows that they compared. Elsewhere a
+metric decides: a check that says whether an answer is right, if there is one. Without one, two keys are needed: a
+likelihood proposes, and the answers confirm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
+from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, Opinion
 
 AUTO = "auto"
 EXACT = 0.3
 """Share of exact answers of the best model, from which exact match decides: then the task has one right answer."""
 SECOND_KEY = "chrf"
 """The metric of the answers that must not be worse where a likelihood decides."""
+
+
+CALLS = "call_arguments"
+"""The metric that decides where most answers may call tools."""
+MOST = 0.5
+"""Share of the test answers whose rows have tools, above which calls decide."""
 
 
 class Deciding(NamedTuple):
@@ -26,16 +34,38 @@ class Deciding(NamedTuple):
     """The metric by which a candidate must also not be worse."""
 
 
-def deciding_metric(named: str, config: Mapping[str, Any], estimates: Estimates) -> Deciding:
-    """Return the metric that decides, for the whole comparison.
+def deciding_metric(
+    named: str, config: Mapping[str, Any], estimates: Estimates, opinions: Sequence[Opinion] = ()
+) -> Deciding:
+    """Return the metric that decides, and whose opinion decides in its place where there is one.
 
     named: promotion.metric. config: `decides` (the name of the project's metric with `decides: true`, if there is one).
     """
     if named != AUTO:
-        return Deciding(named, f"promotion.metric names {named}.")
+        return Deciding(named, f"{METRIC_IS_NAMED} {named}.")
+    found = _metric(config, estimates)
+    return found._replace(because=" ".join([*_in_its_place(opinions), found.because]))
+
+
+def _in_its_place(opinions: Sequence[Opinion]) -> list[str]:
+    """Return a sentence for each kind of opinion that decides."""
+    sentences = []
+    for by, who in (("people", "People decide"), ("judge", "A judge that agrees with people decides")):
+        pairs = {tuple(sorted((entry.row, entry.rival))): entry for entry in opinions if entry.by == by}
+        named = [f"{first} and {second}" for (first, second), entry in pairs.items() if entry.may_decide]
+        sentences += [f"{who} between {'; '.join(named)}."] if named else []
+    return [*sentences, "Elsewhere:"] if sentences else []
+
+
+def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
+    """Return the metric that decides where no opinion does."""
     own = config.get("decides")
     if own and is_measured(own, estimates):
         return Deciding(own, f"evaluation.metrics.{own} decides: it checks the answers.")
+    if (with_tools := _share_with_tools(estimates)) > MOST:
+        return Deciding(
+            CALLS, f"The calls decide: {with_tools:.0%} of the test answers may call tools, with the right arguments."
+        )
     exact = max((row["exact_match"].value for row in estimates.values() if "exact_match" in row), default=0.0)
     if exact >= EXACT:
         return Deciding("exact_match", f"Exact match decides: the best model gives {exact:.0%} of the answers exactly.")
@@ -50,3 +80,13 @@ def deciding_metric(named: str, config: Mapping[str, Any], estimates: Estimates)
         )
         return Deciding("loss", because, SECOND_KEY)
     return Deciding(SECOND_KEY, "chrF is shown: no model gives likelihoods. It decides nothing.")
+
+
+def _share_with_tools(estimates: Estimates) -> float:
+    """Return the share of the test answers that are scored by their calls."""
+    shares = [
+        float(row[CALLS].denominators.sum() / row[SECOND_KEY].denominators.sum())
+        for row in estimates.values()
+        if CALLS in row and SECOND_KEY in row
+    ]
+    return max(shares, default=0.0)

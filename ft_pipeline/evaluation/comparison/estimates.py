@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric
+from ft_pipeline.settings.checks import MACRO_F1
 from ft_pipeline.settings.evaluation import CALL_METRICS
 
 Estimates = dict[str, dict[str, Estimate]]
@@ -56,7 +57,9 @@ def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
 
 
 def item_value(metric_name: str, sample: Mapping[str, Any]) -> float | None:
-    """Return a metric of one answer; None if it is unknown."""
+    """Return a metric of one answer; None if it is unknown. Of macro-F1, which no single answer has: whether its label
+    is right."""
+    metric_name = metric_name.removesuffix(f"/{MACRO_F1}")
     numerator, denominator = _RATIOS.get(metric_name, (metric_name, None))
     if sample.get(numerator) is None or (metric_name in CALL_METRICS and not sample[CALL_ITEMS]):
         return None

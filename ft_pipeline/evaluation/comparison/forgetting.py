@@ -3,21 +3,13 @@
 It is applied once, while the comparison is made. Promotion, recommendation, report and card read its result.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, lead_values
+from ft_pipeline.evaluation.comparison.drops import drop_between
+from ft_pipeline.evaluation.comparison.leads import Estimate
 from ft_pipeline.evaluation.comparison.row_records import GENERAL_ACCURACY, Forgetting
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.model_kinds import TUNED
-
-LEVEL = 0.95
-"""Level of each bound of the drop: one-sided, because only a drop matters."""
-POWER = 6.2
-"""(1.645 + 0.842)². To show in 80 % of the cases that nothing was lost, so many questions are needed: POWER · share of
-questions whose result changed / margin²."""
 
 
 def forgetting_by_model(
@@ -57,21 +49,17 @@ def base_of(model: ScoredModel, models: Sequence[ScoredModel], bases: Mapping[st
 
 def judge(base_name: str, base: Estimate, tuned: Estimate, margin: float) -> Forgetting:
     """Return the result of the rule, from the answers of both to the same general questions."""
-    lost = int(((base.numerators > 0) & (tuned.numerators == 0)).sum())
-    won = int(((tuned.numerators > 0) & (base.numerators == 0)).sum())
-    values = lead_values(base, tuned, lower_is_better=False)
-    low, high = bounds(values, LEVEL)
-    assert low is not None and high is not None  # two rates have at least the two invented questions
-    changed = (lost + won + 2) / (len(base.numerators) + 2)
+    found = drop_between(base, tuned, margin)
+    assert found is not None  # two rates have at least the two invented questions
     return Forgetting(
         base=base_name,
-        verdict="kept" if high < margin else "forgets" if low > margin else "cannot be told",
-        questions=len(base.numerators),
-        lost=lost,
-        won=won,
-        drop=float(np.mean(values)),
-        low=low,
-        high=high,
+        verdict="forgets" if found.verdict == "lost" else found.verdict,
+        questions=found.count,
+        lost=found.lost,
+        won=found.won,
+        drop=found.drop,
+        low=found.low,
+        high=found.high,
         margin=margin,
-        wanted=math.ceil(POWER * changed / margin**2) if margin else None,
+        wanted=found.wanted,
     )

@@ -10,6 +10,11 @@ MIN_SCREENED = 30
 """Validation conversations from which on candidates are screened."""
 
 
+def lead_digits(metric: str) -> int:
+    """Return the number of decimals of a lead on a metric."""
+    return 4 if metric == "nats_per_byte" else 3
+
+
 @dataclass(frozen=True)
 class PairedDifference(JsonRecord):
     """The lead of one row over another, with its paired 95 % interval. Bounds are None as those of a Score."""
@@ -28,7 +33,7 @@ class PairedDifference(JsonRecord):
 
     def describe(self) -> str:
         """Return the difference with its interval."""
-        digits = 4 if self.metric == "nats_per_byte" else 3
+        digits = lead_digits(self.metric)
         return f"{self.difference:.{digits}f} (95 %: {describe_interval(self.low, self.high, digits)})"
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from ft_pipeline.evaluation.comparison.check_results import FieldResults
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.records import BreakEven, Comparison, QuantizationError, SeedScores
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores
 from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
 
 
@@ -17,10 +20,12 @@ def markdown_table(comparison: Comparison) -> str:
     ]
     parts += [comparison.decided_by] if comparison.decided_by else []
     parts += comparison.footnotes
+    parts += field_tables(comparison.field_results)
     parts += _break_even_table(comparison.break_even)
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
     parts += _quantization_table(comparison.quantization_noise)
+    parts += _slice_table(comparison)
     parts += [
         f"Left out: {row.name} was scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs). "
         "Score it again."
@@ -29,6 +34,7 @@ def markdown_table(comparison: Comparison) -> str:
     parts += [f"Not compared: {entry.describe()}" for entry in comparison.contaminated]
     parts += [f"Not compared: {sentence}" for sentence in comparison.not_asked]
     parts += [f"Not usable: {sentence}." for sentence in comparison.unusable]
+    parts += [f"{row.name}: {check.describe()}" for row in comparison.rows for check in row.base_checks]
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,6 +86,21 @@ def _break_even_table(entries: Sequence[BreakEven]) -> list[str]:
     return [title, _table(lines)]
 
 
+def field_tables(results: Sequence[FieldResults]) -> list[str]:
+    """Return a table for each check of JSON answers: the share of right values by field and row, the field that the
+    first row has wrong most often first; an empty list without such a check."""
+    parts: list[str] = []
+    for metric in dict.fromkeys(result.metric for result in results):
+        of_rows = [result for result in results if result.metric == metric]
+        fields = list(dict.fromkeys(entry.field for result in of_rows for entry in result.fields))
+        lines = [["", *map(_escape, fields)], ["---", *["---:"] * len(fields)]]
+        for result in of_rows:
+            found = {entry.field: entry.right for entry in result.fields}
+            lines.append([_escape(result.row), *(_score_cell(found.get(field)) for field in fields)])
+        parts += [f"{metric}: share of the answers in which a field is right, where it counts.", _table(lines)]
+    return parts
+
+
 def _seed_table(comparison: Comparison) -> list[str]:
     """Return the table of the spread between training seeds; an empty list if no experiment has several seeds."""
     if not comparison.seeds:
@@ -126,12 +147,25 @@ def _quantization_table(errors_by_experiment: Mapping[str, Sequence[Quantization
     return [title, _table(lines)]
 
 
+def _slice_table(comparison: Comparison) -> list[str]:
+    """Return the slices of the best tuned row, or else of the best row; an empty list if there are none."""
+    parts = slices_of(comparison)
+    if parts is None:
+        return []
+    header = ["slice", "conversations", *(f"lead over {rival}" for rival in parts.rivals), ""]
+    lines = [header, ["---", "---:", *["---:"] * len(parts.rivals), "---"]]
+    for name, about, size, leads in parts.table():
+        lines.append([_escape(name), f"{size:,}", *leads, _escape(about)])
+    title = f"Slices: leads of {parts.row} in parts of the test conversations, with 95 % intervals."
+    return [title, *([_table(lines)] if parts.listed else []), *map(_escape, parts.sentences())]
+
+
 def _table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _calls_cell(calls: int | None) -> str:

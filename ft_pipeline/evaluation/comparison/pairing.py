@@ -13,6 +13,16 @@ LIKELIHOODS = ("nats_per_byte", "loss", "stop_nats")
 """Metrics that a model without likelihoods, as behind an endpoint, does not have."""
 
 
+def scaled_margin(margin: float, metric: str, value: float) -> float:
+    """Return a margin in units of a metric: absolute for shares, 100 times that for chrF, relative for likelihoods.
+
+    value: that of the row against which it is measured.
+    """
+    if metric == "chrf":
+        return 100 * margin
+    return margin * abs(value) if metric in LIKELIHOODS else margin
+
+
 def pair_all(
     models: Sequence[ScoredModel], primary: str, estimates: Estimates, metrics: Mapping[str, Metric]
 ) -> tuple[list[PairedDifference], list[Incomparable]]:

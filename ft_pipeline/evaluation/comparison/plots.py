@@ -4,14 +4,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.check_results import Confusion
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
-from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_intervals, panels
+from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_confusion, draw_intervals, panels
 
 MAX_LEADS = 8
 """Maximum number of usable rows in the plot of leads, and of others."""
+MAX_SLICES = 25
+"""Maximum number of slices in their plot."""
+MAX_LABEL_CHARS = 60
 LIGHT_GREY = "#B5B5B5"
 CURVE_COLORS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 """The colors of the curves in one plot."""
@@ -78,6 +83,43 @@ def lead_picture(comparison: Comparison, of: ComparisonRow | None = None) -> byt
     return panels([draw], 7.4, 1.2 + 0.34 * len(drawn))
 
 
+def slice_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:
+    """Return a PNG of the leads of a row in its slices, the lowest on top, with 95 % intervals; None without any.
+
+    of: as for slices_of. The rival is the champion if there is one. A filled mark is a slice that is worse.
+    """
+    parts = slices_of(comparison, of)
+    if parts is None or not parts.leads:
+        return None
+    rival, row = parts.rivals[0], parts.row
+    leads = sorted((lead for lead in parts.leads if lead.rival == rival), key=lambda lead: (lead.lead, lead.slice))
+    drawn = leads[:MAX_SLICES]
+
+    def draw(axes: Any) -> None:
+        for position, lead in enumerate(drawn):
+            color = ORANGE if lead.is_worse else BLUE
+            low, high = Score(lead.lead, lead.low, lead.high).ends
+            axes.plot([low, high], [position, position], color=color, linewidth=2.5, solid_capstyle="butt")
+            inside = color if lead.is_worse else "white"
+            axes.plot(lead.lead, position, "o", color=color, markerfacecolor=inside, markersize=6)
+        axes.axvline(0, color="black", linewidth=1)
+        names = [_label(f"{lead.slice} ({lead.conversations:,})") for lead in drawn]
+        axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+        axes.set(
+            title=f"{row}: lead over {rival} in slices",
+            xlabel=f"{comparison.metric().label}: right of 0 is better",
+        )
+        axes.grid(axis="y", visible=False)
+
+    return panels([draw], 7.4, 1.2 + 0.28 * len(drawn))
+
+
+def _label(text: str) -> str:
+    """Return a text of users as a label: not too long, and without the signs that start a formula."""
+    short = text if len(text) <= MAX_LABEL_CHARS else f"{text[: MAX_LABEL_CHARS - 1]}…"
+    return short.replace("$", r"\$")
+
+
 def learning_curve_picture(comparison: Comparison) -> bytes | None:
     """Return a PNG of the primary metric by training rows, with 95 % intervals; None without a learning curve."""
     curves, name = comparison.learning_curves, comparison.primary_metric
@@ -100,6 +142,18 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
         axes.legend()
 
     return panels([draw], 7.0, 3.2)
+
+
+def confusion_picture(confusions: Sequence[Confusion]) -> bytes | None:
+    """Return a PNG with a panel per confusion matrix; None if there is none."""
+    if not confusions:
+        return None
+    draws = [
+        partial(draw_confusion, labels=matrix.labels, counts=matrix.counts, title=f"{matrix.row}, {matrix.metric}")
+        for matrix in confusions
+    ]
+    most = max(len(matrix.labels) for matrix in confusions)
+    return panels(draws, min(12.0, 3.2 + 0.35 * most), min(10.0, 2.4 + 0.25 * most))
 
 
 def change_picture(gains: Sequence[float], metric: Metric) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import (
     AnswerCheck,
@@ -19,7 +20,18 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     RecipeLead,
     Screen,
 )
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, TrainingCost
+from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
+from ft_pipeline.evaluation.comparison.result_records import (
+    BreakEven,
+    Changes,
+    ContaminatedModel,
+    LearningCurve,
+    LeftOut,
+    QuantizationError,
+    SeedSpread,
+)
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
 
@@ -43,172 +55,16 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "opinions",
+    "slices",
+    "slice_leads",
+    "slice_checks",
+    "field_results",
+    "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
-
-
-@dataclass(frozen=True)
-class Savings(JsonRecord):
-    """What a call of a tuned model saves against one of the best baseline. Negative: it needs more. None: unknown."""
-
-    prompt_tokens_per_call: float | None
-    seconds_per_call: float | None
-    cost_per_call: float | None = None
-
-
-@dataclass(frozen=True)
-class BreakEven(JsonRecord):
-    """After how many calls a training has paid for itself. None: a call saves nothing, or its cost is unknown."""
-
-    tuned: str
-    untouched: str
-    """The best baseline."""
-    saved: Savings
-    training: TrainingCost
-    calls_by_time: int | None
-    calls_by_cost: int | None = None
-
-
-@dataclass(frozen=True)
-class SeedScores(JsonRecord):
-    """A metric of trainings that differ only in their seed."""
-
-    mean: float
-    min: float
-    max: float
-    values: Sequence[float]
-    """The experiment's own value first."""
-
-
-@dataclass(frozen=True)
-class SeedSpread(JsonRecord):
-    """A tuned row that was trained with several seeds."""
-
-    row: str
-    experiment: str
-    trainings: int
-    scores: Mapping[str, SeedScores]
-
-
-@dataclass(frozen=True)
-class CurvePoint(JsonRecord):
-    """One training of a learning curve."""
-
-    experiment: str
-    share: float
-    rows: int | None
-    """Training rows written by people; None if unknown."""
-    scores: Mapping[str, Score]
-
-
-@dataclass(frozen=True)
-class CurveStep(JsonRecord):
-    """The paired difference of the last two points of a learning curve. Positive: more rows are better."""
-
-    metric: str
-    difference: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class LearningCurve(JsonRecord):
-    """A tuned row that was also trained on shares of its rows."""
-
-    row: str
-    experiment: str
-    points: Sequence[CurvePoint]
-    """Fewest rows first."""
-    last_step: CurveStep
-
-    @property
-    def rises(self) -> bool:
-        """Whether the last increase in rows clearly helped."""
-        return self.last_step.low is not None and self.last_step.low > 0
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether the last increase in rows brought no gain. An uncertain gain is neither `is_flat` nor `rises`."""
-        return self.last_step.difference <= 0
-
-
-@dataclass(frozen=True)
-class QuantizationError(JsonRecord):
-    """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
-
-    The fields are in alphabetical order, because manifests sort their keys.
-    """
-
-    difference: float
-    first: str
-    first_loss: float
-    kl: float
-    second: str
-    second_loss: float
-
-
-@dataclass(frozen=True)
-class ScoredAnswer(JsonRecord):
-    """An answer to a test item, with the primary metric."""
-
-    value: float
-    answer: str
-
-
-@dataclass(frozen=True)
-class ItemChange(JsonRecord):
-    """One test item before and after tuning."""
-
-    item: str
-    gain: float
-    """Positive if the tuned model is better."""
-    prompt: str
-    reference: str
-    before: ScoredAnswer
-    after: ScoredAnswer
-
-
-@dataclass(frozen=True)
-class Changes(JsonRecord):
-    """Improvements and regressions per test item, from the best baseline to the best tuned row."""
-
-    before: str
-    after: str
-    metric: str
-    improved: int
-    unchanged: int
-    regressed: int
-    worst: Sequence[ItemChange]
-    """Some regressions, the worst first."""
-
-
-@dataclass(frozen=True)
-class LeftOut(JsonRecord):
-    """A scored model that is not compared, because its evaluation or its training differs."""
-
-    name: str
-    experiment: str | None
-    fingerprint: str | None
-    differs_in: Sequence[str]
-
-
-@dataclass(frozen=True)
-class ContaminatedModel(JsonRecord):
-    """A tuned model that is not compared, because it learned from rows that are test rows now."""
-
-    model: str
-    """An experiment, or CHAMPION."""
-    rows: int
-    """Number of these rows: it was trained on them, or they selected its checkpoint."""
-    first: Sequence[str]
-    """The first of them as table/file:row, where they were when it was trained."""
-    because: str
-    fix: str
-
-    def describe(self) -> str:
-        """Return why it is not compared, and what to do."""
-        more = ", …" if self.rows > len(self.first) else ""
-        return f"{self.model} {self.because} ({', '.join(self.first)}{more}). {self.fix}"
+OPTIONAL_LISTS_OF_ROWS = ("base_checks",)
+"""The same of its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,10 +114,26 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    opinions: Sequence[Opinion] = field(default_factory=list)
+    """What people, and a judge, say of the answers of every row that may be released, against each other row."""
+    slices: Sequence[Slice] = field(default_factory=list)
+    """Parts of the test conversations, those of the project's rules first."""
+    slice_leads: Sequence[SliceLead] = field(default_factory=list)
+    """Of the best rows that may be released, over the champion and the best baseline, in each slice of enough size."""
+    slice_checks: Sequence[SliceCheck] = field(default_factory=list)
+    """Of every row that may be released and each rival, in each slice that must hold."""
+    field_results: Sequence[FieldResults] = field(default_factory=list)
+    """Of every row and check of JSON answers."""
+    confusions: Sequence[Confusion] = field(default_factory=list)
+    """Of every row and classification."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
         document = super().to_json()
+        document["rows"] = [
+            {key: value for key, value in row.items() if value or key not in OPTIONAL_LISTS_OF_ROWS}
+            for row in document["rows"]
+        ]
         return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
 
     @property
@@ -290,6 +162,15 @@ class Comparison(JsonRecord):
         """Return a metric, by default the primary one. Metrics that only this task has are defined in `metrics`."""
         metric_name = name or self.primary_metric
         return self.metrics.get(metric_name) or METRICS[metric_name]
+
+    def label(self, check: AnswerCheck) -> str:
+        """Return what a check measures: a metric, or the preference of people or of a judge."""
+        return LABELS.get(check.metric) or self.metric(check.metric).label
+
+    @property
+    def ratings_may_decide(self) -> bool:
+        """Whether people's opinion decides once they rate enough: the project names no metric."""
+        return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
 
     def shown_metrics(self) -> dict[str, Metric]:
         """Return the metrics worth a column, in order.
@@ -330,8 +211,29 @@ class Comparison(JsonRecord):
         )
         withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
         notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+        notes += [opinion.describe_fully() for opinion in self.opinions_told]
         files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
+        notes += self._worst_of_best()
         return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+
+    @property
+    def opinions_told(self) -> list[Opinion]:
+        """Return the opinions that readers see: those between a row and what it must beat, or the champion, or what
+        answers today, each pair once."""
+        told: dict[tuple[str, ...], Opinion] = {}
+        for opinion in self.opinions:
+            row, rival = self.row(opinion.row), self.row(opinion.rival)
+            if row is None or rival is None or row.kind == CHAMPION:
+                continue
+            if rival.incumbent or rival.kind == CHAMPION or self.bar_of(row) is rival:
+                told.setdefault((*sorted((row.name, rival.name)), opinion.by), opinion)
+        return list(told.values())
+
+    def _worst_of_best(self) -> list[str]:
+        """Return what the checks found wrong most often in the answers of the best row."""
+        best = self.rows[0].name if self.rows else None
+        results: list[FieldResults | Confusion] = [*self.field_results, *self.confusions]
+        return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""
@@ -416,6 +318,14 @@ class Comparison(JsonRecord):
     def lead_test(self, row: ComparisonRow, rival: ComparisonRow) -> LeadTest | None:
         """Return the test of the row's lead over a rival; None if there is none, as in older comparisons."""
         return next((test for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
+
+    def opinions_on(self, row: ComparisonRow, rival: ComparisonRow) -> list[Opinion]:
+        """Return the opinions about a row's answers against those of a rival; that of people comes first."""
+        return [opinion for opinion in self.opinions if (opinion.row, opinion.rival) == (row.name, rival.name)]
+
+    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
+        """Return the opinion that decides between two rows, in place of the metric; None if the metric decides."""
+        return next((opinion for opinion in self.opinions_on(row, rival) if opinion.may_decide), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
+from ft_pipeline.evaluation.tuned_variants import variant_of
 
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
@@ -200,6 +202,14 @@ class ComparisonRow(JsonRecord):
     """None for all rows but GGUF files."""
     ends: str | None = None
     """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
+    base_checks: Sequence[BaseCheck] = ()
+    """What it must keep of its own base model: the behavior of probes, and tasks. Empty if the project has none."""
+
+    @property
+    def variant(self) -> str | None:
+        """The prompt variant under which a tuned model was scored; None for its own prompt, and for other models."""
+        of_a_tuned_model = self.experiment is not None and self.kind in (*TUNED, "champion")
+        return variant_of(self.source_row) if of_a_tuned_model else None
 
     @property
     def breaches(self) -> list[Rail]:
@@ -213,8 +223,14 @@ class ComparisonRow(JsonRecord):
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is usable, and not shown to forget."""
-        return self.is_usable and (self.forgetting is None or self.forgetting.verdict != "forgets")
+        """Whether it is usable, and not shown to have lost anything that its base model had."""
+        forgets = self.forgetting is not None and self.forgetting.verdict == "forgets"
+        return self.is_usable and not forgets and not self.lost_checks
+
+    @property
+    def lost_checks(self) -> list[BaseCheck]:
+        """What it has lost of the behavior and the tasks that it must keep."""
+        return [check for check in self.base_checks if check.verdict == "lost"]
 
     @property
     def cost_per_1000(self) -> float | None:
@@ -225,3 +241,8 @@ class ComparisonRow(JsonRecord):
     def accuracy(self) -> float | None:
         """The general accuracy; None if it was not measured."""
         return (self.general or {}).get("accuracy")
+
+
+def complexity_of(row: ComparisonRow) -> tuple[int, bool]:
+    """Return how much a row needs, to be sorted: its technique, then whether it has a prompt variant besides."""
+    return complexity(row.technique), row.variant is not None

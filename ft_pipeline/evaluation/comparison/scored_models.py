@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.records import LeftOut
+from ft_pipeline.evaluation.comparison.result_records import LeftOut
 from ft_pipeline.evaluation.model_kinds import OF_A_TRAINING, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import TOKENS, Parts, differences, tokens_fingerprint
 
@@ -55,12 +55,13 @@ def read_scored_models(
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
     `<experiment>/gguf_scores`, `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments
-    share (one base model, scored once) is read once.
+    share (one base model, scored once) is read once. Names without `/` are no scores.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
     folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
-    for key, folder in sorted(inputs.items(), key=lambda entry: (entry[0] not in first, entry[0])):
+    scores = {key: folder for key, folder in inputs.items() if "/" in key}
+    for key, folder in sorted(scores.items(), key=lambda entry: (entry[0] not in first, entry[0])):
         owner, asset = key.split("/", 1)
         if owner == "champion":
             models += _champion_model(_read_scores(key, folder), champion)

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ft_pipeline.evaluation.comparison.leads import Estimate, difference, distance_from_ideal, interval
-from ft_pipeline.evaluation.comparison.records import CurvePoint, CurveStep, LearningCurve, SeedScores, SeedSpread
+from ft_pipeline.evaluation.comparison.result_records import (
+    CurvePoint,
+    CurveStep,
+    LearningCurve,
+    SeedScores,
+    SeedSpread,
+)
 from ft_pipeline.evaluation.comparison.row_records import describe_interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
@@ -102,15 +108,15 @@ def _amount(point: CurvePoint) -> str:
 
 
 def _tuned_with_members(models: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
-    """Return each tuned model with its sweep members of the same kind; models without members are left out."""
+    """Return each tuned model with its sweep members of the same form and prompt; models without members are left
+    out."""
     members: dict[tuple[str | None, str], list[ScoredModel]] = {}
     for model in models:
         if _is_sweep_member(model):
-            members.setdefault((sweep_owner(model.experiment or ""), model.kind), []).append(model)
+            members.setdefault((sweep_owner(model.experiment or ""), model.row["name"]), []).append(model)
     tuned = [model for model in models if model.experiment and model.kind != "champion" and not _is_sweep_member(model)]
-    return [
-        (model, members[model.experiment, model.kind]) for model in tuned if (model.experiment, model.kind) in members
-    ]
+    named = [(model, members.get((model.experiment, model.row["name"]), [])) for model in tuned]
+    return [(model, of_model) for model, of_model in named if of_model]
 
 
 def _point(model: ScoredModel, estimates: Estimates, train_rows: Mapping[str, int]) -> CurvePoint:

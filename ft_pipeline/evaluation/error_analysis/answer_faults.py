@@ -1,12 +1,15 @@
 """The kinds of faults by which answers that got worse are grouped: those of the rails, and what differs from the
 reference."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.rails import RAILS
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
+from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG
 
 MIN_DIGITS = 2
 """Numbers with fewer digits are not compared: answers count their steps."""
@@ -15,6 +18,12 @@ SHORT, LONG = 0.5, 2.0
 OTHER = "have none of these faults"
 """The kind of an answer without a known fault: it says something else, or the same in other words."""
 
+_KINDS = {
+    WRONG: "have another value of `{}`",
+    MISSING: "do not have `{}`",
+    EXTRA: "have a field that the reference does not have",
+}
+"""What is wrong with a field, by its outcome."""
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 
 Sample = Mapping[str, Any]
@@ -61,4 +70,19 @@ def faults_of(sample: Sample, unused: Collection[str] = ()) -> list[str]:
         for name, rule in RAILS.items()
         if name not in unused and (name != "format" or "format_valid" in sample) and rule.has_fault(sample)
     ]
-    return [*of_rails, *(fault for fault, differs in DIFFERENCES.items() if differs(sample))] or [OTHER]
+    differences = [fault for fault, differs in DIFFERENCES.items() if differs(sample)]
+    return [*of_rails, *_faults_of_checks(sample), *differences] or [OTHER]
+
+
+def _faults_of_checks(sample: Sample) -> list[str]:
+    """Return the fields and labels that the project's checks found wrong, from the columns that they leave in a
+    sample."""
+    faults = []
+    for column, value in sample.items():
+        metric, _, kind = column.rpartition("/")
+        if kind == OUTCOMES and isinstance(value, str):
+            faults += [_KINDS[outcome].format(name) for name, outcome in json.loads(value).items() if outcome in _KINDS]
+        elif kind == FOUND and isinstance(value, str) and value != sample[f"{metric}/{EXPECTED}"]:
+            named = f"give the label {value!r}" if value != NO_LABEL else "give no label"
+            faults.append(f"{named} in place of {sample[f'{metric}/{EXPECTED}']!r}")
+    return list(dict.fromkeys(faults))

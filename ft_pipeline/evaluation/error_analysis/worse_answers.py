@@ -8,7 +8,7 @@ from typing import Any
 from ft_pipeline.evaluation.comparison.estimates import item_value
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.error_analysis.answer_faults import faults_of, unused_rails
+from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswer, SimilarAnswers
 
 Sample = Mapping[str, Any]
@@ -76,7 +76,7 @@ class WorseAnswers(JsonRecord):
     answers: int
     worse: int
     faults: Sequence[FaultCount]
-    """The most frequent among the worse answers first."""
+    """The most frequent among the worse answers first; answers without a known fault come last."""
     slices: Sequence[SliceCount]
     """The lowest gain first."""
     worst: Sequence[WorseAnswer]
@@ -143,7 +143,9 @@ def _count_faults(
 ) -> list[FaultCount]:
     counts = [Counter(fault for found in side for fault in found) for side in (before, after)]
     of_worse = Counter(fault for index in worse for fault in after[index])
-    names = sorted(counts[0] | counts[1], key=lambda fault: (-of_worse[fault], -counts[1][fault], fault))
+    names = sorted(
+        counts[0] | counts[1], key=lambda fault: (fault == OTHER, -of_worse[fault], -counts[1][fault], fault)
+    )
     return [FaultCount(name, counts[0][name], counts[1][name], of_worse[name]) for name in names]
 
 

@@ -11,6 +11,12 @@ VERSION = "3"
 CALLS_VERSION = "1"
 """The same for the metrics of calls. It is a part only if test rows have tools."""
 
+CHECKS_VERSION = "1"
+"""The same for the checks of `evaluation.metrics`. It is a part only if the project has some."""
+
+SHARE_OF_FIELDS = "share of fields"
+"""The unit of a check of JSON answers."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -83,10 +89,15 @@ ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:
     """Return chrF (0..100; Popović 2015), ROUGE-L F1 (0..1; Lin 2004) and exact match (0 or 1) of one answer."""
     return {
-        "chrf": float(_chrf_scorer().sentence_score(answer, [reference]).score),
+        "chrf": chrf(reference, answer),
         "rouge_l": float(_rouge_scorer().score(reference, answer)["rougeL"].fmeasure),
         "exact_match": float(answer.split() == reference.split()),
     }
+
+
+def chrf(reference: str, answer: str) -> float:
+    """Return the chrF of a text, from 0 to 100."""
+    return float(_chrf_scorer().sentence_score(answer, [reference]).score)
 
 
 def metric_versions() -> dict[str, str]:

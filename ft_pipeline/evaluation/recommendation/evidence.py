@@ -8,7 +8,9 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import KeptLead, PairedDifference
-from ft_pipeline.evaluation.comparison.records import Comparison, LearningCurve, SeedSpread
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
@@ -170,10 +172,25 @@ class ComparisonFacts:
     def beats_baselines(self, row: ComparisonRow) -> bool:
         """Return whether the row is clearly better than the best use of its base model, and its answers are as good.
 
-        True if there is no baseline.
+        True if there is no baseline. Where an opinion decides, its answers must be clearly preferred.
         """
         bar = self.bar_of(row)
+        if bar is not None and (opinion := self.deciding_opinion(row, bar)) is not None:
+            return opinion.is_clear_win
         return bar is None or (self.clearly_better(row, bar) and not self.comparison.failed_answer_checks(row, bar))
+
+    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
+        """Return the opinion that decides between two rows: for an adapter, that on its merged model, if it has one,
+        which is what would be released."""
+        released = [other for other in self.comparison.rows if other.kind == "merged" and row.kind == "adapter"]
+        forms = [row, *(other for other in released if other.experiment == row.experiment)]
+        return next(filter(None, (self.comparison.deciding_opinion(form, rival) for form in forms)), None)
+
+    def describe_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str:
+        """Return how a row stands against a rival, as a sentence: by the opinion that decides, or else its lead on the
+        primary metric; an empty string if it does not lead."""
+        opinion = self.deciding_opinion(row, rival)
+        return opinion.describe_fully() if opinion else self.describe(self.lead(row, rival))
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""
@@ -224,8 +241,12 @@ def said_of(name: str, requirement: str) -> str:
 
 def faults_of(row: ComparisonRow) -> list[str]:
     """Return why a row is not recommended, whatever its scores. Empty for a sound row."""
-    forgetting = [row.forgetting.describe().rstrip(".")] if row.is_usable and row.forgetting else []
-    return [] if row.is_sound else [rail.describe() for rail in row.breaches] + forgetting
+    if row.is_sound:
+        return []
+    forgets = row.is_usable and row.forgetting is not None and row.forgetting.verdict == "forgets"
+    forgetting = [row.forgetting.describe()] if row.forgetting and forgets else []
+    losses = [*forgetting, *(check.describe() for check in row.lost_checks)]
+    return [*(rail.describe() for rail in row.breaches), *(sentence.rstrip(".") for sentence in losses)]
 
 
 def baseline_phrase(row: ComparisonRow | None) -> str:
@@ -255,6 +276,7 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
         "teacher": _teacher(facts),
         "general_accuracy": {used_row.name: used_row.accuracy for used_row in (base, row) if used_row},
         "forgetting": _json(row.forgetting if row else None),
+        **({"base_checks": [check.to_json() for check in row.base_checks]} if row and row.base_checks else {}),
     }
 
 

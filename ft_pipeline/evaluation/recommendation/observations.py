@@ -96,7 +96,12 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
     if without_passages is None or not facts.passages_help():
         return None
     gain = facts.describe(facts.lead(with_passages, without_passages))
-    return f"Passages help the base model: {gain} A tuned model can be served with them too."
+    if any(row.passages for row in facts.tuned_rows):
+        return f"Passages help the base model: {gain}"
+    return (
+        f"Passages help the base model: {gain} A tuned model can be served with them too: to score it so, set "
+        f"`prompting.tuned_with: [{with_passages.source_row}]`."
+    )
 
 
 def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -131,12 +136,19 @@ def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -
     return f"General accuracy: {values}. {row.forgetting.describe()}"
 
 
+def observe_base_checks(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return what the tuned model kept of its base model's behavior and tasks, where that was tested."""
+    checks = recommendation.row.base_checks if recommendation.row else ()
+    return " ".join(check.describe() for check in checks) or None
+
+
 def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
     if recommendation.row is None:
         return None
     experiment = recommendation.row.experiment
-    forms = {row.kind: row for row in facts.sound_rows if row.experiment == experiment}
+    variant = recommendation.row.variant
+    forms = {row.kind: row for row in facts.sound_rows if (row.experiment, row.variant) == (experiment, variant)}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.is_clear:
@@ -238,7 +250,7 @@ def observe_incumbent(facts: ComparisonFacts, recommendation: Recommendation) ->
         return None
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
     shown = "is not worse than" if check.is_shown else "is not shown to be as good as"
-    numbers = f"{comparison.metric(check.metric).label}: {check.describe(3)}.{describe_prices(row, incumbent)}"
+    numbers = f"{comparison.label(check)}: {check.describe(3)}.{describe_prices(row, incumbent)}"
     return f"{row.name} {shown} {incumbent.name}{end}: {numbers}"
 
 
@@ -257,6 +269,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_tokens,
     observe_break_even,
     observe_forgetting,
+    observe_base_checks,
     observe_merge,
     observe_one_training,
     observe_seeds,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, complexity_of
 from ft_pipeline.evaluation.model_kinds import BASELINES, SIMPLEST_FIRST, TUNED, complexity
 from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
@@ -202,6 +202,9 @@ def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     if bar is None or facts.beats_baselines(best):
         return None
     prompting, lead_of_prompting = baseline_phrase(bar), facts.lead(bar, best)
+    if facts.deciding_opinion(best, bar) is not None:
+        reason = f"Do not fine-tune: the answers of {best.name} are not shown to be better than those of {prompting}. "
+        return Recommendation("prompt", f"{reason}{facts.describe_lead(best, bar)}", best)
     if lead_of_prompting is not None:
         reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(lead_of_prompting)}"
         return Recommendation("prompt", reason, best)
@@ -227,18 +230,21 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
         for row in facts.sound_rows
         if facts.beats_baselines(row) and (kept := facts.kept_lead(row)) is not None and kept.is_shown
     ]
-    simplest = min([best, *as_good], key=lambda row: (complexity(row.technique), facts.sound_rows.index(row)))
+    simplest = min([best, *as_good], key=lambda row: (*complexity_of(row), facts.sound_rows.index(row)))
     chosen = facts.decided_row or simplest
     bar = facts.bar_of(chosen)
-    pair = facts.lead(chosen, bar) if bar else None
+    lead = facts.describe_lead(chosen, bar) if bar else ""
     reason = f"Only {chosen.name} was scored."
-    if pair:
-        reason = f"Tuning pays off: {chosen.name} beats the best use of its base model. {facts.describe(pair)}"
+    if lead:
+        reason = f"Tuning pays off: {chosen.name} beats the best use of its base model. {lead}"
     kept = facts.kept_lead(chosen)
-    if complexity(chosen.technique) < complexity(best.technique) and kept:
+    if complexity_of(chosen) < complexity_of(best) and kept:
+        simpler = f"{chosen.technique} is the simpler technique"
+        if chosen.technique == best.technique:
+            simpler = "its prompt is the simpler one"
         reason += (
             f" It keeps {kept.share:.0%} of the lead of {best.name} (at least {kept.wanted:.0%} is shown), and "
-            f"{chosen.technique} is the simpler technique."
+            f"{simpler}."
         )
     return Recommendation(SIMPLEST_FIRST[complexity(chosen.technique)], reason, chosen)
 

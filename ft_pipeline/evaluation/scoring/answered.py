@@ -59,7 +59,7 @@ def answered_samples(
         prompt = "\n\n".join(turn["content"] for turn in item.messages[:-1])
         return sample_record(item, prompt, reference_tokens, Likelihood(), scored, answer_metrics)
 
-    return [record(item, answer) for item, answer in zip(items, answers, strict=True)]
+    return answer_metrics.complete([record(item, answer) for item, answer in zip(items, answers, strict=True)])
 
 
 def answered_row(

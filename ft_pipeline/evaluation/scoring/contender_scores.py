@@ -39,6 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     rows = select_test_rows(all_rows, settings["max_test_rows"])
     items = make_items(rows)
     metrics = AnswerMetrics.of(job.config, items)
+    metrics.check_references(items, all_rows)
     tokenizer, parts = (
         load_tokenizer(job.inputs["base_model"]),
         evaluation_parts(rows, job.inputs["base_model"], job.config),

@@ -49,7 +49,8 @@ def evaluation_parts(
     if any(metric_settings.values()):
         parts["measures"] = digest(metric_settings)
     if any(row.get("tools") or any(turn.get("tool_calls") for turn in row["messages"]) for row in test_rows):
-        parts["calls"] = CALLS_VERSION
+        rules = config.get("call_arguments")
+        parts["calls"] = {"version": CALLS_VERSION, "arguments": rules} if rules else CALLS_VERSION
     if settings.get("tasks"):
         task_settings = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
         parts["tasks"] = digest({**task_settings, "files": config.get("task_files")})

@@ -3,22 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from ft_pipeline.evaluation.scoring.prompt_sources import read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer, read_conversations
+from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model
-from ft_pipeline.tables.held_out import read_held_out
 
 
 def run(job: Job) -> dict[str, Any]:
     """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant.
 
     config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
-    inputs: conversations, base_model, and `text` if a variant has passages. Raises UserError if the test split is empty
-    or a prompt does not fit the model.
+    inputs: conversations, base_model, and what the prompts are taken from (prompt_sources.py). Raises UserError if the
+    test split is empty or a prompt does not fit the model.
     """
     tested_models = _models_to_test(job)
     scorer = Scorer(job, tested_models)
@@ -46,25 +44,10 @@ def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequ
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    rows = read_conversations(job)
-    seed = job.config["evaluation"]["seed"]
-    texts = _texts(job)
+    variants = job.config["prompting"]["variants"]
     plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
     prompted = [
-        ModelUnderTest(name, "prompt", Prompt.from_variant(variant, rows, seed, texts), {"technique": None, **variant})
-        for name, variant in job.config["prompting"]["variants"].items()
+        ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
+        for name, prompt in read_prompts(job, variants).items()
     ]
     return [plain, *prompted]
-
-
-def _texts(job: Job) -> list[str]:
-    """Return the texts that passages are taken from. A text that shows a held-out row is left out as a whole: a row may
-    lie across two passages."""
-    if "text" not in job.inputs:
-        return []
-    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=["text"]).column("text").to_pylist()
-    held_out = read_held_out(job.inputs["conversations"])
-    shown = [text for text, name in zip(texts, held_out.in_texts(texts), strict=True) if name is None]
-    if len(shown) < len(texts):
-        job.report.log(f"{len(texts) - len(shown)} of {len(texts)} texts show a held-out row and are left out")
-    return shown

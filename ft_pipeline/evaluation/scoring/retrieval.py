@@ -47,17 +47,17 @@ class ExamplePool:
 
     def __init__(self, rows: Sequence[dict[str, Any]], k: int, seed: int) -> None:
         """rows: the rows of `conversations`, all splits. Raises UserError if the train split has fewer than `k`."""
-        self._examples = [
+        self.examples: list[tuple[Message, ...]] = [
             tuple(message for message in plain(row["messages"]) if message["role"] != "system")
             for row in single_turn_rows(rows, k, seed)
         ]
-        self._index = TextIndex([search_query(example) for example in self._examples])
+        self._index = TextIndex([search_query(example) for example in self.examples])
         self._k = k
 
     def examples_for(self, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
         """Return the nearest examples. The nearest one is last, right before the question."""
         positions = self._index.search(search_query(messages), self._k)
-        return [self._examples[position] for position in reversed(positions)]
+        return [self.examples[position] for position in reversed(positions)]
 
 
 class PassagePool:
@@ -65,13 +65,13 @@ class PassagePool:
 
     def __init__(self, texts: Sequence[str], k: int, max_words: int) -> None:
         """texts: without those that show a held-out row (tables.held_out)."""
-        self._passages = [passage for text in texts for passage in split_into_passages(text, max_words)]
-        self._index = TextIndex(self._passages)
+        self.passages = [passage for text in texts for passage in split_into_passages(text, max_words)]
+        self._index = TextIndex(self.passages)
         self._k = k
 
     def passages_for(self, messages: Sequence[Message]) -> list[str]:
         """Return the nearest passages, best first."""
-        return [self._passages[position] for position in self._index.search(search_query(messages), self._k)]
+        return [self.passages[position] for position in self._index.search(search_query(messages), self._k)]
 
 
 def search_query(messages: Sequence[Message]) -> str:

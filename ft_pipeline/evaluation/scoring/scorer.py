@@ -26,6 +26,8 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
 )
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM, RecordingLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
+from ft_pipeline.evaluation.scoring.probe_answers import RenderedProbe, answer_probes, render_probes, write_probes
+from ft_pipeline.evaluation.scoring.probe_files import Probe, probe_digests
 from ft_pipeline.evaluation.scoring.prompts import (
     Prompt,
     RenderedItem,
@@ -63,7 +65,10 @@ class ModelUnderTest:
     facts: dict[str, Any] = field(default_factory=dict)
     """Facts about the model and its prompt: the key `model` of its row."""
     runs_general_suite: bool = False
-    """Whether it is also scored on the general suite."""
+    """Whether it is also scored on what shows what tuning costs: the general suite, and the probes."""
+    same_weights_as: str | None = None
+    """The name of a model that is scored before it, and has the same weights: its results in the general suite and on
+    the probes are taken over, because these have no prompt variant."""
     is_candidate: bool = True
     """Whether it is also scored on what only candidates need: validation rows, on which they are screened, and the
     lm-eval tasks."""
@@ -80,6 +85,7 @@ class Scorer:
         self._task_records: dict[tuple[str, str | None], list[Record]] = {}
         self.questions: list[dict[str, Any]] = job.config["general_questions"]
         self.texts: list[dict[str, Any]] = job.config["general_texts"]
+        self.probes: dict[str, list[Probe]] = job.config.get("probes", {})
         self.progress = RequestProgress(job.report, sum(map(self._count_requests, tested_models)))
 
     @cached_property
@@ -89,10 +95,10 @@ class Scorer:
 
     @cached_property
     def items(self) -> list[Item]:
-        """The test items. UserError if no reference answer has the declared format, or if some have tools, and calls
-        that the chat template writes cannot be read."""
+        """The test items. UserError if the references do not go with the declared format and checks, or if some have
+        tools, and calls that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        AnswerMetrics.of(self.job.config, items).check_references(items)
+        AnswerMetrics.of(self.job.config, items).check_references(items, read_conversations(self.job))
         if any(item.uses_tools for item in items):
             require_call_family(self.tokenizer)
         return items
@@ -145,20 +151,28 @@ class Scorer:
             f"scoring {tested_model.name}: {len(self.items)} answers of {len(self.test_rows)} conversations"
         )
         folder = self.job.work / "lm_eval" / tested_model.name
-        rendered_items = self.render(tested_model, window)
+        rendered_items, asked = self.render(tested_model, window), self._render_probes(tested_model, window)
         samples = self._score_items(lm, rendered_items, folder)
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
         general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
+        probes = answer_probes(lm, asked, self.max_new_tokens)
+        if tested_model.same_weights_as is not None:
+            same_weights = self._result(tested_model.same_weights_as)
+            general, probes = same_weights["general"], same_weights["probes"]
         tasks = self._run_lm_eval_tasks(task_lm, tested_model) if task_lm and tested_model.is_candidate else []
         result = {
-            "row": self._row(tested_model, lm, samples, general, tasks),
+            "row": {
+                **self._row(tested_model, lm, samples, general, tasks),
+                **({"probes": probe_digests(self.probes)} if probes else {}),
+            },
             "samples": samples,
             "general": general,
             "tasks": tasks,
             "validation": validation,
+            "probes": probes,
             "task_metrics": {name: vars(metric) for name, metric in self.lm_eval_tasks.metrics.items()},
         }
-        path = self._result_path(tested_model)
+        path = result_path(self.job, tested_model.name)
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
@@ -173,9 +187,15 @@ class Scorer:
             max_new_tokens=self.max_new_tokens,
         )
 
+    def _render_probes(self, tested_model: ModelUnderTest, window: int | None) -> list[RenderedProbe]:
+        probes = self.probes if tested_model.runs_general_suite else {}
+        return render_probes(
+            self.tokenizer, probes, tested_model.prompt, window=window, max_new_tokens=self.max_new_tokens
+        )
+
     def skip_if_scored(self, tested_model: ModelUnderTest) -> bool:
         """Return whether an earlier start of this job has scored the model. If so, count its requests as done."""
-        is_scored = self._result_path(tested_model).is_file()
+        is_scored = result_path(self.job, tested_model.name).is_file()
         if is_scored:
             self.progress.advance(self._count_requests(tested_model))
         return is_scored
@@ -187,17 +207,17 @@ class Scorer:
 
         more: further keys of rows, by name of the model.
         """
-        results = [
-            json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
-        ]
+        results = [self._result(tested_model.name) for tested_model in tested_models]
         rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
-            name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
-            for name in ("samples", "general", "tasks", "validation")
+            name: [{"name": result["row"]["name"], **record} for result in results for record in result.get(name, ())]
+            for name in ("samples", "general", "tasks", "validation", "probes")
         }
         task_metrics = {name: metric for result in results for name, metric in result["task_metrics"].items()}
         metrics = {**self.answer_metrics.custom_definitions, **task_metrics}
         write_scores(self.job.out, rows, self.parts, records, metrics)
+        if records["probes"]:
+            write_probes(self.job.out, records["probes"])
         return {
             "rows": rows,
             "test_items": len(self.items),
@@ -210,10 +230,12 @@ class Scorer:
         documents = _documents(rendered_items)
         stop = stop_strings(self.tokenizer)
         logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, self.max_new_tokens)], folder)
-        return [
-            self._sample(lm, rendered, answer)
-            for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
-        ]
+        return self.answer_metrics.complete(
+            [
+                self._sample(lm, rendered, answer)
+                for rendered, answer in zip(rendered_items, logged["answers"], strict=True)
+            ]
+        )
 
     def _sample(self, lm: RecordingLM, rendered: RenderedItem, answer: Sample) -> Record:
         generation = lm.generations[rendered.context]
@@ -345,12 +367,14 @@ class Scorer:
         return {"nats_per_byte": f"its tokenizer loses {lost} of the references"} if lost else {}
 
     def _count_requests(self, tested_model: ModelUnderTest) -> int:
-        choices = sum(len(row["choices"]) for row in self.questions)
         likelihoods = len(self.items) + (len(self.validation_items) if tested_model.is_candidate else 0)
-        return likelihoods + len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
+        choices = sum(len(row["choices"]) for row in self.questions)
+        general = choices + len(self.texts) + sum(map(len, self.probes.values()))
+        return likelihoods + len(self.items) + (general if tested_model.runs_general_suite else 0)
 
-    def _result_path(self, tested_model: ModelUnderTest) -> Path:
-        return result_path(self.job, tested_model.name)
+    def _result(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(result_path(self.job, name).read_text(encoding="utf-8"))
+        return result
 
 
 def result_path(job: Job, name: str) -> Path:

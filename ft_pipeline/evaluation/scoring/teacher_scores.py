@@ -39,8 +39,11 @@ def run(job: Job) -> dict[str, Any]:
     no endpoint. Raises UserError if the teacher cannot be reached or fails too often.
     """
     settings = job.config["evaluation"]
-    rows = select_test_rows(read_conversations(job), settings["max_test_rows"])
+    all_rows = read_conversations(job)
+    rows = select_test_rows(all_rows, settings["max_test_rows"])
     items = make_items(rows)
+    answer_metrics = AnswerMetrics.of(job.config, items)
+    answer_metrics.check_references(items, all_rows)
     scoring_overrides = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
     teacher = teacher_settings(job).model_copy(update=scoring_overrides)
     teacher_prompt = TeacherPrompt.of(teacher, job.inputs["conversations"])
@@ -49,7 +52,6 @@ def run(job: Job) -> dict[str, Any]:
         if teacher.endpoint
         else _local_answers(job, teacher_prompt, items)
     )
-    answer_metrics = AnswerMetrics.of(job.config, items)
     samples = answered_samples(load_tokenizer(job.inputs["base_model"]), items, answers, answer_metrics)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
     facts = {

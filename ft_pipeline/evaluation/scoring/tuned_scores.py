@@ -1,12 +1,18 @@
-"""The worker for `scores`: score the tuned model, as adapter and merged, with the harness of `prompt_baseline`."""
+"""The worker for `scores`: score the tuned model, as adapter and merged, with the harness of `prompt_baseline`.
+
+The form that is released is also scored under prompt variants (`prompting.tuned_with`).
+"""
 
 import gc
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
+from ft_pipeline.evaluation.scoring.prompt_sources import read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
+from ft_pipeline.evaluation.tuned_variants import row_name, variants_in, with_own_prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_stored_parameters
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
@@ -20,17 +26,20 @@ def run(job: Job) -> dict[str, Any]:
     """Score the adapter on the base model that it was trained on (NF4 for qlora), then the merged model.
 
     config: evaluation (EvaluationSettings), technique, quantization (QuantizationSettings or null), system_prompt (the
-    one that the experiment is served with, or null), general_questions, general_texts (rows).
-    inputs: conversations, base_model, adapter, merged_model. A technique with only one form (FORMS) has only that one
-    scored. Raises UserError if the test split is empty.
+    one that the experiment is served with, or null), general_questions, general_texts (rows). Optional: prompting.
+    inputs: conversations, base_model, adapter, merged_model, and what the prompts are taken from (prompt_sources.py). A
+    technique with only one form (FORMS) has only that one scored. Raises UserError if the test split is empty or a
+    prompt does not fit the model.
     """
     tested_models = _models_to_test(job)
     scorer = Scorer(job, tested_models)
-    for tested_model in tested_models:
-        if not scorer.skip_if_scored(tested_model):
-            model = _load(job, tested_model.kind)
+    for kind, of_form in groupby(tested_models, key=lambda tested_model: tested_model.kind):
+        missing = [tested_model for tested_model in of_form if not scorer.skip_if_scored(tested_model)]
+        if missing:
+            model = _load(job, kind)
             speed_up_products(model, trains=False)
-            scorer.score(model, tested_model)
+            for tested_model in missing:
+                scorer.score(model, tested_model)
             del model
             gc.collect()  # frees PEFT's circular references; two models at once would not fit a small GPU
     return scorer.write(tested_models)
@@ -44,7 +53,18 @@ def _models_to_test(job: Job) -> list[ModelUnderTest]:
         "trainable_params": _adapter_parameters(job.inputs["adapter"]),
     }
     forms = FORMS.get(job.config["technique"], TUNED)
-    return [ModelUnderTest(kind, kind, prompt, facts, runs_general_suite=True) for kind in forms]
+    plain = [ModelUnderTest(kind, kind, prompt, facts, runs_general_suite=True) for kind in forms]
+    released = forms[-1]
+    variants = {
+        name: with_own_prompt(variant, job.config["system_prompt"]) for name, variant in variants_in(job.config).items()
+    }
+    prompted = [
+        ModelUnderTest(
+            row_name(released, name), released, prompt, {**facts, **variants[name]}, same_weights_as=released
+        )
+        for name, prompt in read_prompts(job, variants).items()
+    ]
+    return [*plain, *prompted]
 
 
 def _load(job: Job, kind: str) -> Any:

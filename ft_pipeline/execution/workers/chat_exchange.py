@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.execution.workers.llama_cpp_request import llama_cpp_request
+from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.execution.workers.llama_cpp_request import llama_cpp_request, with_text
 from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.serving_engines import Engine, TurnForm
 from ft_pipeline.models.tool_call_readers import Call
@@ -33,17 +34,33 @@ class ChatRules:
     """Why it takes no tools, and the way out; None: it takes them."""
     turns: TurnForm = "packed"
     """How its engine is sent the turns, if answers are read here."""
+    prompt: Prompt | None = None
+    """What is looked up for each request; None: the chat template has the prompt, if there is one."""
 
     def require_served(self, path: str) -> None:
-        """Raise RefusedRequest for a path that the engine would answer otherwise than OpenAI's API says."""
-        if self.turns == "variables" and path != "/v1/models":
+        """Raise RefusedRequest for a path that the engine would answer otherwise than OpenAI's API says, or without
+        what the model looks up."""
+        if path == "/v1/models":
+            return
+        if self.prompt is not None:
+            raise RefusedRequest(
+                "This model looks up passages or examples, so only /v1/chat/completions is served. Send chats.",
+                status=404,
+            )
+        if self.turns == "variables":
             raise RefusedRequest(
                 "With llama.cpp, only /v1/chat/completions is served. Send chats, or use another engine.", status=404
             )
 
+    def prompted(self, messages: Any) -> Any:
+        """Return the turns of a request with what is looked up for them, as in scoring."""
+        if self.prompt is None or not messages:
+            return messages
+        return self.prompt.prepend_to([dict(with_text(turn)) for turn in require_turns(messages)])
 
-def chat_rules(form: AnswerForm, engine: Engine) -> ChatRules:
-    """Return the rules for a model whose answers have this form."""
+
+def chat_rules(form: AnswerForm, engine: Engine, prompt: Prompt | None = None) -> ChatRules:
+    """Return the rules for a model whose answers have this form. prompt: see ChatRules."""
     refusal = None
     if not form.writes_tools:
         refusal = (
@@ -56,7 +73,7 @@ def chat_rules(form: AnswerForm, engine: Engine) -> ChatRules:
             "base_model, or leave out `tools`."
         )
     is_read_here = engine.turns == "variables" or (not engine.reads_calls and form.family is not None)
-    return ChatRules(form if is_read_here else None, refusal, engine.turns)
+    return ChatRules(form if is_read_here else None, refusal, engine.turns, prompt)
 
 
 class ChatExchange:
@@ -69,6 +86,8 @@ class ChatExchange:
         self._rules = rules
         tools = _declared(request, rules)
         self.engine_request = dict(request)
+        if rules.prompt is not None:
+            self.engine_request["messages"] = rules.prompted(request.get("messages"))
         if rules.form is not None:
             choice = self.engine_request.pop("tool_choice", None)
             if choice == "none":
@@ -80,7 +99,7 @@ class ChatExchange:
                     "vLLM.",
                     param="tool_choice",
                 )
-            turns = _read_turns(request.get("messages"))
+            turns = [_as_templates_read(turn) for turn in require_turns(self.engine_request.get("messages"))]
             if rules.turns == "variables":
                 self.engine_request = llama_cpp_request(self.engine_request, turns, tools, rules.form.stops)
             else:
@@ -156,13 +175,13 @@ def _asks_for_usage(request: Body) -> bool:
     return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def _read_turns(messages: Any) -> list[Body]:
-    """Return a client's turns as templates read them. Raises RefusedRequest if they are none."""
+def require_turns(messages: Any) -> list[Body]:
+    """Return a client's turns. Raises RefusedRequest if they are none."""
     if not isinstance(messages, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in messages):
         raise RefusedRequest(
             "`messages` is not a list of turns. Send turns with `role` and `content`.", param="messages"
         )
-    return [_as_templates_read(turn) for turn in messages]
+    return messages
 
 
 def _as_templates_read(turn: Body) -> Body:

@@ -59,7 +59,9 @@ class EngineStart:
         except BaseException:
             shutil.rmtree(folder)
             raise
-        ready = ReadyEngine(describe_model(model, self.engine), address, chat_rules(served.form, self.engine))
+        ready = ReadyEngine(
+            describe_model(model, self.engine), address, chat_rules(served.form, self.engine, served.prompt)
+        )
         return StartedEngine(ready, process, folder, probes)
 
 

@@ -22,7 +22,7 @@ def llama_cpp_request(
     variables = request.get("chat_template_kwargs") or {}
     if not isinstance(variables, Mapping):
         raise RefusedRequest("`chat_template_kwargs` is not an object. Leave it out.", param="chat_template_kwargs")
-    texts = [_as_text(turn) for turn in turns]
+    texts = [with_text(turn) for turn in turns]
     return {
         **{name: value for name, value in request.items() if name not in _READ_IN_FRONT},
         **template_variables(texts, tools, variables),
@@ -39,11 +39,11 @@ def template_variables(
     return {"messages": _NO_TURNS, "chat_template_kwargs": {**variables, **own}}
 
 
-def _as_text(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_text(turn: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a turn whose content is a text. Raises RefusedRequest for images and the like."""
     content = turn.get("content")
     if not isinstance(content, list):
-        return turn
+        return turn if content is not None else {**turn, "content": ""}
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         raise RefusedRequest("A turn has a part that is not a text. Send texts only.", param="messages")
     return {**turn, "content": "\n".join(str(part.get("text", "")) for part in content)}

@@ -38,6 +38,29 @@ ATTEMPTS_IF_EMPTY = 2
 """An empty answer is charged, so the request is retried only once."""
 
 
+class RequestsStopped(UserError):
+    """The run could not send all requests, or too many failed."""
+
+    def __init__(self, reason: str, kept: str, *, by_budget: bool) -> None:
+        """reason: without a period at its end. kept: a sentence on the answers that have arrived."""
+        super().__init__(f"{reason}. {kept}")
+        self.reason = reason
+        self.by_budget = by_budget
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How messages name what is asked, and its settings."""
+
+    name: str = "teacher"
+    settings: str = "teacher"
+    budget: str = "teacher.endpoint"
+    """The section with `budget`."""
+
+
+TEACHER = Asked()
+
+
 @dataclass(frozen=True)
 class ChatRequest:
     """A request for one answer."""
@@ -70,13 +93,14 @@ def send_all(
     total: int,
     teacher: TeacherSettings,
     report: Reporter,
+    asked: Asked = TEACHER,
 ) -> "RequestTotals":
     """Send every request whose answer is not in the log. `connect` is called for the first missing answer.
 
-    UserError if the run cannot continue (no access, a wrong model, the budget is used up), or if more than `max_failed`
-    of `total` have no usable answer. All answers that have arrived are in the log.
+    RequestsStopped if the run cannot continue (no access, a wrong model, the budget is used up), or if more than
+    `max_failed` of `total` have no usable answer. All answers that have arrived are in the log.
     """
-    loop = RequestLoop(connect, log, total, teacher, report)
+    loop = RequestLoop(connect, log, total, teacher, report, asked)
     try:
         asyncio.run(loop.run(iter(requests)))
     except BaseExceptionGroup as group:  # all tasks fail for the same reason: a full disk
@@ -111,6 +135,7 @@ class RequestLoop:
         total: int,
         teacher: TeacherSettings,
         report: Reporter,
+        asked: Asked = TEACHER,
     ) -> None:
         assert teacher.endpoint is not None
         self.settings = teacher.endpoint
@@ -118,6 +143,7 @@ class RequestLoop:
         self.log = log
         self.total = total
         self.report = report
+        self.asked = asked
         self.totals = RequestTotals()
         self.limits = RateLimits(self.settings, self._sleep)
         self.budget = Budget(self.settings.budget, self.settings.prices, log.spent)
@@ -127,6 +153,7 @@ class RequestLoop:
         """The last message of each reason."""
         self.stop_reason: str | None = None
         """Why the run stops before its end."""
+        self.is_over_budget = False
         self.stop_event = asyncio.Event()
         self.pending: set[str] = set()
         """Keys of the requests that are being sent."""
@@ -199,7 +226,8 @@ class RequestLoop:
         await self.limits.admit(estimate)
         budget_reason = await self.budget.reserve(estimate)
         if budget_reason is not None:
-            self._stop(f"{budget_reason}. Raise teacher.endpoint.{budget_reason.split()[0]}")
+            self.is_over_budget |= self.stop_reason is None
+            self._stop(f"{budget_reason}. Raise {self.asked.budget}.{budget_reason.split()[0]}")
             return None
         if self.stop_reason:
             self.budget.release(estimate)
@@ -249,7 +277,8 @@ class RequestLoop:
             self.wrong_models += 1
             if self.wrong_models >= MAX_WRONG_MODELS:
                 self._stop(
-                    f"{failure.message}. Correct teacher.model, or add the model to teacher.endpoint.reply_models"
+                    f"{failure.message}. Correct {self.asked.settings}.model, or add the model to "
+                    f"{self.asked.settings}.endpoint.reply_models"
                 )
                 return False
         rule = RULES[failure.reason]
@@ -289,8 +318,8 @@ class RequestLoop:
         self._report_progress()
         if RULES[failure.reason].stop:
             self._stop(
-                f"The teacher rejects all requests: {failure.message.rstrip('.')}. Check teacher.model, "
-                "teacher.endpoint and its API key"
+                f"The {self.asked.name} rejects all requests: {failure.message.rstrip('.')}. Check "
+                f"{self.asked.settings}.model, {self.asked.settings}.endpoint and its API key"
             )
         elif failure.reason == "unreachable" and self.last_reply is None:
             self._stop(f"{self.settings.url} cannot be reached ({failure.message}). Check that the server is running")
@@ -309,14 +338,15 @@ class RequestLoop:
         self.stop_event.set()
 
     def raise_if_failed(self) -> None:
-        """Raise UserError if the run was stopped or too many requests failed."""
+        """Raise RequestsStopped if the run was stopped or too many requests failed."""
         if self.stop_reason is None and self._is_over_limit():
             self.stop_reason = self._limit_message()
         if self.stop_reason is not None:
             kept = self.totals.known + self.totals.answered
-            raise UserError(
-                f"{self.stop_reason}. {kept:,} of {self.total:,} answers are kept. Run again to request only the "
-                "missing ones."
+            raise RequestsStopped(
+                self.stop_reason,
+                f"{kept:,} of {self.total:,} answers are kept. Run again to request only the missing ones.",
+                by_budget=self.is_over_budget,
             )
 
     def _is_over_limit(self) -> bool:
@@ -326,7 +356,7 @@ class RequestLoop:
         limit = self.settings.max_failed
         return (
             f"{self.totals.failed:,} of {self.total:,} prompts have no usable answer, which is over the limit of "
-            f"{limit:.0%} (teacher.endpoint.max_failed). {self._most_common_reason()}"
+            f"{limit:.0%} ({self.asked.settings}.endpoint.max_failed). {self._most_common_reason()}"
         )
 
     def _most_common_reason(self) -> str:

@@ -15,6 +15,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.release.card.usage import usage_paragraphs
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
+from ft_pipeline.release.preferences import who_decided
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
@@ -68,7 +69,7 @@ class CardFacts:
     comparison: Comparison
     """The comparison whose rows the card shows."""
     fingerprints: Mapping[str, str]
-    """By role: `base_model`, `adapter`, `merged_model`, `prompt_variant`, `comparison`."""
+    """By role: `base_model`, `adapter`, `merged_model`, `comparison`, and those of a prompt variant."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the (last) experiment; empty for a prompt variant."""
     adapter_summary: Mapping[str, Any] = field(default_factory=dict)
@@ -171,6 +172,7 @@ def _introduction(facts: CardFacts) -> list[str]:
         forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
         paragraphs.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
+        paragraphs += [] if forced else map(_text, who_decided(facts.champion.get("evidence", {})))
     return paragraphs
 
 
@@ -302,6 +304,7 @@ def _limitation_lines(facts: CardFacts) -> Iterable[str]:
     if row and row.forgetting and base:
         values = f"{base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)"
         yield f"General accuracy: {values}. {row.forgetting.describe()}"
+    yield from (check.describe() for check in (row.base_checks if row else ()))
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

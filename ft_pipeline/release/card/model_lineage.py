@@ -63,10 +63,9 @@ def card_facts(
 
 def _fingerprints(model: ModelReference, comparison_artifact: Artifact | None) -> dict[str, str]:
     """Return fingerprints by role: of the model's parts, of its prompt and of the comparison."""
-    prompt_variant = model.record.fingerprints.get("prompt_variant") if model.record else None
-    prompt = {"prompt_variant": prompt_variant} if prompt_variant else {}
+    prompt = model.record.fingerprints if model.record else {}
     evidence = {"comparison": comparison_artifact.fingerprint} if comparison_artifact else {}
-    return {**model.fingerprints, **prompt, **evidence}
+    return {**prompt, **model.fingerprints, **evidence}
 
 
 def hub_id(base: Artifact) -> str | None:

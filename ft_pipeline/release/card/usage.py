@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.tuned_variants import looks_up
 
 FOLDER = "path/to/this/folder"
 """The placeholder for the exported folder in the code."""
@@ -47,7 +48,28 @@ def usage_paragraphs(kind: str, serving: Mapping[str, Any], *, base_is_exported:
         else _MERGED.format(folder=FOLDER, messages=_messages_code(serving))
     )
     notes = "; ".join(_notes(kind, serving))
-    return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
+    lacks = what_weights_lack(serving)
+    exported = f"`ft export` writes the folder{f'; {notes}' if notes else ''}."
+    return [f"```python\n{code}\n```", exported, *([lacks] if lacks else [])]
+
+
+def what_weights_lack(serving: Mapping[str, Any]) -> str | None:
+    """Return what a tuned model's prompt has that is not in its weights, and what to do, as a paragraph; None if there
+    is nothing."""
+    if "variant" not in serving:
+        return None
+    found = "nearest " if serving.get("examples") == "retrieved" else ""
+    counted = [(serving.get("few_shot", 0), f"{found}example", " of the train split")]
+    counted.append((serving.get("passages", 0), "nearest passage", " of data/raw/text"))
+    parts = [f"the {f'{count} {noun}s' if count > 1 else noun}{origin}" for count, noun, origin in counted if count]
+    if not parts:
+        return None
+    search = " They are found by BM25, with the words of all turns of the user." if looks_up(serving) else ""
+    return (
+        f"**Not in the weights:** {' and '.join(parts)}, which its prompt had for each question while it was scored. "
+        "Without them it answers otherwise. `ft serve` adds them. An application that uses the exported files must add "
+        f"them itself: `prompt.json` has the settings, and `ft export --with-texts` also writes the texts.{search}"
+    )
 
 
 def _notes(kind: str, serving: Mapping[str, Any]) -> list[str]:

@@ -167,6 +167,7 @@ def _considerations(facts: ExportFacts) -> dict[str, Any]:
     if row is None:
         limits.append("It has no score in the current comparison of its project.")
     tradeoffs = [row.forgetting.describe()] if row and row.forgetting else []
+    tradeoffs += [check.describe() for check in (row.base_checks if row else ())]
     return {
         **({"useCases": [card.task]} if card.task else {}),
         "technicalLimitations": limits,

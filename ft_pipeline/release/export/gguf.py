@@ -9,6 +9,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.row_records import describe_score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
+from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.export.gguf_modelfile import Modelfiles
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG
 from ft_pipeline.release.export.target_folder import ReportBytes, copy_file, draft_folder, write_json
@@ -144,10 +145,12 @@ def _usage(plan: GgufExport) -> str:
         text += f" With Ollama:\n\n```sh\nollama create my-model -f {name}\n```"
     else:
         text += f"\n\nThere is no Modelfile for Ollama. {plan.modelfiles.problem}"
-    if not prompt:
-        return text
-    quoted = "\n".join(f"> {line}" for line in prompt.splitlines())
-    return f"{text} It was scored with this system prompt, which must come first:\n\n{quoted}"
+    if prompt:
+        quoted = "\n".join(f"> {line}" for line in prompt.splitlines())
+        text += f" It was scored with this system prompt, which must come first:\n\n{quoted}"
+    lacks = what_weights_lack(plan.model.serving)
+    scored = "\n\nThe GGUF files were scored without these additions." if lacks else ""
+    return f"{text}\n\n{lacks}{scored}" if lacks else text
 
 
 def results(plan: GgufExport) -> Mapping[str, object]:

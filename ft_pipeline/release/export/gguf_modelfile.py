@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.generation_config import load_tokenizer_lazily
+from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.export.ollama import ServedPrompt, modelfile
 from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
@@ -56,13 +57,23 @@ def _modelfile_of(
 
     Raises UserError, with the reason, if Ollama would not write the prompt that the model was scored with.
     """
+    if what_weights_lack(model.serving):
+        raise UserError(
+            "Its prompt has examples or passages of your data, which Ollama does not look up. Use `ft serve`, or add "
+            "them in your application."
+        )
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])
     calls_tools, reasons = _kinds_of_answers(store, model)
     architecture, adds_bos = _gguf_facts(gguf)
     return modelfile(
         gguf.name,
         tokenizer=load_tokenizer_lazily(merged_model.path),
-        prompt=ServedPrompt(model.serving["system_prompt"], calls_tools=calls_tools, reasons=reasons),
+        prompt=ServedPrompt(
+            model.serving["system_prompt"],
+            replace_system=model.serving.get("replace_system", False),
+            calls_tools=calls_tools,
+            reasons=reasons,
+        ),
         window=_context_window(merged_model.path),
         adds_bos=adds_bos,
         architecture=architecture,

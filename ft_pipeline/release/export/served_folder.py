@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, read_prompt
+from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.evaluation.tuned_variants import looks_up, prompt_settings
 from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.models.serving_engines import TurnForm
@@ -39,11 +42,6 @@ def require_servable(model: ModelReference) -> None:
             f"{model.name!r} is an unmerged adapter, which an engine rounds differently from how it was scored. Serve "
             f"its merged model: `ft serve {model.experiment}`."
         )
-    if model.kind == "prompt" and (model.serving.get("passages") or model.serving.get("examples") == "retrieved"):
-        raise UserError(
-            f"{model.name!r} looks up examples or passages for every question, which an engine does not do. Serve a "
-            "variant with a fixed prompt."
-        )
     if not Path(model.name).parts or Path(model.name).is_absolute() or ".." in Path(model.name).parts:
         raise UserError(f"{model.name!r} cannot be the name of a served model. Give the variant a plain name.")
 
@@ -59,6 +57,8 @@ class ServedFolder:
     """The model's tokenizer. Its chat template contains the prompt, and takes turns as they are."""
     decoding: Mapping[str, Any]
     """The generation config."""
+    prompt: Prompt | None = None
+    """The prompt, if it is different for each request: then it is not in the chat template."""
 
 
 def write_served_folder(
@@ -79,12 +79,16 @@ def write_served_folder(
     tokenizer = load_tokenizer_lazily(weights.path)
     decoding = generation_config_as_scored(weights.path, tokenizer)
     (served / GENERATION_CONFIG).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
-    template = template_with_prompt(
-        tokenizer.get_chat_template(),
-        model.serving.get("system_prompt"),
-        _few_shot_examples(store, model),
-        replace_system=model.serving.get("replace_system", False),
-    )
+    template, prompt = tokenizer.get_chat_template(), None
+    if looks_up(model.serving):
+        prompt = scored_prompt(store, model)
+    else:
+        template = template_with_prompt(
+            template,
+            model.serving.get("system_prompt"),
+            _few_shot_examples(store, model),
+            replace_system=model.serving.get("replace_system", False),
+        )
     tokenizer.chat_template = template
     form = AnswerForm.of(tokenizer)
     if turns == "packed" and form.family is not None:
@@ -94,7 +98,13 @@ def write_served_folder(
         template = template_with_variables(template)
     (served / TEMPLATE_NAME).unlink(missing_ok=True)
     (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
-    return ServedFolder(served, form, tokenizer, decoding)
+    return ServedFolder(served, form, tokenizer, decoding, prompt)
+
+
+def scored_prompt(store: ArtifactStore, model: ModelReference) -> Prompt:
+    """Return the prompt of a model under a prompt variant: from the texts and rows of its scores."""
+    sources = {role: store.require(*reference).path for role, reference in model.prompt_sources.items()}
+    return read_prompt(sources, prompt_settings(model.serving), model.seed)
 
 
 def _return_unread_answers(config: Path, form: AnswerForm) -> None:
@@ -110,8 +120,10 @@ def _return_unread_answers(config: Path, form: AnswerForm) -> None:
 
 
 def _few_shot_examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:
+    """Return the fixed examples of a model's prompt."""
     count = model.serving.get("few_shot", 0)
     if not count:
         return []
-    rows = pq.read_table(store.require(*model.conversations).path / "rows.parquet").to_pylist()
+    source = model.prompt_sources.get(CONVERSATIONS, model.conversations)
+    rows = pq.read_table(store.require(*source).path / "rows.parquet").to_pylist()
     return [list(example) for example in pick_examples(rows, count, model.seed)]

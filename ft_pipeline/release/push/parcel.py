@@ -17,7 +17,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 ALLOWED = (
     *KEPT_PATTERNS,
-    *("adapter_config.json", "*.gguf", "gguf.json", "Modelfile", "Modelfile.*", "README.md"),
+    *("adapter_config.json", "*.gguf", "gguf.json", "prompt.json", "Modelfile", "Modelfile.*", "README.md"),
     *("bom.cdx.json", "provenance.json", "provenance.dsse.json", "training_rows.txt"),
     *("SHA256SUMS", "model.sig", "signing_key.pub"),
 )

@@ -1,10 +1,14 @@
-"""The answers of all models to every test item, side by side, for the report."""
+"""The answers of all models to every test item, side by side, for the report and for people who rate them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from ft_pipeline.evaluation.comparison.estimates import item_value
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.turns import spoken_text
 
 MAX_ITEMS = 200
@@ -41,7 +45,7 @@ def before_and_after(
         chosen.append(
             {
                 "name": name,
-                "turns": _turns(after, turns),
+                "turns": turns_before(after, turns),
                 "before": before["answer"],
                 "after": after["answer"],
                 "reference": after["reference"],
@@ -63,7 +67,7 @@ def side_by_side(
     first = next(iter(samples.values()))
     return [
         {
-            "turns": _turns(first[index], turns),
+            "turns": turns_before(first[index], turns),
             "reference": first[index]["reference"],
             "answers": [_answer(name, row_samples[index], metric[0]) for name, row_samples in samples.items()],
             **_change(gains[index] if gains is not None else None, metric[1]),
@@ -80,12 +84,29 @@ def _chosen_items(count: int, gains: Sequence[float] | None) -> list[int]:
     return sorted(positions[:MAX_ITEMS])
 
 
-def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+def turns_before(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
     """Return the conversation before the answer; the rendered prompt if its row has been erased since."""
     conversation, _, position = sample["item"].rpartition(":")
     if conversation not in turns:
         return [{"role": "prompt", "text": sample["prompt"]}]
     return [{"role": turn["role"], "text": spoken_text(turn)} for turn in turns[conversation][: int(position)]]
+
+
+def conversations_of(store: ArtifactStore, artifact: Artifact, comparison: Comparison) -> dict[str, Any]:
+    """Return the messages of the test conversations of a comparison, by id. artifact: that of the comparison."""
+    scores = store.require(*artifact.inputs[comparison.rows[0].source])
+    path = store.require(*scores.inputs["conversations"]).path / "rows.parquet"
+    table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])
+    return {row["id"]: row["messages"] for row in table.to_pylist()}
+
+
+def escape_invisible(value: Any) -> Any:
+    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value
+    )
 
 
 def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:

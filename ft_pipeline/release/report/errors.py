@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers, find_worse_answers
@@ -36,7 +37,8 @@ def explain_worse_answers(
         if (question := _question(sample["item"], conversations)) is not None
     }
     trained = SimilarAnswers(trained_answers(store, adapter))
-    return find_worse_answers(comparison, samples, questions, {}, trained, MAX_WORST)
+    slices = slices_of_test_conversations(store, comparison_artifact)
+    return find_worse_answers(comparison, samples, questions, slices, trained, MAX_WORST)
 
 
 def _question(item: str, conversations: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:

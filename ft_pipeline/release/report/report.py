@@ -10,16 +10,34 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.markdown import score_digits
-from ft_pipeline.evaluation.comparison.plots import change_picture, lead_picture, learning_curve_picture, score_picture
-from ft_pipeline.evaluation.comparison.records import CHAMPION, Changes, Comparison, QuantizationError, read_comparison
+from ft_pipeline.evaluation.comparison.plots import (
+    change_picture,
+    lead_picture,
+    learning_curve_picture,
+    score_picture,
+    slice_picture,
+)
+from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
+from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
-from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, before_and_after, item_gains, side_by_side
+from ft_pipeline.release.report.answers import (
+    MAX_ITEMS,
+    Samples,
+    before_and_after,
+    conversations_of,
+    escape_invisible,
+    item_gains,
+    side_by_side,
+)
+from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
+from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -44,7 +62,7 @@ KIND_TEXTS = {
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",
 }
-"""By the kind of the row. For `prompt` see _TemplateValues._describe."""
+"""By the kind of the row. For `prompt` see _TemplateValues._describe_prompt."""
 COST_COLUMNS = {
     "prompt_tokens_per_call": ("prompt tokens per call", 0),
     "generated_tokens_per_call": ("generated tokens per call", 0),
@@ -95,20 +113,14 @@ def render_report(
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
         **values.first_screen(chosen, decided),
         **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
+        **values.slices(chosen),
         **values.answers(chosen),
         worse=worse,
+        **base_check_values(store, comparison_artifact, comparison, chosen),
+        **values.checks(chosen),
         prompts=values.prompts(),
     )
     return text, worse
-
-
-def escape_invisible(value: Any) -> Any:
-    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value
-    )
 
 
 class _TemplateValues:
@@ -152,6 +164,12 @@ class _TemplateValues:
             "pairs": self._paired_differences(),
         }
 
+    def checks(self, chosen: str | None) -> dict[str, Any]:
+        """Return what the checks of the project found. chosen: the row of the verdict."""
+        values = check_values(self.comparison, chosen)
+        drawn = values["confusion_picture"]
+        return {**values, "confusion_picture": _data_uri(drawn) if drawn else None}
+
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
         row, leads = self.comparison.row(chosen), (lead_picture(self.comparison, self.comparison.row(chosen)))
@@ -171,6 +189,12 @@ class _TemplateValues:
         rows = [row, self.comparison.best_baseline(of=row)] if row else []
         named = {entry.name: entry for entry in rows if entry}
         return [{"name": name, "description": self._describe(entry)} for name, entry in named.items()]
+
+    def slices(self, chosen: str | None) -> dict[str, Any]:
+        """Return the slices of the chosen row for the template, or of the best tuned row."""
+        row = self.comparison.row(chosen)
+        parts, picture = slices_of(self.comparison, row), slice_picture(self.comparison, row)
+        return {"slices": parts, "slice_picture": _data_uri(picture) if picture else None}
 
     def _paired_differences(self) -> list[dict[str, Any]]:
         """Return the paired differences in the primary metric."""
@@ -260,9 +284,13 @@ class _TemplateValues:
 
     def _describe(self, row: ComparisonRow) -> str:
         """Return what the row is, as part of a sentence."""
-        if row.kind != "prompt":
-            end = f", which ends on {row.ends}" if row.ends else ""
-            return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
+        if row.kind == "prompt":
+            return f"the base model without training, with {self._describe_prompt(row)}"
+        end = f", with {self._describe_prompt(row)}" if row.variant else ""
+        end += f", which ends on {row.ends}" if row.ends else ""
+        return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
+
+    def _describe_prompt(self, row: ComparisonRow) -> str:
         prompt = self._prompt_facts[row.name]
         parts = []
         if prompt.get("system_prompt"):
@@ -271,7 +299,7 @@ class _TemplateValues:
             parts.append(f"{prompt['few_shot']} {prompt.get('examples', 'fixed')} examples")
         if prompt.get("passages"):
             parts.append(f"{prompt['passages']} passages")
-        return f"the base model without training, with {' and '.join(parts) or 'no prompt'}"
+        return " and ".join(parts) or "no prompt"
 
     @cached_property
     def _prompt_facts(self) -> dict[str, Mapping[str, Any]]:
@@ -295,10 +323,7 @@ class _TemplateValues:
     @cached_property
     def conversations(self) -> dict[str, list[dict[str, str]]]:
         """The messages of the test conversations, by id."""
-        scores = self.store.require(*self.artifact.inputs[self.comparison.rows[0].source])
-        path = self.store.require(*scores.inputs["conversations"]).path / "rows.parquet"
-        table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])
-        return {row["id"]: row["messages"] for row in table.to_pylist()}
+        return conversations_of(self.store, self.artifact, self.comparison)
 
     def _changes(self, changes: Changes, gains: Sequence[float]) -> dict[str, Any]:
         return {

@@ -45,6 +45,16 @@ def find_values(text: str) -> set[str]:
     return values
 
 
+def mask(text: str) -> tuple[str, list[str]]:
+    """Return a text with the addresses and numbers in it replaced by their kind, and the kinds."""
+    kinds = []
+    for kind, find in _FOUND.items():
+        for value in sorted(find(text), key=len, reverse=True):
+            text = text.replace(value, f"[{kind.removeprefix('pii_')}]")
+            kinds.append(kind)
+    return text, list(dict.fromkeys(kinds))
+
+
 def _cards(text: str) -> list[str]:
     found = [match[0] for match in _CARD.finditer(text)]
     return [card for card in found if _luhn([int(char) for char in card if char.isdigit()])]
@@ -75,6 +85,12 @@ _KINDS: dict[str, Callable[[str], bool]] = {
     "pii_card": lambda text: bool(_cards(text)),
     "pii_iban": lambda text: bool(_ibans(text)),
     "pii_phone": lambda text: bool(_phones(text)),
+}
+_FOUND: dict[str, Callable[[str], list[str]]] = {
+    "pii_email": lambda text: [match[0] for match in _EMAIL.finditer(text)],
+    "pii_card": _cards,
+    "pii_iban": _ibans,
+    "pii_phone": _phones,
 }
 NAMES = {
     "pii_email": "an e-mail address",

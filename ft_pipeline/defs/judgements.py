@@ -1,0 +1,199 @@
+"""The verdicts of a judge, which come before the comparison (docs/judge.md)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.defs.evaluation import ComparedScores, compared_scores
+from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
+from ft_pipeline.evaluation.judge.asking import Judge
+from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_of
+from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
+from ft_pipeline.evaluation.judge.pairs import first_items, pairs_to_judge
+from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
+from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.step import BuildContext, SpecContext, versions_of
+from ft_pipeline.execution.step_asset import step
+from ft_pipeline.project import Project
+from ft_pipeline.settings.judge import JudgeSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+CHOOSES_PAIRS = ("fingerprint", "primary_metric", "decides", "rails", "bases", "base_names", "champion", "first")
+"""The settings of a comparison that the choice of candidates and rivals depends on, besides `contaminated`."""
+ENDPOINT_KEYS_IN_CONFIG = {"url", "prices", "limit_field", "send_seed", "extra_body"}
+"""Settings of the endpoint that replies or costs depend on. The others control how requests are sent."""
+ORDERS = RIVALS = 2
+"""Each pair is asked about in two orders. A candidate has two rivals: the champion, and the best use of its base."""
+NO_JUDGE: dict[str, Any] = {"model": None, "excluded": [], "problem": None, "pairs": []}
+"""judge.json of a project without a judge."""
+
+
+def _description() -> str:
+    """Return what the UI shows before anything is sent."""
+    about = "Verdicts of a judge on the answers of candidates and of the rivals that they must beat."
+    try:
+        settings = Project.find().settings.evaluation.judge
+    except UserError:
+        settings = None  # every run reports that error
+    if settings is None:
+        return f"{about} Without `evaluation.judge`, it is empty, and nothing is sent."
+    return (
+        f"{about} It sends test rows and answers to {host_of(settings.endpoint)} ({settings.model}). `ft run --plan` "
+        "names calls, tokens and costs."
+    )
+
+
+@step(
+    stage="evaluation",
+    deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
+    kinds={"parquet"},
+    description=_description(),
+    may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
+    build=lambda build: _no_judgements(build),
+    builds_here=lambda spec: not spec.inputs,
+    announce=lambda context: _announce(context),
+    show=lambda artifact: _judgements_metadata(artifact),
+)
+def judgements(context: SpecContext) -> Spec:
+    """Verdicts of a judge on the pairs of answers of the scores that `comparison` compares."""
+    settings = context.project.settings.evaluation.judge
+    if settings is None:
+        return Spec("judgements", config=NO_JUDGE)
+    compared = compared_scores(context)
+    if compared.newest is None:
+        raise UserError("There are no scores to judge yet. Materialize prompt_baseline and scores, or run `ft run`.")
+    spec = _spec(context, settings, compared)
+    if context.find_built(spec) is not None:
+        return spec
+    if has_key(settings.endpoint):
+        return replace(spec, handling={**spec.handling, "plan": _plan(context, spec)})
+    not_asked = (
+        f"the environment variable {settings.endpoint.api_key_env} is not set. Set it where you start `ft run`, and "
+        "run again"
+    )
+    return replace(spec, config={**spec.config, "not_asked": not_asked})
+
+
+def _spec(context: SpecContext, settings: JudgeSettings, compared: ComparedScores) -> Spec:
+    assert compared.newest is not None
+    project = context.project.settings
+    config = {
+        "judge": {
+            **settings.model_dump(mode="json", exclude={"endpoint"}),
+            "endpoint": settings.endpoint.model_dump(mode="json", include=ENDPOINT_KEYS_IN_CONFIG),
+        },
+        "prompt_version": PROMPT_VERSION,
+        "task": project.task,
+        "max_test_rows": project.evaluation.max_test_rows,
+        "comparison": {key: compared.config[key] for key in (*CHOOSES_PAIRS, "contaminated") if key in compared.config},
+        "excluded": _why_excluded(context, settings, compared),
+        **_asked_again(context),
+    }
+    inputs = {**compared.inputs, "conversations": compared.newest.inputs["conversations"]}
+    handling = {"endpoint": settings.endpoint.model_dump(mode="json", exclude={*ENDPOINT_KEYS_IN_CONFIG, "budget"})}
+    return Spec("judgements", inputs, config, versions_of("numpy", "scipy"), handling=handling)
+
+
+def _asked_again(context: SpecContext) -> dict[str, int]:
+    """Return how often the judge is asked again because requests failed, so that a run does not take the incomplete
+    verdicts from the store; empty for never."""
+    last = context.find("judgements")
+    if last is None:
+        return {}
+    times = last.spec["config"].get("asked_again", 0) + bool(last.summary.get("incomplete"))
+    return {"asked_again": times} if times else {}
+
+
+def _why_excluded(context: SpecContext, settings: JudgeSettings, compared: ComparedScores) -> list[str]:
+    scores = [reference for name, reference in compared.inputs.items() if name.endswith("/scores")]
+    contenders = context.project.settings.evaluation.contenders
+    others = {
+        "the teacher of rows in training": teachers_of(
+            context.store, [context.store.require(*reference) for reference in scores]
+        ),
+        "the base model of a compared model": compared.config["base_names"].values(),
+        "a compared model": [contender.model for contender in contenders if contender.model],
+    }
+    return reasons_to_exclude([settings.model, *settings.endpoint.reply_models], others)
+
+
+def _plan(context: SpecContext, spec: Spec) -> str:
+    """Return what asking the judge sends, where to, and about what it costs."""
+    folders = {name: context.store.require(*reference).path for name, reference in spec.inputs.items()}
+    config = spec.config
+    judge = Judge(judge_settings(config, spec.handling), config["task"])
+    pairs = pairs_to_judge(folders, config["comparison"], folders["conversations"], config["max_test_rows"])
+    return judge.plan(first_items(pairs, judge.settings.rows))
+
+
+def _announce(context: SpecContext) -> str:
+    """Return what a run may send before its candidates are known; empty if it sends nothing."""
+    project = context.project.settings
+    settings, conversations = project.evaluation.judge, context.find("conversations")
+    if settings is None or not has_key(settings.endpoint):
+        return ""
+    candidates = len(context.project.experiment_names()) + len(project.prompting.variants)
+    calls = ""
+    if conversations is not None:
+        rows = select_rows(read_rows(conversations.path, "test"), "test", project.evaluation.max_test_rows)
+        items = len(make_items(rows)[: settings.rows])
+        calls = f", at most {ORDERS * items * candidates * RIVALS:,} calls"
+    return (
+        f"judge {settings.model}: test rows and answers go to {host_of(settings.endpoint)}{calls}; the plan names "
+        "tokens and costs once the candidates are scored"
+    )
+
+
+def _no_judgements(build: BuildContext) -> dict[str, Any]:
+    write_judgements(build.out, NO_JUDGE, [])
+    return NO_JUDGE
+
+
+def _judgements_metadata(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.summary
+    if summary["model"] is None:
+        return {}
+    pairs = [_numbers({key: pair[key] for key in ("candidate", "rival")}, pair) for pair in summary["pairs"]]
+    remarks = [*summary["excluded"], *([summary["problem"]] if summary["problem"] else [])]
+    return {
+        "judge": f"{summary['model']} at {summary['host']}, prompt version {summary['prompt_version']}",
+        "rubric": dg.MetadataValue.md(summary["rubric"]),
+        "remarks": dg.MetadataValue.md("\n".join(f"- {remark}" for remark in remarks)) if remarks else None,
+        "verdicts": table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
+        "plan": summary["plan"],
+        "calls": summary["calls"],
+        "cost": summary["cost"],
+        "spent": summary["spent"],
+    }
+
+
+def _numbers(names: dict[str, str], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of verdicts."""
+    similar = report["similar_length"]
+    return {
+        **names,
+        "judged": report["judged"],
+        "equal answers": report["identical"],
+        "win rate": _with_interval(report["win_rate"]),
+        "same in both orders": _percent(report["same_in_both_orders"]),
+        "first position wins": _with_interval(report["first_position_wins"]),
+        "no verdict": _percent(report["unparsable"]),
+        "win rate at similar length": f"{_with_interval(similar['win_rate'])} of {similar['judged']}",
+        "length-adjusted win rate": _percent(report["length_adjusted"]),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def _with_interval(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return ""
+    bounds = "" if score["low"] is None else f" ({score['low']:.0%} to {score['high']:.0%})"
+    return f"{score['value']:.0%}{bounds}"

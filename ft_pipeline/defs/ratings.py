@@ -1,0 +1,66 @@
+"""The verdicts of people on pairs of answers (`ft rate`), as a table of the evaluation."""
+
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import step
+from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
+from ft_pipeline.ratings.rating_table import write_table
+from ft_pipeline.ratings.results import Result, results_of
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+HOW = "Nobody has rated answers yet. `ft rate` lists the pairs of models that are worth rating."
+
+
+@step(
+    stage="evaluation",
+    kinds={"parquet"},
+    build=lambda build: _build_ratings(build),
+    show=lambda artifact: _ratings_metadata(artifact),
+)
+def ratings(context: SpecContext) -> Spec:
+    """What people said about pairs of answers, blind (`ft rate`): a row per verdict. Empty, if nothing was rated."""
+    records, digest = content_digest(context.store.root)
+    return Spec("ratings", {}, {"records": records, "digest": digest})
+
+
+def _build_ratings(build: BuildContext) -> dict[str, Any]:
+    verdicts = read_ratings(build.store.root, build.spec.config["records"])
+    write_table(verdicts, build.out)
+    results = results_of(newest(verdicts))
+    return {"verdicts": len(verdicts), "results": [result.to_json() for result in results]}
+
+
+def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
+    results = [Result.from_json(result) for result in artifact.summary["results"]]
+    if not results:
+        return {"verdicts": 0, "how": dg.MetadataValue.md(HOW)}
+    lines = "\n".join(f"- {line}" for result in results for line in result.lines())
+    columns = {
+        "candidate": "A row of the comparison, when it was rated",
+        "rival": "The row that it was compared with",
+        "pairs": "Pairs of answers that were rated",
+        "wins": "Pairs in which the answer of the candidate is better",
+        "losses": "Pairs in which that of the rival is",
+        "ties": "The other pairs",
+        "can_go_out": "Share of the pairs of which an answer can go out",
+        "raters": "By alias, the pairs that were rated",
+        "agreement": "How far the raters agree",
+    }
+    return {
+        "verdicts": artifact.summary["verdicts"],
+        "results": table([_row(result, columns) for result in results], columns),
+        "in_words": dg.MetadataValue.md(lines),
+    }
+
+
+def _row(result: Result, columns: dict[str, str]) -> dict[str, Any]:
+    shown = {name: getattr(result, name) for name in columns}
+    shown["can_go_out"] = round(result.can_go_out.value, 3)
+    shown["raters"] = ", ".join(f"{rater} {count}" for rater, count in result.raters.items())
+    shown["agreement"] = result.agreement.describe() if result.agreement else "not known"
+    return shown

@@ -1,0 +1,171 @@
+"""What a comparison says of break-even, seeds, learning curves and changes, and of models that are left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
+
+
+@dataclass(frozen=True)
+class Savings(JsonRecord):
+    """What a call of a tuned model saves against one of the best baseline. Negative: it needs more. None: unknown."""
+
+    prompt_tokens_per_call: float | None
+    seconds_per_call: float | None
+    cost_per_call: float | None = None
+
+
+@dataclass(frozen=True)
+class BreakEven(JsonRecord):
+    """After how many calls a training has paid for itself. None: a call saves nothing, or its cost is unknown."""
+
+    tuned: str
+    untouched: str
+    """The best baseline."""
+    saved: Savings
+    training: TrainingCost
+    calls_by_time: int | None
+    calls_by_cost: int | None = None
+
+
+@dataclass(frozen=True)
+class SeedScores(JsonRecord):
+    """A metric of trainings that differ only in their seed."""
+
+    mean: float
+    min: float
+    max: float
+    values: Sequence[float]
+    """The experiment's own value first."""
+
+
+@dataclass(frozen=True)
+class SeedSpread(JsonRecord):
+    """A tuned row that was trained with several seeds."""
+
+    row: str
+    experiment: str
+    trainings: int
+    scores: Mapping[str, SeedScores]
+
+
+@dataclass(frozen=True)
+class CurvePoint(JsonRecord):
+    """One training of a learning curve."""
+
+    experiment: str
+    share: float
+    rows: int | None
+    """Training rows written by people; None if unknown."""
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class CurveStep(JsonRecord):
+    """The paired difference of the last two points of a learning curve. Positive: more rows are better."""
+
+    metric: str
+    difference: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class LearningCurve(JsonRecord):
+    """A tuned row that was also trained on shares of its rows."""
+
+    row: str
+    experiment: str
+    points: Sequence[CurvePoint]
+    """Fewest rows first."""
+    last_step: CurveStep
+
+    @property
+    def rises(self) -> bool:
+        """Whether the last increase in rows clearly helped."""
+        return self.last_step.low is not None and self.last_step.low > 0
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the last increase in rows brought no gain. An uncertain gain is neither `is_flat` nor `rises`."""
+        return self.last_step.difference <= 0
+
+
+@dataclass(frozen=True)
+class QuantizationError(JsonRecord):
+    """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
+
+    The fields are in alphabetical order, because manifests sort their keys.
+    """
+
+    difference: float
+    first: str
+    first_loss: float
+    kl: float
+    second: str
+    second_loss: float
+
+
+@dataclass(frozen=True)
+class ScoredAnswer(JsonRecord):
+    """An answer to a test item, with the primary metric."""
+
+    value: float
+    answer: str
+
+
+@dataclass(frozen=True)
+class ItemChange(JsonRecord):
+    """One test item before and after tuning."""
+
+    item: str
+    gain: float
+    """Positive if the tuned model is better."""
+    prompt: str
+    reference: str
+    before: ScoredAnswer
+    after: ScoredAnswer
+
+
+@dataclass(frozen=True)
+class Changes(JsonRecord):
+    """Improvements and regressions per test item, from the best baseline to the best tuned row."""
+
+    before: str
+    after: str
+    metric: str
+    improved: int
+    unchanged: int
+    regressed: int
+    worst: Sequence[ItemChange]
+    """Some regressions, the worst first."""
+
+
+@dataclass(frozen=True)
+class LeftOut(JsonRecord):
+    """A scored model that is not compared, because its evaluation or its training differs."""
+
+    name: str
+    experiment: str | None
+    fingerprint: str | None
+    differs_in: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ContaminatedModel(JsonRecord):
+    """A tuned model that is not compared, because it learned from rows that are test rows now."""
+
+    model: str
+    """An experiment, or CHAMPION."""
+    rows: int
+    """Number of these rows: it was trained on them, or they selected its checkpoint."""
+    first: Sequence[str]
+    """The first of them as table/file:row, where they were when it was trained."""
+    because: str
+    fix: str
+
+    def describe(self) -> str:
+        """Return why it is not compared, and what to do."""
+        more = ", …" if self.rows > len(self.first) else ""
+        return f"{self.model} {self.because} ({', '.join(self.first)}{more}). {self.fix}"

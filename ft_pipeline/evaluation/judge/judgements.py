@@ -1,0 +1,169 @@
+"""The worker for `judgements`: verdicts of a judge on the answers of candidates and their rivals."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.distillation import endpoint_teacher
+from ft_pipeline.evaluation.judge.asking import Judge, Outcome, Stop, ask, questions_of
+from ft_pipeline.evaluation.judge.bias import report_on
+from ft_pipeline.evaluation.judge.pairs import Pair, first_items, pairs_to_judge
+from ft_pipeline.job import Job
+from ft_pipeline.models.endpoint.answer_log import AnswerLog
+from ft_pipeline.models.endpoint.rate_limits import cost
+from ft_pipeline.models.endpoint.responses import RULES
+from ft_pipeline.settings.judge import JudgeSettings
+
+JUDGEMENTS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("candidate", "rival", "item", "group", "candidate_answer", "rival_answer")),
+        *((name, pa.float64()) for name in ("score", "first", "second")),
+        *((name, pa.int64()) for name in ("unparsable", "candidate_bytes", "rival_bytes")),
+    ]
+)
+"""A row per pair of answers. The hashes are SHA-256 of the answers; the scores are those of the candidate."""
+REPLIES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("candidate", "rival", "item", "group")),
+        ("order", pa.int64()),
+        *((name, pa.string()) for name in ("answer", "request_id")),
+    ]
+)
+"""A row per reply. `ft erase` finds the replies about a row here."""
+AskedPairs = Sequence[tuple[Pair, Sequence[Outcome]]]
+"""Each pair with its outcomes in both orders; none for equal answers."""
+FOLDER_PREFIX = "judge-"
+"""Of the folder of a judge's log, so that its budget is not that of a teacher of the same name."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Ask the judge, and write judgements.parquet, replies.parquet and judge.json.
+
+    config: comparison (see compare.build_comparison), judge (JudgeSettings, without what is in `handling`), task,
+    prompt_version, excluded (sentences), max_test_rows. Optional: not_asked (why nothing is sent). handling: endpoint,
+    plan. inputs: the scores, conversations. A judge that cannot be asked is no error: what it said before is kept.
+    """
+    judge = Judge(judge_settings(job.config, job.handling), job.config["task"])
+    conversations, compared = job.inputs["conversations"], job.config["comparison"]
+    pairs = pairs_to_judge(job.inputs, compared, conversations, job.config["max_test_rows"])
+    pairs = first_items(pairs, judge.settings.rows)
+    with AnswerLog.open(log_folder(job.shared or job.work, judge), job.report.log) as log:
+        if (not_asked := job.config.get("not_asked")) is None:
+            stop = ask(judge, pairs, log, job)
+        else:
+            stop = Stop(not_asked, is_final=True)
+        asked = [(pair, [judge.outcome(log, question) for question in questions_of(pair)]) for pair in pairs]
+        spent = endpoint_teacher.spending_summary(log, judge.teacher)
+    document = _document(judge, job.config, asked, stop)
+    if document["problem"]:
+        job.report.log(document["problem"])
+    write_judgements(job.out, document, asked)
+    entries = [entry for _, outcomes in asked for outcome in outcomes for entry in outcome.entries]
+    prices = judge.settings.endpoint.prices
+    tokens = [sum(entry[key] or 0 for entry in entries) for key in ("prompt_tokens", "answer_tokens")]
+    costs = {"calls": len(entries), "cost": round(cost(prices, *tokens), 6), **spent}
+    return {**document, **costs, "incomplete": _is_incomplete(asked, stop), "plan": judge.plan(pairs)}
+
+
+def judge_settings(config: Mapping[str, Any], handling: Mapping[str, Any]) -> JudgeSettings:
+    """Return the judge's settings, merged from config and handling of a spec."""
+    settings = dict(config["judge"])
+    settings["endpoint"] = handling.get("endpoint", {}) | settings["endpoint"]
+    return JudgeSettings.model_validate(settings)
+
+
+def log_folder(shared: Path, judge: Judge) -> Path:
+    """Return the folder of the judge's log."""
+    folder = endpoint_teacher.log_folder(shared, judge.teacher)
+    return folder.with_name(f"{FOLDER_PREFIX}{folder.name}")
+
+
+def write_judgements(out: Path, document: Mapping[str, Any], asked: AskedPairs) -> None:
+    """Write the files of the artifact."""
+    rows = [_judgement(pair, outcomes) for pair, outcomes in asked if _is_judged(outcomes)]
+    replies = [
+        _identity(pair) | {"order": order, "answer": entry["answer"], "request_id": entry["request_id"]}
+        for pair, outcomes in asked
+        for order, outcome in enumerate(outcomes, 1)
+        for entry in outcome.entries
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=JUDGEMENTS), out / "judgements.parquet")
+    pq.write_table(pa.Table.from_pylist(replies, schema=REPLIES), out / "replies.parquet")
+    (out / "judge.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _document(judge: Judge, config: Mapping[str, Any], asked: AskedPairs, stop: Stop | None) -> dict[str, Any]:
+    """Return judge.json: who judged, by which rules, and the numbers of each pair of rows."""
+    missing = sum(not _is_judged(outcomes) for _, outcomes in asked)
+    names = dict.fromkeys((pair.candidate, pair.rival) for pair, _ in asked)
+    judged = [_judgement(pair, outcomes) for pair, outcomes in asked if _is_judged(outcomes)]
+    return {
+        "model": judge.settings.model,
+        "host": judge.host,
+        "prompt_version": config["prompt_version"],
+        "rubric": judge.rubric,
+        "rubric_sha256": _sha256(judge.rubric),
+        "excluded": config["excluded"],
+        "problem": _problem(stop, missing, len(asked)),
+        "not_judged": missing,
+        "overall": report_on(judged),
+        "pairs": [
+            {"candidate": candidate, "rival": rival}
+            | report_on([row for row in judged if (row["candidate"], row["rival"]) == (candidate, rival)])
+            for candidate, rival in names
+        ],
+    }
+
+
+def _problem(stop: Stop | None, missing: int, total: int) -> str | None:
+    """Return why there are pairs without a verdict, and that nothing is lost; None if there are none."""
+    if stop is not None and (missing or stop.is_nonsense):
+        return (
+            f"The judge has no verdict on {missing:,} of {total:,} pairs of answers: {stop.reason}. The comparison is "
+            "made without these, and what was paid for is kept."
+        )
+    if missing:
+        return (
+            f"The judge has no verdict on {missing:,} of {total:,} pairs of answers, because requests failed. Run "
+            "again to ask about these."
+        )
+    return None
+
+
+def _is_judged(outcomes: Sequence[Outcome]) -> bool:
+    return all(outcome.is_known for outcome in outcomes)
+
+
+def _is_incomplete(asked: AskedPairs, stop: Stop | None) -> bool:
+    """Return whether the next run should ask again."""
+    failures = {outcome.failure for _, outcomes in asked for outcome in outcomes if outcome.failure}
+    return (stop is not None and not stop.is_final) or any(RULES[reason].retry for reason in failures)
+
+
+def _judgement(pair: Pair, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    values = [outcome.value(order) for order, outcome in enumerate(outcomes, 1)] or [0.5, 0.5]
+    ours, theirs = pair.answers
+    return {
+        **_identity(pair),
+        "candidate_answer": _sha256(ours),
+        "rival_answer": _sha256(theirs),
+        "score": sum(values) / 2,
+        "first": values[0],
+        "second": values[1],
+        "unparsable": sum(outcome.verdict is None for outcome in outcomes),
+        "candidate_bytes": len(ours.encode()),
+        "rival_bytes": len(theirs.encode()),
+    }
+
+
+def _identity(pair: Pair) -> dict[str, Any]:
+    return {"candidate": pair.candidate, "rival": pair.rival, "item": pair.item.id, "group": pair.item.group}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

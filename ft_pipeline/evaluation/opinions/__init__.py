@@ -1,0 +1,1 @@
+"""Opinions on answers: the verdicts of people and of a judge, how far they agree, and what they may decide."""

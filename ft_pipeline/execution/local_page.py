@@ -1,0 +1,47 @@
+"""Serve a small web application to this machine only, until it ends or a person stops it."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.ui_requests import RequestFilter
+
+HOST = "127.0.0.1"
+STOP_SECONDS = 5
+"""How long open requests may take when it ends."""
+
+
+class LocalPage:
+    """A web application on the loopback interface. It answers only requests of its own pages."""
+
+    def __init__(self, port: int) -> None:
+        """port: 0 takes one that is free. UserError if it is in use."""
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((HOST, port))
+        except OSError as error:
+            self._socket.close()
+            raise UserError(f"Port {port} of {HOST} is in use. Choose another: --port {port + 1}") from error
+        self._socket.listen()
+        self._server: uvicorn.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self._socket.getsockname()[1]}/"
+
+    def serve(self, app: ASGIApp, announce: Callable[[str], None]) -> None:
+        """Serve the application until `stop` is called. announce: receives the address. Ctrl-C: KeyboardInterrupt."""
+        filtered = RequestFilter(app, how="Open it as 127.0.0.1.")
+        config = uvicorn.Config(filtered, log_config=None, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS)
+        self._server = uvicorn.Server(config)
+        announce(self.url)
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End `serve` when open requests are answered."""
+        assert self._server is not None, "nothing is served"
+        self._server.should_exit = True

@@ -1,0 +1,1 @@
+"""Ratings: people compare the answers of two models, blind."""

@@ -1,0 +1,94 @@
+"""The small examples: their rows are what their scripts write, and they go from files to a verdict of their check."""
+
+import json
+import random
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import make_items
+from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.project import Project
+from ft_pipeline.tables.validate import validate_file
+from ft_pipeline_tests.end_to_end.project import cut, ft, ft_json
+
+EXAMPLES = {"classification": "topic", "extraction": "order"}
+"""By name, the check that decides."""
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return scaffold.create(tmp_path / request.param, example=False, small_example=request.param)
+
+
+def rows_file(root: Path) -> Path:
+    [path] = (root / "data" / "raw" / "alpaca").glob("*.jsonl")
+    return path
+
+
+def test_the_rows_are_those_of_the_script_and_all_are_accepted(example: Path) -> None:
+    script = runpy.run_path(str(example / "make_rows.py"))
+    rng = random.Random(script["SEED"])
+    made = [script["make_row"](rng) for _ in range(script["ROWS"])]
+    path = rows_file(example)
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == made
+    account = validate_file(path, "alpaca", data_dir=path.parent).account
+    assert account.quarantined == 0
+    assert account.accepted + account.duplicates == len(made)
+    assert account.accepted >= 340
+
+
+def test_the_references_go_with_the_checks(example: Path) -> None:
+    settings = Project(example).settings.evaluation
+    metrics = AnswerMetrics(None, json.loads(json.dumps(resolve_metrics(example, settings.metrics))))
+    rows = []
+    for number, line in enumerate(rows_file(example).read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        texts = {"user": row["instruction"], "assistant": row["output"]}
+        rows.append({"id": str(number), "messages": [{"role": role, "content": text} for role, text in texts.items()]})
+    items = make_items(rows)
+    metrics.check_references(items, rows)
+    name = EXAMPLES[example.name]
+    assert settings.metrics[name].decides
+    samples = [{"group": item.group, **metrics.score_answer(item, item.reference)} for item in items[:40]]
+    means = metrics.means(metrics.complete(samples))
+    assert {means[value] for value in metrics.custom_definitions} == {1.0}
+
+
+def test_an_example_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no example 'extract'\. Choose one of classification, extraction"):
+        scaffold.create(tmp_path / "new", example=False, small_example="extract")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.long
+def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: Path) -> None:
+    """A few steps, questions and test rows: enough to go all the way, not to learn the task."""
+    for path in (example / "data" / "general").glob("*.jsonl"):
+        cut(path, 8)
+    cut(rows_file(example), 120)
+    _change(example / "project.yaml", {"evaluation": {"max_test_rows": 12}, "promotion": {"min_test_rows": 2}})
+    _change(example / "experiments" / "lora.yaml", {"training": {"max_steps": 4}})
+    done = ft(example, "run", "--experiment", "lora", timeout=1500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    check = EXAMPLES[example.name]
+    document = ft_json(example, "compare")
+    assert document["primary_metric"] == check
+    assert document["decided_by"] == f"evaluation.metrics.{check} decides: it checks the answers."
+    results = document["field_results" if check == "order" else "confusions"]
+    assert {entry["row"] for entry in results} == {row["name"] for row in document["rows"]}
+    report = next((example / "data" / "store" / "artifacts" / "report").glob("*/*/report.html"))
+    assert "What is wrong most often" in report.read_text(encoding="utf-8")
+
+
+def _change(path: Path, sections: dict[str, dict[str, Any]]) -> None:
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in sections.items():
+        settings.setdefault(section, {}).update(values)
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,110 @@
+"""lm-eval tasks that must hold: paired with the own base model document by document, by the rule of forgetting."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
+
+RIGHT = [1] * 200 + [0] * 200
+
+
+def after(lost: int, won: int = 0) -> list[int]:
+    """The results of a model that lost and won some of the documents of RIGHT."""
+    return [0] * lost + [1] * (200 - lost) + [1] * won + [0] * (200 - won)
+
+
+def checks(
+    folder: Path, before: dict[str, Any], after: dict[str, Any], metrics: Any = None, **must_hold: float
+) -> list[BaseCheck]:
+    plain = {"kind": "base", "losses": losses(3.0), "tasks": before}
+    tuned = {"kind": "merged", "losses": losses(2.0), "technique": "lora", "tasks": after}
+    inputs = {
+        "a/prompt_baseline": scored(folder / "base", {"plain": plain}, metrics=metrics),
+        "a/scores": scored(folder / "tuned", {"merged": tuned}, metrics=metrics),
+    }
+    row = compare(inputs, CONFIG | {"must_hold": must_hold}).row("a/merged")
+    assert row is not None
+    return list(row.base_checks)
+
+
+def metric(name: str, lower: bool = False) -> dict[str, Any]:
+    return {name: {"label": name, "lower_is_better": lower, "meaning": "of its task", "unit": "of a task"}}
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "verdict"), [(0, 0, "kept"), (20, 12, "kept"), (30, 15, "cannot be told"), (60, 5, "lost")]
+)
+def test_a_task_holds_by_the_rule_of_forgetting(tmp_path: Path, lost: int, won: int, verdict: str) -> None:
+    [check] = checks(tmp_path, {"t/acc": RIGHT}, {"t/acc": after(lost, won)}, metric("t/acc"), t=0.05)
+    assert (check.kind, check.name, check.verdict) == ("task", "t/acc", verdict)
+    assert (check.count, check.lost, check.won, check.base) == (400, lost, won, "base")
+    words = {"kept": "Passes", "cannot be told": "Cannot be told from", "lost": "Fails"}[verdict]
+    assert check.describe().startswith(f"{words} the task t/acc: {lost} of 400 documents got worse and {won} better")
+
+
+def test_a_wider_margin_passes_what_a_narrow_one_does_not(tmp_path: Path) -> None:
+    pair = ({"t/acc": RIGHT}, {"t/acc": after(30, 15)}, metric("t/acc"))
+    [narrow], [wide] = (checks(tmp_path / str(margin), *pair, t=margin) for margin in (0.05, 0.1))
+    assert (narrow.verdict, wide.verdict, wide.margin) == ("cannot be told", "kept", 0.1)
+    assert narrow.describe().endswith("that more documents may not tell: read the answers that changed.")
+    few = {"t/acc": RIGHT[180:220]}, {"t/acc": [0, *RIGHT[181:219], 1]}
+    [check] = checks(tmp_path / "few", *few, metric("t/acc"), t=0.05)
+    assert check.needed == 237 and check.describe().endswith(" About 197 more documents would tell.")  # 6.2·4/42/0.05²
+
+
+def test_a_metric_of_which_less_is_better_is_turned_around(tmp_path: Path) -> None:
+    before = [0.2 + number / 1000 for number in range(100)]
+    worse = [value + 0.3 + 0.01 * (number % 3) for number, value in enumerate(before)]
+    found = metric("t/errors", lower=True)
+    [lost] = checks(tmp_path / "worse", {"t/errors": before}, {"t/errors": worse}, found, t=0.05)
+    assert (lost.verdict, lost.lost, lost.is_rate) == ("lost", 100, False)
+    assert lost.describe().endswith("the true drop is at least 0.309, the margin is 0.050.")
+    [kept] = checks(tmp_path / "better", {"t/errors": worse}, {"t/errors": before}, found, t=0.05)
+    assert (kept.verdict, kept.won) == ("kept", 100) and "the true gain is at least 0.309" in kept.describe()
+
+
+def test_every_metric_of_a_task_must_hold(tmp_path: Path) -> None:
+    metrics = metric("t/acc") | metric("t/acc_norm") | metric("t2/acc")
+    before = {"t/acc": RIGHT, "t/acc_norm": RIGHT, "t2/acc": RIGHT}
+    found = checks(tmp_path, before, {**before, "t/acc": after(60), "t2/acc": after(60)}, metrics, t=0.05)
+    assert [(check.name, check.verdict) for check in found] == [("t/acc", "lost"), ("t/acc_norm", "kept")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "because"),
+    [
+        ({}, {"t/acc": RIGHT}, "its base model, base, was not scored on it. Materialize its scores, or run `ft run`."),
+        ({}, {}, "no task of this name was run. A group of tasks cannot be held: name its tasks."),
+        ({"t/f": [0.5]}, {"t/f": [0.7]}, "it has a single document, which shows nothing."),
+    ],
+)
+def test_a_task_of_which_nothing_is_known_blocks(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], because: str
+) -> None:
+    [check] = checks(tmp_path, before, after, metric("t/acc") | metric("t/f"), t=0.05)
+    assert (check.verdict, check.prevents_release) == ("unknown", True)
+    assert check.describe() == f"Nothing is known of the task {check.name}: {because}"
+
+
+def test_a_model_without_its_base_model_is_not_compared_with_another(tmp_path: Path) -> None:
+    row = {"losses": losses(2.0), "tasks": {"t/acc": RIGHT}}
+    inputs = {
+        "b/prompt_baseline": scored(tmp_path / "b", {"plain": {"kind": "base", **row}}, metrics=metric("t/acc")),
+        "a/scores": scored(tmp_path / "a", {"merged": {"kind": "merged", **row}}, metrics=metric("t/acc")),
+    }
+    bases = {"b/prompt_baseline": "2", "a/scores": "1"}
+    measured = compare(inputs, CONFIG | {"must_hold": {"t": 0.05}, "bases": bases}).row("a/merged")
+    assert measured is not None
+    assert measured.base_checks[0].describe() == "Nothing is known of the task t: its base model was not scored."
+
+
+def test_settings_name_tasks_with_and_without_a_margin() -> None:
+    tasks = ["arc_easy", {"task": "ours", "must_hold": True}, {"task": "safe", "must_hold": True, "margin": 0.02}]
+    settings = ProjectSettings.model_validate({"name": "x", "evaluation": {"tasks": [*tasks, {"task": "shown"}]}})
+    assert settings.evaluation.task_names == ["arc_easy", "ours", "safe", "shown"]
+    assert settings.evaluation.tasks_that_must_hold() == {"ours": 0.05, "safe": 0.02}

@@ -1,0 +1,71 @@
+"""A visitor of the page of `ft rate` who sends what a browser without scripts sends."""
+
+import re
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import unescape
+from urllib.error import HTTPError
+
+from ft_pipeline.execution.local_page import LocalPage
+from ft_pipeline.ratings.page import RatingPage
+from ft_pipeline.ratings.pairs import Match
+
+
+@dataclass
+class Visitor:
+    """Opens pages and sends forms. `html` is the last page."""
+
+    url: str
+    html: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def open(self, path: str = "", **headers: str) -> "Visitor":
+        return self._send(urllib.request.Request(self.url + path, headers=headers))
+
+    def send(self, path: str, fields: Mapping[str, str], **headers: str) -> "Visitor":
+        body = urllib.parse.urlencode(fields).encode()
+        return self._send(urllib.request.Request(self.url + path, body, headers))
+
+    def choose(self, verdict: str, note: str = "") -> "Visitor":
+        """Press a button on the page that was opened last."""
+        return self.send("verdict", {"item": self.item, "verdict": verdict, "note": note})
+
+    @property
+    def item(self) -> str:
+        found = re.search(r'name="item" value="([^"]*)"', self.html)
+        assert found, self.html
+        return unescape(found[1])
+
+    @property
+    def answers(self) -> list[str]:
+        return [unescape(text) for text in re.findall(r'</h2><div class="text">(.*?)</div></section>', self.html, re.S)]
+
+    def _send(self, request: urllib.request.Request) -> "Visitor":
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                self.html, self.status, self.headers = reply.read().decode(), reply.status, reply.headers
+        except HTTPError as error:
+            self.html, self.status, self.headers = error.read().decode(), error.code, error.headers
+        return self
+
+
+@contextmanager
+def visiting(match: Match, rater: str = "r1", number: int = 60) -> Iterator[Visitor]:
+    """Serve the page as `ft rate` does, until the result was shown or the block ends."""
+    served = LocalPage(0)
+    ready = threading.Event()
+    page = RatingPage(match, rater, number, served.stop)
+    thread = threading.Thread(target=served.serve, args=(page.app(), lambda url: ready.set()))
+    thread.start()
+    ready.wait(30)
+    try:
+        yield Visitor(served.url)
+    finally:
+        served.stop()
+        thread.join(30)
+        assert not thread.is_alive()

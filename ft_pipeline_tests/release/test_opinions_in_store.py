@@ -1,0 +1,113 @@
+"""Decisions by people over a real store: the ledger of tests, records of the champion, and the model card."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
+from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
+from ft_pipeline.release import exposure_ledger
+from ft_pipeline.release.card.model_card import CardFacts, render_card
+from ft_pipeline.release.champion import ChampionRecord
+from ft_pipeline.release.manual_promotion import NotPromoted, promote
+from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, decision_document
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.evaluation.opined import mixed, rating
+from ft_pipeline_tests.release import material as made_up
+from ft_pipeline_tests.release.material import Material
+
+SETTINGS = PromotionSettings()
+TRAILS = 3.1
+"""A mean loss that is not better than that of the prompt variant, 3.0."""
+
+
+@pytest.fixture
+def material(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Material:
+    monkeypatch.setattr(made_up, "HARD", made_up.HARD * 2)  # 60 test conversations
+    return Material(tmp_path)
+
+
+def rated(material: Material, verdicts: list[str]) -> dict[str, Artifact]:
+    """Ratings of the tuned model and the prompt variant, as an artifact."""
+    draft = material.store.begin(Spec("ratings", {}, {"verdicts": verdicts}))
+    pq.write_table(
+        pa.Table.from_pylist([_rating(*entry) for entry in enumerate(verdicts)]), draft.out / "ratings.parquet"
+    )
+    return {"ratings": material.store.commit(draft, {})}
+
+
+def _rating(number: int, verdict: str) -> dict[str, Any]:
+    answers = {"candidate_answer": f"merged says {number}", "rival_answer": f"few_shot says {number}"}
+    return rating(number, verdict) | {name: hash_of_answer(text) for name, text in answers.items()}
+
+
+def decided(material: Material, comparison: Artifact, champion: ChampionRecord | None = None) -> RecordedDecision:
+    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15)
+
+
+def compare(material: Material, scores: Artifact, verdicts: list[str]) -> Artifact:
+    return material.compare(scores, opinions=rated(material, verdicts), primary_metric=AUTO)
+
+
+def count_of_tests(material: Material) -> int:
+    return sum(len(entry["candidates"]) for entry in exposure_ledger.ledger(material.store.root).read())
+
+
+def test_people_s_verdicts_are_tests_in_the_ledger_like_any_other(material: Material) -> None:
+    scores = material.train(TRAILS)
+    before = decided(material, material.compare(scores, primary_metric=AUTO))
+    assert not before.decision.failed["few_shot"] and before.decision.failed["lora/merged"]
+    counted = count_of_tests(material)
+    few = decided(material, compare(material, scores, mixed(20, 10)))
+    assert count_of_tests(material) == counted and not any(test.is_new for test in few.decision.tests)
+    enough = decided(material, compare(material, scores, mixed(44, 16)))
+    assert [test.name for test in enough.decision.tests if test.is_new] == ["lora/merged"]
+    assert count_of_tests(material) == counted + 1
+    [test] = [test for test in enough.decision.tests if test.is_new]
+    assert test.level == 0.05 / (3 * 4), "two tests before, and this one"
+    again = decided(material, compare(material, scores, mixed(44, 16)))
+    assert not any(test.is_new for test in again.decision.tests)
+    assert enough.decision.name == "lora/merged", "what people chose comes first"
+
+
+def test_a_record_and_the_card_say_that_people_decided(material: Material) -> None:
+    comparison = compare(material, material.train(TRAILS), mixed(46, 14))
+    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
+    assert record is not None and record.evidence["decided_by"] == {"few_shot": "people"}
+    [opinion] = record.evidence["opinions"]
+    assert (opinion["rated"], opinion["may_decide"]) == (60, True)
+    document = decision_document(material.store, comparison, SETTINGS, None, test_share=0.0)
+    assert document["verdict"]["sentence"].startswith(
+        "Use the fine-tuned model lora/merged: its answers were preferred in 77 of 100 comparisons with few_shot ("
+    )
+    facts = CardFacts(
+        name="lora/merged",
+        row="lora/merged",
+        kind="merged",
+        task="",
+        base_model="tiny",
+        hub_id=None,
+        license=None,
+        row_counts={},
+        splits={},
+        comparison=decided(material, comparison).comparison,
+        fingerprints={},
+        champion=record.to_json(),
+        decided=document,
+    )
+    card = render_card(facts).replace("\\", "")
+    assert "Against few_shot, the decision was that of people, who rated 60 pairs blind." in card
+    assert "**Answers can go out**: an answer can go out in 60 of 60 rated pairs" in card
+
+
+def test_people_stop_a_promotion_by_hand(material: Material) -> None:
+    comparison = compare(material, material.train(2.0), mixed(31, 29))
+    with pytest.raises(NotPromoted, match="is preferred in 52 of 100 comparisons with few_shot"):
+        promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
+    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=True, reason="we need it")
+    assert record is not None and "is preferred in 52 of 100" in record.evidence["lacks"][0]

@@ -1,0 +1,317 @@
+"""What people's and a judge's opinions decide: promotions, the verdict and the first screen."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, PairedDifference, RecipeLead
+from ft_pipeline.evaluation.comparison.opinion_records import By, Opinion
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.opinions.agreement import Agreement
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
+from ft_pipeline.evaluation.recommendation.rules import prompting_is_enough, tuning_wins
+from ft_pipeline.release.decision import Decision, decide, decide_one
+from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.first_screen import NOT_READ, Light, lights, risks
+from ft_pipeline.release.preferences import who_decided
+from ft_pipeline.release.verdict import Verdict, verdict
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.release.test_promotion import KINDS, LOSSES, candidates, champion, comparison
+
+SETTINGS = PromotionSettings(min_test_rows=20)
+TRAILS = {"plain": 3.5, "few_shot": 3.0, "qlora": 3.1}
+"""Losses of a tuned model that is not ahead on the likelihood."""
+ALPHA = Agreement(0.61, 0.42, 0.77, 60)
+
+
+def opinion(
+    win_rate: float = 0.68,
+    p: float | None = 0.001,
+    *,
+    row: str = "qlora",
+    rival: str = "few_shot",
+    by: By = "people",
+    may_decide: bool = True,
+    **values: Any,
+) -> Opinion:
+    fields: dict[str, Any] = {
+        "rated": 60 if by == "people" else 0,
+        "judged": 0 if by == "people" else 134,
+        "low": win_rate - 0.09,
+        "high": win_rate + 0.08,
+        "alpha": ALPHA,
+        "because": "enough pairs" if may_decide else "people rated 0 of the pairs",
+    }
+    fields |= {"row": row, "rival": rival, "by": by, "win_rate": win_rate, "p": p, "may_decide": may_decide}
+    return Opinion(**fields | values)
+
+
+def measured(losses: Mapping[str, float], *opinions: Opinion, **values: Any) -> Comparison:
+    return replace(comparison(dict(losses)), opinions=list(opinions), **values)
+
+
+def decided(found: Comparison, standing: str | None = None, count: float = 0.0) -> Decision:
+    names = [row.name for row in found.rows if row.kind in ("prompt", "merged")]
+    record = champion(standing) if standing else None
+    return decide(found, candidates(*names), SETTINGS, record, exposure=Exposure(count=count))
+
+
+def said(found: Comparison, standing: str | None = None) -> Verdict:
+    return verdict(found, decided(found, standing), standing)
+
+
+def without_prompts(found: Comparison) -> Comparison:
+    """The same, where only the tuned model may be released."""
+    return replace(found, rows=[row for row in found.rows if row.kind != "prompt"])
+
+
+# --- promotion --------------------------------------------------------------------------------------------------------
+
+
+def test_people_promote_a_model_whose_likelihood_is_not_better() -> None:
+    found = decided(measured(TRAILS, opinion()))
+    assert (found.move, found.name) == (True, "qlora")
+    assert found.reasons[-1].startswith(
+        "qlora is preferred in 68 of 100 comparisons with few_shot (59 to 76) by people, who rated 60 pairs blind; "
+    )
+    assert found.evidence["decided_by"] == {"few_shot": "people"} and found.evidence["p"] == 0.001
+    assert found.evidence["opinions"][0]["alpha"]["alpha"] == 0.61
+
+
+def test_people_stop_a_model_whose_likelihood_is_clearly_better() -> None:
+    found = decided(measured(LOSSES, opinion(0.52, 0.35)))
+    assert "qlora" in found.failed and found.name != "qlora"
+    assert found.failed["qlora"] == [
+        "is preferred in 52 of 100 comparisons with few_shot (43 to 60) by people, who rated 60 pairs blind, and half "
+        "may be the truth"
+    ]
+
+
+def test_people_s_verdicts_are_tested_at_the_level_of_all_earlier_tests() -> None:
+    found = decided(measured(TRAILS, opinion(0.65, 0.01)), count=3)
+    assert not [test for test in found.tests if test.name == "qlora" and test.p != 0.01]
+    assert "with several candidates and 3 earlier tests on these rows that may be luck: its p-value is 0.01" in str(
+        found.failed["qlora"]
+    )
+
+
+def test_each_further_rating_makes_another_test_and_the_same_ones_none() -> None:
+    keys = []
+    for rated in (60, 60, 70):
+        [test] = [test for test in decided(measured(TRAILS, opinion(rated=rated))).tests if test.name == "qlora"]
+        keys.append(test.key)
+    assert keys[0] == keys[1] != keys[2]
+    [alone] = [test for test in decided(measured(TRAILS)).tests if test.name == "qlora"]
+    [unheard] = [
+        test for test in decided(measured(TRAILS, opinion(may_decide=False, rated=20))).tests if test.name == "qlora"
+    ]
+    assert alone.key == unheard.key, "opinions that decide nothing change no test"
+
+
+def test_a_judge_decides_only_if_people_do_not() -> None:
+    judge = opinion(0.3, 0.99, by="judge")
+    assert decided(measured(TRAILS, opinion(), judge)).move
+    assert "by a judge that compared 134 pairs" in decided(measured(LOSSES, judge)).failed["qlora"][0]
+
+
+@pytest.mark.parametrize(("by", "asks"), [("judge", "rate 50 pairs"), ("people", "rate 30 more pairs")])
+def test_a_clear_loss_that_is_not_confirmed_asks_for_ratings(by: By, asks: str) -> None:
+    lost = opinion(0.3, 0.99, by=by, may_decide=False, rated=20 if by == "people" else 0)
+    found = decided(measured(LOSSES, lost))
+    assert found.name == "few_shot" and f"{asks} with `ft rate qlora few_shot`" in found.failed["qlora"][0]
+    assert decided(measured(LOSSES, opinion(0.45, 0.8, by=by, may_decide=False))).name == "qlora"
+
+
+def test_both_rivals_must_be_beaten_each_by_what_decides_there() -> None:
+    found = measured(LOSSES, opinion(row="qlora", rival="few_shot"))
+    decision = decided(found, standing="system_prompt")
+    assert decision.move and decision.evidence["decided_by"] == {"few_shot": "people", "system_prompt": "loss"}
+    assert "and beats the previous champion by 1.200" in decision.reasons[-1]
+    over = opinion(0.5, 0.5, rival="system_prompt")
+    assert decided(measured(LOSSES, opinion(), over), standing="system_prompt").name != "qlora"
+
+
+def test_a_model_that_people_chose_comes_before_one_that_a_metric_chose() -> None:
+    losses = {**LOSSES, "full": 1.5}
+    found = comparison(losses, kinds={**KINDS, "full": "merged"})
+    rows = [replace(row, forgetting=found.rows[-2].forgetting) for row in found.rows]
+    both = replace(found, rows=rows, opinions=[opinion()])
+    assert decided(replace(both, opinions=[])).name == "full"
+    assert decided(both).name == "qlora"
+
+
+def test_promotion_by_hand_follows_the_same_rules() -> None:
+    found = measured(LOSSES, opinion(0.52, 0.35))
+    row = found.row("qlora")
+    assert row is not None
+    assert not decide_one(found, candidates("few_shot", "qlora"), SETTINGS, None, row).move
+
+
+def test_people_do_not_outweigh_a_rail_or_the_seeds() -> None:
+    lead = RecipeLead("qlora", "few_shot", 3, [0.1, -0.2, 0.3], 0.05, -0.4, 0.5, -0.3)
+    found = decided(measured(TRAILS, opinion(), recipe_leads=[lead]))
+    assert "its recipe is not shown to beat few_shot" in found.failed["qlora"][0]
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_in_people_s_terms() -> None:
+    found = said(measured(TRAILS, opinion()))
+    assert found.sentence == (
+        "Use the fine-tuned model qlora: its answers were preferred in 68 of 100 comparisons with few_shot (59 to 76)."
+    )
+    assert found.basis == (
+        "One training. Decided by people, who rated 60 pairs blind. They agree with each other: 0.61 (Krippendorff's "
+        "alpha, 0.42 to 0.77; 60 pairs)."
+    )
+
+
+def test_people_who_prefer_the_prompt_end_the_question() -> None:
+    found = said(without_prompts(measured(LOSSES, opinion(0.3, 0.99, rival="plain"))))
+    assert (found.kind, found.row) == ("prompt", "plain")
+    assert found.sentence == (
+        "Do not fine-tune; use the base model as it is: the answers of qlora were preferred in 30 of 100 comparisons "
+        "with plain (21 to 38)."
+    )
+
+
+def test_how_many_more_ratings_would_decide_is_said() -> None:
+    near = opinion(0.59, 0.03, rival="plain", low=0.49, high=0.68)
+    found = said(without_prompts(measured(LOSSES, near, test_items=400)))
+    assert found.kind == "undecided"
+    assert found.sentence.endswith("and half may be the truth; about 92 more ratings would decide.")
+    few = said(without_prompts(measured(LOSSES, near)))
+    assert "more ratings" not in few.sentence, "there are not so many test answers"
+
+
+def unclear(**values: Any) -> Comparison:
+    """A lead whose interval includes zero."""
+    found = without_prompts(measured({"plain": 3.0, "qlora": 2.95}, test_items=400))
+    return replace(found, **values)
+
+
+def test_where_ratings_would_decide_they_are_asked_for() -> None:
+    found = said(unclear())
+    assert found.sentence.startswith(
+        "Not decided yet: rate 50 pairs with `ft rate qlora plain`. qlora leads plain on loss by 0.050"
+    )
+    some = opinion(0.6, 0.2, rival="plain", may_decide=False, rated=20)
+    assert "rate 30 more pairs with `ft rate qlora plain`" in said(unclear(opinions=[some])).sentence
+
+
+@pytest.mark.parametrize("values", [{"decided_by": "promotion.metric names loss."}, {"test_items": 40}])
+def test_ratings_that_would_not_decide_are_not_asked_for(values: dict[str, Any]) -> None:
+    assert "ft rate" not in said(unclear(**values)).sentence
+
+
+def test_answers_that_are_not_shown_to_be_as_good_are_to_be_rated() -> None:
+    check = AnswerCheck("qlora", "plain", "chrf", -3.0, -5.0, 2.0)
+    found = said(without_prompts(measured(LOSSES, test_items=400, answer_checks=[check])))
+    assert found.sentence.startswith("Not decided yet: rate 50 pairs with `ft rate qlora plain`.")
+
+
+def test_a_judge_that_cannot_tell_leaves_it_to_people() -> None:
+    judge = opinion(0.56, 0.06, rival="plain", by="judge")
+    found = said(without_prompts(measured(LOSSES, judge, test_items=400)))
+    assert found.sentence.startswith(
+        "Not decided yet: rate 50 pairs with `ft rate qlora plain`. qlora is preferred in 56 of 100 comparisons with "
+        "plain (47 to 64) by a judge that compared 134 pairs, and half may be the truth"
+    )
+    assert found.basis.startswith("One training. Decided by a judge that compared 134 pairs. It agrees with people:")
+
+
+def test_the_incumbent_is_replaced_by_the_word_of_people() -> None:
+    today = replace(comparison(LOSSES).rows[0], name="today", kind="contender", incumbent=True, scores={})
+    check = AnswerCheck("qlora", "today", "people", 0.08, -0.01, 0.05)
+    found = measured(LOSSES, opinion(0.58, 0.03, rival="today"), incumbent_checks=[check])
+    replaced = said(replace(found, rows=[*found.rows, today]))
+    assert replaced.sentence == (
+        "Replace today by qlora: it is not worse. people's preference: +0.080 (at least -0.010; -0.05 is the limit)."
+    )
+    assert "Decided by people, who rated 60 pairs blind." in replaced.basis
+
+
+def test_ratings_may_also_decide_about_the_present_model() -> None:
+    found = measured({"plain": 3.5, "few_shot": 3.0, "qlora": 2.95}, test_items=400)
+    kept = said(found, standing="few_shot")
+    assert kept.kind == "keep" and "people" not in kept.basis
+    assert kept.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate qlora few_shot`.")
+
+
+# --- the first screen -------------------------------------------------------------------------------------------------
+
+
+def light(*opinions: Opinion) -> Light:
+    found = measured(LOSSES, *opinions)
+    row = found.row("qlora")
+    assert row is not None
+    return lights(found, row)[-1]
+
+
+@pytest.mark.parametrize(
+    ("share", "rated", "color"),
+    [
+        (Score(1.0, 0.94, 1.0), 60, "green"),
+        (Score(1.0, 0.92, 1.0), 45, "amber"),
+        (Score(0.93, 0.84, 0.97), 60, "amber"),
+        (Score(0.7, 0.57, 0.8), 60, "red"),
+    ],
+)
+def test_the_share_of_answers_that_can_go_out_has_a_light(share: Score, rated: int, color: str) -> None:
+    found = light(opinion(can_go_out=share, rated=rated))
+    assert found.color == color
+    assert found.detail.startswith(f"an answer can go out in {share.value * rated:.0f} of {rated} rated pairs (")
+
+
+def test_answers_that_only_a_judge_read_count_as_unread() -> None:
+    assert light() == NOT_READ and light(opinion(by="judge")) == NOT_READ
+
+
+def of_qlora(found: Comparison) -> list[str]:
+    row = found.row("qlora")
+    assert row is not None
+    return risks(replace(found, test_rows=400), row)
+
+
+def test_answers_that_nobody_read_are_a_risk() -> None:
+    asks = "Nobody has read the answers: rate 50 pairs with `ft rate qlora few_shot`."
+    assert asks in of_qlora(measured(LOSSES))
+    assert asks in of_qlora(measured(LOSSES, opinion(by="judge")))
+    assert asks not in of_qlora(measured(LOSSES, opinion(can_go_out=Score(1.0, 0.9, 1.0))))
+
+
+def test_a_clear_loss_by_a_judge_is_a_risk() -> None:
+    lost = opinion(0.3, 0.99, by="judge", may_decide=False)
+    assert any("preferred in 30 of 100 comparisons with few_shot" in line for line in of_qlora(measured(LOSSES, lost)))
+
+
+# --- records and the recommendation -----------------------------------------------------------------------------------
+
+
+def test_a_record_says_who_decided() -> None:
+    evidence = decided(measured(LOSSES, opinion()), standing="system_prompt").evidence
+    assert who_decided(evidence) == [
+        "Against few_shot, the decision was that of people, who rated 60 pairs blind; agreement 0.61 (Krippendorff's "
+        "alpha, 0.42 to 0.77; 60 pairs).",
+        "Against system_prompt, the metric loss decided.",
+    ]
+    check = AnswerCheck("qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
+    two = decided(measured(LOSSES, answer_checks=[check])).evidence
+    assert who_decided(two) == ["Against few_shot, two keys decided."]
+    assert who_decided({"metric": "loss"}) == []
+
+
+def test_the_recommendation_follows_people() -> None:
+    won = ComparisonFacts(measured(TRAILS, opinion()), {}, 20)
+    assert prompting_is_enough(won) is None
+    reason = tuning_wins(won).reason
+    assert "Tuning pays off: qlora beats the best use of its base model. Answers of qlora: preferred in 68" in reason
+    lost = ComparisonFacts(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
+    found = prompting_is_enough(lost)
+    assert found is not None and found.reason.startswith("Do not fine-tune: the answers of qlora are not shown to be")
+    pair = PairedDifference("qlora", "few_shot", "loss", 1.0, 0.9, 1.1)
+    assert won.describe(pair).startswith("loss: qlora leads few_shot")
