@@ -10,6 +10,7 @@ from pydantic import (
 
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
+from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
@@ -38,15 +39,6 @@ class ExperimentData(Section):
     contains all rows of a smaller one. Validation uses all rows."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
-
-
-class DpoSettings(Section):
-    """TRL's DPOConfig, same names (Rafailov et al. 2023, arXiv 2305.18290)."""
-
-    beta: float = Field(0.1, gt=0)
-    """Penalty for moving away from the reference model: the larger, the closer the model stays."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """The assumed share of pairs whose preference is reversed."""
 
 
 class MergeSettings(Section):

@@ -17,7 +17,7 @@ from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory import estimate as memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
-from ft_pipeline.training.objectives.dpo import collate_pairs
+from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import (
@@ -107,8 +107,8 @@ def test_log_probabilities_belong_to_their_rows(models):
 
 def test_preference_pairs_are_joined_end_to_end_too():
     pairs = [
-        {**row, "rejected_ids": [5, 6], "rejected_labels": [MASKED, 6], "reference": float(number)}
-        for number, row in enumerate(ROWS)
+        {**row, "rejected_ids": [5, 6], "rejected_labels": [MASKED, 6], **dict.fromkeys(REFERENCES, 0.0)}
+        for row in ROWS
     ]
     batch = collate_pairs(pairs, None)
     lengths = [len(row["input_ids"]) for row in ROWS] + [2] * len(ROWS)

@@ -5,7 +5,8 @@ import torch
 from trl import SFTConfig
 
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.training.objectives.dpo import PreferenceTrainer, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
@@ -137,8 +138,9 @@ def test_no_balance_loss_is_added_if_no_trained_weight_affects_a_router(trainer_
 
 
 def test_preference_training_adds_the_balance_loss(trainer_of):
+    reference = {"preferred_reference": -1.0, "rejected_reference": -1.1}
     pairs = [
-        {**row, "rejected_ids": rejected["input_ids"], "rejected_labels": rejected["labels"], "reference": 0.1}
+        {**row, "rejected_ids": rejected["input_ids"], "rejected_labels": rejected["labels"], **reference}
         for row, rejected in zip(ROWS[:2], ROWS[2:], strict=True)
     ]
     trainer = trainer_of("mixtral", factory=PreferenceTrainer, rows=pairs, dpo=DpoSettings())

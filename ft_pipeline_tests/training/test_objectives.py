@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
-from ft_pipeline.training.objectives.dpo import collate_pairs, pair_losses, with_reference
+from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs, with_reference
+from ft_pipeline.training.objectives.pair_losses import PAIR_LOSSES, PairScores, pair_losses
 from ft_pipeline.training.objectives.rows import TableRows
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
@@ -39,9 +41,12 @@ from ft_pipeline_tests.training.subject import (
 FAST = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 4}
 
 
-def experiment(objective, technique="lora", **training):
+ONE = torch.ones(1)
+
+
+def experiment(objective, technique="lora", dpo=None, **training):
     return ExperimentSettings.model_validate(
-        {"objective": objective, "technique": technique, "training": {**FAST, **training}}
+        {"objective": objective, "technique": technique, "dpo": dpo or {}, "training": {**FAST, **training}}
     )
 
 
@@ -160,12 +165,12 @@ def test_the_dpo_loss_equals_the_formula_of_the_paper(pairs, tiny_base):
             for model in (policy, reference)
         ]
         expected.append(-float(functional.logsigmoid(torch.tensor(0.3 * (leads[0] - leads[1])))))
-    batch = collate_pairs([{**row, "reference": 0.0} for row in rows], 0)
-    leads = []
-    for model in (policy, reference):
-        preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
-        leads.append(preferred - rejected)
-    assert pair_losses(*leads, DpoSettings(beta=0.3)).tolist() == pytest.approx(expected, abs=1e-3)
+    batch = collate_pairs([{**row, **dict.fromkeys(REFERENCES, 0.0)} for row in rows], 0)
+    policy_sides, reference_sides = (
+        sequence_log_probabilities(model, batch).detach().chunk(2) for model in (policy, reference)
+    )
+    scores = PairScores(*(now - before for now, before in zip(policy_sides, reference_sides, strict=True)), ONE, ONE)
+    assert pair_losses(scores, DpoSettings(beta=0.3)).tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_reference_log_probabilities_do_not_depend_on_the_batch_size(pairs, tiny_base):
@@ -174,15 +179,77 @@ def test_reference_log_probabilities_do_not_depend_on_the_batch_size(pairs, tiny
     (together, alone) = (with_reference(model, rows, 0, size) for size in (5, 1))
     for batched, single in zip(together, alone, strict=True):
         assert batched["id"] == single["id"]
-        assert batched["reference"] == pytest.approx(single["reference"], abs=0.3)
+        for name in REFERENCES:
+            assert batched[name] == pytest.approx(single[name], abs=0.3)
 
 
 def test_label_smoothing_mixes_in_the_loss_of_swapped_pairs():
-    leads, reference = torch.tensor([2.0]), torch.tensor([0.5])
-    plain = pair_losses(leads, reference, DpoSettings(beta=0.4))
-    swapped = pair_losses(-leads, -reference, DpoSettings(beta=0.4))
-    smoothed = pair_losses(leads, reference, DpoSettings(beta=0.4, label_smoothing=0.2))
+    pair, reversed_pair = (
+        PairScores(torch.tensor([first]), torch.tensor([1.5 - first]), ONE, ONE) for first in (1, 0.5)
+    )
+    plain, swapped = (pair_losses(scores, DpoSettings(beta=0.4)) for scores in (pair, reversed_pair))
+    smoothed = pair_losses(pair, DpoSettings(beta=0.4, label_smoothing=0.2))
     torch.testing.assert_close(smoothed, 0.8 * plain + 0.2 * swapped)
+    robust = pair_losses(pair, DpoSettings(beta=0.4, label_smoothing=0.2, loss_type="robust"))
+    torch.testing.assert_close(robust, (0.8 * plain - 0.2 * swapped) / 0.6)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        ("sigmoid", math.log(1 + math.exp(-0.5 * 5))),
+        ("hinge", 0.0),
+        ("ipo", (3 / 6 - (-2) / 4 - 1 / (2 * 0.5)) ** 2),
+        ("apo_zero", 1 - 1 / (1 + math.exp(-1.5)) + 1 / (1 + math.exp(1.0))),
+    ],
+)
+def test_each_loss_is_the_formula_of_its_paper(loss_type, expected):
+    scores = PairScores(*(torch.tensor([value]) for value in (3.0, -2.0, 6, 4)))
+    assert pair_losses(scores, DpoSettings(beta=0.5, loss_type=loss_type)).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("loss_type", sorted(PAIR_LOSSES))
+def test_every_loss_prefers_the_preferred_answer(loss_type):
+    """Its gradient raises the preferred answer and lowers the rejected one, at the start of training."""
+    sides = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    smoothing = 0.1 if loss_type == "robust" else 0.0
+    settings = DpoSettings(loss_type=loss_type, label_smoothing=smoothing)
+    pair_losses(PairScores(*sides, ONE, ONE), settings).sum().backward()
+    preferred, rejected = (float(side.grad) for side in sides)
+    assert preferred < 0 < rejected
+
+
+def test_smoothing_belongs_to_the_losses_that_have_it():
+    with pytest.raises(ValueError, match="needs `label_smoothing`"):
+        DpoSettings(loss_type="robust")
+    with pytest.raises(ValueError, match="`loss_type: ipo` has no label smoothing"):
+        DpoSettings(loss_type="ipo", label_smoothing=0.1)
+
+
+def test_the_defaults_of_dpo_are_those_of_old_specs():
+    assert DpoSettings().model_dump() == {"beta": 0.1, "label_smoothing": 0.0}
+    assert DpoSettings(loss_type="ipo", sft_weight=1).model_dump() == {
+        "beta": 0.1,
+        "label_smoothing": 0.0,
+        "loss_type": "ipo",
+        "sft_weight": 1.0,
+    }
+
+
+def test_a_weight_of_sft_keeps_preferred_answers_likely(tmp_path, pairs, tiny_base):
+    """With it, preferred answers gain likelihood; rewards and margins are logged at each evaluation."""
+    ends = {}
+    for weight in (0.0, 1.0):
+        settings = experiment("dpo", "lora", learning_rate=5e-3, dpo={"sft_weight": weight})
+        work, _ = train(tmp_path / f"{weight}", pairs[0], tiny_base, settings)
+        entries = [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+        held_out = [entry for entry in entries if "eval_margin" in entry]
+        assert held_out[0]["eval_margin"] == pytest.approx(0, abs=0.02)
+        for entry in held_out:
+            margin = entry["eval_preferred_reward"] - entry["eval_rejected_reward"]
+            assert entry["eval_margin"] == pytest.approx(margin, abs=1e-3)
+        ends[weight] = held_out[-1]["eval_preferred_reward"]
+    assert ends[1.0] > max(0.0, ends[0.0])
 
 
 def test_a_batch_contains_the_preferred_texts_before_the_rejected_ones():
@@ -192,13 +259,14 @@ def test_a_batch_contains_the_preferred_texts_before_the_rejected_ones():
             "labels": [-100, 2, 3],
             "rejected_ids": [1, 5],
             "rejected_labels": [-100, 5],
-            "reference": 0.5,
+            "preferred_reference": -2.5,
+            "rejected_reference": -3.0,
         }
     ]
     batch = collate_pairs(rows, 0)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [1, 5, 0]]
     assert batch["labels"].tolist() == [[-100, 2, 3], [-100, 5, -100]]
-    assert batch["reference"].tolist() == [0.5]
+    assert batch["reference"].tolist() == [[-2.5], [-3.0]]
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

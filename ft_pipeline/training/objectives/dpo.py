@@ -1,9 +1,8 @@
 """Direct preference optimization: make the preferred answer more likely than the rejected one, relative to a reference
 model.
 
-loss = −log σ(β·((log π(y⁺) − log π(y⁻)) − (log π₀(y⁺) − log π₀(y⁻)))), Rafailov et al. 2023 (arXiv 2305.18290,
-equation 7). The reference π₀ is the model that training starts from. Its part is computed once, before the first step,
-so that no second model is in memory. Label smoothing as in cDPO (Mitchell 2023).
+The losses are in pair_losses.py. The reference π₀ is the model that training starts from. Its part is computed once,
+before the first step, so that no second model is in memory.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
@@ -20,10 +18,12 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.data import DataSettings
-from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import TRAIN, VALIDATION
+from ft_pipeline.training.objectives.pair_losses import PairScores, pair_losses
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
@@ -31,8 +31,12 @@ from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
-from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities
+from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities, trained_tokens_of_rows
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id
+
+SIDES = ("preferred", "rejected")
+REFERENCES = tuple(f"{side}_reference" for side in SIDES)
+"""Keys of a pair: the log probability of each answer under the reference model, in nats."""
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -100,42 +104,40 @@ def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: 
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
-    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: the log ratio of
-    preferred and rejected answer (nats) of the reference model."""
+    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [2, pairs]: the log
+    probability (nats) of each preferred and each rejected answer under the reference model."""
     rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
+    reference = [[pair[f"{side}_reference"] for pair in rows] for side in SIDES]
     return {
         **collate([*rows, *rejected], pad_token_id),
-        "reference": torch.tensor([pair["reference"] for pair in rows], dtype=torch.float32),
+        "reference": torch.tensor(reference, dtype=torch.float32),
     }
 
 
 def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
-    """Return the pairs with `reference`, computed by the current model. Its mode (train, eval) is restored."""
+    """Return the pairs with the log probability of each answer, computed by the current model. Its mode (train, eval)
+    is restored."""
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
-    log_ratios: dict[int, float] = {}
+    unknown = dict.fromkeys(REFERENCES, 0.0)
+    computed: dict[int, dict[str, float]] = {}
     with evaluation_mode(model):
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
-            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in indices], pad_token_id)
+            batch = collate_pairs([{**pairs[index], **unknown} for index in indices], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            log_ratios.update(zip(indices, _log_ratios(model, batch).tolist(), strict=True))
-    return [{**pair, "reference": log_ratios[index]} for index, pair in enumerate(pairs)]
-
-
-def pair_losses(log_ratios: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
-    """Return the loss of each pair [pairs]. `log_ratios` and `reference` [pairs]: log π(y⁺) − log π(y⁻) in nats, of the
-    model and of the reference model."""
-    margin = settings.beta * (log_ratios - reference)
-    smoothing = settings.label_smoothing
-    return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
+            values = _log_probabilities(model, batch).tolist()
+            for index, *pair_values in zip(indices, *values, strict=True):
+                computed[index] = dict(zip(REFERENCES, pair_values, strict=True))
+    return [{**pair, **computed[index]} for index, pair in enumerate(pairs)]
 
 
 class PreferenceTrainer(TokenTrainer):
-    """TokenTrainer on pairs that have their `reference`. Losses are per pair."""
+    """TokenTrainer on pairs that have the log probabilities of the reference model. Losses are per pair."""
 
     length_columns = ("input_ids", "rejected_ids")
-    held_out_measures = ("eval_accuracy",)
-    """The share of pairs whose log ratio is higher than that of the reference model."""
+    held_out_measures = ("eval_accuracy", "eval_margin", "eval_preferred_reward", "eval_rejected_reward")
+    """The share of pairs whose preferred answer gained more than the rejected one, and the mean rewards: β times what
+    an answer gained against the reference model, in nats."""
     collate = staticmethod(collate_pairs)
 
     def __init__(self, *args: Any, dpo: DpoSettings) -> None:
@@ -159,23 +161,27 @@ class PreferenceTrainer(TokenTrainer):
         return cls(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss over the pairs of a batch, their number, and how many have a higher log ratio than
-        with the reference model."""
+        """Return the summed loss over the pairs of a batch, their number, and the sums of `held_out_measures`."""
         with collect_balance_losses(model) as balance_losses:
-            log_ratios, reference = _log_ratios(model, batch), batch["reference"]
-        gained = int((log_ratios > reference).sum())
-        total = pair_losses(log_ratios, reference, self._dpo).sum() + len(reference) * sum(balance_losses)
-        return total, len(reference), gained
+            log_probabilities = _log_probabilities(model, batch)
+        preferred_tokens, rejected_tokens = trained_tokens_of_rows(batch).chunk(2)
+        preferred, rejected = log_probabilities - batch["reference"]
+        scores = PairScores(preferred, rejected, preferred_tokens, rejected_tokens)
+        losses = pair_losses(scores, self._dpo)
+        if self._dpo.sft_weight:
+            losses = losses - self._dpo.sft_weight * log_probabilities[0] / preferred_tokens.clamp(min=1)
+        total = losses.sum() + len(losses) * sum(balance_losses)
+        rewards = [self._dpo.beta * float(side.detach().sum()) for side in (scores.leads, preferred, rejected)]
+        return total, len(losses), int((scores.leads > 0).sum()), *rewards
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
-        return len(batch["reference"])
+        return batch["reference"].shape[1]
 
 
-def _log_ratios(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return log π(y⁺) − log π(y⁻) of each pair [pairs], in nats."""
+def _log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return the log probabilities [2, pairs] of the preferred and the rejected answers, in nats."""
     with compute_autocast(model):
-        preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
-    return preferred - rejected
+        return torch.stack(sequence_log_probabilities(model, batch).chunk(2))
 
 
 def _length(pair: dict[str, Any]) -> int:

@@ -52,6 +52,12 @@ def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, token_rows, -losses)
 
 
+def trained_tokens_of_rows(batch: dict[str, Tensor]) -> Tensor:
+    """Return the number of trained tokens of each row [rows]."""
+    rows, token_rows = _row_of_each_token(batch)
+    return torch.bincount(token_rows, minlength=rows)
+
+
 def _row_of_each_token(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
     """Return the number of rows, and the index of the row of each trained token [tokens]."""
     trained = (batch["labels"][:, 1:] != MASKED).nonzero()
