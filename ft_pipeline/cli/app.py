@@ -40,6 +40,10 @@ COMMANDS = {
         "commands:run",
         "Materialize every asset that is missing, stale or failed, with live progress and a summary at the end.",
     ),
+    "plan": Entry(
+        "plan:plan",
+        "Estimate the memory, time and money of a training on this machine and on common GPUs, and how far off it was.",
+    ),
     "sweep": Entry(
         "sweep:sweep",
         "Train variations of an experiment, stop those that fall behind, and write the best one as a new experiment.",

@@ -42,7 +42,7 @@ def test_a_search_is_repeatable_and_finds_the_lowest_loss() -> None:
     best = best_trial(first)
     assert best is not None and 5e-4 < float(str(best.values["training.learning_rate"])) < 2e-3
     shares = importances(SPACE, first)
-    assert list(shares)[0] == "training.learning_rate" and shares["training.learning_rate"] > 0.8
+    assert next(iter(shares)) == "training.learning_rate" and shares["training.learning_rate"] > 0.8
 
 
 def test_the_next_values_depend_only_on_the_ended_trials() -> None:
