@@ -14,7 +14,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store import provenance
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.training import time_estimate
 from ft_pipeline.training.memory.estimate import estimate_experiment
@@ -50,6 +50,7 @@ def plan_training(project: Project, name: str) -> dict[str, Any]:
     work = time_estimate.work_of(settings, config, audit, None)
     memory = estimate_experiment(settings, config, audit["lengths"]["max"], None, params=base.summary["params"])
     trainings = time_estimate.measured_trainings(store)
+    adapter = current_artifact(store, "adapter", name)
     return {
         "experiment": name,
         "tokens": round(work.tokens),
@@ -57,7 +58,7 @@ def plan_training(project: Project, name: str) -> dict[str, Any]:
         "memory_gb": memory["total_gb"],
         "cpu_gb": memory["cpu_gb"],
         "devices": _device_rows(project, settings, work, memory, trainings),
-        "afterwards": _afterwards(store, current_artifact(store, "adapter", name), trainings),
+        "afterwards": adapter and time_estimate.hindsight(store, adapter, trainings),
     }
 
 
@@ -116,37 +117,6 @@ def _row(
         "cost": cost,
         "fits": fits,
         "basis": seconds.basis,
-    }
-
-
-def _afterwards(
-    store: ArtifactStore, adapter: Artifact | None, trainings: list[time_estimate.Measured]
-) -> dict[str, Any] | None:
-    """Return how far off the estimate was that the trainings before the current adapter gave; None if it is not there.
-
-    `estimate` is null if there was no earlier training on its device.
-    """
-    own = next((entry for entry in trainings if adapter is not None and entry.fingerprint == adapter.fingerprint), None)
-    if adapter is None or own is None:
-        return None
-    settings = ExperimentSettings.model_validate(adapter.spec["config"]["experiment"])
-    data, base = (store.require(*adapter.inputs[name]) for name in ("training_data", "base_model"))
-    config, audit = base.document("config.json"), data.summary["audit"]
-    work = time_estimate.work_of(settings, config, audit, None)
-    earlier = [entry for entry in trainings if entry.begun < own.begun]
-    seconds = time_estimate.estimate(work, settings, earlier, own.device)
-    measured = adapter.summary["seconds"]
-    device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
-    memory = estimate_experiment(
-        settings, config, audit["lengths"]["max"], None, device, base.summary["params"], adapter.summary["computed_in"]
-    )
-    return {
-        "seconds": measured,
-        "estimate": None if seconds is None else [seconds.low, seconds.high],
-        "off_by": None if seconds is None else seconds.off_by(measured),
-        "peak_memory_gb": adapter.summary["peak_memory_gb"],
-        "memory_gb": memory["total_gb"],
-        "stopped_early": adapter.summary["stopped_early"],
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
 
 UNCERTAIN = 1.25
@@ -169,3 +170,32 @@ def assumed_on_gpu(work: Work, gpu: CommonGpu) -> Range:
     computed = assumed(work, (low, high), f"{GPU_SHARE[0]:.0%} to {GPU_SHARE[1]:.0%} of {gpu.peak / 1e12:g} TFLOP/s")
     waits = [work.steps * step + start for step, start in zip(GPU_STEP_SECONDS, GPU_START_SECONDS, strict=True)]
     return Range(computed.low + waits[0], computed.high + waits[1], computed.basis)
+
+
+def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measured]) -> dict[str, Any] | None:
+    """Return how far off the estimate was that the trainings before this one gave; None if it was interrupted.
+
+    `estimate` is null if there was no earlier training on its device.
+    """
+    own = next((entry for entry in trainings if entry.fingerprint == adapter.fingerprint), None)
+    if own is None:
+        return None
+    settings = ExperimentSettings.model_validate(adapter.spec["config"]["experiment"])
+    data, base = (store.require(*adapter.inputs[name]) for name in ("training_data", "base_model"))
+    config, audit = base.document("config.json"), data.summary["audit"]
+    work = work_of(settings, config, audit, None)
+    earlier = [entry for entry in trainings if entry.begun < own.begun]
+    seconds = estimate(work, settings, earlier, own.device)
+    measured = adapter.summary["seconds"]
+    device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
+    memory = estimate_experiment(
+        settings, config, audit["lengths"]["max"], None, device, base.summary["params"], adapter.summary["computed_in"]
+    )
+    return {
+        "seconds": measured,
+        "estimate": None if seconds is None else [seconds.low, seconds.high],
+        "off_by": None if seconds is None else seconds.off_by(measured),
+        "peak_memory_gb": adapter.summary["peak_memory_gb"],
+        "memory_gb": memory["total_gb"],
+        "stopped_early": adapter.summary["stopped_early"],
+    }
