@@ -1,7 +1,7 @@
 """The result of a search: the chosen YAML, a table of trials, what mattered, and what it cost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ft_pipeline import plotting
 from ft_pipeline.defs.training_chain import references
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.search.sampling import importances
-from ft_pipeline.search.space import document_with
+from ft_pipeline.search.space import Dimension, document_with, yaml_text
 from ft_pipeline.search.sweep import Finished
 from ft_pipeline.search.trials import Trial
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -120,15 +120,19 @@ def _keep(finished: Finished, document: dict[str, Any]) -> Artifact:
 def draw_importances(finished: Finished, shares: Mapping[str, float]) -> bytes:
     """Return the picture of what mattered: shares of the variance, and the loss by each setting."""
     complete = [trial for trial in finished.trials if trial.state == "complete" and trial.loss is not None]
-    losses = [trial.loss for trial in complete if trial.loss is not None]
     dimensions = {dimension.key: dimension for dimension in finished.study.space}
     draws = [lambda axes: plotting.draw_shares(axes, shares, "What mattered: share of the variance of losses")]
     for key in list(shares)[:MAX_PLOTTED]:
-        dimension = dimensions[key]
-        values = [trial.values[key] if dimension.is_range else json.dumps(trial.values[key]) for trial in complete]
-
-        def draw(axes: Any, values: list[Any] = values, key: str = key) -> None:
-            plotting.draw_points(axes, values, losses, key, dimensions[key].log)
-
-        draws.append(draw)
+        draws.append(_points(dimensions[key], complete))
     return plotting.panels(draws, 6.0, 3.0)
+
+
+def _points(dimension: Dimension, complete: list[Trial]) -> Callable[[Any], None]:
+    """Return the drawing of the loss by one setting. The values of a list keep their order."""
+    if dimension.is_range:
+        values: list[Any] = [trial.values[dimension.key] for trial in complete]
+    else:
+        complete = sorted(complete, key=lambda trial: dimension.choices.index(trial.values[dimension.key]))
+        values = [yaml_text(trial.values[dimension.key]) for trial in complete]
+    losses = [trial.loss for trial in complete if trial.loss is not None]
+    return lambda axes: plotting.draw_points(axes, values, losses, dimension.key, dimension.log)

@@ -178,7 +178,7 @@ def _run_trials(study: Study, request: SweepRequest, clock: TrialClock, log: Cal
     while True:
         ended = [trial for trial, _ in stored_trials(study.store, study.id).values()]
         number = max((trial.number for trial in ended), default=0) + 1
-        if reason := _reason_to_end(request, ended, clock.seconds(number)):
+        if reason := reason_to_end(request, ended, clock.seconds(number)):
             return reason
         seed = study.seed + number
         values = next_values(study.space, ended, seed, study.own_values)
@@ -191,7 +191,7 @@ def _run_trials(study: Study, request: SweepRequest, clock: TrialClock, log: Cal
             raise UserError(f"{failures} trials failed one after another, the last one with: {trial.message}")
 
 
-def _reason_to_end(request: SweepRequest, ended: list[Trial], begun_seconds: float) -> str | None:
+def reason_to_end(request: SweepRequest, ended: list[Trial], begun_seconds: float) -> str | None:
     """Return why no trial is started; None to start one.
 
     begun_seconds: what an interrupted trial took so far. It is finished, unless the budget is spent.

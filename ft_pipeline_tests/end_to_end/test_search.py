@@ -86,7 +86,7 @@ def test_the_chosen_experiment_is_not_trained_again_and_no_trial_is_a_candidate(
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(store.all("adapter")) == adapters
     assert {row["name"] for row in ft_json(root, "experiments")["experiments"]} == {"lora", chosen["experiment"]}
-    verified = ft(root, "audit", "lora", "--verify")
+    verified = ft(root, "audit", chosen["experiment"], "--verify")
     assert verified.returncode == 0, verified.stdout[-3000:]
     assert not store.all("scores"), "a search looks at no test row"
 
