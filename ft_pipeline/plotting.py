@@ -155,6 +155,24 @@ def _short(label: str) -> str:
     return text.replace("$", r"\$")
 
 
+def draw_shares(axes: Any, shares: Mapping[str, float], title: str) -> None:
+    """Draw a bar for each share between 0 and 1, the first name on top."""
+    names = [_short(name) for name in shares]
+    axes.barh(range(len(names)), list(shares.values()), color=BLUE)
+    axes.set(title=title, xlim=(0, 1), yticks=range(len(names)), yticklabels=names)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+
+
+def draw_points(axes: Any, values: Sequence[Any], losses: Sequence[float], label: str, log: bool) -> None:
+    """Draw a dot for each training: the value of a setting (a number or a text) and the loss. The lowest is marked."""
+    axes.plot([_short(value) if isinstance(value, str) else value for value in values], losses, "o", color=BLUE)
+    best = min(range(len(losses)), key=lambda index: losses[index])
+    mark = values[best]
+    axes.plot(_short(mark) if isinstance(mark, str) else mark, losses[best], "o", color=ORANGE, markersize=8)
+    axes.set(title=label, xlabel=label, ylabel="held-out loss", **({"xscale": "log"} if log else {}))
+
+
 def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) -> bytes:
     """Return several drawings side by side, `width` × `height` inches each, two in a row."""
     columns = min(2, len(draws))

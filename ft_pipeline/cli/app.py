@@ -40,6 +40,14 @@ COMMANDS = {
         "commands:run",
         "Materialize every asset that is missing, stale or failed, with live progress and a summary at the end.",
     ),
+    "plan": Entry(
+        "plan:plan",
+        "Estimate the memory, time and money of a training on this machine and on common GPUs, and how far off it was.",
+    ),
+    "sweep": Entry(
+        "sweep:sweep",
+        "Train variations of an experiment, stop those that fall behind, and write the best one as a new experiment.",
+    ),
     "status": Entry("runs:status", "Show what runs, what waits and behind whom, what failed last"),
     "logs": Entry("runs:logs", "Print the log of a run."),
     "cancel": Entry("runs:cancel", "Cancel a run: one that is under way (it saves a checkpoint), one that waits"),

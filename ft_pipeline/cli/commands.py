@@ -95,7 +95,12 @@ def run(
     select: Annotated[
         str | None, typer.Option("--select", help="Run only these assets (comma-separated names).")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, without running it.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Show which steps would run and why, without running them. (`ft plan` shows time and money.)"
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Rebuild the selected assets even if the store already has them.")
     ] = False,

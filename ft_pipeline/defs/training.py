@@ -19,14 +19,16 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.execution.metadata import column_schema, picture, table
+from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.gguf.index import INDEX
 from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.time_estimate import hindsight, measured_trainings
 
 TOKEN_CHECKS = (
     CheckSpec("no_over_length", "No row is longer than max_length; nothing is truncated."),
@@ -243,4 +245,15 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
         [entry["eval_loss"] for entry in held_out],
     )
     rate = artifact.spec["config"]["experiment"]["training"]["learning_rate"]
-    return {**artifact.summary, "learning_rate": rate, "loss_curve": picture(curve, "training and held-out loss")}
+    loss_curve = picture(curve, "training and held-out loss")
+    return {**artifact.summary, "learning_rate": rate, "loss_curve": loss_curve, **_expected_time(artifact)}
+
+
+def _expected_time(artifact: Artifact) -> dict[str, Any]:
+    """Return how long earlier trainings had let expect, and how far off that was; empty without any (`ft plan`)."""
+    store = ArtifactStore(artifact.path.parents[3])
+    after = hindsight(store, artifact, measured_trainings(store))
+    if after is None or after["estimate"] is None:
+        return {}
+    low, high = (format_duration(seconds) for seconds in after["estimate"])
+    return {"expected_time": f"{low} to {high}", "times_expected": round(after["off_by"], 2)}

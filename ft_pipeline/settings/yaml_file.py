@@ -85,6 +85,13 @@ def _parse_settings(name: str, text: str, model: type[SectionT]) -> SectionT:
         raise UserError(f"{name} is empty. Write `key: value` lines, or remove the file.")
     if not isinstance(document, dict):
         raise UserError(f"{name} contains {_describe_value(document)}. Write `key: value` lines instead.")
+    return validate_document(name, document, model, root)
+
+
+def validate_document(
+    name: str, document: dict[str, Any], model: type[SectionT], root: yaml.Node | None = None
+) -> SectionT:
+    """Return the settings in `document`. UserError that begins with `name`, and has lines if `root` is given."""
     try:
         return model.model_validate(document)
     except ValidationError as error:

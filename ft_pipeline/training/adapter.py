@@ -29,6 +29,7 @@ from ft_pipeline.training.trainer.data_parallel import Ranks, join_ranks
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals
 from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
+from ft_pipeline.training.trainer.pruning import add_pruning
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train_or_resume
 from ft_pipeline.training.training_data import read_split
 
@@ -64,7 +65,10 @@ def run(job: Job) -> dict[str, Any]:
         early_stopping = EarlyStopping(settings.training.early_stopping_patience)
         trainer.add_callback(early_stopping)
         trainer.add_callback(ProgressCallback(job.report))
+        pruning = add_pruning(trainer, job)
         resumed_from_step = train_or_resume(trainer, early_stopping)
+        if pruning:
+            pruning.require_kept(trainer, time.monotonic() - started)
         if ranks.is_first:
             _save(trainer, settings, job)
     return {
@@ -107,7 +111,8 @@ def _read_settings(job: Job) -> ExperimentSettings:
     """Return the settings of the spec, with those that it omits because no result depends on them
     (`training.report_to`)."""
     experiment = job.config["experiment"]
-    return ExperimentSettings.model_validate({**experiment, "training": {**experiment["training"], **job.handling}})
+    trackers = {key: job.handling[key] for key in ("report_to",) if key in job.handling}
+    return ExperimentSettings.model_validate({**experiment, "training": {**experiment["training"], **trackers}})
 
 
 def _describe_start(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:

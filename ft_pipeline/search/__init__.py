@@ -1,0 +1,1 @@
+"""`ft sweep`: train variations of an experiment, and choose one by its validation loss."""
