@@ -97,7 +97,9 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     """
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     selected = settings.model_dump(mode="json", include={"objective", "data", "training"})
-    training = {key: selected["training"][key] for key in ("max_length", "seed")}
+    training = {
+        key: selected["training"][key] for key in ("max_length", "long_rows", "seed") if key in selected["training"]
+    }
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}

@@ -248,6 +248,15 @@ def _known_gguf_types(settings: ExperimentSettings) -> Violation:
     return None
 
 
+def _no_long_rows_in_blocks(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "cpt" or settings.training.long_rows == "fail":
+        return None
+    return (
+        "training.long_rows",
+        "objective 'cpt' divides its texts into blocks, so that no row is too long. Remove `training.long_rows`.",
+    )
+
+
 def _some_training_rows(settings: ExperimentSettings) -> Violation:
     weights = settings.data.weights
     if weights.human or weights.distilled:
@@ -295,6 +304,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _dpo_settings_for_dpo_only,
     _source_weights_for_sft_only,
     _some_training_rows,
+    _no_long_rows_in_blocks,
     _shares_for_sft_only,
     _learning_curve_in_whole_percent,
     _known_gguf_types,

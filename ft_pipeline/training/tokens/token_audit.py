@@ -203,7 +203,7 @@ class TokenAudit:
         self._length_check = Check(
             f"no row is longer than the max_length of {max_length} tokens",
             f"longer than the max_length of {max_length} tokens",
-            "nothing is truncated: raise training.max_length, or shorten or remove the rows",
+            "raise training.max_length, or set training.long_rows to skip or truncate",
         )
         self._vocabulary_check = Check(
             f"every token id is below the model's vocabulary of {vocabulary}",
