@@ -63,7 +63,7 @@ def experiment(context: SpecContext) -> Spec:
 def base_model(context: SpecContext) -> Spec:
     """The base model as plain safetensors: the embedded one, or one from a folder or a hub id."""
     settings = experiment_settings(context)
-    return base_model_spec(context, settings.base_model, settings.revision)
+    return base_model_spec(context, settings.base_model, settings.revision, settings.chat_template_kwargs)
 
 
 @step(

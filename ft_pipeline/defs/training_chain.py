@@ -1,5 +1,6 @@
 """Specs of the phases of an experiment: `start_from` trains other experiments first, each with its own artifacts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +84,14 @@ def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) ->
     return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
 
 
-def base_model_spec(context: SpecContext, model: str, revision: str | None) -> Spec:
-    """Return the spec of a base model, or of a local teacher."""
-    identity = identify_model(model, revision, context.store.file_hashes)
-    return Spec("base_model", config=dict(identity), versions=versions_of("transformers", "gguf"))
+def base_model_spec(
+    context: SpecContext, model: str, revision: str | None, variables: Mapping[str, Any] | None = None
+) -> Spec:
+    """Return the spec of a base model, or of a local teacher. variables: `chat_template_kwargs`."""
+    config: dict[str, Any] = dict(identify_model(model, revision, context.store.file_hashes))
+    if variables:
+        config["chat_template_kwargs"] = dict(variables)
+    return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:

@@ -1,13 +1,15 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
+    model_serializer,
     model_validator,
 )
 
+from ft_pipeline.settings.chat_template import TemplateVariables
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.project import NAME_PATTERN
@@ -87,6 +89,9 @@ class ExperimentSettings(Section):
     base_model: str = Field("embedded", min_length=1)
     """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
+    template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
     """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
     technique: Technique = "qlora"
@@ -117,6 +122,11 @@ class ExperimentSettings(Section):
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys that older versions lack, if they are empty: old specs must not change."""
+        return {key: value for key, value in serialize(self).items() if value or key != "chat_template_kwargs"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":

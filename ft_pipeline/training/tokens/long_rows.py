@@ -76,13 +76,13 @@ class LongRows:
         ]
 
     def report(self) -> dict[str, Any]:
-        """Return the part of the audit on long rows; empty if they fail it, so that it is the same as in older versions.
+        """Return the part of the audit on long rows. It is empty if they fail the audit, as in older versions.
 
         Each entry of `cut` is {table, file, row, tokens, lost_tokens}.
         """
         if self._choice == "fail":
             return {}
-        cut = [
+        cut: list[dict[str, Any]] = [
             {"table": table, "file": file, "row": row, "tokens": account.tokens, "lost_tokens": account.lost}
             for (table, file, row), account in self._accounts.items()
             if account.lost and not account.is_left_out
