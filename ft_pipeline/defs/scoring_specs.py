@@ -146,6 +146,8 @@ def served_settings(settings: ExperimentSettings, prompting: PromptingSettings) 
         "quantization": quantization,
         "system_prompt": settings.data.system_prompt,
     }
+    if settings.data.reasoning == "drop":
+        served["reasoning"] = "drop"
     variants = {name: variant.model_dump(mode="json") for name, variant in prompting.of_tuned_models.items()}
     return {**served, VARIANTS: {"variants": variants}} if variants else served
 

@@ -36,8 +36,8 @@ def set_template_variables(folder: Path, variables: Variables) -> None:
 def _with_variables(template: str, variables: Variables) -> str:
     """Return the template with its variables set.
 
-    The added line writes nothing. Its line break is removed after a block (trim_blocks), so that `template` still begins
-    at the start of a line.
+    The added line writes nothing. Its line break is removed after a block (trim_blocks), so that `template` still
+    begins at the start of a line.
     """
     known = _variables_of(template)
     for name in variables:

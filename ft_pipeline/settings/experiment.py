@@ -40,6 +40,14 @@ class ExperimentData(Section):
     contains all rows of a smaller one. Validation uses all rows."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
+    reasoning: Literal["train", "keep", "drop"] = "train"
+    """The reasoning of assistant turns (docs/training-rows.md). `train`: trained like the answer. `keep`: shown before
+    the answer, not trained. `drop`: left out, in training and in scoring."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["ExperimentData"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys that older versions lack, if they have their defaults: old specs must not change."""
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("reasoning", "train")}
 
 
 class DpoSettings(Section):
@@ -258,6 +266,12 @@ def _known_gguf_types(settings: ExperimentSettings) -> Violation:
     return None
 
 
+def _no_reasoning_in_raw_text(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "cpt" or settings.data.reasoning == "train":
+        return None
+    return "data.reasoning", "objective 'cpt' trains on raw text, which has no turns. Remove `data.reasoning`."
+
+
 def _no_long_rows_in_blocks(settings: ExperimentSettings) -> Violation:
     if settings.objective != "cpt" or settings.training.long_rows == "fail":
         return None
@@ -315,6 +329,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _source_weights_for_sft_only,
     _some_training_rows,
     _no_long_rows_in_blocks,
+    _no_reasoning_in_raw_text,
     _shares_for_sft_only,
     _learning_curve_in_whole_percent,
     _known_gguf_types,

@@ -128,9 +128,9 @@ class TrainingSettings(Section):
     max_length: int = Field(1024, ge=8)
     """Tokens. `long_rows` decides about longer rows. cpt: the length of a block."""
     long_rows: Literal["fail", "skip", "truncate"] = "fail"
-    """What to do with rows longer than `max_length`. `fail`: the token audit refuses them. `skip`: leave them out.
-    `truncate`: cut off their end, and leave out those of which no answer remains (docs/formats.md). The audit counts
-    and lists the rows."""
+    """What to do with rows longer than `max_length` (docs/training-rows.md). `fail`: the token audit refuses them.
+    `skip`: leave them out. `truncate`: cut off their end, and leave out those of which no answer remains. The audit
+    counts and lists the rows."""
     optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)

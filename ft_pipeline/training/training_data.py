@@ -83,7 +83,8 @@ def _write_rows(
 ) -> dict[str, Any]:
     """Write the rows of both splits, with one batch of them in memory at a time, and return their audit."""
     sources = prepared.sources
-    audits = [TokenAudit(**limits) for _ in sources]
+    reasoning = job.config["experiment"]["data"].get("reasoning", "train")
+    audits = [TokenAudit(**limits, reasoning=reasoning) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
     schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
