@@ -209,7 +209,7 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def _long_rows_metadata(audit: dict[str, Any]) -> dict[str, Any]:
     """Return the rows that are longer than max_length, if the experiment leaves them out or cuts them."""
-    left_out = [row for row in audit["left_out"] if "tokens" in row]
+    left_out = [row for row in audit.get("left_out", ()) if "tokens" in row]
     cut = audit.get("long_rows", {}).get("cut", [])
     if not left_out and not cut:
         return {}

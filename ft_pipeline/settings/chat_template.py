@@ -1,16 +1,15 @@
 """Variables of a chat template, as experiments and the teacher set them."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator
-
+TemplateVariables = dict[str, bool | int | float | str]
+"""Name → value."""
 _OURS = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
 )
 """Variables that are set for each conversation."""
 
 
-def _check_names(variables: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+def check_template_variables(variables: TemplateVariables) -> TemplateVariables:
+    """Return the variables. ValueError if one has no valid name, or belongs to each conversation."""
     for name in variables:
         if not (name.isascii() and name.isidentifier()):
             raise ValueError(
@@ -22,7 +21,3 @@ def _check_names(variables: dict[str, bool | int | float | str]) -> dict[str, bo
                 f"`chat_template_kwargs` contains `{name}`, which each conversation sets for itself. Remove it."
             )
     return variables
-
-
-TemplateVariables = Annotated[dict[str, bool | int | float | str], AfterValidator(_check_names)]
-"""Name → value."""

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import (
     Field,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
-from ft_pipeline.settings.chat_template import TemplateVariables
+from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.project import NAME_PATTERN
@@ -130,6 +131,11 @@ class ExperimentSettings(Section):
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
+        return check_template_variables(variables)
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from ft_pipeline.settings.chat_template import TemplateVariables
+from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 
@@ -123,6 +123,11 @@ class TeacherSettings(Section):
     seed: int = 0
     terms: str = ""
     """What the teacher's license or terms say about training on its answers. Shown on the model card."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
+        return check_template_variables(variables)
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["TeacherSettings"], dict[str, Any]]) -> dict[str, Any]:
