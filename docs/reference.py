@@ -52,7 +52,7 @@ Tool turns are quarantined unless a sidecar maps their roles: `roles: {function_
 the model to write the call and shows it the result. A role that is mapped to `tool` is kept and never trained. Calls
 in a separate field (`tool_calls`) are not read. Before training, the base model's chat template is checked: a template
 that drops a turn stops the training; a template without a place for reasoning is reported, with the number of affected
-turns.
+turns. What of a row is trained is described in [From rows to training texts](training-rows.md).
 
 ## Turns in the tables
 

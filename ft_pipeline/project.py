@@ -194,6 +194,11 @@ def _require_one_model(chain: "list[tuple[str, ExperimentSettings]]") -> None:
                 f"{last_name}.yaml: base_model is {last.base_model!r}, but {name}, which it starts from, has "
                 f"{settings.base_model!r}. Use the same base_model and revision."
             )
+        if settings.chat_template_kwargs != last.chat_template_kwargs:
+            raise UserError(
+                f"{last_name}.yaml: chat_template_kwargs differ from those of {name}, which it starts from. Use the "
+                "same in both."
+            )
 
 
 def has_separate_database(dagster_home: Path) -> bool:

@@ -141,6 +141,10 @@ def test_phases_are_listed_in_training_order(tmp_path: Path) -> None:
         ({"a": "start_from: c\n", "b": "{}\n"}, r"a\.yaml: start_from: there is no experiment 'c'; known: a, b"),
         ({"a": "start_from: b\n", "b": "base_model: org/other\n"}, "but b, which it starts from, has 'org/other'"),
         ({"a": "start_from: b\n", "b": "technique: prompt_tuning\n"}, "there is no model to continue from"),
+        (
+            {"a": "start_from: b\n", "b": "chat_template_kwargs: {enable_thinking: false}\n"},
+            r"a\.yaml: chat_template_kwargs differ from those of b",
+        ),
         ({"a": "start_from: b\n", "b": "technique: magic\n"}, r"a\.yaml: start_from: b\.yaml: line 1"),
     ],
 )

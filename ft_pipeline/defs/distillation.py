@@ -44,7 +44,8 @@ def teacher_answers(context: SpecContext) -> Spec:
     config, handling = config_and_handling(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    inputs["base_model"] = context.built_artifact(base_model_spec(context, teacher.model, teacher.revision)).reference
+    model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
+    inputs["base_model"] = context.built_artifact(model).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 

@@ -56,7 +56,8 @@ def gguf_scores_spec(context: SpecContext, gguf: Artifact, scores: Artifact) -> 
     if gguf.inputs["merged_model"] != scores.inputs["merged_model"]:
         raise UserError("gguf was made of an earlier merged model. Materialize it first, or run `ft run`.")
     inputs = {name: scores.inputs[name] for name in ("base_model", "merged_model")}
-    served = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
+    keys = ("technique", "quantization", "system_prompt", "reasoning")
+    served = {key: scores.spec["config"][key] for key in keys if key in scores.spec["config"]}
     spec = scores_spec(context, {**inputs, "gguf": gguf.reference, "scores": scores.reference}, served)
     settings = context.project.settings
     judged_by = {"limits": settings.evaluation.gguf.model_dump(mode="json"), "rails": settings.promotion.rails}

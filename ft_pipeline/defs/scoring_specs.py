@@ -83,20 +83,28 @@ def project_base(context: SpecContext) -> ArtifactReference | None:
     It does not depend on which experiments there are, except for the embedded model, which every machine has. Raises
     MissingInput if it is not in the store yet.
     """
-    wanted, revisions = context.project.settings.evaluation.tokens_of, _revisions_of_bases(context)
-    model = wanted or (EMBEDDED if EMBEDDED in revisions else None)
+    wanted, bases = context.project.settings.evaluation.tokens_of, _bases_of_experiments(context)
+    model = wanted or (EMBEDDED if EMBEDDED in bases else None)
     if model is None:
         return None
-    return context.built_artifact(base_model_spec(context, model, revisions.get(model))).reference
+    revision, variables = bases.get(model, (None, {}))
+    return context.built_artifact(base_model_spec(context, model, revision, variables)).reference
 
 
-def _revisions_of_bases(context: SpecContext) -> dict[str, str | None]:
-    """Return the base models of the experiments, with their revisions. Broken experiments have none."""
-    bases: dict[str, str | None] = {}
+def _bases_of_experiments(context: SpecContext) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    """Return the base models of the experiments, with (revision, variables of the chat template). Broken experiments
+    have none.
+
+    Variables do not change how the tokens of an answer are counted. So a model without them comes first, and setting
+    some in one experiment does not change the scores of the others.
+    """
+    bases: dict[str, tuple[str | None, dict[str, Any]]] = {}
     for name in context.project.experiment_names():
         with contextlib.suppress(UserError):
             settings = context.project.experiment(name)
-            bases.setdefault(settings.base_model, settings.revision)
+            known = bases.get(settings.base_model)
+            if known is None or (known[1] and not settings.chat_template_kwargs):
+                bases[settings.base_model] = settings.revision, settings.chat_template_kwargs
     return bases
 
 
@@ -138,6 +146,8 @@ def served_settings(settings: ExperimentSettings, prompting: PromptingSettings) 
         "quantization": quantization,
         "system_prompt": settings.data.system_prompt,
     }
+    if settings.data.reasoning == "drop":
+        served["reasoning"] = "drop"
     variants = {name: variant.model_dump(mode="json") for name, variant in prompting.of_tuned_models.items()}
     return {**served, VARIANTS: {"variants": variants}} if variants else served
 
@@ -217,7 +227,8 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
         return None
     inputs = {"conversations": scored["conversations"], "base_model": project_base(context) or scored["base_model"]}
     if teacher.endpoint is None:
-        model = context.built_artifact(base_model_spec(context, teacher.model, teacher.revision)).reference
+        spec = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
+        model = context.built_artifact(spec).reference
         if model == inputs["base_model"]:
             return None
         if teacher.model == EMBEDDED and declares_tools(context.store.require(*inputs["conversations"]).path):

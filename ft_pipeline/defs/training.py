@@ -31,7 +31,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.time_estimate import hindsight, measured_trainings
 
 TOKEN_CHECKS = (
-    CheckSpec("no_over_length", "No row is longer than max_length; nothing is truncated."),
+    CheckSpec("no_over_length", "No row that trains is longer than max_length."),
     CheckSpec("every_turn_rendered", "The chat template renders every turn; dropped turns are reported."),
     CheckSpec("every_row_trains", "Every row has at least one trained token."),
     CheckSpec("stop_token_trained", "Every answer's stop token is trained, so that the model learns to stop."),
@@ -65,7 +65,7 @@ def experiment(context: SpecContext) -> Spec:
 def base_model(context: SpecContext) -> Spec:
     """The base model as plain safetensors: the embedded one, or one from a folder or a hub id."""
     settings = experiment_settings(context)
-    return base_model_spec(context, settings.base_model, settings.revision)
+    return base_model_spec(context, settings.base_model, settings.revision, settings.chat_template_kwargs)
 
 
 @step(
@@ -202,10 +202,27 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
         "trained_share": audit["trained_share"],
         "lengths": audit["lengths"],
         "split_by_turn": audit["split_by_turn"],
+        **_long_rows_metadata(audit),
         "reasoning": audit["reasoning"]["message"] or None,
         "histogram": picture(plotting.length_histogram(**audit["histogram"], title="Tokens per row"), "tokens per row"),
         "example": audit["example"]["marked"],
     }
+
+
+def _long_rows_metadata(audit: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows that are longer than max_length, if the experiment leaves them out or cuts them."""
+    left_out = [row for row in audit.get("left_out", ()) if "tokens" in row]
+    cut = audit.get("long_rows", {}).get("cut", [])
+    if not left_out and not cut:
+        return {}
+    names = ("table", "file", "row", "tokens")
+    rows = [
+        {**{name: row[name] for name in names}, "left_out": "yes", "lost_tokens": row["tokens"]} for row in left_out
+    ]
+    rows += [
+        {**{name: row[name] for name in names}, "left_out": "no", "lost_tokens": row["lost_tokens"]} for row in cut
+    ]
+    return {"long_rows": audit["long_rows"]["message"], "rows_too_long": table(rows)}
 
 
 def _memory_metadata(artifact: Artifact) -> dict[str, Any]:

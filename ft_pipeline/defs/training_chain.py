@@ -1,5 +1,6 @@
 """Specs of the phases of an experiment: `start_from` trains other experiments first, each with its own artifacts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +84,14 @@ def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) ->
     return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
 
 
-def base_model_spec(context: SpecContext, model: str, revision: str | None) -> Spec:
-    """Return the spec of a base model, or of a local teacher."""
-    identity = identify_model(model, revision, context.store.file_hashes)
-    return Spec("base_model", config=dict(identity), versions=versions_of("transformers", "gguf"))
+def base_model_spec(
+    context: SpecContext, model: str, revision: str | None, variables: Mapping[str, Any] | None = None
+) -> Spec:
+    """Return the spec of a base model, or of a local teacher. variables: `chat_template_kwargs`."""
+    config: dict[str, Any] = dict(identify_model(model, revision, context.store.file_hashes))
+    if variables:
+        config["chat_template_kwargs"] = dict(variables)
+    return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:
@@ -97,7 +102,9 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     """
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     selected = settings.model_dump(mode="json", include={"objective", "data", "training"})
-    training = {key: selected["training"][key] for key in ("max_length", "seed")}
+    training = {
+        key: selected["training"][key] for key in ("max_length", "long_rows", "seed") if key in selected["training"]
+    }
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}

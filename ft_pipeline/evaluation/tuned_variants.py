@@ -7,8 +7,9 @@ from ft_pipeline.settings.prompt_variant import PromptVariant
 
 SEPARATOR = "+"
 """Between the form of a model and the variant in the name of a row: `merged+passages`."""
-OF_THE_MODEL = ("technique", "quantization", "system_prompt")
-"""Keys of a tuned model's scores that say how it is loaded, and the prompt that it was trained with."""
+OF_THE_MODEL = ("technique", "quantization", "system_prompt", "reasoning")
+"""Keys of a tuned model's scores that say how it is loaded, and the prompt that it was trained with. `reasoning` is
+there only if reasoning is left out."""
 VARIANTS = "prompting"
 """The key of a spec with the prompt variants."""
 
@@ -48,7 +49,7 @@ def with_own_prompt(variant: Mapping[str, Any], system_prompt: str | None) -> di
 def scored_with(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return how a row of tuned scores is loaded and prompted, as its champion record says it. config: of the scores;
     name: of the row in them. `scores` are computed from it again."""
-    served = {key: config[key] for key in OF_THE_MODEL}
+    served = {key: config[key] for key in OF_THE_MODEL if key in config}
     variant = variant_of(name)
     if variant is None:
         return served
@@ -62,7 +63,7 @@ def serving_of(scored: Mapping[str, Any]) -> dict[str, Any]:
     settings = variants_in(scored)[scored["variant"]]
     own = scored["system_prompt"]
     return {
-        **{key: scored[key] for key in ("technique", "quantization", "variant")},
+        **{key: scored[key] for key in ("technique", "quantization", "reasoning", "variant") if key in scored},
         **with_own_prompt(settings, own),
         "trained_prompt": own,
     }
@@ -72,5 +73,5 @@ def without_variant(serving: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the same weights are loaded and prompted without the variant."""
     if "variant" not in serving:
         return dict(serving)
-    served = {key: serving[key] for key in ("technique", "quantization")}
+    served = {key: serving[key] for key in ("technique", "quantization", "reasoning") if key in serving}
     return {**served, "system_prompt": serving["trained_prompt"]}

@@ -16,6 +16,7 @@ from typing import Any
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
+from ft_pipeline.models.template_variables import set_template_variables
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
@@ -34,8 +35,9 @@ _MAX_LISTED_FILES = 5
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the model of `job.config` (`model`, `revision`) to `job.out`. The only possible input is `merged_model`, if
-    training starts from the model of another experiment.
+    """Write the model of `job.config` (`model`, `revision`) to `job.out`, with the variables of
+    `chat_template_kwargs`, if any, set in its chat template. The only possible input is `merged_model`, if training
+    starts from the model of another experiment.
 
     Summary: params, dtype, template_sha256 (None without a chat template), source, left_out (files that could run code
     and were not copied), trust_remote_code (always False).
@@ -43,6 +45,8 @@ def run(job: Job) -> dict[str, Any]:
     model = job.config["model"]
     source, skipped = _write_model(job, model, job.config.get("revision"))
     refuse_hostile_files(job.out, model)
+    if variables := job.config.get("chat_template_kwargs"):
+        set_template_variables(job.out, variables)
     _require_usable(job.out, model)
     params, dtype = count_stored_parameters(job.out)
     job.report.log(f"base model {source}: {params:,} parameters in {dtype}")

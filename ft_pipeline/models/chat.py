@@ -13,7 +13,7 @@ _PROBE_QUESTION: Message = {"role": "user", "content": "What is 2 x 7?"}
 _PROBE_TOOL = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {}}}
 _PROBE_ANSWER = "Fourteen"
 """An answer that is rendered to find the stop token after it."""
-_END_OF_REASONING = "</think>"
+END_OF_REASONING = "</think>"
 """The text between reasoning and answer that many templates use."""
 
 
@@ -213,15 +213,15 @@ def _require_header_in_prompt(
 def split_reasoning(message: Message) -> tuple[str, str]:
     """Return (reasoning, answer) of a turn: its reasoning_content, or the text before `</think>`."""
     content, reasoning = message["content"].strip(), (message.get("reasoning_content") or "").strip()
-    if reasoning or message["role"] != "assistant" or _END_OF_REASONING not in content:
+    if reasoning or message["role"] != "assistant" or END_OF_REASONING not in content:
         return reasoning, content
-    before, _, answer = content.rpartition(_END_OF_REASONING)
+    before, _, answer = content.rpartition(END_OF_REASONING)
     return before.strip().removeprefix("<think>").strip(), answer.strip()
 
 
 def _rendered_part(content: str, full: str) -> str:
     """Return the part of an answer that the template keeps. Some templates change the text before `</think>`."""
-    return content if content in full else content.rpartition(_END_OF_REASONING)[2].strip() or content
+    return content if content in full else content.rpartition(END_OF_REASONING)[2].strip() or content
 
 
 def stop_strings(tokenizer: Any) -> list[str]:

@@ -129,6 +129,8 @@ def _find_experiment_model(store: ArtifactStore, name: str) -> ModelReference | 
         "quantization": settings["quantization"] if settings["technique"] == "qlora" else None,
         "system_prompt": training_data.spec["config"]["experiment"]["data"]["system_prompt"],
     }
+    if training_data.spec["config"]["experiment"]["data"].get("reasoning") == "drop":
+        serving["reasoning"] = "drop"
     fingerprints = {role: merged.inputs[role][1] for role in ("base_model", "adapter")}
     fingerprints["merged_model"] = merged.fingerprint
     kind: Literal["adapter", "merged"] = "adapter" if merged.summary["mode"] == "none" else "merged"

@@ -1,13 +1,16 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
+    field_validator,
+    model_serializer,
     model_validator,
 )
 
+from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.preferences import DpoSettings
@@ -39,6 +42,14 @@ class ExperimentData(Section):
     contains all rows of a smaller one. Validation uses all rows."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
+    reasoning: Literal["train", "keep", "drop"] = "train"
+    """The reasoning of assistant turns (docs/training-rows.md). `train`: trained like the answer. `keep`: shown before
+    the answer, not trained. `drop`: left out, in training and in scoring."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["ExperimentData"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys that older versions lack, if they have their defaults: old specs must not change."""
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("reasoning", "train")}
 
 
 class MergeSettings(Section):
@@ -79,6 +90,9 @@ class ExperimentSettings(Section):
     base_model: str = Field("embedded", min_length=1)
     """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
+    template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
     """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
     technique: Technique = "qlora"
@@ -109,6 +123,16 @@ class ExperimentSettings(Section):
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
+        return check_template_variables(variables)
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys that older versions lack, if they are empty: old specs must not change."""
+        return {key: value for key, value in serialize(self).items() if value or key != "chat_template_kwargs"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":
@@ -240,6 +264,21 @@ def _known_gguf_types(settings: ExperimentSettings) -> Violation:
     return None
 
 
+def _no_reasoning_in_raw_text(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "cpt" or settings.data.reasoning == "train":
+        return None
+    return "data.reasoning", "objective 'cpt' trains on raw text, which has no turns. Remove `data.reasoning`."
+
+
+def _no_long_rows_in_blocks(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "cpt" or settings.training.long_rows == "fail":
+        return None
+    return (
+        "training.long_rows",
+        "objective 'cpt' divides its texts into blocks, so that no row is too long. Remove `training.long_rows`.",
+    )
+
+
 def _some_training_rows(settings: ExperimentSettings) -> Violation:
     weights = settings.data.weights
     if weights.human or weights.distilled:
@@ -287,6 +326,8 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _dpo_settings_for_dpo_only,
     _source_weights_for_sft_only,
     _some_training_rows,
+    _no_long_rows_in_blocks,
+    _no_reasoning_in_raw_text,
     _shares_for_sft_only,
     _learning_curve_in_whole_percent,
     _known_gguf_types,

@@ -1,11 +1,13 @@
 """The section `teacher` of project.yaml: the model that answers the unlabelled prompts, and what it may cost."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
+from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 
@@ -95,6 +97,9 @@ class TeacherSettings(Section):
     model: str = "embedded"
     """`embedded`, a folder or a hub id. With an endpoint: the server's name for the model."""
     revision: str | None = None
+    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    """Only for a model that runs on this machine: variables of its chat template, such as `{enable_thinking: false}`.
+    For an endpoint, write them into `extra_body` as the server wants them."""
     endpoint: EndpointSettings | None = None
     """Null: the model runs on this machine, in a worker process, and no data leaves the machine."""
     system_prompt: str | None = None
@@ -119,6 +124,16 @@ class TeacherSettings(Section):
     terms: str = ""
     """What the teacher's license or terms say about training on its answers. Shown on the model card."""
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
+        return check_template_variables(variables)
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["TeacherSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys that older versions lack, if they are empty: old specs must not change."""
+        return {key: value for key, value in serialize(self).items() if value or key != "chat_template_kwargs"}
+
     @model_validator(mode="after")
     def _check_combinations(self) -> "TeacherSettings":
         if self.endpoint is not None and self.model == "embedded":
@@ -126,6 +141,12 @@ class TeacherSettings(Section):
         if self.endpoint is not None and self.engine != "auto":
             raise rule_error(
                 "engine", "`teacher.engine` is only for a model on this machine. Remove it or the endpoint."
+            )
+        if self.endpoint is not None and self.chat_template_kwargs:
+            raise rule_error(
+                "chat_template_kwargs",
+                "`teacher.chat_template_kwargs` is only for a model on this machine. Write the variables into "
+                "`endpoint.extra_body`.",
             )
         if self.endpoint is not None and self.revision is not None:
             raise rule_error(

@@ -109,6 +109,7 @@ _LATER_KEYS = (
     "use_liger_kernel",
     "attn_implementation",
     "pure_bf16",
+    "long_rows",
 )
 """Keys of TrainingSettings that were added after the first experiments were trained."""
 
@@ -125,7 +126,11 @@ class TrainingSettings(Section):
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8)
-    """Tokens. The token audit refuses longer rows; nothing is ever truncated. cpt: the length of a block."""
+    """Tokens. `long_rows` decides about longer rows. cpt: the length of a block."""
+    long_rows: Literal["fail", "skip", "truncate"] = "fail"
+    """What to do with rows longer than `max_length` (docs/training-rows.md). `fail`: the token audit refuses them.
+    `skip`: leave them out. `truncate`: cut off their end, and leave out those of which no answer remains. The audit
+    counts and lists the rows."""
     optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)

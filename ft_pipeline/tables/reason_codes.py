@@ -59,6 +59,7 @@ ROW_CODES: dict[str, str] = {
     "earlier_turns": "the beginning of a longer conversation of the same thread",
     "near_duplicate": "equal to an earlier row but for case, white space, final punctuation, or a few words",
     "train_test_overlap": "near a validation or test row, or a question of the general suite",
+    "over_length": "more tokens than training.max_length of an experiment that skips or truncates such rows",
     "excluded": "forgotten on request",
     "teacher_failed": "the teacher gave no answer",
     "answer_cut_off": "the answer hit the length limit, or its reasoning is never closed",

@@ -18,6 +18,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import BATCH_ROWS, PreparedRows
+from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 
 _TOKEN_LIST = pa.list_(pa.int32())
@@ -30,8 +31,8 @@ def run(job: Job) -> dict[str, Any]:
     objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
 
     No row is truncated or dropped silently. A row that is too long or wrong fails a check of the audit, which names
-    file and row. Pairs and texts near a held-out row are left out and listed. UserError if a split has no row. Summary:
-    audit.
+    file and row, unless `training.long_rows` leaves out or cuts long rows. Such rows are listed, and so are pairs and
+    texts near a held-out row, which are left out. UserError if a split has no row. Summary: audit.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -41,8 +42,9 @@ def run(job: Job) -> dict[str, Any]:
     max_length = min(settings.training.max_length, window)
     limits = {"max_length": max_length, "vocabulary": config.vocab_size}
     prepared = OBJECTIVES[settings.objective].prepare_rows(job, settings, tokenizer, limits)
-    audit = _write_rows(prepared, job, tokenizer, limits)
-    report = {**audit, "left_out": list(prepared.left_out)}
+    long_rows = LongRows(settings.training.long_rows, max_length)
+    audit = _write_rows(prepared, job, tokenizer, limits, long_rows)
+    report = {**audit, "left_out": [*prepared.left_out, *long_rows.left_out()], **long_rows.report()}
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     _log(job, report, sum(report["rows"].values()))
     return {"audit": report}
@@ -67,16 +69,22 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
     if reasoning := report["reasoning"]["message"]:
         job.report.log(reasoning)
     for row in report["left_out"]:
-        job.report.log(f"{row['file']}:{row['row']} is left out: {row['code']}, see {row['copy_of']}")
+        detail = f"see {row['copy_of']}" if "copy_of" in row else f"{row['tokens']:,} tokens"
+        job.report.log(f"{row['file']}:{row['row']} is left out: {row['code']}, {detail}")
+    if message := report.get("long_rows", {}).get("message"):
+        job.report.log(message)
     for failure in failures(report):
         job.report.log(f"token audit failed: {failure}")
     job.report.log(f"{rows} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} of them trained")
 
 
-def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[str, int]) -> dict[str, Any]:
+def _write_rows(
+    prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[str, int], long_rows: LongRows
+) -> dict[str, Any]:
     """Write the rows of both splits, with one batch of them in memory at a time, and return their audit."""
     sources = prepared.sources
-    audits = [TokenAudit(**limits) for _ in sources]
+    reasoning = job.config["experiment"]["data"].get("reasoning", "train")
+    audits = [TokenAudit(**limits, reasoning=reasoning) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
     schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
@@ -87,25 +95,31 @@ def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[s
         }
         for numbers in together:
             for batch in range(sources[numbers[0]].batches):
-                made = [sources[number].batch(batch) for number in numbers]
-                for number, rows in zip(numbers, made, strict=True):
-                    sources[number].check(rows)
-                    audits[number].add(rows)
+                whole, made = long_rows.apply([sources[number].batch(batch) for number in numbers])
+                for number, rows, cut in zip(numbers, whole, made, strict=True):
+                    sources[number].check(rows)  # the whole rows: a cut only removes their end
+                    audits[number].add(cut)
                 for split, writer in writers.items():
                     writer.write_table(_table(made, split, schema))
                 done = min(done + BATCH_ROWS, total)
                 job.report.progress(done, total)
-    return _report(prepared, audits, tokenizer)
+    long_rows.require_rows()
+    return _report(prepared, audits, tokenizer, long_rows)
 
 
-def _report(prepared: PreparedRows, audits: Sequence[TokenAudit], tokenizer: Any) -> dict[str, Any]:
+def _report(
+    prepared: PreparedRows, audits: Sequence[TokenAudit], tokenizer: Any, long_rows: LongRows
+) -> dict[str, Any]:
     whole = audits[0]
     for audit in audits[1:]:
         whole.extend(audit)
     batch, position = whole.median_row()
-    batches = [(source, number) for source in prepared.sources for number in range(source.batches)]
-    source, number = batches[batch]
-    return whole.report(tokenizer, prepared.checks(), source.batch(number)[position])
+    sources = prepared.sources
+    batches = [(index, number) for index, source in enumerate(sources) for number in range(source.batches)]
+    index, number = batches[batch]
+    together = range(len(sources)) if prepared.are_pairs else [index]
+    _, made = long_rows.apply([sources[each].batch(number) for each in together])
+    return whole.report(tokenizer, prepared.checks(), made[list(together).index(index)][position])
 
 
 def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.Table:

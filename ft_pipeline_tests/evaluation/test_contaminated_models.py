@@ -184,6 +184,9 @@ def test_pairs_and_texts_count_by_their_question(moving: Moving) -> None:
     left_out = [{"file": "b.jsonl", "row": 2, "code": "train_test_overlap", "copy_of": "alpaca/a.jsonl:1"}]
     without = moving.train("a", small, ids=blocks, left_out=left_out, text=texts)
     assert facts_of(moving, without, large) == {}
+    of_another_table = [{"table": "conversations", "file": "b.jsonl", "row": 2, "code": "over_length", "tokens": 4000}]
+    trained = moving.train("a", small, ids=blocks, left_out=of_another_table, text=texts)
+    assert facts_of(moving, trained, large)["first"] == ["text/b.jsonl:2"]
 
 
 def test_distilled_rows_count_by_the_question_of_their_prompt(moving: Moving) -> None:

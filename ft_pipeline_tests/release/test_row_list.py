@@ -175,8 +175,9 @@ def test_a_text_that_was_left_out_is_not_in_the_list(shop: Shop, tmp_path: Path)
     ]
     shop.write("text", "letters.jsonl", texts)
     blocks = pa.table({"id": ["text:train:0"], "source": ["text"]})
-    left_out = [{"file": "letters.jsonl", "row": 2, "code": "train_test_overlap", "copy_of": "alpaca/a.jsonl:1"}]
-    adapter = trained_on(shop, shop.table("text"), blocks, left_out)
+    too_long = {"table": "conversations", "file": "letters.jsonl", "row": 1, "code": "over_length", "tokens": 4000}
+    near = {"file": "letters.jsonl", "row": 2, "code": "train_test_overlap", "copy_of": "alpaca/a.jsonl:1"}
+    adapter = trained_on(shop, shop.table("text"), blocks, [near, too_long])
     folder = write_list(tmp_path, list_of_rows(shop.store, [adapter], MODEL))
     assert [look_up(folder, text) for text in texts] == ["in the list", "not in the list"]
 

@@ -411,6 +411,7 @@ def test_every_reason_code_of_the_tables_has_a_broken_row():
         "answer_length",
         "not_best",
         "train_test_overlap",
+        "over_length",
         "earlier_turns",
         "reference_mismatch",
     }

@@ -67,7 +67,8 @@ class _TrainedTable:
     @property
     def left_out(self) -> set[tuple[str, int]]:
         """(file, row) of the pairs and texts that were not used."""
-        return {(row["file"], row["row"]) for row in self.training_data.summary["audit"].get("left_out", ())}
+        rows = self.training_data.summary["audit"].get("left_out", ())
+        return {(row["file"], row["row"]) for row in rows if row.get("table", self.name) == self.name}
 
 
 def find_contaminated(

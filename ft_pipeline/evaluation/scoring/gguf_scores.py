@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def _model_to_test(job: Job, type_name: str) -> ModelUnderTest:
     facts = {"technique": job.config["technique"], "system_prompt": job.config["system_prompt"], "quantized": type_name}
-    prompt = Prompt(system_prompt=job.config["system_prompt"])
+    prompt = Prompt(system_prompt=job.config["system_prompt"], drops_reasoning=job.config.get("reasoning") == "drop")
     return ModelUnderTest(f"gguf-{type_name}", "gguf", prompt, facts, is_candidate=False)
 
 

@@ -1,14 +1,16 @@
 """Prompt variants, and the test items rendered under them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.scoring.retrieval import ExamplePool, PassagePool
 from ft_pipeline.models.chat import Message, pick_examples, prompt_and_target, render, with_prompt
+from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.prompt_variant import PASSAGES, PromptVariant
+from ft_pipeline.tables.formats.turns import plain
 
 ANSWER_LEAD = "Answer:"
 """The text between a general question and its answer, as in lm-eval's multiple-choice tasks."""
@@ -27,6 +29,8 @@ class Prompt:
     """The source of passages that are retrieved for each item."""
     replace_system: bool = False
     """Whether the system prompt takes the place of an item's own system turn."""
+    drops_reasoning: bool = False
+    """Whether the reasoning in an item is left out, as in the training of the model."""
 
     @classmethod
     def from_variant(
@@ -109,6 +113,8 @@ def render_question(tokenizer: Any, question: str) -> str:
 
 
 def _render_item(tokenizer: Any, item: Item, prompt: Prompt) -> RenderedItem:
+    if prompt.drops_reasoning:
+        item = replace(item, messages=tuple(without_reasoning(plain(item.messages))))
     context, target = prompt_and_target(tokenizer, prompt.prepend_to(item.messages), item.tools)
     return RenderedItem(item, context, target)
 

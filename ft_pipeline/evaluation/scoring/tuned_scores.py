@@ -4,6 +4,7 @@ The form that is released is also scored under prompt variants (`prompting.tuned
 """
 
 import gc
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    prompt = Prompt(system_prompt=job.config["system_prompt"])
+    drops_reasoning = job.config.get("reasoning") == "drop"
+    prompt = Prompt(system_prompt=job.config["system_prompt"], drops_reasoning=drops_reasoning)
     facts = {
         "technique": job.config["technique"],
         "system_prompt": job.config["system_prompt"],
@@ -60,7 +62,11 @@ def _models_to_test(job: Job) -> list[ModelUnderTest]:
     }
     prompted = [
         ModelUnderTest(
-            row_name(released, name), released, prompt, {**facts, **variants[name]}, same_weights_as=released
+            row_name(released, name),
+            released,
+            replace(prompt, drops_reasoning=drops_reasoning),
+            {**facts, **variants[name]},
+            same_weights_as=released,
         )
         for name, prompt in read_prompts(job, variants).items()
     ]

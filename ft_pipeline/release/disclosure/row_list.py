@@ -106,7 +106,8 @@ def _ids_of_texts(store: ArtifactStore, training_data: Artifact) -> set[str]:
 
     If only a part of the texts was drawn (`data.share`, a replay weight below 1), all of them are in the list.
     """
-    left_out = {(entry["file"], entry["row"]) for entry in training_data.document("audit.json")["left_out"]}
+    entries = training_data.document("audit.json")["left_out"]
+    left_out = {(entry["file"], entry["row"]) for entry in entries if entry.get("table", "text") == "text"}
     texts = pq.read_table(
         store.require(*training_data.inputs["text"]).path / "rows.parquet", columns=["id", "file", "row"]
     )

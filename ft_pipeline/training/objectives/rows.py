@@ -66,6 +66,6 @@ class PreparedRows:
     checks: Callable[[], dict[str, Any]]
     """Returns the checks of these kinds of rows, by name, after all batches were added to them."""
     left_out: Sequence[dict[str, Any]] = ()
-    """Rows near a held-out row: {file, row, code, copy_of}."""
+    """Rows near a held-out row: {file, row, code, copy_of}. (The audit adds those that are too long.)"""
     are_pairs: bool = False
     """Whether there are two sources: the preferred and the rejected answers of the same pairs, in the same order."""

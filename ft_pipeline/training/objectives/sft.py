@@ -9,7 +9,8 @@ import pyarrow as pa
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, with_prompt
-from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.models.reasoning import without_reasoning
+from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.cpt import replay_blocks
@@ -20,6 +21,7 @@ from ft_pipeline.training.tokens.chat_tokens import (
     TrainedCalls,
     encode,
     find_dropped_turns,
+    reasoning_dropped,
     render_conversation,
     trained_calls,
 )
@@ -35,7 +37,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     parts = _mix(job, settings)
     answers = RowSource(
         sum(len(part) for _, part in parts),
-        lambda items: _tokenize(tokenizer, _rows_of(parts, items), settings.data.system_prompt),
+        lambda items: _tokenize(tokenizer, _rows_of(parts, items), settings.data),
         checks.add,
     )
     if settings.data.weights.replay <= 0:
@@ -92,13 +94,16 @@ def _weighted(table: pa.Table, rows: np.ndarray, weight: float, seed: int) -> np
     return rows[apply_weight(table["id"].take(pa.array(rows)).to_pylist(), weight, seed)]
 
 
-def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], data: ExperimentData) -> list[Row]:
     """Return the training rows of conversations: one of each, or one per assistant turn."""
     texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None, TrainedCalls]] = []
     for row in rows:
-        messages = with_prompt(plain(row["messages"]), system_prompt, [])
-        first, *rest = _render(tokenizer, row, messages)
+        whole = with_prompt(plain(row["messages"]), data.system_prompt, [])
+        messages = without_reasoning(whole) if data.reasoning == "drop" else whole
+        first, *rest = _render(tokenizer, row, messages, trains_reasoning=data.reasoning == "train")
         dropped = find_dropped_turns(messages, [first, *rest])
+        if data.reasoning == "drop":
+            dropped = reasoning_dropped(whole, dropped)
         called = trained_calls(messages, [first, *rest])
         texts += [(row, first, dropped, called[0])]
         texts += [(row, text, None, calls) for text, calls in zip(rest, called[1:], strict=True)]
@@ -120,9 +125,9 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
     ]
 
 
-def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
+def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message], *, trains_reasoning: bool) -> list[Rendered]:
     """Return render_conversation of the messages. Its UserError also names the row."""
     try:
-        return render_conversation(tokenizer, messages, row.get("tools"))
+        return render_conversation(tokenizer, messages, row.get("tools"), trains_reasoning=trains_reasoning)
     except UserError as error:
         raise UserError(f"{row['file']}:{row['row']}: {error}") from error

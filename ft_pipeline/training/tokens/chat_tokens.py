@@ -7,11 +7,12 @@ is the template's rendering of everything before it. Its target is what the temp
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message, prompt_and_target, render, split_reasoning
+from ft_pipeline.models.reasoning import begin_of_answer
 from ft_pipeline.tables.formats.turns import is_trained
 
 MASKED = -100
@@ -50,7 +51,9 @@ def without_untrained_end(messages: Sequence[Message]) -> list[Message]:
     return list(messages[: trained[-1] + 1])
 
 
-def render_conversation(tokenizer: Any, messages: Sequence[Message], tools: str | None = None) -> list[Rendered]:
+def render_conversation(
+    tokenizer: Any, messages: Sequence[Message], tools: str | None = None, *, trains_reasoning: bool = True
+) -> list[Rendered]:
     """Return the training texts of one conversation: one, or one per trained turn if the prefix property fails.
 
     The property: the rendering of the first k turns is a prefix of the rendering of more turns. Qwen3's template breaks
@@ -60,6 +63,8 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message], tools: str 
     messages = without_untrained_end(messages)
     ends = [index + 1 for index, message in enumerate(messages) if is_trained(message)]
     pairs = [prompt_and_target(tokenizer, messages[:end], tools) for end in ends]
+    if not trains_reasoning:
+        pairs = [answer_alone(*pair, messages[end - 1]) for pair, end in zip(pairs, ends, strict=True)]
     whole = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     if all(whole.startswith(context + target) for context, target in pairs):
         spans = tuple((len(context), len(context) + len(target)) for context, target in pairs)
@@ -68,6 +73,12 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message], tools: str 
         Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=True)
         for context, target in pairs
     ]
+
+
+def answer_alone(context: str, target: str, message: Message) -> tuple[str, str]:
+    """Return context and target with the reasoning of the last turn, `message`, in the context."""
+    begin = begin_of_answer(target, message)
+    return context + target[:begin], target[begin:]
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,11 @@ class DroppedTurns:
     reasoning_turns: int
     """Number of assistant turns with reasoning."""
     reasoning_left_out: tuple[int, ...]
-    """The turns (from 1) whose reasoning the template does not write."""
+    """The turns (from 1) whose reasoning is not in the texts."""
+    reasoning_hidden: int = 0
+    """Number of turns whose reasoning the template leaves out of the prompts of later answers."""
+    trained_reasoning: tuple[str, ...] = ()
+    """The reasoning that is trained."""
 
 
 def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -> DroppedTurns:
@@ -89,20 +104,34 @@ def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -
     A system turn may be anywhere (some templates write it into the last human turn).
     """
     last_text, position = texts[-1].text, 0
+    targets = [target for text in texts for target in text.targets]
     turns: list[str] = []
-    reasoning_turns, reasoning_left_out = 0, []
+    reasoning_turns, reasoning_left_out, reasoning_hidden, trained_reasoning = 0, [], 0, []
     for number, message in enumerate(without_untrained_end(messages), 1):
         reasoning, content = split_reasoning(message)
         if reasoning:
             reasoning_turns += 1
             if not any(reasoning in text.text for text in texts):
                 reasoning_left_out.append(number)
+            elif reasoning not in last_text:
+                reasoning_hidden += 1
+            if any(reasoning in target for target in targets):
+                trained_reasoning.append(reasoning)
         begin = last_text.find(content, 0 if message["role"] == "system" else position)
         if begin < 0:
             turns.append(f"turn {number} ({message['role']})")
         elif message["role"] != "system":
             position = begin + len(content)
-    return DroppedTurns(tuple(turns), reasoning_turns, tuple(reasoning_left_out))
+    return DroppedTurns(
+        tuple(turns), reasoning_turns, tuple(reasoning_left_out), reasoning_hidden, tuple(trained_reasoning)
+    )
+
+
+def reasoning_dropped(messages: Sequence[Message], dropped: DroppedTurns) -> DroppedTurns:
+    """Return `dropped` of turns without reasoning, with the reasoning that `messages` had."""
+    shown = enumerate(without_untrained_end(messages), 1)
+    numbers = tuple(number for number, message in shown if split_reasoning(message)[0])
+    return replace(dropped, reasoning_turns=len(numbers), reasoning_left_out=numbers)
 
 
 TrainedCalls = tuple[tuple[dict[str, str], ...], ...]

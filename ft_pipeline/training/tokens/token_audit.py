@@ -13,9 +13,8 @@ from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.tool_calls import Call, call_family, read_calls, same_calls, without_ending
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.training.tokens.chat_tokens import MASKED, DroppedTurns, Encoded, Rendered
+from ft_pipeline.training.tokens.reasoning_counts import NAMED_ROWS, ReasoningCounts
 
-NAMED_ROWS = 5
-"""Number of faulty rows that a check names."""
 NAMED_DETAILS = 3
 """Number of faulty rows of which it says more."""
 
@@ -197,13 +196,14 @@ def combine_checks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, A
 class TokenAudit:
     """Checks that all kinds of rows have, and counts of their tokens. Rows are added in batches, and are not kept."""
 
-    def __init__(self, max_length: int, vocabulary: int) -> None:
-        """max_length: in tokens. vocabulary: the number of rows of the model's embedding."""
+    def __init__(self, max_length: int, vocabulary: int, reasoning: str = "train") -> None:
+        """max_length: in tokens. vocabulary: the number of rows of the model's embedding. reasoning: `data.reasoning`
+        of the experiment."""
         self._max_length, self._vocabulary = max_length, vocabulary
         self._length_check = Check(
             f"no row is longer than the max_length of {max_length} tokens",
             f"longer than the max_length of {max_length} tokens",
-            "nothing is truncated: raise training.max_length, or shorten or remove the rows",
+            "raise training.max_length, or set training.long_rows to skip or truncate",
         )
         self._vocabulary_check = Check(
             f"every token id is below the model's vocabulary of {vocabulary}",
@@ -215,7 +215,7 @@ class TokenAudit:
         self._ids: list[pa.Array] = []
         self._trained = self._split_by_turn = 0
         self._rows: dict[str, int] = {}
-        self._reasoning = _Reasoning()
+        self._reasoning = ReasoningCounts(reasoning)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Check and count a batch of rows."""
@@ -233,7 +233,7 @@ class TokenAudit:
             self._split_by_turn += row.rendered.split_by_turn
             name = f"{row.source}/{row.split}"
             self._rows[name] = self._rows.get(name, 0) + 1
-            self._reasoning.add(row)
+            self._reasoning.add(row.dropped, row.origin)
 
     def extend(self, other: "TokenAudit") -> None:
         """Add the rows of another audit, which come after these."""
@@ -283,7 +283,7 @@ class TokenAudit:
             "trained_tokens": self._trained,
             "trained_share": self._trained / tokens,
             "split_by_turn": self._split_by_turn,
-            "reasoning": self._reasoning.result(),
+            "reasoning": self._reasoning.result(tokenizer),
             "example": _example(tokenizer, example),
             "over_length": self._over_length,
         }
@@ -292,36 +292,6 @@ class TokenAudit:
 def failures(report: dict[str, Any]) -> list[str]:
     """Return the messages of the failed checks."""
     return [f"{name}: {entry['message']}" for name, entry in report["checks"].items() if not entry["passed"]]
-
-
-class _Reasoning:
-    """Counts turns with reasoning. Answers do not need it, so a template without it fails no check, but is reported."""
-
-    def __init__(self) -> None:
-        self._turns = self._left_out = 0
-        self._first_without: list[str] = []
-
-    def add(self, row: Row) -> None:
-        if not row.dropped or not row.dropped.reasoning_turns:
-            return
-        self._turns += row.dropped.reasoning_turns
-        self._left_out += len(row.dropped.reasoning_left_out)
-        if row.dropped.reasoning_left_out and len(self._first_without) < NAMED_ROWS:
-            self._first_without.append(row.origin)
-
-    def extend(self, other: "_Reasoning") -> None:
-        self._turns += other._turns
-        self._left_out += other._left_out
-        self._first_without = [*self._first_without, *other._first_without][:NAMED_ROWS]
-
-    def result(self) -> dict[str, Any]:
-        message = ""
-        if self._turns:
-            message = f"{self._turns - self._left_out} of {self._turns} turns with reasoning are trained with it"
-        if self._left_out:
-            first_rows = ", ".join(self._first_without)
-            message += f"; the chat template omits the reasoning of the other {self._left_out} (first: {first_rows})"
-        return {"turns": self._turns, "left_out": self._left_out, "message": message}
 
 
 def _trained_turns(encoded: Encoded) -> list[list[int]]:
