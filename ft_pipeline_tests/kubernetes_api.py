@@ -37,7 +37,12 @@ def start_container(args: list[str], environment: Mapping[str, str], **options: 
     """Start the command of a container with this Python's scripts in place of the image's."""
     scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.Popen(
-        image_command(args), env={**os.environ, **environment, "PATH": scripts}, start_new_session=True, **options
+        image_command(args),
+        env={**os.environ, **environment, "PATH": scripts},
+        start_new_session=True,
+        # As in a container. A shell's `&` ignores SIGINT, and then Dagster would ignore SIGTERM, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
 
 

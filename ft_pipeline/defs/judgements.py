@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.defs.evaluation import ComparedScores, compared_scores
+from ft_pipeline.defs.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows

@@ -159,15 +159,8 @@ def scores_spec(
     frozen: Mapping[str, str] | None = None,
 ) -> Spec:
     """The spec of the scores of a tuned model. served: from served_settings. frozen: see _prompt_inputs."""
-    config = {**evaluation_config(context), **probes_config(context)}
     inputs = {"conversations": context.checked_artifact("conversations").reference, **model_inputs}
-    inputs = {
-        **inputs,
-        **_prompt_inputs(context, inputs, variants_in(served), frozen),
-        **_answer_limit_inputs(context, model_inputs["base_model"]),
-        **task_inputs(context, config["task_files"]),
-    }
-    return Spec("scores", inputs, {**config, **served}, versions_of(*_packages(variants_in(served))))
+    return _scoring_spec(context, "scores", inputs, served, variants_in(served), frozen)
 
 
 def baseline_spec(
@@ -177,15 +170,26 @@ def baseline_spec(
     frozen: Mapping[str, str] | None = None,
 ) -> Spec:
     """The spec of a prompt baseline. frozen: see _prompt_inputs."""
-    variants = prompting["variants"]
-    config = {**evaluation_config(context), **probes_config(context)}
-    inputs = {
+    return _scoring_spec(context, "prompt_baseline", inputs, {"prompting": prompting}, prompting["variants"], frozen)
+
+
+def _scoring_spec(
+    context: SpecContext,
+    kind: str,
+    inputs: dict[str, ArtifactReference],
+    own_config: dict[str, Any],
+    variants: Mapping[str, Any],
+    frozen: Mapping[str, str] | None,
+) -> Spec:
+    """The spec of scores of one base model. own_config: what only this kind has. frozen: see _prompt_inputs."""
+    config = {**evaluation_config(context), **probes_config(context), **own_config}
+    all_inputs = {
         **inputs,
         **_prompt_inputs(context, inputs, variants, frozen),
         **_answer_limit_inputs(context, inputs["base_model"]),
         **task_inputs(context, config["task_files"]),
     }
-    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*_packages(variants)))
+    return Spec(kind, all_inputs, config, versions_of(*_packages(variants)))
 
 
 def _prompt_inputs(

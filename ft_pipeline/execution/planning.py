@@ -100,7 +100,9 @@ class Planner:
         if unbuilt is not None:
             return replace(unbuilt, reason=unbuilt.reason + sent)
         assert first is not None
-        reason = f"{first.asset} runs first ({first.reason}){sent}"
+        # A step that runs first for the same cause would repeat the reason of the one before it.
+        why = "" if first.cause == "upstream" else f" ({first.reason})"
+        reason = f"{first.asset} runs first{why}{sent}"
         return PlannedStep(name, experiment, "stale", reason, "upstream")
 
     def _sent(self, name: str, experiment: str | None, *, is_early: bool) -> str:

@@ -1,7 +1,7 @@
 """The pairs of answers that people compare: two rows of the comparison, in an order and with sides fixed by hash.
 
-The order takes one answer of each conversation before a second one of any, each chosen by hash. So whoever stops early
-has rated a fair sample of the conversations.
+The order takes one answer of each conversation before a second one of any, each chosen by hash. So a rater who stops
+early has rated a fair sample of the conversations.
 """
 
 from collections import defaultdict
@@ -70,7 +70,7 @@ class Match:
     seed: str
     pairs: Sequence[Pair]
     identical: int
-    """Number of test items with equal answers. They are ties, and nobody is asked."""
+    """Number of test items with equal answers. They are ties, and are not shown."""
 
     @cached_property
     def by_item(self) -> dict[str, Pair]:
@@ -110,7 +110,7 @@ class Match:
         return [rating for rating in found if rating is not None]
 
     def pairs_for(self, rater: str, number: int, ratings: Sequence[Rating]) -> list[Pair]:
-        """Return the first pairs that a rater gets: the common ones, then those that nobody else has rated."""
+        """Return the first pairs that a rater gets: the common ones, then those that no other rater has rated."""
         own = {rating.item for rating in ratings if rating.rater == rater}
         others = {rating.item for rating in ratings if rating.rater != rater}
         first: list[Pair] = []

@@ -5,22 +5,19 @@ Files, tables, sensors, schedules, failed runs and notifications are real. What 
 
 import shutil
 from collections import namedtuple
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from ft_pipeline import scaffold
 from ft_pipeline.automation import notifications
 from ft_pipeline.automation.nights import Night, plan_night
 from ft_pipeline.automation.retraining import experiments_to_watch
-from ft_pipeline.defs import evaluation, housekeeping
+from ft_pipeline.defs import compared_scores, housekeeping
 from ft_pipeline.defs.notifications import failures
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
+from ft_pipeline_tests.automation.simulated import Simulation, rows
 
 pytestmark = pytest.mark.long
 USAGE = namedtuple("USAGE", "total used free")
@@ -81,25 +78,20 @@ class Month:
 
 
 @pytest.fixture
-def month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
-    root = scaffold.create(tmp_path / "shop", example=True)
-    for path in (root / "data" / "raw").glob("*/*.*"):
-        path.unlink()
-    monkeypatch.setenv("FT_PROJECT", str(root))
-    with simulated(root, tmp_path, min_new_rows=50) as shop:
-        shop.write("second.jsonl", rows(60, seed=99))
-        lived = Month(shop)
+def month(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> Month:
+    shop.write("second.jsonl", rows(60, seed=99))
+    lived = Month(shop)
 
-        class Clock(datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> datetime:
-                return shop.now
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return shop.now
 
-        monkeypatch.setattr(notifications, "datetime", Clock)
-        monkeypatch.setattr(evaluation, "find_contaminated", lambda *arguments: {})  # stand-ins contain no rows
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(1e12, 0, lived.free_gb * 1e9))
-        assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
-        yield lived
+    monkeypatch.setattr(notifications, "datetime", Clock)
+    monkeypatch.setattr(compared_scores, "find_contaminated", lambda *arguments: {})  # stand-ins contain no rows
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(1e12, 0, lived.free_gb * 1e9))
+    assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
+    return lived
 
 
 def nights(month: Month, count: int) -> list[list[str]]:

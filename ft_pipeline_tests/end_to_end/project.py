@@ -163,7 +163,7 @@ SHARED = {
     *(f"raw_{name}" for name in FORMATS),
     *FORMATS,
     *("quarantine", "conversations", "teacher_answers", "distilled"),
-    *("judgements", "comparison", "decision", "recommendation", "champion", "model_card", "report"),
+    *("ratings", "judgements", "comparison", "decision", "recommendation", "champion", "model_card", "report"),
 }
 
 

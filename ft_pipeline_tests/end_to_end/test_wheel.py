@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "project.yaml", "workspace.yaml", "dg.toml")
-FOLDERS = ("ft_pipeline", "schemas", "experiments", "examples", "data/raw", "data/general")
+FOLDERS = ("ft_pipeline", "schemas", "experiments", "examples", "data/raw", "data/general", "data/probes")
 SCRIPT = """
 import sys
 import ft_pipeline

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_pipeline.defs.evaluation import _about_contenders, _deciding_metric, _must_keep
+from ft_pipeline.defs.compared_scores import _about_contenders, _deciding_metric, _must_keep
 from ft_pipeline.defs.scoring_specs import base_names, evaluation_config, probes_config
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.step import SpecContext

@@ -38,7 +38,8 @@ def save(path: Path, rows: list[Row], *, delimiter: str = ",", encoding: str = "
     writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
-    path.write_bytes((before + text.getvalue()).encode(encoding))
+    # As Excel does with letters that a code page does not have: the hostile question may be among the pairs.
+    path.write_bytes((before + text.getvalue()).encode(encoding, "replace"))
 
 
 def rated(path: Path, **verdicts: str) -> list[Row]:

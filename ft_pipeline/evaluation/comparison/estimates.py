@@ -66,6 +66,15 @@ def item_value(metric_name: str, sample: Mapping[str, Any]) -> float | None:
     return float(sample[numerator]) / (1.0 if denominator is None else max(1.0, float(sample[denominator])))
 
 
+def item_gains(samples: Samples, rows: tuple[str, str], metric_name: str, metric: Metric) -> list[float]:
+    """Return how much each item gains from the first row to the second; negative: it regressed."""
+    pairs = zip(*(samples[name] for name in rows), strict=True)
+    return [
+        metric.gain(*(item_value(metric_name, sample) or 0.0 for sample in before_and_after))
+        for before_and_after in pairs
+    ]
+
+
 def rank(metric: Metric, metric_name: str, estimates: Estimates) -> list[str]:
     """Return the names of the models that have the metric, best first, ties by name; then the others by name."""
     measured = [name for name in estimates if metric_name in estimates[name]]

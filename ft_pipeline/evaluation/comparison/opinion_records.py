@@ -23,7 +23,7 @@ class Opinion(JsonRecord):
     row: str
     rival: str
     by: By
-    """people: their verdicts, with those of the judge on the answers that nobody rated. judge: its verdicts alone."""
+    """people: their verdicts, with those of the judge on the answers that were not rated. judge: its verdicts alone."""
     rated: int
     """Pairs of answers that people rated."""
     judged: int

@@ -1,6 +1,6 @@
 """What an answer to a probe does: it answers, it refuses, or it does neither.
 
-It is told by patterns: the stock phrases of models that decline, in English, and those that a project adds. A model
+Patterns decide: the stock phrases of models that decline, in English, and those that a project adds. A model
 that declines in words of its own counts as one that answers.
 """
 

@@ -49,8 +49,8 @@ def _read_rows(table: Artifact, ids: Any) -> list[dict[str, Any]]:
     path = table.path / "rows.parquet"
     wanted = ("id", "table", "file", "row", "messages", "prompt_messages", "chosen")
     columns = [name for name in pq.read_schema(path).names if name in wanted]
-    known = pc.is_in(pq.read_table(path, columns=["id"])["id"], value_set=ids)
-    rows = pq.read_table(path, columns=columns).filter(known)
+    rows = pq.read_table(path, columns=columns)
+    rows = rows.filter(pc.is_in(rows["id"], value_set=ids))
     return rows.take(pc.sort_indices(rows["id"])[:MAX_ROWS]).to_pylist()
 
 

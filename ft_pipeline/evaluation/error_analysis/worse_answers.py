@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.estimates import item_value
+from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
@@ -101,8 +101,7 @@ def find_worse_answers(
         return None
     metric = comparison.metric(changes.metric)
     olds, news = samples[changes.before], samples[changes.after]
-    values = [[item_value(changes.metric, sample) or 0.0 for sample in side] for side in (olds, news)]
-    gains = [metric.gain(before, after) for before, after in zip(*values, strict=True)]
+    gains = item_gains(samples, (changes.before, changes.after), changes.metric, metric)
     worse = [index for index, gain in enumerate(gains) if gain < -metric.worth_noticing]
     worse.sort(key=lambda index: (gains[index], index))
     row = comparison.row(changes.after)

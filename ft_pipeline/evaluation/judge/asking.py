@@ -96,8 +96,9 @@ class Judge:
 
     def plan(self, pairs: Sequence[Pair]) -> str:
         """Return what is sent, where to, and about what it costs."""
-        asked = [question for pair in pairs for question in questions_of(pair)]
-        letters = sum(self.request(question).characters for question in asked)
+        requests = [self.request(question) for pair in pairs for question in questions_of(pair)]
+        asked = {request.key: request for request in requests}  # several rows may give the same answers
+        letters = sum(request.characters for request in asked.values())
         prompts, replies = letters // LETTERS_PER_TOKEN, len(asked) * MAX_REPLY_TOKENS
         money = cost(self.settings.endpoint.prices, prompts, replies)
         bill = f"at most about {money:.2f} by its prices" if money else "no prices given"

@@ -13,7 +13,7 @@ _OF_A_PROVIDER = re.compile(r"^ft:([^:]+):.*$")
 """A model that a provider tuned: the name of its base is the first part."""
 _FILE_TYPE = re.compile(r"[-._](gguf|awq|gptq|fp8|bf16|q\d\w*|int[48])$")
 _FINGERPRINT = re.compile(r" \([0-9a-f]{8}\)$")
-"""By which two base models of one name are told apart."""
+"""Follows the name of a base model, if two have the same."""
 _VERSION = re.compile(r"[-@:](\d{4}-?\d{2}-?\d{2}|\d{4}|main|latest|[0-9a-f]{7,40})$")
 
 

@@ -83,7 +83,7 @@ class FieldsCheck(ProjectMetric):
 def compare_fields(
     reference: Mapping[str, Any], answer: Mapping[str, Any] | None, fields: Mapping[str, Rule]
 ) -> dict[str, Outcome]:
-    """Return what became of each field that counts, the extra ones last."""
+    """Return the outcome of each field that counts, the extra ones last."""
     outcomes: dict[str, Outcome] = {}
     for path, rule in fields.items():
         expected, found = value_at(reference, path), value_at(answer, path)

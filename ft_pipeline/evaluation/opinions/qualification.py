@@ -73,5 +73,6 @@ def _agrees(with_people: Agreement, of_people: Agreement | None) -> bool:
     lowest = with_people.low or 0.0
     if with_people.alpha >= ALPHA and lowest > LOWEST_ALPHA:
         return True
-    known = of_people is not None and of_people.pairs >= ENOUGH_PAIRS and (of_people.low or 0.0) > 0
-    return known and lowest > 0 and with_people.alpha >= OF_PEOPLES_OWN * of_people.alpha  # type: ignore[union-attr]
+    if of_people is None or of_people.pairs < ENOUGH_PAIRS or (of_people.low or 0.0) <= 0:
+        return False
+    return lowest > 0 and with_people.alpha >= OF_PEOPLES_OWN * of_people.alpha

@@ -89,7 +89,7 @@ def rated_under_names(folder: Path | None) -> Mapping[frozenset[str], set[str]]:
 
 
 def read_judgements(folder: Path | None) -> Judgements:
-    """Return the judgements of an artifact; none for None. Equal answers are left out: nobody compared them."""
+    """Return the judgements of an artifact; none for None. Equal answers are left out: they were not compared."""
     if folder is None:
         return {}
     return {

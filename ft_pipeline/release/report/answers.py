@@ -19,15 +19,6 @@ Samples = Mapping[str, Sequence[Sample]]
 """By row name, best row first: the row's samples in the order of the items."""
 
 
-def item_gains(samples: Samples, rows: tuple[str, str], metric_name: str, metric: Metric) -> list[float]:
-    """Return how much each item gains from the first row to the second; negative: it regressed."""
-    pairs = zip(*(samples[name] for name in rows), strict=True)
-    return [
-        metric.gain(*(item_value(metric_name, sample) or 0.0 for sample in before_and_after))
-        for before_and_after in pairs
-    ]
-
-
 CHOSEN = (("typical", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
 """Which answers are shown first: their name, and their place among all gains from the lowest (0) to the highest (1)."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
+from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import (
     change_picture,
@@ -32,7 +33,6 @@ from ft_pipeline.release.report.answers import (
     before_and_after,
     conversations_of,
     escape_invisible,
-    item_gains,
     side_by_side,
 )
 from ft_pipeline.release.report.checks import check_values

@@ -39,7 +39,7 @@ class Verdicts:
         return cls(read_ratings(folders.get(RATED)), read_judgements(folders.get(JUDGED)))
 
     def describe(self, before: Sample, after: Sample) -> str:
-        """Return who found which of two answers to one test item better; empty if nobody compared them."""
+        """Return who found which of two answers to one test item better; empty if they were not compared."""
         answers = Answers(after["item"], hash_of_answer(after["answer"]), hash_of_answer(before["answer"]))
         ratings, judgement = ratings_of(answers, self._ratings), judgement_of(answers, self._judgements)
         sentences = [f"People: {_of_people(ratings)}."] if ratings else []

@@ -1,0 +1,220 @@
+"""The scores that `comparison` compares and `judgements` chooses pairs from, and the settings that say how."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ft_pipeline.defs.opinion_inputs import people_said
+from ft_pipeline.defs.scoring_specs import (
+    base_names,
+    base_of,
+    baseline_spec,
+    contender_artifacts,
+    covers,
+    scores_spec,
+    teacher_spec,
+)
+from ft_pipeline.defs.training_chain import references
+from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
+from ft_pipeline.evaluation.comparison.training_facts import same_recipe
+from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
+from ft_pipeline.execution.step import STEPS, SpecContext
+from ft_pipeline.models.base_model import EMBEDDED
+from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.settings.checks import ClassificationMetric
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.sweep import sweep_owner
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import ArtifactReference
+
+
+class ComparedScores(NamedTuple):
+    """The scores that are compared, and the settings that say how."""
+
+    inputs: dict[str, ArtifactReference]
+    config: dict[str, Any]
+    """As build_comparison expects it."""
+    newest: Artifact | None
+    """The newest of these scores, whose test rows are those of the comparison. None: nothing was scored."""
+
+
+def compared_scores(context: SpecContext) -> ComparedScores:
+    """Return the current scores of all models. MissingInput if those of the champion or a contender are not measured
+    yet."""
+    scored, stale = _current_scores(context)
+    newest = _newest(scored)
+    contenders, not_asked = contender_artifacts(context, newest)
+    inputs = references(scored | _teacher_scores(context, scored) | contenders | _gguf_scores(context, scored))
+    settings = context.project.settings
+    with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
+    bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
+    config: dict[str, Any] = {
+        "fingerprint": _newest_evaluation(scored),
+        **_deciding_metric(settings),
+        "prices": settings.costs.model_dump(mode="json"),
+        "forgetting_margin": settings.promotion.forgetting_margin,
+        "rails": settings.promotion.rails,
+        "keeps": settings.promotion.keeps,
+        "bases": dict(bases),
+        **_must_keep(context),
+        **({"stale": stale} if stale else {}),
+    }
+    if slices := settings.evaluation.slices:
+        config["slices"] = {name: rule.model_dump(mode="json", exclude_defaults=True) for name, rule in slices.items()}
+    if contaminated := _contaminated_experiments(context, scored):
+        config["contaminated"] = contaminated
+    if about := _about_contenders(settings):
+        config["contenders"] = about
+    if not_asked:
+        config["not_asked"] = not_asked
+    if settings.evaluation.judge:
+        config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))
+    if previous_champion is not None:
+        config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
+        if facts := _contaminated_champion(context, previous_champion):
+            config["champion"]["contaminated"] = facts
+        else:
+            asset, artifact = _champion_scores(context, previous_champion, scored)
+            inputs[f"champion/{asset}"] = artifact.reference
+            config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
+    config["base_names"] = base_names(context.store, bases.values())
+    config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
+    return ComparedScores(inputs, config, newest)
+
+
+def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:
+    """The decision key of the comparison of these scores: with further ratings, it is another decision."""
+    return decision_key({**inputs, **references(people_said(context))}, config)
+
+
+def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
+    """The settings of a comparison that say which metric decides."""
+    metric, own = settings.promotion.metric, settings.evaluation.metrics
+    decides = next((name for name, metric_settings in own.items() if metric_settings.decides), None)
+    config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
+    if metric == "loss":
+        config["notice"] = "`promotion.metric: loss` now means `auto`."
+    labels = {
+        name: own_metric.labels for name, own_metric in own.items() if isinstance(own_metric, ClassificationMetric)
+    }
+    if labels:
+        config["labels"] = labels
+    margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
+    return {**config, **margins}
+
+
+def _must_keep(context: SpecContext) -> dict[str, Any]:
+    """What tuned models must keep of their base models: probes with what is wanted of the answers, and tasks with their
+    margins. Without them, nothing."""
+    settings = context.project.settings.evaluation
+    digests = probe_digests(read_probes(settings.probes, context.project.resolve_path))
+    probes = {
+        name: {**entry.model_dump(mode="json", exclude={"file"}), "digest": digests[name]}
+        for name, entry in settings.probes.items()
+    }
+    must_hold = settings.tasks_that_must_hold()
+    return {**({"probes": probes} if probes else {}), **({"must_hold": must_hold} if must_hold else {})}
+
+
+def _about_contenders(settings: ProjectSettings) -> dict[str, Any]:
+    """By contender, whether it answers today, and when it ends."""
+    return {
+        contender.name: contender.model_dump(mode="json", include={"incumbent", "ends"})
+        for contender in settings.evaluation.contenders
+        if contender.incumbent or contender.ends
+    }
+
+
+def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
+    """Return the current scores by `<experiment>/<asset>`, and the experiments that are left out.
+
+    Left out are members of a sweep (settings/sweep.py) whose experiment was since trained differently or on other data.
+    """
+    scored: dict[str, Artifact] = {}
+    stale = []
+    for name in context.project.experiment_names():  # an experiment comes before its sweep members
+        scores, owner = context.find("scores", name), sweep_owner(name)
+        owner_scores = scored.get(f"{owner}/scores")
+        if scores is not None and owner_scores is not None and not same_recipe(context.store, owner_scores, scores):
+            stale.append(name)
+            continue
+        baseline = context.find("prompt_baseline", name) if f"{owner}/prompt_baseline" not in scored else None
+        artifacts = {"prompt_baseline": baseline, "scores": scores}
+        scored |= {f"{name}/{asset}": artifact for asset, artifact in artifacts.items() if artifact is not None}
+    return scored, stale
+
+
+def _contaminated_experiments(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, Facts]:
+    """Experiment → facts, for each one whose model learned from a row that is a test row in the compared evaluation."""
+    newest = _newest(scored)
+    if newest is None:
+        return {}
+    adapters = {
+        name.removesuffix("/scores"): context.store.require(*artifact.inputs["adapter"])
+        for name, artifact in scored.items()
+        if name.endswith("/scores")
+    }
+    return find_contaminated(context.store, adapters, context.store.require(*newest.inputs["conversations"]))
+
+
+def _contaminated_champion(context: SpecContext, champion: ChampionRecord) -> Facts | None:
+    """The facts if the champion learned from a row of the test split that it would be scored on."""
+    if champion.kind == "prompt":
+        return None
+    adapter = context.store.require("adapter", champion.fingerprints["adapter"])
+    found = find_contaminated(context.store, {champion.name: adapter}, context.checked_artifact("conversations"))
+    return found.get(champion.name)
+
+
+def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+    """The teacher's scores for each prompt baseline that was measured, as far as the store has them."""
+    teacher_scores = {}
+    for name, baseline in scored.items():
+        if name.endswith("/prompt_baseline"):
+            spec = teacher_spec(context, baseline.inputs)
+            if spec is not None and (artifact := context.store.find(spec)) is not None:
+                teacher_scores[name.replace("prompt_baseline", "teacher_scores")] = artifact
+    return teacher_scores
+
+
+def _gguf_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model that is compared."""
+    found = {}
+    for name in context.project.experiment_names():
+        scores, made = scored.get(f"{name}/scores"), context.find("gguf_scores", name)
+        if scores and made and made.inputs.get("merged_model") == scores.inputs["merged_model"]:
+            found[f"{name}/gguf_scores"] = made
+    return found
+
+
+def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:
+    """The newest scores. Older scores on other rows are not compared."""
+    return max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+
+
+def _newest_evaluation(scored: Mapping[str, Artifact]) -> str | None:
+    """The evaluation fingerprint of the newest scores."""
+    newest = _newest(scored)
+    return newest.summary["rows"][0]["fingerprint"] if newest else None
+
+
+def _champion_scores(
+    context: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]
+) -> tuple[str, Artifact]:
+    """Return (asset, its artifact): the champion's scores on the current test rows.
+
+    Raises MissingInput if they are not measured yet. scored: the current scores, which may contain a prompt variant.
+    """
+    served, frozen = champion.evidence["served"], champion.fingerprints
+    base = ("base_model", champion.fingerprints["base_model"])
+    if champion.kind == "prompt":
+        inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
+        spec = baseline_spec(context, inputs, {"variants": {champion.name.partition("@")[0]: served}}, frozen)
+    else:
+        tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
+        of_the_model = {key: value for key, value in served.items() if key != "variant"}
+        spec = scores_spec(context, {"base_model": base, **tuned}, of_the_model, frozen)
+    spec = spec.with_code_version(STEPS[spec.kind].code_version)
+    existing = next((artifact for artifact in scored.values() if covers(artifact, spec)), None)
+    return spec.kind, existing or context.built_artifact(spec)
