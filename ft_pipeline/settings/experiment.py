@@ -1,21 +1,24 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.project import NAME_PATTERN
+from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "cpt"]
+Objective = Literal["sft", "dpo", "cpt", "grpo"]
 
 
 class MixSettings(Section):
@@ -88,12 +91,13 @@ class ExperimentSettings(Section):
     """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
     objective: Objective = "sft"
-    """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text) or `grpo` (own answers, and
+    rewards that can be checked)."""
     technique: Technique = "qlora"
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
-    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. If `technique` and `lora` are
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo` or `grpo`. If `technique` and `lora` are
     equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from the base
     model."""
     data: ExperimentData = ExperimentData()
@@ -102,6 +106,7 @@ class ExperimentSettings(Section):
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
+    grpo: GrpoSettings = GrpoSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     machine: MachineSettings = MachineSettings()
@@ -117,6 +122,11 @@ class ExperimentSettings(Section):
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_sections(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later sections that have their defaults: a new version must not change old specs."""
+        return {key: value for key, value in dump(self).items() if key != "grpo" or self.grpo != GrpoSettings()}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":
@@ -163,6 +173,7 @@ def _prompt_tuning_from_base_model_with_sft(settings: ExperimentSettings) -> Vio
     reasons = {
         "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
         "cpt": "a few virtual tokens can steer the model, but cannot store texts",
+        "grpo": "a few virtual tokens cannot learn it",
     }
     if settings.objective not in reasons:
         return None
@@ -233,10 +244,21 @@ def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
     return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
+def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "grpo":
+        if settings.grpo == GrpoSettings():
+            return None
+        return "grpo", f"objective {settings.objective!r} has no rewards. Remove `grpo`, or set `objective: grpo`."
+    if settings.grpo.rewards:
+        return None
+    return "grpo.rewards", "objective 'grpo' needs a reward. Set `grpo.rewards: {METRIC: 1}`, see docs/rewards.md."
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
-    source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
+    sources = {"dpo": "data/raw/preferences", "cpt": "data/raw/text", "grpo": "the prompts of the conversations"}
+    source = sources[settings.objective]
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
@@ -293,6 +315,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _pure_bf16_for_full_only,
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
+    _grpo_settings_for_grpo_only,
     _source_weights_for_sft_only,
     _some_training_rows,
     _shares_for_sft_only,

@@ -132,9 +132,14 @@ def _new_trainer(
     validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
-        settings, model, tokenizer, rows["train"], validation, arguments, ranks
+        settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_rewards(job)
     )
     return trainer
+
+
+def _rewards(job: Job) -> dict[str, Any]:
+    """Return the further argument of the trainer of grpo."""
+    return {"rewards": job.config["rewards"]} if "rewards" in job.config else {}
 
 
 def _sample_validation(

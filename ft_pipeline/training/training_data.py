@@ -23,6 +23,7 @@ from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
 _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
+_PROMPT_SCHEMA = pa.schema([*_SCHEMA, ("conversation", pa.large_string())])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. UserError if the token audit did not pass."""
+    preferred answer, and rejected_ids, rejected_labels to the other one. Rows of grpo have `conversation`. UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
@@ -78,7 +79,7 @@ def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[s
     sources = prepared.sources
     audits = [TokenAudit(**limits) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
-    schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
+    schema = _PROMPT_SCHEMA if prepared.have_conversations else _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
     with contextlib.ExitStack() as stack:
         writers = {
@@ -114,4 +115,6 @@ def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.T
     columns: list[list[Any]] = [[row.id for row in rows], [row.source for row in rows]]
     for side in (rows, *rejected):
         columns += [[row.encoded.input_ids for row in side], [row.encoded.labels for row in side]]
+    if "conversation" in schema.names:
+        columns.append([row.conversation for row in rows])
     return pa.table(columns, schema=schema)

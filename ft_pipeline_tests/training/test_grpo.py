@@ -1,0 +1,193 @@
+"""grpo: its rows, its loss against plain computations, and trainings of a tiny model on rewards."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.settings.evaluation import EvaluationSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.rewards import GrpoSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.objectives import group_loss
+from ft_pipeline.training.objectives.grpo import step_seed
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
+
+CHECKS = """
+def letters(answer):
+    return sum(letter in "etaoin " for letter in answer) / max(1, len(answer))
+
+
+def constant(answer):
+    return 0.5
+"""
+FAST = {"max_steps": 12, "per_device_train_batch_size": 2, "eval_steps": 6, "learning_rate": 2e-2}
+
+
+def experiment(technique="lora", rewards=("letters",), training=None, **grpo):
+    return ExperimentSettings.model_validate(
+        {
+            "objective": "grpo",
+            "technique": technique,
+            "training": {**FAST, **(training or {})},
+            "grpo": {"rewards": dict.fromkeys(rewards, 1), "max_new_tokens": 8, "num_generations": 6, **grpo},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), experiment())
+
+
+@pytest.fixture
+def train(tmp_path, data, tiny_base):
+    """A function that trains one experiment, and returns its job and summary."""
+
+    def run(settings, name="run", report=None):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "checks.py").write_text(CHECKS)
+        functions = {name: {"function": f"checks.{name}"} for name in ("letters", "constant")}
+        evaluation = EvaluationSettings.model_validate({"metrics": functions})
+        work = job("adapter", folder, settings, {"training_data": data, "base_model": tiny_base}, report)
+        work.config["rewards"] = reward_config(folder, evaluation, settings.grpo.rewards)
+        return work, adapter.run(work)
+
+    return run
+
+
+def logged(work):
+    return [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_the_prompt_and_the_conversation_that_rewards_compare_with(data, tiny_base):
+    rows = read_split(data, "train")
+    tokenizer = load_tokenizer(tiny_base)
+    assert len(rows) == 24 and {row["source"] for row in rows} == {"prompt"}
+    for row in rows:
+        turns = json.loads(row["conversation"])["messages"]
+        prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == MASKED]
+        assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
+        assert turns[0]["content"] in tokenizer.decode(prompt)
+        assert turns[-1]["content"] in tokenizer.decode(row["input_ids"][len(prompt) :])
+
+
+def test_each_answer_of_a_conversation_is_a_prompt(tmp_path, tiny_base):
+    two_turns = conversation(77, [("Hello?", "Hi."), ("Bye?", "Bye.")], "train")
+    folder = make_training_data(tmp_path, tiny_base, [*support_rows(1), two_turns], experiment())
+    rows = [row for row in read_split(folder, "train") if row["id"] == two_turns["id"]]
+    assert [len(json.loads(row["conversation"])["messages"]) for row in rows] == [2, 4]
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_advantages_are_the_standardized_rewards_of_each_group():
+    rewards = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.3, 0.3, 0.3, 0.3], [2.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    scaled = group_loss.advantages(rewards, "group")
+    assert group_loss.has_signal(rewards).tolist() == [True, False, True]
+    assert scaled[0].tolist() == pytest.approx([-0.866, 0.866, 0.866, -0.866], abs=1e-3)
+    assert scaled[1].tolist() == [0.0] * 4
+    assert group_loss.advantages(rewards, "none")[2].tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "weights", "items"),
+    [
+        ("dapo", [1.0, 1.0], 10),
+        ("grpo", [1 / 2, 1 / 8], 2),
+        ("dr_grpo", [1 / 16, 1 / 16], 2),
+    ],
+)
+def test_the_loss_is_divided_as_stated(loss_type, weights, items):
+    settings = GrpoSettings(loss_type=loss_type, max_new_tokens=16)
+    assert [group_loss.token_weight(settings, tokens) for tokens in (2, 8)] == weights
+    assert group_loss.count_items(settings, [2, 8]) == items
+    assert group_loss.count_items(settings, []) == 1
+
+
+def test_the_gradient_of_the_objective_is_the_policy_gradient_with_the_kl():
+    policy = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    start, advantage = torch.tensor([-1.2, -1.0, -0.5]), torch.tensor([1.0, -2.0, 0.0])
+    kl = group_loss.kl_to_start(policy, start)
+    group_loss.token_objective(policy, advantage, kl, beta=0.1).sum().backward()
+    expected = -advantage + 0.1 * (1 - torch.exp(start - policy.detach()))
+    torch.testing.assert_close(policy.grad, expected)
+    assert (kl >= 0).all() and float(kl[2].detach()) == 0.0
+
+
+def test_the_estimated_kl_is_unbiased():
+    """Simulated: the mean over draws of a policy is its KL to the start."""
+    torch.manual_seed(0)
+    policy, start = torch.randn(50).log_softmax(0), torch.randn(50).log_softmax(0)
+    drawn = torch.multinomial(policy.exp(), 200_000, replacement=True)
+    exact = float((policy.exp() * (policy - start)).sum())
+    assert float(group_loss.kl_to_start(policy[drawn], start[drawn]).mean()) == pytest.approx(exact, rel=0.02)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_model_learns_a_reward_and_logs_what_happened(train):
+    work, summary = train(experiment("full", training={"max_steps": 24, "eval_steps": 8, "learning_rate": 3e-3}))
+    entries = logged(work)
+    held_out = [entry["eval_reward"] for entry in entries if "eval_reward" in entry]
+    assert held_out[-1] > held_out[0] + 0.2
+    assert summary["best_eval_loss"] == pytest.approx(1 - max(held_out[1:]))
+    steps = [entry for entry in entries if "loss" in entry]
+    assert steps[-1]["reward"] > steps[0]["reward"] + 0.2
+    assert [step["rollout_seed"] for step in steps] == [step_seed(42, number) for number in range(24)]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 0
+    assert all(step["reward/letters"] == step["reward"] and 1 <= step["answer_tokens"] <= 8 for step in steps)
+
+
+def test_groups_with_equal_rewards_change_no_weights(train):
+    work, _ = train(experiment(rewards=["constant"], beta=0, training={"max_steps": 2, "eval_steps": 2}))
+    steps = [entry for entry in logged(work) if "loss" in entry]
+    assert {step["groups_without_signal"] for step in steps} == {1.0} and {step["loss"] for step in steps} == {0.0}
+    trained = load_file(work.out / "adapter_model.safetensors")
+    assert all(not tensor.any() for name, tensor in trained.items() if "lora_B" in name)
+
+
+class StopsAt:
+    """A reporter that interrupts the training after a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def progress(self, step, total, **values):
+        if step == self._step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def log(self, message):
+        pass
+
+
+def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
+    settings = experiment(training={"max_steps": 6})
+    whole, _ = train(settings, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, "stopped", StopsAt(3))
+    resumed, summary = train(settings, "stopped")
+    assert summary["resumed_from_step"] == 3
+    weights = [(work.out / "adapter_model.safetensors").read_bytes() for work in (whole, resumed)]
+    assert weights[0] == weights[1]
+    rewards = [[entry.get("reward") for entry in logged(work)] for work in (whole, resumed)]
+    assert rewards[0] == rewards[1]
+
+
+def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):
+    with pytest.raises(UserError, match="with grpo.max_new_tokens: 500 is more than the limit of 512"):
+        train(experiment(max_new_tokens=500))
