@@ -11,12 +11,15 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Mapping
 from typing import IO, Any
 
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 """Linux's CLONE_NEWUSER and CLONE_NEWNET."""
+_SIGNAL_OF_PARENTS_DEATH = 1
+"""Linux's PR_SET_PDEATHSIG."""
 
 
 def leave_network() -> bool:
@@ -26,8 +29,14 @@ def leave_network() -> bool:
     """
     if sys.platform != "linux":
         return False
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     return any(libc.unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_USER | _NEW_NETWORK))
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when the training ends, even in a function that never returns."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)
 
 
 def main() -> None:
@@ -35,6 +44,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a function prints must not be read as a reply
     has_network = not leave_network()
+    end_with_parent()  # a process that changes its user namespace loses this setting
     config = json.loads(sys.stdin.readline())
     with contextlib.suppress(ValueError, OSError):  # not every system can limit memory
         resource.setrlimit(resource.RLIMIT_AS, (config["memory_bytes"],) * 2)
@@ -67,7 +77,7 @@ class _Rewards:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
-        from ft_pipeline.evaluation.metrics.definitions import answer_metrics
+        from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, answer_metrics, chrf
         from ft_pipeline.settings.evaluation import CALL_METRICS
 
         self._signs: Mapping[str, float] = config["signs"]
@@ -78,14 +88,20 @@ class _Rewards:
             config["call_arguments"],
         )
         _ = self._metrics.custom_definitions  # loads the functions
-        answer_metrics("text", "text")  # loads their libraries, which takes longer than an answer may take
+        self._has_text_metrics = any(name in ANSWER_METRICS for name in self._signs)
+        # Libraries are loaded here: that may take longer than an answer may take.
+        if self._has_text_metrics:
+            answer_metrics("text", "text")
+        elif any(entry.get("type") == "json_fields" for entry in config["custom_metrics"].values()):
+            chrf("text", "text")
 
     def values(self, answer: Mapping[str, Any]) -> dict[str, float]:
         """Return the value of each rewarded metric for one answer. Higher is better."""
         from ft_pipeline.evaluation.items import Item
 
         item = Item("", "", tuple(answer["messages"]), answer["tools"])
-        scored = self._metrics.score_answer(item, answer["answer"], answer["calls"])
+        score = self._metrics.score_answer if self._has_text_metrics else self._metrics.check_answer
+        scored = score(item, answer["answer"], answer["calls"])
         return {name: sign * float(scored[name]) for name, sign in self._signs.items()}
 
 

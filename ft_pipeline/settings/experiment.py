@@ -97,9 +97,9 @@ class ExperimentSettings(Section):
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
-    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo` or `grpo`. If `technique` and `lora` are
-    equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from the base
-    model."""
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo` or `grpo`. If `technique` and
+    `lora` are equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from
+    the base model."""
     data: ExperimentData = ExperimentData()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     lora: LoraSettings = LoraSettings()
@@ -254,6 +254,12 @@ def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
     return "grpo.rewards", "objective 'grpo' needs a reward. Set `grpo.rewards: {METRIC: 1}`, see docs/rewards.md."
 
 
+def _grpo_on_one_gpu(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "grpo" or settings.gpu.count == 1:
+        return None
+    return "gpu.count", f"objective 'grpo' trains on one GPU, not on {settings.gpu.count}. Set `gpu.count: 1`."
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
@@ -316,6 +322,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
     _grpo_settings_for_grpo_only,
+    _grpo_on_one_gpu,
     _source_weights_for_sft_only,
     _some_training_rows,
     _shares_for_sft_only,

@@ -51,7 +51,8 @@ def run(job: Job) -> dict[str, Any]:
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. Rows of grpo have `conversation`. UserError if the token audit did not pass."""
+    preferred answer, and rejected_ids, rejected_labels to the other one. Rows of grpo also have `conversation`.
+    UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))

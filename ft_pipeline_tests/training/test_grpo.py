@@ -191,5 +191,5 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
 
 
 def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):
-    with pytest.raises(UserError, match="with grpo.max_new_tokens: 500 is more than the limit of 512"):
+    with pytest.raises(UserError, match=r"with grpo\.max_new_tokens: 500 is more than the limit of 512"):
         train(experiment(max_new_tokens=500))

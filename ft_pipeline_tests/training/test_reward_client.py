@@ -1,7 +1,5 @@
 """The process that computes rewards: values, limits, environment and errors."""
 
-import os
-
 import pytest
 
 from ft_pipeline.errors import UserError
@@ -41,83 +39,85 @@ TURNS = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content":
 CONVERSATION = {"messages": TURNS, "tools": None}
 
 
-@pytest.fixture
-def process_of(tmp_path):
-    (tmp_path / "checks.py").write_text(CHECKS)
-    evaluation = EvaluationSettings.model_validate(
-        {
-            "answer_format": {"type": "json"},
-            "metrics": {
-                "city": {"type": "json_fields", "fields": {"city": "exact"}},
-                "shortness": {"function": "checks.shortness"},
-                "length": {"function": "checks.shortness", "lower_is_better": True},
-                "obedience": {"function": "checks.obedience"},
-                "of_all": {"function": "checks.shortness", "corpus": True},
-            },
-        }
-    )
-    opened = []
+EVALUATION = EvaluationSettings.model_validate(
+    {
+        "answer_format": {"type": "json"},
+        "metrics": {
+            "city": {"type": "json_fields", "fields": {"city": "exact"}},
+            "shortness": {"function": "checks.shortness"},
+            "length": {"function": "checks.shortness", "lower_is_better": True},
+            "obedience": {"function": "checks.obedience"},
+            "of_all": {"function": "checks.shortness", "corpus": True},
+        },
+    }
+)
 
-    def make(rewards, **limits):
-        settings = GrpoSettings(rewards=rewards, **limits)
-        opened.append(RewardProcess(settings, reward_config(tmp_path, evaluation, rewards)))
-        return opened[-1]
 
-    yield make
-    for process in opened:
-        process.close()
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "checks.py").write_text(CHECKS)
+    return folder
+
+
+def open_process(project, rewards, **limits):
+    return RewardProcess(GrpoSettings(rewards=rewards, **limits), reward_config(project, EVALUATION, rewards))
+
+
+@pytest.fixture(scope="module")
+def obedience(project):
+    process = open_process(project, {"obedience": 1}, reward_seconds=3)
+    yield process
+    process.close()
 
 
 def texts(*answers):
     return [Answer(CONVERSATION, text) for text in answers]
 
 
-def test_a_reward_is_the_weighted_mean_of_the_metrics_of_the_evaluation(process_of):
-    process = process_of({"city": 1, "format_valid": 3})
-    right, wrong, prose = process.rewards(texts('{"city": "Leeds"}', '{"city": "York"}', "It is in Leeds."))
-    assert right.values == {"city": 1.0, "format_valid": 1.0} and right.total == 1.0
-    assert wrong.values == {"city": 0.0, "format_valid": 1.0} and wrong.total == 0.75
-    assert prose.total == 0.0 and not prose.failed
+def test_a_reward_is_the_weighted_mean_of_the_metrics_of_the_evaluation(project):
+    process = open_process(project, {"city": 1, "format_valid": 2, "length": 1})
+    right, wrong, prose = process.rewards(texts('{"city": "Leeds"}', '{"city": "York"}', "In Leeds."))
+    process.close()
+    # The function returns minus the length; lower is better, so that its sign changes once more.
+    assert right.values == {"city": 1.0, "format_valid": 1.0, "length": 17.0} and right.total == (1 + 2 + 17) / 4
+    assert wrong.values == {"city": 0.0, "format_valid": 1.0, "length": 16.0} and wrong.total == (0 + 2 + 16) / 4
+    assert prose.total == 9 / 4 and not prose.failed
 
 
-def test_a_metric_where_lower_is_better_counts_negatively(process_of):
-    (reward,) = process_of({"length": 2}).rewards(texts("four"))
-    assert reward.total == 4.0  # the function returns -4
+def test_an_answer_whose_reward_takes_too_long_or_ends_the_process_gets_0_and_the_rest_goes_on(obedience):
+    rewards = obedience.rewards(texts("fine", "sleep", "exit", "fine"))
+    assert [reward.total for reward in rewards] == [1.0, 0.0, 0.0, 1.0]
+    assert [reward.failed for reward in rewards] == [False, True, True, False]
 
 
-def test_an_answer_whose_reward_takes_too_long_or_ends_the_process_gets_0_and_the_rest_goes_on(process_of):
-    process = process_of({"obedience": 1}, reward_seconds=2)
-    rewards = process.rewards(texts("fine", "sleep", "fine", "exit", "fine"))
-    assert [reward.total for reward in rewards] == [1.0, 0.0, 1.0, 0.0, 1.0]
-    assert [reward.failed for reward in rewards] == [False, True, False, True, False]
+def test_a_function_that_takes_too_much_memory_raises_its_error(obedience):
+    with pytest.raises(UserError, match=r"obedience .*MemoryError"):
+        obedience.rewards(texts("eat"))
 
 
-def test_a_function_that_takes_too_much_memory_raises_its_error(process_of):
-    with pytest.raises(UserError, match="obedience.*MemoryError"):
-        process_of({"obedience": 1}).rewards(texts("eat"))
-
-
-def test_the_process_sees_no_other_variables_of_the_environment(process_of, monkeypatch):
+def test_the_process_sees_no_other_variables_of_the_environment(project, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
-    (reward,) = process_of({"obedience": 1}).rewards(texts("secret"))
-    assert os.environ["SECRET_TOKEN"] == "s3cret" and reward.total == 0.0
+    process = open_process(project, {"obedience": 1})
+    (reward,) = process.rewards(texts("secret"))
+    process.close()
+    assert reward.total == 0.0 and not reward.failed
 
 
-def test_the_process_reaches_no_network_where_the_system_allows_that(process_of):
-    process = process_of({"obedience": 1})
-    (reward,) = process.rewards(texts("connect"))
-    assert reward.total == float(not process.has_network)
+def test_the_process_reaches_no_network_where_the_system_allows_that(obedience):
+    (reward,) = obedience.rewards(texts("connect"))
+    assert reward.total == float(not obedience.has_network)
 
 
 @pytest.mark.parametrize("name", ["of_all", "citty", "nats_per_byte"])
-def test_a_reward_that_is_no_metric_of_single_answers_raises_a_clear_error(process_of, name):
-    with pytest.raises(UserError, match=f"grpo.rewards names '{name}'.*Use one of exact_match, .*city/all"):
-        process_of({name: 1})
+def test_a_reward_that_is_no_metric_of_single_answers_raises_a_clear_error(project, name):
+    with pytest.raises(UserError, match=rf"grpo.rewards names '{name}'.*Use one of exact_match, .*city/all"):
+        reward_config(project, EVALUATION, {name: 1})
 
 
-def test_a_function_that_raises_an_exception_stops_with_its_line(process_of, tmp_path):
-    (tmp_path / "checks.py").write_text(
-        "def obedience(answer):\n    return 1 / 0\n\n\ndef shortness(answer): return 0\n"
-    )
+def test_a_function_that_raises_an_exception_stops_with_its_line(tmp_path):
+    (tmp_path / "checks.py").write_text("def obedience(answer):\n    return 1 / 0\n")
+    process = open_process(tmp_path, {"obedience": 1})
     with pytest.raises(UserError, match=r"obedience \(checks.obedience\) failed in line 2 of checks.py"):
-        process_of({"obedience": 1}).rewards(texts("fine"))
+        process.rewards(texts("fine"))
+    process.close()

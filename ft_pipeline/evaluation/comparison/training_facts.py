@@ -77,10 +77,12 @@ def _teachers_bill(store: ArtifactStore, adapter: Artifact) -> float | None:
 
 
 def _human_rows(store: ArtifactStore, adapter: Artifact) -> int:
-    """Return the number of training rows written by people, over all phases up to this adapter."""
+    """Return the number of training rows written by people, over all phases up to this adapter. Prompts of grpo count
+    only if no phase before learned from conversations, because they are the same rows."""
     training_data = [store.require(*phase.inputs["training_data"]) for phase in phase_adapters(store, adapter)]
     counts = [data.summary["audit"]["rows"] for data in training_data]
-    return sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
+    learned = sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
+    return learned or sum(rows.get("prompt/train", 0) for rows in counts)
 
 
 def _recipe(store: ArtifactStore, scores: Artifact) -> list[Any]:

@@ -124,12 +124,17 @@ class GroupTrainer(TokenTrainer):
     ) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
         if ranks.are_several:
-            raise UserError("objective 'grpo' trains in one process. Set `gpu.count: 1`, and FT_NUM_PROCESSES=1.")
+            raise UserError("objective 'grpo' trains in one process, not in several. Set FT_NUM_PROCESSES=1.")
         assert rewards is not None
         _require_room(settings, model, [*train, *validation])
         _require_temperature(settings.grpo.temperature, model)
         process = RewardProcess(settings.grpo, rewards)
-        return cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
+        trainer = cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
+        network = (
+            "with network, which this system does not let it give up" if process.has_network else "without network"
+        )
+        trainer.notes = (f"rewards ({', '.join(settings.grpo.rewards)}) are computed in a process {network}",)
+        return trainer
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
         """Return the prompts of a batch. They become tensors when they have answers."""
