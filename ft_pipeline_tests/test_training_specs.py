@@ -97,6 +97,18 @@ def test_the_config_in_the_spec_of_an_adapter_is_unchanged(tmp_path: Path) -> No
     }
 
 
+def test_only_the_spec_of_an_adapter_of_grpo_contains_its_rewards(tmp_path: Path) -> None:
+    text = "technique: lora\nobjective: grpo\ngrpo: {rewards: {exact_match: 1, chrf: 2}}\n"
+    case = Case(tmp_path, SMALL, a=text, b="technique: lora\n")
+    config = case.spec("adapter").config
+    assert config["rewards"]["signs"] == {"exact_match": 1.0, "chrf": 0.01}
+    assert config["experiment"]["grpo"]["rewards"] == {"exact_match": 1.0, "chrf": 2.0}
+    assert case.spec("experiment").config["grpo"] == config["experiment"]["grpo"]
+    other = case.spec("adapter", "b").config
+    assert "rewards" not in other and "grpo" not in other["experiment"]
+    assert "grpo" not in case.spec("experiment", "b").config
+
+
 @pytest.mark.parametrize("kind", ["experiment", "adapter", "merged_model"])
 def test_a_tracker_changes_no_spec(tmp_path: Path, kind: str) -> None:
     case = Case(tmp_path, SMALL, a="technique: lora\nseeds: 2\n")

@@ -2,22 +2,30 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.objectives import group_loss
-from ft_pipeline.training.objectives.grpo import step_seed
+from ft_pipeline.training.objectives.grpo import GroupTrainer, step_seed
+from ft_pipeline.training.objectives.reward_client import Reward
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout
+from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.acceleration import speed_up
+from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
 
@@ -137,9 +145,83 @@ def test_the_estimated_kl_is_unbiased():
     assert float(group_loss.kl_to_start(policy[drawn], start[drawn]).mean()) == pytest.approx(exact, rel=0.02)
 
 
+@pytest.fixture
+def trainer_of(tiny_base, tmp_path, monkeypatch):
+    """A function that makes a trainer of LoRA matrices in 32 bit, and changes them after the start."""
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+
+    def make(padding_free=False, before=lambda model: None, **grpo):
+        settings = experiment(training={"padding_free": padding_free}, **grpo)
+        model = new_model(tiny_base, settings, "cpu")
+        speed_up(model, settings.training, "cpu")
+        arguments = training_arguments(settings.training, tmp_path, "cpu", torch.float32)
+        rows = [{"input_ids": [1, 2, 3], "labels": [MASKED, MASKED, 3]}]
+        tokenizer = load_tokenizer(tiny_base)
+        trainer = GroupTrainer(model, tokenizer, rows, rows, arguments, grpo=settings.grpo, rewards=None)
+        before(model)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.05)
+        return trainer
+
+    return make
+
+
+def answer(prompt, ids, is_cut_off=False):
+    return Rollout(Prompt(prompt, {}), ids, is_cut_off, Reward(0.0, {}))
+
+
+ANSWERS = [(answer([5, 6, 7], [8, 9]), 0.5), (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0)]
+"""Answers with their advantages."""
+
+
+@torch.no_grad()
+def plain_log_probabilities(model, temperature):
+    """Those of the tokens of each of ANSWERS, from the logits of the model."""
+    found = []
+    with padded_attention(model):
+        for rollout, _ in ANSWERS:
+            ids = torch.tensor([[*rollout.prompt.ids, *rollout.ids]])
+            logits = model(input_ids=ids).logits[0, len(rollout.prompt.ids) - 1 : -1].float() / temperature
+            found.append(logits.log_softmax(-1).gather(1, torch.tensor(rollout.ids)[:, None])[:, 0])
+    return found
+
+
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_the_loss_of_a_batch_equals_the_formula_on_plain_logits(padding_free, trainer_of):
+    starts = []
+    trainer = trainer_of(
+        padding_free,
+        lambda model: starts.extend(plain_log_probabilities(model, 0.7)),
+        temperature=0.7,
+        beta=0.1,
+        loss_type="grpo",
+    )
+    total, tokens = trainer.summed_loss(trainer.model, trainer._batch(ANSWERS, torch.device("cpu")))
+    policies = plain_log_probabilities(trainer.model, 0.7)
+    expected = sum(
+        float((0.1 * ((start - policy).exp() - (start - policy) - 1) - advantage).mean())
+        for policy, start, (_, advantage) in zip(policies, starts, ANSWERS, strict=True)
+    )
+    assert tokens == 5 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert max(float((policy - start).abs().max()) for policy, start in zip(policies, starts, strict=True)) > 1e-3
+
+
+def test_answers_without_a_gradient_are_left_out_of_a_batch(trainer_of):
+    masked = trainer_of(mask_truncated_completions=True)._batch(ANSWERS, torch.device("cpu"))
+    assert masked["weights"].tolist() == [1.0] * 2
+    trainer = trainer_of(beta=0)
+    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 5
+    no_signal = trainer._batch([(rollout, 0.0) for rollout, _ in ANSWERS], torch.device("cpu"))
+    assert no_signal["weights"].tolist() == [0.0] * 2  # a step has all of its batches
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_tiny_model_learns_a_reward_and_logs_what_happened(train):
     """The share of frequent letters in an answer rises, in answers that are drawn and in those to held-out prompts."""
     training = {"max_steps": 24, "eval_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
@@ -148,6 +230,8 @@ def test_a_tiny_model_learns_a_reward_and_logs_what_happened(train):
     held_out = [entry["eval_reward"] for entry in entries if "eval_reward" in entry]
     assert held_out[-1] > held_out[0] + 0.1
     assert summary["best_eval_loss"] == pytest.approx(1 - max(held_out[1:]))
+    assert summary["first_eval_reward"] == held_out[0] and summary["best_eval_reward"] == max(held_out[1:])
+    assert summary["best_eval_reward/letters"] == summary["best_eval_reward"]
     steps = [entry for entry in entries if "loss" in entry]
     assert steps[-1]["reward"] > steps[0]["reward"] + 0.1
     assert [step["rollout_seed"] for step in steps] == [step_seed(42, number) for number in range(24)]
@@ -177,6 +261,7 @@ class StopsAt:
         pass
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
     settings = experiment(training={"max_steps": 6})
     whole, _ = train(settings, "whole")
@@ -193,3 +278,25 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
 def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):
     with pytest.raises(UserError, match=r"with grpo\.max_new_tokens: 500 is more than the limit of 512"):
         train(experiment(max_new_tokens=500))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grpo": {"rewards": {}}}, "needs a reward. Set `grpo.rewards"),
+        ({"objective": "sft"}, "objective 'sft' has no rewards. Remove `grpo`"),
+        ({"technique": "prompt_tuning"}, "objective 'grpo' does not work with technique 'prompt_tuning'"),
+        ({"gpu": {"count": 2}}, "objective 'grpo' trains on one GPU, not on 2"),
+        ({"data": {"share": 0.5}}, "objective 'grpo' trains on all its rows"),
+        ({"data": {"weights": {"human": 2}}}, "trains only on the prompts of the conversations"),
+        ({"grpo": {"rewards": {"letters": 0}}}, "the weight of the reward 'letters' is 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_raise_a_clear_error(changes, message):
+    valid = {"objective": "grpo", "technique": "lora", "grpo": {"rewards": {"letters": 1}}}
+    assert ExperimentSettings.model_validate(valid).grpo.rewards == {"letters": 1}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        ExperimentSettings.model_validate({**valid, **changes})
