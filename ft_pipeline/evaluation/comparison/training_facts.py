@@ -21,7 +21,8 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
     """Return the training facts of a `scores` artifact.
 
     Keys: `technique`, `train_rows` (rows written by people), `took` (from costs.training_time), and `noise` (the table
-    of quantization errors; None if they were not measured).
+    of quantization errors; None if they were not measured). For grpo also `held_out_reward`: before the first step, and
+    at the best one.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     return {
@@ -29,7 +30,16 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
         "train_rows": _human_rows(store, adapter),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
+        **_held_out_reward(adapter),
     }
+
+
+def _held_out_reward(adapter: Artifact) -> dict[str, tuple[float, float]]:
+    names = ("first_eval_reward", "best_eval_reward")
+    if any(name not in adapter.summary for name in names):
+        return {}
+    first, best = (adapter.summary[name] for name in names)
+    return {"held_out_reward": (first, best)}
 
 
 def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool:
