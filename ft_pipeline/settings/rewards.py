@@ -32,7 +32,8 @@ class GrpoSettings(Section):
     """Whether answers that are cut off are left out of the loss. Their rewards still count for the mean of the
     group."""
     reward_seconds: float = Field(10, gt=0)
-    """Time for the reward of one answer. An answer that takes longer, or that ends the process, has the reward 0."""
+    """Time for the reward of one answer. An answer that takes longer, or that ends the process, has the lowest reward
+    of its step."""
     reward_memory_gb: float = Field(2, gt=0)
     """Memory of the process that computes rewards, in GB (10⁹ bytes)."""
 

@@ -85,10 +85,18 @@ def test_a_reward_is_the_weighted_mean_of_the_metrics_of_the_evaluation(project)
     assert prose.total == 9 / 4 and not prose.failed
 
 
-def test_an_answer_whose_reward_takes_too_long_or_ends_the_process_gets_0_and_the_rest_goes_on(obedience):
+def test_an_answer_whose_reward_takes_too_long_or_ends_the_process_fails_and_the_rest_goes_on(obedience):
     rewards = obedience.rewards(texts("fine", "sleep", "exit", "fine"))
     assert [reward.total for reward in rewards] == [1.0, 0.0, 0.0, 1.0]
     assert [reward.failed for reward in rewards] == [False, True, True, False]
+
+
+def test_an_answer_whose_reward_fails_has_the_lowest_values_even_if_they_are_negative(project):
+    process = open_process(project, {"obedience": 1, "shortness": 1})
+    fine, failed = process.rewards(texts("fine", "exit"))
+    process.close()
+    assert fine.total == (1 - 4) / 2 and failed.failed
+    assert failed.values == {"obedience": 0.0, "shortness": -4.0} and failed.total == -2.0
 
 
 def test_a_function_that_takes_too_much_memory_raises_its_error(obedience):

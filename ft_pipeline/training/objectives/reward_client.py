@@ -1,7 +1,7 @@
 """Rewards from a process of their own: functions of the project must not be able to stop or slow down a training.
 
 The process (ft_pipeline/evaluation/reward_process.py) gets only what it needs of the environment, and no secret. An
-answer whose reward takes too long, or ends the process, has the reward 0, and the process is started again.
+answer whose reward takes too long, or ends the process, has the lowest reward, and the process is started again.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Reward:
     """The weighted mean of the values."""
     values: Mapping[str, float]
     failed: bool = False
-    """Whether it is 0 because computing it took too long or ended the process."""
+    """Whether it is the lowest one because computing it took too long or ended the process."""
 
 
 class RewardProcess:
@@ -63,24 +63,34 @@ class RewardProcess:
         self._start()
 
     def rewards(self, answers: Sequence[Answer]) -> list[Reward]:
-        """Return the reward of each answer. UserError if a function of the project raises an exception."""
-        return [self._reward(answer) for answer in answers]
+        """Return the reward of each answer. UserError if a function of the project raises an exception.
+
+        An answer whose reward fails has the lowest values of these answers, and at most 0.
+        """
+        found = [self._values(answer) for answer in answers]
+        known = [values for values in found if values is not None]
+        lowest = {name: min([0.0, *(values[name] for values in known)]) for name in self._settings.rewards}
+        return [self._reward(lowest, failed=True) if values is None else self._reward(values) for values in found]
 
     def close(self) -> None:
         """End the process."""
         self._end()
 
-    def _reward(self, answer: Answer) -> Reward:
+    def _reward(self, values: Mapping[str, float], *, failed: bool = False) -> Reward:
+        weights = self._settings.rewards
+        total = sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
+        return Reward(total, values, failed)
+
+    def _values(self, answer: Answer) -> dict[str, float] | None:
+        """Return the value of each metric; None if there is none in time."""
         line = {**answer.conversation, "answer": answer.text, "calls": list(answer.calls)}
         reply = self._ask(line, self._settings.reward_seconds)
         if reply is None:
             self._end()
             self._start()
-            return Reward(0.0, dict.fromkeys(self._settings.rewards, 0.0), failed=True)
-        weights = self._settings.rewards
-        values = _checked(reply)["values"]
-        total = sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
-        return Reward(total, values)
+            return None
+        values: dict[str, float] = _checked(reply)["values"]
+        return values
 
     def _start(self) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
