@@ -1,5 +1,7 @@
 """The process that computes rewards: values, limits, environment and errors."""
 
+import json
+
 import pytest
 
 from ft_pipeline.errors import UserError
@@ -83,6 +85,18 @@ def test_a_reward_is_the_weighted_mean_of_the_metrics_of_the_evaluation(project)
     assert right.values == {"city": 1.0, "format_valid": 1.0, "length": 17.0} and right.total == (1 + 2 + 17) / 4
     assert wrong.values == {"city": 0.0, "format_valid": 1.0, "length": 16.0} and wrong.total == (0 + 2 + 16) / 4
     assert prose.total == 9 / 4 and not prose.failed
+
+
+def test_calls_of_tools_are_compared_with_those_of_the_reference(project):
+    call = {"id": "a", "name": "find", "arguments": '{"number":7}'}
+    turns = [{"role": "user", "content": "Find 7."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    tools = json.dumps([{"type": "function", "function": {"name": "find", "parameters": {}}}])
+    conversation = {"messages": turns, "tools": tools}
+    other = {**call, "arguments": '{"number": 8}'}
+    process = open_process(project, {"call_arguments": 1, "call_names": 1})
+    answers = [Answer(conversation, "find", [call]), Answer(conversation, "find", [other]), Answer(conversation, "7")]
+    assert [reward.total for reward in process.rewards(answers)] == [1.0, 0.5, 0.0]
+    process.close()
 
 
 def test_an_answer_whose_reward_takes_too_long_or_ends_the_process_fails_and_the_rest_goes_on(obedience):
