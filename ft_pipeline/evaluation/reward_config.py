@@ -18,8 +18,10 @@ def reward_config(root: Path, settings: EvaluationSettings, rewards: Mapping[str
     """Return the part of a spec that the reward of an answer depends on.
 
     rewards: the weights of the experiment, by metric. `signs` has the factor of each value: negative where lower is
-    better. UserError if a metric does not exist, or is of all answers together.
+    better. UserError if there is none, if a metric does not exist, or if it is of all answers together.
     """
+    if not rewards:
+        raise UserError("objective 'grpo' needs a reward. Set `grpo.rewards: {METRIC: 1}`, see docs/rewards.md.")
     used = {name.partition("/")[0] for name in rewards}
     metrics = {name: metric for name, metric in settings.metrics.items() if name in used}
     known = _rewarded_values(settings)

@@ -245,13 +245,9 @@ def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
 
 
 def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
-    if settings.objective != "grpo":
-        if settings.grpo == GrpoSettings():
-            return None
-        return "grpo", f"objective {settings.objective!r} has no rewards. Remove `grpo`, or set `objective: grpo`."
-    if settings.grpo.rewards:
+    if settings.objective == "grpo" or settings.grpo == GrpoSettings():
         return None
-    return "grpo.rewards", "objective 'grpo' needs a reward. Set `grpo.rewards: {METRIC: 1}`, see docs/rewards.md."
+    return "grpo", f"objective {settings.objective!r} has no rewards. Remove `grpo`, or set `objective: grpo`."
 
 
 def _grpo_on_one_gpu(settings: ExperimentSettings) -> Violation:

@@ -286,7 +286,6 @@ def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grpo": {"rewards": {}}}, "needs a reward. Set `grpo.rewards"),
         ({"objective": "sft"}, "objective 'sft' has no rewards. Remove `grpo`"),
         ({"technique": "prompt_tuning"}, "objective 'grpo' does not work with technique 'prompt_tuning'"),
         ({"gpu": {"count": 2}}, "objective 'grpo' trains on one GPU, not on 2"),

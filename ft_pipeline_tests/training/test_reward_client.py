@@ -131,6 +131,11 @@ def test_the_process_reaches_no_network_where_the_system_allows_that(obedience):
     assert reward.total == float(not obedience.has_network)
 
 
+def test_an_experiment_without_a_reward_raises_a_clear_error(project):
+    with pytest.raises(UserError, match=r"'grpo' needs a reward. Set `grpo.rewards: \{METRIC: 1\}`"):
+        reward_config(project, EVALUATION, {})
+
+
 @pytest.mark.parametrize("name", ["of_all", "citty", "nats_per_byte"])
 def test_a_reward_that_is_no_metric_of_single_answers_raises_a_clear_error(project, name):
     with pytest.raises(UserError, match=rf"grpo.rewards names '{name}'.*Use one of exact_match, .*city/all"):
