@@ -64,12 +64,15 @@ def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, 
 
 
 def loss_curve(
-    steps: Sequence[int], losses: Sequence[float], eval_steps: Sequence[int], eval_losses: Sequence[float]
+    steps: Sequence[int],
+    losses: Sequence[float],
+    eval_steps: Sequence[int],
+    eval_losses: Sequence[float],
+    *,
+    title: str = "Loss",
+    unit: str = "nats per trained token",
 ) -> bytes:
-    """Return a plot of the training loss per logged step and of the held-out loss, whose lowest point is marked.
-
-    Losses are in nats per trained token.
-    """
+    """Return a plot of the training loss per logged step and of the held-out loss, whose lowest point is marked."""
 
     def draw(axes: Any) -> None:
         axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="training")
@@ -84,7 +87,7 @@ def loss_curve(
                 ha="center",
                 color=ORANGE,
             )
-        axes.set(title="Loss", xlabel="step", ylabel="nats per trained token")
+        axes.set(title=title, xlabel="step", ylabel=unit)
         axes.legend()
 
     return _draw_one(draw, 6.0, 3.2)

@@ -8,6 +8,7 @@ import pytest
 from ft_pipeline.defs.training_chain import Phase, adapter_spec, experiment_spec, merged_model_spec
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.projects import project_of
@@ -95,6 +96,21 @@ def test_the_config_in_the_spec_of_an_adapter_is_unchanged(tmp_path: Path) -> No
             "dpo": {"beta": 0.1, "label_smoothing": 0.0},
         }
     }
+
+
+def test_only_the_spec_of_an_adapter_of_grpo_contains_its_rewards(tmp_path: Path) -> None:
+    text = "technique: lora\nobjective: grpo\ngrpo: {rewards: {exact_match: 1, chrf: 2}}\n"
+    case = Case(tmp_path, SMALL, a=text, b="technique: lora\n")
+    config = case.spec("adapter").config
+    assert config["rewards"]["signs"] == {"exact_match": 1.0, "chrf": 0.01}
+    assert config["experiment"]["grpo"]["rewards"] == {"exact_match": 1.0, "chrf": 2.0}
+    assert case.spec("experiment").config["grpo"] == config["experiment"]["grpo"]
+    other = case.spec("adapter", "b").config
+    assert "rewards" not in other and "grpo" not in other["experiment"]
+    assert "grpo" not in case.spec("experiment", "b").config
+    # The worker of the merged model gets no section `grpo`.
+    merged = case.spec("merged_model").config["experiment"]
+    assert ExperimentSettings.model_validate(merged).objective == "grpo" and "grpo" not in merged
 
 
 @pytest.mark.parametrize("kind", ["experiment", "adapter", "merged_model"])

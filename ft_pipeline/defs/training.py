@@ -255,14 +255,17 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     entries = [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     training = [entry for entry in entries if "loss" in entry]
     held_out = [entry for entry in entries if "eval_loss" in entry]
+    rewarded = any("reward" in entry for entry in training)
     curve = plotting.loss_curve(
         [entry["step"] for entry in training],
-        [entry["loss"] for entry in training],
+        [1 - entry["reward"] if rewarded else entry["loss"] for entry in training],
         [entry["step"] for entry in held_out],
         [entry["eval_loss"] for entry in held_out],
+        **({"title": "Missing reward", "unit": "1 minus the reward"} if rewarded else {}),
     )
     rate = artifact.spec["config"]["experiment"]["training"]["learning_rate"]
-    loss_curve = picture(curve, "training and held-out loss")
+    caption = "training and held-out reward, subtracted from 1" if rewarded else "training and held-out loss"
+    loss_curve = picture(curve, caption)
     return {**artifact.summary, "learning_rate": rate, "loss_curve": loss_curve, **_expected_time(artifact)}
 
 

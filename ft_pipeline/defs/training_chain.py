@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify_model
@@ -118,12 +119,15 @@ def adapter_spec(
 ) -> Spec:
     """Return the spec of one phase's adapter.
 
-    What it starts from is an input, even for dpo, whose reference model it is.
+    What it starts from is an input, even for dpo and grpo, whose reference model it is.
     """
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     settings = settings_for_base(phase.settings, base)
-    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
-    config = {"experiment": settings.model_dump(mode="json", include=keys)}
+    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "grpo"}
+    config: dict[str, Any] = {"experiment": settings.model_dump(mode="json", include=keys)}
+    if settings.objective == "grpo":
+        evaluation = context.project.settings.evaluation
+        config["rewards"] = reward_config(context.project.root, evaluation, settings.grpo.rewards)
     versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
     seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}
     return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)

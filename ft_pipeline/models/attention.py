@@ -6,7 +6,8 @@ which are small: torch's flash kernel computes them a second time in the backwar
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,20 @@ def use_end_to_end_attention(model: Any) -> str | None:
 def reads_end_to_end(model: Any) -> bool:
     """Whether the rows of a batch for `model` must be laid end to end."""
     return bool(model.config._attn_implementation == END_TO_END)
+
+
+@contextmanager
+def padded_attention(model: Any) -> Iterator[None]:
+    """Let a model whose batches are laid end to end read padded batches inside the context, as generation needs it."""
+    if not reads_end_to_end(model):
+        yield
+        return
+    causal = causal_lm(model)
+    causal.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        causal.set_attn_implementation(END_TO_END)
 
 
 def why_attention_is_fixed(causal: Any) -> str | None:

@@ -15,11 +15,12 @@ from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.settings.project import NAME_PATTERN
+from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "cpt"]
+Objective = Literal["sft", "dpo", "cpt", "grpo"]
 
 
 class MixSettings(Section):
@@ -94,20 +95,22 @@ class ExperimentSettings(Section):
     """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
     template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
-    """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text) or `grpo` (own answers, and
+    rewards that can be checked)."""
     technique: Technique = "qlora"
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
-    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. If `technique` and `lora` are
-    equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from the base
-    model."""
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo` or `grpo`. If `technique` and
+    `lora` are equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from
+    the base model."""
     data: ExperimentData = ExperimentData()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
+    grpo: GrpoSettings = GrpoSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     machine: MachineSettings = MachineSettings()
@@ -131,8 +134,10 @@ class ExperimentSettings(Section):
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out keys that older versions lack, if they are empty: old specs must not change."""
-        return {key: value for key, value in serialize(self).items() if value or key != "chat_template_kwargs"}
+        """Leave out later keys that have their defaults: a new version must not change old specs."""
+        defaults = {"chat_template_kwargs": {}, "grpo": GrpoSettings()}
+        unset = {key for key, default in defaults.items() if getattr(self, key) == default}
+        return {key: value for key, value in serialize(self).items() if key not in unset}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":
@@ -179,6 +184,7 @@ def _prompt_tuning_from_base_model_with_sft(settings: ExperimentSettings) -> Vio
     reasons = {
         "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
         "cpt": "a few virtual tokens can steer the model, but cannot store texts",
+        "grpo": "a few virtual tokens cannot learn it",
     }
     if settings.objective not in reasons:
         return None
@@ -249,10 +255,23 @@ def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
     return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
+def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
+    if settings.objective == "grpo" or settings.grpo == GrpoSettings():
+        return None
+    return "grpo", f"objective {settings.objective!r} has no rewards. Remove `grpo`, or set `objective: grpo`."
+
+
+def _grpo_on_one_gpu(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "grpo" or settings.gpu.count == 1:
+        return None
+    return "gpu.count", f"objective 'grpo' trains on one GPU, not on {settings.gpu.count}. Set `gpu.count: 1`."
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
-    source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
+    sources = {"dpo": "data/raw/preferences", "cpt": "data/raw/text", "grpo": "the prompts of the conversations"}
+    source = sources[settings.objective]
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
@@ -324,6 +343,8 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _pure_bf16_for_full_only,
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
+    _grpo_settings_for_grpo_only,
+    _grpo_on_one_gpu,
     _source_weights_for_sft_only,
     _some_training_rows,
     _no_long_rows_in_blocks,

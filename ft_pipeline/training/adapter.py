@@ -47,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
     UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
     steps, best step, best and first held-out loss, last training loss, tokens per second, seconds, peak memory (GB) of
     one process, whether it stopped early, the step it resumed from, the number of processes, the type of products,
-    whether rows had no padding.
+    whether rows had no padding; for grpo the first and best held-out rewards.
     """
     settings = _read_settings(job)
     require_trackers(settings.training.report_to)
@@ -62,6 +62,8 @@ def run(job: Job) -> dict[str, Any]:
         counts = count_parameters(model)
         job.report.log(_describe_start(settings, counts, ranks))
         trainer = _new_trainer(job, settings, model, rows, ranks)
+        for note in trainer.notes:
+            job.report.log(note)
         early_stopping = EarlyStopping(settings.training.early_stopping_patience)
         trainer.add_callback(early_stopping)
         trainer.add_callback(ProgressCallback(job.report))
@@ -95,6 +97,7 @@ def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, 
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     return {
+        **_held_out_rewards(trainer),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "best_eval_loss": trainer.state.best_metric,
@@ -104,6 +107,18 @@ def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, 
         "seconds": seconds,
         "peak_memory_gb": peak_memory_gb(device),
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
+    }
+
+
+def _held_out_rewards(trainer: TokenTrainer) -> dict[str, float]:
+    """Return the held-out rewards before the first step and at the best step; none if the objective has no rewards."""
+    entries = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
+    best = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
+    return {
+        name.replace("eval", when, 1): value
+        for when, entry in zip(("first", "best"), [*entries[:1], *best], strict=False)
+        for name, value in entry.items()
+        if name.startswith("eval_reward")
     }
 
 
@@ -137,9 +152,14 @@ def _new_trainer(
     validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
-        settings, model, tokenizer, rows["train"], validation, arguments, ranks
+        settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_rewards(job)
     )
     return trainer
+
+
+def _rewards(job: Job) -> dict[str, Any]:
+    """Return the further argument of the trainer of grpo."""
+    return {"rewards": job.config["rewards"]} if "rewards" in job.config else {}
 
 
 def _sample_validation(

@@ -24,6 +24,7 @@ from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
 _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
+_PROMPT_SCHEMA = pa.schema([*_SCHEMA, ("conversation", pa.large_string())])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def run(job: Job) -> dict[str, Any]:
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. UserError if the token audit did not pass."""
+    preferred answer, and rejected_ids, rejected_labels to the other one. Rows of grpo also have `conversation`.
+    UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
@@ -86,7 +88,7 @@ def _write_rows(
     reasoning = job.config["experiment"]["data"].get("reasoning", "train")
     audits = [TokenAudit(**limits, reasoning=reasoning) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
-    schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
+    schema = _PROMPT_SCHEMA if prepared.have_conversations else _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
     with contextlib.ExitStack() as stack:
         writers = {
@@ -128,4 +130,6 @@ def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.T
     columns: list[list[Any]] = [[row.id for row in rows], [row.source for row in rows]]
     for side in (rows, *rejected):
         columns += [[row.encoded.input_ids for row in side], [row.encoded.labels for row in side]]
+    if "conversation" in schema.names:
+        columns.append([row.conversation for row in rows])
     return pa.table(columns, schema=schema)

@@ -169,6 +169,20 @@ def test_a_preference_pair_counts_as_two_rows():
     assert pairs["bytes"]["activations"] == 2 * rows["bytes"]["activations"]
 
 
+def test_a_prompt_counts_as_the_answers_of_its_group_and_the_start_is_kept():
+    grpo = {"rewards": {"exact_match": 1}, "num_generations": 4, "max_new_tokens": 60}
+    training = {"per_device_train_batch_size": 2}
+    groups = estimate_experiment(ExperimentSettings(objective="grpo", grpo=grpo, training=training), SMOLLM2, 100, None)
+    without_kl = estimate_experiment(
+        ExperimentSettings(objective="grpo", grpo={**grpo, "beta": 0}, training=training), SMOLLM2, 100, None
+    )
+    rows = estimate_experiment(ExperimentSettings(training={"per_device_train_batch_size": 8}), SMOLLM2, 160, None)
+    assert groups["bytes"]["activations"] == rows["bytes"]["activations"]
+    start = 4 * read_shape(SMOLLM2).adapter_params(8, "all-linear")
+    assert groups["bytes"]["weights"] == without_kl["bytes"]["weights"] + start
+    assert without_kl["bytes"]["weights"] == rows["bytes"]["weights"]
+
+
 def test_a_cpu_is_estimated_in_both_compute_types():
     settings = ExperimentSettings(technique="lora", training={"optim": "adamw_torch"})
     cuda = estimate_experiment(settings, SMOLLM2, 256, None)

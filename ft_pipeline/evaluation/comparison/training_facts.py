@@ -21,7 +21,8 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
     """Return the training facts of a `scores` artifact.
 
     Keys: `technique`, `train_rows` (rows written by people), `took` (from costs.training_time), and `noise` (the table
-    of quantization errors; None if they were not measured).
+    of quantization errors; None if they were not measured). For grpo also `held_out_reward`: before the first step, and
+    at the best one.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     return {
@@ -29,7 +30,16 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
         "train_rows": _human_rows(store, adapter),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
+        **_held_out_reward(adapter),
     }
+
+
+def _held_out_reward(adapter: Artifact) -> dict[str, tuple[float, float]]:
+    names = ("first_eval_reward", "best_eval_reward")
+    if any(name not in adapter.summary for name in names):
+        return {}
+    first, best = (adapter.summary[name] for name in names)
+    return {"held_out_reward": (first, best)}
 
 
 def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool:
@@ -77,10 +87,12 @@ def _teachers_bill(store: ArtifactStore, adapter: Artifact) -> float | None:
 
 
 def _human_rows(store: ArtifactStore, adapter: Artifact) -> int:
-    """Return the number of training rows written by people, over all phases up to this adapter."""
+    """Return the number of training rows written by people, over all phases up to this adapter. Prompts of grpo count
+    only if no phase before learned from conversations, because they are the same rows."""
     training_data = [store.require(*phase.inputs["training_data"]) for phase in phase_adapters(store, adapter)]
     counts = [data.summary["audit"]["rows"] for data in training_data]
-    return sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
+    learned = sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
+    return learned or sum(rows.get("prompt/train", 0) for rows in counts)
 
 
 def _recipe(store: ArtifactStore, scores: Artifact) -> list[Any]:

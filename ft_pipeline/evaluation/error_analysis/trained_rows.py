@@ -30,8 +30,8 @@ class TrainedAnswer:
 def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnswer]:
     """Return the answers that the model of an adapter learned, in all phases of its training, each once.
 
-    Of preference pairs, the preferred answer counts. Raw text has no answers. Of tables with more than MAX_ROWS rows, a
-    sample is read.
+    Of preference pairs, the preferred answer counts; of prompts, the answer that rewards compare with. Raw text has no
+    answers. Of tables with more than MAX_ROWS rows, a sample is read.
     """
     found: dict[TrainedAnswer, None] = {}
     for phase in phase_adapters(store, adapter):

@@ -54,7 +54,7 @@ class ComparisonFacts:
 
     comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
-    """By experiment, facts about its training: `train_rows`."""
+    """By experiment, facts about its training: `train_rows`, and for grpo `held_out_reward`: before, and the best."""
     min_test_rows: int
     """Smallest number of test conversations for a decision (PromotionSettings)."""
     decided: Decided | None = None

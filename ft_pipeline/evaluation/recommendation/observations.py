@@ -259,6 +259,17 @@ def observe_not_asked(facts: ComparisonFacts, recommendation: Recommendation) ->
     return " ".join(facts.comparison.not_asked) or None
 
 
+def observe_rewards(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return how the held-out reward of each model that was trained on rewards changed."""
+    changes = []
+    for name, entry in sorted(facts.experiments.items()):
+        if reward := entry.get("held_out_reward"):
+            first, best = reward
+            verb = "rose" if best > first else "did not rise"
+            changes.append(f"{name} was trained on rewards, and its held-out reward {verb}: {first:.2f} to {best:.2f}.")
+    return " ".join(changes) or None
+
+
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
     observe_tuning,
     observe_teacher,
@@ -275,6 +286,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_seeds,
     observe_curve,
     observe_rows,
+    observe_rewards,
     observe_contaminated,
     observe_incumbent,
     observe_not_asked,

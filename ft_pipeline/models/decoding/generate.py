@@ -40,27 +40,35 @@ def generate(
     seed: int = 0,
     report: Reporter | None = None,
 ) -> list[Generation]:
-    """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy.
-
-    A common prefix of prompts is computed once. Then prompts of similar length share a batch (left padding). The
-    longest come first, so that an out-of-memory error occurs at once.
-    """
+    """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy."""
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
-    encoded = contexts.token_ids
     decoding = Decoding(stop_token_ids(tokenizer, model), max_new_tokens, temperature)
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stop_token_ids[0]
     answers: dict[int, Generation] = {}
+    started = time.monotonic()
+    for generated in generate_ids(contexts, tokenizer, decoding, batch_size=batch_size, seed=seed):
+        for index, ids in generated.items():
+            answers[index] = to_generation(tokenizer, len(contexts.token_ids[index]), ids, decoding.stop_token_ids)
+        if report is not None:
+            tokens = sum(answer.answer_tokens for answer in answers.values())
+            report.progress(len(answers), len(prompts), tokens_per_second=tokens / (time.monotonic() - started))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def generate_ids(
+    contexts: Contexts, tokenizer: Any, decoding: Decoding, *, batch_size: int, seed: int
+) -> Iterator[dict[int, list[int]]]:
+    """Yield the new token ids of each batch of contexts, by the index of the context. The stop token is included.
+
+    A common prefix of contexts is computed once. Then contexts of similar length share a batch (left padding). The
+    longest come first, so that an out-of-memory error occurs at once. torch's generator is seeded.
+    """
+    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stop_token_ids[0]
     generate_batch = generate_tokens if supports_token_loop(contexts.model) else _generate_with_transformers
     torch.manual_seed(seed)
-    started = time.monotonic()
     for group, indices in _batches(contexts, batch_size):
-        batch = _pad_batch([encoded[index] for index in indices], group, pad_token_id, contexts.model.device)
-        for index, ids in zip(indices, generate_batch(contexts.model, batch, decoding), strict=True):
-            answers[index] = to_generation(tokenizer, len(encoded[index]), ids, decoding.stop_token_ids)
-        if report is not None:
-            generated = sum(answer.answer_tokens for answer in answers.values())
-            report.progress(len(answers), len(prompts), tokens_per_second=generated / (time.monotonic() - started))
-    return [answers[index] for index in range(len(prompts))]
+        rows = [contexts.token_ids[index] for index in indices]
+        batch = _pad_batch(rows, group, pad_token_id, contexts.model.device)
+        yield dict(zip(indices, generate_batch(contexts.model, batch, decoding), strict=True))
 
 
 def _batches(contexts: Contexts, batch_size: int) -> Iterator[tuple[ContextGroup, list[int]]]:

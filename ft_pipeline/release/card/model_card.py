@@ -291,6 +291,7 @@ def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "quantization": technique == "qlora",
         "prompt_tuning": technique == "prompt_tuning",
         "dpo": objective == "dpo",
+        "grpo": objective == "grpo",
     }
     return {key: value for key, value in settings.items() if used.get(key, True)}
 

@@ -16,6 +16,8 @@ from ft_pipeline.release.disclosure.provenance import form_of, package_versions
 
 SPEC_VERSION = "1.6"
 SCHEMA = f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json"
+_APPROACHES = {frozenset({"cpt"}): "self-supervised", frozenset({"grpo"}): "reinforcement-learning"}
+"""By the objectives of all phases; supervised otherwise."""
 _MODEL, _BASE, _TEACHER, _TRAINING_ROWS, _TEST_ROWS = "model", "base-model", "teacher", "training-rows", "test-rows"
 
 
@@ -121,7 +123,7 @@ def _model_card(facts: ExportFacts, form: str) -> dict[str, Any]:
     architecture = next(iter(config.get("architectures") or []), None)
     return {
         "modelParameters": {
-            "approach": {"type": "self-supervised" if objectives == {"cpt"} else "supervised"},
+            "approach": {"type": _APPROACHES.get(frozenset(objectives), "supervised")},
             "task": "text-generation",
             **_described("architectureFamily", config.get("model_type")),
             **_described("modelArchitecture", architecture),

@@ -45,6 +45,8 @@ class MemoryPlan:
     """The compute type: of frozen weights and activations, and of all weights for `full` without `autocast`. Otherwise
     trained weights, their gradients and their optimizer states are 32 bit."""
     batch: int = 1
+    sequences: int = 1
+    """Token sequences of each row of a batch: 2 for pairs, the answers of a group for grpo."""
     length: int = 2048
     """Tokens of the longest row."""
     gradient_checkpointing: bool = False
@@ -59,6 +61,10 @@ class MemoryPlan:
     compute type has 16 bit, without `pure_bf16`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
+    generates: bool = False
+    """Whether answers are generated between the steps, with a cache of keys and values."""
+    keeps_start: bool = False
+    """Whether a copy of the trained weights is kept as they were at the start."""
 
 
 def estimate_memory(
@@ -121,13 +127,17 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
     """Return the plan of an experiment, without the parts that depend on the device."""
-    training = settings.training
-    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences_per_row
+    training, grpo = settings.training, settings.grpo
+    generates = settings.objective == "grpo"
+    longest = (longest_row or training.max_length) + (grpo.max_new_tokens if generates else 0)
     return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
-        batch=rows,
-        length=min(longest_row or training.max_length, training.max_length),
+        batch=training.per_device_train_batch_size,
+        sequences=grpo.num_generations if generates else OBJECTIVES[settings.objective].sequences_per_row,
+        length=min(longest, training.max_length),
+        generates=generates,
+        keeps_start=generates and grpo.beta > 0,
         gradient_checkpointing=training.gradient_checkpointing,
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
@@ -157,13 +167,14 @@ def _bytes_by_part(shape: ModelShape, plan: MemoryPlan, params: float | None) ->
     # A product rounds the matrices of LoRA to the compute type (models/adapter_precision.py).
     rounded_bytes = value_bytes if plan.technique in ("lora", "qlora") and value_bytes < trained_bytes else 0
     adapter_weights = 0 if plan.technique == "full" else trained * (trained_bytes + rounded_bytes)
+    start = trained * trained_bytes if plan.keeps_start else 0
     packed = _packed_bytes(shape, plan, value_bytes)
     return {
-        "weights": _base_bytes(shape, plan, param_count, value_bytes) + adapter_weights,
+        "weights": _base_bytes(shape, plan, param_count, value_bytes) + adapter_weights + start,
         "gradients": trained * trained_bytes,
         "optimizer": _state_bytes(shape, plan, trained, trained_bytes),
         **({"packed": packed} if packed else {}),
-        "activations": _activation_bytes(shape, plan, value_bytes),
+        "activations": max(_activation_bytes(shape, plan, value_bytes), _cache_bytes(shape, plan, value_bytes)),
         "overhead": _RUNTIME_BYTES[plan.device] + _workspace_bytes(shape, plan, value_bytes),
     }
 
@@ -226,7 +237,13 @@ def _activation_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> 
         values = shape.layers * input_values + 2 * layer_values
     else:
         values = layer_values * (shape.layers + 1)
-    return plan.batch * length * values * value_bytes
+    return plan.batch * plan.sequences * length * values * value_bytes
+
+
+def _cache_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
+    """Return the bytes of the keys and values of a batch of answers, while there are no activations."""
+    values = shape.layers * 2 * shape.kv_heads * shape.head_dim
+    return plan.batch * plan.sequences * plan.length * values * value_bytes if plan.generates else 0
 
 
 def _kept_values(shape: ModelShape, plan: MemoryPlan) -> float:

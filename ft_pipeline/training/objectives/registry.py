@@ -101,4 +101,16 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         trainer_path=f"{_PACKAGE}.dpo:PreferenceTrainer",
         sequences_per_row=2,
     ),
+    "grpo": ObjectiveSpec(
+        table=None,
+        weighted_tables={},
+        lineage={
+            "id": [("conversations", "id")],
+            "input_ids": [("conversations", "messages")],
+            "labels": [("conversations", "messages")],
+            "conversation": [("conversations", "messages"), ("conversations", "tools")],
+        },
+        rows_path=f"{_PACKAGE}.grpo:prepare_rows",
+        trainer_path=f"{_PACKAGE}.grpo:GroupTrainer",
+    ),
 }

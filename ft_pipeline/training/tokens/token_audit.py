@@ -25,7 +25,7 @@ class Row:
 
     id: str
     source: str
-    """`human`, `distilled`, `replay`, `preferred`, `rejected` or `text`."""
+    """`human`, `distilled`, `replay`, `preferred`, `rejected`, `prompt` or `text`."""
     split: str
     file: str
     row: int
@@ -37,6 +37,8 @@ class Row:
     """The calls of tools in each trained turn; empty if no trained turn has any."""
     tools: str | None = None
     """The declared tools as JSON text, if `calls` are known."""
+    conversation: str | None = None
+    """The conversation that rewards compare with, as JSON text: {messages, tools}."""
 
     @property
     def origin(self) -> str:

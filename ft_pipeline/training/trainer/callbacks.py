@@ -1,6 +1,7 @@
 """Callbacks that measure speed and report progress during training."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "eval_loss" in logs:
             self._last_eval = logs["eval_loss"]
-            self._report.log(f"step {state.global_step}: held-out loss {self._last_eval:.4f} nats per token")
+            self._report.log(f"step {state.global_step}: {_describe_held_out(logs)}")
         if "loss" not in logs:
             return
         done = state.global_step - (self._first_step or 0)
@@ -61,4 +62,15 @@ class ProgressCallback(TrainerCallback):
         }
         if self._last_eval is not None:
             values["eval_loss"] = self._last_eval
+        if "reward" in logs:
+            values["reward"] = logs["reward"]
         self._report.progress(state.global_step, state.max_steps, **values)
+
+
+def _describe_held_out(logs: Mapping[str, float]) -> str:
+    """Return the held-out reward with those of its metrics, or the held-out loss."""
+    if "eval_reward" not in logs:
+        return f"held-out loss {logs['eval_loss']:.4f} nats per token"
+    beginning = "eval_reward/"
+    parts = [f"{name.removeprefix(beginning)} {logs[name]:.3f}" for name in logs if name.startswith(beginning)]
+    return f"held-out reward {logs['eval_reward']:.3f} ({', '.join(parts)}), {logs['eval_cut_off']:.0%} cut off"

@@ -55,6 +55,8 @@ class TokenTrainer(Trainer):
     """The columns whose lengths decide which rows share a batch."""
     held_out_measures: tuple[str, ...] = ()
     """Names of the held-out metrics that `summed_loss` returns in addition to the loss."""
+    notes: tuple[str, ...] = ()
+    """What is logged before the first step."""
     collate = staticmethod(collate)
     control: TrainerControl
 

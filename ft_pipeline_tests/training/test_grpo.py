@@ -1,0 +1,301 @@
+"""grpo: its rows, its loss against plain computations, and trainings of a tiny model on rewards."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.models.attention import padded_attention
+from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.settings.evaluation import EvaluationSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.rewards import GrpoSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.objectives import group_loss
+from ft_pipeline.training.objectives.grpo import GroupTrainer, step_seed
+from ft_pipeline.training.objectives.reward_client import Reward
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.acceleration import speed_up
+from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
+
+CHECKS = """
+def letters(answer):
+    return sum(letter in "etaoin " for letter in answer) / max(1, len(answer))
+
+
+def constant(answer):
+    return 0.5
+"""
+FAST = {"max_steps": 12, "per_device_train_batch_size": 2, "eval_steps": 6, "learning_rate": 2e-2}
+
+
+def experiment(technique="lora", rewards=("letters",), training=None, **grpo):
+    return ExperimentSettings.model_validate(
+        {
+            "objective": "grpo",
+            "technique": technique,
+            "training": {**FAST, **(training or {})},
+            "grpo": {"rewards": dict.fromkeys(rewards, 1), "max_new_tokens": 8, "num_generations": 6, **grpo},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), experiment())
+
+
+@pytest.fixture
+def train(tmp_path, data, tiny_base):
+    """A function that trains one experiment, and returns its job and summary."""
+
+    def run(settings, name="run", report=None):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "checks.py").write_text(CHECKS)
+        functions = {name: {"function": f"checks.{name}"} for name in ("letters", "constant")}
+        evaluation = EvaluationSettings.model_validate({"metrics": functions})
+        work = job("adapter", folder, settings, {"training_data": data, "base_model": tiny_base}, report)
+        work.config["rewards"] = reward_config(folder, evaluation, settings.grpo.rewards)
+        return work, adapter.run(work)
+
+    return run
+
+
+def logged(work):
+    return [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_the_prompt_and_the_conversation_that_rewards_compare_with(data, tiny_base):
+    rows = read_split(data, "train")
+    tokenizer = load_tokenizer(tiny_base)
+    assert len(rows) == 24 and {row["source"] for row in rows} == {"prompt"}
+    for row in rows:
+        turns = json.loads(row["conversation"])["messages"]
+        prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == MASKED]
+        assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
+        assert turns[0]["content"] in tokenizer.decode(prompt)
+        assert turns[-1]["content"] in tokenizer.decode(row["input_ids"][len(prompt) :])
+
+
+def test_each_answer_of_a_conversation_is_a_prompt(tmp_path, tiny_base):
+    two_turns = conversation(77, [("Hello?", "Hi."), ("Bye?", "Bye.")], "train")
+    folder = make_training_data(tmp_path, tiny_base, [*support_rows(1), two_turns], experiment())
+    rows = [row for row in read_split(folder, "train") if row["id"] == two_turns["id"]]
+    assert [len(json.loads(row["conversation"])["messages"]) for row in rows] == [2, 4]
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_advantages_are_the_standardized_rewards_of_each_group():
+    rewards = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.3, 0.3, 0.3, 0.3], [2.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    scaled = group_loss.advantages(rewards, "group")
+    assert group_loss.has_signal(rewards).tolist() == [True, False, True]
+    assert scaled[0].tolist() == pytest.approx([-0.866, 0.866, 0.866, -0.866], abs=1e-3)
+    assert scaled[1].tolist() == [0.0] * 4
+    assert group_loss.advantages(rewards, "none")[2].tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "weights", "items"),
+    [
+        ("dapo", [1.0, 1.0], 10),
+        ("grpo", [1 / 2, 1 / 8], 2),
+        ("dr_grpo", [1 / 16, 1 / 16], 2),
+    ],
+)
+def test_the_loss_is_divided_as_stated(loss_type, weights, items):
+    settings = GrpoSettings(loss_type=loss_type, max_new_tokens=16)
+    assert [group_loss.token_weight(settings, tokens) for tokens in (2, 8)] == weights
+    assert group_loss.count_items(settings, [2, 8]) == items
+    assert group_loss.count_items(settings, []) == 1
+
+
+def test_the_gradient_of_the_objective_is_the_policy_gradient_with_the_kl():
+    policy = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    start, advantage = torch.tensor([-1.2, -1.0, -0.5]), torch.tensor([1.0, -2.0, 0.0])
+    kl = group_loss.kl_to_start(policy, start)
+    group_loss.token_objective(policy, advantage, kl, beta=0.1).sum().backward()
+    expected = -advantage + 0.1 * (1 - torch.exp(start - policy.detach()))
+    torch.testing.assert_close(policy.grad, expected)
+    assert (kl >= 0).all() and float(kl[2].detach()) == 0.0
+
+
+def test_the_estimated_kl_is_unbiased():
+    """Simulated: the mean over draws of a policy is its KL to the start."""
+    torch.manual_seed(0)
+    policy, start = torch.randn(50).log_softmax(0), torch.randn(50).log_softmax(0)
+    drawn = torch.multinomial(policy.exp(), 200_000, replacement=True)
+    exact = float((policy.exp() * (policy - start)).sum())
+    assert float(group_loss.kl_to_start(policy[drawn], start[drawn]).mean()) == pytest.approx(exact, rel=0.02)
+
+
+@pytest.fixture
+def trainer_of(tiny_base, tmp_path, monkeypatch):
+    """A function that makes a trainer of LoRA matrices in 32 bit, and changes them after the start."""
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+
+    def make(padding_free=False, before=lambda model: None, **grpo):
+        settings = experiment(training={"padding_free": padding_free}, **grpo)
+        model = new_model(tiny_base, settings, "cpu")
+        speed_up(model, settings.training, "cpu")
+        arguments = training_arguments(settings.training, tmp_path, "cpu", torch.float32)
+        rows = [{"input_ids": [1, 2, 3], "labels": [MASKED, MASKED, 3]}]
+        tokenizer = load_tokenizer(tiny_base)
+        trainer = GroupTrainer(model, tokenizer, rows, rows, arguments, grpo=settings.grpo, rewards=None)
+        before(model)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.05)
+        return trainer
+
+    return make
+
+
+def answer(prompt, ids, is_cut_off=False):
+    return Rollout(Prompt(prompt, {}), ids, is_cut_off, Reward(0.0, {}))
+
+
+ANSWERS = [(answer([5, 6, 7], [8, 9]), 0.5), (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0)]
+"""Answers with their advantages."""
+
+
+@torch.no_grad()
+def plain_log_probabilities(model, temperature):
+    """Those of the tokens of each of ANSWERS, from the logits of the model."""
+    found = []
+    with padded_attention(model):
+        for rollout, _ in ANSWERS:
+            ids = torch.tensor([[*rollout.prompt.ids, *rollout.ids]])
+            logits = model(input_ids=ids).logits[0, len(rollout.prompt.ids) - 1 : -1].float() / temperature
+            found.append(logits.log_softmax(-1).gather(1, torch.tensor(rollout.ids)[:, None])[:, 0])
+    return found
+
+
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_the_loss_of_a_batch_equals_the_formula_on_plain_logits(padding_free, trainer_of):
+    starts = []
+    trainer = trainer_of(
+        padding_free,
+        lambda model: starts.extend(plain_log_probabilities(model, 0.7)),
+        temperature=0.7,
+        beta=0.1,
+        loss_type="grpo",
+    )
+    total, tokens = trainer.summed_loss(trainer.model, trainer._batch(ANSWERS, torch.device("cpu")))
+    policies = plain_log_probabilities(trainer.model, 0.7)
+    expected = sum(
+        float((0.1 * ((start - policy).exp() - (start - policy) - 1) - advantage).mean())
+        for policy, start, (_, advantage) in zip(policies, starts, ANSWERS, strict=True)
+    )
+    assert tokens == 5 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert max(float((policy - start).abs().max()) for policy, start in zip(policies, starts, strict=True)) > 1e-3
+
+
+def test_answers_without_a_gradient_are_left_out_of_a_batch(trainer_of):
+    masked = trainer_of(mask_truncated_completions=True)._batch(ANSWERS, torch.device("cpu"))
+    assert masked["weights"].tolist() == [1.0] * 2
+    trainer = trainer_of(beta=0)
+    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 5
+    no_signal = trainer._batch([(rollout, 0.0) for rollout, _ in ANSWERS], torch.device("cpu"))
+    assert no_signal["weights"].tolist() == [0.0] * 2  # a step has all of its batches
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_tiny_model_learns_a_reward_and_logs_what_happened(train):
+    """The share of frequent letters in an answer rises, in answers that are drawn and in those to held-out prompts."""
+    training = {"max_steps": 24, "eval_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+    work, summary = train(experiment("full", training=training, num_generations=16, beta=0.01))
+    entries = logged(work)
+    held_out = [entry["eval_reward"] for entry in entries if "eval_reward" in entry]
+    assert held_out[-1] > held_out[0] + 0.1
+    assert summary["best_eval_loss"] == pytest.approx(1 - max(held_out[1:]))
+    assert summary["first_eval_reward"] == held_out[0] and summary["best_eval_reward"] == max(held_out[1:])
+    assert summary["best_eval_reward/letters"] == summary["best_eval_reward"]
+    steps = [entry for entry in entries if "loss" in entry]
+    assert steps[-1]["reward"] > steps[0]["reward"] + 0.1
+    assert [step["rollout_seed"] for step in steps] == [step_seed(42, number) for number in range(24)]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 0
+    assert all(step["reward/letters"] == step["reward"] and 1 <= step["answer_tokens"] <= 8 for step in steps)
+
+
+def test_groups_with_equal_rewards_change_no_weights(train):
+    work, _ = train(experiment(rewards=["constant"], beta=0, training={"max_steps": 2, "eval_steps": 2}))
+    steps = [entry for entry in logged(work) if "loss" in entry]
+    assert {step["groups_without_signal"] for step in steps} == {1.0} and {step["loss"] for step in steps} == {0.0}
+    trained = load_file(work.out / "adapter_model.safetensors")
+    assert all(not tensor.any() for name, tensor in trained.items() if "lora_B" in name)
+
+
+class StopsAt:
+    """A reporter that interrupts the training after a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def progress(self, step, total, **values):
+        if step == self._step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def log(self, message):
+        pass
+
+
+@pytest.mark.long
+def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
+    settings = experiment(training={"max_steps": 6})
+    whole, _ = train(settings, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, "stopped", StopsAt(3))  # the signal arrives in the next step
+    resumed, summary = train(settings, "stopped")
+    assert summary["resumed_from_step"] in (3, 4)
+    weights = [(work.out / "adapter_model.safetensors").read_bytes() for work in (whole, resumed)]
+    assert weights[0] == weights[1]
+    rewards = [[entry.get("reward") for entry in logged(work)] for work in (whole, resumed)]
+    assert rewards[0] == rewards[1]
+
+
+def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):
+    with pytest.raises(UserError, match=r"with grpo\.max_new_tokens: 500 is more than the limit of 512"):
+        train(experiment(max_new_tokens=500))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "sft"}, "objective 'sft' has no rewards. Remove `grpo`"),
+        ({"technique": "prompt_tuning"}, "objective 'grpo' does not work with technique 'prompt_tuning'"),
+        ({"gpu": {"count": 2}}, "objective 'grpo' trains on one GPU, not on 2"),
+        ({"data": {"share": 0.5}}, "objective 'grpo' trains on all its rows"),
+        ({"data": {"weights": {"human": 2}}}, "trains only on the prompts of the conversations"),
+        ({"grpo": {"rewards": {"letters": 0}}}, "the weight of the reward 'letters' is 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_raise_a_clear_error(changes, message):
+    valid = {"objective": "grpo", "technique": "lora", "grpo": {"rewards": {"letters": 1}}}
+    assert ExperimentSettings.model_validate(valid).grpo.rewards == {"letters": 1}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        ExperimentSettings.model_validate({**valid, **changes})
