@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.defs.distill_specs import teacher_distributions_spec, teacher_model
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
@@ -101,9 +102,18 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}
-    if any(table in UNFILTERED_TABLES for table in tables):
+    if settings.objective == "distill":
+        inputs["teacher_distributions"] = _teacher_distributions(context, settings, inputs["base_model"])
+    if settings.objective == "distill" or any(table in UNFILTERED_TABLES for table in tables):
         config["data"] = context.project.settings.data.config()
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
+
+
+def _teacher_distributions(context: SpecContext, settings: ExperimentSettings, student: Artifact) -> Artifact:
+    """Return the distributions of an experiment's teacher. MissingInput if they, or its model, are not built yet."""
+    model = teacher_model(settings)
+    teacher = student if model is None else context.built_artifact(base_model_spec(context, *model))
+    return context.built_artifact(teacher_distributions_spec(context, settings, student, teacher))
 
 
 def adapter_spec(
@@ -115,7 +125,7 @@ def adapter_spec(
     """
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     settings = settings_for_base(phase.settings, base)
-    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
+    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "distill"}
     config = {"experiment": settings.model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
     seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}

@@ -1,13 +1,11 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_serializer, model_validator
 
+from ft_pipeline.settings.distill import OWN_PROMPT, DistillSettings
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.project import NAME_PATTERN
@@ -15,7 +13,7 @@ from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, Qu
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "cpt"]
+Objective = Literal["sft", "dpo", "cpt", "distill"]
 
 
 class MixSettings(Section):
@@ -88,7 +86,8 @@ class ExperimentSettings(Section):
     """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
     objective: Objective = "sft"
-    """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text) or `distill` (a teacher's
+    token distributions)."""
     technique: Technique = "qlora"
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
@@ -102,6 +101,8 @@ class ExperimentSettings(Section):
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
+    distill: DistillSettings | None = None
+    """The teacher of the objective `distill`, which needs this section."""
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     machine: MachineSettings = MachineSettings()
@@ -117,6 +118,11 @@ class ExperimentSettings(Section):
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out `distill` if it is not set, as in the specs of older versions."""
+        return {key: value for key, value in serialize(self).items() if value is not None or key != "distill"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":
@@ -233,10 +239,30 @@ def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
     return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
+def _distill_settings_for_distill_only(settings: ExperimentSettings) -> Violation:
+    if settings.objective == "distill" and settings.distill is None:
+        return (
+            "objective",
+            "objective 'distill' needs a teacher. Add `distill: {variant: NAME}` with a variant of prompting.variants.",
+        )
+    if settings.distill is None:
+        return None
+    if settings.objective != "distill":
+        problem = f"objective {settings.objective!r} has no teacher"
+        return "distill", f"{problem}. Remove `distill`, or set `objective: distill`."
+    if settings.distill.teacher == OWN_PROMPT and settings.distill.variant is None:
+        return (
+            "distill.variant",
+            "`distill.teacher: own_prompt` needs `distill.variant`. Name a variant of prompting.variants.",
+        )
+    return None
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
-    source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
+    sources = {"dpo": "data/raw/preferences", "cpt": "data/raw/text", "distill": "the answers of its teacher"}
+    source = sources[settings.objective]
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
@@ -293,6 +319,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _pure_bf16_for_full_only,
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
+    _distill_settings_for_distill_only,
     _source_weights_for_sft_only,
     _some_training_rows,
     _shares_for_sft_only,

@@ -22,12 +22,19 @@ from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
+EXTRA_COLUMNS = {
+    "top_ids": _TOKEN_LIST,
+    "top_log_probabilities": pa.list_(pa.float32()),
+    "rest": pa.list_(pa.float32()),
+}
+"""Columns of `distill`: the teacher's distribution at each trained token."""
 _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write train.parquet, validation.parquet and audit.json. Inputs: base_model, conversations, and the tables of the
-    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
+    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt), teacher_distributions
+    (distill).
 
     No row is truncated or dropped silently. A row that is too long or wrong fails a check of the audit, which names
     file and row. Pairs and texts near a held-out row are left out and listed. UserError if a split has no row. Summary:
@@ -50,11 +57,18 @@ def run(job: Job) -> dict[str, Any]:
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. UserError if the token audit did not pass."""
+    preferred answer, and rejected_ids, rejected_labels to the other one. EXTRA_COLUMNS are numpy arrays. UserError if
+    the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
-    return pq.read_table(folder / f"{split}.parquet").to_pylist()
+    table = pq.read_table(folder / f"{split}.parquet")
+    extra = {name: table[name] for name in table.column_names if name in EXTRA_COLUMNS}
+    rows = table.drop_columns(list(extra)).to_pylist()
+    for name, column in extra.items():
+        for row, values in zip(rows, column, strict=True):
+            row[name] = values.values.to_numpy()  # as Python objects, the distributions would take ten times as much
+    return rows
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:
@@ -78,7 +92,7 @@ def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[s
     sources = prepared.sources
     audits = [TokenAudit(**limits) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
-    schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
+    schema = _schema_of(prepared)
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
     with contextlib.ExitStack() as stack:
         writers = {
@@ -98,6 +112,13 @@ def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[s
     return _report(prepared, audits, tokenizer)
 
 
+def _schema_of(prepared: PreparedRows) -> pa.Schema:
+    """Return the schema of the rows as they are written."""
+    if prepared.are_pairs:
+        return _PAIR_SCHEMA
+    return pa.schema([*_SCHEMA, *((name, EXTRA_COLUMNS[name]) for name in prepared.extra_columns)])
+
+
 def _report(prepared: PreparedRows, audits: Sequence[TokenAudit], tokenizer: Any) -> dict[str, Any]:
     whole = audits[0]
     for audit in audits[1:]:
@@ -114,4 +135,5 @@ def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.T
     columns: list[list[Any]] = [[row.id for row in rows], [row.source for row in rows]]
     for side in (rows, *rejected):
         columns += [[row.encoded.input_ids for row in side], [row.encoded.labels for row in side]]
+    columns += [[row.extra[name] for row in rows] for name in schema.names if name in EXTRA_COLUMNS]
     return pa.table(columns, schema=schema)

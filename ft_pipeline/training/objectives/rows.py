@@ -69,3 +69,5 @@ class PreparedRows:
     """Rows near a held-out row: {file, row, code, copy_of}."""
     are_pairs: bool = False
     """Whether there are two sources: the preferred and the rejected answers of the same pairs, in the same order."""
+    extra_columns: Sequence[str] = ()
+    """Names of the columns in `Row.extra`."""

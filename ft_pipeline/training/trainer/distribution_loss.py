@@ -6,14 +6,14 @@ is a lower bound of it. Generalized knowledge distillation: Agarwal et al. 2024 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ft_pipeline.training.trainer.loss import answer_states, compute_logits, criterion_losses
+from ft_pipeline.settings.distill import DivergenceName
+from ft_pipeline.training.trainer.loss import answer_states, criterion_losses
 
-DivergenceName = Literal["forward_kl", "reverse_kl", "jsd"]
 _SMALLEST = 1e-9
 """The smallest probability of the teacher that is used. A reverse divergence from 0 would be infinite."""
 _SLICE_ROWS = 64
@@ -109,17 +109,13 @@ def distribution_losses(model: Any, batch: dict[str, Tensor], teacher: TopTokens
     return criterion_losses(model, states, TeacherCriterion(teacher, divergence))
 
 
-@torch.no_grad()
-def top_tokens(model: Any, batch: dict[str, Tensor], k: int) -> TopTokens:
-    """Return the distributions of a teacher at the trained tokens of a batch, row after row. Slices of the logits are
-    computed one after the other. k: number of tokens, at most the vocabulary."""
-    states, _ = answer_states(model, batch)
-    parts = [_top_of(compute_logits(model, states[begin : begin + _SLICE_ROWS]), k) for begin in _begins(states)]
+def top_tokens(logits: Tensor, k: int) -> TopTokens:
+    """Return the distributions that logits [tokens, vocabulary] describe. A few rows are widened to 32 bit at a time.
+
+    k: the number of tokens that are kept; all of them if the vocabulary has fewer.
+    """
+    parts = [_top_of(rows, k) for rows in logits.split(_SLICE_ROWS)]
     return TopTokens(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def _begins(states: Tensor) -> range:
-    return range(0, len(states), _SLICE_ROWS)
 
 
 def _top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
