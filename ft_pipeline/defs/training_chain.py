@@ -97,7 +97,7 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     retrains an sft.
     """
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
-    selected = settings.model_dump(mode="json", include={"objective", "data", "training"})
+    selected = settings.model_dump(mode="json", include={"objective", "data", "training", "distill"})
     training = {key: selected["training"][key] for key in ("max_length", "seed")}
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
@@ -154,7 +154,7 @@ def merged_model_spec(context: SpecContext, settings: ExperimentSettings, data: 
     """Return the spec of one phase's merged model, on the base model that its adapter was trained on."""
     base = base_model_of(context, adapter)
     inputs = {"adapter": adapter, "base_model": base, "training_data": data}
-    keys = {"objective", "technique", "quantization", "merge", "lora", "training"}
+    keys = {"objective", "technique", "quantization", "merge", "lora", "training", "distill"}
     config = {"experiment": settings_for_base(settings, base).model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
     return Spec("merged_model", references(inputs), config, versions)
