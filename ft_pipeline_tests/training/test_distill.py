@@ -12,7 +12,10 @@ from ft_pipeline.evaluation.scoring import teacher_distributions
 from ft_pipeline.models.chat import prompt_and_target
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.store.text_redaction import PLACEHOLDER, ErasedTexts
 from ft_pipeline.training import adapter, training_data
+from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.merging import merge
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
@@ -45,7 +48,13 @@ def experiment(technique="full", distill=None, **training):
                 "temperature": 0.5,
             }
             | (distill or {}),
-            "training": {"num_train_epochs": 6, "per_device_train_batch_size": 8, "learning_rate": 3e-3} | training,
+            "training": {
+                "num_train_epochs": 6,
+                "per_device_train_batch_size": 8,
+                "learning_rate": 3e-3,
+                "eval_steps": 12,
+            }
+            | training,
         }
     )
 
@@ -68,9 +77,9 @@ def teacher(tmp_path_factory, tiny_base):
     """A tiny model that has learned to answer, so that its answers end."""
     folder = tmp_path_factory.mktemp("teacher")
     wanted = settings(
-        "full", num_train_epochs=25, eval_steps=1000, early_stopping_patience=0, lr_scheduler_type="constant"
+        "full", num_train_epochs=30, eval_steps=1000, early_stopping_patience=0, lr_scheduler_type="constant"
     )
-    data = make_training_data(folder, tiny_base, support_rows(), wanted)
+    data = make_training_data(folder, tiny_base, support_rows(2), wanted)
     work = job("adapter", folder / "adapter", wanted, {"training_data": data, "base_model": tiny_base})
     adapter.run(work)
     return work.out
@@ -205,6 +214,25 @@ def test_prompts_of_conversations_keep_their_split(tmp_path, teacher, tiny_base)
     assert report["left_out"] == []
 
 
+def test_an_erased_prompt_leaves_no_token_of_its_answers(tmp_path, asked):
+    path = asked[0].out / "rows.parquet"
+    before = pq.read_table(path).to_pylist()
+    prompt = before[0]
+    erased = ErasedTexts({prompt["id"]: "erased"}, origins=frozenset({("unlabelled", prompt["file"], prompt["row"])}))
+    assert erased.redact_file(path, tmp_path / "rows.parquet")
+    for row, now in zip(before, pq.read_table(tmp_path / "rows.parquet").to_pylist(), strict=True):
+        if row["id"] == prompt["id"]:
+            assert now["answer"] == PLACEHOLDER and row["prompt_messages"] != now["prompt_messages"]
+            assert [now[name] for name in ("target_ids", "top_ids", "top_log_probabilities", "rest")] == [[]] * 4
+        else:
+            assert now == row
+
+
+def test_logits_that_no_token_has_are_not_stored():
+    columns = teacher_distributions.distribution_columns(torch.tensor([[1.0, 2.0, 9.0]])[:, :2], 5)
+    assert columns["top_ids"].tolist() == [1, 0] and columns["rest"].tolist() == [0.0]
+
+
 def test_a_teacher_with_another_vocabulary_is_refused(tmp_path, tiny_base):
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<other>"])
@@ -220,3 +248,47 @@ def test_a_killed_teacher_asks_only_for_missing_answers(tmp_path, teacher, tiny_
     _, second = ask(tmp_path, teacher, tiny_base, experiment(), unlabelled_rows(8))
     assert (first["resumed"], second["resumed"]) == (0, 16)
     assert (work.out / "rows.parquet").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"distill": None}, "objective 'distill' needs a teacher"),
+        ({"distill": {}}, "`distill.teacher: own_prompt` needs `distill.variant`"),
+        ({"distill": {"variant": "a", "revision": "main"}}, "`distill.revision` is only for another model"),
+        ({"distill": {"variant": "a", "temperature": 0, "answers_per_prompt": 2}}, "at temperature 0 all answers are"),
+        ({"objective": "sft", "distill": {"variant": "a"}}, "objective 'sft' has no teacher. Remove `distill`"),
+        ({"distill": {"variant": "a"}, "data": {"weights": {"replay": 1}}}, "only on the answers of its teacher"),
+    ],
+)
+def test_wrong_settings_are_refused(changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        ExperimentSettings.model_validate({"objective": "distill", **changes})
+
+
+def test_settings_without_distill_are_written_as_before():
+    assert "distill" not in ExperimentSettings().model_dump(mode="json")
+
+
+def test_the_estimate_has_room_for_a_second_form_of_the_logits():
+    model = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50_000,
+    }
+    sft = ExperimentSettings.model_validate({"technique": "lora"})
+    totals = [estimate_experiment(wanted, model, 512, None)["total_gb"] for wanted in (experiment("lora"), sft)]
+    assert (totals[0] - totals[1]) * 1e9 == pytest.approx(128 * 50_000 * 4)
+
+
+def test_a_students_adapter_is_merged_as_any_other(tmp_path, made, tiny_base):
+    folder, _ = made
+    wanted = experiment("lora", max_steps=4)
+    trained = job("adapter", tmp_path / "adapter", wanted, {"training_data": folder, "base_model": tiny_base})
+    adapter.run(trained)
+    inputs = {"adapter": trained.out, "base_model": tiny_base, "training_data": folder}
+    assert merge.run(job("merged_model", tmp_path / "merged", wanted, inputs))["passed"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.costs import training_time
+from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
 
@@ -20,16 +21,25 @@ def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReferen
 def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
-    Keys: `technique`, `train_rows` (rows written by people), `took` (from costs.training_time), and `noise` (the table
-    of quantization errors; None if they were not measured).
+    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `took` (from
+    costs.training_time), `noise` (the table of quantization errors; None if they were not measured), and `prompt`, if
+    the training moved a prompt variant into the weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
+    is_taught = adapter.spec["config"]["experiment"].get("objective") == "distill"
     return {
         "technique": scores.spec["config"]["technique"],
-        "train_rows": _human_rows(store, adapter),
+        **({} if is_taught else {"train_rows": _human_rows(store, adapter)}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
+        **_learned_prompt(adapter),
     }
+
+
+def _learned_prompt(adapter: Artifact) -> dict[str, str]:
+    """Return the prompt variant that the last phase moved into the weights; empty if it moved none."""
+    distill = adapter.spec["config"]["experiment"].get("distill") or {}
+    return {"prompt": distill["variant"]} if distill.get("teacher") == OWN_PROMPT else {}
 
 
 def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool:

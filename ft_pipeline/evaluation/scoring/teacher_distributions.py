@@ -5,10 +5,10 @@ With the experiment's own base model under a prompt variant as teacher, this is 
 arXiv 2209.15189).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TOOLS, read_columns
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode
 from ft_pipeline.training.trainer.distribution_loss import top_tokens
 
@@ -55,7 +56,9 @@ _ROWS = pa.schema(
 """split: that of a conversation; null for an unlabelled prompt, which its hash decides. target_ids: the tokens of the
 answer, with the stop token. top_ids, top_log_probabilities: k values for each of them, one token after the other.
 rest: the probability of all other tokens, one value for each of them."""
-_ASIDE = pa.schema([*_ORIGIN, ("row", pa.int64()), ("code", pa.string()), ("message", pa.string())])
+_ASIDE = pa.schema(
+    [*_ORIGIN, ("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())]
+)
 _CODES = {
     "length": ("answer_cut_off", "no end within max_new_tokens"),
     "context": ("teacher_failed", "prompt and answer do not fit the context of the teacher"),
@@ -95,9 +98,9 @@ def run(job: Job) -> dict[str, Any]:
     answers, resumed = generate_missing(job, rows, _VariantPrompt(_sampling(settings), [], prompt))
     renderer = _Renderer(teacher_tokenizer, student_tokenizer, prompt, job.config["system_prompt"])
     kept, aside = _sort_out(rows, answers, settings.answers_per_prompt, renderer)
-    tokens, rest = _write_distributions(job, settings, kept)
+    tokens, rest = _write_distributions(job, settings, kept, renderer)
     pq.write_table(pa.Table.from_pylist(aside, schema=_ASIDE), job.out / SET_ASIDE, compression="zstd")
-    summary = {
+    return {
         "prompts": len(rows),
         "answers": len(rows) * settings.answers_per_prompt,
         "kept": len(kept),
@@ -105,9 +108,8 @@ def run(job: Job) -> dict[str, Any]:
         "reasons": dict(Counter(row["code"] for row in aside)),
         "tokens": tokens,
         "rest": rest / max(tokens, 1),
+        "resumed": resumed,
     }
-    (job.out / "teacher.json").write_text(json.dumps({**job.config, **summary}, indent=2), encoding="utf-8")
-    return {**summary, "resumed": resumed}
 
 
 def require_same_vocabulary(teacher: Any, student: Any) -> None:
@@ -135,7 +137,7 @@ def _prompts(job: Job, settings: DistillSettings) -> Iterator[dict[str, Any]]:
         columns = ["id", "split", "table", "file", "row", "messages", "tools"]
         for row in read_columns(job.inputs["conversations"] / "rows.parquet", columns).to_pylist():
             last = max(index for index, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
-            if row["split"] in ("train", "validation") and last:
+            if last and row["split"] != "test":
                 yield {**row, "messages": row["messages"][:last]}
 
 
@@ -148,10 +150,18 @@ class _Renderer:
     prompt: Prompt
     system_prompt: str | None
 
-    def pair(self, row: Mapping[str, Any], answer: str) -> Pair | None:
-        """Return the teacher's context and the tokens of the answer; None if the student would learn other tokens."""
-        messages = [*plain(row["messages"]), {"role": "assistant", "content": answer}]
-        tools = row.get("tools")
+    @cached_property
+    def vocabulary(self) -> int:
+        """The number of tokens. A model may have more logits, which no tokenizer uses."""
+        return max(self.student_tokenizer.get_vocab().values()) + 1
+
+    def pair(self, row: Mapping[str, Any]) -> Pair | None:
+        """Return the teacher's context and the tokens of the answer; None if the student would learn other tokens.
+
+        row: prompt_messages, tools and answer.
+        """
+        messages = [*plain(row["prompt_messages"]), {"role": "assistant", "content": row["answer"]}]
+        tools = row["tools"]
         context, target = _tokens(self.teacher_tokenizer, self.prompt.prepend_to(messages), tools)
         _, learned = _tokens(self.student_tokenizer, with_prompt(messages, self.system_prompt, []), tools)
         return (context, target) if target == learned else None
@@ -168,60 +178,57 @@ def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> P
 
 def _sort_out(
     rows: Sequence[dict[str, Any]], answers: Mapping[str, dict[str, Any]], samples: int, renderer: _Renderer
-) -> tuple[list[tuple[dict[str, Any], Pair]], list[dict[str, Any]]]:
-    """Return the answers that can train, with their tokens, and those that cannot, with their reason."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the answers that can train, and those that cannot, with their reason."""
     kept, aside = [], []
     for row in rows:
         for sample in range(samples):
             answer = answers[answer_key(row["id"], sample)]
             origin = {"sample": sample, **{name: row[name] for name in ("id", "table", "file", "row")}}
-            fault, pair = _judge(row, answer, renderer)
-            if pair is None:
-                aside.append({**origin, "code": fault[0], "message": fault[1]})
+            learned = {"prompt_messages": row["messages"], "tools": row.get("tools"), "answer": answer["answer"]}
+            if fault := _fault_of(learned, answer["finish_reason"], renderer):
+                raw = raw_json([*row["messages"], {"role": "assistant", "content": answer["answer"]}])
+                aside.append({**origin, "code": fault[0], "message": fault[1], "raw": raw})
             else:
-                learned = {"split": row["split"], "prompt_messages": row["messages"], "tools": row.get("tools")}
-                kept.append(({**origin, **learned, "answer": answer["answer"]}, pair))
+                kept.append({**origin, "split": row["split"], **learned})
     return kept, aside
 
 
-def _judge(
-    row: Mapping[str, Any], answer: Mapping[str, Any], renderer: _Renderer
-) -> tuple[tuple[str, str], Pair | None]:
-    """Return why an answer cannot train (code and message; empty if it can), and its tokens (None if it cannot)."""
-    if answer["finish_reason"] in _CODES:
-        return _CODES[answer["finish_reason"]], None
-    if not answer["answer"].strip():
-        return ("empty_output", "the answer is empty"), None
+def _fault_of(row: Mapping[str, Any], finish_reason: str, renderer: _Renderer) -> tuple[str, str] | None:
+    """Return why an answer cannot train: code and message; None if it can."""
+    if finish_reason in _CODES:
+        return _CODES[finish_reason]
+    if not row["answer"].strip():
+        return "empty_output", "the answer is empty"
     try:
-        pair = renderer.pair(row, answer["answer"])
+        if renderer.pair(row) is None:
+            return "tokens_differ", "teacher and student have other tokens for this answer"
     except UserError as error:
-        return ("teacher_failed", str(error)), None
-    if pair is None:
-        return ("tokens_differ", "teacher and student have other tokens for this answer"), None
-    return ("", ""), pair
+        return "teacher_failed", str(error)
+    return None
 
 
 def _write_distributions(
-    job: Job, settings: DistillSettings, kept: Sequence[tuple[dict[str, Any], Pair]]
+    job: Job, settings: DistillSettings, kept: Sequence[dict[str, Any]], renderer: _Renderer
 ) -> tuple[int, float]:
     """Write rows.parquet. Return the number of tokens, and the sum of the probabilities that are not stored."""
     tokens, rest = 0, 0.0
     with pq.ParquetWriter(job.out / FILE_NAME, _ROWS, compression="zstd") as writer:
-        if not kept:
-            return tokens, rest
-        model = load_model(job.inputs["base_model"], job.device)
-        speed_up_products(model, trains=False)
+        model = load_model(job.inputs["base_model"], job.device) if kept else None
+        if model is not None:
+            speed_up_products(model, trains=False)
         for begin in range(0, len(kept), _CHUNK_ROWS):
             chunk = kept[begin : begin + _CHUNK_ROWS]
+            pairs = [pair for pair in map(renderer.pair, chunk) if pair is not None]
             distributions = read_targets(
                 model,
-                [pair for _, pair in chunk],
-                lambda logits, _: _columns(logits, settings.top_k),
+                pairs,
+                lambda logits, _: distribution_columns(logits[:, : renderer.vocabulary], settings.top_k),
                 batch_size=settings.batch_size,
             )
             rows = [
                 {**row, "target_ids": pair[1], **columns}
-                for (row, pair), columns in zip(chunk, distributions, strict=True)
+                for row, pair, columns in zip(chunk, pairs, distributions, strict=True)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=_ROWS))
             tokens += sum(len(row["target_ids"]) for row in rows)
@@ -230,7 +237,7 @@ def _write_distributions(
     return tokens, rest
 
 
-def _columns(logits: Any, k: int) -> dict[str, np.ndarray]:
+def distribution_columns(logits: Any, k: int) -> dict[str, np.ndarray]:
     """Return the columns of rows.parquet for the logits [tokens, vocabulary] at an answer's tokens."""
     top = top_tokens(logits, k)
     return {

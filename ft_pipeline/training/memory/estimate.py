@@ -59,6 +59,8 @@ class MemoryPlan:
     compute type has 16 bit, without `pure_bf16`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
+    logit_copies: int = 1
+    """32-bit forms of a slice of logits at a time (ObjectiveSpec.logit_copies)."""
 
 
 def estimate_memory(
@@ -122,7 +124,8 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
     """Return the plan of an experiment, without the parts that depend on the device."""
     training = settings.training
-    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences_per_row
+    objective = OBJECTIVES[settings.objective]
+    rows = training.per_device_train_batch_size * objective.sequences_per_row
     return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
@@ -133,6 +136,7 @@ def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> Memor
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
         virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
+        logit_copies=objective.logit_copies,
     )
 
 
@@ -262,7 +266,7 @@ def _workspace_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> f
 
     On a CPU the allocator also keeps the memory of the file's 16-bit matrices after they are packed.
     """
-    logits = _LOGIT_ROWS * shape.vocabulary * (value_bytes + 4)
+    logits = _LOGIT_ROWS * shape.vocabulary * (value_bytes + 4 * plan.logit_copies)
     if plan.technique == "full" and value_bytes < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
         return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
     if plan.technique != "qlora":

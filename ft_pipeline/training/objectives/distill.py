@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from transformers import TrainingArguments
@@ -43,31 +45,34 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     The hash of an unlabelled prompt decides whether it is held out for validation, as for conversations. An answer near
     a held-out row of the input conversations is left out.
     """
-    answers = read_columns(job.inputs["teacher_distributions"] / "rows.parquet", _COLUMNS)
-    shares = DataSettings.model_validate(job.config["data"])
-    splits, left_out = split_or_leave_out(job.inputs["conversations"], answers, shares)
-    for split, name in ((TRAIN, "train"), (VALIDATION, "validation")):
-        known = np.array([value == name for value in answers["split"].to_pylist()], dtype=bool)
-        splits[known] = split  # a row of a split is near itself
-    from_conversations = {
-        (row["file"], row["row"])
-        for row in answers.select(["split", "file", "row"]).to_pylist()
-        if row["split"] is not None
-    }
-    left_out = [row for row in left_out if (row["file"], row["row"]) not in from_conversations]
+    answers, splits, left_out = _split(job)
     for name, split in (("training", TRAIN), ("validation", VALIDATION)):
         if not (splits == split).any():
             raise UserError(
                 f"No {name} answers: the teacher has {len(answers)} usable ones, {len(left_out)} of them near a "
                 "held-out row. Add prompts to data/raw/unlabelled, or change the shares in project.yaml."
             )
-    answers = answers.set_column(2, "split", [np.array(SPLITS)[np.minimum(splits, VALIDATION)]])
+    names = [np.array(SPLITS)[np.minimum(splits, VALIDATION)]]
+    answers = answers.set_column(answers.schema.get_field_index("split"), "split", names)
     kept = TableRows(answers, np.flatnonzero(splits != LEFT_OUT))
     checks = AnswerChecks(tokenizer)
     source = RowSource(
         len(kept), lambda items: _tokenize(tokenizer, kept.read(items.start, items.stop), settings), checks.add
     )
     return PreparedRows([source], checks.results, left_out, extra_columns=DISTRIBUTION)
+
+
+def _split(job: Job) -> tuple[pa.Table, np.ndarray, list[dict[str, Any]]]:
+    """Return the answers, the split of each (TRAIN, VALIDATION or LEFT_OUT), and those left out.
+
+    The prompt of a conversation has the split of the conversation.
+    """
+    answers = read_columns(job.inputs["teacher_distributions"] / "rows.parquet", _COLUMNS)
+    shares = DataSettings.model_validate(job.config["data"])
+    unlabelled, conversations = (answers.filter(known(answers["split"])) for known in (pc.is_null, pc.is_valid))
+    splits, left_out = split_or_leave_out(job.inputs["conversations"], unlabelled, shares)
+    known_splits = np.array([SPLITS.index(split) for split in conversations["split"].to_pylist()], dtype=splits.dtype)
+    return pa.concat_tables([unlabelled, conversations]), np.concatenate([splits, known_splits]), left_out
 
 
 def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: ExperimentSettings) -> list[Row]:

@@ -37,6 +37,8 @@ class ObjectiveSpec:
     """`module:class` of the trainer (TokenTrainer or a subclass)."""
     sequences_per_row: int = 1
     """Number of token sequences in a row."""
+    logit_copies: int = 1
+    """Number of 32-bit forms of a slice of logits that the loss needs at a time."""
     chosen_tables: Callable[[ExperimentSettings], list[str]] = lambda settings: []
     """Returns the tables that the experiment's settings name."""
 
@@ -120,6 +122,7 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         },
         rows_path=f"{_PACKAGE}.distill:prepare_rows",
         trainer_path=f"{_PACKAGE}.distill:DistributionTrainer",
+        logit_copies=2,
         chosen_tables=_asked_tables,
     ),
 }
