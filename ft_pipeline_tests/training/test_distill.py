@@ -1,6 +1,7 @@
 """Objective distill: a teacher's distributions, the rows made from them, and a student that learns them."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,9 @@ import torch
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import teacher_distributions
+from ft_pipeline.execution.workers.accelerate_config import NUM_PROCESSES
+from ft_pipeline.execution.workers.launchers import AccelerateLauncher
+from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
 from ft_pipeline.models.chat import prompt_and_target
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -31,6 +35,7 @@ from ft_pipeline_tests.training.subject import (
     support_rows,
     write_conversations,
 )
+from ft_pipeline_tests.training.test_ranks import ROOT, losses
 
 SYSTEM = "You are the shop."
 
@@ -292,3 +297,20 @@ def test_a_students_adapter_is_merged_as_any_other(tmp_path, made, tiny_base):
     adapter.run(trained)
     inputs = {"adapter": trained.out, "base_model": tiny_base, "training_data": folder}
     assert merge.run(job("merged_model", tmp_path / "merged", wanted, inputs))["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_processes_give_the_losses_of_one(tmp_path, made, tiny_base, monkeypatch):
+    wanted = experiment("lora", per_device_train_batch_size=3, max_steps=6, eval_steps=2, optim="adamw_torch")
+    inputs = {"training_data": made[0], "base_model": tiny_base}
+    alone, together = (job("adapter", tmp_path / name, wanted, inputs) for name in ("alone", "together"))
+    adapter.run(alone)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(NUM_PROCESSES, "2")
+    shared = WorkerJob(
+        "adapter", "adapter", together.config, inputs, tmp_path / "together", together.out, together.work
+    )
+    assert run_worker(None, shared, AccelerateLauncher()).summary["processes"] == 2
+    for name in ("loss", "eval_loss"):
+        assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=0.01)
