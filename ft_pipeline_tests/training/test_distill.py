@@ -138,6 +138,7 @@ def test_every_answer_is_kept_or_set_aside_with_its_reason(asked):
         (row["id"], sample) for row in unlabelled_rows() for sample in range(2)
     }
     assert sum(summary["reasons"].values()) == len(aside)
+    assert any(f"{len(kept)} of 60 answers kept" in line for line in work.report.lines)
     for row in kept:
         tokens = len(row["target_ids"])
         assert (len(row["top_ids"]), len(row["top_log_probabilities"]), len(row["rest"])) == (

@@ -85,7 +85,7 @@ def run(job: Job) -> dict[str, Any]:
     and student, the base model of the experiment if it is not the teacher. Config: distill (DistillSettings), variant
     (PromptVariant), system_prompt (the student's), seed (of the variant's examples).
     UserError if the teacher has another vocabulary than the student. Summary: prompts, answers, kept, set_aside,
-    reasons, tokens, rest (the mean probability of tokens that are not stored), seconds, resumed.
+    reasons, tokens, rest (the mean probability of tokens that are not stored), resumed.
     """
     settings = DistillSettings.model_validate(job.config["distill"])
     teacher_tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -100,7 +100,7 @@ def run(job: Job) -> dict[str, Any]:
     kept, aside = _sort_out(rows, answers, settings.answers_per_prompt, renderer)
     tokens, rest = _write_distributions(job, settings, kept, renderer)
     pq.write_table(pa.Table.from_pylist(aside, schema=_ASIDE), job.out / SET_ASIDE, compression="zstd")
-    return {
+    summary = {
         "prompts": len(rows),
         "answers": len(rows) * settings.answers_per_prompt,
         "kept": len(kept),
@@ -110,6 +110,18 @@ def run(job: Job) -> dict[str, Any]:
         "rest": rest / max(tokens, 1),
         "resumed": resumed,
     }
+    job.report.log(_describe(summary, settings.top_k))
+    return summary
+
+
+def _describe(summary: Mapping[str, Any], k: int) -> str:
+    """Return the line that is logged at the end."""
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(summary["reasons"].items()))
+    aside = f" ({reasons})" if reasons else ""
+    return (
+        f"{summary['kept']} of {summary['answers']} answers kept, {summary['set_aside']} set aside{aside}; "
+        f"{summary['rest']:.1%} of the probability is not in the {k} tokens that are stored"
+    )
 
 
 def require_same_vocabulary(teacher: Any, student: Any) -> None:

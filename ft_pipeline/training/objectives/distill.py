@@ -98,10 +98,7 @@ def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: Experimen
     ]
     for row, answer in zip(rows, answers, strict=True):
         if row.trained != answer["target_ids"]:
-            raise UserError(
-                f"{row.origin}: the tokens of the answer are not those that the teacher read. Run with --force to ask "
-                "the teacher again."
-            )
+            raise ValueError(f"{row.origin}: the tokens of the answer are not those that the teacher read")
     return rows
 
 
