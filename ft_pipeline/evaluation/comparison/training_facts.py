@@ -26,20 +26,14 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
     the training moved a prompt variant into the weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
-    is_taught = adapter.spec["config"]["experiment"].get("objective") == "distill"
+    taught = adapter.spec["config"].get("experiment", {}).get("distill")
     return {
         "technique": scores.spec["config"]["technique"],
-        **({} if is_taught else {"train_rows": _human_rows(store, adapter)}),
+        **({} if taught else {"train_rows": _human_rows(store, adapter)}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
-        **_learned_prompt(adapter),
+        **({"prompt": taught["variant"]} if taught and taught["teacher"] == OWN_PROMPT else {}),
     }
-
-
-def _learned_prompt(adapter: Artifact) -> dict[str, str]:
-    """Return the prompt variant that the last phase moved into the weights; empty if it moved none."""
-    distill = adapter.spec["config"]["experiment"].get("distill") or {}
-    return {"prompt": distill["variant"]} if distill.get("teacher") == OWN_PROMPT else {}
 
 
 def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool:
