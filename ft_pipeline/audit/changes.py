@@ -19,6 +19,7 @@ COMPARED_KINDS = (
     "training_data",
     "distilled",
     "teacher_answers",
+    "teacher_distributions",
     "conversations",
     "base_model",
 )

@@ -182,6 +182,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(plain(describe_seed_spread(spread, primary, comparison.metric())), soft_wrap=True)
     for curve in comparison.learning_curves:
         console.print(plain(describe_learning_curve(curve, comparison.metric())), soft_wrap=True)
+    for kept in comparison.kept_prompts:
+        console.print(plain(kept.describe()), soft_wrap=True)
     for break_even in comparison.break_even[:1]:  # of the best tuned row; the others are in the UI and in --json
         console.print(plain(f"Break-even: {describe_break_even(break_even)}"), soft_wrap=True)
 

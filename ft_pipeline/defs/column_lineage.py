@@ -18,12 +18,15 @@ Lineage = Mapping[str, Sequence[Column]]
 
 TOKEN_COLUMNS = {
     "id": ("str", "The row's id in its table"),
-    "source": ("str", "human, distilled, preference, prompt, text or replay"),
+    "source": ("str", "human, distilled, preference, prompt, text, replay or teacher"),
     "input_ids": ("list<int>", "The tokens that the model reads"),
     "labels": ("list<int>", "The token where it is trained, -100 elsewhere"),
     "rejected_ids": ("list<int>", "For a pair: the prompt and the rejected answer"),
     "rejected_labels": ("list<int>", "For a pair: the rejected answer's tokens, -100 elsewhere"),
     "conversation": ("str", "For grpo: the turns that rewards compare an answer with, as JSON"),
+    "top_ids": ("list<int>", "For distill: the teacher's most likely tokens at each trained token"),
+    "top_log_probabilities": ("list<float>", "For distill: their log probabilities"),
+    "rest": ("list<float>", "For distill: the probability of all other tokens at each trained token"),
 }
 """The columns of `training_data`: type and content."""
 ANSWER_COLUMNS = {

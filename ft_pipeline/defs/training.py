@@ -5,6 +5,7 @@ from typing import Any
 
 from ft_pipeline import plotting
 from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS, column_lineage
+from ft_pipeline.defs.distill_specs import asks_a_teacher
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
@@ -71,9 +72,10 @@ def base_model(context: SpecContext) -> Spec:
 @step(
     stage="training",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "distilled", "preferences", "text"],
+    deps=["experiment", "base_model", "conversations", "distilled", "preferences", "text", "unlabelled"],
     kinds={"huggingface", "parquet"},
     code_version="2",
+    may_use_gpu=asks_a_teacher,
     checks=TOKEN_CHECKS,
     show=lambda artifact: _training_data_metadata(artifact),
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.defs.distill_specs import teacher_distributions_spec, teacher_model
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.recorded_checks import require_passed
@@ -102,16 +103,25 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     retrains an sft.
     """
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
-    selected = settings.model_dump(mode="json", include={"objective", "data", "training"})
+    selected = settings.model_dump(mode="json", include={"objective", "data", "training", "distill"})
     training = {
         key: selected["training"][key] for key in ("max_length", "long_rows", "seed") if key in selected["training"]
     }
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}
-    if any(table in UNFILTERED_TABLES for table in tables):
+    if settings.objective == "distill":
+        inputs["teacher_distributions"] = _teacher_distributions(context, settings, inputs["base_model"])
+    if settings.objective == "distill" or any(table in UNFILTERED_TABLES for table in tables):
         config["data"] = context.project.settings.data.config()
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
+
+
+def _teacher_distributions(context: SpecContext, settings: ExperimentSettings, student: Artifact) -> Artifact:
+    """Return the distributions of an experiment's teacher. MissingInput if they, or its model, are not built yet."""
+    model = teacher_model(settings)
+    teacher = student if model is None else context.built_artifact(base_model_spec(context, *model))
+    return context.built_artifact(teacher_distributions_spec(context, settings, student, teacher))
 
 
 def adapter_spec(
@@ -123,7 +133,7 @@ def adapter_spec(
     """
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     settings = settings_for_base(phase.settings, base)
-    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "grpo"}
+    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "grpo", "distill"}
     config: dict[str, Any] = {"experiment": settings.model_dump(mode="json", include=keys)}
     if settings.objective == "grpo":
         evaluation = context.project.settings.evaluation
@@ -155,7 +165,7 @@ def merged_model_spec(context: SpecContext, settings: ExperimentSettings, data: 
     """Return the spec of one phase's merged model, on the base model that its adapter was trained on."""
     base = base_model_of(context, adapter)
     inputs = {"adapter": adapter, "base_model": base, "training_data": data}
-    keys = {"objective", "technique", "quantization", "merge", "lora", "training"}
+    keys = {"objective", "technique", "quantization", "merge", "lora", "training", "distill"}
     config = {"experiment": settings_for_base(settings, base).model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
     return Spec("merged_model", references(inputs), config, versions)

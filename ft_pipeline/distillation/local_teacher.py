@@ -33,10 +33,11 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
     `job.out`, and return the summary."""
     rows = list(read_prompts(job.inputs["unlabelled"]))
-    answers, resumed = _generate_missing(job, rows, teacher_prompt)
+    answers, resumed = generate_missing(job, rows, teacher_prompt)
     samples = range(teacher_prompt.teacher.answers_per_prompt)
     write_answers(
-        (_answer_row(row, sample, answers[_key(row["id"], sample)]) for row in rows for sample in samples), job.out
+        (_answer_row(row, sample, answers[answer_key(row["id"], sample)]) for row in rows for sample in samples),
+        job.out,
     )
     seconds = sum(answer["seconds"] for answer in answers.values())
     tokens = sum(answer["answer_tokens"] for answer in answers.values())
@@ -52,7 +53,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
     }
 
 
-def _generate_missing(
+def generate_missing(
     job: Job, rows: Sequence[dict[str, Any]], teacher_prompt: TeacherPrompt
 ) -> tuple[dict[str, JournalEntry], int]:
     """Generate the answers that the journal lacks.
@@ -71,11 +72,11 @@ def _generate_missing(
     started, generated_tokens = time.monotonic(), 0
     batches = list(_batches(teacher.lengths, settings.batch_size))
     for number, (sample, batch) in enumerate(product(range(settings.answers_per_prompt), batches)):
-        missing = [row_id for row_id in batch if _key(row_id, sample) not in answers]
+        missing = [row_id for row_id in batch if answer_key(row_id, sample) not in answers]
         if not missing:
             continue
         entries = teacher.answer(missing, seed=settings.seed + number)
-        new_answers = {_key(row_id, sample): entry for row_id, entry in entries.items()}
+        new_answers = {answer_key(row_id, sample): entry for row_id, entry in entries.items()}
         journal.append(new_answers)
         answers |= new_answers
         generated_tokens += sum(entry["answer_tokens"] for entry in new_answers.values())
@@ -149,7 +150,8 @@ def _journal_entry(answer: Generation, seconds: float) -> JournalEntry:
     }
 
 
-def _key(row_id: str, sample: int) -> str:
+def answer_key(row_id: str, sample: int) -> str:
+    """Return the key of an answer in the journal."""
     return f"{row_id}:{sample}"
 
 

@@ -34,6 +34,7 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ANSWERS = (
     ("teacher_answers", "answers.parquet", "id"),
+    ("teacher_distributions", "rows.parquet", "id"),
     ("judgements", "replies.parquet", "group"),
     *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
 )

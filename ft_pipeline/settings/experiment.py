@@ -3,14 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
+from ft_pipeline.settings.distill import OWN_PROMPT, DistillSettings
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.preferences import DpoSettings
@@ -20,7 +16,7 @@ from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, Qu
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "cpt", "grpo"]
+Objective = Literal["sft", "dpo", "cpt", "grpo", "distill"]
 
 
 class MixSettings(Section):
@@ -95,8 +91,8 @@ class ExperimentSettings(Section):
     """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
     template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
-    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text) or `grpo` (own answers, and
-    rewards that can be checked)."""
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text), `grpo` (own answers, and
+    rewards that can be checked) or `distill` (a teacher's token distributions)."""
     technique: Technique = "qlora"
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
@@ -111,6 +107,8 @@ class ExperimentSettings(Section):
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
     grpo: GrpoSettings = GrpoSettings()
+    distill: DistillSettings | None = None
+    """The teacher of the objective `distill`, which needs this section."""
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     machine: MachineSettings = MachineSettings()
@@ -135,7 +133,7 @@ class ExperimentSettings(Section):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
         """Leave out later keys that have their defaults: a new version must not change old specs."""
-        defaults = {"chat_template_kwargs": {}, "grpo": GrpoSettings()}
+        defaults = {"chat_template_kwargs": {}, "grpo": GrpoSettings(), "distill": None}
         unset = {key for key, default in defaults.items() if getattr(self, key) == default}
         return {key: value for key, value in serialize(self).items() if key not in unset}
 
@@ -267,10 +265,34 @@ def _grpo_on_one_gpu(settings: ExperimentSettings) -> Violation:
     return "gpu.count", f"objective 'grpo' trains on one GPU, not on {settings.gpu.count}. Set `gpu.count: 1`."
 
 
+def _distill_settings_for_distill_only(settings: ExperimentSettings) -> Violation:
+    if settings.objective == "distill" and settings.distill is None:
+        return (
+            "objective",
+            "objective 'distill' needs a teacher. Add `distill: {variant: NAME}` with a variant of prompting.variants.",
+        )
+    if settings.distill is None:
+        return None
+    if settings.objective != "distill":
+        problem = f"objective {settings.objective!r} has no teacher"
+        return "distill", f"{problem}. Remove `distill`, or set `objective: distill`."
+    if settings.distill.teacher == OWN_PROMPT and settings.distill.variant is None:
+        return (
+            "distill.variant",
+            "`distill.teacher: own_prompt` needs `distill.variant`. Name a variant of prompting.variants.",
+        )
+    return None
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
-    sources = {"dpo": "data/raw/preferences", "cpt": "data/raw/text", "grpo": "the prompts of the conversations"}
+    sources = {
+        "dpo": "data/raw/preferences",
+        "cpt": "data/raw/text",
+        "grpo": "the prompts of the conversations",
+        "distill": "the answers of its teacher",
+    }
     source = sources[settings.objective]
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
@@ -345,6 +367,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _dpo_settings_for_dpo_only,
     _grpo_settings_for_grpo_only,
     _grpo_on_one_gpu,
+    _distill_settings_for_distill_only,
     _source_weights_for_sft_only,
     _some_training_rows,
     _no_long_rows_in_blocks,

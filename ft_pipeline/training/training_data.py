@@ -23,13 +23,21 @@ from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
+EXTRA_COLUMNS = {
+    "top_ids": _TOKEN_LIST,
+    "top_log_probabilities": pa.list_(pa.float32()),
+    "rest": pa.list_(pa.float32()),
+    "conversation": pa.large_string(),
+}
+"""Further columns by objective. `distill`: the teacher's distribution at each trained token. `grpo`: the conversation
+that rewards compare with, as JSON text."""
 _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
-_PROMPT_SCHEMA = pa.schema([*_SCHEMA, ("conversation", pa.large_string())])
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write train.parquet, validation.parquet and audit.json. Inputs: base_model, conversations, and the tables of the
-    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
+    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt), teacher_distributions
+    (distill).
 
     No row is truncated or dropped silently. A row that is too long or wrong fails a check of the audit, which names
     file and row, unless `training.long_rows` leaves out or cuts long rows. Such rows are listed, and so are pairs and
@@ -53,12 +61,19 @@ def run(job: Job) -> dict[str, Any]:
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. Rows of grpo also have `conversation`.
-    UserError if the token audit did not pass."""
+    preferred answer, and rejected_ids, rejected_labels to the other one. Those of EXTRA_COLUMNS that are lists are
+    numpy arrays. UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
-    return pq.read_table(folder / f"{split}.parquet").to_pylist()
+    table = pq.read_table(folder / f"{split}.parquet")
+    lists = [name for name, kind in EXTRA_COLUMNS.items() if pa.types.is_list(kind)]
+    extra = {name: table[name] for name in table.column_names if name in lists}
+    rows = table.drop_columns(list(extra)).to_pylist()
+    for name, column in extra.items():
+        for row, values in zip(rows, column, strict=True):
+            row[name] = values.values.to_numpy()  # as Python objects, the distributions would take ten times as much
+    return rows
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:
@@ -88,7 +103,7 @@ def _write_rows(
     reasoning = job.config["experiment"]["data"].get("reasoning", "train")
     audits = [TokenAudit(**limits, reasoning=reasoning) for _ in sources]
     together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
-    schema = _PROMPT_SCHEMA if prepared.have_conversations else _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
+    schema = _schema_of(prepared)
     done, total = 0, sum(sources[numbers[0]].items for numbers in together)
     with contextlib.ExitStack() as stack:
         writers = {
@@ -107,6 +122,13 @@ def _write_rows(
                 job.report.progress(done, total)
     long_rows.require_rows()
     return _report(prepared, audits, tokenizer, long_rows)
+
+
+def _schema_of(prepared: PreparedRows) -> pa.Schema:
+    """Return the schema of the rows as they are written."""
+    if prepared.are_pairs:
+        return _PAIR_SCHEMA
+    return pa.schema([*_SCHEMA, *((name, EXTRA_COLUMNS[name]) for name in prepared.extra_columns)])
 
 
 def _report(
@@ -130,6 +152,5 @@ def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.T
     columns: list[list[Any]] = [[row.id for row in rows], [row.source for row in rows]]
     for side in (rows, *rejected):
         columns += [[row.encoded.input_ids for row in side], [row.encoded.labels for row in side]]
-    if "conversation" in schema.names:
-        columns.append([row.conversation for row in rows])
+    columns += [[row.extra[name] for row in rows] for name in schema.names if name in EXTRA_COLUMNS]
     return pa.table(columns, schema=schema)

@@ -59,9 +59,7 @@ def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
         model.get_output_embeddings().weight.requires_grad_(not frozen)
         leaf = states.clone().requires_grad_()
         if frozen:
-            from ft_pipeline.training.trainer.loss import _FrozenHeadLoss
-
-            _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).sum().backward()
+            head_losses(model, leaf, targets).sum().backward()
         else:
             torch.nn.functional.cross_entropy(compute_logits(model, leaf), targets, reduction="sum").backward()
         gradients.append(leaf.grad)

@@ -30,6 +30,7 @@ from ft_pipeline.evaluation.comparison.estimates import (
 )
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
 from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_leads
+from ft_pipeline.evaluation.comparison.kept_prompts import kept_prompts
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
@@ -55,8 +56,8 @@ from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.opinions.collect import opinions_of
 
 Experiments = Mapping[str, Mapping[str, Any]]
-"""By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise` and `train_rows`
-are used, and each may be absent."""
+"""By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise`, `train_rows` and
+`prompt` are used, and each may be absent."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in display order."""
 
@@ -191,6 +192,7 @@ def compare(
         break_even=break_even(comparison),
         changes=_changes(comparison, samples),
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
+        kept_prompts=kept_prompts(comparison, estimates, facts),
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),

@@ -11,12 +11,15 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Trainin
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
+_TIMED_KINDS = ("adapter", "merged_model", "teacher_distributions")
+"""Kinds of artifacts whose making is a part of the training."""
+
 
 def training_time(store: ArtifactStore, scores: Artifact) -> dict[str, float | int] | None:
     """Return the training time of the model in a `scores` artifact, from the manifests; None if one records no time.
 
-    `seconds`: training and merging, over all phases of the experiment. `gpu_hours`: the same in GPU-hours, or in hours
-    of the one CPU if there was no GPU.
+    `seconds`: training and merging, over all phases of the experiment, and the work of a teacher of `distill`.
+    `gpu_hours`: the same in GPU-hours, or in hours of the one CPU if there was no GPU.
     """
     seconds = device_seconds = 0.0
     for artifact in _training_artifacts(store, scores):
@@ -29,18 +32,19 @@ def training_time(store: ArtifactStore, scores: Artifact) -> dict[str, float | i
 
 
 def _training_artifacts(store: ArtifactStore, scores: Artifact) -> list[Artifact]:
-    """Return every adapter and merged model that the scored model was built from, once, over all phases."""
+    """Return every adapter, merged model and teacher's distributions that the scored model was built from, once, over
+    all phases."""
     artifacts: dict[tuple[str, str], Artifact] = {}
     to_follow = [scores]
     while to_follow:
         artifact = to_follow.pop()
-        for name in ("adapter", "merged_model", "start", "base_model"):
+        for name in ("adapter", "merged_model", "start", "base_model", "training_data", "teacher_distributions"):
             reference = artifact.inputs.get(name)
             if reference is None or reference in artifacts:
                 continue
             artifacts[reference] = store.require(*reference)
             to_follow.append(artifacts[reference])
-    return [artifact for artifact in artifacts.values() if artifact.kind in ("adapter", "merged_model")]
+    return [artifact for artifact in artifacts.values() if artifact.kind in _TIMED_KINDS]
 
 
 def with_costs(row: ComparisonRow, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> ComparisonRow:

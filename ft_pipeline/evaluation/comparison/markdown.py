@@ -22,6 +22,7 @@ def markdown_table(comparison: Comparison) -> str:
     parts += comparison.footnotes
     parts += field_tables(comparison.field_results)
     parts += _break_even_table(comparison.break_even)
+    parts += [entry.describe() for entry in comparison.kept_prompts]
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
     parts += _quantization_table(comparison.quantization_noise)

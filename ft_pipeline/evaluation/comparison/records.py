@@ -21,6 +21,7 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     Screen,
 )
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
+from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
 from ft_pipeline.evaluation.comparison.result_records import (
     BreakEven,
     Changes,
@@ -49,6 +50,7 @@ RULES = (
 OPTIONAL_LISTS = (
     "contaminated",
     "kept_leads",
+    "kept_prompts",
     "lead_tests",
     "recipe_leads",
     "answer_checks",
@@ -126,6 +128,8 @@ class Comparison(JsonRecord):
     """Of every row and check of JSON answers."""
     confusions: Sequence[Confusion] = field(default_factory=list)
     """Of every row and classification."""
+    kept_prompts: Sequence[KeptPrompt] = field(default_factory=list)
+    """Of the tuned rows whose training moved a prompt into the weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.costs import training_time
+from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
 
@@ -20,17 +21,20 @@ def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReferen
 def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
-    Keys: `technique`, `train_rows` (rows written by people), `took` (from costs.training_time), and `noise` (the table
-    of quantization errors; None if they were not measured). For grpo also `held_out_reward`: before the first step, and
-    at the best one.
+    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `took` (from
+    costs.training_time), and `noise` (the table of quantization errors; None if they were not measured). For grpo also
+    `held_out_reward`: before the first step, and at the best one. `prompt`, if the training moved a prompt variant into
+    the weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
+    taught = adapter.spec["config"].get("experiment", {}).get("distill")
     return {
         "technique": scores.spec["config"]["technique"],
-        "train_rows": _human_rows(store, adapter),
+        **({} if taught else {"train_rows": _human_rows(store, adapter)}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
         **_held_out_reward(adapter),
+        **({"prompt": taught["variant"]} if taught and taught["teacher"] == OWN_PROMPT else {}),
     }
 
 

@@ -12,6 +12,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.excluded_rows import MARKER_START
 from ft_pipeline.tables.formats.turns import is_trained, spoken_text
 
+_TABLES = ("conversations", "distilled", "preferences")
+"""The tables with answers that are trained."""
 MAX_ROWS = 50_000
 """Rows of each table that are read, in the order of their ids, which are hashes: a random sample."""
 
@@ -37,7 +39,9 @@ def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnsw
     for phase in phase_adapters(store, adapter):
         data = store.require(*phase.inputs["training_data"])
         ids = pq.read_table(data.path / "train.parquet", columns=["id"])["id"]
-        for table in ("conversations", "distilled", "preferences"):
+        # Of `distill`, the conversations are only prompts: their human answers are not trained.
+        learned = ("teacher_distributions",) if "teacher_distributions" in data.inputs else _TABLES
+        for table in learned:
             if table in data.inputs:
                 rows = _read_rows(store.require(*data.inputs[table]), ids)
                 found |= dict.fromkeys(answer for row in rows for answer in _answers(table, row))
@@ -47,17 +51,22 @@ def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnsw
 def _read_rows(table: Artifact, ids: Any) -> list[dict[str, Any]]:
     """Return the rows of a table with these ids, at most MAX_ROWS."""
     path = table.path / "rows.parquet"
-    wanted = ("id", "table", "file", "row", "messages", "prompt_messages", "chosen")
+    wanted = ("id", "table", "file", "row", "messages", "prompt_messages", "chosen", "answer")
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pq.read_table(path, columns=columns)
     rows = rows.filter(pc.is_in(rows["id"], value_set=ids))
     return rows.take(pc.sort_indices(rows["id"])[:MAX_ROWS]).to_pylist()
 
 
+def _last_turns(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the preferred answer of a pair, or the answer of a teacher."""
+    return row.get("chosen") or [{"role": "assistant", "content": row["answer"]}]
+
+
 def _answers(table: str, row: Mapping[str, Any]) -> Iterator[TrainedAnswer]:
     """Yield the answers of a row. Erased texts are left out."""
     origin = f"{row.get('table') or table}/{row['file']}:{row['row']}"
-    messages = row.get("messages") or [*row["prompt_messages"], *row["chosen"]]
+    messages = row.get("messages") or [*row["prompt_messages"], *_last_turns(row)]
     first = 1 if "messages" in row else len(messages) - 1  # of a pair, only the last turn is trained
     for turn in range(first, len(messages)):
         question, answer = spoken_text(messages[turn - 1]), spoken_text(messages[turn])

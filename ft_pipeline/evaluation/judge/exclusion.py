@@ -25,6 +25,9 @@ def teachers_of(store: ArtifactStore, scores: Iterable[Artifact]) -> list[str]:
             training_data = store.require(*adapter.inputs["training_data"])
             if "distilled" in training_data.inputs:
                 names.add(store.require(*training_data.inputs["distilled"]).spec["config"]["teacher"]["model"])
+            if "teacher_distributions" in training_data.inputs:
+                distributions = store.require(*training_data.inputs["teacher_distributions"])
+                names.add(store.require(*distributions.inputs["base_model"]).spec["config"]["model"])
     return sorted(names)
 
 

@@ -80,6 +80,11 @@ def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) ->
     return f"Prompting {helps}: {facts.describe(pair)}"
 
 
+def observe_kept_prompts(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return how much of a prompt's gain is in the weights of models that learned it, and what each call saves."""
+    return " ".join(entry.describe() for entry in facts.comparison.kept_prompts) or None
+
+
 def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the gain from passages if they do not decide, or that none were tried although tuning did not help."""
     if recommendation.decision == "retrieval":
@@ -274,6 +279,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_tuning,
     observe_teacher,
     observe_prompting,
+    observe_kept_prompts,
     observe_unusable,
     observe_other_base,
     observe_passages,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -31,9 +31,9 @@ _MAX_LOGITS = 100_000_000
 """Maximum number of logits in a batch: 200 MB in 16 bit."""
 _CHUNK_POSITIONS = 512
 """Positions that are widened to 32 bit at a time."""
+Result = TypeVar("Result")
 
 
-@torch.inference_mode()
 def target_log_likelihoods(
     model: Any, pairs: Sequence[Pair], *, batch_size: int, report_done: Callable[[int], None] = lambda done: None
 ) -> list[TargetScore]:
@@ -41,17 +41,35 @@ def target_log_likelihoods(
 
     report_done: called with the number of pairs in each finished batch.
     """
-    results: dict[int, TargetScore] = {}
+    return read_targets(model, pairs, _score_row, batch_size=batch_size, report_done=report_done)
+
+
+@torch.inference_mode()
+def read_targets(
+    model: Any,
+    pairs: Sequence[Pair],
+    read: Callable[[torch.Tensor, list[int]], Result],
+    *,
+    batch_size: int,
+    report_done: Callable[[int], None] = lambda done: None,
+) -> list[Result]:
+    """Return what `read` returns for each pair.
+
+    read: gets the logits [target tokens, vocabulary] that predict a target, and the target. report_done: called with
+    the number of pairs in each finished batch.
+    """
+    results: dict[int, Result] = {}
     contexts = Contexts(model, [context for context, _ in pairs])
     for group in contexts.groups():
         remaining = {
             index: (contexts.token_ids[index][group.prefix_length :], pairs[index][1]) for index in group.indices
         }
         for batch in _batches(contexts.model, remaining, contexts.limit_batch_size(batch_size)):
-            batch_results = _score(
-                contexts.model, [remaining[index] for index in batch], group.cache, group.prefix_length
-            )
-            results.update(zip(batch, batch_results, strict=True))
+            rows = [remaining[index] for index in batch]
+            logits = _target_logits(contexts.model, rows, group.cache, group.prefix_length)
+            for row, index in enumerate(batch):
+                target = pairs[index][1]
+                results[index] = read(logits[row, -len(target) :], target)
             report_done(len(batch))
     return [results[index] for index in range(len(pairs))]
 
@@ -75,8 +93,11 @@ def _batches(model: Any, pairs: dict[int, Pair], batch_size: int) -> list[list[i
     return batches
 
 
-def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> list[TargetScore]:
-    """Return the results of a batch. rows: the pairs without the prefix of this length, whose keys are in `cache`."""
+def _target_logits(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> torch.Tensor:
+    """Return logits [rows, positions, vocabulary] of a batch. The last positions of a row predict its target.
+
+    rows: the pairs without the prefix of this length, whose keys are in `cache`.
+    """
     sequences = [context + target[:-1] for context, target in rows]
     width = max(map(len, sequences))
     padding = [width - len(sequence) for sequence in sequences]
@@ -87,12 +108,11 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix_length: int) -> 
     logits_to_keep = max(len(target) for _, target in rows)
     if cache is None:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = model(
+        logits: torch.Tensor = model(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=logits_to_keep
         ).logits
-    else:
-        logits = BatchState(model, cache, mask).forward(ids, logits_to_keep)
-    return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
+        return logits
+    return BatchState(model, cache, mask).forward(ids, logits_to_keep)
 
 
 def _score_row(logits: torch.Tensor, target: list[int]) -> TargetScore:

@@ -31,6 +31,7 @@ from ft_pipeline.store.atomic_files import describe_write_error
 WORKERS = {
     "base_model": "ft_pipeline.models.base_model:run",
     "teacher_answers": "ft_pipeline.distillation.teacher:run",
+    "teacher_distributions": "ft_pipeline.evaluation.scoring.teacher_distributions:run",
     "training_data": "ft_pipeline.training.training_data:run",
     "adapter": "ft_pipeline.training.adapter:run",
     "merged_model": "ft_pipeline.training.merging.merge:run",

@@ -85,7 +85,8 @@ class CardFacts:
     has_erased_rows: bool = False
     """Whether rows that it was trained on have been erased since (`ft erase`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
-    """If distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
+    """If distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`. If a teacher's
+    distributions were: the same without host and weight, and `top_k`."""
     base_is_exported: bool = False
     """Whether an exported adapter's base model is in the folder, because it is not on the hub."""
     serving: Mapping[str, Any] = field(default_factory=dict)
@@ -255,6 +256,9 @@ def _teacher_paragraph(teacher: Mapping[str, Any]) -> list[str]:
     if not teacher:
         return []
     counts = f"{_number(teacher.get('kept'))} answers kept, {_number(teacher.get('set_aside'))} set aside"
+    if "top_k" in teacher:
+        tokens = f"the {_number(teacher['top_k'])} most likely tokens at each token of its answers"
+        return [f"Distributions of {_text(teacher.get('model'))}: {tokens}; {counts}."]
     terms = _text(teacher.get("terms")) or "not stated in project.yaml"
     weight = f" at weight {_number(teacher['weight'])}" if "weight" in teacher else ""
     host = f" at {_text(teacher['host'])}" if teacher.get("host") else ""
@@ -292,6 +296,7 @@ def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_tuning": technique == "prompt_tuning",
         "dpo": objective == "dpo",
         "grpo": objective == "grpo",
+        "distill": objective == "distill",
     }
     return {key: value for key, value in settings.items() if used.get(key, True)}
 

@@ -158,15 +158,18 @@ class Lineage:
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
 
     def teacher(self, terms: str) -> dict[str, Any]:
-        """Return the teacher's part in the training data of the last phase that has distilled rows; empty if none has.
+        """Return the teacher's part in the training data of the last phase that has distilled rows or a teacher's
+        distributions; empty if none has.
 
         A teacher that ran on this machine is named as a base model is, without the folder that it is in.
         """
         trained_on = [self.store.require(*adapter.inputs["training_data"]) for adapter in self.adapters()]
-        with_answers = [training_data for training_data in trained_on if "distilled" in training_data.inputs]
-        if not with_answers:
+        taught = [data for data in trained_on if {"distilled", "teacher_distributions"} & data.inputs.keys()]
+        if not taught:
             return {}
-        training_data = with_answers[-1]
+        training_data = taught[-1]
+        if "teacher_distributions" in training_data.inputs:
+            return self._teacher_of_distributions(training_data)
         distilled = self.store.require(*training_data.inputs["distilled"])
         answers = self.store.require(*distilled.inputs["teacher_answers"])
         local = self.store.require(*answers.inputs["base_model"]) if "base_model" in answers.inputs else None
@@ -177,4 +180,15 @@ class Lineage:
             "kept": distilled.summary["kept"],
             "set_aside": distilled.summary["set_aside"],
             "weight": training_data.spec["config"]["experiment"]["data"]["weights"]["distilled"],
+        }
+
+    def _teacher_of_distributions(self, training_data: Artifact) -> dict[str, Any]:
+        """Return the part of the teacher of `distill`. It runs on this machine, so no terms of a provider apply."""
+        distributions = self.store.require(*training_data.inputs["teacher_distributions"])
+        return {
+            "model": self.store.require(*distributions.inputs["base_model"]).summary["source"],
+            "terms": "",
+            "kept": distributions.summary["kept"],
+            "set_aside": distributions.summary["set_aside"],
+            "top_k": distributions.spec["config"]["distill"]["top_k"],
         }

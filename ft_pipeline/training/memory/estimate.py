@@ -65,6 +65,8 @@ class MemoryPlan:
     """Whether answers are generated between the steps, with a cache of keys and values."""
     keeps_start: bool = False
     """Whether a copy of the trained weights is kept as they were at the start."""
+    logit_copies: int = 1
+    """32-bit forms of a slice of logits at a time (ObjectiveSpec.logit_copies)."""
 
 
 def estimate_memory(
@@ -128,13 +130,13 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
     """Return the plan of an experiment, without the parts that depend on the device."""
     training, grpo = settings.training, settings.grpo
-    generates = settings.objective == "grpo"
+    objective, generates = OBJECTIVES[settings.objective], settings.objective == "grpo"
     longest = (longest_row or training.max_length) + (grpo.max_new_tokens if generates else 0)
     return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
         batch=training.per_device_train_batch_size,
-        sequences=grpo.num_generations if generates else OBJECTIVES[settings.objective].sequences_per_row,
+        sequences=grpo.num_generations if generates else objective.sequences_per_row,
         length=min(longest, training.max_length),
         generates=generates,
         keeps_start=generates and grpo.beta > 0,
@@ -143,6 +145,7 @@ def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> Memor
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
         virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
+        logit_copies=objective.logit_copies,
     )
 
 
@@ -279,7 +282,7 @@ def _workspace_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> f
 
     On a CPU the allocator also keeps the memory of the file's 16-bit matrices after they are packed.
     """
-    logits = _LOGIT_ROWS * shape.vocabulary * (value_bytes + 4)
+    logits = _LOGIT_ROWS * shape.vocabulary * (value_bytes + 4 * plan.logit_copies)
     if plan.technique == "full" and value_bytes < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
         return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
     if plan.technique != "qlora":

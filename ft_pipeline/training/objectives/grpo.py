@@ -59,7 +59,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     def make(items: slice) -> list[Row]:
         return _tokenize(tokenizer, kept.read(items.start, items.stop), settings.data.system_prompt)
 
-    return PreparedRows([RowSource(len(kept), make, checks.add)], checks.results, have_conversations=True)
+    return PreparedRows([RowSource(len(kept), make, checks.add)], checks.results, extra_columns=["conversation"])
 
 
 def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
@@ -84,7 +84,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
             find_dropped_turns(whole, [text]),
             (tuple(calls),) if (calls := whole[-1].get("tool_calls")) else (),
             row.get("tools"),
-            json.dumps({"messages": messages, "tools": row.get("tools")}, ensure_ascii=False),
+            {"conversation": json.dumps({"messages": messages, "tools": row.get("tools")}, ensure_ascii=False)},
         )
         for (row, messages), whole, text, tokens in zip(turns, prompted, texts, encode(tokenizer, texts), strict=True)
     ]

@@ -1,7 +1,7 @@
 """The objectives by name: the tables that each trains on, and where its code is. Importing this does not import torch,
 so that the graph can use it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
@@ -37,11 +37,15 @@ class ObjectiveSpec:
     """`module:class` of the trainer (TokenTrainer or a subclass)."""
     sequences_per_row: int = 1
     """Number of token sequences in a row."""
+    logit_copies: int = 1
+    """Number of 32-bit forms of a slice of logits that the loss needs at a time."""
+    chosen_tables: Callable[[ExperimentSettings], list[str]] = lambda settings: []
+    """Returns the tables that the experiment's settings name."""
 
     def tables(self, settings: ExperimentSettings) -> list[str]:
         """Return the tables that an experiment trains on in addition to conversations."""
         mixed = [table for weight, table in self.weighted_tables.items() if getattr(settings.data.weights, weight) > 0]
-        return [*([self.table] if self.table else []), *mixed]
+        return [*([self.table] if self.table else []), *mixed, *self.chosen_tables(settings)]
 
     def lineage_from(self, tables: Collection[str]) -> dict[str, list[Column]]:
         """Return the part of `lineage` that training data made from `tables` has."""
@@ -67,6 +71,14 @@ _TOKEN_TRAINER = "ft_pipeline.training.trainer.token_trainer:TokenTrainer"
 _SFT_COLUMNS = [("conversations", "messages"), ("distilled", "messages"), ("text", "text")]
 """The columns that sft may train on."""
 _PROMPT, _CHOSEN, _REJECTED = (("preferences", name) for name in ("prompt_messages", "chosen", "rejected"))
+
+_ASKED = [("unlabelled", "messages"), ("conversations", "messages")]
+"""The prompts that a teacher of `distill` may answer. Its answers depend on the examples in its prompt, too."""
+
+
+def _asked_tables(settings: ExperimentSettings) -> list[str]:
+    return [name for name in settings.distill.rows if name != "conversations"] if settings.distill else []
+
 
 OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
     "sft": ObjectiveSpec(
@@ -112,5 +124,17 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         },
         rows_path=f"{_PACKAGE}.grpo:prepare_rows",
         trainer_path=f"{_PACKAGE}.grpo:GroupTrainer",
+    ),
+    "distill": ObjectiveSpec(
+        table=None,
+        weighted_tables={},
+        lineage={
+            "id": [(table, "id") for table, _ in _ASKED],
+            **dict.fromkeys(("input_ids", "labels", "top_ids", "top_log_probabilities", "rest"), _ASKED),
+        },
+        rows_path=f"{_PACKAGE}.distill:prepare_rows",
+        trainer_path=f"{_PACKAGE}.distill:DistributionTrainer",
+        logit_copies=2,
+        chosen_tables=_asked_tables,
     ),
 }

@@ -69,5 +69,5 @@ class PreparedRows:
     """Rows near a held-out row: {file, row, code, copy_of}. (The audit adds those that are too long.)"""
     are_pairs: bool = False
     """Whether there are two sources: the preferred and the rejected answers of the same pairs, in the same order."""
-    have_conversations: bool = False
-    """Whether each row has the conversation that rewards compare with."""
+    extra_columns: Sequence[str] = ()
+    """Names of the columns in `Row.extra`."""

@@ -25,12 +25,13 @@ def split_or_leave_out(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Return (uint8: the split of each row, TRAIN, VALIDATION or LEFT_OUT; the rows left out as `train_test_overlap`).
 
-    table: the columns file, row and text, or file, row, prompt_messages, chosen and rejected. The hash of the text, or
+    table: the columns file, row and text; or file, row, prompt_messages, chosen and rejected; or file, row,
+    prompt_messages and answer. The hash of the text, or
     of the prompt as for conversations, decides the split, so that new rows do not move old ones. A row whose hash means
     "test" for conversations is trained on here, unless it shows a held-out row of the conversations.
     """
     splits, left_out = np.full(len(table), TRAIN, np.uint8), []
-    compare = _compare_texts if "text" in table.column_names else _compare_pairs
+    compare = next(function for column, function in _COMPARED_BY.items() if column in table.column_names)
     held_out = read_held_out(conversations)
     for begin in range(0, len(table), BATCH_ROWS):
         rows, part = table.slice(begin, BATCH_ROWS).to_pylist(), slice(begin, begin + BATCH_ROWS)
@@ -58,3 +59,16 @@ def _compare_pairs(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> tuple[K
         answered = [[*prompt, *plain(row[side])] for prompt, row in zip(prompts, rows, strict=True)]
         names = [name or found for name, found in zip(names, held_out.in_conversations(answered), strict=True)]
     return keys_of_messages(prompts), names
+
+
+def _compare_answers(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> tuple[Keys, list[str | None]]:
+    """Return the keys of the prompts of a teacher's answers, and the name of something held out that each shows."""
+    prompts = [plain(row["prompt_messages"]) for row in rows]
+    answered = [
+        [*prompt, {"role": "assistant", "content": row["answer"]}] for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    return keys_of_messages(prompts), held_out.in_conversations(answered)
+
+
+_COMPARED_BY = {"text": _compare_texts, "chosen": _compare_pairs, "answer": _compare_answers}
+"""A column that only one kind of table has → how its rows are compared with what is held out."""

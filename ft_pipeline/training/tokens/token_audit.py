@@ -1,8 +1,8 @@
 """The token audit: checks that every row must pass before training, and statistics of the rows."""
 
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +25,7 @@ class Row:
 
     id: str
     source: str
-    """`human`, `distilled`, `replay`, `preferred`, `rejected`, `prompt` or `text`."""
+    """`human`, `distilled`, `replay`, `preferred`, `rejected`, `prompt`, `text` or `teacher`."""
     split: str
     file: str
     row: int
@@ -37,8 +37,8 @@ class Row:
     """The calls of tools in each trained turn; empty if no trained turn has any."""
     tools: str | None = None
     """The declared tools as JSON text, if `calls` are known."""
-    conversation: str | None = None
-    """The conversation that rewards compare with, as JSON text: {messages, tools}."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the training data, by name (training_data.EXTRA_COLUMNS)."""
 
     @property
     def origin(self) -> str:

@@ -1,4 +1,4 @@
-"""Cross-entropy on the trained tokens only: no logits for other tokens, and no 32-bit copy of all logits.
+"""The loss on the trained tokens only: no logits for other tokens, and no 32-bit copy of all logits.
 
 With a vocabulary of 49,152 tokens, the logits of one 2,000-token batch take 200 MB in 16 bit and 400 MB in 32 bit. Most
 of them are for prompt tokens, which have no loss. Here the hidden states are gathered at the labels first, and the head
@@ -8,7 +8,7 @@ runs on those in slices. With a frozen head, the gradient is computed in the sam
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,13 +71,48 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return head_losses(model, *answer_states(model, batch))
 
 
+class Criterion(Protocol):
+    """What the loss of a token compares its log probabilities with."""
+
+    def losses(self, log_probabilities: Tensor, part: slice) -> Tensor:
+        """Return the losses [tokens] (nats) of some tokens. log_probabilities: [tokens, vocabulary], fp32."""
+        ...
+
+    def gradient(self, log_probabilities: Tensor, part: slice) -> Tensor:
+        """Return the gradient [tokens, vocabulary] of the losses with respect to the logits. `log_probabilities` may be
+        overwritten."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetTokens:
+    """The criterion of cross-entropy: one right token at each position."""
+
+    targets: Tensor
+    """[tokens]"""
+
+    def losses(self, log_probabilities: Tensor, part: slice) -> Tensor:
+        """Return minus the log probability of the right token."""
+        return -log_probabilities.gather(1, self.targets[part, None])[:, 0]
+
+    def gradient(self, log_probabilities: Tensor, part: slice) -> Tensor:
+        """Return softmax minus one-hot."""
+        gradient = log_probabilities.exp_()
+        return gradient.scatter_add_(1, self.targets[part, None], gradient.new_full((len(gradient), 1), -1.0))
+
+
 def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
+    return criterion_losses(model, hidden, TargetTokens(targets))
+
+
+def criterion_losses(model: Any, hidden: Tensor, criterion: Criterion) -> Tensor:
+    """Return the loss [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
     head = _head_with_gradients(model)
     if head.weight.requires_grad or not head.is_linear:
-        return _GeneralHeadLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
+        return _GeneralHeadLoss.apply(hidden, head.weight, head.bias, criterion, head, _product_dtype(hidden))
     module = model.get_output_embeddings()
-    return _FrozenHeadLoss.apply(hidden, head.weight, targets, module if isinstance(module, FrozenLinear) else None)
+    return _FrozenHeadLoss.apply(hidden, head.weight, criterion, module if isinstance(module, FrozenLinear) else None)
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -206,18 +241,18 @@ def _logit_transform(model: Any) -> tuple[float, float | None]:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross-entropy [tokens] of `hidden @ weightᵀ`, computed by the packed layer if there is one. The weight gets no
+    """The losses [tokens] of `hidden @ weightᵀ`, computed by the packed layer if there is one. The weight gets no
     gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, packed: FrozenLinear | None = None
+        ctx: Any, hidden: Tensor, weight: Tensor, criterion: Criterion, packed: FrozenLinear | None = None
     ) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(hidden):
             logits = packed.product(hidden[part]) if packed else hidden[part] @ weight.T
-            losses[part] = _cross_entropy(logits, targets[part], overwrite_with_gradient=gradient is not None)
+            losses[part] = _losses(logits, criterion, part.start, overwrite_with_gradient=gradient is not None)
             if gradient is not None:
                 gradient[part] = packed.input_gradient(logits) if packed else logits @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
@@ -230,7 +265,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 
 class _GeneralHeadLoss(torch.autograd.Function):
-    """Cross-entropy [tokens] of a head that is trained, has a bias, or transforms its logits. Products run in `dtype`.
+    """The losses [tokens] of a head that is trained, has a bias, or transforms its logits. Products run in `dtype`.
 
     The backward pass computes each slice of logits a second time. The gradients of weight and bias are summed over the
     slices in 32 bit, because a 16-bit sum of many slices loses the later ones.
@@ -242,22 +277,22 @@ class _GeneralHeadLoss(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
+        criterion: Criterion,
         head: Head,
         dtype: torch.dtype,
     ) -> Tensor:
         states, rounded = hidden.to(dtype), replace(head, weight=weight, bias=bias).to(dtype)
-        ctx.save_for_backward(states, rounded.weight, rounded.bias, targets)
-        ctx.head = head
+        ctx.save_for_backward(states, rounded.weight, rounded.bias)
+        ctx.head, ctx.criterion = head, criterion
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(states):
-            losses[part] = _cross_entropy(rounded.logits(states[part]), targets[part])
+            losses[part] = _losses(rounded.logits(states[part]), criterion, part.start)
         return losses
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, targets = ctx.saved_tensors
+        states, weight, bias = ctx.saved_tensors
         head = replace(ctx.head, weight=weight, bias=bias)
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         states_gradient = torch.empty_like(states) if needs_states else None
@@ -265,7 +300,8 @@ class _GeneralHeadLoss(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         for part in _slices(states):
             logits = head.logits(states[part])
-            logits_gradient = _logits_gradient(torch.log_softmax(logits, 1, dtype=torch.float32), targets[part])
+            log_probabilities = torch.log_softmax(logits, 1, dtype=torch.float32)
+            logits_gradient = ctx.criterion.gradient(log_probabilities, slice(part.start, part.start + len(logits)))
             logits_gradient *= outputs[0][part, None]
             products_gradient = head.gradient_of_products(logits_gradient, logits).to(states.dtype)
             if states_gradient is not None:
@@ -282,8 +318,8 @@ def _slices(rows: Tensor, size: int = _SLICE_ROWS) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, len(rows), size))
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, *, overwrite_with_gradient: bool = False) -> Tensor:
-    """Return the loss of each row [rows] (nats, fp32) from its logits [rows, vocabulary].
+def _losses(logits: Tensor, criterion: Criterion, begin: int, *, overwrite_with_gradient: bool = False) -> Tensor:
+    """Return the loss of each row [rows] (nats, fp32) from its logits [rows, vocabulary]. begin: number of the first.
 
     overwrite_with_gradient: replace the logits by the gradient of the losses with respect to them. A few rows are
     processed at a time, so that their 32-bit form stays in a CPU's cache.
@@ -291,14 +327,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor, *, overwrite_with_gradient: 
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     for part in _slices(logits, _CPU_SLICE_ROWS if logits.device.type == "cpu" else _SLICE_ROWS):
         log_probabilities = torch.log_softmax(logits[part], 1, dtype=torch.float32)
-        losses[part] = -log_probabilities.gather(1, targets[part, None])[:, 0]
+        rows = slice(begin + part.start, begin + part.start + len(log_probabilities))
+        losses[part] = criterion.losses(log_probabilities, rows)
         if overwrite_with_gradient:
-            logits[part] = _logits_gradient(log_probabilities, targets[part])
+            logits[part] = criterion.gradient(log_probabilities, rows)
     return losses
-
-
-def _logits_gradient(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return the gradient of the losses with respect to the logits: softmax minus one-hot. `log_probabilities` is
-    overwritten."""
-    gradient = log_probabilities.exp_()
-    return gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(gradient), 1), -1.0))

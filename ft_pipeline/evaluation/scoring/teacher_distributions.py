@@ -1,0 +1,259 @@
+"""The worker for `teacher_distributions`: a teacher on this machine answers prompts, and its token distributions at
+each token of its answers are kept: the most likely tokens, and the probability of all others.
+
+With the experiment's own base model under a prompt variant as teacher, this is context distillation (Snell et al. 2022,
+arXiv 2209.15189).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.distillation.answer_table import read_prompts
+from ft_pipeline.distillation.local_teacher import answer_key, generate_missing
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.scoring.likelihood import Pair, read_targets
+from ft_pipeline.evaluation.scoring.prompt_sources import read_prompt
+from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import Message, prompt_and_target, with_prompt
+from ft_pipeline.models.cpu.fast_linear import speed_up_products
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.settings.distill import DistillSettings
+from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TOOLS, read_columns
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.raw_text import raw_json
+from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode
+from ft_pipeline.training.trainer.distribution_loss import top_tokens
+
+FILE_NAME, SET_ASIDE = "rows.parquet", "set_aside.parquet"
+_CHUNK_ROWS = 512
+"""Answers whose distributions are in memory at a time."""
+_FLOATS = pa.list_(pa.float32())
+_ORIGIN = [("id", pa.string()), ("sample", pa.int16()), ("table", pa.string()), ("file", pa.string())]
+_ROWS = pa.schema(
+    [
+        *_ORIGIN,
+        ("row", pa.int64()),
+        ("split", pa.string()),
+        ("prompt_messages", MESSAGES),
+        ("tools", TOOLS.arrow_type),
+        ("answer", pa.string()),
+        ("target_ids", pa.list_(pa.int32())),
+        ("top_ids", pa.list_(pa.int32())),
+        ("top_log_probabilities", _FLOATS),
+        ("rest", _FLOATS),
+    ]
+)
+"""split: that of a conversation; null for an unlabelled prompt, which its hash decides. target_ids: the tokens of the
+answer, with the stop token. top_ids, top_log_probabilities: k values for each of them, one token after the other.
+rest: the probability of all other tokens, one value for each of them."""
+_ASIDE = pa.schema(
+    [*_ORIGIN, ("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())]
+)
+_CODES = {
+    "length": ("answer_cut_off", "no end within max_new_tokens"),
+    "context": ("teacher_failed", "prompt and answer do not fit the context of the teacher"),
+    "failed": ("teacher_failed", "the answer calls a tool"),
+}
+"""finish_reason → code and message of an answer that is set aside."""
+
+
+@dataclass(frozen=True)
+class _VariantPrompt(TeacherPrompt):
+    """The teacher's sampling, and a prompt variant before each question."""
+
+    prompt: Prompt = field(default_factory=Prompt)
+
+    def full_prompt(self, messages: Sequence[Message]) -> list[Message]:
+        return self.prompt.prepend_to(plain(messages))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Let the teacher answer the prompts, and write its distributions to rows.parquet. Answers that cannot train are
+    listed in set_aside.parquet with their reason.
+
+    Inputs: base_model (the teacher's), conversations, unlabelled if it is asked for, text if the variant has passages,
+    and student, the base model of the experiment if it is not the teacher. Config: distill (DistillSettings), variant
+    (PromptVariant), system_prompt (the student's), seed (of the variant's examples).
+    UserError if the teacher has another vocabulary than the student. Summary: prompts, answers, kept, set_aside,
+    reasons, tokens, rest (the mean probability of tokens that are not stored), resumed.
+    """
+    settings = DistillSettings.model_validate(job.config["distill"])
+    teacher_tokenizer = load_tokenizer(job.inputs["base_model"])
+    student_tokenizer = load_tokenizer(job.inputs["student"]) if "student" in job.inputs else teacher_tokenizer
+    require_same_vocabulary(teacher_tokenizer, student_tokenizer)
+    prompt = read_prompt(job.inputs, job.config["variant"], job.config["seed"])
+    rows = list(_prompts(job, settings))
+    if not rows:
+        raise UserError(f"There are no prompts in {' and '.join(settings.rows)}. Add some, or change distill.rows.")
+    answers, resumed = generate_missing(job, rows, _VariantPrompt(_sampling(settings), [], prompt))
+    renderer = _Renderer(teacher_tokenizer, student_tokenizer, prompt, job.config["system_prompt"])
+    kept, aside = _sort_out(rows, answers, settings.answers_per_prompt, renderer)
+    tokens, rest = _write_distributions(job, settings, kept, renderer)
+    pq.write_table(pa.Table.from_pylist(aside, schema=_ASIDE), job.out / SET_ASIDE, compression="zstd")
+    summary = {
+        "prompts": len(rows),
+        "answers": len(rows) * settings.answers_per_prompt,
+        "kept": len(kept),
+        "set_aside": len(aside),
+        "reasons": dict(Counter(row["code"] for row in aside)),
+        "tokens": tokens,
+        "rest": rest / max(tokens, 1),
+        "resumed": resumed,
+    }
+    job.report.log(_describe(summary, settings.top_k))
+    return summary
+
+
+def _describe(summary: Mapping[str, Any], k: int) -> str:
+    """Return the line that is logged at the end."""
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(summary["reasons"].items()))
+    aside = f" ({reasons})" if reasons else ""
+    return (
+        f"{summary['kept']} of {summary['answers']} answers kept, {summary['set_aside']} set aside{aside}; "
+        f"{summary['rest']:.1%} of the probability is not in the {k} tokens that are stored"
+    )
+
+
+def require_same_vocabulary(teacher: Any, student: Any) -> None:
+    """Raise UserError if two tokenizers do not give the same number to the same token."""
+    theirs, ours = teacher.get_vocab(), student.get_vocab()
+    if theirs != ours:
+        differing = len(theirs.items() ^ ours.items())
+        raise UserError(
+            f"The teacher's vocabulary ({len(theirs):,} tokens) differs from that of the base model ({len(ours):,}) in "
+            f"{differing:,} entries. Choose a teacher of the same family, or train on its answers (data.weights)."
+        )
+
+
+def _sampling(settings: DistillSettings) -> TeacherSettings:
+    keys = ("temperature", "max_new_tokens", "answers_per_prompt", "batch_size", "seed")
+    return TeacherSettings(few_shot=0, **{key: getattr(settings, key) for key in keys})
+
+
+def _prompts(job: Job, settings: DistillSettings) -> Iterator[dict[str, Any]]:
+    """Yield the prompts, each with its origin. Of a conversation, the turns before its last answer are the prompt."""
+    if "unlabelled" in settings.rows:
+        for row in read_prompts(job.inputs["unlabelled"]):
+            yield {**row, "table": "unlabelled", "split": None}
+    if "conversations" in settings.rows:
+        columns = ["id", "split", "table", "file", "row", "messages", "tools"]
+        for row in read_columns(job.inputs["conversations"] / "rows.parquet", columns).to_pylist():
+            last = max(index for index, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
+            if last and row["split"] != "test":
+                yield {**row, "messages": row["messages"][:last]}
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    """Renders an answer as the teacher reads it and as the student learns it."""
+
+    teacher_tokenizer: Any
+    student_tokenizer: Any
+    prompt: Prompt
+    system_prompt: str | None
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """The number of tokens. A model may have more logits, which no tokenizer uses."""
+        return max(self.student_tokenizer.get_vocab().values()) + 1
+
+    def pair(self, row: Mapping[str, Any]) -> Pair | None:
+        """Return the teacher's context and the tokens of the answer; None if the student would learn other tokens.
+
+        row: prompt_messages, tools and answer.
+        """
+        messages = [*plain(row["prompt_messages"]), {"role": "assistant", "content": row["answer"]}]
+        tools = row["tools"]
+        context, target = _tokens(self.teacher_tokenizer, self.prompt.prepend_to(messages), tools)
+        _, learned = _tokens(self.student_tokenizer, with_prompt(messages, self.system_prompt, []), tools)
+        return (context, target) if target == learned else None
+
+
+def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> Pair:
+    """Return the tokens of a conversation before its last answer, and those of this answer with its stop token."""
+    context, target = prompt_and_target(tokenizer, messages, tools)
+    rendered = Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False)
+    (encoded,) = encode(tokenizer, [rendered])
+    answer = [label for label in encoded.labels if label != MASKED]
+    return encoded.input_ids[: len(encoded.input_ids) - len(answer)], answer
+
+
+def _sort_out(
+    rows: Sequence[dict[str, Any]], answers: Mapping[str, dict[str, Any]], samples: int, renderer: _Renderer
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the answers that can train, and those that cannot, with their reason."""
+    kept, aside = [], []
+    for row in rows:
+        for sample in range(samples):
+            answer = answers[answer_key(row["id"], sample)]
+            origin = {"sample": sample, **{name: row[name] for name in ("id", "table", "file", "row")}}
+            learned = {"prompt_messages": row["messages"], "tools": row.get("tools"), "answer": answer["answer"]}
+            if fault := _fault_of(learned, answer["finish_reason"], renderer):
+                raw = raw_json([*row["messages"], {"role": "assistant", "content": answer["answer"]}])
+                aside.append({**origin, "code": fault[0], "message": fault[1], "raw": raw})
+            else:
+                kept.append({**origin, "split": row["split"], **learned})
+    return kept, aside
+
+
+def _fault_of(row: Mapping[str, Any], finish_reason: str, renderer: _Renderer) -> tuple[str, str] | None:
+    """Return why an answer cannot train: code and message; None if it can."""
+    if finish_reason in _CODES:
+        return _CODES[finish_reason]
+    if not row["answer"].strip():
+        return "empty_output", "the answer is empty"
+    try:
+        if renderer.pair(row) is None:
+            return "tokens_differ", "teacher and student have other tokens for this answer"
+    except UserError as error:
+        return "teacher_failed", str(error)
+    return None
+
+
+def _write_distributions(
+    job: Job, settings: DistillSettings, kept: Sequence[dict[str, Any]], renderer: _Renderer
+) -> tuple[int, float]:
+    """Write rows.parquet. Return the number of tokens, and the sum of the probabilities that are not stored."""
+    tokens, rest = 0, 0.0
+    with pq.ParquetWriter(job.out / FILE_NAME, _ROWS, compression="zstd") as writer:
+        model = load_model(job.inputs["base_model"], job.device) if kept else None
+        if model is not None:
+            speed_up_products(model, trains=False)
+        for begin in range(0, len(kept), _CHUNK_ROWS):
+            chunk = kept[begin : begin + _CHUNK_ROWS]
+            pairs = [pair for pair in map(renderer.pair, chunk) if pair is not None]
+            distributions = read_targets(
+                model,
+                pairs,
+                lambda logits, _: distribution_columns(logits[:, : renderer.vocabulary], settings.top_k),
+                batch_size=settings.batch_size,
+            )
+            rows = [
+                {**row, "target_ids": pair[1], **columns}
+                for row, pair, columns in zip(chunk, pairs, distributions, strict=True)
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=_ROWS))
+            tokens += sum(len(row["target_ids"]) for row in rows)
+            rest += sum(float(row["rest"].sum()) for row in rows)
+            job.report.progress(begin + len(chunk), len(kept))
+    return tokens, rest
+
+
+def distribution_columns(logits: Any, k: int) -> dict[str, np.ndarray]:
+    """Return the columns of rows.parquet for the logits [tokens, vocabulary] at an answer's tokens."""
+    top = top_tokens(logits, k)
+    return {
+        "top_ids": top.ids.cpu().numpy().astype(np.int32).ravel(),
+        "top_log_probabilities": top.log_probabilities.cpu().numpy().ravel(),
+        "rest": top.rest.cpu().numpy(),
+    }

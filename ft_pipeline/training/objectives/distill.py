@@ -1,0 +1,150 @@
+"""Distillation of token distributions: a student learns what a teacher holds likely at each token of an answer, instead
+of the answer alone.
+
+loss = D(teacher, student) at each token of the teacher's answer, after the student's own prompt. The teacher read
+another prompt before the same answer, so both are aligned by the position in the answer (trainer/distribution_loss.py).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import prompt_and_target, with_prompt
+from ft_pipeline.models.compute_dtype import compute_autocast
+from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.formats.arrow_schema import read_columns
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.splits import SPLITS, TRAIN, VALIDATION
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
+from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
+from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
+from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.data_parallel import Ranks
+from ft_pipeline.training.trainer.distribution_loss import Divergence, TopTokens, distribution_losses
+from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
+
+DISTRIBUTION = ("top_ids", "top_log_probabilities", "rest")
+"""Columns of the training data with the teacher's distributions."""
+_COLUMNS = ["id", "table", "split", "file", "row", "prompt_messages", "tools", "answer", "target_ids", *DISTRIBUTION]
+
+
+def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
+    """Return the teacher's answers with its distributions. UserError if a split has no answer.
+
+    The hash of an unlabelled prompt decides whether it is held out for validation, as for conversations. An answer near
+    a held-out row of the input conversations is left out.
+    """
+    answers, splits, left_out = _split(job)
+    for name, split in (("training", TRAIN), ("validation", VALIDATION)):
+        if not (splits == split).any():
+            raise UserError(
+                f"No {name} answers: the teacher has {len(answers)} usable ones, {len(left_out)} of them near a "
+                "held-out row. Add prompts to data/raw/unlabelled, or change the shares in project.yaml."
+            )
+    names = [np.array(SPLITS)[np.minimum(splits, VALIDATION)]]
+    answers = answers.set_column(answers.schema.get_field_index("split"), "split", names)
+    kept = TableRows(answers, np.flatnonzero(splits != LEFT_OUT))
+    checks = AnswerChecks(tokenizer)
+    source = RowSource(
+        len(kept), lambda items: _tokenize(tokenizer, kept.read(items.start, items.stop), settings), checks.add
+    )
+    return PreparedRows([source], checks.results, left_out, extra_columns=DISTRIBUTION)
+
+
+def _split(job: Job) -> tuple[pa.Table, np.ndarray, list[dict[str, Any]]]:
+    """Return the answers, the split of each (TRAIN, VALIDATION or LEFT_OUT), and those left out.
+
+    The prompt of a conversation has the split of the conversation.
+    """
+    answers = read_columns(job.inputs["teacher_distributions"] / "rows.parquet", _COLUMNS)
+    shares = DataSettings.model_validate(job.config["data"])
+    unlabelled, conversations = (answers.filter(known(answers["split"])) for known in (pc.is_null, pc.is_valid))
+    splits, left_out = split_or_leave_out(job.inputs["conversations"], unlabelled, shares)
+    known_splits = np.array([SPLITS.index(split) for split in conversations["split"].to_pylist()], dtype=splits.dtype)
+    return pa.concat_tables([unlabelled, conversations]), np.concatenate([splits, known_splits]), left_out
+
+
+def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: ExperimentSettings) -> list[Row]:
+    """Return a row for each answer, after the prompt that the student is served with."""
+    texts = []
+    for answer in answers:
+        messages = [*plain(answer["prompt_messages"]), {"role": "assistant", "content": answer["answer"]}]
+        conversation = with_prompt(messages, settings.data.system_prompt, [])
+        context, target = prompt_and_target(tokenizer, conversation, answer["tools"])
+        texts.append(Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False))
+    rows = [
+        Row(
+            answer["id"],
+            "teacher",
+            answer["split"],
+            answer["file"],
+            answer["row"],
+            text,
+            tokens,
+            extra={name: answer[name] for name in DISTRIBUTION},
+        )
+        for answer, text, tokens in zip(answers, texts, encode(tokenizer, texts), strict=True)
+    ]
+    for row, answer in zip(rows, answers, strict=True):
+        if row.trained != answer["target_ids"]:
+            raise ValueError(f"{row.origin}: the tokens of the answer are not those that the teacher read")
+    return rows
+
+
+def collate_distributions(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
+    """Return batches.collate of the rows, and the teacher's distributions [trained tokens, k], row after row."""
+    rest = torch.from_numpy(np.concatenate([np.asarray(row["rest"], np.float32) for row in rows]))
+    ids, log_probabilities = (
+        torch.from_numpy(np.concatenate([np.asarray(row[name], dtype) for row in rows])).reshape(len(rest), -1)
+        for name, dtype in (("top_ids", np.int64), ("top_log_probabilities", np.float32))
+    )
+    return {
+        **collate(rows, pad_token_id),
+        "top_ids": ids,
+        "top_log_probabilities": log_probabilities,
+        "rest": rest,
+    }
+
+
+class DistributionTrainer(TokenTrainer):
+    """TokenTrainer on the teacher's distributions. Losses are divergences in nats per token."""
+
+    collate = staticmethod(collate_distributions)
+
+    def __init__(self, *args: Any, divergence: Divergence) -> None:
+        self._divergence = divergence
+        super().__init__(*args)
+
+    @classmethod
+    def for_experiment(
+        cls,
+        settings: ExperimentSettings,
+        model: Any,
+        tokenizer: Any,
+        train: Rows,
+        validation: Rows,
+        arguments: TrainingArguments,
+        ranks: Ranks,
+    ) -> "DistributionTrainer":
+        """Return the trainer of one experiment."""
+        assert settings.distill is not None
+        divergence = Divergence(settings.distill.divergence, settings.distill.jsd_beta)
+        return cls(model, tokenizer, train, validation, arguments, ranks, divergence=divergence)
+
+    def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """Return the summed divergence over the trained tokens of a batch, and their number."""
+        teacher = TopTokens(batch["top_ids"], batch["top_log_probabilities"], batch["rest"])
+        with compute_autocast(model), collect_balance_losses(model) as balance_losses:
+            losses = distribution_losses(model, batch, teacher, self._divergence)
+        return losses.sum() + len(losses) * sum(balance_losses), len(losses)
