@@ -22,12 +22,15 @@ demo: setup
 ui: setup
 	$(BIN)/ft ui
 
+# Two to four processes, each with one thread.
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	$(PYTEST)
 
 # Also what takes minutes each: faults over whole runs, a file that becomes a champion by itself, PostgreSQL.
 test-all: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "long or not long"
+	$(PYTEST) -m "long or not long"
 
 lint: setup
 	$(BIN)/ruff check .

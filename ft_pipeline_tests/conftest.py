@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from ft_pipeline_tests.gguf_files import Converted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test connects to the Hugging Face Hub
-os.environ["FT_KEYS"] = tempfile.mkdtemp(prefix="ft-keys-")  # no test writes keys to the home of the user
-atexit.register(shutil.rmtree, os.environ["FT_KEYS"], ignore_errors=True)
+for name in ("FT_KEYS", "FT_LEASE_DIR"):
+    # No test writes keys to the home of the user. Tests that run in parallel do not wait for each other's device.
+    os.environ[name] = tempfile.mkdtemp(prefix="ft-tests-")
+    atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
 
 
 def _load_definitions() -> None:
