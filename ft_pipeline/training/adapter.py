@@ -19,7 +19,14 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
+from ft_pipeline.training.techniques import (
+    count_parameters,
+    load_weights,
+    new_model,
+    new_sharded_model,
+    save_adapter,
+    save_full,
+)
 from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
@@ -57,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
     require_memory(settings, job, rows["train"])
     started = time.monotonic()
     with _as_user_errors(settings), join_ranks(job.rank, job.device) as ranks:
-        model = _load_model(job, settings, rows)
+        model = _load_model(job, settings, rows, ranks)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
         job.report.log(_describe_start(settings, counts, ranks))
@@ -83,12 +90,16 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]]) -> Any:
+def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]], ranks: Ranks) -> Any:
     """Return the model ready to train. UserError if the trainer does not support it."""
-    model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
-    require_causal(model)
+    base, start = job.inputs["base_model"], job.inputs.get("start")
+    if ranks.sharded:
+        model = new_sharded_model(base, settings, job.device, ranks, start)
+    else:
+        model = new_model(base, settings, job.device, start)
+    ranks.run(require_causal, model)
     require_room_for_prompt(model, rows)
-    speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+    speed_up(model, settings.training, job.device, ranks)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,39 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exact_magnitudes
 from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.compute_dtype import storage_dtype
+from ft_pipeline.models.lazy_weights import LazyWeights
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
 from ft_pipeline.training.lora_targets import require_mergeable, resolve_targets
+from ft_pipeline.training.trainer.data_parallel import Ranks
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The files of a PEFT folder."""
+LoadModel = Callable[..., Any]
+"""load.load_model, or LazyWeights.load_model."""
 
 
-def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None = None) -> Any:
+def new_sharded_model(
+    base: Path, settings: ExperimentSettings, device: str, ranks: Ranks, start: Path | None = None
+) -> Any:
+    """Return new_model with its weights sharded among the ranks (FSDP2). A rank never holds more than its shards and
+    one layer, or its shards and what is outside the layers (embeddings, head)."""
+    weights = LazyWeights()
+    model = new_model(base, settings, device, start, weights.load_model)
+
+    def fill(module: Any) -> None:
+        weights.fill(module)
+        if start is None:
+            set_exact_magnitudes(module)
+
+    ranks.shard(model, fill)
+    return model
+
+
+def new_model(
+    base: Path, settings: ExperimentSettings, device: str, start: Path | None = None, load: LoadModel = load_model
+) -> Any:
     """Return the base model, seeded and ready to train.
 
     `full` trains all of it in fp32 (in bf16 with `pure_bf16`). Other techniques freeze it under an adapter: a new one,
@@ -40,23 +64,23 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     if settings.technique == "full":
         set_seed(settings.training.seed)
         dtype = torch.bfloat16 if settings.training.pure_bf16 else torch.float32
-        return _load_base(base, device, settings, dtype=dtype).requires_grad_(True)
+        return _load_base(load, base, device, settings, dtype=dtype).requires_grad_(True)
     if settings.technique == "prompt_tuning":
         set_seed(settings.training.seed)
-        model = get_peft_model(_load_base(base, device, settings), prompt_config(settings.prompt_tuning, base))
+        model = get_peft_model(_load_base(load, base, device, settings), prompt_config(settings.prompt_tuning, base))
         keep_adapter_in_32_bit(model)
         return model
-    return _new_lora_model(base, settings, device, start)
+    return _new_lora_model(load, base, settings, device, start)
 
 
-def _new_lora_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None) -> Any:
+def _new_lora_model(load: LoadModel, base: Path, settings: ExperimentSettings, device: str, start: Path | None) -> Any:
     """Return the base model, in 4 bit for qlora, under LoRA matrices.
 
     PEFT's k-bit preparation is omitted on purpose: it widens embeddings and head to fp32, which costs memory and most
     of the speed of a small model. PEFT freezes the base by itself.
     """
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
-    model = _load_base(base, device, settings, quantization=quantization)
+    model = _load_base(load, base, device, settings, quantization=quantization)
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
     config = lora_config(settings.lora, resolve_targets(model, settings.lora.target_modules))
@@ -73,11 +97,11 @@ def _new_lora_model(base: Path, settings: ExperimentSettings, device: str, start
     return model
 
 
-def _load_base(base: Path, device: str, settings: ExperimentSettings, **options: Any) -> Any:
+def _load_base(load: LoadModel, base: Path, device: str, settings: ExperimentSettings, **options: Any) -> Any:
     """Load the base model with the attention that the settings name. UserError if the model does not support it."""
     name = settings.training.attn_implementation
     try:
-        return load_model(base, device, attention=name, **options)
+        return load(base, device, attention=name, **options)
     except (ImportError, ValueError) as error:
         if name is None:
             raise

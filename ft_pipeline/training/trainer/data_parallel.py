@@ -24,8 +24,7 @@ from ft_pipeline.models.model_structure import decoder_layers
 RANK_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
 Item = TypeVar("Item")
-LossFunction = Callable[[Any, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""(model, batch) → (summed loss, number of summed items, and perhaps more sums), all scalars."""
+Result = TypeVar("Result")
 
 
 class Ranks:
@@ -36,6 +35,7 @@ class Ranks:
         self.number, self.count, self.sharded = rank.number, rank.count, rank.sharded
         self._reshard = rank.reshard
         self._device = torch.device(device)
+        self._sharded_module: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -77,20 +77,28 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def shard(self, model: Any) -> None:
-        """Under FSDP2, shard the weights of each layer among the ranks. `wrap` shards the rest."""
-        if not self.sharded:
-            return
+    def shard(self, model: Any, fill: Callable[[Any], None]) -> None:
+        """Shard the weights of `model` among the ranks (FSDP2), one layer after the other. `fill` is called before a
+        module is sharded, and reads its weights."""
         for layer in decoder_layers(model):
+            fill(layer)
             fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
+        fill(model)
+        self._sharded_module = fully_shard(_RankModule(model), mesh=self._mesh())
 
-    def wrap(self, model: Any, loss: LossFunction) -> nn.Module:
-        """Return a module whose forward pass is `loss`, so that the hooks of DDP and FSDP2 run."""
-        module: nn.Module = _LossModule(model, loss)
-        if self.sharded:
-            fully_shard(module, mesh=self._mesh())
-            return module
-        return DistributedDataParallel(module)
+    def run(self, function: Callable[..., Result], model: Any, *arguments: Any) -> Result:
+        """Return function(model, *arguments), which may run the model, without gradients. Sharded weights are gathered
+        as the model needs them, so all ranks must run it equally often."""
+        if self._sharded_module is None:
+            return function(model, *arguments)
+        result: Result = self._sharded_module(function, *arguments)
+        self._sharded_module.reshard()  # else the weights outside the layers stay gathered until a backward pass
+        return result
+
+    def wrap(self, model: Any) -> Any:
+        """Return a module that is called with a function of the model and its further arguments, so that the hooks of
+        DDP and FSDP2 run."""
+        return self._sharded_module or DistributedDataParallel(_RankModule(model))
 
     def gather_tensors(self, value: Any) -> Any:
         """Return `value` with full tensors on every rank. Mappings, lists and plain values keep their types."""
@@ -116,16 +124,15 @@ class Ranks:
         return init_device_mesh(self._device.type, (self.count,))
 
 
-class _LossModule(nn.Module):
-    """A model whose forward pass is its loss."""
+class _RankModule(nn.Module):
+    """A model whose forward pass is a function of it."""
 
-    def __init__(self, model: Any, loss: LossFunction) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._loss = loss
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self._loss(self.model, batch)
+    def forward(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return function(self.model, *arguments)
 
 
 def _shard_like(parameter: Tensor, value: Any) -> Any:

@@ -106,7 +106,8 @@ class TokenTrainer(Trainer):
     ) -> Tensor:
         """Return the summed loss divided by the items of the optimizer step, times the number of ranks, because
         gradients are averaged over them."""
-        total, count, *_ = model(inputs) if self.ranks.are_several else self.summed_loss(model, inputs)
+        several = self.ranks.are_several
+        total, count, *_ = model(self._rank_loss, inputs) if several else self.summed_loss(model, inputs)
         return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
@@ -170,7 +171,7 @@ class TokenTrainer(Trainer):
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return `summed_loss` of the current model, whether its weights are sharded or not."""
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
-        return self._rank_module(batch) if self.ranks.sharded else self.summed_loss(self.model, batch)
+        return self.ranks.run(self.summed_loss, self.model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, with speed and memory added before any tracker reads them. UserError if a loss is not finite;
@@ -207,13 +208,15 @@ class TokenTrainer(Trainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Create the optimizer after sharding the weights among ranks. For bf16 weights it rounds stochastically."""
-        self.ranks.shard(self.model)
+        """Create the optimizer. For bf16 weights it rounds stochastically."""
         if self.ranks.are_several:
-            self._rank_module = self.ranks.wrap(self.model, self._rank_loss)
+            self._rank_module = self.ranks.wrap(self.model)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         self.optimizer_cls_and_kwargs = rounding_optimizer(self.model, optimizer_class, options, self.args.seed)
         return super().create_optimizer(model)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """Do nothing: the model is on its device. Moving it would replace weights that are sharded."""
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """Return the module of the ranks if there are several. accelerate wraps only `self.model`, so it leaves this
