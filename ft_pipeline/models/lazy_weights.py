@@ -41,7 +41,7 @@ class LazyWeights:
         dtype = dtype or compute_dtype(device)
         files = _weight_files(folder)
         model = _without_weights(folder, files, dtype, attention)
-        names = {name: parameter for name, parameter in model.named_parameters()}
+        names = dict(model.named_parameters())
         if names.keys() != files.keys():
             return load_model(folder, "cpu", dtype=dtype, attention=attention)
         self._unread = {parameter: (files[name], name) for name, parameter in names.items()}

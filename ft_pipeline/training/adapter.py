@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
-from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, storage_dtype
+from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
@@ -193,7 +193,8 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
     best = checkpoint_folder(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
-        model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model
+        sharded = trainer.ranks.sharded
+        model = load_model(base, "cpu", dtype=storage_dtype(base)) if sharded else trainer.model
         load_weights(model, best)
         save_full(model, job.out, base)
     else:

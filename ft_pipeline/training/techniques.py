@@ -13,9 +13,10 @@ from peft import (
     PromptTuningConfig,
     PromptTuningInit,
     get_peft_model,
+    get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 from transformers import set_seed
 
 from ft_pipeline.errors import UserError, first_line
@@ -27,10 +28,14 @@ from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
 from ft_pipeline.training.lora_targets import require_mergeable, resolve_targets
+from ft_pipeline.training.trainer.checkpoint_state import open_tree, save_tree
 from ft_pipeline.training.trainer.data_parallel import Ranks
+from ft_pipeline.training.trainer.stored_tensors import StoredTensor, load_into, tensor_names
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The files of a PEFT folder."""
+SHARDED_WEIGHTS = "weights"
+"""Part of a checkpoint: the weights of a fully trained model that ranks share (checkpoint_state.save_tree)."""
 LoadModel = Callable[..., Any]
 """load.load_model, or LazyWeights.load_model."""
 
@@ -146,15 +151,42 @@ def count_parameters(model: Any) -> dict[str, Any]:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Load the trained weights of a checkpoint into `model`."""
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+    """Load the trained weights of a checkpoint into `model`, whose weights may be sharded. Those of the checkpoint may
+    be sharded too, among any number of ranks."""
+    stored = _stored_weights(model, folder)
+    if not isinstance(model, PeftModel):
+        for name, weight in model.named_parameters():
+            load_into(weight, stored[name])
+    elif any(isinstance(weight, DTensor) for weight in model.parameters()):
+        for name, weight in get_peft_model_state_dict(model).items():
+            load_into(weight, stored[name])
+    else:
+        set_peft_model_state_dict(model, {name: tensor.read() for name, tensor in stored.items()})
+
+
+def _stored_weights(model: Any, folder: Path) -> dict[str, StoredTensor]:
+    """Return the trained weights of a checkpoint by name."""
+    if (folder / f"{SHARDED_WEIGHTS}.json").is_file():
+        weights: dict[str, StoredTensor] = open_tree(folder, SHARDED_WEIGHTS)
+        return weights
+    paths = [folder / ADAPTER_WEIGHTS] if isinstance(model, PeftModel) else sorted(folder.glob("model*.safetensors"))
+    return {name: StoredTensor([path], name) for path in paths for name in tensor_names(path)}
+
+
+def save_sharded_weights(model: Any, folder: Path, ranks: Ranks) -> None:
+    """Write the trained weights of a sharded model to a checkpoint. All ranks call this.
+
+    An adapter, which is small, is gathered on every rank and written as PEFT writes it. Of a fully trained model, each
+    rank writes its rows.
+    """
+    if not isinstance(model, PeftModel):
+        save_tree(folder, SHARDED_WEIGHTS, dict(model.named_parameters()), ranks.number)
         return
-    for part in sorted(folder.glob("model*.safetensors")):
-        unexpected_keys = model.load_state_dict(load_file(part), strict=False).unexpected_keys
-        if unexpected_keys:
-            raise ValueError(f"{part.name} contains {unexpected_keys[0]}, which the model does not have")
-    model.tie_weights()
+    state = model.state_dict()
+    adapter = {id(weight) for weight in get_peft_model_state_dict(model, state_dict=state).values()}
+    trained = {name: ranks.gather_tensors(weight) for name, weight in state.items() if id(weight) in adapter}
+    if ranks.is_first:
+        model.save_pretrained(folder, state_dict=trained)
 
 
 def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:

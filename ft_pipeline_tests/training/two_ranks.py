@@ -60,7 +60,11 @@ def _run(folder: Path) -> None:
             rank=replace(rank, meeting=folder / f"{name}.meeting"),
         )
         summary = adapter.run(job)
-        report = {"summary": summary, "lines": listener.lines, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+        report = {
+            "summary": summary,
+            "lines": listener.lines,
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
         (folder / f"{name}-{rank.number}.json").write_text(json.dumps(report))
 
 

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
 from ft_pipeline.models.model_structure import decoder_layers
+from ft_pipeline.training.trainer.stored_tensors import StoredTensor, own_rows
 
 RANK_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
@@ -110,15 +111,6 @@ class Ranks:
             return type(value)(self.gather_tensors(item) for item in value)
         return value
 
-    def shard_optimizer_state(self, state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the full state of an optimizer with each tensor sharded like its parameter."""
-        return state | {
-            "state": {
-                index: {key: _shard_like(parameters[int(index)], value) for key, value in values.items()}
-                for index, values in state["state"].items()
-            }
-        }
-
     def _mesh(self) -> Any:
         """Return the device mesh of all ranks."""
         return init_device_mesh(self._device.type, (self.count,))
@@ -135,11 +127,27 @@ class _RankModule(nn.Module):
         return function(self.model, *arguments)
 
 
-def _shard_like(parameter: Tensor, value: Any) -> Any:
-    """Return `value` sharded like its parameter, if it is a tensor of the same shape and the parameter is sharded."""
-    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+def read_optimizer_state(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the state of an optimizer with each StoredTensor read. Of a tensor with the shape of its parameter, only
+    the rows that this rank has of the parameter are read."""
+    return state | {
+        "state": {
+            index: {key: _read_like(parameters[int(index)], value) for key, value in values.items()}
+            for index, values in state["state"].items()
+        }
+    }
+
+
+def _read_like(parameter: Tensor, value: Any) -> Any:
+    """Return a stored tensor, sharded like its parameter if both have the same shape. Other values are returned."""
+    if not isinstance(value, StoredTensor):
+        return value
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value.read()
+    rows = value.rows(*own_rows(parameter)).to(parameter.device)
+    return DTensor.from_local(
+        rows, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
 
 
 class RankBatches(Sampler[list[int]]):

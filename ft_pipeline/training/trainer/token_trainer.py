@@ -16,12 +16,18 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.techniques import load_weights
+from ft_pipeline.training.techniques import load_weights, save_sharded_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.batches import LengthGroupedSampler, batches_by_length, collate, count_tokens
 from ft_pipeline.training.trainer.callbacks import Throughput
-from ft_pipeline.training.trainer.checkpoint_state import load_tree, random_state, save_tree, set_random_state
+from ft_pipeline.training.trainer.checkpoint_state import (
+    load_tree,
+    open_tree,
+    random_state,
+    save_tree,
+    set_random_state,
+)
 from ft_pipeline.training.trainer.checkpoints import (
     checkpoint_folder,
     checkpoint_step,
@@ -30,7 +36,7 @@ from ft_pipeline.training.trainer.checkpoints import (
     seal,
     steps_in,
 )
-from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
+from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks, read_optimizer_state
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, best_steps
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.interruption import InterruptCallback
@@ -230,6 +236,7 @@ class TokenTrainer(Trainer):
         evaluated, the previous one is kept.
         """
         super()._save_checkpoint(model, trial)
+        self.ranks.wait()  # until every rank has written its shards
         if self.ranks.is_first:
             root, step = Path(self.args.output_dir), self.state.global_step
             seal(checkpoint_folder(root, step))
@@ -241,25 +248,23 @@ class TokenTrainer(Trainer):
         """Save the weights and the tokenizer. transformers would also save its arguments, pickled."""
         folder = output_dir or self.args.output_dir
         if self.ranks.sharded:
-            state_dict = self.ranks.gather_tensors(self.model.state_dict())
-        if self.ranks.is_first:
+            save_sharded_weights(self.model, Path(folder), self.ranks)
+        elif self.ranks.is_first:
             options = {} if isinstance(self.model, PeftModel) else {"save_original_format": False}
             self.model.save_pretrained(folder, state_dict=state_dict, **options)
+        if self.ranks.is_first:
             self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = {
-            "optimizer": self.ranks.gather_tensors(self.optimizer.state_dict()),
-            "schedule": self.lr_scheduler.state_dict(),
-        }
-        if self.ranks.is_first:
-            save_tree(Path(output_dir), OPTIMIZER, state)
+        if self.ranks.is_first or self.ranks.sharded:
+            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+            save_tree(Path(output_dir), OPTIMIZER, state, self.ranks.number)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            state = load_tree(Path(checkpoint), OPTIMIZER)
+            state = open_tree(Path(checkpoint), OPTIMIZER)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            self.optimizer.load_state_dict(self.ranks.shard_optimizer_state(state["optimizer"], parameters))
+            self.optimizer.load_state_dict(read_optimizer_state(state["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(state["schedule"])
 
     def _save_rng_state(self, output_dir: str) -> None:
