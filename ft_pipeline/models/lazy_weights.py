@@ -1,6 +1,7 @@
 """A model whose weights are read from its files one module at a time, so that no process needs to hold all of them.
 
-Until its module is filled, a weight is a single zero that is expanded to the weight's shape.
+Until its module is filled, a weight is a single zero that is expanded to the weight's shape. A 4-bit weight is
+quantized when it is read.
 """
 
 import json
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Params4bit
 from safetensors import safe_open
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations import replace_with_bnb_linear
+from transformers.pytorch_utils import Conv1D
 
 from ft_pipeline.models.compute_dtype import compute_dtype
-from ft_pipeline.models.load import load_model
+from ft_pipeline.models.load import four_bit_config, load_model
 
 _SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -23,13 +27,14 @@ class LazyWeights:
 
     def __init__(self) -> None:
         self._unread: dict[Tensor, tuple[Path, str]] = {}
+        self._device = "cpu"
 
     def load_model(
         self,
         folder: Path,
         device: str,
         *,
-        quantization: None = None,
+        quantization: dict[str, Any] | None = None,
         dtype: torch.dtype | None = None,
         attention: str | None = None,
     ) -> Any:
@@ -39,19 +44,53 @@ class LazyWeights:
         weights of the files (a mixture of experts in separate matrices, other names), they are read at once.
         """
         dtype = dtype or compute_dtype(device)
+        self._device = device
         files = _weight_files(folder)
         model = _without_weights(folder, files, dtype, attention)
-        names = dict(model.named_parameters())
-        if names.keys() != files.keys():
-            return load_model(folder, "cpu", dtype=dtype, attention=attention)
-        self._unread = {parameter: (files[name], name) for name, parameter in names.items()}
+        transposes = quantization is not None and any(isinstance(module, Conv1D) for module in model.modules())
+        if transposes or dict(model.named_parameters()).keys() != files.keys():
+            return load_model(folder, "cpu", quantization=quantization, dtype=dtype, attention=attention)
+        if (config := four_bit_config(quantization, dtype)) is not None:
+            _use_four_bits(model, config)
+        self._unread = {parameter: (files[name], name) for name, parameter in model.named_parameters()}
         return model
 
     def fill(self, module: Any) -> None:
-        """Read the weights of a module and of the modules in it, except those that were read before."""
-        for parameter in module.parameters():
-            if (place := self._unread.pop(parameter, None)) is not None:
-                parameter.data = _read(*place).to(parameter.dtype)
+        """Read the weights of a module and of the modules in it, except those that were read before. 4-bit weights are
+        quantized on the device of load_model."""
+        for child in module.modules():
+            for name, parameter in list(child.named_parameters(recurse=False)):
+                if (place := self._unread.pop(parameter, None)) is None:
+                    continue
+                weight = _read(*place).to(parameter.dtype)
+                if isinstance(parameter, Params4bit):
+                    setattr(child, name, Params4bit(weight, **parameter.__dict__).to(self._device))
+                else:
+                    parameter.data = weight
+
+
+def as_plain_weights(module: Any) -> None:
+    """Replace the 4-bit weights of a module by plain parameters, which can be sharded. bitsandbytes finds their scales
+    in the linear layers."""
+    for child in module.modules():
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            if isinstance(parameter, Params4bit):
+                child.quant_state = parameter.quant_state
+                setattr(child, name, nn.Parameter(parameter.data, requires_grad=False))
+
+
+def _use_four_bits(model: Any, config: BitsAndBytesConfig) -> None:
+    """Replace the linear layers of a model without weights, except the head, by 4-bit ones without weights."""
+    head = model.get_output_embeddings()
+    heads = [name for name, module in model.named_modules() if module is head]
+    weights = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    replace_with_bnb_linear(model, modules_to_not_convert=heads, quantization_config=config)
+    for name in weights.keys() - set(heads):
+        layer = model.get_submodule(name)
+        layer.weight = Params4bit(weights[name].data, **layer.weight.__dict__)
+        layer.bias = biases[name]
+    model.is_loaded_in_4bit = True  # PEFT reads it
 
 
 def _without_weights(folder: Path, files: dict[str, Path], dtype: torch.dtype, attention: str | None) -> Any:

@@ -23,7 +23,7 @@ from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exact_magnitudes
 from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.compute_dtype import storage_dtype
-from ft_pipeline.models.lazy_weights import LazyWeights
+from ft_pipeline.models.lazy_weights import LazyWeights, as_plain_weights
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
@@ -52,6 +52,7 @@ def new_sharded_model(
         weights.fill(module)
         if start is None:
             set_exact_magnitudes(module)
+        as_plain_weights(module)
 
     ranks.shard(model, fill)
     return model
@@ -143,10 +144,8 @@ def prompt_config(settings: PromptTuningSettings, base: Path) -> PromptTuningCon
 
 def count_parameters(model: Any) -> dict[str, Any]:
     """Return the number of trainable parameters, of all parameters (4-bit ones counted unpacked), and the share."""
-    if isinstance(model, PeftModel):
-        trainable, total = model.get_nb_trainable_parameters()
-    else:
-        trainable = total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1) for parameter in model.parameters())
     return {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
 
 

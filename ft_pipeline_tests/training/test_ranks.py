@@ -146,12 +146,11 @@ def test_accelerate_reads_the_shipped_config_files(path):
 
 
 def test_the_ranks_read_every_row_of_every_batch_once():
-    rows = list(range(25))
-    shares = [list(RankBatches(rows, 4, Ranks(Rank(number, 3)))) for number in range(3)]
+    batches = [list(range(begin, min(begin + 4, 25))) for begin in range(0, 25, 4)]
+    shares = [list(RankBatches(batches, Ranks(Rank(number, 3)))) for number in range(3)]
     assert [len(share) for share in shares] == [7, 7, 7]
-    together = [sorted(row for part in batch for row in part) for batch in zip(*shares, strict=True)]
-    assert together == [rows[begin : begin + 4] for begin in range(0, 25, 4)]
-    assert shares[1][-1] == [] and len(RankBatches(rows, 4, Ranks())) == 7
+    assert [sorted(row for part in batch for row in part) for batch in zip(*shares, strict=True)] == batches
+    assert shares[1][-1] == [] and len(RankBatches(batches, Ranks())) == 7
 
 
 def test_an_item_that_fills_up_a_rank_counts_once():
@@ -163,7 +162,7 @@ def test_an_item_that_fills_up_a_rank_counts_once():
 @pytest.mark.parametrize(
     ("technique", "optim", "message"),
     [
-        ("qlora", "adamw_torch", "technique 'qlora' is not supported with FSDP. Set `technique: lora`"),
+        ("prompt_tuning", "adamw_torch", "technique 'prompt_tuning' is not supported with FSDP. Set `technique: lora`"),
         ("lora", "adamw_8bit", "training.optim 'adamw_8bit' is not supported with FSDP. Set `optim: adamw_torch`"),
     ],
 )

@@ -1,22 +1,16 @@
 """Weights that are sharded as they are read: the same weights, and never all of them in one process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ft_pipeline.job import Rank
 from ft_pipeline.models.lazy_weights import LazyWeights
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.model_structure import decoder_layers
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.techniques import new_model, new_sharded_model
-from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline_tests.training.architectures import tiny_model_of
+from ft_pipeline_tests.training.rank_runs import only_rank
 
 EXPERIMENTS = {
     "lora": {"technique": "lora", "lora": {"target_modules": ["q_proj", "down_proj"]}},
@@ -27,16 +21,6 @@ EXPERIMENTS = {
 
 def held_bytes(model) -> int:
     return sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
-
-
-@contextmanager
-def only_rank(number: int) -> Iterator[Ranks]:
-    """One rank of two. The other one does not exist, and is not needed to shard weights."""
-    dist.init_process_group("fake", store=FakeStore(), rank=number, world_size=2)
-    try:
-        yield Ranks(Rank(number, 2, sharded=True))
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -61,14 +45,15 @@ def test_weights_that_are_read_by_module_are_those_of_the_whole_model(kind, dtyp
     assert tied[0] == tied[1]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_each_rank_holds_its_rows_of_every_weight(name, tiny_base):
+@pytest.mark.parametrize(("name", "continues"), [*[(name, False) for name in EXPERIMENTS], ("dora", True)])
+def test_each_rank_holds_its_rows_of_every_weight(name, continues, tiny_base, tmp_path):
     settings = ExperimentSettings.model_validate(EXPERIMENTS[name])
-    expected = dict(new_model(tiny_base, settings, "cpu").named_parameters())
+    start = _changed_adapter(tiny_base, settings, tmp_path) if continues else None
+    expected = dict(new_model(tiny_base, settings, "cpu", start).named_parameters())
     parts = []
     for number in range(2):
         with only_rank(number) as ranks:
-            model = new_sharded_model(tiny_base, settings, "cpu", ranks)
+            model = new_sharded_model(tiny_base, settings, "cpu", ranks, start)
             parameters = dict(model.named_parameters())
             assert all(isinstance(parameter, DTensor) for parameter in parameters.values())
             assert {key for key, parameter in parameters.items() if parameter.requires_grad} == {
@@ -80,3 +65,14 @@ def test_each_rank_holds_its_rows_of_every_weight(name, tiny_base):
     for key, parameter in expected.items():
         together = torch.cat([part[key] for part in parts])
         assert together.dtype == parameter.dtype and torch.equal(together, parameter), key
+
+
+def _changed_adapter(base, settings, folder):
+    """An adapter with other weights than a new one has."""
+    model = new_model(base, settings, "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    model.save_pretrained(folder)
+    return folder

@@ -131,15 +131,15 @@ def read_optimizer_state(state: dict[str, Any], parameters: Sequence[Tensor]) ->
     """Return the state of an optimizer with each StoredTensor read. Of a tensor with the shape of its parameter, only
     the rows that this rank has of the parameter are read."""
     return state | {
-        "state": {
-            index: {key: _read_like(parameters[int(index)], value) for key, value in values.items()}
-            for index, values in state["state"].items()
-        }
+        "state": {index: _read_like(parameters[int(index)], values) for index, values in state["state"].items()}
     }
 
 
 def _read_like(parameter: Tensor, value: Any) -> Any:
-    """Return a stored tensor, sharded like its parameter if both have the same shape. Other values are returned."""
+    """Return a stored tensor, sharded like its parameter if both have the same shape. Those in mappings are read too,
+    and other values are returned."""
+    if isinstance(value, dict):
+        return {key: _read_like(parameter, item) for key, item in value.items()}
     if not isinstance(value, StoredTensor):
         return value
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
@@ -151,24 +151,26 @@ def _read_like(parameter: Tensor, value: Any) -> Any:
 
 
 class RankBatches(Sampler[list[int]]):
-    """This rank's rows of each batch of `batch_size` rows from `sampler`. Empty if a batch has too few rows."""
+    """This rank's rows of each batch. Empty if a batch has too few rows."""
 
-    def __init__(self, sampler: Any, batch_size: int, ranks: Ranks) -> None:
-        self._sampler = sampler
-        self.batch_size = batch_size
+    batch_size = None
+    """Batches may have different sizes (accelerate reads this)."""
+    drop_last = False
+
+    def __init__(self, batches: Any, ranks: Ranks) -> None:
+        """batches: lists of row indices, with set_epoch."""
+        self._batches = batches
         self._ranks = ranks
-        self.drop_last = False
 
     def __len__(self) -> int:
-        return -(-len(self._sampler) // self.batch_size)
+        return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
-        self._sampler.set_epoch(epoch)
+        self._batches.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = list(self._sampler)
-        for begin in range(0, len(rows), self.batch_size):
-            yield rows[begin : begin + self.batch_size][self._ranks.number :: self._ranks.count]
+        for rows in self._batches:
+            yield rows[self._ranks.number :: self._ranks.count]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from accelerate.data_loader import prepare_data_loader
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
@@ -19,7 +19,16 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.techniques import load_weights, save_sharded_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
-from ft_pipeline.training.trainer.batches import LengthGroupedSampler, batches_by_length, collate, count_tokens
+from ft_pipeline.training.trainer.arguments import TokenTrainingArguments
+from ft_pipeline.training.trainer.batches import (
+    LengthGroupedSampler,
+    RowBatches,
+    TokenBatches,
+    batches_by_length,
+    collate,
+    count_tokens,
+    lengths_of,
+)
 from ft_pipeline.training.trainer.callbacks import Throughput
 from ft_pipeline.training.trainer.checkpoint_state import (
     load_tree,
@@ -65,6 +74,7 @@ class TokenTrainer(Trainer):
     """What is logged before the first step."""
     collate = staticmethod(collate)
     control: TrainerControl
+    args: TokenTrainingArguments
 
     def __init__(
         self,
@@ -72,7 +82,7 @@ class TokenTrainer(Trainer):
         tokenizer: Any,
         train: Rows,
         validation: Rows,
-        args: TrainingArguments,
+        args: TokenTrainingArguments,
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
@@ -101,7 +111,7 @@ class TokenTrainer(Trainer):
         tokenizer: Any,
         train: Rows,
         validation: Rows,
-        arguments: TrainingArguments,
+        arguments: TokenTrainingArguments,
         ranks: Ranks,
     ) -> "TokenTrainer":
         """Return the trainer of one experiment. `settings` is for the trainers of other objectives."""
@@ -164,7 +174,9 @@ class TokenTrainer(Trainer):
     def compute_held_out_metrics(self) -> dict[str, float]:
         """Return `eval_loss` in nats per item, and each of `held_out_measures` per item. Sums run over all rows, so
         that the batch sizes do not skew them."""
-        batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.length_columns)
+        size, tokens = self.args.per_device_eval_batch_size, self.args.tokens_per_batch
+        # Without gradients, twice as much fits.
+        batches = batches_by_length(self._validation, size, self.length_columns, tokens and 2 * tokens)
         sums = [0.0] * (2 + len(self.held_out_measures))
         with evaluation_mode(self.model), without_compiled_code():
             for rows, is_counted in self.ranks.share(batches):
@@ -195,16 +207,20 @@ class TokenTrainer(Trainer):
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [sum(len(row[name]) for name in self.length_columns) for row in dataset]
+        lengths = lengths_of(train_dataset or self.train_dataset, self.length_columns)
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the training batches. If there are several ranks, each one reads its share of every batch. accelerate
         would make the batches larger instead."""
-        if not self.ranks.are_several:
+        budget = self.args.tokens_per_batch
+        if not self.ranks.are_several and budget is None:
             return super().get_train_dataloader()
-        batches = RankBatches(self._get_train_sampler(), self.args.per_device_train_batch_size, self.ranks)
+        if budget is None:
+            whole: Any = RowBatches(self._get_train_sampler(), self.args.per_device_train_batch_size)
+        else:
+            whole = TokenBatches(lengths_of(self.train_dataset, self.length_columns), budget, self.args.seed)
+        batches = RankBatches(whole, self.ranks)
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=batches,
