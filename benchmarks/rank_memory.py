@@ -1,4 +1,4 @@
-"""The memory of each rank when two train together on a CPU over gloo, with the whole model (DDP) and with shards (FSDP2).
+"""The memory of each rank when two train together over gloo: with the whole model (DDP), and with shards (FSDP2).
 
     python benchmarks/rank_memory.py [--layers 12]
 

@@ -129,8 +129,8 @@ def assert_same_training(name, together, alone):
     assert {path.name for path in jobs[name].out.iterdir()} == {path.name for path in alone(name).out.iterdir()}
 
 
-def test_lora_full_and_the_objectives_with_them_can_be_sharded():
-    assert {case.split("-")[1] for case in SHARDED} == {"lora", "full"}
+def test_every_objective_can_be_sharded_with_all_but_a_learned_prompt():
+    assert {case.split("-")[1] for case in SHARDED} == {"lora", "qlora", "full"}
     assert {case.split("-")[0] for case in SHARDED} == set(OBJECTIVES)
 
 

@@ -18,6 +18,7 @@ from ft_pipeline.execution.workers.launchers import AccelerateLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.execution.workers.worker import RANK
 from ft_pipeline.job import Rank
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
@@ -157,6 +158,14 @@ def test_an_item_that_fills_up_a_rank_counts_once():
     shares = [list(Ranks(Rank(number, 2)).share("abcde")) for number in range(2)]
     assert shares[0] == [("a", True), ("c", True), ("e", True)]
     assert shares[1] == [("b", True), ("d", True), ("a", False)]
+
+
+def test_a_dora_on_4_bit_weights_is_refused_with_fsdp():
+    document = {"technique": "qlora", "lora": {"use_dora": True}, "training": {"optim": "adamw_torch"}}
+    wanted = ExperimentSettings.model_validate(document)
+    with pytest.raises(UserError, match="use_dora is not supported with FSDP and 4-bit weights"):
+        adapter.require_shardable(wanted, Rank(0, 2, sharded=True))
+    adapter.require_shardable(wanted, Rank(0, 2))
 
 
 @pytest.mark.parametrize(

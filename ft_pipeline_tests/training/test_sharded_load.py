@@ -15,6 +15,7 @@ from ft_pipeline_tests.training.rank_runs import only_rank
 EXPERIMENTS = {
     "lora": {"technique": "lora", "lora": {"target_modules": ["q_proj", "down_proj"]}},
     "dora": {"technique": "lora", "lora": {"target_modules": ["q_proj"], "use_dora": True}},
+    "qlora": {"technique": "qlora", "lora": {"target_modules": ["q_proj", "down_proj"]}},
     "full": {"technique": "full"},
 }
 

@@ -58,6 +58,8 @@ def why_not_sharded(settings: ExperimentSettings) -> str | None:
             "technique 'prompt_tuning' is not supported with FSDP. Set `technique: lora`, or "
             "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names."
         )
+    if settings.technique == "qlora" and settings.lora.use_dora:
+        return "lora.use_dora is not supported with FSDP and 4-bit weights. Remove it, or set `technique: lora`."
     if settings.training.pure_bf16:
         return (
             "training.pure_bf16 is not supported with FSDP. Remove it: FSDP shards the 32-bit weights across the GPUs."
