@@ -69,12 +69,13 @@ class LazyWeights:
                     parameter.data = weight
 
 
-def as_plain_weights(module: Any) -> None:
+def as_plain_weights(module: Any, device: str) -> None:
     """Replace the 4-bit weights of a module by plain parameters, which can be sharded. bitsandbytes finds their scales
-    in the linear layers."""
+    in the linear layers, on `device`."""
     for child in module.modules():
         for name, parameter in list(child.named_parameters(recurse=False)):
             if isinstance(parameter, Params4bit):
+                parameter.quant_state.to(device)
                 child.quant_state = parameter.quant_state
                 setattr(child, name, nn.Parameter(parameter.data, requires_grad=False))
 

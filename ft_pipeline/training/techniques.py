@@ -52,7 +52,7 @@ def new_sharded_model(
         weights.fill(module)
         if start is None:
             set_exact_magnitudes(module)
-        as_plain_weights(module)
+        as_plain_weights(module, device)
 
     ranks.shard(model, fill)
     return model
@@ -183,7 +183,7 @@ def save_sharded_weights(model: Any, folder: Path, ranks: Ranks) -> None:
         return
     state = model.state_dict()
     adapter = {id(weight) for weight in get_peft_model_state_dict(model, state_dict=state).values()}
-    trained = {name: ranks.gather_tensors(weight) for name, weight in state.items() if id(weight) in adapter}
+    trained = {name: weight.full_tensor() for name, weight in state.items() if id(weight) in adapter}
     if ranks.is_first:
         model.save_pretrained(folder, state_dict=trained)
 

@@ -99,17 +99,10 @@ class Ranks:
     def wrap(self, model: Any) -> Any:
         """Return a module that is called with a function of the model and its further arguments, so that the hooks of
         DDP and FSDP2 run."""
-        return self._sharded_module or DistributedDataParallel(_RankModule(model))
-
-    def gather_tensors(self, value: Any) -> Any:
-        """Return `value` with full tensors on every rank. Mappings, lists and plain values keep their types."""
-        if isinstance(value, DTensor):
-            return value.full_tensor()
-        if isinstance(value, dict):
-            return {key: self.gather_tensors(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.gather_tensors(item) for item in value)
-        return value
+        if self._sharded_module is not None:
+            return self._sharded_module
+        # Otherwise each rank would hold every gradient twice.
+        return DistributedDataParallel(_RankModule(model), gradient_as_bucket_view=True)
 
     def _mesh(self) -> Any:
         """Return the device mesh of all ranks."""
