@@ -127,7 +127,7 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     draw = random.Random(0)
     ids = [[draw.randrange(100, 40_000) for _ in range(configuration["length"])] for _ in range(64)]
     rows = [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
-    before = _resident("VmRSS")
+    before = resident_gb("VmRSS")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(settings.training, Path(scratch), device, dtype)
         arguments.eval_strategy = arguments.save_strategy = "no"
@@ -137,11 +137,11 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         trainer.train()
-    peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else _resident("VmHWM") - before
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else resident_gb("VmHWM") - before
     return {"device": device, "dtype": dtype_name(dtype), "peak_gb": peak}
 
 
-def _resident(field: str) -> float:
+def resident_gb(field: str) -> float:
     """Gigabytes (10⁹) of this process, from Linux's /proc."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found

@@ -15,6 +15,7 @@ from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.release.requests import MoveRequest
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
+from ft_pipeline.training.memory.rank_share import describe_ranks
 
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 BATCH_STYLES = {"succeeded": "green", "failed": "red", "skipped": "yellow"}
@@ -294,6 +295,8 @@ def show_memory(console: Console, document: Mapping[str, Any]) -> None:
     table.add_section()
     table.add_row("total", f"{total:.2f}", "")
     console.print(f"{document['technique']}, {document['params']:,} parameters:")
+    if "ranks" in document:
+        console.print(f"Memory of {describe_ranks(document['ranks'])}. The table is for one of them.")
     console.print(table)
     if document["fits"] is not None:
         fits = "[green]fits[/]" if document["fits"] else "[yellow]does not fit[/]"

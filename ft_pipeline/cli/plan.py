@@ -18,6 +18,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.training import time_estimate
 from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.memory.rank_share import describe_ranks
 
 
 def plan(
@@ -56,6 +57,7 @@ def plan_training(project: Project, name: str) -> dict[str, Any]:
         "tokens": round(work.tokens),
         "steps": work.steps,
         "memory_gb": memory["total_gb"],
+        "memory_by_rank": memory.get("ranks"),
         "cpu_gb": memory["cpu_gb"],
         "devices": _device_rows(project, settings, work, memory, trainings),
         "afterwards": adapter and time_estimate.hindsight(store, adapter, trainings),
@@ -101,9 +103,16 @@ def _device_rows(
         label = f"{device} (this machine)" if device == here else device
         rows.append(_row(label, seconds, None if price is None else (price, price), None))
     for gpu in time_estimate.COMMON_GPUS:
-        fits = memory["total_gb"] <= gpu.memory_gb
+        fits = _least_gb(memory) <= gpu.memory_gb
         rows.append(_row(gpu.name, time_estimate.assumed_on_gpu(work, gpu), gpu.hour, fits))
     return rows
+
+
+def _least_gb(memory: dict[str, Any]) -> float:
+    """Return the memory that one GPU needs, with FSDP2 if the experiment has several GPUs and FSDP2 supports it."""
+    by_rank = memory.get("ranks") or {}
+    needs = [memory["total_gb"], by_rank.get("fsdp2_gb")]
+    return min(need for need in needs if need is not None)
 
 
 def _row(
@@ -125,6 +134,7 @@ def show_plan(console: Console, document: dict[str, Any]) -> None:
     console.print(
         f"{document['experiment']}: {document['tokens']:,} tokens in {document['steps']:,} steps. It needs about "
         f"{document['memory_gb']:.1f} GB on a GPU."
+        + (f" Memory of {describe_ranks(by_rank)}." if (by_rank := document["memory_by_rank"]) else "")
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("device", "time", "cost", "fits", "basis"):

@@ -28,6 +28,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.gguf.index import INDEX
 from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
+from ft_pipeline.training.memory.rank_share import describe_ranks
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.time_estimate import hindsight, measured_trainings
 
@@ -180,6 +181,8 @@ def _build_estimate(build: BuildContext) -> dict[str, Any]:
 def _fits_check(estimate: dict[str, Any], declared_gb: float) -> dict[str, Any]:
     """The result of the check `fits`. declared_gb: memory of the GPU; 0 if the experiment declares none."""
     message = f"needs about {estimate['total_gb']:.1f} GB, at least {estimate['lower_bound_gb']:.1f} GB; "
+    if "ranks" in estimate:
+        message = f"{describe_ranks(estimate['ranks'])}; at least {estimate['lower_bound_gb']:.1f} GB; "
     if declared_gb:
         message += f"the declared GPU has {declared_gb:g} GB"
     else:
@@ -234,6 +237,7 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     return {
         "total_gb": summary["total_gb"],
         "on_a_cpu": on_a_cpu,
+        **({"by_rank": describe_ranks(summary["ranks"])} if "ranks" in summary else {}),
         "advice": summary["advice"],
         "parts": picture(bar, "memory by part"),
     }

@@ -44,7 +44,7 @@ def load_model(
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        quantization_config=_four_bit_config(quantization, dtype),
+        quantization_config=four_bit_config(quantization, dtype),
         attn_implementation=attention,
     )
     if adapter is not None:
@@ -98,7 +98,8 @@ def _vocabulary_size(folder: Path) -> int | None:
     return size
 
 
-def _four_bit_config(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def four_bit_config(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return the configuration of 4-bit weights that compute in `dtype`; None without `quantization`."""
     if quantization is None:
         return None
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **quantization)

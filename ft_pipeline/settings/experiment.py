@@ -203,6 +203,28 @@ def _no_prompt_tuning_with_padding_free(settings: ExperimentSettings) -> Violati
     )
 
 
+def _token_budget_holds_a_row(settings: ExperimentSettings) -> Violation:
+    budget, longest = settings.training.tokens_per_batch, settings.training.max_length
+    if budget is None or budget >= longest:
+        return None
+    return (
+        "training.tokens_per_batch",
+        f"training.tokens_per_batch is {budget}, but a row may have {longest} tokens (training.max_length). Set it to "
+        f"{longest} or more.",
+    )
+
+
+def _token_budget_counts_every_token(settings: ExperimentSettings) -> Violation:
+    reasons = {"prompt_tuning": "the learned prompt of each row", "grpo": "the answers, which have no length yet"}
+    found = [reasons[name] for name in (settings.technique, settings.objective) if name in reasons]
+    if settings.training.tokens_per_batch is None or not found:
+        return None
+    return (
+        "training.tokens_per_batch",
+        f"training.tokens_per_batch does not count {found[0]}. Remove it, and set per_device_train_batch_size.",
+    )
+
+
 def _no_neftune_with_padding_free(settings: ExperimentSettings) -> Violation:
     if settings.training.neftune_noise_alpha is None or not settings.training.padding_free:
         return None
@@ -360,6 +382,8 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _prompt_tuning_settings_for_prompt_tuning_only,
     _prompt_tuning_from_base_model_with_sft,
     _no_prompt_tuning_with_padding_free,
+    _token_budget_holds_a_row,
+    _token_budget_counts_every_token,
     _no_neftune_with_padding_free,
     _no_attention_setting_with_padding_free,
     _pure_bf16_for_full_only,

@@ -110,6 +110,7 @@ _LATER_KEYS = (
     "attn_implementation",
     "pure_bf16",
     "long_rows",
+    "tokens_per_batch",
 )
 """Keys of TrainingSettings that were added after the first experiments were trained."""
 
@@ -124,6 +125,10 @@ class TrainingSettings(Section):
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop after this many optimizer steps, regardless of num_train_epochs."""
     per_device_train_batch_size: int = Field(8, ge=1)
+    tokens_per_batch: int | None = Field(None, ge=8)
+    """Fill each batch with rows up to this many tokens, padding counted, in place of `per_device_train_batch_size`
+    rows: many short rows or few long ones. At least `max_length`. With `padding_free` the rows of a batch are one
+    packed sequence. Not for prompt_tuning and grpo."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8)
     """Tokens. `long_rows` decides about longer rows. cpt: the length of a block."""

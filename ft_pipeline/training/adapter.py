@@ -14,15 +14,24 @@ from safetensors import SafetensorError
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
-from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, storage_dtype
+from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.memory.rank_share import RankCount, why_not_sharded
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
+from ft_pipeline.training.techniques import (
+    count_parameters,
+    load_weights,
+    new_model,
+    new_sharded_model,
+    save_adapter,
+    save_full,
+)
 from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.trainer.batches import lengths_of
 from ft_pipeline.training.trainer.callbacks import ProgressCallback
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder
 from ft_pipeline.training.trainer.data_parallel import Ranks, join_ranks
@@ -57,7 +66,7 @@ def run(job: Job) -> dict[str, Any]:
     require_memory(settings, job, rows["train"])
     started = time.monotonic()
     with _as_user_errors(settings), join_ranks(job.rank, job.device) as ranks:
-        model = _load_model(job, settings, rows)
+        model = _load_model(job, settings, rows, ranks)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
         job.report.log(_describe_start(settings, counts, ranks))
@@ -83,12 +92,16 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]]) -> Any:
+def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]], ranks: Ranks) -> Any:
     """Return the model ready to train. UserError if the trainer does not support it."""
-    model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
-    require_causal(model)
+    base, start = job.inputs["base_model"], job.inputs.get("start")
+    if ranks.sharded:
+        model = new_sharded_model(base, settings, job.device, ranks, start)
+    else:
+        model = new_model(base, settings, job.device, start)
+    ranks.run(require_causal, model)
     require_room_for_prompt(model, rows)
-    speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+    speed_up(model, settings.training, job.device, ranks)
     return model
 
 
@@ -137,8 +150,9 @@ def _describe_start(settings: ExperimentSettings, counts: dict[str, Any], ranks:
     line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
     if ranks.are_several:
         sharding = "FSDP2" if ranks.sharded else "DDP"
-        rows = settings.training.per_device_train_batch_size
-        line += f"; {ranks.count} processes ({sharding}) share each batch of {rows} rows"
+        budget, rows = settings.training.tokens_per_batch, settings.training.per_device_train_batch_size
+        size = f"{rows} rows" if budget is None else f"up to {budget:,} tokens"
+        line += f"; {ranks.count} processes ({sharding}) share each batch of {size}"
     return line
 
 
@@ -148,10 +162,12 @@ def _new_trainer(
     """Return the trainer of the objective. rows: those of each split."""
     dtype = _product_dtype(settings, job.device)
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
-    arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, len(rows["train"]))
+    trainer_class = OBJECTIVES[settings.objective].trainer
+    lengths = lengths_of(rows["train"], trainer_class.length_columns)
+    arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, lengths)
     validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
+    trainer: TokenTrainer = trainer_class.for_experiment(
         settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_rewards(job)
     )
     return trainer
@@ -182,7 +198,8 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
     best = checkpoint_folder(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
-        model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model
+        sharded = trainer.ranks.sharded
+        model = load_model(base, "cpu", dtype=storage_dtype(base)) if sharded else trainer.model
         load_weights(model, best)
         save_full(model, job.out, base)
     else:
@@ -193,31 +210,19 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
 
 def require_shardable(settings: ExperimentSettings, rank: Rank) -> None:
     """Raise UserError for what FSDP2 cannot shard: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
-    if not rank.sharded:
-        return
-    if settings.technique not in ("lora", "full"):
-        raise UserError(
-            f"technique {settings.technique!r} is not supported with FSDP. Set `technique: lora` or `full`, or "
-            "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names."
-        )
-    if settings.training.pure_bf16:
-        raise UserError(
-            "training.pure_bf16 is not supported with FSDP. Remove it: FSDP shards the 32-bit weights across the GPUs."
-        )
-    if settings.training.optim != "adamw_torch":
-        raise UserError(
-            f"training.optim {settings.training.optim!r} is not supported with FSDP. Set `optim: adamw_torch`."
-        )
+    if rank.sharded and (reason := why_not_sharded(settings)) is not None:
+        raise UserError(reason)
 
 
 def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[str, Any]]) -> None:
     """Raise UserError, before any weight is loaded, if the GPU has less memory than the lower bound of the estimate."""
-    if not job.device.startswith("cuda") or job.rank.sharded:
+    if not job.device.startswith("cuda"):
         return
     gpu_memory_gb = torch.cuda.get_device_properties(job.device).total_memory / 1e9
     config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     longest = max(len(row["input_ids"]) for row in rows)
-    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb)
+    ranks = RankCount(job.rank.count, job.rank.sharded)
+    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb, ranks=ranks)
     if not estimate["possible"]:
         raise UserError(
             f"Training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
@@ -254,9 +259,11 @@ def _as_user_errors(settings: ExperimentSettings) -> Iterator[None]:
 
 def _out_of_memory(settings: ExperimentSettings) -> UserError:
     """Return the error of a training that ran out of memory, with the settings that would take less."""
-    batch = settings.training.per_device_train_batch_size
+    batch, budget = settings.training.per_device_train_batch_size, settings.training.tokens_per_batch
     advice = []
-    if batch > 1:
+    if budget is not None:
+        advice.append(f"halve tokens_per_batch (now {budget}) and double gradient_accumulation_steps")
+    elif batch > 1:
         advice.append(f"halve per_device_train_batch_size (now {batch}) and double gradient_accumulation_steps")
     if not settings.training.gradient_checkpointing:
         advice.append("set gradient_checkpointing: true")

@@ -18,6 +18,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
+from ft_pipeline.training.memory.rank_share import RankCount
 
 UNCERTAIN = 1.25
 """Factor of the range around a single measurement: another technique, or another run of the same one."""
@@ -98,12 +99,20 @@ def work_of(settings: ExperimentSettings, config: dict[str, Any], audit: dict[st
     training = settings.training
     per_row = audit["tokens"] / max(1, sum(audit["rows"].values()))
     rows = sum(count for name, count in audit["rows"].items() if name.endswith("/train"))
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    batch = rows_per_batch(settings, per_row) * training.gradient_accumulation_steps
     per_epoch = max(1, -(-rows // batch))
     steps = steps or (training.max_steps if training.max_steps > 0 else per_epoch * training.num_train_epochs)
     epochs, rest = divmod(steps, per_epoch)
     seen = epochs * rows + min(rest * batch, rows)
     return Work(seen * per_row, _work_per_token(read_shape(config), settings.technique, per_row), steps)
+
+
+def rows_per_batch(settings: ExperimentSettings, tokens_per_row: float) -> int:
+    """Return how many rows of average length are in a batch."""
+    training = settings.training
+    if training.tokens_per_batch is None:
+        return training.per_device_train_batch_size
+    return max(1, int(training.tokens_per_batch / tokens_per_row))
 
 
 def _work_per_token(shape: ModelShape, technique: str, per_row: float) -> float:
@@ -189,7 +198,14 @@ def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measu
     measured = adapter.summary["seconds"]
     device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
     memory = estimate_experiment(
-        settings, config, audit["lengths"]["max"], None, device, base.summary["params"], adapter.summary["computed_in"]
+        settings,
+        config,
+        audit["lengths"]["max"],
+        None,
+        device,
+        base.summary["params"],
+        adapter.summary["computed_in"],
+        RankCount(adapter.summary.get("processes", 1)),
     )
     return {
         "seconds": measured,

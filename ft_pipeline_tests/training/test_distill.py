@@ -79,13 +79,16 @@ def unlabelled_rows(count=30):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, tiny_base):
+    return train_teacher(tmp_path_factory.mktemp("teacher"), tiny_base)
+
+
+def train_teacher(folder, base):
     """A tiny model that has learned to answer, so that its answers end."""
-    folder = tmp_path_factory.mktemp("teacher")
     wanted = settings(
         "full", num_train_epochs=30, eval_steps=1000, early_stopping_patience=0, lr_scheduler_type="constant"
     )
-    data = make_training_data(folder, tiny_base, support_rows(2), wanted)
-    work = job("adapter", folder / "adapter", wanted, {"training_data": data, "base_model": tiny_base})
+    data = make_training_data(folder, base, support_rows(2), wanted)
+    work = job("adapter", folder / "adapter", wanted, {"training_data": data, "base_model": base})
     adapter.run(work)
     return work.out
 

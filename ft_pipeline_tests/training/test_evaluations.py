@@ -57,14 +57,16 @@ def training(**keys):
     ],
 )
 def test_evaluation_and_save_intervals_are_shares_of_an_epoch(keys, rows, expected):
-    assert evaluation_intervals(training(**keys), rows) == expected
+    assert evaluation_intervals(training(**keys), [10] * rows) == expected
 
 
 @pytest.mark.parametrize("rank", [Rank(), Rank(1, 2), Rank(2, 3)], ids=["alone", "of two", "of three"])
 def test_steps_per_epoch_equals_the_steps_of_the_trainer(tmp_path, data, tiny_base, rank):
     rows = read_split(data, "train")
-    for count, batch, accumulation in ((24, 4, 1), (23, 4, 4), (5, 2, 3), (1, 4, 8), (21, 4, 2)):
-        keys = training(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+    cases = [(24, 4, 1), (23, 4, 4), (5, 2, 3), (1, 4, 8), (21, 4, 2)]
+    for count, batch, accumulation in [*cases, (24, None, 1), (23, None, 2)]:
+        size = {"per_device_train_batch_size": batch} if batch else {"tokens_per_batch": 200, "max_length": 200}
+        keys = training(gradient_accumulation_steps=accumulation, **size)
         trainer = TokenTrainer(
             new_model(tiny_base, settings(), "cpu"),
             load_tokenizer(tiny_base),
@@ -74,7 +76,8 @@ def test_steps_per_epoch_equals_the_steps_of_the_trainer(tmp_path, data, tiny_ba
             Ranks(rank),
         )
         _, steps, *_, total = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-        assert steps_per_epoch(keys, count) == steps, (count, batch, accumulation)
+        lengths = [len(row["input_ids"]) for row in rows[:count]]
+        assert steps_per_epoch(keys, lengths) == steps, (count, batch, accumulation)
         assert total == steps * keys.num_train_epochs
 
 

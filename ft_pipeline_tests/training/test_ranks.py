@@ -18,6 +18,7 @@ from ft_pipeline.execution.workers.launchers import AccelerateLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.execution.workers.worker import RANK
 from ft_pipeline.job import Rank
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
@@ -146,12 +147,11 @@ def test_accelerate_reads_the_shipped_config_files(path):
 
 
 def test_the_ranks_read_every_row_of_every_batch_once():
-    rows = list(range(25))
-    shares = [list(RankBatches(rows, 4, Ranks(Rank(number, 3)))) for number in range(3)]
+    batches = [list(range(begin, min(begin + 4, 25))) for begin in range(0, 25, 4)]
+    shares = [list(RankBatches(batches, Ranks(Rank(number, 3)))) for number in range(3)]
     assert [len(share) for share in shares] == [7, 7, 7]
-    together = [sorted(row for part in batch for row in part) for batch in zip(*shares, strict=True)]
-    assert together == [rows[begin : begin + 4] for begin in range(0, 25, 4)]
-    assert shares[1][-1] == [] and len(RankBatches(rows, 4, Ranks())) == 7
+    assert [sorted(row for part in batch for row in part) for batch in zip(*shares, strict=True)] == batches
+    assert shares[1][-1] == [] and len(RankBatches(batches, Ranks())) == 7
 
 
 def test_an_item_that_fills_up_a_rank_counts_once():
@@ -160,10 +160,18 @@ def test_an_item_that_fills_up_a_rank_counts_once():
     assert shares[1] == [("b", True), ("d", True), ("a", False)]
 
 
+def test_a_dora_on_4_bit_weights_is_refused_with_fsdp():
+    document = {"technique": "qlora", "lora": {"use_dora": True}, "training": {"optim": "adamw_torch"}}
+    wanted = ExperimentSettings.model_validate(document)
+    with pytest.raises(UserError, match="use_dora is not supported with FSDP and 4-bit weights"):
+        adapter.require_shardable(wanted, Rank(0, 2, sharded=True))
+    adapter.require_shardable(wanted, Rank(0, 2))
+
+
 @pytest.mark.parametrize(
     ("technique", "optim", "message"),
     [
-        ("qlora", "adamw_torch", "technique 'qlora' is not supported with FSDP. Set `technique: lora`"),
+        ("prompt_tuning", "adamw_torch", "technique 'prompt_tuning' is not supported with FSDP. Set `technique: lora`"),
         ("lora", "adamw_8bit", "training.optim 'adamw_8bit' is not supported with FSDP. Set `optim: adamw_torch`"),
     ],
 )

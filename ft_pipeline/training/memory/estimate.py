@@ -12,6 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import ALL_LINEAR
 from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
+from ft_pipeline.training.memory.rank_share import ALONE, Held, RankCount, why_not_sharded
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -49,6 +50,8 @@ class MemoryPlan:
     """Token sequences of each row of a batch: 2 for pairs, the answers of a group for grpo."""
     length: int = 2048
     """Tokens of the longest row."""
+    tokens: int | None = None
+    """Tokens of a batch, if it is filled up to that instead of up to `batch` rows."""
     gradient_checkpointing: bool = False
     padding_free: bool = False
     r: int = 8
@@ -67,6 +70,8 @@ class MemoryPlan:
     """Whether a copy of the trained weights is kept as they were at the start."""
     logit_copies: int = 1
     """32-bit forms of a slice of logits at a time (ObjectiveSpec.logit_copies)."""
+    ranks: RankCount = ALONE
+    """The processes that train together. The estimate is for one of them."""
 
 
 def estimate_memory(
@@ -103,23 +108,35 @@ def estimate_experiment(
     device: str = "cuda",
     params: int | None = None,
     dtype: str = "bfloat16",
+    ranks: RankCount | None = None,
 ) -> dict[str, Any]:
     """Return the estimate of one experiment. `longest_row` is in tokens, from the token audit (None: `max_length`).
 
     `device` "cpu" omits the CUDA context. `params`: the count from the headers of the weight files, if known.
-    `dtype`: the compute type. `cpu_gb` is the need on a CPU, by compute type: the same on every machine.
+    `dtype`: the compute type. `cpu_gb` is the need of one process on a CPU, by compute type: the same on every machine.
+    `ranks`: the processes that train together; None: one for each GPU of the experiment. If these are several, the
+    estimate is for each of them with DDP, or with FSDP2 if DDP does not fit, and `ranks` has both.
     """
     shape, plan = read_shape(config), _memory_plan(settings, longest_row)
 
-    def estimate_on(device: str, dtype: str, limit: float | None = None) -> dict[str, Any]:
+    def estimate_on(device: str, dtype: str, ranks: RankCount, limit: float | None = None) -> dict[str, Any]:
         dtype = "bfloat16" if settings.training.pure_bf16 else dtype
         autocast = settings.technique == "full" and dtype != "float32" and not settings.training.pure_bf16
         end_to_end = _is_padding_free(settings, device)
-        device_plan = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end)
+        device_plan = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end, ranks=ranks)
         return estimate_memory(shape, device_plan, params=params, gpu_memory_gb=limit)
 
-    cpu_gb = {name: estimate_on("cpu", name)["total_gb"] for name in CPU_TYPES}
-    return estimate_on(device, dtype, gpu_memory_gb) | {"cpu_gb": cpu_gb}
+    cpu_gb = {name: estimate_on("cpu", name, ALONE)["total_gb"] for name in CPU_TYPES}
+    if ranks is not None or settings.gpu.count == 1:
+        return estimate_on(device, dtype, ranks or ALONE, gpu_memory_gb) | {"cpu_gb": cpu_gb}
+    count = settings.gpu.count
+    ddp = estimate_on(device, dtype, RankCount(count), gpu_memory_gb)
+    sharded = None
+    if why_not_sharded(settings) is None:
+        sharded = estimate_on(device, dtype, RankCount(count, sharded=True), gpu_memory_gb)
+    needs = {"ddp_gb": ddp["total_gb"], "fsdp2_gb": sharded and sharded["total_gb"]}
+    shown = sharded if sharded and ddp["possible"] is False else ddp
+    return shown | {"cpu_gb": cpu_gb, "ranks": {"count": count, **needs}}
 
 
 def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
@@ -138,6 +155,7 @@ def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> Memor
         batch=training.per_device_train_batch_size,
         sequences=grpo.num_generations if generates else objective.sequences_per_row,
         length=min(longest, training.max_length),
+        tokens=training.tokens_per_batch,
         generates=generates,
         keeps_start=generates and grpo.beta > 0,
         gradient_checkpointing=training.gradient_checkpointing,
@@ -158,7 +176,7 @@ def _is_padding_free(settings: ExperimentSettings, device: str) -> bool:
 
 def _smallest(plan: MemoryPlan) -> MemoryPlan:
     """Return the plan that takes the least memory with the same technique and optimizer."""
-    return replace(plan, batch=1, gradient_checkpointing=True)
+    return replace(plan, batch=1, tokens=plan.tokens and plan.length * plan.sequences, gradient_checkpointing=True)
 
 
 def _bytes_by_part(shape: ModelShape, plan: MemoryPlan, params: float | None) -> dict[str, float]:
@@ -172,14 +190,24 @@ def _bytes_by_part(shape: ModelShape, plan: MemoryPlan, params: float | None) ->
     adapter_weights = 0 if plan.technique == "full" else trained * (trained_bytes + rounded_bytes)
     start = trained * trained_bytes if plan.keeps_start else 0
     packed = _packed_bytes(shape, plan, value_bytes)
+    weights = _base_bytes(shape, plan, param_count, value_bytes) + adapter_weights + start
+    states = _state_bytes(shape, plan, trained, trained_bytes)
+    outside = shape.outside_params / shape.params
+    trained_outside = outside if plan.technique == "full" else 0
+    copies = _copy_bytes(shape, plan, param_count, value_bytes)
     return {
-        "weights": _base_bytes(shape, plan, param_count, value_bytes) + adapter_weights + start,
-        "gradients": trained * trained_bytes,
-        "optimizer": _state_bytes(shape, plan, trained, trained_bytes),
+        "weights": _share(weights, outside, shape, plan) + copies,
+        "gradients": _share(trained * trained_bytes, trained_outside, shape, plan),
+        "optimizer": states / plan.ranks.count if plan.ranks.sharded else states,
         **({"packed": packed} if packed else {}),
         "activations": max(_activation_bytes(shape, plan, value_bytes), _cache_bytes(shape, plan, value_bytes)),
         "overhead": _RUNTIME_BYTES[plan.device] + _workspace_bytes(shape, plan, value_bytes),
     }
+
+
+def _share(whole: float, outside: float, shape: ModelShape, plan: MemoryPlan) -> float:
+    """Return the bytes that one rank holds. outside: the share that is outside the layers."""
+    return Held(whole, whole * (1 - outside) / shape.layers, whole * outside).of_one(plan.ranks)
 
 
 def _state_bytes(shape: ModelShape, plan: MemoryPlan, trained: float, trained_bytes: int) -> float:
@@ -210,18 +238,30 @@ def _require_supported(plan: MemoryPlan) -> None:
 
 def _base_bytes(shape: ModelShape, plan: MemoryPlan, param_count: float, value_bytes: int) -> float:
     """Return the bytes of the weights of the base model."""
-    if plan.autocast:  # the 16-bit copies live until the backward pass has used them
-        return param_count * (BYTES["float32"] + value_bytes)
+    if plan.autocast:
+        return param_count * BYTES["float32"]
     if plan.technique != "qlora":
         return param_count * value_bytes
     packed_params = param_count * shape.matrix_params / shape.params
     return packed_params * (_NF4_BYTES + _SCALE_BYTES[plan.double_quant]) + (param_count - packed_params) * value_bytes
 
 
+def _copy_bytes(shape: ModelShape, plan: MemoryPlan, param_count: float, value_bytes: int) -> float:
+    """Return the bytes of the 16-bit copies of autocast. They live until the backward pass has used them, also where
+    the weights themselves are sharded. With checkpointing, those of one sharded layer at a time do."""
+    if not plan.autocast:
+        return 0
+    copies = param_count * value_bytes
+    if not (plan.ranks.sharded and plan.gradient_checkpointing):
+        return copies
+    outside = copies * shape.outside_params / shape.params
+    return outside + (copies - outside) / shape.layers
+
+
 def _packed_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
     """Return the bytes of packed matrices. On a CPU with enough memory, the frozen matrices and the head are packed for
     the products of both passes. Those of qlora are dequantized first (models/cpu/fast_linear.py)."""
-    if plan.device != "cpu" or plan.technique == "full":
+    if plan.device != "cpu" or plan.technique == "full" or plan.ranks.sharded:
         return 0
     dequantized = shape.matrix_params * value_bytes if plan.technique == "qlora" else 0
     return dequantized + 2 * (shape.matrix_params + shape.vocabulary * shape.hidden) * value_bytes
@@ -240,13 +280,19 @@ def _activation_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> 
         values = shape.layers * input_values + 2 * layer_values
     else:
         values = layer_values * (shape.layers + 1)
-    return plan.batch * plan.sequences * length * values * value_bytes
+    if plan.tokens is None:
+        tokens = plan.ranks.rows(plan.batch) * plan.sequences * length
+    else:  # short rows fill a batch, and of a few long rows a rank may have more than its share
+        long_rows = plan.ranks.rows(max(1, plan.tokens // (plan.sequences * length)))
+        tokens = max(plan.ranks.rows(plan.tokens), long_rows * plan.sequences * length)
+    return tokens * values * value_bytes
 
 
 def _cache_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
     """Return the bytes of the keys and values of a batch of answers, while there are no activations."""
     values = shape.layers * 2 * shape.kv_heads * shape.head_dim
-    return plan.batch * plan.sequences * plan.length * values * value_bytes if plan.generates else 0
+    rows = plan.ranks.rows(plan.batch) * plan.sequences
+    return rows * plan.length * values * value_bytes if plan.generates else 0
 
 
 def _kept_values(shape: ModelShape, plan: MemoryPlan) -> float:
@@ -304,7 +350,10 @@ def _advice(shape: ModelShape, plan: MemoryPlan, params: float | None, gpu_memor
 def _changes(plan: MemoryPlan) -> list[tuple[str, MemoryPlan]]:
     """Return changes that save memory, the smallest first: (advice, changed plan)."""
     changes: list[tuple[str, MemoryPlan]] = []
-    if plan.batch > 1:
+    if plan.tokens is not None and plan.tokens >= 2 * plan.length:
+        fewer = replace(plan, tokens=plan.tokens // 2)
+        changes.append((f"set tokens_per_batch: {fewer.tokens} and double gradient_accumulation_steps", fewer))
+    elif plan.tokens is None and plan.batch > 1:
         half = replace(plan, batch=max(1, plan.batch // 2))
         changes += [
             (f"set per_device_train_batch_size: {half.batch} and double gradient_accumulation_steps", half),
@@ -313,7 +362,8 @@ def _changes(plan: MemoryPlan) -> list[tuple[str, MemoryPlan]]:
     if not plan.gradient_checkpointing:
         changes.append(("set gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
     smallest = _smallest(plan)
-    settings = "per_device_train_batch_size: 1 and gradient_checkpointing: true"
+    one_row = "per_device_train_batch_size: 1" if plan.tokens is None else f"tokens_per_batch: {smallest.tokens}"
+    settings = f"{one_row} and gradient_checkpointing: true"
     changes.append((f"set {settings}", smallest))
     if plan.optim == "adamw_torch":
         changes.append((f"set optim: paged_adamw_8bit, {settings}", replace(smallest, optim="paged_adamw_8bit")))

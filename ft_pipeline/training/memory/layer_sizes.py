@@ -87,10 +87,14 @@ class ModelShape:
         return self.layers * sum(inputs * outputs for inputs, outputs in self.matrices.values())
 
     @property
+    def outside_params(self) -> int:
+        """Number of parameters outside the layers: embeddings, head, and the last norm."""
+        return (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden + self.hidden
+
+    @property
     def params(self) -> int:
-        embeddings = (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden
         experts = self.layers * self.experts * (3 * self.hidden * self.expert_width + self.hidden)
-        return self.matrix_params + experts + embeddings + self.hidden * (2 * self.layers + 1)
+        return self.matrix_params + experts + 2 * self.layers * self.hidden + self.outside_params
 
     def target_names(self, targets: Sequence[str] | str) -> list[str]:
         """Return the matrices of a layer that LoRA adapts; all of them if the names are not Llama's."""

@@ -131,21 +131,25 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> d
     }
 
 
-def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
+def with_reference(
+    model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int, ranks: Ranks | None = None
+) -> list[dict[str, Any]]:
     """Return the pairs with the log probability of each answer, computed by the current model. Its mode (train, eval)
-    is restored."""
+    is restored. Each rank computes its share."""
+    ranks = ranks or Ranks()
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
+    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     unknown = dict.fromkeys(REFERENCES, 0.0)
     computed: dict[int, dict[str, float]] = {}
     with evaluation_mode(model):
-        for begin in range(0, len(order), batch_size):
-            indices = order[begin : begin + batch_size]
+        for indices, _ in ranks.share(batches):
             batch = collate_pairs([{**pairs[index], **unknown} for index in indices], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            values = _log_probabilities(model, batch).tolist()
+            values = ranks.run(_log_probabilities, model, batch).tolist()
             for index, *pair_values in zip(indices, *values, strict=True):
                 computed[index] = dict(zip(REFERENCES, pair_values, strict=True))
-    return [{**pair, **computed[index]} for index, pair in enumerate(pairs)]
+    of_all_ranks = {index: values for part in ranks.gather_values(computed) for index, values in part.items()}
+    return [{**pair, **of_all_ranks[index]} for index, pair in enumerate(pairs)]
 
 
 class PreferenceTrainer(TokenTrainer):
@@ -174,7 +178,7 @@ class PreferenceTrainer(TokenTrainer):
     ) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
         pad, size = batch_pad_token_id(model, tokenizer), arguments.per_device_eval_batch_size
-        train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
+        train, validation = (with_reference(model, rows, pad, size, ranks) for rows in (train, validation))
         return cls(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.model_structure import causal_lm, decoder_layers
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.settings.training import TrainingSettings
+from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.model_probe import keeps_rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
@@ -46,25 +48,26 @@ def require_attention(name: str | None, device: str) -> None:
         )
 
 
-def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bool = False) -> None:
+def speed_up(model: Any, training: TrainingSettings, device: str, ranks: Ranks | None = None) -> None:
     """Apply padding_free, use_liger_kernel and torch_compile to `model`, as `training` requests them.
 
     If `training` does not set padding_free, it is used on a CPU if the model supports it. Without torch_compile and
-    without `sharded` weights, the frozen matrices are packed. UserError if this model or this machine does not support
+    without sharded weights, the frozen matrices are packed. UserError if this model or this machine does not support
     a requested option.
     """
+    ranks = ranks or Ranks()
     if training.padding_free:
-        if (reason := _try_end_to_end(model)) is not None:
+        if (reason := _try_end_to_end(model, ranks)) is not None:
             raise UserError(f"training.padding_free: {reason}. Remove padding_free.")
     elif training.padding_free is None and device == "cpu" and _allows_end_to_end(model, training):
-        _try_end_to_end(model)
+        _try_end_to_end(model, ranks)
     if training.use_liger_kernel:
         _require_liger(device)
         apply_liger_kernel(model, _LIGER_OPTIONS)
     if training.torch_compile:
         _require_compiler(device)
         _compile_layers(model)
-    elif not sharded:
+    elif not ranks.sharded:
         speed_up_products(model, trains=True)
 
 
@@ -73,17 +76,17 @@ def _allows_end_to_end(model: Any, training: TrainingSettings) -> bool:
     return training.allows_rows_end_to_end and learned_prompt(model) is None
 
 
-def _try_end_to_end(model: Any) -> str | None:
+def _try_end_to_end(model: Any, ranks: Ranks) -> str | None:
     """Let the model read batches without padding, and return None. If it cannot, leave it unchanged and return why."""
     if reads_end_to_end(model):
         return None
     causal = causal_lm(model)
     previous = causal.config._attn_implementation
-    separate = states_of_rows(model, end_to_end=False)
+    separate = ranks.run(states_of_rows, model)
     if (reason := use_end_to_end_attention(model)) is not None:
         return f"{reason}, so its rows cannot be laid end to end"
     with compute_autocast(model):  # as in training: a GPU's kernel accepts 16 bit only
-        end_to_end = states_of_rows(model, end_to_end=True)
+        end_to_end = ranks.run(partial(states_of_rows, end_to_end=True), model)
     if keeps_rows_apart(separate, end_to_end):
         return None
     causal.set_attn_implementation(previous)

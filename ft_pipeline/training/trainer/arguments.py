@@ -1,5 +1,6 @@
 """Convert the training settings to the arguments of transformers."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +9,17 @@ from transformers import TrainingArguments
 from ft_pipeline.settings.training import TrainingSettings
 
 
-def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> TrainingArguments:
+@dataclass
+class TokenTrainingArguments(TrainingArguments):
+    """The arguments of transformers, with one that it does not have."""
+
+    tokens_per_batch: int | None = None
+    """TrainingSettings.tokens_per_batch"""
+
+
+def training_arguments(
+    settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype
+) -> TokenTrainingArguments:
     """Return the arguments of transformers for one run. Checkpoints are written to `folder`.
 
     The steps between evaluations and between checkpoints depend on the rows (see evaluations.evaluation_intervals).
@@ -16,12 +27,13 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
     """
     if settings.learning_rate is None:
         raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
-    return TrainingArguments(
+    return TokenTrainingArguments(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.per_device_train_batch_size,
+        tokens_per_batch=settings.tokens_per_batch,
         per_device_eval_batch_size=2 * settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         optim=settings.optim,

@@ -105,10 +105,88 @@ class LengthGroupedSampler(Sampler[int]):
         return [ordered[begin : begin + self._batch_size] for begin in range(0, count, self._batch_size)]
 
 
+class RowBatches(Sampler[list[int]]):
+    """The rows of a LengthGroupedSampler in batches of `batch_size` rows. The last batch may have fewer."""
+
+    def __init__(self, sampler: LengthGroupedSampler, batch_size: int) -> None:
+        self._sampler = sampler
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._sampler) // self._batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self._sampler)
+        for begin in range(0, len(rows), self._batch_size):
+            yield rows[begin : begin + self._batch_size]
+
+
+class TokenBatches(Sampler[list[int]]):
+    """Batches of rows of similar length, each filled up to a number of tokens, every row counted as long as the longest
+    one of its batch. A longer row is a batch alone.
+
+    Every epoch has the same batches in another order, so that all epochs have equally many. Only the seed and the epoch
+    decide the order. The largest batch comes first in the first epoch, so that an out-of-memory error occurs early.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int) -> None:
+        self._seed = seed
+        self._epoch = 0
+        generator = torch.Generator().manual_seed(seed * 1_000_003)
+        shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+        self._batches = fill_batches(sorted(shuffled, key=lambda row: -lengths[row]), lengths, tokens)
+        self._largest = max(
+            range(len(self._batches)), key=lambda index: len(self._batches[index]) * lengths[self._batches[index][0]]
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch. The trainer calls it after a resume too, so that earlier `iter` calls do not matter."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(len(self._batches), generator=generator).tolist()
+        if self._epoch == 0:
+            order.remove(self._largest)
+            order.insert(0, self._largest)
+        for index in order:
+            yield self._batches[index]
+
+
+def fill_batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Return the rows in batches that have at most `tokens` tokens with padding. order: the rows, the longest first."""
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def lengths_of(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[int]:
+    """Return the tokens of each row, summed over `columns`."""
+    return [sum(len(row[name]) for name in columns) for row in rows]
+
+
 def batches_by_length(
-    rows: Sequence[dict[str, Any]], batch_size: int, columns: Sequence[str] = ("input_ids",)
+    rows: Sequence[dict[str, Any]],
+    batch_size: int,
+    columns: Sequence[str] = ("input_ids",),
+    tokens: int | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Return all rows in batches of similar length (of `columns`, summed), the longest first. The result is always the
-    same, as held-out losses need it."""
-    order = sorted(rows, key=lambda row: -sum(len(row[name]) for name in columns))
-    return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    """Return all rows in batches of similar length (of `columns`, summed), the longest first: `batch_size` rows each,
+    or up to a number of tokens. The result is always the same, as held-out losses need it."""
+    lengths = lengths_of(rows, columns)
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    if tokens is None:
+        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    else:
+        batches = fill_batches(order, lengths, tokens)
+    return [[rows[index] for index in batch] for batch in batches]

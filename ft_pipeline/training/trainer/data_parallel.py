@@ -14,18 +14,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
 from ft_pipeline.models.model_structure import decoder_layers
+from ft_pipeline.training.trainer.stored_tensors import StoredTensor, own_rows
 
 RANK_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
 Item = TypeVar("Item")
-LossFunction = Callable[[Any, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""(model, batch) → (summed loss, number of summed items, and perhaps more sums), all scalars."""
+Result = TypeVar("Result")
 
 
 class Ranks:
@@ -36,6 +36,7 @@ class Ranks:
         self.number, self.count, self.sharded = rank.number, rank.count, rank.sharded
         self._reshard = rank.reshard
         self._device = torch.device(device)
+        self._sharded_module: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -77,83 +78,92 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def shard(self, model: Any) -> None:
-        """Under FSDP2, shard the weights of each layer among the ranks. `wrap` shards the rest."""
-        if not self.sharded:
-            return
+    def shard(self, model: Any, fill: Callable[[Any], None]) -> None:
+        """Shard the weights of `model` among the ranks (FSDP2), one layer after the other. `fill` is called before a
+        module is sharded, and reads its weights."""
         for layer in decoder_layers(model):
+            fill(layer)
             fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
+        fill(model)
+        self._sharded_module = fully_shard(_RankModule(model), mesh=self._mesh())
 
-    def wrap(self, model: Any, loss: LossFunction) -> nn.Module:
-        """Return a module whose forward pass is `loss`, so that the hooks of DDP and FSDP2 run."""
-        module: nn.Module = _LossModule(model, loss)
-        if self.sharded:
-            fully_shard(module, mesh=self._mesh())
-            return module
-        return DistributedDataParallel(module)
+    def run(self, function: Callable[..., Result], model: Any, *arguments: Any) -> Result:
+        """Return function(model, *arguments), which may run the model, without gradients. Sharded weights are gathered
+        as the model needs them, so all ranks must run it equally often."""
+        if self._sharded_module is None:
+            return function(model, *arguments)
+        result: Result = self._sharded_module(function, *arguments)
+        self._sharded_module.reshard()  # else the weights outside the layers stay gathered until a backward pass
+        return result
 
-    def gather_tensors(self, value: Any) -> Any:
-        """Return `value` with full tensors on every rank. Mappings, lists and plain values keep their types."""
-        if isinstance(value, DTensor):
-            return value.full_tensor()
-        if isinstance(value, dict):
-            return {key: self.gather_tensors(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.gather_tensors(item) for item in value)
-        return value
-
-    def shard_optimizer_state(self, state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the full state of an optimizer with each tensor sharded like its parameter."""
-        return state | {
-            "state": {
-                index: {key: _shard_like(parameters[int(index)], value) for key, value in values.items()}
-                for index, values in state["state"].items()
-            }
-        }
+    def wrap(self, model: Any) -> Any:
+        """Return a module that is called with a function of the model and its further arguments, so that the hooks of
+        DDP and FSDP2 run."""
+        if self._sharded_module is not None:
+            return self._sharded_module
+        # Otherwise each rank would hold every gradient twice.
+        return DistributedDataParallel(_RankModule(model), gradient_as_bucket_view=True)
 
     def _mesh(self) -> Any:
         """Return the device mesh of all ranks."""
         return init_device_mesh(self._device.type, (self.count,))
 
 
-class _LossModule(nn.Module):
-    """A model whose forward pass is its loss."""
+class _RankModule(nn.Module):
+    """A model whose forward pass is a function of it."""
 
-    def __init__(self, model: Any, loss: LossFunction) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._loss = loss
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self._loss(self.model, batch)
+    def forward(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return function(self.model, *arguments)
 
 
-def _shard_like(parameter: Tensor, value: Any) -> Any:
-    """Return `value` sharded like its parameter, if it is a tensor of the same shape and the parameter is sharded."""
-    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+def read_optimizer_state(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the state of an optimizer with each StoredTensor read. Of a tensor with the shape of its parameter, only
+    the rows that this rank has of the parameter are read."""
+    return state | {
+        "state": {index: _read_like(parameters[int(index)], values) for index, values in state["state"].items()}
+    }
+
+
+def _read_like(parameter: Tensor, value: Any) -> Any:
+    """Return a stored tensor, sharded like its parameter if both have the same shape. Those in mappings are read too,
+    and other values are returned."""
+    if isinstance(value, dict):
+        return {key: _read_like(parameter, item) for key, item in value.items()}
+    if not isinstance(value, StoredTensor):
+        return value
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value.read()
+    rows = value.rows(*own_rows(parameter)).to(parameter.device)
+    return DTensor.from_local(
+        rows, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
 
 
 class RankBatches(Sampler[list[int]]):
-    """This rank's rows of each batch of `batch_size` rows from `sampler`. Empty if a batch has too few rows."""
+    """This rank's rows of each batch. Empty if a batch has too few rows."""
 
-    def __init__(self, sampler: Any, batch_size: int, ranks: Ranks) -> None:
-        self._sampler = sampler
-        self.batch_size = batch_size
+    batch_size = None
+    """Batches may have different sizes (accelerate reads this)."""
+    drop_last = False
+
+    def __init__(self, batches: Any, ranks: Ranks) -> None:
+        """batches: lists of row indices, with set_epoch."""
+        self._batches = batches
         self._ranks = ranks
-        self.drop_last = False
 
     def __len__(self) -> int:
-        return -(-len(self._sampler) // self.batch_size)
+        return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
-        self._sampler.set_epoch(epoch)
+        self._batches.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = list(self._sampler)
-        for begin in range(0, len(rows), self.batch_size):
-            yield rows[begin : begin + self.batch_size][self._ranks.number :: self._ranks.count]
+        for rows in self._batches:
+            yield rows[self._ranks.number :: self._ranks.count]
 
 
 @contextmanager

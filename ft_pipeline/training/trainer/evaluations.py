@@ -1,11 +1,13 @@
 """Held-out losses during training: after which steps they are computed, and when they stop the run early."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ft_pipeline.settings.training import TrainingSettings
+from ft_pipeline.training.trainer.batches import TokenBatches
 
 _DECAYED_SHARE = 0.1
 """Share of the peak learning rate to which a schedule must fall before a run may stop early."""
@@ -13,21 +15,24 @@ _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
 """Schedules that never fall. With these a run may stop early after the warmup."""
 
 
-def evaluation_intervals(training: TrainingSettings, rows: int) -> tuple[int, int]:
-    """Return the optimizer steps between two evaluations, and between two checkpoints, when training on `rows` rows."""
-    eval_steps = training.eval_steps or _default_eval_steps(training, rows)
+def evaluation_intervals(training: TrainingSettings, lengths: Sequence[int]) -> tuple[int, int]:
+    """Return the optimizer steps between two evaluations, and between two checkpoints. lengths: tokens of each row."""
+    eval_steps = training.eval_steps or _default_eval_steps(training, lengths)
     return eval_steps, training.save_steps or eval_steps
 
 
-def steps_per_epoch(training: TrainingSettings, rows: int) -> int:
+def steps_per_epoch(training: TrainingSettings, lengths: Sequence[int]) -> int:
     """Return the optimizer steps of one epoch, as the Trainer counts them. Several ranks divide the same batches."""
-    batches = math.ceil(rows / training.per_device_train_batch_size)
+    if training.tokens_per_batch is None:
+        batches = math.ceil(len(lengths) / training.per_device_train_batch_size)
+    else:
+        batches = len(TokenBatches(lengths, training.tokens_per_batch, training.seed))
     return math.ceil(batches / training.gradient_accumulation_steps)
 
 
-def _default_eval_steps(training: TrainingSettings, rows: int) -> int:
+def _default_eval_steps(training: TrainingSettings, lengths: Sequence[int]) -> int:
     """Return the steps between evaluations if the settings do not set them: `evals_per_epoch` of them in an epoch."""
-    steps = steps_per_epoch(training, rows)
+    steps = steps_per_epoch(training, lengths)
     if training.max_steps > 0:
         steps = min(steps, training.max_steps)
     return math.ceil(steps / training.evals_per_epoch)

@@ -60,7 +60,7 @@ def require_room_for_prompt(model: Any, rows: Mapping[str, Sequence[dict[str, An
         )
 
 
-def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
+def states_of_rows(model: Any, *, end_to_end: bool = False) -> Tensor:
     """Return the last hidden states [tokens, width] of two short rows, concatenated. Each row is read separately, or
     both are laid end to end in one batch."""
     causal = causal_lm(model)

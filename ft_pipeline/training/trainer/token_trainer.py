@@ -10,18 +10,33 @@ from accelerate.data_loader import prepare_data_loader
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.techniques import load_weights
+from ft_pipeline.training.techniques import load_weights, save_sharded_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
-from ft_pipeline.training.trainer.batches import LengthGroupedSampler, batches_by_length, collate, count_tokens
+from ft_pipeline.training.trainer.arguments import TokenTrainingArguments
+from ft_pipeline.training.trainer.batches import (
+    LengthGroupedSampler,
+    RowBatches,
+    TokenBatches,
+    batches_by_length,
+    collate,
+    count_tokens,
+    lengths_of,
+)
 from ft_pipeline.training.trainer.callbacks import Throughput
-from ft_pipeline.training.trainer.checkpoint_state import load_tree, random_state, save_tree, set_random_state
+from ft_pipeline.training.trainer.checkpoint_state import (
+    load_tree,
+    open_tree,
+    random_state,
+    save_tree,
+    set_random_state,
+)
 from ft_pipeline.training.trainer.checkpoints import (
     checkpoint_folder,
     checkpoint_step,
@@ -30,7 +45,7 @@ from ft_pipeline.training.trainer.checkpoints import (
     seal,
     steps_in,
 )
-from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
+from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks, read_optimizer_state
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, best_steps
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.interruption import InterruptCallback
@@ -59,6 +74,7 @@ class TokenTrainer(Trainer):
     """What is logged before the first step."""
     collate = staticmethod(collate)
     control: TrainerControl
+    args: TokenTrainingArguments
 
     def __init__(
         self,
@@ -66,7 +82,7 @@ class TokenTrainer(Trainer):
         tokenizer: Any,
         train: Rows,
         validation: Rows,
-        args: TrainingArguments,
+        args: TokenTrainingArguments,
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
@@ -95,7 +111,7 @@ class TokenTrainer(Trainer):
         tokenizer: Any,
         train: Rows,
         validation: Rows,
-        arguments: TrainingArguments,
+        arguments: TokenTrainingArguments,
         ranks: Ranks,
     ) -> "TokenTrainer":
         """Return the trainer of one experiment. `settings` is for the trainers of other objectives."""
@@ -106,7 +122,8 @@ class TokenTrainer(Trainer):
     ) -> Tensor:
         """Return the summed loss divided by the items of the optimizer step, times the number of ranks, because
         gradients are averaged over them."""
-        total, count, *_ = model(inputs) if self.ranks.are_several else self.summed_loss(model, inputs)
+        several = self.ranks.are_several
+        total, count, *_ = model(self._rank_loss, inputs) if several else self.summed_loss(model, inputs)
         return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
@@ -157,7 +174,9 @@ class TokenTrainer(Trainer):
     def compute_held_out_metrics(self) -> dict[str, float]:
         """Return `eval_loss` in nats per item, and each of `held_out_measures` per item. Sums run over all rows, so
         that the batch sizes do not skew them."""
-        batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.length_columns)
+        size, tokens = self.args.per_device_eval_batch_size, self.args.tokens_per_batch
+        # Without gradients, twice as much fits.
+        batches = batches_by_length(self._validation, size, self.length_columns, tokens and 2 * tokens)
         sums = [0.0] * (2 + len(self.held_out_measures))
         with evaluation_mode(self.model), without_compiled_code():
             for rows, is_counted in self.ranks.share(batches):
@@ -170,7 +189,7 @@ class TokenTrainer(Trainer):
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return `summed_loss` of the current model, whether its weights are sharded or not."""
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
-        return self._rank_module(batch) if self.ranks.sharded else self.summed_loss(self.model, batch)
+        return self.ranks.run(self.summed_loss, self.model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, with speed and memory added before any tracker reads them. UserError if a loss is not finite;
@@ -188,16 +207,20 @@ class TokenTrainer(Trainer):
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [sum(len(row[name]) for name in self.length_columns) for row in dataset]
+        lengths = lengths_of(train_dataset or self.train_dataset, self.length_columns)
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the training batches. If there are several ranks, each one reads its share of every batch. accelerate
         would make the batches larger instead."""
-        if not self.ranks.are_several:
+        budget = self.args.tokens_per_batch
+        if not self.ranks.are_several and budget is None:
             return super().get_train_dataloader()
-        batches = RankBatches(self._get_train_sampler(), self.args.per_device_train_batch_size, self.ranks)
+        if budget is None:
+            whole: Any = RowBatches(self._get_train_sampler(), self.args.per_device_train_batch_size)
+        else:
+            whole = TokenBatches(lengths_of(self.train_dataset, self.length_columns), budget, self.args.seed)
+        batches = RankBatches(whole, self.ranks)
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=batches,
@@ -207,13 +230,15 @@ class TokenTrainer(Trainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Create the optimizer after sharding the weights among ranks. For bf16 weights it rounds stochastically."""
-        self.ranks.shard(self.model)
+        """Create the optimizer. For bf16 weights it rounds stochastically."""
         if self.ranks.are_several:
-            self._rank_module = self.ranks.wrap(self.model, self._rank_loss)
+            self._rank_module = self.ranks.wrap(self.model)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         self.optimizer_cls_and_kwargs = rounding_optimizer(self.model, optimizer_class, options, self.args.seed)
         return super().create_optimizer(model)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """Do nothing: the model is on its device. Moving it would replace weights that are sharded."""
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """Return the module of the ranks if there are several. accelerate wraps only `self.model`, so it leaves this
@@ -227,6 +252,7 @@ class TokenTrainer(Trainer):
         evaluated, the previous one is kept.
         """
         super()._save_checkpoint(model, trial)
+        self.ranks.wait()  # until every rank has written its shards
         if self.ranks.is_first:
             root, step = Path(self.args.output_dir), self.state.global_step
             seal(checkpoint_folder(root, step))
@@ -238,25 +264,23 @@ class TokenTrainer(Trainer):
         """Save the weights and the tokenizer. transformers would also save its arguments, pickled."""
         folder = output_dir or self.args.output_dir
         if self.ranks.sharded:
-            state_dict = self.ranks.gather_tensors(self.model.state_dict())
-        if self.ranks.is_first:
+            save_sharded_weights(self.model, Path(folder), self.ranks)
+        elif self.ranks.is_first:
             options = {} if isinstance(self.model, PeftModel) else {"save_original_format": False}
             self.model.save_pretrained(folder, state_dict=state_dict, **options)
+        if self.ranks.is_first:
             self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = {
-            "optimizer": self.ranks.gather_tensors(self.optimizer.state_dict()),
-            "schedule": self.lr_scheduler.state_dict(),
-        }
-        if self.ranks.is_first:
-            save_tree(Path(output_dir), OPTIMIZER, state)
+        if self.ranks.is_first or self.ranks.sharded:
+            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+            save_tree(Path(output_dir), OPTIMIZER, state, self.ranks.number)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            state = load_tree(Path(checkpoint), OPTIMIZER)
+            state = open_tree(Path(checkpoint), OPTIMIZER)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            self.optimizer.load_state_dict(self.ranks.shard_optimizer_state(state["optimizer"], parameters))
+            self.optimizer.load_state_dict(read_optimizer_state(state["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(state["schedule"])
 
     def _save_rng_state(self, output_dir: str) -> None:

@@ -1,0 +1,137 @@
+"""Checkpoints of ranks with sharded weights: any number of ranks reads what any other number wrote."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE
+from ft_pipeline.training import adapter
+from ft_pipeline.training.trainer.checkpoint_state import load_tree, open_tree, save_tree
+from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, newest_valid, steps_in
+from ft_pipeline.training.trainer.data_parallel import read_optimizer_state
+from ft_pipeline.training.trainer.stored_tensors import StoredTensor, load_into
+from ft_pipeline_tests.training.rank_runs import only_rank, run_ranks, summary_of
+from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
+from ft_pipeline_tests.training.test_ranks import losses
+
+VALUES = torch.arange(35.0).reshape(7, 5)
+
+
+def sharded_matrix(count: int) -> torch.Tensor:
+    """A parameter of 7 rows that this rank shares with others."""
+    module = torch.nn.Linear(5, 7, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(VALUES)
+    fully_shard(module, mesh=init_device_mesh("cpu", (count,)))
+    return module.weight
+
+
+@pytest.fixture
+def written_by_three(tmp_path):
+    """A checkpoint of an optimizer whose state three ranks share. The last rank has one row, the others three."""
+    for number in range(3):
+        with only_rank(number, 3):
+            average = sharded_matrix(3).detach() * 2
+            state = {"state": {0: {"step": torch.tensor(4.0), "average": average}}, "param_groups": [{"params": [0]}]}
+            save_tree(tmp_path, "optimizer", state, number)
+    return tmp_path
+
+
+def test_one_process_reads_the_whole_tensors_of_three_ranks(written_by_three):
+    state = load_tree(written_by_three, "optimizer")["state"][0]
+    assert torch.equal(state["average"], VALUES * 2) and float(state["step"]) == 4
+    stored = open_tree(written_by_three, "optimizer")["state"][0]["average"]
+    assert stored.shape == VALUES.shape
+    assert torch.equal(stored.rows(2, 5), VALUES[2:5] * 2)
+    assert not [path for path in written_by_three.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_another_number_of_ranks_reads_its_own_rows_of_it(count, written_by_three):
+    parts = []
+    for number in range(count):
+        with only_rank(number, count):
+            weight = sharded_matrix(count)
+            state = read_optimizer_state(open_tree(written_by_three, "optimizer"), [weight])["state"][0]
+            assert state["average"].placements == weight.placements and state["average"].shape == weight.shape
+            parts.append(state["average"].to_local())
+    assert torch.equal(torch.cat(parts), VALUES * 2)
+
+
+def test_a_tensor_of_another_shape_is_not_loaded(written_by_three):
+    stored = open_tree(written_by_three, "optimizer")["state"][0]["average"]
+    with pytest.raises(ValueError, match=r"has the shape \[7, 5\], not \[5\]"):
+        load_into(torch.zeros(5), stored)
+    assert isinstance(stored, StoredTensor)
+
+
+# --- trainings that others finish ----------------------------------------------------------------------------------
+
+WRITERS = {"alone": {"count": 1}, "sharded": {"count": 2, "sharded": True}}
+FINISHERS = {
+    "one process": {"count": 1},
+    "two with DDP": {"count": 2},
+    "two with FSDP2": {"count": 2, "sharded": True},
+    "three with FSDP2": {"count": 3, "sharded": True},
+}
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def begun(request, tiny_base, tmp_path_factory):
+    """The technique, and a function that returns a job whose training others began; the folder of a whole training."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(COMPUTE_DTYPE_VARIABLE, "float32")
+        keys = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+        wanted = settings(request.param, **keys, eval_steps=2, optim="adamw_torch")
+        rows = [*support_rows(), conversation(8000, [PAIRS[0]], "train")]
+        inputs = {
+            "training_data": make_training_data(folder / "data", tiny_base, rows, wanted),
+            "base_model": tiny_base,
+        }
+        works = {name: job("adapter", folder / name, wanted, inputs) for name in WRITERS}
+        adapter.run(works["alone"])
+        run_ranks({"sharded": works["sharded"]}, folder / "ranks", sharded=True)
+
+        def begin(writer, name):
+            work = job("adapter", folder / name, wanted, inputs)
+            shutil.copytree(works[writer].work, work.work, dirs_exist_ok=True)
+            root = work.work / "checkpoints"
+            shutil.rmtree(checkpoint_folder(root, steps_in(root)[-1]))
+            return work
+
+        yield begin, works, folder
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("finisher", FINISHERS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_others_finish_the_training(writer, finisher, begun):
+    begin, works, folder = begun
+    name = f"{writer}-{finisher}".replace(" ", "-")
+    work = begin(writer, name)
+    kept = newest_valid(work.work / "checkpoints")
+    assert any("shard" in path.name for path in kept.iterdir()) == (writer == "sharded")
+    ranks = FINISHERS[finisher]
+    if ranks["count"] == 1:
+        summary = adapter.run(work)
+    else:
+        run_ranks({name: work}, folder / "ranks", **ranks)
+        summary = summary_of(folder / "ranks", name)
+    assert 0 < summary["resumed_from_step"] < summary["steps"] == 10
+    for value in ("loss", "eval_loss", "grad_norm"):
+        assert losses(work.out, value) == pytest.approx(losses(works["alone"].out, value), rel=1e-3)
+    weights, expected = (load_file(next(out.glob("*model.safetensors"))) for out in (work.out, works["alone"].out))
+    assert weights.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert weights[key].dtype == tensor.dtype
+        torch.testing.assert_close(weights[key], tensor, rtol=2e-2, atol=2e-3)
+    assert {path.name for path in work.out.iterdir()} == {path.name for path in works["alone"].out.iterdir()}
+    if (config := work.out / "adapter_config.json").exists():
+        assert json.loads(config.read_text()) == json.loads((works["alone"].out / config.name).read_text())
