@@ -192,9 +192,15 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
 
 
 def require_shardable(settings: ExperimentSettings, rank: Rank) -> None:
-    """Raise UserError for what FSDP2 cannot shard: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
+    """Raise UserError for what FSDP2 cannot do: shard 4-bit weights, a learned prompt or the state of 8-bit optimizers,
+    and answer prompts, where each rank takes other steps."""
     if not rank.sharded:
         return
+    if settings.objective == "grpo":
+        raise UserError(
+            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the file "
+            "that FT_ACCELERATE_CONFIG names."
+        )
     if settings.technique not in ("lora", "full"):
         raise UserError(
             f"technique {settings.technique!r} is not supported with FSDP. Set `technique: lora` or `full`, or "
