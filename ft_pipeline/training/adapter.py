@@ -115,7 +115,7 @@ def _held_out_rewards(trainer: TokenTrainer) -> dict[str, float]:
     entries = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
     best = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
     return {
-        name.replace("eval", when, 1): value
+        f"{when}_{name}": value
         for when, entry in zip(("first", "best"), [*entries[:1], *best], strict=False)
         for name, value in entry.items()
         if name.startswith("eval_reward")
@@ -198,8 +198,8 @@ def require_shardable(settings: ExperimentSettings, rank: Rank) -> None:
         return
     if settings.objective == "grpo":
         raise UserError(
-            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the file "
-            "that FT_ACCELERATE_CONFIG names."
+            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the "
+            "file that FT_ACCELERATE_CONFIG names."
         )
     if settings.technique not in ("lora", "full"):
         raise UserError(
