@@ -88,8 +88,6 @@ def test_two_processes_learn_from_the_same_answers_as_one(tiny_base, tmp_path, m
 
 
 def test_sharded_weights_are_refused_since_each_rank_takes_other_steps():
-    with pytest.raises(
-        UserError, match=r"draws answers, which FSDP does not support\."
-    ):
+    with pytest.raises(UserError, match=r"draws answers, which FSDP does not support\."):
         adapter.require_shardable(SETTINGS, Rank(0, 2, sharded=True))
     adapter.require_shardable(SETTINGS, Rank(0, 2))
