@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.models import attention
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.evaluation import EvaluationSettings
@@ -27,6 +28,7 @@ from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.trainer.batches import count_tokens
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
 
@@ -245,7 +247,13 @@ def answer(prompt, ids, is_cut_off=False):
     return Rollout(Prompt(prompt, {}), ids, is_cut_off, Reward(0.0, {}))
 
 
-ANSWERS = [(answer([5, 6, 7], [8, 9]), 0.5), (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0)]
+ANSWERS = [
+    (answer([5, 6, 7], [8, 9]), 0.5),
+    (answer([5, 6, 7], [9]), -0.5),
+    (answer([5, 6, 7], [4, 4, 4, 9]), 2.0),
+    (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0),
+    (answer([5], [7, 9]), 1.0),
+]
 """Answers with their advantages."""
 
 
@@ -277,15 +285,32 @@ def test_the_loss_of_a_batch_equals_the_formula_on_plain_logits(padding_free, tr
         float((0.1 * ((start - policy).exp() - (start - policy) - 1) - advantage).mean())
         for policy, start, (_, advantage) in zip(policies, starts, ANSWERS, strict=True)
     )
-    assert tokens == 5 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert tokens == 12 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
     assert max(float((policy - start).abs().max()) for policy, start in zip(policies, starts, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("short_row_tokens", [512, 3])
+def test_a_prompt_is_computed_once_for_its_answers_with_the_gradients_of_separate_rows(
+    short_row_tokens, trainer_of, monkeypatch
+):
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", short_row_tokens)
+    found = []
+    for padding_free, tokens in ((True, 2 + 3 + 2 + 5 + 1 + 4 + 0 + 3), (False, 5 + 4 + 7 + 5 + 3)):
+        trainer = trainer_of(padding_free, beta=0.1)
+        batch = trainer._batch(ANSWERS, torch.device("cpu"))
+        assert count_tokens(batch) == tokens
+        trainer.summed_loss(trainer.model, batch)[0].backward()
+        found.append({name: weight.grad for name, weight in trainer.model.named_parameters() if weight.requires_grad})
+    assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-2
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_answers_without_a_gradient_are_left_out_of_a_batch(trainer_of):
     masked = trainer_of(mask_truncated_completions=True)._batch(ANSWERS, torch.device("cpu"))
-    assert masked["weights"].tolist() == [1.0] * 2
+    assert masked["weights"].tolist() == [1.0] * 9
     trainer = trainer_of(beta=0)
-    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 5
+    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 12
     no_signal = trainer._batch([(rollout, 0.0) for rollout, _ in ANSWERS], torch.device("cpu"))
     assert no_signal["weights"].tolist() == [0.0]  # a step has all of its batches
     total, _ = trainer.summed_loss(trainer.model, no_signal)

@@ -9,6 +9,7 @@ prompts, as models are scored; `eval_loss` is 1 minus this reward, so that the b
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
+from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.model_structure import context_window
@@ -34,7 +36,8 @@ from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableR
 from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
-from ft_pipeline.training.trainer.batches import collate, count_tokens
+from ft_pipeline.training.trainer.acceleration import is_compiled
+from ft_pipeline.training.trainer.batches import collate, count_tokens, join_branches
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import answer_states, detached_head, head_losses
@@ -111,6 +114,7 @@ class GroupTrainer(TokenTrainer):
         super().__init__(*args)
         self._rollouts = Rollouts(self.model, self.processing_class, rewards, grpo.max_new_tokens)
         self._start = StartWeights(self.model) if grpo.beta else None
+        self._shares_prompts = _can_share_prompts(self.model)
         self._filler_row = min(self.train_dataset, key=lambda row: len(row["input_ids"]))
         self._facts: dict[str, float] = {}
         self._kl_sum, self._kl_tokens = 0.0, 0
@@ -201,17 +205,27 @@ class GroupTrainer(TokenTrainer):
             if self._is_in_loss(rollout) and (advantage or self._start)
         ]
         weights = [group_loss.token_weight(self._grpo, len(rollout.ids)) for rollout, _ in used]
-        rows, advantages = [_row_of(rollout) for rollout, _ in used], [advantage for _, advantage in used]
-        if not used:  # a step has all of its batches, on each rank: one row, without weight
-            rows, advantages, weights = [self._filler_row], [0.0], [0.0]
-        batch = {name: value.to(device) for name, value in collate(rows, self._pad_token_id).items()}
-        tokens = torch.tensor([sum(label != MASKED for label in row["labels"]) for row in rows], device=device)
+        lengths, advantages = [len(rollout.ids) for rollout, _ in used], [advantage for _, advantage in used]
+        if used:
+            batch = self._collate_answers([rollout for rollout, _ in used])
+        else:  # a step has all of its batches, on each rank: one row, without weight
+            batch = collate([self._filler_row], self._pad_token_id)
+            lengths, advantages, weights = [self.count_items(batch)], [0.0], [0.0]
+        batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        tokens = torch.tensor(lengths, device=device)
         for name, values in (("advantages", advantages), ("weights", weights)):
             batch[name] = torch.tensor(values, dtype=torch.float32, device=device).repeat_interleave(tokens)
         if self._start is not None:
             with self._start.in_place(), compute_autocast(self.model):
                 batch["start"] = self._log_probabilities(self.model, batch)
         return batch
+
+    def _collate_answers(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        """Return a batch in which answers are trained. Answers to the same prompt follow each other."""
+        if not self._shares_prompts:
+            return collate([_row_of(rollout) for rollout in rollouts], self._pad_token_id)
+        groups = groupby(rollouts, key=lambda rollout: rollout.prompt.ids)
+        return join_branches([(prompt, [rollout.ids for rollout in group]) for prompt, group in groups])
 
     def _log_probabilities(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the log probability of each token of the answers [tokens], at the temperature of the answers."""
@@ -287,6 +301,12 @@ def _prompt_of(row: dict[str, Any]) -> Prompt:
     """Return the prompt of a row: the tokens before the reference answer."""
     begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
     return Prompt(row["input_ids"][:begin], json.loads(row["conversation"]))
+
+
+def _can_share_prompts(model: Any) -> bool:
+    """Whether a prompt can be computed once for its answers in training: if rows are laid end to end on a CPU. Compiled
+    code would be made anew for each list of lengths."""
+    return reads_end_to_end(model) and model.device.type == "cpu" and not is_compiled(model)
 
 
 def _row_of(rollout: Rollout) -> dict[str, list[int]]:
