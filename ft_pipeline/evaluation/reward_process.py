@@ -1,61 +1,48 @@
 """The process that computes rewards: `python -m ft_pipeline.evaluation.reward_process`. It reads and writes JSON lines.
 
 The first line is the config (reward_config.reward_config) with the limit `memory_bytes`. Each further line is an
-answer: {messages, tools, answer, calls}. A reply is {"values": …} with the value of each rewarded metric, or
-{"error": …} with an error of the user's. Functions of the project run here, with limited memory and, where the system
-allows it, without network. This is no full sandbox: the process may read the files of the user.
+answer: {messages, tools, answer, calls}. A reply is {"values": …} with the value of each rewarded metric, null if the
+answer is too much for a metric, or {"error": …} with an error of the user's. Functions of the project run here, with
+the limits of reward_sandbox.py.
 """
 
-import contextlib
-import ctypes
 import json
 import os
-import resource
-import signal
+import random
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
-_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
-"""Linux's CLONE_NEWUSER and CLONE_NEWNET."""
-_SIGNAL_OF_PARENTS_DEATH = 1
-"""Linux's PR_SET_PDEATHSIG."""
+from ft_pipeline.evaluation.reward_sandbox import Limits, confine
 
-
-def leave_network() -> bool:
-    """Move this process to a network of its own, which reaches nothing. Return whether the system allowed it.
-
-    It must run before the process has a second thread.
-    """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None)
-    return any(libc.unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_USER | _NEW_NETWORK))
-
-
-def end_with_parent() -> None:
-    """Let the system end this process when the training ends, even in a function that never returns."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)
+_LARGEST = 1e6
+"""Largest size of a value. The squares of much larger ones have no finite mean."""
 
 
 def main() -> None:
     """Answer lines of standard input until it ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a function prints must not be read as a reply
-    has_network = not leave_network()
-    end_with_parent()  # a process that changes its user namespace loses this setting
     config = json.loads(sys.stdin.readline())
-    with contextlib.suppress(ValueError, OSError):  # not every system can limit memory
-        resource.setrlimit(resource.RLIMIT_AS, (config["memory_bytes"],) * 2)
-    answer_lines(config, sys.stdin, replies, has_network)
+    limits = confine(Path.cwd(), config["memory_bytes"], _packages(config["custom_metrics"]))
+    answer_lines(config, sys.stdin, replies, limits)
 
 
-def answer_lines(config: Mapping[str, Any], lines: IO[str], replies: IO[str], has_network: bool) -> None:
-    """Write {"network": …} when the metrics are loaded, or an error; then the reply to each line."""
+def _packages(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the installed packages that metrics import."""
+    return [entry["function"].partition(".")[0] for entry in metrics.values() if entry.get("distribution")]
+
+
+def answer_lines(config: Mapping[str, Any], lines: IO[str], replies: IO[str], limits: Limits) -> None:
+    """Write {"limits": …} when the metrics are loaded, or an error; then the reply to each line."""
     from ft_pipeline.errors import UserError
 
+    process = os.getpid()
+
     def reply(content: Mapping[str, Any]) -> None:
+        if os.getpid() != process:  # a function has forked, and the copy came out of the function
+            os._exit(1)
         replies.write(json.dumps(content) + "\n")
         replies.flush()
 
@@ -64,12 +51,22 @@ def answer_lines(config: Mapping[str, Any], lines: IO[str], replies: IO[str], ha
     except UserError as error:
         reply({"error": str(error)})
         return
-    reply({"network": has_network})
+    reply({"limits": vars(limits)})
     for line in lines:
+        _seed()
         try:
             reply({"values": rewards.values(json.loads(line))})
+        except RecursionError:  # JSON that is nested too deeply
+            reply({"values": None})
         except UserError as error:
             reply({"error": str(error)})
+
+
+def _seed() -> None:
+    """Seed the generators that functions use. A reward must not depend on the answers before it."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
 
 
 class _Rewards:
@@ -97,12 +94,17 @@ class _Rewards:
 
     def values(self, answer: Mapping[str, Any]) -> dict[str, float]:
         """Return the value of each rewarded metric for one answer. Higher is better."""
+        from ft_pipeline.errors import UserError
         from ft_pipeline.evaluation.items import Item
 
         item = Item("", "", tuple(answer["messages"]), answer["tools"])
         score = self._metrics.score_answer if self._has_text_metrics else self._metrics.check_answer
         scored = score(item, answer["answer"], answer["calls"])
-        return {name: sign * float(scored[name]) for name, sign in self._signs.items()}
+        values = {name: sign * float(scored[name]) for name, sign in self._signs.items()}
+        for name, value in values.items():
+            if abs(value) > _LARGEST:
+                raise UserError(f"The reward {name!r} is {value:g}. Return numbers of at most {_LARGEST:,.0f}.")
+        return values
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 A GPU uses torch's variable-length attention. A CPU computes each row separately. For short rows it keeps the scores,
 which are small: torch's flash kernel computes them a second time in the backward pass, and is slower for such rows.
+
+On a CPU, a row may have branches: several continuations of its first tokens, the stem. A branch attends to the stem and
+to itself.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,22 +85,24 @@ def attend_end_to_end(
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    branches: Sequence[Sequence[int]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention with the signature that transformers expects: query [1, heads, tokens, width], key and value [1, kv
     heads, tokens, width] → [1, tokens, heads, width].
 
     `cu_seq_lens_q` [rows + 1]: where each row begins, and where the last one ends. ValueError without it.
+    `branches`: for each row the number of tokens of the stem and of each branch; None: no row has any.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{END_TO_END} attention needs cu_seq_lens_q and max_length_q")
     scale = module.head_dim**-0.5 if scaling is None else scaling
     dtype = _attention_dtype(value)
     queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
-    if dtype in _KERNEL_DTYPES and (kernel := _kernel_for(query.device)) is not None:
+    if branches is None and dtype in _KERNEL_DTYPES and (kernel := _kernel_for(query.device)) is not None:
         attended = _attend_by_kernel(kernel, queries, keys, values, scale, cu_seq_lens_q, max_length_q)
     else:
-        attended = _attend_row_by_row(queries, keys, values, scale, cu_seq_lens_q)
+        attended = _attend_row_by_row(queries, keys, values, scale, cu_seq_lens_q, branches)
     return attended.to(value.dtype), None
 
 
@@ -142,39 +147,71 @@ def _variable_length_kernel(device: torch.device) -> Callable[..., Any] | None:
 
 
 @torch.compiler.disable  # otherwise each new list of lengths would be compiled, in every step
-def _attend_row_by_row(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor) -> Tensor:
+def _attend_row_by_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    bounds: Tensor,
+    branches: Sequence[Sequence[int]] | None,
+) -> Tensor:
     """Compute the attention of the rows one by one: [heads, tokens, width] each → [1, tokens, heads, width]."""
     lengths: list[int] = bounds.diff().tolist()
     queries, keys, values = (states.split(lengths, dim=1) for states in (query, key, value))
-    rows = [_attend_row(*row, scale) for row in zip(queries, keys, values, strict=True)]
+    of_rows = branches or [()] * len(lengths)
+    rows = [
+        _attend_branches(*row, scale, parts) if parts else _attend_row(*row, scale)
+        for *row, parts in zip(queries, keys, values, of_rows, strict=True)
+    ]
     return torch.cat(rows, dim=1).transpose(0, 1)[None]
 
 
+def _attend_branches(query: Tensor, key: Tensor, value: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+    """Return the attention of one row [heads, tokens, width] with branches. lengths: those of the stem and of each
+    branch."""
+    queries, keys, values = (states.split(list(lengths), dim=1) for states in (query, key, value))
+    parts = [_attend_row(queries[0], keys[0], values[0], scale)] if lengths[0] else []
+    for branch_queries, *branch in zip(queries[1:], keys[1:], values[1:], strict=True):
+        whole = (torch.cat([stem[0], own], dim=1) for stem, own in zip((keys, values), branch, strict=True))
+        parts.append(_attend_row(branch_queries, *whole, scale))
+    return torch.cat(parts, dim=1)
+
+
 def _attend_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return the causal attention of one row [heads, tokens, width]."""
-    if query.shape[1] <= _SHORT_ROW_TOKENS and not query.is_cuda:
+    """Return the causal attention of one row [heads, tokens, width]. The queries may be those of its last tokens
+    only."""
+    if key.shape[1] <= _SHORT_ROW_TOKENS and not query.is_cuda:
         attended: Tensor = _ShortRowAttention.apply(query, key, value, scale)
         return attended
-    grouped = query.shape[0] != key.shape[0]
+    earlier = key.shape[1] - query.shape[1]
+    mask = None
+    if earlier:
+        mask = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool, device=query.device).tril_(earlier)
     return functional.scaled_dot_product_attention(
-        query[None], key[None], value[None], is_causal=True, scale=scale, enable_gqa=grouped
+        query[None],
+        key[None],
+        value[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=query.shape[0] != key.shape[0],
     )[0]
 
 
 class _ShortRowAttention(torch.autograd.Function):
-    """Causal attention of one row by plain products. The heads that share a key are one matrix.
+    """Causal attention of one row, or of its last tokens, by plain products. The heads that share a key are one matrix.
 
     Scores are rounded to the row's dtype, as eager attention rounds them, and the softmax is 32 bit.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        heads, length, width = query.shape
+        (heads, length, width), keys = query.shape, key.shape[1]
         grouped_queries = query.reshape(len(key), -1, width)  # [kv heads, heads per kv head × length, width]
-        scores = (grouped_queries @ key.mT).view(heads, length, length).float().mul_(scale)
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)
+        scores = (grouped_queries @ key.mT).view(heads, length, keys).float().mul_(scale)
+        future = torch.ones(length, keys, dtype=torch.bool, device=query.device).triu_(1 + keys - length)
         weights = torch.softmax(scores.masked_fill_(future, float("-inf")), -1).to(value.dtype)
-        weights = weights.view(len(key), -1, length)
+        weights = weights.view(len(key), -1, keys)
         ctx.save_for_backward(grouped_queries, key, value, weights)
         ctx.scale = scale
         return (weights @ value).view(heads, length, width)

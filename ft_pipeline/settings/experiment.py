@@ -281,10 +281,13 @@ def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
     return "grpo", f"objective {settings.objective!r} has no rewards. Remove `grpo`, or set `objective: grpo`."
 
 
-def _grpo_on_one_gpu(settings: ExperimentSettings) -> Violation:
-    if settings.objective != "grpo" or settings.gpu.count == 1:
+def _no_shown_reasoning_with_grpo(settings: ExperimentSettings) -> Violation:
+    if settings.objective != "grpo" or settings.data.reasoning != "keep":
         return None
-    return "gpu.count", f"objective 'grpo' trains on one GPU, not on {settings.gpu.count}. Set `gpu.count: 1`."
+    return (
+        "data.reasoning",
+        "objective 'grpo' trains answers that the model draws with its own reasoning. Remove `data.reasoning: keep`.",
+    )
 
 
 def _distill_settings_for_distill_only(settings: ExperimentSettings) -> Violation:
@@ -390,7 +393,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
     _grpo_settings_for_grpo_only,
-    _grpo_on_one_gpu,
+    _no_shown_reasoning_with_grpo,
     _distill_settings_for_distill_only,
     _source_weights_for_sft_only,
     _some_training_rows,

@@ -128,7 +128,7 @@ def _held_out_rewards(trainer: TokenTrainer) -> dict[str, float]:
     entries = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
     best = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
     return {
-        name.replace("eval", when, 1): value
+        f"{when}_{name}": value
         for when, entry in zip(("first", "best"), [*entries[:1], *best], strict=False)
         for name, value in entry.items()
         if name.startswith("eval_reward")
@@ -209,7 +209,7 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
 
 
 def require_shardable(settings: ExperimentSettings, rank: Rank) -> None:
-    """Raise UserError for what FSDP2 cannot shard: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
+    """Raise UserError for settings that FSDP2 does not support."""
     if rank.sharded and (reason := why_not_sharded(settings)) is not None:
         raise UserError(reason)
 

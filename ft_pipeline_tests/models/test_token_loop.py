@@ -7,8 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from ft_pipeline.models.decoding.generate import generate
-from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens, supports_token_loop
+from ft_pipeline.models.decoding.generate import _generate_with_transformers, generate
+from ft_pipeline.models.decoding.token_loop import (
+    Decoding,
+    PromptBatch,
+    choose_tokens,
+    generate_tokens,
+    supports_token_loop,
+)
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
@@ -145,3 +151,31 @@ def test_neutral_values_of_a_generation_config_change_nothing(tiny_base: Path) -
     for key, value in {"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "suppress_tokens": None}.items():
         setattr(model.generation_config, key, value)
     assert supports_token_loop(model)
+
+
+def test_numbers_choose_tokens_by_their_probabilities() -> None:
+    """Simulated: the shares of tokens are their probabilities, and each number has its token."""
+    logits = torch.tensor([[0.0, 2.0, -1.0, 1.0]]).expand(40_000, -1)
+    numbers = torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = choose_tokens(logits, 0.7, numbers)
+    shares = torch.bincount(tokens, minlength=4) / len(tokens)
+    torch.testing.assert_close(shares, torch.softmax(logits[0] / 0.7, -1), atol=0.01, rtol=0)
+    edges = torch.softmax(logits[:1] / 0.7, -1).double().cumsum(-1)[0]
+    ends = torch.tensor([0.0, float(edges[0]) - 1e-6, float(edges[0]) + 1e-6, 1 - 1e-16], dtype=torch.float64)
+    assert choose_tokens(logits[:4], 0.7, ends).tolist() == [0, 0, 1, 3]
+    impossible = torch.tensor([[float("-inf"), 0.0, float("-inf")]])
+    assert choose_tokens(impossible, 1.0, torch.zeros(1)).tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_several_answers_to_a_prompt_equal_those_to_its_copies(temperature: float, tiny_base: Path) -> None:
+    model = load(tiny_base)
+    ids, mask = torch.tensor([[0, 5, 6, 7], [4, 9, 8, 3]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    numbers = torch.rand(6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    decoding = Decoding([1], 8, temperature)
+    once = PromptBatch(ids, mask, 0, copies=3, uniforms=numbers)
+    repeated = PromptBatch(ids.repeat_interleave(3, 0), mask.repeat_interleave(3, 0), 0, uniforms=numbers)
+    answers = generate_tokens(model, once, decoding)
+    assert answers == generate_tokens(model, repeated, decoding) and len(answers) == 6
+    assert answers == _generate_with_transformers(model, once, decoding)
+    assert temperature == 0 or len(set(map(tuple, answers))) == 6

@@ -9,23 +9,26 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.reward_config import reward_config
+from ft_pipeline.models import attention
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.evaluation import EvaluationSettings
-from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.objectives import group_loss
 from ft_pipeline.training.objectives.grpo import GroupTrainer, step_seed
 from ft_pipeline.training.objectives.reward_client import Reward
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.trainer.batches import count_tokens
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
 
@@ -99,6 +102,77 @@ def test_each_answer_of_a_conversation_is_a_prompt(tmp_path, tiny_base):
     assert [len(json.loads(row["conversation"])["messages"]) for row in rows] == [2, 4]
 
 
+def test_reasoning_that_is_dropped_is_in_no_prompt_and_no_reference(tmp_path, tiny_base):
+    turns = [("Hello?", "<think>A greeting.</think>Hi."), ("Bye?", "<think>They leave.</think>Bye.")]
+    rows = [*support_rows(1), conversation(77, turns, "train")]
+    settings = experiment().model_copy(update={"data": ExperimentData(reasoning="drop")})
+    found = [
+        row
+        for row in read_split(make_training_data(tmp_path, tiny_base, rows, settings), "train")
+        if row["id"] == rows[-1]["id"]
+    ]
+    contents = [[turn["content"] for turn in json.loads(row["conversation"])["messages"]] for row in found]
+    assert contents == [["Hello?", "Hi."], ["Hello?", "Hi.", "Bye?", "Bye."]]
+    assert all("greeting" not in load_tokenizer(tiny_base).decode(row["input_ids"]) for row in found)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class Lengths:
+    """Rewards that are the lengths of answers."""
+
+    def rewards(self, answers):
+        return [Reward(float(len(answer.text)), {}) for answer in answers]
+
+
+@pytest.fixture(scope="module")
+def drawing(tiny_base):
+    """A function that draws answers from a model of which the generation config is given."""
+    tokenizer = load_tokenizer(tiny_base)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+
+    def of(**generation_config):
+        model.generation_config = GenerationConfig(**generation_config)
+        return Rollouts(model, tokenizer, Lengths(), max_new_tokens=12)
+
+    return of
+
+
+PROMPTS = [
+    Prompt(ids, {"messages": [{"role": "user", "content": ""}], "tools": None}) for ids in ([5, 6, 7], [9], [8, 4])
+]
+
+
+def tokens_of(groups):
+    return [[rollout.ids for rollout in group] for group in groups]
+
+
+def test_answers_depend_on_seed_and_prompt_and_not_on_the_batch_or_the_other_prompts(drawing):
+    drawn = tokens_of(drawing().draw(PROMPTS, 4, batch_size=12, seed=1, temperature=1.0))
+    assert [len(group) for group in drawn] == [4, 4, 4]
+    assert len({tuple(ids) for group in drawn for ids in group}) == 12
+    single = drawing().draw(PROMPTS[::-1], 4, batch_size=4, seed=1, temperature=1.0)
+    assert tokens_of(single)[::-1] == drawn
+    assert tokens_of(drawing().draw(PROMPTS[1:2], 4, batch_size=4, seed=1, temperature=1.0)) == drawn[1:2]
+    assert tokens_of(drawing().draw(PROMPTS, 4, batch_size=12, seed=2, temperature=1.0)) != drawn
+    assert drawing().draw([], 4, batch_size=12, seed=1, temperature=1.0) == []
+
+
+def test_answers_are_drawn_from_the_models_own_probabilities_and_scored_by_its_settings(drawing):
+    plain, penalized = drawing(), {"repetition_penalty": 5.0}
+    drawn = tokens_of(plain.draw(PROMPTS, 3, batch_size=9, seed=1, temperature=1.0))
+    greedy = [rollout.ids for rollout in plain.greedy(PROMPTS, batch_size=9)]
+    with_penalty = drawing(**penalized)
+    assert tokens_of(with_penalty.draw(PROMPTS, 3, batch_size=9, seed=1, temperature=1.0)) == drawn
+    assert with_penalty._model.generation_config.repetition_penalty == 5.0
+    assert [rollout.ids for rollout in with_penalty.greedy(PROMPTS, batch_size=9)] != greedy
+
+
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +197,7 @@ def test_the_loss_is_divided_as_stated(loss_type, weights, items):
     settings = GrpoSettings(loss_type=loss_type, max_new_tokens=16)
     assert [group_loss.token_weight(settings, tokens) for tokens in (2, 8)] == weights
     assert group_loss.count_items(settings, [2, 8]) == items
-    assert group_loss.count_items(settings, []) == 1
+    assert group_loss.count_items(settings, []) == 0
 
 
 def test_the_gradient_of_the_objective_is_the_policy_gradient_with_the_kl():
@@ -155,7 +229,7 @@ def trainer_of(tiny_base, tmp_path, monkeypatch):
         model = new_model(tiny_base, settings, "cpu")
         speed_up(model, settings.training, "cpu")
         arguments = training_arguments(settings.training, tmp_path, "cpu", torch.float32)
-        rows = [{"input_ids": [1, 2, 3], "labels": [MASKED, MASKED, 3]}]
+        rows = [{"input_ids": [1, 2, 3], "labels": [MASKED, MASKED, 3]}, {"input_ids": [1] * 9, "labels": [1] * 9}]
         tokenizer = load_tokenizer(tiny_base)
         trainer = GroupTrainer(model, tokenizer, rows, rows, arguments, grpo=settings.grpo, rewards=None)
         before(model)
@@ -173,7 +247,13 @@ def answer(prompt, ids, is_cut_off=False):
     return Rollout(Prompt(prompt, {}), ids, is_cut_off, Reward(0.0, {}))
 
 
-ANSWERS = [(answer([5, 6, 7], [8, 9]), 0.5), (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0)]
+ANSWERS = [
+    (answer([5, 6, 7], [8, 9]), 0.5),
+    (answer([5, 6, 7], [9]), -0.5),
+    (answer([5, 6, 7], [4, 4, 4, 9]), 2.0),
+    (answer([5, 6], [10, 11, 12], is_cut_off=True), -1.0),
+    (answer([5], [7, 9]), 1.0),
+]
 """Answers with their advantages."""
 
 
@@ -205,17 +285,37 @@ def test_the_loss_of_a_batch_equals_the_formula_on_plain_logits(padding_free, tr
         float((0.1 * ((start - policy).exp() - (start - policy) - 1) - advantage).mean())
         for policy, start, (_, advantage) in zip(policies, starts, ANSWERS, strict=True)
     )
-    assert tokens == 5 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert tokens == 12 and float(total.detach()) == pytest.approx(expected, rel=1e-4)
     assert max(float((policy - start).abs().max()) for policy, start in zip(policies, starts, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("short_row_tokens", [512, 3])
+def test_a_prompt_is_computed_once_for_its_answers_with_the_gradients_of_separate_rows(
+    short_row_tokens, trainer_of, monkeypatch
+):
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", short_row_tokens)
+    found = []
+    for padding_free, tokens in ((True, 2 + 3 + 2 + 5 + 1 + 4 + 0 + 3), (False, 5 + 4 + 7 + 5 + 3)):
+        trainer = trainer_of(padding_free, beta=0.1)
+        batch = trainer._batch(ANSWERS, torch.device("cpu"))
+        assert count_tokens(batch) == tokens
+        trainer.summed_loss(trainer.model, batch)[0].backward()
+        found.append({name: weight.grad for name, weight in trainer.model.named_parameters() if weight.requires_grad})
+    assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-2
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_answers_without_a_gradient_are_left_out_of_a_batch(trainer_of):
     masked = trainer_of(mask_truncated_completions=True)._batch(ANSWERS, torch.device("cpu"))
-    assert masked["weights"].tolist() == [1.0] * 2
+    assert masked["weights"].tolist() == [1.0] * 9
     trainer = trainer_of(beta=0)
-    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 5
+    assert len(trainer._batch(ANSWERS, torch.device("cpu"))["weights"]) == 12
     no_signal = trainer._batch([(rollout, 0.0) for rollout, _ in ANSWERS], torch.device("cpu"))
-    assert no_signal["weights"].tolist() == [0.0] * 2  # a step has all of its batches
+    assert no_signal["weights"].tolist() == [0.0]  # a step has all of its batches
+    total, _ = trainer.summed_loss(trainer.model, no_signal)
+    assert float(total.detach()) == 0.0
+    assert trainer._batch([], torch.device("cpu"))["weights"].tolist() == [0.0]  # a rank without prompts
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -288,7 +388,7 @@ def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(t
     [
         ({"objective": "sft"}, "objective 'sft' has no rewards. Remove `grpo`"),
         ({"technique": "prompt_tuning"}, "objective 'grpo' does not work with technique 'prompt_tuning'"),
-        ({"gpu": {"count": 2}}, "objective 'grpo' trains on one GPU, not on 2"),
+        ({"data": {"reasoning": "keep"}}, "Remove `data.reasoning: keep`"),
         ({"data": {"share": 0.5}}, "objective 'grpo' trains on all its rows"),
         ({"data": {"weights": {"human": 2}}}, "trains only on the prompts of the conversations"),
         ({"grpo": {"rewards": {"letters": 0}}}, "the weight of the reward 'letters' is 0"),

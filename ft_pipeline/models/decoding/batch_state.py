@@ -58,6 +58,11 @@ class BatchState:
         self._cache.batch_select_indices(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
+    def repeat_rows(self, times: int) -> None:
+        """Repeat each row, which then continues in several ways. The copies of a row follow each other."""
+        self._cache.batch_repeat_interleave(times)
+        self._mask, self._positions = (rows.repeat_interleave(times, dim=0) for rows in (self._mask, self._positions))
+
     def _suffix_mask(self, token_count: int) -> Tensor | None:
         """Return an additive mask [rows, 1, tokens, suffix tokens] for the last `token_count` tokens.
 

@@ -2,16 +2,23 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.decoding.kv_cache import batch_cache, has_plain_cache
 from ft_pipeline.models.decoding.prefix_cache import ContextGroup, Contexts
-from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens, supports_token_loop
+from ft_pipeline.models.decoding.token_loop import (
+    Decoding,
+    PromptBatch,
+    choose_tokens,
+    generate_tokens,
+    supports_token_loop,
+)
 from ft_pipeline.models.model_structure import causal_lm
 
 
@@ -55,20 +62,33 @@ def generate(
 
 
 def generate_ids(
-    contexts: Contexts, tokenizer: Any, decoding: Decoding, *, batch_size: int, seed: int
+    contexts: Contexts,
+    tokenizer: Any,
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    seed: int,
+    copies: int = 1,
+    uniforms: torch.Tensor | None = None,
 ) -> Iterator[dict[int, list[int]]]:
-    """Yield the new token ids of each batch of contexts, by the index of the context. The stop token is included.
+    """Yield the new token ids of each batch of answers, by the index of the answer. The stop token is included.
 
     A common prefix of contexts is computed once. Then contexts of similar length share a batch (left padding). The
     longest come first, so that an out-of-memory error occurs at once. torch's generator is seeded.
+
+    copies: number of answers to each context. Those to the context i begin at the index i * copies.
+    uniforms: numbers [answers, new tokens] that choose the sampled tokens instead of the generator.
     """
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stop_token_ids[0]
     generate_batch = generate_tokens if supports_token_loop(contexts.model) else _generate_with_transformers
     torch.manual_seed(seed)
-    for group, indices in _batches(contexts, batch_size):
+    for group, indices in _batches(contexts, max(1, batch_size // copies)):
         rows = [contexts.token_ids[index] for index in indices]
+        answers = [index * copies + number for index in indices for number in range(copies)]
         batch = _pad_batch(rows, group, pad_token_id, contexts.model.device)
-        yield dict(zip(indices, generate_batch(contexts.model, batch, decoding), strict=True))
+        chosen_by = None if uniforms is None else uniforms[answers].to(batch.ids.device)
+        batch = replace(batch, copies=copies, uniforms=chosen_by)
+        yield dict(zip(answers, generate_batch(contexts.model, batch, decoding), strict=True))
 
 
 def _batches(contexts: Contexts, batch_size: int) -> Iterator[tuple[ContextGroup, list[int]]]:
@@ -93,7 +113,8 @@ def _pad_batch(prompts: list[list[int]], group: ContextGroup, pad_token_id: int,
 @torch.inference_mode()
 def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decoding) -> list[list[int]]:
     """Do what generate_tokens does with transformers' `generate`, for models that supports_token_loop rejects."""
-    rows, width = batch.ids.shape
+    ids, mask = (part.repeat_interleave(batch.copies, 0) for part in (batch.ids, batch.mask))
+    rows, width = ids.shape
     causal = causal_lm(model)
     config = causal.generation_config
     default_cache = config.cache_implementation is None and config.use_cache is not False
@@ -102,11 +123,14 @@ def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decodi
         cache_argument["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
     # None, not absent: the model's own generation config may contain other sampling settings.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    if decoding.temperature > 0:
+    if decoding.temperature > 0 and batch.uniforms is not None:
+        chosen = _ChosenTokens(batch.uniforms, width, decoding.temperature)
+        sampling["logits_processor"] = LogitsProcessorList([chosen])
+    elif decoding.temperature > 0:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
     output = model.generate(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
+        input_ids=ids,
+        attention_mask=mask,
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=list(decoding.stop_token_ids),
         pad_token_id=batch.pad_token_id,
@@ -114,6 +138,20 @@ def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decodi
         **sampling,
     )
     return [_up_to_stop_token(row, decoding.stop_token_ids) for row in output[:, width:].tolist()]
+
+
+@dataclass(frozen=True)
+class _ChosenTokens(LogitsProcessor):  # type: ignore[misc]
+    """Makes transformers' greedy search take the tokens that `choose_tokens` returns."""
+
+    uniforms: torch.Tensor
+    width: int
+    """Tokens of the prompts."""
+    temperature: float
+
+    def __call__(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        tokens = choose_tokens(logits.float(), self.temperature, self.uniforms[:, ids.shape[1] - self.width])
+        return torch.full_like(logits, float("-inf")).scatter_(1, tokens[:, None], 0.0)
 
 
 def _up_to_stop_token(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

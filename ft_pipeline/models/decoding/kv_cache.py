@@ -50,6 +50,10 @@ class PreallocatedLayer(CacheLayerMixin):
         self._buffers = tuple(buffer[: len(kept_rows)] for buffer in self._buffers)
         self._set_views()
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._buffers = tuple(buffer.repeat_interleave(repeats, dim=0) for buffer in self._buffers)
+        self._set_views()
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         for buffer in self._buffers:
             buffer[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, beam_idx.to(self.device))

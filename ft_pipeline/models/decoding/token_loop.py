@@ -62,6 +62,11 @@ class PromptBatch:
     """Number of first tokens that all rows share and that `cache` contains."""
     cache: Any = None
     """Cache of the shared tokens, for one row."""
+    copies: int = 1
+    """Number of answers to each prompt. The prompt is processed once."""
+    uniforms: Tensor | None = None
+    """[answers, new tokens], from 0 to 1: what each sampled token is chosen by (`choose_tokens`). None: torch's default
+    generator chooses."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Decoding:
     stop_token_ids: Sequence[int]
     max_new_tokens: int
     temperature: float = 0.0
-    """0 is greedy. Otherwise tokens are sampled with torch's default generator, for the rows still in the batch."""
+    """0 is greedy. Otherwise tokens are sampled."""
 
 
 def supports_token_loop(model: Any) -> bool:
@@ -93,38 +98,53 @@ def supports_token_loop(model: Any) -> bool:
 
 @torch.inference_mode()
 def generate_tokens(model: Any, batch: PromptBatch, decoding: Decoding) -> list[list[int]]:
-    """Return the new token ids of each prompt, up to and including the first stop token.
+    """Return the new token ids of each answer, up to and including the first stop token. The answers to a prompt follow
+    each other.
 
     `model` must be one that supports_token_loop accepts.
     """
-    answers: list[list[int]] = [[] for _ in batch.ids]
-    row_prompts = list(range(len(answers)))  # the index of the prompt that each row answers
+    answers: list[list[int]] = [[] for _ in range(len(batch.ids) * batch.copies)]
+    row_answers = list(range(len(answers)))  # the index of the answer that each row writes
     finished: set[int] = set()
     state = BatchState(model, batch.cache, batch.mask, decoding.max_new_tokens)
-    tokens = batch.ids[:, batch.shared_tokens :]
-    for _ in range(decoding.max_new_tokens):
-        next_tokens = _choose_tokens(state.forward(tokens)[:, -1].float(), decoding.temperature)
-        for prompt, token in zip(row_prompts, next_tokens.tolist(), strict=True):
-            if prompt not in finished:
-                answers[prompt].append(token)
+    tokens, uniforms = batch.ids[:, batch.shared_tokens :], batch.uniforms
+    for step in range(decoding.max_new_tokens):
+        logits = state.forward(tokens)[:, -1]
+        if step == 0 and batch.copies > 1:
+            state.repeat_rows(batch.copies)
+            logits = logits.repeat_interleave(batch.copies, dim=0)
+        numbers = None if uniforms is None else uniforms[:, step]
+        next_tokens = choose_tokens(logits.float(), decoding.temperature, numbers)
+        for answer, token in zip(row_answers, next_tokens.tolist(), strict=True):
+            if answer not in finished:
+                answers[answer].append(token)
                 if token in decoding.stop_token_ids:
-                    finished.add(prompt)
-        unfinished_rows = [row for row, prompt in enumerate(row_prompts) if prompt not in finished]
+                    finished.add(answer)
+        unfinished_rows = [row for row, answer in enumerate(row_answers) if answer not in finished]
         if not unfinished_rows:
             break
-        if len(unfinished_rows) <= (1 - _MAX_FINISHED_SHARE) * len(row_prompts):
+        if len(unfinished_rows) <= (1 - _MAX_FINISHED_SHARE) * len(row_answers):
             kept_rows = torch.tensor(unfinished_rows, device=next_tokens.device)
             state.keep_rows(kept_rows)
-            row_prompts, next_tokens = [row_prompts[row] for row in unfinished_rows], next_tokens[kept_rows]
+            row_answers, next_tokens = [row_answers[row] for row in unfinished_rows], next_tokens[kept_rows]
+            uniforms = None if uniforms is None else uniforms[kept_rows]
         tokens = next_tokens[:, None]
     return answers
 
 
-def _choose_tokens(logits: Tensor, temperature: float) -> Tensor:
-    """Return the next token of each row: logits [rows, vocabulary] → [rows]."""
+def choose_tokens(logits: Tensor, temperature: float, uniforms: Tensor | None = None) -> Tensor:
+    """Return the next token of each row: logits [rows, vocabulary] → [rows].
+
+    uniforms: a number from 0 to 1 for each row [rows]. It chooses the first token at which the sum of probabilities is
+    above it, so that the same number gives the same token whatever the other rows are.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(torch.softmax(logits / temperature, -1), 1).squeeze(1)
+    if uniforms is None:
+        return torch.multinomial(torch.softmax(logits / temperature, -1), 1).squeeze(1)
+    sums = torch.softmax(logits / temperature, -1).cumsum(-1, dtype=torch.float64)
+    targets = uniforms.to(sums)[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
 def _needs_logits_processors(config: GenerationConfig) -> bool:

@@ -39,8 +39,9 @@ def token_weight(settings: GrpoSettings, tokens: int) -> float:
 
 
 def count_items(settings: GrpoSettings, lengths: list[int]) -> int:
-    """Return what the summed loss of a step is divided by. lengths: the tokens of each answer in the loss."""
-    return max(1, sum(lengths) if settings.loss_type == "dapo" else len(lengths))
+    """Return the part of some answers in what the summed loss of a step is divided by. lengths: the tokens of each
+    answer in the loss."""
+    return sum(lengths) if settings.loss_type == "dapo" else len(lengths)
 
 
 def kl_to_start(policy: Tensor, start: Tensor) -> Tensor:

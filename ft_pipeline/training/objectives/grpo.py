@@ -8,7 +8,8 @@ prompts, as models are scored; `eval_loss` is 1 minus this reward, so that the b
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
@@ -19,10 +20,12 @@ from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
+from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.model_structure import context_window
-from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.models.reasoning import without_reasoning
+from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
@@ -33,12 +36,14 @@ from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableR
 from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
-from ft_pipeline.training.trainer.batches import collate, count_tokens
+from ft_pipeline.training.trainer.acceleration import is_compiled
+from ft_pipeline.training.trainer.batches import collate, count_tokens, join_branches
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import answer_states, detached_head, head_losses
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
 
+_FAILED = "failed_rewards"
 _COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
 
 
@@ -57,12 +62,12 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     checks = AnswerChecks(tokenizer)
 
     def make(items: slice) -> list[Row]:
-        return _tokenize(tokenizer, kept.read(items.start, items.stop), settings.data.system_prompt)
+        return _tokenize(tokenizer, kept.read(items.start, items.stop), settings.data)
 
     return PreparedRows([RowSource(len(kept), make, checks.add)], checks.results, extra_columns=["conversation"])
 
 
-def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], data: ExperimentData) -> list[Row]:
     """Return a row for each trained answer of some conversations."""
     turns = [
         (row, plain(row["messages"])[: turn + 1])
@@ -70,7 +75,9 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
         for turn, message in enumerate(row["messages"])
         if is_trained(message)
     ]
-    prompted = [with_prompt(messages, system_prompt, []) for _, messages in turns]
+    if data.reasoning == "drop":
+        turns = [(row, without_reasoning(messages)) for row, messages in turns]
+    prompted = [with_prompt(messages, data.system_prompt, []) for _, messages in turns]
     texts = [_render(tokenizer, row, messages) for (row, _), messages in zip(turns, prompted, strict=True)]
     return [
         Row(
@@ -107,8 +114,10 @@ class GroupTrainer(TokenTrainer):
         super().__init__(*args)
         self._rollouts = Rollouts(self.model, self.processing_class, rewards, grpo.max_new_tokens)
         self._start = StartWeights(self.model) if grpo.beta else None
+        self._shares_prompts = _can_share_prompts(self.model)
+        self._filler_row = min(self.train_dataset, key=lambda row: len(row["input_ids"]))
         self._facts: dict[str, float] = {}
-        self._kl_sum = self._kl_tokens = 0.0
+        self._kl_sum, self._kl_tokens = 0.0, 0
 
     @classmethod
     def for_experiment(
@@ -123,17 +132,12 @@ class GroupTrainer(TokenTrainer):
         rewards: dict[str, Any] | None = None,
     ) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
-        if ranks.are_several:
-            raise UserError("objective 'grpo' trains in one process, not in several. Set FT_NUM_PROCESSES=1.")
         assert rewards is not None
         _require_room(settings, model, [*train, *validation])
         _require_temperature(settings.grpo.temperature, model)
-        process = RewardProcess(settings.grpo, rewards)
+        process = RewardProcess(settings.grpo, rewards, ranks.gather_values)
         trainer = cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
-        network = (
-            "with network, which this system does not let it give up" if process.has_network else "without network"
-        )
-        trainer.notes = (f"rewards ({', '.join(settings.grpo.rewards)}) are computed in a process {network}",)
+        trainer.notes = (f"rewards: {', '.join(settings.grpo.rewards)}; {_describe_limits(process.limits)}",)
         return trainer
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
@@ -145,31 +149,49 @@ class GroupTrainer(TokenTrainer):
         return None
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Draw the answers of the optimizer step that begins here, and return its batches with the number of items."""
+        """Draw the answers of the optimizer step that begins here, and return its batches with the number of items.
+
+        Each rank draws the answers to its prompts. A group is never divided among ranks.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        groups = [[prompt] * self._grpo.num_generations for batch in batches for prompt in batch["prompts"]]
         seed = step_seed(self.args.seed, self.state.global_step)
-        rollouts = self._rollouts.draw(
-            [prompt for group in groups for prompt in group],
+        groups = self._rollouts.draw(
+            [prompt for batch in batches for prompt in batch["prompts"]],
+            self._grpo.num_generations,
             batch_size=self.args.per_device_train_batch_size * self._grpo.num_generations,
             temperature=self._grpo.temperature,
             seed=seed,
         )
-        rewards = torch.tensor([rollout.reward.total for rollout in rollouts], dtype=torch.float64)
-        grouped = rewards.view(len(groups), -1)
-        values = group_loss.advantages(grouped, self._grpo.scale_rewards).flatten().tolist()
+        advantages = [self._advantages(group) for group in groups]
+        scored = [list(zip(group, values, strict=True)) for group, values in zip(groups, advantages, strict=True)]
+        parts = _split(scored, [len(batch["prompts"]) for batch in batches])
+        made = [self._batch([answer for group in part for answer in group], device) for part in parts]
+        rollouts = [rollout for group in groups for rollout in group]
+        counted = group_loss.count_items(
+            self._grpo, [len(rollout.ids) for rollout in rollouts if self._is_in_loss(rollout)]
+        )
+        items, tokens, without_signal, of_groups = self.ranks.sum_over_ranks(
+            counted, sum(map(count_tokens, made)), sum(not any(values) for values in advantages), len(groups)
+        )
+        self.meter.tokens += int(tokens)
         self._facts = {
-            **describe(rollouts),
-            "groups_without_signal": float((~group_loss.has_signal(grouped)).float().mean()),
+            **self._describe(rollouts),
+            "groups_without_signal": without_signal / of_groups,
             "rollout_seed": seed,
         }
-        lengths = [len(rollout.ids) for rollout in rollouts if self._is_in_loss(rollout)]
-        sizes = [len(batch["prompts"]) * self._grpo.num_generations for batch in batches]
-        parts = _split(list(zip(rollouts, values, strict=True)), sizes)
-        made = [self._batch(part, device) for part in parts]
-        return made, torch.tensor(group_loss.count_items(self._grpo, lengths), device=device)
+        return made, torch.tensor(max(1, int(items)), device=device)
+
+    def _advantages(self, group: Sequence[Rollout]) -> list[float]:
+        """Return the advantage of each answer of a group. All are 0 if the group has no signal."""
+        rewards = torch.tensor([[rollout.reward.total for rollout in group]], dtype=torch.float64)
+        advantages: list[float] = group_loss.advantages(rewards, self._grpo.scale_rewards)[0].tolist()
+        return advantages
+
+    def _describe(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """Return the facts of the answers of all ranks."""
+        return describe([facts for part in self.ranks.gather_values(list(map(_facts_of, rollouts))) for facts in part])
 
     def _is_in_loss(self, rollout: Rollout) -> bool:
         return not (rollout.is_cut_off and self._grpo.mask_truncated_completions)
@@ -183,18 +205,27 @@ class GroupTrainer(TokenTrainer):
             if self._is_in_loss(rollout) and (advantage or self._start)
         ]
         weights = [group_loss.token_weight(self._grpo, len(rollout.ids)) for rollout, _ in used]
-        if not used:  # a step has all of its batches: one answer, without weight
-            used, weights = [(answers[0][0], 0.0)], [0.0]
-        rows = [_row_of(rollout) for rollout, _ in used]
-        batch = {name: value.to(device) for name, value in collate(rows, self._pad_token_id).items()}
-        tokens = torch.tensor([len(rollout.ids) for rollout, _ in used], device=device)
-        for name, values in (("advantages", [advantage for _, advantage in used]), ("weights", weights)):
+        lengths, advantages = [len(rollout.ids) for rollout, _ in used], [advantage for _, advantage in used]
+        if used:
+            batch = self._collate_answers([rollout for rollout, _ in used])
+        else:  # a step has all of its batches, on each rank: one row, without weight
+            batch = collate([self._filler_row], self._pad_token_id)
+            lengths, advantages, weights = [self.count_items(batch)], [0.0], [0.0]
+        batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        tokens = torch.tensor(lengths, device=device)
+        for name, values in (("advantages", advantages), ("weights", weights)):
             batch[name] = torch.tensor(values, dtype=torch.float32, device=device).repeat_interleave(tokens)
         if self._start is not None:
             with self._start.in_place(), compute_autocast(self.model):
                 batch["start"] = self._log_probabilities(self.model, batch)
-        self.meter.tokens += count_tokens(batch)
         return batch
+
+    def _collate_answers(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        """Return a batch in which answers are trained. Answers to the same prompt follow each other."""
+        if not self._shares_prompts:
+            return collate([_row_of(rollout) for rollout in rollouts], self._pad_token_id)
+        groups = groupby(rollouts, key=lambda rollout: rollout.prompt.ids)
+        return join_branches([(prompt, [rollout.ids for rollout in group]) for prompt, group in groups])
 
     def _log_probabilities(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """Return the log probability of each token of the answers [tokens], at the temperature of the answers."""
@@ -208,29 +239,26 @@ class GroupTrainer(TokenTrainer):
         kl = None
         if "start" in batch:
             kl = group_loss.kl_to_start(policy, batch["start"])
-            self._kl_sum += float(kl.detach().sum())
-            self._kl_tokens += len(policy)
+            is_counted = batch["weights"] > 0
+            self._kl_sum += float(kl.detach()[is_counted].sum())
+            self._kl_tokens += int(is_counted.sum())
         losses = group_loss.token_objective(policy, batch["advantages"], kl, self._grpo.beta)
         total = (losses * batch["weights"]).sum() + batch["weights"].sum() * sum(balance_losses)
         return total, len(policy)
 
     def compute_held_out_metrics(self) -> dict[str, float]:
         """Return the reward of the greedy answers to the validation prompts, and `eval_loss`: 1 minus this reward."""
-        rollouts = self._rollouts.draw(
-            [_prompt_of(row) for row in self._validation],
-            batch_size=self.args.per_device_train_batch_size * self._grpo.num_generations,
-            temperature=0.0,
-            seed=self.args.seed,
-        )
-        facts = describe(rollouts)
+        prompts = [_prompt_of(row) for row in self._validation[self.ranks.number :: self.ranks.count]]
+        batch_size = self.args.per_device_train_batch_size * self._grpo.num_generations
+        facts = self._describe(self._rollouts.greedy(prompts, batch_size=batch_size))
         return {"eval_loss": 1 - facts["reward"], **{f"eval_{name}": value for name, value in facts.items()}}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, with the rewards of the step."""
         if "loss" in logs:
-            kl = {"kl": self._kl_sum / self._kl_tokens} if self._kl_tokens else {}
-            logs |= {**self._facts, **kl}
-            self._kl_sum = self._kl_tokens = 0.0
+            kl_sum, tokens = self.ranks.sum_over_ranks(self._kl_sum, self._kl_tokens)
+            logs |= {**self._facts, **({"kl": kl_sum / tokens} if tokens else {})}
+            self._kl_sum, self._kl_tokens = 0.0, 0
         super().log(logs, start_time)
 
 
@@ -239,22 +267,46 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4], "big")
 
 
-def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Return the mean reward, that of each metric, the tokens of an answer, and the share that is cut off."""
-    rewards = [rollout.reward for rollout in rollouts]
-    facts = {"reward": fmean(reward.total for reward in rewards)}
-    facts |= {f"reward/{name}": fmean(reward.values[name] for reward in rewards) for name in rewards[0].values}
-    return facts | {
-        "answer_tokens": fmean(len(rollout.ids) for rollout in rollouts),
-        "cut_off": fmean(rollout.is_cut_off for rollout in rollouts),
-        "failed_rewards": sum(reward.failed for reward in rewards),
+def describe(facts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean reward, that of each metric, the tokens of an answer, and the share that is cut off; and how many
+    rewards failed. facts: those of each answer."""
+    means = {name: fmean(of_answer[name] for of_answer in facts) for name in facts[0]}
+    return means | {_FAILED: sum(of_answer[_FAILED] for of_answer in facts)}
+
+
+def _facts_of(rollout: Rollout) -> dict[str, float]:
+    reward = rollout.reward
+    return {
+        "reward": reward.total,
+        **{f"reward/{name}": value for name, value in reward.values.items()},
+        "answer_tokens": len(rollout.ids),
+        "cut_off": rollout.is_cut_off,
+        _FAILED: reward.failed,
     }
+
+
+def _describe_limits(limits: Mapping[str, bool]) -> str:
+    """Return how the process that computes rewards is limited, and how this system cannot limit it."""
+    names = {
+        "network": "the network",
+        "files": "files of the user",
+        "processes": "processes that outlive it",
+    }
+    kept, open_to = ([names[name] for name, holds in limits.items() if holds == wanted] for wanted in (True, False))
+    line = f"they are computed in a process without {', '.join(kept)}" if kept else "they are computed in a process"
+    return line + (f"; this system cannot keep it from {', '.join(open_to)}" if open_to else "")
 
 
 def _prompt_of(row: dict[str, Any]) -> Prompt:
     """Return the prompt of a row: the tokens before the reference answer."""
     begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
     return Prompt(row["input_ids"][:begin], json.loads(row["conversation"]))
+
+
+def _can_share_prompts(model: Any) -> bool:
+    """Whether a prompt can be computed once for its answers in training: if rows are laid end to end on a CPU. Compiled
+    code would be made anew for each list of lengths."""
+    return reads_end_to_end(model) and model.device.type == "cpu" and not is_compiled(model)
 
 
 def _row_of(rollout: Rollout) -> dict[str, list[int]]:

@@ -1,10 +1,14 @@
 """Draw answers to prompts with the model as it is now, and get their rewards."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import GenerationConfig
 
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.chat import stop_token_ids
@@ -12,6 +16,7 @@ from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.decoding.generate import generate_ids, to_generation
 from ft_pipeline.models.decoding.prefix_cache import Contexts
 from ft_pipeline.models.decoding.token_loop import Decoding
+from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.models.tool_calls import read_answer
 from ft_pipeline.tables.formats.turns import spoken_text
 from ft_pipeline.training.objectives.reward_client import Answer, Reward, RewardProcess
@@ -45,6 +50,10 @@ class Rollout:
     reward: Reward
 
 
+Groups = list[list[Rollout]]
+"""The answers to each prompt."""
+
+
 class Rollouts:
     """Answers of one model, with rewards."""
 
@@ -53,23 +62,48 @@ class Rollouts:
         self._limit = max_new_tokens
         self._stops = stop_token_ids(tokenizer, model)
 
-    def draw(self, prompts: Sequence[Prompt], *, batch_size: int, temperature: float, seed: int) -> list[Rollout]:
-        """Return an answer to each prompt, in the given order. Temperature 0 is greedy.
+    def draw(self, prompts: Sequence[Prompt], copies: int, *, batch_size: int, seed: int, temperature: float) -> Groups:
+        """Return as many answers to each prompt as `copies`, sampled at `temperature`.
 
-        torch's generators have the same state afterwards.
+        Only the seed, the prompt and the number of the copy choose the tokens of an answer. Rank and batch do not.
         """
-        ids = self._generate([prompt.ids for prompt in prompts], batch_size, temperature, seed)
-        answers = [self._answer(prompt, tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
+        numbers = [draw_numbers(seed, prompt.ids, copies, self._limit) for prompt in prompts]
+        with _own_distribution(self._model, self._stops):
+            return self._groups(prompts, Decoding(self._stops, self._limit, temperature), batch_size, copies, numbers)
+
+    def greedy(self, prompts: Sequence[Prompt], *, batch_size: int) -> list[Rollout]:
+        """Return the answer to each prompt as models are scored."""
+        groups = self._groups(prompts, Decoding(self._stops, self._limit), batch_size)
+        return [rollout for (rollout,) in groups]
+
+    def _groups(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        batch_size: int,
+        copies: int = 1,
+        numbers: Sequence[Tensor] = (),
+    ) -> Groups:
+        """Return the answers to each prompt with their rewards, in the given order."""
+        uniforms = torch.cat(list(numbers)) if numbers else None
+        ids = self._generate([prompt.ids for prompt in prompts], decoding, batch_size, copies, uniforms)
+        asked = [prompt for prompt in prompts for _ in range(copies)]
+        answers = [self._answer(prompt, tokens) for prompt, tokens in zip(asked, ids, strict=True)]
         rewards = self._rewards.rewards(answers)
-        return [
+        rollouts = [
             Rollout(prompt, tokens, tokens[-1] not in self._stops, reward)
-            for prompt, tokens, reward in zip(prompts, ids, rewards, strict=True)
+            for prompt, tokens, reward in zip(asked, ids, rewards, strict=True)
         ]
+        return [rollouts[begin : begin + copies] for begin in range(0, len(rollouts), copies)]
 
     def _generate(
-        self, prompts: Sequence[list[int]], batch_size: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        batch_size: int,
+        copies: int,
+        uniforms: Tensor | None,
     ) -> list[list[int]]:
-        decoding = Decoding(self._stops, self._limit, temperature)
         generated: dict[int, list[int]] = {}
         with (
             torch.random.fork_rng(),
@@ -78,10 +112,17 @@ class Rollouts:
             padded_attention(self._model),
             compute_autocast(self._model),
         ):
-            contexts = Contexts(self._model, prompts)
-            for batch in generate_ids(contexts, self._tokenizer, decoding, batch_size=batch_size, seed=seed):
+            for batch in generate_ids(
+                Contexts(self._model, prompts),
+                self._tokenizer,
+                decoding,
+                batch_size=batch_size,
+                seed=0,
+                copies=copies,
+                uniforms=uniforms,
+            ):
                 generated |= batch
-        return [generated[index] for index in range(len(prompts))]
+        return [generated[index] for index in range(len(prompts) * copies)]
 
     def _answer(self, prompt: Prompt, ids: list[int]) -> Answer:
         """Return the answer as the evaluation reads it."""
@@ -90,3 +131,23 @@ class Rollouts:
             return Answer(prompt.conversation, generation.text)
         turn = read_answer(self._tokenizer, generation.raw, prompt.conversation["tools"])
         return Answer(prompt.conversation, spoken_text(turn).strip(), turn.get("tool_calls") or ())
+
+
+def draw_numbers(seed: int, prompt: Sequence[int], copies: int, tokens: int) -> Tensor:
+    """Return the numbers from 0 to 1 that choose the tokens of the answers to a prompt [copies, tokens]."""
+    digest = hashlib.sha256(f"{seed}:{','.join(map(str, prompt))}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(copies, tokens, generator=generator, dtype=torch.float64)
+
+
+@contextmanager
+def _own_distribution(model: Any, stops: Sequence[int]) -> Iterator[None]:
+    """Let the model draw from its own probabilities inside the context. A repetition penalty of its generation config
+    would make answers that the loss takes for more or less likely than they were."""
+    causal = causal_lm(model)
+    configured = causal.generation_config
+    causal.generation_config = GenerationConfig(eos_token_id=list(stops))
+    try:
+        yield
+    finally:
+        causal.generation_config = configured

@@ -105,6 +105,11 @@ def _compile_layers(model: Any) -> None:
         layer.compile(dynamic=True)
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether layers of the model are compiled."""
+    return any(layer._compiled_call_impl is not None for layer in decoder_layers(model) or ())
+
+
 def _require_liger(device: str) -> None:
     if not device.startswith("cuda"):
         raise UserError(f"training.use_liger_kernel needs a GPU, but this run trains on {device}. Remove it.")

@@ -18,6 +18,9 @@ _LENGTH_JITTER = 0.1
 """Before sorting, each length is changed at random by up to this share, so that every epoch has different batches."""
 ROW_BOUNDS = "cu_seq_lens"
 """Key in a batch of rows that are laid end to end: where each row begins, and where the last one ends [rows + 1]."""
+BRANCHES = "branches"
+"""Key in such a batch whose rows have branches (models/attention.py): the lengths of the stem and of each branch, by
+row."""
 
 
 def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
@@ -50,6 +53,33 @@ def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "labels": torch.tensor([labels]),
         ROW_BOUNDS: torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
+    }
+
+
+def join_branches(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> dict[str, Any]:
+    """Return a batch of groups (prompt, answers) that are laid end to end, with each prompt once. All answers are
+    trained.
+
+    The last token of the prompt begins each answer, since it predicts the first token. BRANCHES has for each group the
+    number of tokens of the rest of the prompt, and of each answer.
+    """
+    ids, labels, positions, branches = [], [], [], []
+    for prompt, answers in groups:
+        stem = len(prompt) - 1
+        ids += prompt[:stem]
+        labels += [MASKED] * stem
+        positions += range(stem)
+        for answer in answers:
+            ids += [prompt[stem], *answer]
+            labels += [MASKED, *answer]
+            positions += range(stem, stem + 1 + len(answer))
+        branches.append([stem, *(1 + len(answer) for answer in answers)])
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "labels": torch.tensor([labels]),
+        ROW_BOUNDS: torch.tensor([0, *map(sum, branches)], dtype=torch.int32).cumsum(0, dtype=torch.int32),
+        BRANCHES: branches,
     }
 
 

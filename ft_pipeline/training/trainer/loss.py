@@ -18,7 +18,7 @@ from ft_pipeline.models.cpu.packed_linear import FrozenLinear
 from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.trainer.batches import ROW_BOUNDS
+from ft_pipeline.training.trainer.batches import BRANCHES, ROW_BOUNDS
 
 _SLICE_ROWS = 128
 """Rows of logits that are computed at a time: enough for a CPU's matrix product."""
@@ -156,6 +156,7 @@ def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
         "cu_seq_lens_k": bounds,
         "max_length_q": longest,
         "max_length_k": longest,
+        **({"branches": batch[BRANCHES]} if BRANCHES in batch else {}),
     }
 
 
