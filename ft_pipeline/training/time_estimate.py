@@ -188,8 +188,16 @@ def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measu
     seconds = estimate(work, settings, earlier, own.device)
     measured = adapter.summary["seconds"]
     device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
+    teacher = adapter.inputs.get("teacher")
     memory = estimate_experiment(
-        settings, config, audit["lengths"]["max"], None, device, base.summary["params"], adapter.summary["computed_in"]
+        settings,
+        config,
+        audit["lengths"]["max"],
+        None,
+        device,
+        base.summary["params"],
+        adapter.summary["computed_in"],
+        store.require(*teacher).document("config.json") if teacher else None,
     )
     return {
         "seconds": measured,

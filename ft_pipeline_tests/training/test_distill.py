@@ -22,6 +22,7 @@ from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
+from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from ft_pipeline_tests.training.subject import (
@@ -235,7 +236,7 @@ def test_an_erased_prompt_leaves_no_token_of_its_answers(tmp_path, asked):
 
 
 def test_logits_that_no_token_has_are_not_stored():
-    columns = teacher_distributions.distribution_columns(torch.tensor([[1.0, 2.0, 9.0]])[:, :2], 5)
+    columns = distribution_columns(torch.tensor([[1.0, 2.0, 9.0]])[:, :2], 5)
     assert columns["top_ids"].tolist() == [1, 0] and columns["rest"].tolist() == [0.0]
 
 

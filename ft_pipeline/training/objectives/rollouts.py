@@ -1,5 +1,6 @@
 """Draw answers to prompts with the model as it is now, and get their rewards."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,30 +59,15 @@ class Rollouts:
 
         torch's generators have the same state afterwards.
         """
-        ids = self._generate([prompt.ids for prompt in prompts], batch_size, temperature, seed)
+        decoding = Decoding(self._stops, self._limit, temperature)
+        asked = [prompt.ids for prompt in prompts]
+        ids = draw_ids(self._model, self._tokenizer, asked, decoding, batch_size, seed)
         answers = [self._answer(prompt, tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
         rewards = self._rewards.rewards(answers)
         return [
             Rollout(prompt, tokens, tokens[-1] not in self._stops, reward)
             for prompt, tokens, reward in zip(prompts, ids, rewards, strict=True)
         ]
-
-    def _generate(
-        self, prompts: Sequence[list[int]], batch_size: int, temperature: float, seed: int
-    ) -> list[list[int]]:
-        decoding = Decoding(self._stops, self._limit, temperature)
-        generated: dict[int, list[int]] = {}
-        with (
-            torch.random.fork_rng(),
-            evaluation_mode(self._model),
-            without_compiled_code(),
-            padded_attention(self._model),
-            compute_autocast(self._model),
-        ):
-            contexts = Contexts(self._model, prompts)
-            for batch in generate_ids(contexts, self._tokenizer, decoding, batch_size=batch_size, seed=seed):
-                generated |= batch
-        return [generated[index] for index in range(len(prompts))]
 
     def _answer(self, prompt: Prompt, ids: list[int]) -> Answer:
         """Return the answer as the evaluation reads it."""
@@ -90,3 +76,29 @@ class Rollouts:
             return Answer(prompt.conversation, generation.text)
         turn = read_answer(self._tokenizer, generation.raw, prompt.conversation["tools"])
         return Answer(prompt.conversation, spoken_text(turn).strip(), turn.get("tool_calls") or ())
+
+
+def draw_ids(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], decoding: Decoding, batch_size: int, seed: int
+) -> list[list[int]]:
+    """Return the tokens of an answer of a model in training to each prompt, the stop token included.
+
+    torch's generators have the same state afterwards.
+    """
+    generated: dict[int, list[int]] = {}
+    with (
+        torch.random.fork_rng(),
+        evaluation_mode(model),
+        without_compiled_code(),
+        padded_attention(model),
+        compute_autocast(model),
+    ):
+        contexts = Contexts(model, prompts)
+        for batch in generate_ids(contexts, tokenizer, decoding, batch_size=batch_size, seed=seed):
+            generated |= batch
+    return [generated[index] for index in range(len(prompts))]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of the answers of an optimizer step: the same whether the training was resumed or not."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4], "big")
