@@ -8,6 +8,7 @@ from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
@@ -68,4 +69,8 @@ def _estimate_for_experiment(project: Project, name: str, gpu_memory_gb: float |
     training_data = current_artifact(ArtifactStore(project.store), "training_data", name)
     longest_row = training_data.summary["audit"]["lengths"]["max"] if training_data else None
     gpu_memory = gpu_memory_gb or settings.gpu.min_memory_gb or None
-    return estimate_experiment(settings, load_config(settings.base_model, settings.revision), longest_row, gpu_memory)
+    distill, teacher = settings.distill, None
+    if distill is not None and distill.on_policy and distill.teacher != OWN_PROMPT:
+        teacher = load_config(distill.teacher, distill.revision)
+    config = load_config(settings.base_model, settings.revision)
+    return estimate_experiment(settings, config, longest_row, gpu_memory, teacher=teacher)

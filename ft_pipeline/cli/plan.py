@@ -19,6 +19,7 @@ from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.training import time_estimate
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.rank_share import describe_ranks
+from ft_pipeline.training.reading_teacher import reading_teacher
 
 
 def plan(
@@ -49,7 +50,15 @@ def plan_training(project: Project, name: str) -> dict[str, Any]:
     config, audit = base.document("config.json"), data.summary["audit"]
     settings = with_learning_rate(settings, base.summary["params"])
     work = time_estimate.work_of(settings, config, audit, None)
-    memory = estimate_experiment(settings, config, audit["lengths"]["max"], None, params=base.summary["params"])
+    teacher = reading_teacher(store, settings, data, base).get("teacher")
+    memory = estimate_experiment(
+        settings,
+        config,
+        audit["lengths"]["max"],
+        None,
+        params=base.summary["params"],
+        teacher=teacher.document("config.json") if teacher else None,
+    )
     trainings = time_estimate.measured_trainings(store)
     adapter = current_artifact(store, "adapter", name)
     return {

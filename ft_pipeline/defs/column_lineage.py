@@ -27,6 +27,8 @@ TOKEN_COLUMNS = {
     "top_ids": ("list<int>", "For distill: the teacher's most likely tokens at each trained token"),
     "top_log_probabilities": ("list<float>", "For distill: their log probabilities"),
     "rest": ("list<float>", "For distill: the probability of all other tokens at each trained token"),
+    "teacher_prompt": ("str", "For distill: what the teacher read before the answer"),
+    "answer": ("str", "For distill: the answer whose tokens train"),
 }
 """The columns of `training_data`: type and content."""
 ANSWER_COLUMNS = {

@@ -12,7 +12,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-_TRAINING_KEYS = {"divergence", "jsd_beta"}
+_TRAINING_KEYS = {"divergence", "jsd_beta", "on_policy"}
 """Settings that change how the student is trained, but nothing of the teacher."""
 _IDENTITY_KEYS = {"teacher", "revision", "variant"}
 """Settings whose content is in the spec itself: the teacher's fingerprint and the variant."""

@@ -30,6 +30,7 @@ from ft_pipeline.training.gguf.index import INDEX
 from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
 from ft_pipeline.training.memory.rank_share import describe_ranks
 from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.reading_teacher import reading_teacher
 from ft_pipeline.training.time_estimate import hindsight, measured_trainings
 
 TOKEN_CHECKS = (
@@ -99,6 +100,7 @@ def memory_estimate(context: SpecContext) -> Spec:
     the model, from its config alone."""
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
+    inputs |= reading_teacher(context.store, settings, inputs["training_data"], inputs["base_model"])
     config = {"experiment": settings.model_dump(mode="json", exclude={"gguf", "machine"})}
     return Spec("memory_estimate", references(inputs), config)
 
@@ -168,11 +170,12 @@ def _write_json(build: BuildContext, name: str, content: Any) -> dict[str, Any]:
 
 def _build_estimate(build: BuildContext) -> dict[str, Any]:
     settings = ExperimentSettings.model_validate(build.spec.config["experiment"])
-    model_config = json.loads((build.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
+    model_config = build.artifact("base_model").document("config.json")
+    teacher = build.artifact("teacher").document("config.json") if "teacher" in build.inputs else None
     longest = build.artifact("training_data").summary["audit"]["lengths"]["max"]
     parameter_count = build.artifact("base_model").summary["params"]
     estimate = estimate_experiment(
-        settings, model_config, longest, settings.gpu.min_memory_gb or None, params=parameter_count
+        settings, model_config, longest, settings.gpu.min_memory_gb or None, params=parameter_count, teacher=teacher
     )
     _write_json(build, "memory.json", estimate)
     return {**estimate, "checks": {"fits": _fits_check(estimate, settings.gpu.min_memory_gb)}}

@@ -15,6 +15,7 @@ from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
+from ft_pipeline.training.reading_teacher import reading_teacher
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
@@ -132,6 +133,7 @@ def adapter_spec(
     What it starts from is an input, even for dpo and grpo, whose reference model it is.
     """
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
+    inputs |= reading_teacher(context.store, phase.settings, data, base)
     settings = settings_for_base(phase.settings, base)
     keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "grpo", "distill"}
     config: dict[str, Any] = {"experiment": settings.model_dump(mode="json", include=keys)}

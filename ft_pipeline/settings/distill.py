@@ -39,6 +39,9 @@ class DistillSettings(Section):
     teacher), which avoids what the teacher would not say. `jsd`: between the two (arXiv 2306.13649)."""
     jsd_beta: float = Field(0.5, gt=0, lt=1)
     """jsd: the weight of the teacher in the mixture. Near 0 it is like forward_kl, near 1 like reverse_kl."""
+    on_policy: float = Field(0.0, ge=0, le=1)
+    """The share of the optimizer steps in which the student answers the prompts itself, and the teacher reads these
+    answers (arXiv 2306.13649). 0: the student learns from the teacher's answers only."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "DistillSettings":

@@ -125,6 +125,11 @@ class ExperimentSettings(Section):
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
 
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether a teacher reads answers of the student during training."""
+        return self.distill is not None and self.distill.on_policy > 0
+
     @field_validator("chat_template_kwargs")
     @classmethod
     def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
@@ -309,6 +314,20 @@ def _distill_settings_for_distill_only(settings: ExperimentSettings) -> Violatio
     return None
 
 
+def _own_answers_of_lora_or_full_on_one_gpu(settings: ExperimentSettings) -> Violation:
+    if not settings.is_on_policy:
+        return None
+    if settings.technique == "prompt_tuning":
+        return (
+            "distill.on_policy",
+            "technique 'prompt_tuning' does not learn from its own answers. Remove `distill.on_policy`, or set "
+            "`technique: lora`.",
+        )
+    if settings.gpu.count > 1:
+        return "gpu.count", f"distill.on_policy trains on one GPU, not on {settings.gpu.count}. Set `gpu.count: 1`."
+    return None
+
+
 def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
@@ -395,6 +414,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _grpo_settings_for_grpo_only,
     _no_shown_reasoning_with_grpo,
     _distill_settings_for_distill_only,
+    _own_answers_of_lora_or_full_on_one_gpu,
     _source_weights_for_sft_only,
     _some_training_rows,
     _no_long_rows_in_blocks,

@@ -32,6 +32,8 @@ KEPT_COLUMNS = frozenset(
 """Columns that show where a row belongs, but nothing of its content."""
 ID_COLUMNS = ("id", "item", "group")
 """Columns that contain the id of a row: its own, or (`item`: `ID:TURN`) that of the row that a model answered."""
+TOKEN_COLUMNS = frozenset({"input_ids", "labels", "target_ids", "top_ids", "top_log_probabilities", "rest"})
+"""Columns with the tokens of the column `answer`, and what a teacher said about them."""
 PACKED_SOURCES = frozenset({"text", "replay"})
 """Sources of token rows that are blocks of several texts, without their ids."""
 ROWS_PER_GROUP = 1 << 16
@@ -127,6 +129,8 @@ class ErasedTexts:
             no_tools = {"tools": None} if "tools" in row else {}
             return {**{key: _blank(item) for key, item in row.items()}, **no_tools, **shown, **marked}
         redacted = {self.redact_text(key): self.redact_value(item) for key, item in row.items()}
+        if redacted.get("answer") != row.get("answer"):  # a teacher may repeat an example: its tokens go with the text
+            redacted |= {key: [] for key in TOKEN_COLUMNS & row.keys()}
         if not (redacted != row if about_row is None else about_row):
             return redacted
         # What contains one of the texts, or nothing else, is about the row: short cells and prompt hash go too.

@@ -45,18 +45,21 @@ from ft_pipeline.training.training_data import read_split
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
 _DISK_FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed")
 """Parts of the messages of torch's and safetensors' errors, which have no error number."""
+_MEASURES = ("eval_reward", "eval_own_answers")
+"""Held-out measures other than the loss: how their keys in the log begin."""
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write a PEFT folder (`full`: the whole model) and metrics.jsonl. Inputs: training_data, base_model, optionally
-    `start`, an adapter of the same shape to continue from. The reference model of dpo is the one that training starts
-    from.
+    `start`, an adapter of the same shape to continue from, and `teacher`, the model that reads the student's answers if
+    it is not the base model. The reference model of dpo is the one that training starts from.
 
     Several ranks train together, and rank 0 writes. Training resumes from the newest valid checkpoint in `job.work`.
     UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
     steps, best step, best and first held-out loss, last training loss, tokens per second, seconds, peak memory (GB) of
     one process, whether it stopped early, the step it resumed from, the number of processes, the type of products,
-    whether rows had no padding; for grpo the first and best held-out rewards.
+    whether rows had no padding; for grpo the first and best held-out rewards; for on-policy distillation the first and
+    best divergence on own answers.
     """
     settings = _read_settings(job)
     require_trackers(settings.training.report_to)
@@ -110,7 +113,7 @@ def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, 
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     return {
-        **_held_out_rewards(trainer),
+        **_held_out_measures(trainer),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "best_eval_loss": trainer.state.best_metric,
@@ -123,15 +126,16 @@ def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, 
     }
 
 
-def _held_out_rewards(trainer: TokenTrainer) -> dict[str, float]:
-    """Return the held-out rewards before the first step and at the best step; none if the objective has no rewards."""
-    entries = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
+def _held_out_measures(trainer: TokenTrainer) -> dict[str, float]:
+    """Return the held-out rewards, or the divergence on own answers, before the first step and at the best step; none
+    if the objective has neither."""
+    entries = [entry for entry in trainer.state.log_history if any(name in entry for name in _MEASURES)]
     best = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
     return {
         f"{when}_{name}": value
         for when, entry in zip(("first", "best"), [*entries[:1], *best], strict=False)
         for name, value in entry.items()
-        if name.startswith("eval_reward")
+        if name.startswith(_MEASURES)
     }
 
 
@@ -168,14 +172,20 @@ def _new_trainer(
     validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: TokenTrainer = trainer_class.for_experiment(
-        settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_rewards(job)
+        settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_further_arguments(job, settings)
     )
     return trainer
 
 
-def _rewards(job: Job) -> dict[str, Any]:
-    """Return the further argument of the trainer of grpo."""
-    return {"rewards": job.config["rewards"]} if "rewards" in job.config else {}
+def _further_arguments(job: Job, settings: ExperimentSettings) -> dict[str, Any]:
+    """Return the further arguments of the trainers of grpo and of on-policy distillation."""
+    if "rewards" in job.config:
+        return {"rewards": job.config["rewards"]}
+    if not settings.is_on_policy:
+        return {}
+    base, teacher = job.inputs["base_model"], job.inputs.get("teacher")
+    # LoRA without its adapter is the base model. That of qlora is in 4 bit, and `full` changes it: they need a copy.
+    return {"base": base, "teacher": teacher if settings.technique == "lora" else teacher or base}
 
 
 def _sample_validation(
@@ -219,10 +229,15 @@ def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[s
     if not job.device.startswith("cuda"):
         return
     gpu_memory_gb = torch.cuda.get_device_properties(job.device).total_memory / 1e9
-    config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
+    configs: dict[str, dict[str, Any]] = {
+        name: json.loads((job.inputs[name] / "config.json").read_text(encoding="utf-8"))
+        for name in ("base_model", "teacher")
+        if name in job.inputs
+    }
     longest = max(len(row["input_ids"]) for row in rows)
     ranks = RankCount(job.rank.count, job.rank.sharded)
-    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb, ranks=ranks)
+    config, teacher = configs["base_model"], configs.get("teacher")
+    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb, ranks=ranks, teacher=teacher)
     if not estimate["possible"]:
         raise UserError(
             f"Training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "

@@ -197,6 +197,7 @@ def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measu
     seconds = estimate(work, settings, earlier, own.device)
     measured = adapter.summary["seconds"]
     device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
+    teacher = adapter.inputs.get("teacher")
     memory = estimate_experiment(
         settings,
         config,
@@ -206,6 +207,7 @@ def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measu
         base.summary["params"],
         adapter.summary["computed_in"],
         RankCount(adapter.summary.get("processes", 1)),
+        store.require(*teacher).document("config.json") if teacher else None,
     )
     return {
         "seconds": measured,

@@ -27,10 +27,13 @@ EXTRA_COLUMNS = {
     "top_ids": _TOKEN_LIST,
     "top_log_probabilities": pa.list_(pa.float32()),
     "rest": pa.list_(pa.float32()),
+    "teacher_prompt": pa.large_string(),
+    "answer": pa.large_string(),
     "conversation": pa.large_string(),
 }
-"""Further columns by objective. `distill`: the teacher's distribution at each trained token. `grpo`: the conversation
-that rewards compare with, as JSON text."""
+"""Further columns by objective. `distill`: the teacher's distribution at each trained token, the text that it read
+before, and the answer, so that an erasure finds a text in them. `grpo`: the conversation that rewards compare with, as
+JSON text."""
 _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
 
 

@@ -59,17 +59,20 @@ def unknown_files(root: Path, scratch: Path) -> list[Path]:
 
 
 def decoded_tokens(root: Path) -> str:
-    """The tokens of all training data as text."""
+    """The tokens of all training data, and of a teacher's answers, as text."""
     from transformers import AutoTokenizer
 
     (model, *_) = (root / "data" / "store" / "artifacts" / "base_model").glob("*/*")
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = [
         row
-        for path in (root / "data" / "store" / "artifacts" / "training_data").glob("*/*/*.parquet")
+        for kind in ("training_data", "teacher_distributions")
+        for path in (root / "data" / "store" / "artifacts" / kind).glob("*/*/*.parquet")
         for row in pq.read_table(path).to_pylist()
     ]
-    return "\n".join(tokenizer.decode(row[name]) for row in rows for name in row if name.endswith("input_ids"))
+    return "\n".join(
+        tokenizer.decode(row[name]) for row in rows for name in row if name.endswith(("input_ids", "target_ids"))
+    )
 
 
 def _forms_in(path: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 from ft_pipeline.evaluation.scoring import likelihood
 from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.decoding import prefix_cache as sharing
+from ft_pipeline.models.decoding import target_logits
 from ft_pipeline.models.decoding.prefix_cache import group_by_prefix
 from ft_pipeline_tests.evaluation.likelihoods import direct_log_likelihood
 
@@ -42,7 +43,7 @@ def test_a_shared_prefix_does_not_change_the_log_likelihoods(
 
 
 def test_batches_are_limited_by_the_size_of_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "_MAX_LOGITS", 4 * wide_model.config.vocab_size)
+    monkeypatch.setattr(target_logits, "_MAX_LOGITS", 4 * wide_model.config.vocab_size)
     monkeypatch.setattr(likelihood, "_CHUNK_POSITIONS", 2)
     done: list[int] = []
     results = target_log_likelihoods(wide_model, PAIRS, batch_size=8, report_done=done.append)

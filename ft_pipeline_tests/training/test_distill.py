@@ -22,6 +22,7 @@ from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
+from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from ft_pipeline_tests.training.subject import (
@@ -237,8 +238,21 @@ def test_an_erased_prompt_leaves_no_token_of_its_answers(tmp_path, asked):
             assert now == row
 
 
+def test_an_answer_that_repeats_an_erased_text_loses_its_tokens(tmp_path, asked, made):
+    """A teacher may repeat an example of its prompt, whose row is then erased."""
+    rows = pq.read_table(asked[0].out / "rows.parquet").to_pylist()
+    text = rows[0]["answer"]
+    erased = ErasedTexts({"another row": "erased"}, frozenset({text}), frozenset({text}))
+    for number, path in enumerate((asked[0].out / "rows.parquet", made[0] / "train.parquet")):
+        assert erased.redact_file(path, tmp_path / f"{number}.parquet")
+        before, after = (pq.read_table(file).to_pylist() for file in (path, tmp_path / f"{number}.parquet"))
+        assert [row["rest"] == [] for row in after] == [text in row["answer"] for row in before]
+        tokens = ("target_ids", "input_ids", "labels", "top_ids", "top_log_probabilities")
+        assert all(row[name] == [] for row in after if not row["rest"] for name in tokens if name in row)
+
+
 def test_logits_that_no_token_has_are_not_stored():
-    columns = teacher_distributions.distribution_columns(torch.tensor([[1.0, 2.0, 9.0]])[:, :2], 5)
+    columns = distribution_columns(torch.tensor([[1.0, 2.0, 9.0]])[:, :2], 5)
     assert columns["top_ids"].tolist() == [1, 0] and columns["rest"].tolist() == [0.0]
 
 

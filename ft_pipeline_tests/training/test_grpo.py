@@ -21,9 +21,9 @@ from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.objectives import group_loss
-from ft_pipeline.training.objectives.grpo import GroupTrainer, step_seed
+from ft_pipeline.training.objectives.grpo import GroupTrainer
 from ft_pipeline.training.objectives.reward_client import Reward
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ft_pipeline.evaluation.scoring.likelihood import Pair, TargetScore
+from ft_pipeline.evaluation.scoring.likelihood import TargetScore
 from ft_pipeline.evaluation.scoring.lm_eval_model import RecordingLM
 from ft_pipeline.evaluation.scoring.merged_reference import (
     MergedReference,
@@ -15,6 +15,7 @@ from ft_pipeline.evaluation.scoring.merged_reference import (
     token_pair,
 )
 from ft_pipeline.models.decoding.generate import Generation, to_generation
+from ft_pipeline.models.decoding.target_logits import Pair
 from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
 
 

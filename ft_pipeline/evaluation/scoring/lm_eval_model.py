@@ -10,9 +10,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import postprocess_generated_text
 
-from ft_pipeline.evaluation.scoring.likelihood import Pair, TargetScore, target_log_likelihoods
+from ft_pipeline.evaluation.scoring.likelihood import TargetScore, target_log_likelihoods
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.decoding.generate import Generation, generate
+from ft_pipeline.models.decoding.target_logits import Pair
 
 logger = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about options that we set on purpose

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,12 +18,12 @@ from ft_pipeline.distillation.answer_table import read_prompts
 from ft_pipeline.distillation.local_teacher import answer_key, generate_missing
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.scoring.likelihood import Pair, read_targets
 from ft_pipeline.evaluation.scoring.prompt_sources import read_prompt
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, prompt_and_target, with_prompt
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
+from ft_pipeline.models.decoding.target_logits import Pair, read_targets
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.teacher import TeacherSettings
@@ -32,7 +31,7 @@ from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TOOLS, read_column
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode
-from ft_pipeline.training.trainer.distribution_loss import top_tokens
+from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 
 FILE_NAME, SET_ASIDE = "rows.parquet", "set_aside.parquet"
 _CHUNK_ROWS = 512
@@ -46,6 +45,7 @@ _ROWS = pa.schema(
         ("split", pa.string()),
         ("prompt_messages", MESSAGES),
         ("tools", TOOLS.arrow_type),
+        ("teacher_prompt", pa.string()),
         ("answer", pa.string()),
         ("target_ids", pa.list_(pa.int32())),
         ("top_ids", pa.list_(pa.int32())),
@@ -53,8 +53,9 @@ _ROWS = pa.schema(
         ("rest", _FLOATS),
     ]
 )
-"""split: that of a conversation; null for an unlabelled prompt, which its hash decides. target_ids: the tokens of the
-answer, with the stop token. top_ids, top_log_probabilities: k values for each of them, one token after the other.
+"""split: that of a conversation; null for an unlabelled prompt, which its hash decides. teacher_prompt: what it read
+before the answer, as text, from which an erased example can be removed. target_ids: the tokens of the answer, with the
+stop token. top_ids, top_log_probabilities: k values for each of them, one token after the other.
 rest: the probability of all other tokens, one value for each of them."""
 _ASIDE = pa.schema(
     [*_ORIGIN, ("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())]
@@ -167,25 +168,27 @@ class _Renderer:
         """The number of tokens. A model may have more logits, which no tokenizer uses."""
         return max(self.student_tokenizer.get_vocab().values()) + 1
 
-    def pair(self, row: Mapping[str, Any]) -> Pair | None:
-        """Return the teacher's context and the tokens of the answer; None if the student would learn other tokens.
+    def read(self, row: Mapping[str, Any]) -> tuple[str, Pair] | None:
+        """Return the teacher's context as text and in tokens, and the tokens of the answer; None if the student would
+        learn other tokens.
 
         row: prompt_messages, tools and answer.
         """
         messages = [*plain(row["prompt_messages"]), {"role": "assistant", "content": row["answer"]}]
         tools = row["tools"]
-        context, target = _tokens(self.teacher_tokenizer, self.prompt.prepend_to(messages), tools)
-        _, learned = _tokens(self.student_tokenizer, with_prompt(messages, self.system_prompt, []), tools)
-        return (context, target) if target == learned else None
+        text, context, target = _tokens(self.teacher_tokenizer, self.prompt.prepend_to(messages), tools)
+        *_, learned = _tokens(self.student_tokenizer, with_prompt(messages, self.system_prompt, []), tools)
+        return (text, (context, target)) if target == learned else None
 
 
-def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> Pair:
-    """Return the tokens of a conversation before its last answer, and those of this answer with its stop token."""
+def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> tuple[str, list[int], list[int]]:
+    """Return a conversation before its last answer as text and in tokens, and the tokens of this answer with its stop
+    token."""
     context, target = prompt_and_target(tokenizer, messages, tools)
     rendered = Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False)
     (encoded,) = encode(tokenizer, [rendered])
     answer = [label for label in encoded.labels if label != MASKED]
-    return encoded.input_ids[: len(encoded.input_ids) - len(answer)], answer
+    return context, encoded.input_ids[: len(encoded.input_ids) - len(answer)], answer
 
 
 def _sort_out(
@@ -213,7 +216,7 @@ def _fault_of(row: Mapping[str, Any], finish_reason: str, renderer: _Renderer) -
     if not row["answer"].strip():
         return "empty_output", "the answer is empty"
     try:
-        if renderer.pair(row) is None:
+        if renderer.read(row) is None:
             return "tokens_differ", "teacher and student have other tokens for this answer"
     except UserError as error:
         return "teacher_failed", str(error)
@@ -231,29 +234,19 @@ def _write_distributions(
             speed_up_products(model, trains=False)
         for begin in range(0, len(kept), _CHUNK_ROWS):
             chunk = kept[begin : begin + _CHUNK_ROWS]
-            pairs = [pair for pair in map(renderer.pair, chunk) if pair is not None]
+            read = [found for found in map(renderer.read, chunk) if found is not None]
             distributions = read_targets(
                 model,
-                pairs,
+                [pair for _, pair in read],
                 lambda logits, _: distribution_columns(logits[:, : renderer.vocabulary], settings.top_k),
                 batch_size=settings.batch_size,
             )
             rows = [
-                {**row, "target_ids": pair[1], **columns}
-                for row, pair, columns in zip(chunk, pairs, distributions, strict=True)
+                {**row, "teacher_prompt": text, "target_ids": pair[1], **columns}
+                for row, (text, pair), columns in zip(chunk, read, distributions, strict=True)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=_ROWS))
             tokens += sum(len(row["target_ids"]) for row in rows)
             rest += sum(float(row["rest"].sum()) for row in rows)
             job.report.progress(begin + len(chunk), len(kept))
     return tokens, rest
-
-
-def distribution_columns(logits: Any, k: int) -> dict[str, np.ndarray]:
-    """Return the columns of rows.parquet for the logits [tokens, vocabulary] at an answer's tokens."""
-    top = top_tokens(logits, k)
-    return {
-        "top_ids": top.ids.cpu().numpy().astype(np.int32).ravel(),
-        "top_log_probabilities": top.log_probabilities.cpu().numpy().ravel(),
-        "rest": top.rest.cpu().numpy(),
-    }

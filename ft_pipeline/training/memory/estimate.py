@@ -29,6 +29,8 @@ _LOGIT_ROWS = 128
 """Rows of logits that are computed at a time (trainer/loss.py)."""
 _LIGHTER_TECHNIQUES = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}
 """The techniques that take less memory than another one."""
+READ_LOGITS = 100_000_000
+"""Maximum number of logits that a teacher's forward pass returns (models/decoding/target_logits.py)."""
 CPU_TYPES = ("bfloat16", "float32")
 """The types that a CPU may compute in (models/compute_dtype.py)."""
 SHORT_ROW_TOKENS = 512
@@ -72,6 +74,10 @@ class MemoryPlan:
     """32-bit forms of a slice of logits at a time (ObjectiveSpec.logit_copies)."""
     ranks: RankCount = ALONE
     """The processes that train together. The estimate is for one of them."""
+    teacher: ModelShape | None = None
+    """The model that reads the answers, if it is in memory beside the trained one."""
+    read_logits: int = 0
+    """Positions of an answer at which a teacher's logits are read."""
 
 
 def estimate_memory(
@@ -109,15 +115,19 @@ def estimate_experiment(
     params: int | None = None,
     dtype: str = "bfloat16",
     ranks: RankCount | None = None,
+    teacher: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the estimate of one experiment. `longest_row` is in tokens, from the token audit (None: `max_length`).
 
     `device` "cpu" omits the CUDA context. `params`: the count from the headers of the weight files, if known.
     `dtype`: the compute type. `cpu_gb` is the need of one process on a CPU, by compute type: the same on every machine.
+    `teacher`: the config of a teacher that reads the student's answers (on-policy), if it is another model.
     `ranks`: the processes that train together; None: one for each GPU of the experiment. If these are several, the
     estimate is for each of them with DDP, or with FSDP2 if DDP does not fit, and `ranks` has both.
     """
     shape, plan = read_shape(config), _memory_plan(settings, longest_row)
+    if settings.is_on_policy and (teacher is not None or settings.technique != "lora"):
+        plan = replace(plan, teacher=read_shape(teacher or config))
 
     def estimate_on(device: str, dtype: str, ranks: RankCount, limit: float | None = None) -> dict[str, Any]:
         dtype = "bfloat16" if settings.training.pure_bf16 else dtype
@@ -147,17 +157,19 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
     """Return the plan of an experiment, without the parts that depend on the device."""
     training, grpo = settings.training, settings.grpo
-    objective, generates = OBJECTIVES[settings.objective], settings.objective == "grpo"
-    longest = (longest_row or training.max_length) + (grpo.max_new_tokens if generates else 0)
+    objective, in_groups = OBJECTIVES[settings.objective], settings.objective == "grpo"
+    own_tokens = settings.distill.max_new_tokens if settings.distill and settings.is_on_policy else 0
+    longest = (longest_row or training.max_length) + (grpo.max_new_tokens if in_groups else own_tokens)
     return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
         batch=training.per_device_train_batch_size,
-        sequences=grpo.num_generations if generates else objective.sequences_per_row,
+        sequences=grpo.num_generations if in_groups else objective.sequences_per_row,
         length=min(longest, training.max_length),
         tokens=training.tokens_per_batch,
-        generates=generates,
-        keeps_start=generates and grpo.beta > 0,
+        generates=in_groups or settings.is_on_policy,
+        keeps_start=in_groups and grpo.beta > 0,
+        read_logits=own_tokens,
         gradient_checkpointing=training.gradient_checkpointing,
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
@@ -200,7 +212,12 @@ def _bytes_by_part(shape: ModelShape, plan: MemoryPlan, params: float | None) ->
         "gradients": _share(trained * trained_bytes, trained_outside, shape, plan),
         "optimizer": states / plan.ranks.count if plan.ranks.sharded else states,
         **({"packed": packed} if packed else {}),
-        "activations": max(_activation_bytes(shape, plan, value_bytes), _cache_bytes(shape, plan, value_bytes)),
+        **({"teacher": _teacher_bytes(plan.teacher, plan, value_bytes)} if plan.teacher else {}),
+        "activations": max(
+            _activation_bytes(shape, plan, value_bytes),
+            _cache_bytes(shape, plan, value_bytes),
+            _reading_bytes(plan.teacher or shape, plan, value_bytes),
+        ),
         "overhead": _RUNTIME_BYTES[plan.device] + _workspace_bytes(shape, plan, value_bytes),
     }
 
@@ -293,6 +310,20 @@ def _cache_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float
     values = shape.layers * 2 * shape.kv_heads * shape.head_dim
     rows = plan.ranks.rows(plan.batch) * plan.sequences
     return rows * plan.length * values * value_bytes if plan.generates else 0
+
+
+def _teacher_bytes(teacher: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
+    """Return the bytes of the weights of a teacher. A CPU packs its matrices for the forward pass."""
+    packed = teacher.matrix_params + teacher.vocabulary * teacher.hidden if plan.device == "cpu" else 0
+    return (teacher.params + packed) * value_bytes
+
+
+def _reading_bytes(teacher: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
+    """Return the bytes that a teacher needs to read a batch of answers, while there are no activations: keys, values
+    and logits. Its prompt is taken to be as long as a row."""
+    cache = teacher.layers * 2 * teacher.kv_heads * teacher.head_dim * plan.length
+    logits = min(plan.batch * plan.read_logits * teacher.vocabulary, READ_LOGITS)
+    return (plan.batch * cache + logits) * value_bytes if plan.read_logits else 0
 
 
 def _kept_values(shape: ModelShape, plan: MemoryPlan) -> float:

@@ -55,8 +55,8 @@ def why_not_sharded(settings: ExperimentSettings) -> str | None:
     """Return which setting FSDP2 does not support, and what to set instead; None if it supports all of them."""
     if settings.objective == "grpo":
         return (
-            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the file "
-            "that FT_ACCELERATE_CONFIG names."
+            "objective 'grpo' draws answers, which FSDP does not support. Set `distributed_type: MULTI_GPU` in the "
+            "file that FT_ACCELERATE_CONFIG names."
         )
     if settings.technique == "prompt_tuning":
         return (

@@ -6,6 +6,8 @@ another prompt before the same answer, so both are aligned by the position in th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,19 +26,32 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import SPLITS, TRAIN, VALIDATION
+from ft_pipeline.training.objectives.own_answers import (
+    Asked,
+    OwnAnswers,
+    Teacher,
+    distinct_prompts,
+    is_on_policy,
+    prompt_of,
+    require_room,
+)
+from ft_pipeline.training.objectives.rollouts import step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
+from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.distribution_loss import Divergence, TopTokens, distribution_losses
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
+from ft_pipeline.training.trainer.loss import evaluation_mode
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
 
 DISTRIBUTION = ("top_ids", "top_log_probabilities", "rest")
 """Columns of the training data with the teacher's distributions."""
-_COLUMNS = ["id", "table", "split", "file", "row", "prompt_messages", "tools", "answer", "target_ids", *DISTRIBUTION]
+_EXTRA = (*DISTRIBUTION, "teacher_prompt", "answer")
+_COLUMNS = ["id", "table", "split", "file", "row", "prompt_messages", "tools", "target_ids", *_EXTRA]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -59,7 +74,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     source = RowSource(
         len(kept), lambda items: _tokenize(tokenizer, kept.read(items.start, items.stop), settings), checks.add
     )
-    return PreparedRows([source], checks.results, left_out, extra_columns=DISTRIBUTION)
+    return PreparedRows([source], checks.results, left_out, extra_columns=_EXTRA)
 
 
 def _split(job: Job) -> tuple[pa.Table, np.ndarray, list[dict[str, Any]]]:
@@ -92,7 +107,7 @@ def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: Experimen
             answer["row"],
             text,
             tokens,
-            extra={name: answer[name] for name in DISTRIBUTION},
+            extra={name: answer[name] for name in _EXTRA},
         )
         for answer, text, tokens in zip(answers, texts, encode(tokenizer, texts), strict=True)
     ]
@@ -117,13 +132,26 @@ def collate_distributions(rows: Sequence[dict[str, Any]], pad_token_id: int | No
     }
 
 
+@dataclass(frozen=True)
+class OnPolicy:
+    """The answers of the student itself, and how often it learns from them."""
+
+    answers: OwnAnswers
+    share: float
+    held_out: Sequence[Asked]
+    """The validation prompts."""
+
+
 class DistributionTrainer(TokenTrainer):
-    """TokenTrainer on the teacher's distributions. Losses are divergences in nats per token."""
+    """TokenTrainer on the teacher's distributions. Losses are divergences in nats per token.
+
+    On-policy, some optimizer steps replace the teacher's answers by the student's own to the same prompts.
+    """
 
     collate = staticmethod(collate_distributions)
 
-    def __init__(self, *args: Any, divergence: Divergence) -> None:
-        self._divergence = divergence
+    def __init__(self, *args: Any, divergence: Divergence, on_policy: OnPolicy | None = None) -> None:
+        self._divergence, self._on_policy = divergence, on_policy
         super().__init__(*args)
 
     @classmethod
@@ -136,11 +164,26 @@ class DistributionTrainer(TokenTrainer):
         validation: Rows,
         arguments: TrainingArguments,
         ranks: Ranks,
+        base: Path | None = None,
+        teacher: Path | None = None,
     ) -> "DistributionTrainer":
-        """Return the trainer of one experiment."""
-        assert settings.distill is not None
-        divergence = Divergence(settings.distill.divergence, settings.distill.jsd_beta)
-        return cls(model, tokenizer, train, validation, arguments, ranks, divergence=divergence)
+        """Return the trainer of one experiment.
+
+        base: the folder of the student's base model, for on-policy distillation. teacher: as in Teacher.
+        """
+        distill = settings.distill
+        assert distill is not None
+        on_policy = None
+        if settings.is_on_policy:
+            if ranks.are_several:
+                raise UserError("distill.on_policy trains in one process, not in several. Set FT_NUM_PROCESSES=1.")
+            assert base is not None
+            require_room(distill, model, [*train, *validation])
+            reader = Teacher(model, base, teacher)
+            answers = OwnAnswers(model, tokenizer, reader, distill, arguments.per_device_train_batch_size)
+            on_policy = OnPolicy(answers, distill.on_policy, distinct_prompts(validation))
+        divergence = Divergence(distill.divergence, distill.jsd_beta)
+        return cls(model, tokenizer, train, validation, arguments, ranks, divergence=divergence, on_policy=on_policy)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed divergence over the trained tokens of a batch, and their number."""
@@ -148,3 +191,46 @@ class DistributionTrainer(TokenTrainer):
         with compute_autocast(model), collect_balance_losses(model) as balance_losses:
             losses = distribution_losses(model, batch, teacher, self._divergence)
         return losses.sum() + len(losses) * sum(balance_losses), len(losses)
+
+    def _collate(self, rows: Rows) -> dict[str, Any]:
+        """Return a batch, with its prompts if the student may have to answer them."""
+        batch: dict[str, Any] = super()._collate(rows)
+        return batch | ({"prompts": list(map(prompt_of, rows))} if self._on_policy else {})
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Return None on-policy: the items are counted when there are answers."""
+        return None if self._on_policy else super()._get_num_items_in_batch(batch_samples, device)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """Return the batches of the optimizer step that begins here, with the student's answers if it is one of theirs,
+        and the number of items."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._on_policy is None or not batches:
+            return batches, items
+        prompts = [batch.pop("prompts") for batch in batches]
+        if is_on_policy(self.state.global_step, self._on_policy.share):
+            seed = step_seed(self.args.seed, self.state.global_step)
+            rows = iter(self._on_policy.answers.rows([prompt for part in prompts for prompt in part], seed))
+            batches = [self._on_device([next(rows) for _ in part]) for part in prompts]
+        return batches, super()._get_num_items_in_batch(batches, device)
+
+    def _on_device(self, rows: Rows) -> dict[str, Tensor]:
+        """Return a batch on the device of the model."""
+        batch = self.collate(rows, pad_token_id=self._pad_token_id)
+        return {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def compute_held_out_metrics(self) -> dict[str, float]:
+        """Return the divergence on the teacher's answers, which decides (`eval_loss`), and on-policy also that on the
+        student's own answers to the same prompts (`eval_own_answers`)."""
+        metrics = super().compute_held_out_metrics()
+        if self._on_policy is None:
+            return metrics
+        rows = self._on_policy.answers.rows(self._on_policy.held_out, self.args.seed)
+        size = self.args.per_device_eval_batch_size
+        with evaluation_mode(self.model), without_compiled_code():
+            parts = [
+                self.summed_loss(self.model, self._on_device(rows[begin : begin + size]))
+                for begin in range(0, len(rows), size)
+            ]
+        total, count = (sum(float(part[index]) for part in parts) for index in range(2))
+        return {**metrics, "eval_own_answers": total / count}

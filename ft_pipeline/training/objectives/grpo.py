@@ -6,7 +6,6 @@ draws new answers with the weights of that step. The held-out reward is that of 
 prompts, as models are scored; `eval_loss` is 1 minus this reward, so that the best checkpoint has the best reward.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -31,7 +30,7 @@ from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
 from ft_pipeline.training.objectives import group_loss
 from ft_pipeline.training.objectives.reward_client import RewardProcess
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
@@ -260,11 +259,6 @@ class GroupTrainer(TokenTrainer):
             logs |= {**self._facts, **({"kl": kl_sum / tokens} if tokens else {})}
             self._kl_sum, self._kl_tokens = 0.0, 0
         super().log(logs, start_time)
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Return the seed of the answers of an optimizer step: the same whether the training was resumed or not."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4], "big")
 
 
 def describe(facts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -130,7 +130,9 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         weighted_tables={},
         lineage={
             "id": [(table, "id") for table, _ in _ASKED],
-            **dict.fromkeys(("input_ids", "labels", "top_ids", "top_log_probabilities", "rest"), _ASKED),
+            **dict.fromkeys(
+                ("input_ids", "labels", "top_ids", "top_log_probabilities", "rest", "teacher_prompt", "answer"), _ASKED
+            ),
         },
         rows_path=f"{_PACKAGE}.distill:prepare_rows",
         trainer_path=f"{_PACKAGE}.distill:DistributionTrainer",

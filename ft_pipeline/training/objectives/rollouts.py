@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +63,8 @@ class Rollouts:
         self._stops = stop_token_ids(tokenizer, model)
 
     def draw(self, prompts: Sequence[Prompt], copies: int, *, batch_size: int, seed: int, temperature: float) -> Groups:
-        """Return as many answers to each prompt as `copies`, sampled at `temperature`.
-
-        Only the seed, the prompt and the number of the copy choose the tokens of an answer. Rank and batch do not.
-        """
-        numbers = [draw_numbers(seed, prompt.ids, copies, self._limit) for prompt in prompts]
-        with _own_distribution(self._model, self._stops):
-            return self._groups(prompts, Decoding(self._stops, self._limit, temperature), batch_size, copies, numbers)
+        """Return as many answers to each prompt as `copies`, sampled at `temperature`, with their rewards."""
+        return self._groups(prompts, Decoding(self._stops, self._limit, temperature), batch_size, copies, seed)
 
     def greedy(self, prompts: Sequence[Prompt], *, batch_size: int) -> list[Rollout]:
         """Return the answer to each prompt as models are scored."""
@@ -77,17 +72,12 @@ class Rollouts:
         return [rollout for (rollout,) in groups]
 
     def _groups(
-        self,
-        prompts: Sequence[Prompt],
-        decoding: Decoding,
-        batch_size: int,
-        copies: int = 1,
-        numbers: Sequence[Tensor] = (),
+        self, prompts: Sequence[Prompt], decoding: Decoding, batch_size: int, copies: int = 1, seed: int = 0
     ) -> Groups:
         """Return the answers to each prompt with their rewards, in the given order."""
-        uniforms = torch.cat(list(numbers)) if numbers else None
-        ids = self._generate([prompt.ids for prompt in prompts], decoding, batch_size, copies, uniforms)
         asked = [prompt for prompt in prompts for _ in range(copies)]
+        texts = [prompt.ids for prompt in prompts]
+        ids = draw_ids(self._model, self._tokenizer, texts, decoding, batch_size=batch_size, seed=seed, copies=copies)
         answers = [self._answer(prompt, tokens) for prompt, tokens in zip(asked, ids, strict=True)]
         rewards = self._rewards.rewards(answers)
         rollouts = [
@@ -96,34 +86,6 @@ class Rollouts:
         ]
         return [rollouts[begin : begin + copies] for begin in range(0, len(rollouts), copies)]
 
-    def _generate(
-        self,
-        prompts: Sequence[list[int]],
-        decoding: Decoding,
-        batch_size: int,
-        copies: int,
-        uniforms: Tensor | None,
-    ) -> list[list[int]]:
-        generated: dict[int, list[int]] = {}
-        with (
-            torch.random.fork_rng(),
-            evaluation_mode(self._model),
-            without_compiled_code(),
-            padded_attention(self._model),
-            compute_autocast(self._model),
-        ):
-            for batch in generate_ids(
-                Contexts(self._model, prompts),
-                self._tokenizer,
-                decoding,
-                batch_size=batch_size,
-                seed=0,
-                copies=copies,
-                uniforms=uniforms,
-            ):
-                generated |= batch
-        return [generated[index] for index in range(len(prompts) * copies)]
-
     def _answer(self, prompt: Prompt, ids: list[int]) -> Answer:
         """Return the answer as the evaluation reads it."""
         generation = to_generation(self._tokenizer, len(prompt.ids), ids, self._stops)
@@ -131,6 +93,51 @@ class Rollouts:
             return Answer(prompt.conversation, generation.text)
         turn = read_answer(self._tokenizer, generation.raw, prompt.conversation["tools"])
         return Answer(prompt.conversation, spoken_text(turn).strip(), turn.get("tool_calls") or ())
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of the answers of an optimizer step: the same whether the training was resumed or not."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4], "big")
+
+
+def draw_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    seed: int,
+    copies: int = 1,
+) -> list[list[int]]:
+    """Return the tokens of answers of a model in training, the stop token included: `copies` to each prompt.
+
+    Only the seed, the prompt and the number of the copy choose the tokens of a sampled answer. Rank and batch do not.
+    torch's generators have the same state afterwards.
+    """
+    samples = decoding.temperature > 0
+    numbers = [draw_numbers(seed, prompt, copies, decoding.max_new_tokens) for prompt in prompts] if samples else []
+    generated: dict[int, list[int]] = {}
+    with (
+        torch.random.fork_rng(),
+        evaluation_mode(model),
+        without_compiled_code(),
+        padded_attention(model),
+        compute_autocast(model),
+        _own_distribution(model, decoding.stop_token_ids) if samples else nullcontext(),
+    ):
+        batches = generate_ids(
+            Contexts(model, prompts),
+            tokenizer,
+            decoding,
+            batch_size=batch_size,
+            seed=seed,
+            copies=copies,
+            uniforms=torch.cat(numbers) if numbers else None,
+        )
+        for batch in batches:
+            generated |= batch
+    return [generated[index] for index in range(len(prompts) * copies)]
 
 
 def draw_numbers(seed: int, prompt: Sequence[int], copies: int, tokens: int) -> Tensor:

@@ -8,6 +8,7 @@ is a lower bound of it. Generalized knowledge distillation: Agarwal et al. 2024 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,3 +124,13 @@ def _top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     top, ids = log_probabilities.topk(min(k, logits.shape[1]), 1)
     others = log_probabilities.scatter_(1, ids, float("-inf"))
     return ids, top, others.exp_().sum(1)
+
+
+def distribution_columns(logits: Tensor, k: int) -> dict[str, np.ndarray]:
+    """Return the columns of a row of distributions for the logits [tokens, vocabulary] at an answer's tokens."""
+    top = top_tokens(logits, k)
+    return {
+        "top_ids": top.ids.cpu().numpy().astype(np.int32).ravel(),
+        "top_log_probabilities": top.log_probabilities.cpu().numpy().ravel(),
+        "rest": top.rest.cpu().numpy(),
+    }
