@@ -18,6 +18,8 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABL
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
+ADAPTER_SHAPE = ("technique", "lora", "quantization")
+"""Settings that are equal if a phase continues the adapter of the one before it."""
 NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf", "machine"}
 """Settings for when and where an experiment is trained, for its sweep, and for what is made of its result. They do not
 change it."""
@@ -82,8 +84,8 @@ def starting_model(context: SpecContext, phases: list[Phase]) -> tuple[Artifact,
 
 def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) -> bool:
     """Whether `last` continues to train the adapter of `previous`."""
-    shape = ("technique", "lora", "quantization")
-    return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
+    is_equal = all(getattr(previous, key) == getattr(last, key) for key in ADAPTER_SHAPE)
+    return last.technique in ADAPTER_TECHNIQUES and is_equal
 
 
 def base_model_spec(
