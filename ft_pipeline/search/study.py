@@ -18,7 +18,6 @@ from ft_pipeline.defs.training_chain import (
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.run import RunRequest, run
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
 from ft_pipeline.project import Project
 from ft_pipeline.search.space import Dimension, Value, current_value, read_space
@@ -28,9 +27,6 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.spec import Spec
-
-PREPARED = "memory_estimate"
-"""The asset that must be there before trials: with it come tables, tokens and the base model."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +102,6 @@ def _require_one_start(request: SweepRequest, space: tuple[Dimension, ...]) -> N
             f"--over {shape[0].key}: {request.experiment} continues the adapter of {previous}, so its shape cannot "
             "vary. Leave it out, or search an experiment without `start_from`."
         )
-
-
-def prepare(request: SweepRequest) -> None:
-    """Materialize what training reads, with the experiment's own values."""
-    needed, to_visit = set[str](), [PREPARED]
-    while to_visit:
-        asset = to_visit.pop()
-        needed.add(asset)
-        to_visit += [name for name in STEPS[asset].deps if name not in needed]
-    result = run(RunRequest(request.project, (request.experiment,), tuple(needed)))
-    if not result.succeeded:
-        raise UserError(f"The search cannot begin. {' '.join(result.failures)}")
 
 
 def new_study(request: SweepRequest, document: dict[str, Any], space: tuple[Dimension, ...]) -> Study:

@@ -14,7 +14,7 @@ from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifa
 from ft_pipeline.execution.events import EventState, StepEvent, publish
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.recorded_checks import require_passed
-from ft_pipeline.execution.run import load_steps
+from ft_pipeline.execution.run import run_up_to
 from ft_pipeline.execution.step import spec_of_its_asset
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerLost
 from ft_pipeline.search.clock import TrialClock
@@ -25,7 +25,6 @@ from ft_pipeline.search.study import (
     SweepRequest,
     build_unlisted,
     new_study,
-    prepare,
     read_request,
     run_info_of_trial,
 )
@@ -45,6 +44,8 @@ from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import Spec
 
+PREPARED = "memory_estimate"
+"""The asset that must be there before trials: with it come tables, tokens and the base model."""
 MAX_FAILURES = 3
 """Number of trials that fail one after another before the search gives up."""
 HANDLING, PRUNED_FILE = "pruning", "pruned.json"
@@ -67,8 +68,7 @@ def run_sweep(request: SweepRequest, log: Callable[[str], None]) -> Finished:
     UserError, before anything runs, for a key or value that the experiment's settings refuse.
     """
     document, space = read_request(request)
-    load_steps()
-    prepare(request)
+    run_up_to(request.project, request.experiment, [PREPARED])
     try:
         with project_lock(request.project.store).hold(log, shared=True):
             return _search(new_study(request, document, space), request, log)

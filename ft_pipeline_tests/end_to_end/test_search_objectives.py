@@ -28,7 +28,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = small_project(tmp_path_factory.mktemp("search") / "shop", variants=False)
     settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["prompting"]["variants"] = {"short": {"system": "Answer in one sentence."}}
+    settings["prompting"]["variants"] = {"short": {"system_prompt": "Answer in one sentence."}}
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     qlora = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
     qlora["training"] |= {"max_steps": 4, "eval_rows": 4, "eval_steps": 2, "per_device_train_batch_size": 2}
