@@ -12,6 +12,7 @@ from ft_pipeline.defs.training_chain import Phase, adapter_spec, references, tra
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifact
 from ft_pipeline.execution.events import EventState, StepEvent, publish
+from ft_pipeline.execution.garbage_collection import SEARCH_LOCK
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.run import run_up_to
@@ -78,7 +79,7 @@ def run_sweep(request: SweepRequest, log: Callable[[str], None]) -> Finished:
 
 def _search(study: Study, request: SweepRequest, log: Callable[[str], None]) -> Finished:
     """Run the trials that are missing, while no other process runs the same search."""
-    name = f"{KIND}-{study.id[:NAME_DIGITS]}"
+    name = f"{SEARCH_LOCK}{study.id[:NAME_DIGITS]}"
     clock = TrialClock(study.store.root / "work" / KIND / study.id[:NAME_DIGITS])
     with FileLock(study.store.root / "locks" / name, "searching").hold(log):
         for dimension in study.space:

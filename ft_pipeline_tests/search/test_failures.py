@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.garbage_collection import SEARCH_LOCK, collect_garbage
 from ft_pipeline.execution.workers.supervisor import WorkerLost
 from ft_pipeline.project import Project
 from ft_pipeline.search import sweep
@@ -17,6 +18,7 @@ from ft_pipeline.search.study import SweepRequest
 from ft_pipeline.search.sweep import HANDLING, PRUNED_FILE, pruned_log
 from ft_pipeline.search.trials import State, Trial, describe_loss
 from ft_pipeline.store.artifacts import NAME_DIGITS, ArtifactStore
+from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.spec import Spec
 
 REQUEST = SweepRequest(Project(Path("shop")), "lora", (), trials=9)
@@ -108,6 +110,17 @@ def test_only_a_record_of_the_same_comparison_stops_a_training(tmp_path: Path) -
     assert pruned_log(store, spec) is None
     (work / PRUNED_FILE).write_text('{"pruning": [[3.0', encoding="utf-8")
     assert pruned_log(store, spec) is None
+
+
+def test_nothing_is_removed_while_a_search_is_under_way(tmp_path: Path) -> None:
+    (tmp_path / "project.yaml").write_text("name: shop\n", encoding="utf-8")
+    project = Project(tmp_path)
+    with (
+        FileLock(project.store / "locks" / f"{SEARCH_LOCK}abc", "searching").hold(),
+        pytest.raises(UserError, match=r"A search \(`ft sweep`\) is under way"),
+    ):
+        collect_garbage(project, dry_run=False)
+    collect_garbage(project, dry_run=False)
 
 
 def test_a_reward_is_shown_as_a_reward() -> None:
