@@ -16,7 +16,8 @@ from ft_pipeline.cli.common import (
 )
 from ft_pipeline.cli.display_plan import show_plan
 from ft_pipeline.cli.display_progress import live_progress
-from ft_pipeline.cli.plan_steps import Counted, PlannedPart, assets_not_needed, assets_to_count, count_rows, parts_of
+from ft_pipeline.cli.plan_steps import Counted, PlannedPart, assets_to_count, count_rows, parts_of
+from ft_pipeline.defs.training_chain import assets_not_read
 from ft_pipeline.execution.run import load_steps, run_up_to
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.execution.workers.gpus import visible_gpus
@@ -57,7 +58,7 @@ def plan(
         sign_new_store(opened.store)
         with live_progress(stderr):
             assets = assets_to_count(opened.experiment(experiment))
-            run_up_to(opened, experiment, assets, assets_not_needed(opened, experiment))
+            run_up_to(opened, experiment, assets, assets_not_read(opened, experiment))
     document = plan_experiment(opened, experiment)
     print_result(document, as_json, lambda result: show_plan(stdout, result))
 

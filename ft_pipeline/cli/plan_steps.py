@@ -9,11 +9,9 @@ from ft_pipeline.defs.training_chain import Phase, base_model_spec, starting_mod
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
-from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.step_history import mean_prompt_tokens
 from ft_pipeline.training.work import (
     MERGE_MODELS,
@@ -80,12 +78,6 @@ def count_rows(context: SpecContext) -> Counted:
 def assets_to_count(settings: ExperimentSettings) -> tuple[str, ...]:
     """Return the assets that must be there before an experiment can be planned."""
     return PREPARED_FOR_A_TEACHER if settings.objective == "distill" else PREPARED
-
-
-def assets_not_needed(project: Project, name: str) -> set[str]:
-    """Return what no phase of an experiment trains on, so that no teacher is asked for it."""
-    chain = project.training_chain(name)
-    return {"distilled"} - {table for _, settings in chain for table in OBJECTIVES[settings.objective].tables(settings)}
 
 
 def _assumed_audit(context: SpecContext, settings: ExperimentSettings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify_model
+from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
@@ -96,6 +97,13 @@ def base_model_spec(
     if variables:
         config["chat_template_kwargs"] = dict(variables)
     return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
+
+
+def assets_not_read(project: Project, experiment: str) -> set[str]:
+    """Return what no phase of an experiment trains on, so that no teacher is asked for it."""
+    chain = project.training_chain(experiment)
+    read = {table for _, settings in chain for table in OBJECTIVES[settings.objective].tables(settings)}
+    return {"distilled"} - read
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:

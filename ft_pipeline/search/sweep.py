@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.defs.training_chain import Phase, adapter_spec, references, training_data_spec
+from ft_pipeline.defs.training_chain import Phase, adapter_spec, assets_not_read, references, training_data_spec
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifact
 from ft_pipeline.execution.events import EventState, StepEvent, publish
@@ -69,7 +69,9 @@ def run_sweep(request: SweepRequest, log: Callable[[str], None]) -> Finished:
     UserError, before anything runs, for a key or value that the experiment's settings refuse.
     """
     document, space = read_request(request)
-    run_up_to(request.project, request.experiment, [PREPARED])
+    is_mixed = any(dimension.key.startswith("data.weights") for dimension in space)
+    without = () if is_mixed else assets_not_read(request.project, request.experiment)
+    run_up_to(request.project, request.experiment, [PREPARED], without)
     try:
         with project_lock(request.project.store).hold(log, shared=True):
             return _search(new_study(request, document, space), request, log)

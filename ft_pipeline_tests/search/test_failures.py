@@ -90,7 +90,8 @@ def test_machines_that_stay_lost_are_one_clear_error(monkeypatch: pytest.MonkeyP
         raise LOST
 
     monkeypatch.setattr(sweep, "read_request", lambda request: ({}, ()))
-    monkeypatch.setattr(sweep, "run_up_to", lambda *_: None)
+    for name in ("run_up_to", "assets_not_read"):
+        monkeypatch.setattr(sweep, name, lambda *_: None)
     monkeypatch.setattr(sweep, "new_study", lose)
     with pytest.raises(UserError, match=r"^The search stopped\. adapter: node 7 is gone\.$"):
         sweep.run_sweep(SweepRequest(Project(tmp_path), "lora", (), trials=1), lambda line: None)
