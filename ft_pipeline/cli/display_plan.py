@@ -83,5 +83,6 @@ def describe_afterwards(after: Mapping[str, Any]) -> str:
             f"{describe_range(after['estimate'])}: it took {after['off_by']:.2f} times the middle. "
         )
     early = " It stopped early." if after["stopped_early"] else ""
-    memory = f"{after['peak_memory_gb']:.2f} GB at its peak, {after['memory_gb']:.2f} GB estimated"
+    before = f", {after['memory_before_gb']:.2f} GB of it before the model" if after["memory_before_gb"] else ""
+    memory = f"{after['peak_memory_gb']:.2f} GB at its peak{before}; {after['memory_gb']:.2f} GB estimated"
     return f"{text.rstrip()}\nMemory: {memory}: {after['memory_off_by']:.2f} times.{early}"

@@ -95,7 +95,8 @@ def mean_prompt_tokens(table: Artifact, column: str) -> float:
 def hindsight(store: ArtifactStore, adapter: Artifact, measured: Sequence[Measured]) -> dict[str, Any]:
     """Return the time and the peak memory of a training, and how far off the estimates were.
 
-    `estimate` and `off_by` are null if it was interrupted, or if there was no earlier training on its device.
+    `estimate` and `off_by` are null if it was interrupted, or if there was no earlier training on its device. The
+    memory before the model was loaded, that of Python and its libraries, is no part of the estimate.
     """
     settings = settings_of(adapter)
     data, base = (store.require(*adapter.inputs[name]) for name in ("training_data", "base_model"))
@@ -104,14 +105,15 @@ def hindsight(store: ArtifactStore, adapter: Artifact, measured: Sequence[Measur
     memory = estimate_experiment(
         settings, config, audit["lengths"]["max"], None, device, base.summary["params"], adapter.summary["computed_in"]
     )
-    peak = adapter.summary["peak_memory_gb"]
+    peak, before = adapter.summary["peak_memory_gb"], adapter.summary.get("memory_before_gb", 0.0)
     return {
         "interrupted": bool(adapter.summary.get("resumed_from_step")),
         "seconds": adapter.summary["seconds"],
         **_compare_time(adapter, training_work(settings, config, audit), settings, measured),
         "peak_memory_gb": peak,
+        "memory_before_gb": before,
         "memory_gb": memory["total_gb"],
-        "memory_off_by": peak / memory["total_gb"],
+        "memory_off_by": (peak - before) / memory["total_gb"],
         "stopped_early": adapter.summary["stopped_early"],
     }
 
