@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ft_pipeline.cli.display import plain
 from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.search.sampling import MIN_FOR_IMPORTANCE
 from ft_pipeline.search.space import yaml_text
 from ft_pipeline.search.trials import describe_loss, measure_of
 
@@ -25,7 +26,7 @@ def show_sweep(console: Console, document: Mapping[str, Any]) -> None:
     cost = "" if document["cost"] is None else f", {document['cost']:.2f} by costs.gpu_hour"
     console.print(
         f"{len(document['trials'])} trials took {format_duration(document['seconds'])} "
-        f"({document['device_hours']:.2f} device hours{cost}). The search ended: {plain(document['ended_because'])}."
+        f"({document['device_hours']:.2f} device hours{cost}).\nThe search ended: {plain(document['ended_because'])}."
     )
     _show_chosen(console, document)
 
@@ -56,7 +57,7 @@ def _short_names(keys: Sequence[str]) -> list[str]:
 
 def _show_importances(console: Console, document: Mapping[str, Any]) -> None:
     if not document["importances"]:
-        console.print("Too few complete trials, or equal losses: nothing can be said about what mattered.")
+        console.print(f"What mattered is not known: under {MIN_FOR_IMPORTANCE} complete trials, or equal losses.")
         return
     console.print("What mattered (share of the differences between complete trials):")
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -73,10 +74,10 @@ def _show_chosen(console: Console, document: Mapping[str, Any]) -> None:
         return
     name = chosen["experiment"]
     if name == document["experiment"]:
-        console.print(f"The experiment's own values were the best. Go on with: ft run --experiment {name}")
+        console.print(f"The experiment's own values were the best. Go on with:\n  ft run --experiment {name}")
         return
     written = "Wrote" if chosen["new"] else "Kept"
     console.print(
-        f"{written} experiments/{name}.yaml, the best on validation rows. Its training is in the store already.\n"
-        f"Compare it on test rows: ft run --experiment {name}"
+        f"{written} experiments/{name}.yaml, the best on validation rows.\n"
+        f"Its training is in the store already. Compare it on test rows:\n  ft run --experiment {name}"
     )
