@@ -167,13 +167,15 @@ def draw_shares(axes: Any, shares: Mapping[str, float], title: str) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def draw_points(axes: Any, values: Sequence[Any], losses: Sequence[float], label: str, log: bool) -> None:
+def draw_points(
+    axes: Any, values: Sequence[Any], losses: Sequence[float], label: str, log: bool, unit: str = "held-out loss"
+) -> None:
     """Draw a dot for each training: the value of a setting (a number or a text) and the loss. The lowest is marked."""
     axes.plot([_short(value) if isinstance(value, str) else value for value in values], losses, "o", color=BLUE)
     best = min(range(len(losses)), key=lambda index: losses[index])
     mark = values[best]
     axes.plot(_short(mark) if isinstance(mark, str) else mark, losses[best], "o", color=ORANGE, markersize=8)
-    axes.set(title=label, xlabel=label, ylabel="held-out loss", **({"xscale": "log"} if log else {}))
+    axes.set(title=label, xlabel=label, ylabel=unit, **({"xscale": "log"} if log else {}))
 
 
 def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) -> bytes:

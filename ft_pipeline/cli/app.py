@@ -42,7 +42,8 @@ COMMANDS = {
     ),
     "plan": Entry(
         "plan:plan",
-        "Estimate the memory, time and money of a training on this machine and on common GPUs, and how far off it was.",
+        "Estimate the memory, time and money of an experiment on this machine and on common GPUs, and how far off it "
+        "was.",
     ),
     "sweep": Entry(
         "sweep:sweep",

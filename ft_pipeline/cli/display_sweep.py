@@ -1,6 +1,6 @@
 """Output of `ft sweep` in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -8,21 +8,17 @@ from rich.table import Table
 
 from ft_pipeline.cli.display import plain
 from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.search.sampling import MIN_FOR_IMPORTANCE
 from ft_pipeline.search.space import yaml_text
+from ft_pipeline.search.trials import describe_loss, measure_of
+
+BAR_WIDTH = 30
+"""Letters of a bar that stands for all of the variance."""
 
 
 def show_sweep(console: Console, document: Mapping[str, Any]) -> None:
     """Print the trials, what mattered, what it cost and what was chosen."""
-    keys = sorted({key for trial in document["trials"] for key in trial["values"]})
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("trial", "state", *keys, "held-out loss", "steps", "time"):
-        table.add_column(column)
-    for trial in document["trials"]:
-        loss = "" if trial["loss"] is None else f"{trial['loss']:.4f}"
-        values = [plain(yaml_text(trial["values"][key])) for key in keys]
-        time = format_duration(trial["seconds"])
-        table.add_row(trial["name"], trial["state"], *values, loss, str(trial["steps"]), time)
-    console.print(table)
+    console.print(_trial_table(document))
     for trial in document["trials"]:
         if trial["message"]:
             console.print(f"{trial['name']} failed: {plain(trial['message'])}", soft_wrap=True)
@@ -30,17 +26,44 @@ def show_sweep(console: Console, document: Mapping[str, Any]) -> None:
     cost = "" if document["cost"] is None else f", {document['cost']:.2f} by costs.gpu_hour"
     console.print(
         f"{len(document['trials'])} trials took {format_duration(document['seconds'])} "
-        f"({document['device_hours']:.2f} device hours{cost}). The search ended: {document['ended_because']}."
+        f"({document['device_hours']:.2f} device hours{cost}).\nThe search ended: {plain(document['ended_because'])}."
     )
     _show_chosen(console, document)
 
 
+def _trial_table(document: Mapping[str, Any]) -> Table:
+    """Return the trials with their values, the best one first."""
+    keys = sorted({key for trial in document["trials"] for key in trial["values"]})
+    chosen = document["chosen"] and document["chosen"]["trial"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("trial", *_short_names(keys), measure_of(document["objective"]), "steps", "time"):
+        table.add_column(column)
+    order = {"complete": 0, "pruned": 1, "failed": 2}
+    for trial in sorted(document["trials"], key=lambda trial: (order[trial["state"]], trial["loss"] or 0.0)):
+        state = "best" if trial["number"] == chosen else "" if trial["state"] == "complete" else trial["state"]
+        values = [plain(yaml_text(trial["values"][key])) for key in keys]
+        time = format_duration(trial["seconds"])
+        loss = describe_loss(trial["loss"], document["objective"])
+        name = f"try{trial['number']}{f' {state}' if state else ''}"
+        table.add_row(name, *values, loss, str(trial["steps"]), time)
+    return table
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each key, or the whole key if another one ends alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
 def _show_importances(console: Console, document: Mapping[str, Any]) -> None:
     if not document["importances"]:
-        console.print("Too few complete trials, or equal losses: nothing can be said about what mattered.")
+        console.print(f"What mattered is not known: under {MIN_FOR_IMPORTANCE} complete trials, or equal losses.")
         return
-    shares = ", ".join(f"{key} {share:.0%}" for key, share in document["importances"].items())
-    console.print(f"What mattered (share of the variance of losses): {shares}.")
+    console.print("What mattered (share of the differences between complete trials):")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, share in document["importances"].items():
+        table.add_row(f"  {key}", f"{share:.0%}", "█" * round(BAR_WIDTH * share))
+    console.print(table)
     console.print(f"Picture: {plain(document['picture'])}", soft_wrap=True)
 
 
@@ -51,11 +74,10 @@ def _show_chosen(console: Console, document: Mapping[str, Any]) -> None:
         return
     name = chosen["experiment"]
     if name == document["experiment"]:
-        console.print(f"The experiment's own values were the best. Go on with: ft run --experiment {name}")
+        console.print(f"The experiment's own values were the best. Go on with:\n  ft run --experiment {name}")
         return
     written = "Wrote" if chosen["new"] else "Kept"
     console.print(
-        f"{written} experiments/{name}.yaml, the best by validation loss. Its training is in the store already. "
-        f"Compare it on test rows: ft run --experiment {name}",
-        soft_wrap=True,
+        f"{written} experiments/{name}.yaml, the best on validation rows.\n"
+        f"Its training is in the store already. Compare it on test rows:\n  ft run --experiment {name}"
     )

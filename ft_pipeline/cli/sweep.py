@@ -52,7 +52,8 @@ def sweep(
     """
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.search.result import conclude
-    from ft_pipeline.search.sweep import SweepRequest, run_sweep
+    from ft_pipeline.search.study import SweepRequest
+    from ft_pipeline.search.sweep import run_sweep
     from ft_pipeline.store.journal import sign_new_store
 
     opened = open_project(project)

@@ -31,7 +31,7 @@ from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_e
 from ft_pipeline.training.memory.rank_share import describe_ranks
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.reading_teacher import reading_teacher
-from ft_pipeline.training.time_estimate import hindsight, measured_trainings
+from ft_pipeline.training.step_history import hindsight, measured_steps
 
 TOKEN_CHECKS = (
     CheckSpec("no_over_length", "No row that trains is longer than max_length."),
@@ -281,8 +281,8 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
 def _expected_time(artifact: Artifact) -> dict[str, Any]:
     """Return how long earlier trainings had let expect, and how far off that was; empty without any (`ft plan`)."""
     store = ArtifactStore(artifact.path.parents[3])
-    after = hindsight(store, artifact, measured_trainings(store))
-    if after is None or after["estimate"] is None:
+    after = hindsight(store, artifact, measured_steps(store, ["adapter"]))
+    if after["estimate"] is None:
         return {}
     low, high = (format_duration(seconds) for seconds in after["estimate"])
     return {"expected_time": f"{low} to {high}", "times_expected": round(after["off_by"], 2)}

@@ -10,6 +10,7 @@ from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify_model
+from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
@@ -19,6 +20,8 @@ from ft_pipeline.training.reading_teacher import reading_teacher
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
+ADAPTER_SHAPE = ("technique", "lora", "quantization")
+"""Settings that are equal if a phase continues the adapter of the one before it."""
 NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf", "machine"}
 """Settings for when and where an experiment is trained, for its sweep, and for what is made of its result. They do not
 change it."""
@@ -83,8 +86,8 @@ def starting_model(context: SpecContext, phases: list[Phase]) -> tuple[Artifact,
 
 def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) -> bool:
     """Whether `last` continues to train the adapter of `previous`."""
-    shape = ("technique", "lora", "quantization")
-    return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
+    is_equal = all(getattr(previous, key) == getattr(last, key) for key in ADAPTER_SHAPE)
+    return last.technique in ADAPTER_TECHNIQUES and is_equal
 
 
 def base_model_spec(
@@ -95,6 +98,13 @@ def base_model_spec(
     if variables:
         config["chat_template_kwargs"] = dict(variables)
     return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
+
+
+def assets_not_read(project: Project, experiment: str) -> set[str]:
+    """Return what no phase of an experiment trains on, so that no teacher is asked for it."""
+    chain = project.training_chain(experiment)
+    read = {table for _, settings in chain for table in OBJECTIVES[settings.objective].tables(settings)}
+    return {"distilled"} - read
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ft_pipeline.exchange.axolotl_keys import (
     LOST,
     NOT_TRAINING,
@@ -35,9 +37,14 @@ from ft_pipeline.exchange.experiment_draft import (
 )
 from ft_pipeline.exchange.model_names import take_base_model
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings
+from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 
 TARGET_DEFAULT = ["q_proj", "v_proj"]
 """PEFT's target modules for Llama-like models, which theirs falls back to."""
+
+LONG_ROWS = {"drop": "skip", "truncate": "truncate", "raise": "fail"}
+"""Their way with rows that are too long → ours."""
+_DROP = "excess_length_strategy (default: drop)"
 
 
 def is_training(document: Any) -> bool:
@@ -180,12 +187,14 @@ def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, objective: str)
     length = theirs.whole("sequence_len") or 512
     line = theirs.say("sequence_len") if theirs.has("sequence_len") else "sequence_len (default: 512)"
     strategy = (theirs.text("excess_length_strategy") or "drop").lower()
-    does = {"drop": "drops longer rows", "truncate": f"truncates at {length:,} tokens", "raise": "stops at longer rows"}
     draft.settings["training.max_length"] = length
-    effect = f"Theirs {does.get(strategy, 'drops longer rows')}; ours refuses to train with them."
     if objective == "cpt":
         effect = "The length of a block, in both. Ours cuts no text off."
-    draft.change(line, f"training.max_length: {length}", effect)
+        draft.change(line, f"training.max_length: {length}", effect)
+    else:
+        draft.keep(line, "training.max_length", length)
+        line = theirs.say("excess_length_strategy") if theirs.has("excess_length_strategy") else _DROP
+        draft.keep(line, "training.long_rows", LONG_ROWS.get(strategy, "skip"))
     if theirs.flag("sample_packing") and objective != "cpt":
         report_packing(draft, theirs, "sample_packing", length)
 
@@ -227,10 +236,23 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings, objective: str
     template = theirs.text("chat_template")
     if template and not template.startswith("tokenizer_default"):
         report_template(draft, theirs, "chat_template")
+    _take_template_variables(draft, theirs)
     report_types(draft, theirs, ["bf16", "fp16", "bfloat16", "float16", "float32"])
     if theirs.flag("dataset_exact_deduplication"):
         effect = "Ours removes equal rows in any case, and near ones too."
         draft.change(theirs.say("dataset_exact_deduplication"), "duplicates are set aside", effect)
+
+
+def _take_template_variables(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    variables = theirs.take("chat_template_kwargs")
+    if not variables:
+        return
+    try:
+        kept = TypeAdapter(TemplateVariables).validate_python(variables, strict=True)
+        draft.keep(theirs.say("chat_template_kwargs"), "chat_template_kwargs", check_template_variables(kept))
+    except ValueError:
+        effect = "Ours takes texts, numbers, true and false, for variables that no conversation sets."
+        draft.lose(theirs.say("chat_template_kwargs"), effect)
 
 
 def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:

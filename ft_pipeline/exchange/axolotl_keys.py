@@ -142,7 +142,6 @@ LOST = {
     "added_tokens_overrides": "Ours changes no tokens.",
     "resize_token_embeddings_to_32x": "Ours does not change the vocabulary.",
     "eot_tokens": "Ours trains the end of turn that the base model's chat template writes.",
-    "chat_template_kwargs": "Ours has them as `chat_template_kwargs` of the experiment. Copy them.",
     "chat_template_jinja": "Ours uses the base model's own chat template.",
     "processor_type": "Ours trains text. Rows with images or audio are quarantined.",
     "plugins": "Ours loads no plugins. Kernels change only the speed; others change what is trained.",

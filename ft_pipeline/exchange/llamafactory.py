@@ -155,8 +155,12 @@ def _take_lengths(draft: ExperimentDraft, theirs: TheirSettings, stage: str) -> 
     if stage == "pt":
         draft.change(line, f"training.max_length: {length}", "The length of a block, in both. Ours cuts no text off.")
     else:
-        effect = f"Theirs truncates at {length:,} tokens; ours refuses longer rows."
-        draft.change(line, f"training.max_length: {length}", effect)
+        draft.settings["training.long_rows"] = "truncate"
+        effect = (
+            "Theirs shortens the prompt and the answer of a longer row in proportion; ours cuts off its end, and "
+            "leaves it out if no answer remains."
+        )
+        draft.change(line, f"training.max_length: {length}, long_rows: truncate", effect)
     if theirs.flag("packing") and stage != "pt":
         report_packing(draft, theirs, "packing", length)
     theirs.present(["packing", "neat_packing"])
@@ -196,10 +200,23 @@ def _take_template(draft: ExperimentDraft, theirs: TheirSettings) -> None:
         draft.keep(theirs.say("default_system"), "data.system_prompt", system)
     if theirs.text("template"):
         report_template(draft, theirs, "template")
-    if theirs.has("enable_thinking"):
-        effect = "Theirs adds empty thoughts to rows, or leaves them out; ours writes the thoughts that a row has."
-        draft.change(theirs.say("enable_thinking"), "the model's chat template", effect)
-    theirs.present(["enable_thinking"])
+    _take_thinking(draft, theirs)
+
+
+def _take_thinking(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    if not theirs.has("enable_thinking"):
+        return
+    line = theirs.say("enable_thinking")
+    if theirs.flag("enable_thinking", default=True) or draft.settings["objective"] == "cpt":
+        effect = "Theirs trains an empty thought in rows without one; ours writes the thoughts that a row has."
+        draft.change(line, "the model's chat template", effect)
+        return
+    draft.settings["data.reasoning"] = "drop"
+    effect = (
+        "Both leave thoughts out of rows. Theirs also puts an empty thought into each prompt: if the chat template "
+        "reads enable_thinking, set `chat_template_kwargs: {enable_thinking: false}`."
+    )
+    draft.change(line, "data.reasoning: drop", effect)
 
 
 def _take_precision(draft: ExperimentDraft, theirs: TheirSettings, technique: str) -> None:

@@ -63,7 +63,7 @@ def _same_base(draft: ExperimentDraft, by_name: dict[str, ExperimentDraft]) -> N
             raise NotTakenOver(f"{draft.source} starts from itself, by way of {previous}. Correct the output folders.")
         seen.add(previous)
         first = by_name[previous]
-    for key in ("base_model", "revision"):
+    for key in ("base_model", "revision", "chat_template_kwargs"):
         if key in first.settings:
             draft.settings[key] = first.settings[key]
         else:
@@ -82,5 +82,8 @@ def replace_base_models(drafts: Sequence[ExperimentDraft], model: str) -> None:
         theirs = draft.settings.get("base_model", "none")
         draft.settings["base_model"] = name
         draft.settings.pop("revision", None)
+        if theirs != name and draft.settings.pop("chat_template_kwargs", None):
+            effect = "Another chat template may have other variables. Set `chat_template_kwargs` if it has them."
+            draft.lose("chat_template_kwargs", effect)
         if theirs != name:
             draft.change(f"base model {theirs}", f"base_model: {name}", "You named this base model with --base-model.")

@@ -12,6 +12,9 @@ from ft_pipeline.store.garbage import Garbage, find_garbage, remove_garbage
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import ArtifactReference
 
+SEARCH_LOCK = "search-"
+"""How the names of the locks begin that searches hold (search/sweep.py)."""
+
 
 def collect_garbage(project: Project, *, dry_run: bool) -> Garbage:
     """Remove everything that is older than `retention.keep_days` and not kept, and return it.
@@ -45,6 +48,11 @@ def _refuse_while_running(store: Path) -> None:
         lock = FileLock(path, "ft gc")
         if not lock.try_acquire():
             raise UserError(f"Run {path.name[:8]} is under way. Run `ft gc` again when it has ended.")
+        lock.release()
+    for path in sorted((store / "locks").glob(f"{SEARCH_LOCK}*")):
+        lock = FileLock(path, "ft gc")
+        if not lock.try_acquire():
+            raise UserError("A search (`ft sweep`) is under way. Run `ft gc` again when it has ended.")
         lock.release()
 
 

@@ -6,7 +6,7 @@ spends on starting a process per step. Experiments that train side by side have 
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -241,6 +241,22 @@ def materialize_alone(asset: dg.AssetsDefinition) -> list[str]:
             tags={**project_tag(), STARTED_BY: f"cli {user_name()}"},
         )
     return [] if result.success else [f"{_describe_crash(result)} See the full error in the UI (`ft ui`)."]
+
+
+def run_up_to(project: Project, experiment: str, assets: Iterable[str], without: Collection[str] = ()) -> None:
+    """Materialize assets of an experiment, with all that they need. UserError if one of them fails.
+
+    without: assets that are left out, with what only they need.
+    """
+    load_steps()
+    needed, to_visit = set[str](), list(assets)
+    while to_visit:
+        asset = to_visit.pop()
+        needed.add(asset)
+        to_visit += [name for name in STEPS[asset].deps if name not in needed and name not in without]
+    result = run(RunRequest(project, (experiment,), tuple(needed)))
+    if not result.succeeded:
+        raise UserError(f"What comes before the training failed. {' '.join(result.failures)}")
 
 
 def current_comparison(project: Project) -> Comparison | None:

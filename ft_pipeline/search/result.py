@@ -9,14 +9,16 @@ import yaml
 
 from ft_pipeline import plotting
 from ft_pipeline.defs.training_chain import references
+from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.search.sampling import importances
 from ft_pipeline.search.space import Dimension, document_with, yaml_text
 from ft_pipeline.search.sweep import Finished
-from ft_pipeline.search.trials import Trial
+from ft_pipeline.search.trials import Trial, describe_loss, measure_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.spec import Spec
 
@@ -51,6 +53,7 @@ def _document(finished: Finished, best: Trial | None, price: float | None) -> di
     hours = seconds / 3600 * study.phases[-1].settings.gpu.count
     return {
         "experiment": study.name,
+        "objective": study.objective,
         "study": study.id,
         "seed": study.seed,
         "over": [dimension.describe() for dimension in study.space],
@@ -77,16 +80,16 @@ def _write_chosen(finished: Finished, best: Trial) -> dict[str, Any]:
     wanted = ExperimentSettings.model_validate(document)
     number = 1
     while (path := folder / f"{_chosen_name(study.name, number)}.yaml").exists():
-        if _settings_in(path) == wanted:
+        if _is_experiment(path, wanted):
             return {"experiment": path.stem, "new": False}
         number += 1
     header = (
-        f"# Chosen by `ft sweep {study.name}`: {best.name(study.name)} of {len(finished.trials)}, by the lowest\n"
-        f"# held-out loss on validation rows ({best.loss:.4f}). The comparison measures it on test rows.\n"
+        "# yaml-language-server: $schema=../schemas/experiment.json\n"
+        f"# Chosen by `ft sweep {study.name}`: {best.name(study.name)} of {len(finished.trials)}, by the best\n"
+        f"# {measure_of(study.objective)} on validation rows ({describe_loss(best.loss, study.objective)}). "
+        "The comparison measures it on test rows.\n"
     )
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(header + text)
+    write_atomically(path, (header + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).encode())
     return {"experiment": path.stem, "new": True}
 
 
@@ -96,8 +99,12 @@ def _chosen_name(name: str, number: int) -> str:
     return f"{name[: MAX_NAME - len(ending)]}{ending}"
 
 
-def _settings_in(path: Path) -> ExperimentSettings:
-    return read_settings(path, ExperimentSettings)
+def _is_experiment(path: Path, settings: ExperimentSettings) -> bool:
+    """Whether a YAML has these settings. One that somebody broke has others."""
+    try:
+        return read_settings(path, ExperimentSettings) == settings
+    except UserError:
+        return False
 
 
 def _keep(finished: Finished, document: dict[str, Any]) -> Artifact:
@@ -122,12 +129,13 @@ def draw_importances(finished: Finished, shares: Mapping[str, float]) -> bytes:
     complete = [trial for trial in finished.trials if trial.state == "complete" and trial.loss is not None]
     dimensions = {dimension.key: dimension for dimension in finished.study.space}
     draws = [lambda axes: plotting.draw_shares(axes, shares, "What mattered: share of the variance of losses")]
+    unit = "1 minus the held-out reward" if finished.study.objective == "grpo" else "held-out loss"
     for key in list(shares)[:MAX_PLOTTED]:
-        draws.append(_points(dimensions[key], complete))
+        draws.append(_points(dimensions[key], complete, unit))
     return plotting.panels(draws, 6.0, 3.0)
 
 
-def _points(dimension: Dimension, complete: list[Trial]) -> Callable[[Any], None]:
+def _points(dimension: Dimension, complete: list[Trial], unit: str) -> Callable[[Any], None]:
     """Return the drawing of the loss by one setting. The values of a list keep their order."""
     if dimension.is_range:
         values: list[Any] = [trial.values[dimension.key] for trial in complete]
@@ -135,4 +143,4 @@ def _points(dimension: Dimension, complete: list[Trial]) -> Callable[[Any], None
         complete = sorted(complete, key=lambda trial: dimension.choices.index(trial.values[dimension.key]))
         values = [yaml_text(trial.values[dimension.key]) for trial in complete]
     losses = [trial.loss for trial in complete if trial.loss is not None]
-    return lambda axes: plotting.draw_points(axes, values, losses, dimension.key, dimension.log)
+    return lambda axes: plotting.draw_points(axes, values, losses, dimension.key, dimension.log, unit)

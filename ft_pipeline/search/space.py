@@ -1,6 +1,7 @@
 """The settings that a search varies, and their values: what `--over` says, checked by the experiment's own settings."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.yaml_file import section_of, validate_document
 
-SEARCHED = ("technique", "prompt_tuning", "lora", "quantization", "data.weights", "data.share", "training")
+SEARCHED = ("technique", "prompt_tuning", "lora", "quantization", "data.weights", "data.share", "training", "grpo")
 """Settings that a search may vary. Held-out losses of the others are not comparable, or they train nothing."""
 NOT_SEARCHED = {
     "training.seed": "The best of several seeds is luck. Set `seeds` in the experiment to see how much seeds differ.",
@@ -22,9 +23,13 @@ NOT_SEARCHED = {
         "It changes how the loss is measured or kept, not what is learned. Leave it out.",
     ),
     "training.report_to": "Trackers change no result. Leave it out.",
+    **dict.fromkeys(
+        ("grpo.rewards", "grpo.max_new_tokens", "grpo.reward_seconds", "grpo.reward_memory_gb"),
+        "It changes the reward itself, so rewards are not comparable. Leave it out.",
+    ),
 }
 """Keys of SEARCHED that cannot be varied, with the reason."""
-LOG_KEYS = ("training.learning_rate", "training.weight_decay")
+LOG_KEYS = ("training.learning_rate", "training.weight_decay", "grpo.beta")
 LOG_SECTION = "data.weights."
 """Ranges of rates and weights are searched by factors (a logarithmic scale)."""
 MAX_CHECKED = 2000
@@ -159,6 +164,8 @@ def _read_range(key: str, low_text: str, high_text: str, kinds: set[Any]) -> Dim
         raise UserError(
             f"--over {key}={low_text}..{high_text}: a range of {key} has two {number}. Correct it."
         ) from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"--over {key}={low_text}..{high_text}: a range has an end. Write two finite numbers.")
     if not low < high:
         raise UserError(f"--over {key}={low_text}..{high_text}: the range is empty. Write the smaller number first.")
     log = low > 0 and (key in LOG_KEYS or key.startswith(LOG_SECTION))
@@ -186,8 +193,8 @@ def _kinds_of(key: str) -> set[Any]:
             validate_document(f"--over {key}", document_with({}, {key: None}), ExperimentSettings)  # names similar keys
             raise UserError(f"--over {key}: there is no setting {key!r}. See docs/settings.md for the settings.")
         annotation = section.model_fields[name].annotation
-    if key in NOT_SEARCHED:
-        raise UserError(f"--over {key}: a search cannot vary it. {NOT_SEARCHED[key]}")
+    if reason := NOT_SEARCHED.get(key):
+        raise UserError(f"--over {key}: a search cannot vary it. {reason}")
     if section_of(annotation) is not None or not any(key == own or key.startswith(f"{own}.") for own in SEARCHED):
         raise UserError(
             f"--over {key}: a search cannot vary it, because losses would not be comparable. "

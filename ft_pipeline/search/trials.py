@@ -50,6 +50,18 @@ class Trial:
         return cls(**{**document, "losses": tuple(document["losses"])})
 
 
+def measure_of(objective: str) -> str:
+    """Return the name of what a search compares."""
+    return "held-out reward" if objective == "grpo" else "held-out loss"
+
+
+def describe_loss(loss: float | None, objective: str) -> str:
+    """Return a held-out loss with four digits; for grpo, whose loss is 1 minus the reward, the reward."""
+    if loss is None:
+        return ""
+    return f"{1 - loss if objective == 'grpo' else loss:.4f}"
+
+
 def stored_trials(store: ArtifactStore, study: str) -> dict[int, tuple[Trial, Artifact]]:
     """Return the ended trials of a study, by number. Of two with one number, the older one counts."""
     trials: dict[int, tuple[Trial, Artifact]] = {}

@@ -36,7 +36,7 @@ from ft_pipeline.training.trainer.callbacks import ProgressCallback
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder
 from ft_pipeline.training.trainer.data_parallel import Ranks, join_ranks
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals
-from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
+from ft_pipeline.training.trainer.memory_usage import memory_gb, peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
 from ft_pipeline.training.trainer.pruning import add_pruning
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train_or_resume
@@ -57,9 +57,9 @@ def run(job: Job) -> dict[str, Any]:
     Several ranks train together, and rank 0 writes. Training resumes from the newest valid checkpoint in `job.work`.
     UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
     steps, best step, best and first held-out loss, last training loss, tokens per second, seconds, peak memory (GB) of
-    one process, whether it stopped early, the step it resumed from, the number of processes, the type of products,
-    whether rows had no padding; for grpo the first and best held-out rewards; for on-policy distillation the first and
-    best divergence on own answers.
+    one process and its memory before the model was loaded, whether it stopped early, the step it resumed from, the
+    number of processes, the type of products, whether rows had no padding; for grpo the first and best held-out
+    rewards; for on-policy distillation the first and best divergence on own answers.
     """
     settings = _read_settings(job)
     require_trackers(settings.training.report_to)
@@ -67,7 +67,7 @@ def run(job: Job) -> dict[str, Any]:
     require_attention(settings.training.attn_implementation, job.device)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     require_memory(settings, job, rows["train"])
-    started = time.monotonic()
+    started, memory_before_gb = time.monotonic(), memory_gb(job.device)
     with _as_user_errors(settings), join_ranks(job.rank, job.device) as ranks:
         model = _load_model(job, settings, rows, ranks)
         padding_free = reads_end_to_end(model)
@@ -88,6 +88,7 @@ def run(job: Job) -> dict[str, Any]:
     return {
         **counts,
         **_summarize(trainer, time.monotonic() - started, job.device),
+        "memory_before_gb": memory_before_gb,
         "resumed_from_step": resumed_from_step,
         "processes": job.rank.count,
         "computed_in": dtype_name(_product_dtype(settings, job.device)),

@@ -1,82 +1,86 @@
-"""Estimate how long a training takes, from earlier trainings in the store or, without any, from an assumption.
+"""Estimate how long a step takes, from earlier steps in the store or, without any, from an assumption.
 
-    seconds = tokens · work per token / speed
-    work per token = k · parameters + 6 · layers · width · tokens per row
+    seconds = operations / speed
 
-Parameters are those that each token is multiplied with. k is 6 if all weights are trained and 4 for adapters, whose
-frozen weights need no gradients. The last term is attention. The speed of an earlier training is its own tokens · work
-per token / seconds, from loading the model to saving the weights. So evaluations and checkpoints are part of it.
-
-A GPU that was not measured is assumed to reach a share of its peak, and to wait at the start and in each step.
+The speed of an earlier step is its own operations (work.py) / its seconds. So everything that it waited for is part of
+it. A device that was not measured is assumed to reach a share of its peak, to read its weights at a share of its
+bandwidth for each token of a batch of answers, and to wait at the start and in each step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
-from ft_pipeline.training.memory.rank_share import RankCount
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.training.work import Work
 
 UNCERTAIN = 1.25
-"""Factor of the range around a single measurement: another technique, or another run of the same one."""
-CPU_SPEED = (2e10, 4e11)
-"""Assumed speed of a CPU that was not measured, in operations per second."""
-GPU_SHARE = (0.1, 0.4)
-"""Assumed share of its peak that a GPU reaches, which was not measured."""
-
-GPU_STEP_SECONDS = (0.05, 0.3)
-"""Assumed seconds of a step in which a GPU does not compute."""
-GPU_START_SECONDS = (10.0, 60.0)
-"""Assumed seconds until the first step."""
+"""Factor of the range around a single measurement, and around those of other steps."""
+PRICED = date(2026, 11, 1)
+"""When the prices below were assumed."""
 
 
 @dataclass(frozen=True)
-class CommonGpu:
-    """A GPU that can be rented. Prices are assumptions: look yours up."""
+class Device:
+    """A device that was not measured. All pairs are ranges."""
 
     name: str
-    memory_gb: float
-    peak: float
-    """Dense 16-bit operations per second, from the data sheet."""
-    hour: tuple[float, float]
+    speed: tuple[float, float]
+    """Operations per second."""
+    bandwidth: tuple[float, float]
+    """Bytes of weights per second."""
+    token: tuple[float, float]
+    """Seconds of a decoding step in which it does not compute."""
+    step: tuple[float, float] = (0.0, 0.0)
+    """Seconds of an optimizer step in which it does not compute."""
+    start: tuple[float, float] = (0.0, 0.0)
+    """Seconds until the first step."""
+    memory_gb: float = 0
+    hour: tuple[float, float] | None = None
     """Assumed price of an hour in US dollars."""
 
 
+CPU = Device("CPU", speed=(2e10, 4e11), bandwidth=(5e9, 4e10), token=(0.005, 0.05), start=(5.0, 20.0))
+
+
+def _gpu(name: str, memory_gb: float, peak: float, bandwidth: float, hour: tuple[float, float]) -> Device:
+    """Return a GPU by its data sheet: dense 16-bit operations, and bytes of its memory, per second."""
+    return Device(
+        name,
+        speed=(0.1 * peak, 0.4 * peak),
+        bandwidth=(0.3 * bandwidth, 0.8 * bandwidth),
+        token=(0.01, 0.05),
+        step=(0.05, 0.3),
+        start=(10.0, 60.0),
+        memory_gb=memory_gb,
+        hour=hour,
+    )
+
+
 COMMON_GPUS = (
-    CommonGpu("T4", 16, 65e12, (0.2, 0.6)),
-    CommonGpu("L4", 24, 121e12, (0.5, 1.0)),
-    CommonGpu("RTX 4090", 24, 165e12, (0.3, 0.8)),
-    CommonGpu("A100 80 GB", 80, 312e12, (1.2, 4.0)),
-    CommonGpu("H100", 80, 989e12, (2.0, 7.0)),
+    _gpu("T4", 16, 65e12, 320e9, (0.2, 0.6)),
+    _gpu("L4", 24, 121e12, 300e9, (0.5, 1.0)),
+    _gpu("RTX 4090", 24, 165e12, 1008e9, (0.3, 0.8)),
+    _gpu("A100 80 GB", 80, 312e12, 2039e9, (1.2, 4.0)),
+    _gpu("H100", 80, 989e12, 3350e9, (2.0, 7.0)),
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a training has to compute."""
-
-    tokens: float
-    per_token: float
-    """Operations."""
-    steps: int
-
-    @property
-    def operations(self) -> float:
-        return self.tokens * self.per_token
+"""GPUs that can be rented. Prices are assumptions: look yours up."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An earlier training."""
+    """An earlier step."""
 
+    kind: str
+    """Of its artifact."""
     device: str
-    technique: str
-    objective: str
+    technique: str | None
+    objective: str | None
     speed: float
     """Operations per second."""
+    seconds: float
     begun: str
     fingerprint: str
 
@@ -94,126 +98,108 @@ class Range:
         return seconds / (self.low * self.high) ** 0.5
 
 
-def work_of(settings: ExperimentSettings, config: dict[str, Any], audit: dict[str, Any], steps: int | None) -> Work:
-    """Return the work of a training on audited rows. steps: those that were run; None: all that the settings plan."""
-    training = settings.training
-    per_row = audit["tokens"] / max(1, sum(audit["rows"].values()))
-    rows = sum(count for name, count in audit["rows"].items() if name.endswith("/train"))
-    batch = rows_per_batch(settings, per_row) * training.gradient_accumulation_steps
-    per_epoch = max(1, -(-rows // batch))
-    steps = steps or (training.max_steps if training.max_steps > 0 else per_epoch * training.num_train_epochs)
-    epochs, rest = divmod(steps, per_epoch)
-    seen = epochs * rows + min(rest * batch, rows)
-    return Work(seen * per_row, _work_per_token(read_shape(config), settings.technique, per_row), steps)
-
-
-def rows_per_batch(settings: ExperimentSettings, tokens_per_row: float) -> int:
-    """Return how many rows of average length are in a batch."""
-    training = settings.training
-    if training.tokens_per_batch is None:
-        return training.per_device_train_batch_size
-    return max(1, int(training.tokens_per_batch / tokens_per_row))
-
-
-def _work_per_token(shape: ModelShape, technique: str, per_row: float) -> float:
-    experts = shape.layers * shape.active_experts * 3 * shape.hidden * shape.expert_width
-    multiplied = shape.matrix_params + shape.vocabulary * shape.hidden + experts
-    return (6 if technique == "full" else 4) * multiplied + 6 * shape.layers * shape.hidden * per_row
-
-
-def measured_trainings(store: ArtifactStore) -> list[Measured]:
-    """Return the trainings of the store that ran without an interruption, oldest first."""
-    return [found for artifact in store.all("adapter") if (found := _measure(store, artifact)) is not None]
-
-
-def _measure(store: ArtifactStore, adapter: Artifact) -> Measured | None:
-    data = store.open(*adapter.inputs["training_data"])
-    base = store.open(*adapter.inputs["base_model"])
-    if adapter.summary.get("resumed_from_step") or data is None or base is None:
+def measured_step(
+    artifact: Artifact, work: Work, settings: ExperimentSettings | None, seconds: float
+) -> Measured | None:
+    """Return a step of the store as a measurement; None if it has no work, or no time."""
+    if not work.operations or not seconds:
         return None
-    settings = ExperimentSettings.model_validate(adapter.spec["config"]["experiment"])
-    work = work_of(settings, base.document("config.json"), data.summary["audit"], adapter.summary["steps"])
-    speed = work.operations / adapter.summary["seconds"]
-    begun, device = adapter.manifest["begun"], device_of(adapter.manifest)
-    return Measured(device, settings.technique, settings.objective, speed, begun, adapter.fingerprint)
+    return Measured(
+        artifact.kind,
+        device_of(artifact.manifest),
+        settings.technique if settings else None,
+        settings.objective if settings else None,
+        work.operations / seconds,
+        seconds,
+        artifact.manifest["begun"],
+        artifact.fingerprint,
+    )
 
 
-def device_of(manifest: dict[str, Any]) -> str:
-    """Return the device of a training, as trainings are compared: its GPUs, or its processor and cores."""
+def device_of(manifest: Mapping[str, Any]) -> str:
+    """Return the device of a step, as steps are compared: its GPUs, or its processor and cores."""
     return device_name(manifest["run"].get("gpus") or (), manifest["hardware"])
 
 
-def device_name(gpus: Sequence[str], hardware: dict[str, Any]) -> str:
+def device_name(gpus: Sequence[str], hardware: Mapping[str, Any]) -> str:
     """Return `2 x NVIDIA L4`, or `AMD EPYC, 2 cores`."""
     if gpus:
         return f"{len(gpus)} x {gpus[0]}" if len(gpus) > 1 else gpus[0]
     return f"{hardware['processor']}, {hardware['cores']} cores"
 
 
-def estimate(work: Work, settings: ExperimentSettings, trainings: Iterable[Measured], device: str) -> Range | None:
-    """Return the seconds on a device from the trainings on it: those of the same technique and objective, else all.
+def unmeasured_device(name: str) -> Device | None:
+    """Return what is assumed of a device; None for a GPU that is not among the common ones."""
+    if name.endswith(" cores"):
+        return CPU
+    return next((gpu for gpu in COMMON_GPUS if gpu.name.removesuffix(" 80 GB") in name), None)
 
-    None without any.
+
+def estimate(
+    work: Work, kind: str, settings: ExperimentSettings, measured: Iterable[Measured], device: str
+) -> Range | None:
+    """Return the seconds of a step on a device.
+
+    From earlier steps of its kind with the same technique and objective on this device; else from trainings on it, with
+    an assumption about decoding; else from assumptions. None for a device of which nothing is known.
     """
-    here = [training for training in trainings if training.device == device]
-    alike = [entry for entry in here if (entry.technique, entry.objective) == (settings.technique, settings.objective)]
-    used = alike or here
-    if not used:
-        return None
-    speeds = [entry.speed for entry in used]
-    margin = UNCERTAIN if len(used) < 2 or not alike else 1.0
-    trained = "1 training" if len(used) == 1 else f"{len(used)} trainings"
-    of = "of this technique and objective" if alike else "of another technique or objective"
-    low, high = work.operations / max(speeds) / margin, work.operations / min(speeds) * margin
-    return Range(low, high, f"measured: {trained} {of}")
+    here = [entry for entry in measured if entry.device == device]
+    alike = [entry for entry in here if entry.kind == kind and _is_alike(entry, settings)]
+    if alike:
+        margin = UNCERTAIN if len(alike) == 1 else 1.0
+        return _from_speeds(work, alike, margin, f"measured: {len(alike)} alike")
+    trainings = [entry for entry in here if entry.kind == "adapter"]
+    known = unmeasured_device(device)
+    if trainings and (known or not work.decoding_steps):
+        computed = _from_speeds(work, trainings, UNCERTAIN, f"measured: {_count(len(trainings), 'other training')}")
+        if known is None or not work.decoding_steps:
+            return computed
+        low, high = _decoding(work, known)
+        return Range(computed.low + low, computed.high + high, f"{computed.basis}; decoding assumed")
+    return assumed(work, known) if known else None
 
 
-def assumed(work: Work, speeds: tuple[float, float], basis: str) -> Range:
-    """Return the seconds with an assumed range of speeds."""
-    return Range(work.operations / speeds[1], work.operations / speeds[0], f"assumed: {basis}")
-
-
-def assumed_on_gpu(work: Work, gpu: CommonGpu) -> Range:
-    """Return the seconds on a GPU that was not measured, with the time that small models wait for its driver."""
-    low, high = (gpu.peak * share for share in GPU_SHARE)
-    computed = assumed(work, (low, high), f"{GPU_SHARE[0]:.0%} to {GPU_SHARE[1]:.0%} of {gpu.peak / 1e12:g} TFLOP/s")
-    waits = [work.steps * step + start for step, start in zip(GPU_STEP_SECONDS, GPU_START_SECONDS, strict=True)]
-    return Range(computed.low + waits[0], computed.high + waits[1], computed.basis)
-
-
-def hindsight(store: ArtifactStore, adapter: Artifact, trainings: Sequence[Measured]) -> dict[str, Any] | None:
-    """Return how far off the estimate was that the trainings before this one gave; None if it was interrupted.
-
-    `estimate` is null if there was no earlier training on its device.
-    """
-    own = next((entry for entry in trainings if entry.fingerprint == adapter.fingerprint), None)
-    if own is None:
-        return None
-    settings = ExperimentSettings.model_validate(adapter.spec["config"]["experiment"])
-    data, base = (store.require(*adapter.inputs[name]) for name in ("training_data", "base_model"))
-    config, audit = base.document("config.json"), data.summary["audit"]
-    work = work_of(settings, config, audit, None)
-    earlier = [entry for entry in trainings if entry.begun < own.begun]
-    seconds = estimate(work, settings, earlier, own.device)
-    measured = adapter.summary["seconds"]
-    device = "cpu" if adapter.manifest["run"].get("device") == "cpu" else "cuda"
-    teacher = adapter.inputs.get("teacher")
-    memory = estimate_experiment(
-        settings,
-        config,
-        audit["lengths"]["max"],
-        None,
-        device,
-        base.summary["params"],
-        adapter.summary["computed_in"],
-        RankCount(adapter.summary.get("processes", 1)),
-        store.require(*teacher).document("config.json") if teacher else None,
+def _is_alike(entry: Measured, settings: ExperimentSettings) -> bool:
+    """Whether an earlier step has the technique and the objective, if its kind depends on them."""
+    if entry.technique is None:
+        return True
+    return entry.technique == settings.technique and (
+        entry.kind == "merged_model" or entry.objective == settings.objective
     )
-    return {
-        "seconds": measured,
-        "estimate": None if seconds is None else [seconds.low, seconds.high],
-        "off_by": None if seconds is None else seconds.off_by(measured),
-        "peak_memory_gb": adapter.summary["peak_memory_gb"],
-        "memory_gb": memory["total_gb"],
-        "stopped_early": adapter.summary["stopped_early"],
-    }
+
+
+def _from_speeds(work: Work, entries: Sequence[Measured], margin: float, basis: str) -> Range:
+    speeds = [entry.speed for entry in entries]
+    return Range(work.operations / max(speeds) / margin, work.operations / min(speeds) * margin, basis)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def assumed(work: Work, device: Device) -> Range:
+    """Return the seconds on a device that was not measured."""
+    slow, fast = device.speed
+    decoding = _decoding(work, device)
+    waits = [work.steps * step + start for step, start in zip(device.step, device.start, strict=True)]
+    return Range(
+        work.operations / fast + decoding[0] + waits[0], work.operations / slow + decoding[1] + waits[1], "assumed"
+    )
+
+
+def _decoding(work: Work, device: Device) -> tuple[float, float]:
+    """Return the seconds of decoding that do not depend on the operations."""
+    slow, fast = device.bandwidth
+    low, high = device.token
+    return (
+        work.decoding_steps * (work.weight_bytes / fast + low),
+        work.decoding_steps * (work.weight_bytes / slow + high),
+    )
+
+
+def added(ranges: Iterable[Range]) -> Range:
+    """Return the seconds of several steps one after another."""
+    entries = list(ranges)
+    bases = {entry.basis for entry in entries}
+    basis = bases.pop() if len(bases) == 1 else "measured and assumed"
+    return Range(sum(entry.low for entry in entries), sum(entry.high for entry in entries), basis)

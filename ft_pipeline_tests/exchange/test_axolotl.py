@@ -41,7 +41,7 @@ def test_defaults_that_differ_from_ours_are_written_out(tmp_path: Path) -> None:
     assert (training.num_train_epochs, training.per_device_train_batch_size, training.warmup_ratio) == (1, 1, 0.03)
     assert (training.optim, training.max_length) == ("adamw_torch", 512)
     assert (training.gradient_checkpointing, training.early_stopping_patience) == (False, None)
-    assert got.effect("sequence_len") == "Theirs drops longer rows; ours refuses to train with them."
+    assert training.long_rows == "skip"
 
 
 def test_a_rate_in_scientific_notation_is_a_text_in_yaml(tmp_path: Path) -> None:
@@ -132,6 +132,23 @@ def test_eight_bit_states_keep_their_kind(tmp_path: Path) -> None:
     assert imported(tmp_path, {"optimizer": "adamw_bnb_8bit"}).experiment("train").training.optim == "adamw_8bit"
 
 
+def test_rows_that_are_too_long_can_end_the_training(tmp_path: Path) -> None:
+    got = imported(tmp_path, {"excess_length_strategy": "raise"})
+    assert got.experiment("train").training.long_rows == "fail"
+
+
+def test_variables_of_the_template_are_taken_over_with_the_base_model(tmp_path: Path) -> None:
+    got = imported(tmp_path, {"chat_template_kwargs": {"enable_thinking": False}})
+    assert got.experiment("train").chat_template_kwargs == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("variables", [{"messages": "all"}, {"depth": [1, 2]}, "enable_thinking"])
+def test_variables_that_ours_does_not_take_are_reported(tmp_path: Path, variables: object) -> None:
+    got = imported(tmp_path, {"chat_template_kwargs": variables})
+    assert not got.experiment("train").chat_template_kwargs
+    assert "Ours takes texts, numbers" in got.effect("chat_template_kwargs")
+
+
 def test_keys_that_change_what_is_trained_are_named_with_their_effect(tmp_path: Path) -> None:
     settings = {"train_on_inputs": True, "sample_packing": True, "chat_template": "chatml", "bf16": "auto"}
     settings |= {"excess_length_strategy": "truncate", "sequence_len": 2048, "special_tokens": {"pad_token": "<p>"}}
@@ -140,7 +157,10 @@ def test_keys_that_change_what_is_trained_are_named_with_their_effect(tmp_path: 
     assert "only answers" in got.effect("train_on_inputs")
     assert "padding" in got.effect("sample_packing")
     assert "chatml" in got.effect("chat_template")
-    assert got.effect("sequence_len").startswith("Theirs truncates at 2,048 tokens")
+    assert (got.experiment("train").training.max_length, got.experiment("train").training.long_rows) == (
+        2048,
+        "truncate",
+    )
     assert "tokenizer" in got.effect("special_tokens")
     assert "near ones too" in got.effect("dataset_exact_deduplication")
     assert "only the LoRA matrices" in got.effect("lora_modules_to_save")

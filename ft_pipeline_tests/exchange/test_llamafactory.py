@@ -41,7 +41,15 @@ def test_defaults_that_differ_from_ours_are_written_out(tmp_path: Path) -> None:
     assert (training.learning_rate, training.num_train_epochs, training.warmup_ratio) == (5e-5, 3, 0.0)
     assert (training.optim, training.lr_scheduler_type, training.max_length) == ("adamw_torch", "linear", 2048)
     assert training.gradient_checkpointing and training.early_stopping_patience is None
-    assert got.effect("cutoff_len") == "Theirs truncates at 2,048 tokens; ours refuses longer rows."
+    assert training.long_rows == "truncate" and "in proportion" in got.effect("cutoff_len")
+
+
+def test_thoughts_are_left_out_where_theirs_leaves_them_out(tmp_path: Path) -> None:
+    got = imported(tmp_path, {"enable_thinking": False})
+    assert got.experiment("train").data.reasoning == "drop"
+    assert "chat_template_kwargs: {enable_thinking: false}" in got.effect("enable_thinking")
+    got = imported(tmp_path / "on", {"enable_thinking": True})
+    assert got.experiment("train").data.reasoning == "train" and "empty thought" in got.effect("enable_thinking")
 
 
 def test_alpha_is_twice_the_rank_that_is_given(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ft_pipeline.project import Project
-from ft_pipeline.search.sweep import SweepRequest, reason_to_end
+from ft_pipeline.search.study import SweepRequest
+from ft_pipeline.search.sweep import reason_to_end
 from ft_pipeline.search.trials import State, Trial
 
 

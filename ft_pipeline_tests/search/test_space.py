@@ -51,12 +51,23 @@ def test_the_own_document_is_kept_except_for_values_and_members() -> None:
         ("dpo.beta=0.1,0.2", r"--over dpo\.beta: a search cannot vary it"),
         ("training.seed=1,2", r"The best of several seeds is luck\."),
         ("technique=lora,full", r"technique 'full' trains no LoRA matrices"),
+        ("training.weight_decay=0..inf", r"Write two finite numbers\."),
+        ("training.learning_rate=many", r"`training\.learning_rate` is 'many'"),
+        ("training.learning_rate=1e-4..2", r"--over training\.learning_rate=2: .* less than or equal to 1"),
+        ("grpo.rewards=1", r"It changes the reward itself"),
+        ("grpo.beta=0.1,0.2", r"objective 'sft' has no rewards"),
     ],
 )
 def test_an_unknown_key_or_value_is_one_clear_error(over: str, message: str) -> None:
     document = LORA | {"lora": {"r": 4}}
     with pytest.raises(UserError, match=message):
         read_space([over], document)
+
+
+def test_rewards_are_comparable_where_the_reward_is_the_same() -> None:
+    grpo = {"objective": "grpo", "technique": "lora", "grpo": {"rewards": {"chrf": 1}}}
+    beta, count = read_space(["grpo.beta=0.01..0.1", "grpo.num_generations=4,8"], grpo)
+    assert beta.log and count.choices == (4, 8)
 
 
 def test_a_key_is_named_once() -> None:

@@ -28,6 +28,7 @@ def test_a_training_that_is_behind_stops_and_leaves_its_losses(tmp_path, tiny_ba
     with pytest.raises(UserError, match=rf"The search stopped this training at step 6 of {whole['steps']}"):
         adapter.run(behind)
     record = json.loads((behind.work / PRUNED_FILE).read_text(encoding="utf-8"))
+    assert record[HANDLING] == behind.handling[HANDLING]
     assert record["steps"] == 6 and len(held_out_losses(record["log_history"])) == 2
     assert not (behind.out / weights).exists()
 

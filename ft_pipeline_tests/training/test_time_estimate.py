@@ -1,4 +1,4 @@
-"""Seconds of a training before it runs: from earlier trainings on the device, or as an assumed range."""
+"""Seconds of a step before it runs: from earlier steps on the device, or as an assumed range."""
 
 from typing import Any
 
@@ -7,74 +7,86 @@ import pytest
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.time_estimate import (
     COMMON_GPUS,
+    CPU,
     Measured,
     Range,
-    Work,
-    assumed_on_gpu,
+    added,
+    assumed,
     device_name,
     estimate,
-    work_of,
+    unmeasured_device,
 )
+from ft_pipeline.training.work import Work
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 1000,
-    "tie_word_embeddings": True,
-}
-AUDIT: dict[str, Any] = {"tokens": 12_000, "rows": {"human/train": 100, "human/validation": 20}}
-MULTIPLIED = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 1000 * 64
+HERE = "AMD EPYC, 2 cores"
+WORK = Work(1000)
+WRITING = Work(1000, decoding_steps=100, weight_bytes=1e9)
 
 
-def settings(technique: str = "lora", **training: Any) -> ExperimentSettings:
-    training = {"per_device_train_batch_size": 8, "num_train_epochs": 2, **training}
-    return ExperimentSettings.model_validate({"technique": technique, "training": training})
+def settings(technique: str = "lora", objective: str = "sft") -> ExperimentSettings:
+    return ExperimentSettings.model_validate({"technique": technique, "objective": objective})
 
 
-def measured(speed: float, technique: str = "lora", device: str = "cpu") -> Measured:
-    return Measured(device, technique, "sft", speed, "2026-01-01", "f")
+def measured(speed: float, technique: str | None = "lora", device: str = HERE, kind: str = "adapter") -> Measured:
+    return Measured(kind, device, technique, technique and "sft", speed, 1.0, "2026-01-01", "f")
 
 
-def test_work_is_tokens_times_parameters_and_attention() -> None:
-    work = work_of(settings(), CONFIG, AUDIT, None)
-    assert (work.tokens, work.steps) == (100 * 2 * 100, 26)
-    assert work.per_token == 4 * MULTIPLIED + 6 * 2 * 64 * 100
-    assert work_of(settings("full"), CONFIG, AUDIT, None).per_token == 6 * MULTIPLIED + 6 * 2 * 64 * 100
+def seconds(work: Work, kind: str, entries: list[Measured], technique: str = "lora", device: str = HERE) -> Any:
+    return estimate(work, kind, settings(technique), entries, device)
 
 
-def test_work_counts_the_steps_that_run() -> None:
-    assert work_of(settings(max_steps=5), CONFIG, AUDIT, None).tokens == 5 * 8 * 100
-    assert work_of(settings(), CONFIG, AUDIT, 15).tokens == 100 * 100 + 2 * 8 * 100  # it stopped in the second epoch
-    accumulated = work_of(settings(gradient_accumulation_steps=2), CONFIG, AUDIT, None)
-    assert (accumulated.steps, accumulated.tokens) == (14, 20_000)
+def test_the_range_is_that_of_earlier_steps_that_are_alike() -> None:
+    entries = [measured(10), measured(20), measured(1, "full"), measured(1000, device="other")]
+    assert seconds(WORK, "adapter", entries) == Range(50, 100, "measured: 2 alike")
+    one = seconds(WORK, "adapter", entries, "full")
+    assert (one.low, one.high, one.basis) == (800, 1250, "measured: 1 alike")
 
 
-def test_the_range_is_that_of_the_trainings_of_the_same_technique() -> None:
-    work = Work(tokens=100, per_token=10, steps=1)
-    trainings = [measured(10), measured(20), measured(1, "full"), measured(1000, device="other")]
-    assert estimate(work, settings(), trainings, "cpu") == Range(
-        50, 100, "measured: 2 trainings of this technique and objective"
+def test_other_trainings_give_a_wider_range() -> None:
+    other = seconds(WORK, "adapter", [measured(10), measured(20)], "qlora")
+    assert (other.low, other.high, other.basis) == (40, 125, "measured: 2 other trainings")
+    assert estimate(WORK, "adapter", settings("lora", "dpo"), [measured(10)], HERE) == Range(
+        80, 125, "measured: 1 other training"
     )
-    one = estimate(work, settings("full"), trainings, "cpu")
-    assert one is not None and (one.low, one.high) == (800, 1250)
-    other = estimate(work, settings("qlora"), trainings[:2], "cpu")
-    assert other is not None and other.low == 40 and other.basis.endswith("another technique or objective")
-    assert estimate(work, settings(), trainings, "unknown") is None
+
+
+def test_writing_answers_is_assumed_where_only_trainings_were_measured() -> None:
+    (low, high), other = CPU.token, seconds(WRITING, "scores", [measured(10)])
+    assert other.basis == "measured: 1 other training; decoding assumed"
+    assert other.low == pytest.approx(80 + 100 * (1e9 / CPU.bandwidth[1] + low))
+    assert other.high == pytest.approx(125 + 100 * (1e9 / CPU.bandwidth[0] + high))
+    assert seconds(WRITING, "scores", [measured(5, None, kind="scores")]).basis == "measured: 1 alike"
+
+
+def test_a_merge_depends_on_the_technique_alone() -> None:
+    entries = [measured(10, kind="merged_model")]
+    assert estimate(WORK, "merged_model", settings("lora", "dpo"), entries, HERE) == Range(80, 125, "measured: 1 alike")
+    assert seconds(WORK, "merged_model", entries, "qlora").basis == "assumed"
+
+
+def test_what_was_not_measured_is_a_range_that_says_so() -> None:
+    ranges = [assumed(Work(1e16, steps=100), gpu) for gpu in COMMON_GPUS]
+    assert all(entry.low < entry.high and entry.basis == "assumed" for entry in ranges)
+    assert ranges[0].high == pytest.approx(1e16 / 6.5e12 + 100 * 0.3 + 60)
+    writing = assumed(Work(0, decoding_steps=10, weight_bytes=32e9), COMMON_GPUS[0])
+    assert writing.high == pytest.approx(10 * (32e9 / (0.3 * 320e9) + 0.05) + 60)
+
+
+def test_a_known_gpu_has_a_data_sheet_and_another_one_needs_a_training() -> None:
+    gpu = unmeasured_device("NVIDIA A100-SXM4-80GB")
+    assert gpu is not None and gpu.name == "A100 80 GB"
+    assert seconds(WORK, "adapter", [], device="NVIDIA GB10") is None
+    assert seconds(WORK, "adapter", [measured(10, device="NVIDIA GB10")], device="NVIDIA GB10").low == 80
+
+
+def test_steps_one_after_another_are_added() -> None:
+    assert added([Range(1, 2, "assumed"), Range(10, 20, "assumed")]) == Range(11, 22, "assumed")
+    assert added([Range(1, 2, "assumed"), Range(1, 1, "measured: 1 alike")]).basis == "measured and assumed"
 
 
 def test_how_far_off_a_range_was() -> None:
     assert Range(50, 200, "").off_by(100) == pytest.approx(1)
     assert Range(50, 200, "").off_by(300) == pytest.approx(3)
-
-
-def test_a_gpu_that_was_not_measured_is_a_range_that_says_so() -> None:
-    ranges = [assumed_on_gpu(Work(1e6, 1e10, 100), gpu) for gpu in COMMON_GPUS]
-    assert all(entry.low < entry.high and entry.basis.startswith("assumed: 10% to 40%") for entry in ranges)
-    assert ranges[0].high == pytest.approx(1e16 / 6.5e12 + 100 * 0.3 + 60)
 
 
 def test_devices_are_named_as_they_are_compared() -> None:

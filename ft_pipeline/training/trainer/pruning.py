@@ -14,7 +14,7 @@ from ft_pipeline.training.trainer.evaluations import losses_by_step
 HANDLING = "pruning"
 """Key of the job's handling: the held-out losses of each finished training, evaluation by evaluation."""
 PRUNED_FILE = "pruned.json"
-"""What a stopped training leaves in its work folder: steps, seconds, losses."""
+"""What a stopped training leaves in its work folder: the losses that it was compared with, steps, seconds, its log."""
 STARTUP_TRIALS = 3
 """Number of finished trainings before one is stopped."""
 WARMUP_EVALUATIONS = 1
@@ -43,7 +43,12 @@ class Pruning(TrainerCallback):
             return
         state = trainer.state
         if self._is_first:
-            record = {"steps": state.global_step, "seconds": seconds, "log_history": state.log_history}
+            record = {
+                HANDLING: self._finished,
+                "steps": state.global_step,
+                "seconds": seconds,
+                "log_history": state.log_history,
+            }
             self._record.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
         raise UserError(
             f"The search stopped this training at step {state.global_step} of {state.max_steps}: its held-out loss is "
@@ -55,6 +60,8 @@ def add_pruning(trainer: Any, job: Job) -> Pruning | None:
     """Add the callback if the training is part of a search."""
     if HANDLING not in job.handling:
         return None
+    if trainer.ranks.is_first:  # of another search, or of an earlier state of this one
+        (job.work / PRUNED_FILE).unlink(missing_ok=True)
     pruning = Pruning(job.handling[HANDLING], job.work, trainer.ranks.is_first)
     trainer.add_callback(pruning)
     return pruning
