@@ -79,6 +79,10 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
         {"prompt_messages": [ASK], "chosen": [ANSWER], "rejected": [OTHER]},
     ),
+    "feedback": (
+        {"prompt": "Where is it?", "completion": "With the carrier.", "rating": "thumbs_up"},
+        {"prompt_messages": [ASK], "completion": [ANSWER], "label": True},
+    ),
     "unlabelled": (
         {"instruction": "Where is it?", "reference_answer": "With the carrier."},
         {"messages": [ASK], "reference": "With the carrier."},
