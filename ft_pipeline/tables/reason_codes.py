@@ -37,7 +37,8 @@ ROW_CODES: dict[str, str] = {
     "last_turn_not_human": "an unlabelled conversation must end with the human",
     "chosen_equals_rejected": "both answers are equal but for case, white space and final punctuation",
     "contradicting_pair": "an earlier pair prefers the other way round",
-    "missing_label": "nobody rated the answer",
+    "missing_label": "no label: no thumb on the answer",
+    "unrated": "nobody rated the answer: its label is null or empty",
     "unknown_label": "the rating is no thumb: not true or false, up or down, 1 or -1 (0)",
     "contradicting_feedback": "an earlier row rates the same answer the other way round",
     "prompt_mismatch": "chosen and rejected do not answer one common prompt",
@@ -91,8 +92,7 @@ DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate", "earlier_turns"})
 """Codes that count as `duplicates` and not as `quarantined`."""
 
 USUAL_CODES = frozenset(
-    {"excluded", "no_model_call", "failed_call", "answer_cut_off", "rated_down", "missing_label"}
-    | {"contradicting_feedback"}
+    {"excluded", "no_model_call", "failed_call", "answer_cut_off", "rated_down", "unrated"} | {"contradicting_feedback"}
 )
 """Codes that do not count against a file (max_quarantined): they say nothing of its quality as data."""
 

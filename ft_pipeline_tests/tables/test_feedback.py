@@ -47,8 +47,8 @@ def test_the_usual_spellings_of_a_thumb_are_read(label, is_good):
 @pytest.mark.parametrize(
     ("label", "code"),
     [
-        (None, "missing_label"),
-        ("", "missing_label"),
+        (None, "unrated"),
+        ("", "unrated"),
         (5, "unknown_label"),
         (0.5, "unknown_label"),
         ("meh", "unknown_label"),
@@ -91,7 +91,7 @@ def test_csv_files_are_read(tmp_path):
         "prompt,completion,rating\nWhere is it?,With the carrier.,1\nWhen is it?,No idea.,-1\nWho?,Nobody.,\n"
     )
     report = validate(path, "feedback")
-    assert (report["accepted"], report["reasons"]) == (2, {"missing_label": [3]})
+    assert (report["accepted"], report["reasons"]) == (2, {"unrated": [3]})
 
 
 def test_thumbs_that_disagree_are_set_aside_and_bad_answers_may_be_anything(tmp_path):

@@ -136,7 +136,7 @@ def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
 
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
-    synonyms = {"messages", "role", "content", "functions", "completion", "reasoning", "refusal"}
+    synonyms = {"messages", "role", "content", "functions", "reasoning", "refusal", "rating", "kto_tag"}
     synonyms |= {
         "function_call",
         "session",

@@ -1,7 +1,6 @@
 """Feedback rows: an answer of a model, and the thumb that a person gave it."""
 
 import re
-from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,7 @@ from ft_pipeline.tables.formats.conversation import (
     turn_list,
 )
 from ft_pipeline.tables.formats.preferences import answer_texts, prompt_texts, with_answers
-from ft_pipeline.tables.reading.describe import describe_value, missing_message
+from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
@@ -71,7 +70,7 @@ def _read_label(value: dict[str, Any]) -> bool | Fault:
         return Fault("missing_label", missing_message(value, LABELS[0]))
     label = value[name]
     if label is None or (isinstance(label, str) and is_empty(label)):
-        return Fault("missing_label", f"`{name}` is empty: nobody rated the answer")
+        return Fault("unrated", f"`{name}` is {describe_empty(label)}: nobody rated the answer")
     thumb = _thumb(label)
     if thumb is None:
         return Fault("unknown_label", f"`{name}` is {describe_value(label)}, which is no thumb; write true or false")
@@ -136,10 +135,7 @@ FORMAT = Format(
         TOOLS,
         TAGS,
     ),
-    required=tuple(
-        frozenset({*turns, label})
-        for turns, label in product((("completion",), ("messages",), ("conversations",)), LABELS)
-    ),
+    required=(frozenset({"completion"}), frozenset({"messages"}), frozenset({"conversations"})),
     main_keys=frozenset(_TURN_KEYS),
     precedence=(
         *((key, frozenset({"prompt", "completion"})) for key in ("conversations", "messages")),
