@@ -331,7 +331,7 @@ def test_two_processes_give_the_losses_of_one(sharded, tmp_path, thumbs, tiny_ba
     assert run_worker(None, shared, AccelerateLauncher()).summary["processes"] == 2
     for name in ("loss", "eval_loss"):
         assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=0.01)
-    assert losses(together.out, "kl") == pytest.approx(losses(alone.out, "kl"), rel=0.05, abs=0.02)
+    assert losses(together.out, "kl") == pytest.approx(losses(alone.out, "kl"), rel=0.15, abs=0.05)
     assert losses(together.out, "eval_accuracy") == pytest.approx(losses(alone.out, "eval_accuracy"), abs=0.1)
 
 
