@@ -1,6 +1,8 @@
 """The format of answers with a thumb: how thumbs are written, which rows are set aside, and thumbs in traces."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,8 +13,10 @@ from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS, name_elsewhere
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.row_texts import longest_rows
 from ft_pipeline_tests.tables.helpers import TRACK, TRACK_TOOL, build, logged_call, validate, write_jsonl
 
+DATA = Path(__file__).parents[2] / "data"
 FEEDBACK = FORMATS["feedback"]
 ASK, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
 
@@ -140,3 +144,21 @@ def test_thumbs_in_traces_become_rows(tmp_path):
         "Who brings it?": ("A driver.", False),
     }
     assert all("rated up" not in (row["tags"] or ()) for row in rows)
+
+
+def test_ft_inspect_shows_prompt_and_answer(tmp_path):
+    build(
+        tmp_path,
+        "feedback",
+        {"a.jsonl": [thumb("Where is it?", "With the carrier.", True), thumb("Who?", "Me.", False)]},
+    )
+    rows = longest_rows(tmp_path / "out" / "rows.parquet", "feedback", 5).to_pylist()
+    assert [(row["prompt"], row["answer"]) for row in rows] == [("Where is it?", "With the carrier."), ("Who?", "Me.")]
+
+
+def test_the_shipped_thumbs_are_what_the_script_makes_and_all_are_used():
+    path = DATA / "raw" / "feedback" / "thumbs.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines == runpy.run_path(str(DATA / "make_thumbs.py"))["rows"]()
+    report = validate(path, "feedback")
+    assert (report["accepted"], report["reasons"]) == (304, {})
