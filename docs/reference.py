@@ -41,7 +41,8 @@ compressed (below). Check a file before you put it into the folder: `ft validate
 
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
-would be trained is quarantined. In a pair both answers are trained, and weights are not read.
+would be trained is quarantined. In a pair both answers are trained, of feedback the answer that was rated, and weights
+are not read.
 
 Every row may have `tags`, a list of short texts (a single text is one tag). They go with the row through all tables.
 The test conversations of a tag are a [slice](evaluation.md#slices-is-it-worse-for-some) of the comparison. Tags and
@@ -56,7 +57,7 @@ turns. What of a row is trained is described in [From rows to training texts](tr
 
 ## Turns in the tables
 
-The columns with turns (`messages`, `prompt_messages`, `chosen`, `rejected`) are lists of
+The columns with turns (`messages`, `prompt_messages`, `chosen`, `rejected`, `completion`) are lists of
 
 | key | in | |
 |---|---|---|

@@ -34,7 +34,7 @@ from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 
 GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
-TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "conversations", "quarantine")
+TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "feedback", "conversations", "quarantine")
 RECORDS = {
     "candidate": Candidate,
     "promotion": Promotion,

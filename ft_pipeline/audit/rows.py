@@ -225,7 +225,7 @@ def _origin_of(row: dict[str, Any], node: ArtifactNode) -> str:
 def texts_of(row: dict[str, Any]) -> list[str]:
     """Return the texts of people and models in a row of any table."""
     texts = [row[name] for name in ("instruction", "input", "output", "system", "text", "answer") if row.get(name)]
-    for name in ("messages", "prompt_messages", "chosen", "rejected"):
+    for name in ("messages", "prompt_messages", "chosen", "rejected", "completion"):
         texts += itertools.chain.from_iterable(map(searchable_texts, row.get(name) or []))
     return [*texts, *(side for pair in row.get("history") or [] for side in pair)]
 

@@ -15,9 +15,9 @@ SHOWN_CHARACTERS = 60
 SHOWN_BROKEN = 5
 
 
-def show_inbox(console: Console, found: Inbox, log: Path, *, rated_up: bool) -> None:
+def show_inbox(console: Console, found: Inbox, log: Path, *, rated_up: bool, rated_down: bool) -> None:
     """Print the open proposals, and what else is in the log."""
-    listed = found.listed(rated_up=rated_up)
+    listed = found.listed(rated_up=rated_up, rated_down=rated_down)
     if not found.traffic.lines:
         console.print(f"The log {plain(str(log))} is empty. Run `ft serve --log {plain(str(log))}`.", soft_wrap=True)
         return
@@ -25,7 +25,7 @@ def show_inbox(console: Console, found: Inbox, log: Path, *, rated_up: bool) -> 
         console.print(_table(listed))
     else:
         console.print("No proposal is open. Corrections arrive through POST /v1/feedback of `ft serve --log`.")
-    for line in _counts(found, rated_up):
+    for line in _counts(found, rated_up=rated_up, rated_down=rated_down):
         console.print(line, soft_wrap=True)
 
 
@@ -35,7 +35,7 @@ def _table(listed: Sequence[Proposal]) -> Table:
         table.add_column(title, overflow="fold")
     for proposal in listed:
         place = ", ".join(name for name in (proposal.session, proposal.workload) if name)
-        correction = "(rated up)" if proposal.correction is None else _cut(proposal.correction)
+        correction = f"({proposal.kind})" if proposal.correction is None else _cut(proposal.correction)
         texts = (place, _cut(proposal.question), _cut(proposal.answer), correction, proposal.user or "")
         style = "green" if proposal.is_acceptable else "red"
         checks = proposal.checks.partition(": ")[0]  # the reason code; `show` prints the whole sentence
@@ -43,13 +43,15 @@ def _table(listed: Sequence[Proposal]) -> Table:
     return table
 
 
-def _counts(found: Inbox, rated_up: bool) -> list[str]:
-    hidden = 0 if rated_up else len(found.listed(rated_up=True)) - len(found.listed(rated_up=False))
+def _counts(found: Inbox, *, rated_up: bool, rated_down: bool) -> list[str]:
+    kinds = [proposal.kind for proposal in found.proposals]
+    hidden_up = 0 if rated_up else kinds.count("rated up")
+    hidden_down = 0 if rated_down else kinds.count("rated down")
     broken = found.traffic.broken
     later = ", ".join(found.rated_down_later)
     lines = [
-        f"Rated up: {hidden} (list them with --rated-up)." if hidden else "",
-        f"Rated down and not corrected: {found.rated_down}." if found.rated_down else "",
+        f"Rated up: {hidden_up} (list them with --rated-up)." if hidden_up else "",
+        f"Rated down and not corrected: {hidden_down} (list them with --rated-down)." if hidden_down else "",
         f"Accepted, and rated down since then: {plain(later)}. Erase what is wrong with `ft erase`." if later else "",
         f"Calls with feedback that are not in the log: {found.without_call}." if found.without_call else "",
         f"Lines that cannot be read: {len(broken)}." if broken else "",

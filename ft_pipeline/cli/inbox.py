@@ -23,6 +23,7 @@ LogOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 RatedUpOption = Annotated[bool, typer.Option("--rated-up", help="Also answers that were rated up.")]
+RatedDownOption = Annotated[bool, typer.Option("--rated-down", help="Also answers that were rated down.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -30,6 +31,7 @@ def list_open(
     context: typer.Context,
     log: LogOption = None,
     rated_up: RatedUpOption = False,
+    rated_down: RatedDownOption = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,16 +40,16 @@ def list_open(
     Example: ft inbox --log traffic
     """
     if context.invoked_subcommand is not None:
-        if log is not None or rated_up or project is not None or as_json:
+        if log is not None or rated_up or rated_down or project is not None or as_json:
             raise UserError(f"Options before {context.invoked_subcommand!r} are not read. Write them after it.")
         return
     opened = open_project(project)
     path = log_path(opened, log)
     found = read_inbox(opened, path)
     print_result(
-        found.to_json(rated_up=rated_up),
+        found.to_json(rated_up=rated_up, rated_down=rated_down),
         as_json,
-        lambda _: display_inbox.show_inbox(stdout, found, path, rated_up=rated_up),
+        lambda _: display_inbox.show_inbox(stdout, found, path, rated_up=rated_up, rated_down=rated_down),
     )
 
 
@@ -74,9 +76,13 @@ def show(
 def accept(
     identities: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Ids of proposals.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All open corrections that the checks accept; with --rated-up, these too.")
+        bool,
+        typer.Option(
+            "--all", help="All open corrections that the checks accept; with --rated-up or --rated-down, these too."
+        ),
     ] = False,
     rated_up: RatedUpOption = False,
+    rated_down: RatedDownOption = False,
     reason: ReasonOption = "",
     log: LogOption = None,
     project: ProjectOption = None,
@@ -91,7 +97,7 @@ def accept(
     if bool(identities) == everything:
         raise UserError("Nothing says what to accept. Name ids of `ft inbox`, or use --all.")
     if everything:
-        listed = read_inbox(opened, path).listed(rated_up=rated_up)
+        listed = read_inbox(opened, path).listed(rated_up=rated_up, rated_down=rated_down)
         identities = [proposal.id for proposal in listed if proposal.is_acceptable]
         if left := len(listed) - len(identities):
             stderr.print(f"ft: {left} of {len(listed)} are left open, since the checks would not accept them")

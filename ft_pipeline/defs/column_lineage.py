@@ -18,7 +18,7 @@ Lineage = Mapping[str, Sequence[Column]]
 
 TOKEN_COLUMNS = {
     "id": ("str", "The row's id in its table"),
-    "source": ("str", "human, distilled, preference, prompt, text, replay or teacher"),
+    "source": ("str", "human, distilled, preferred, up, down, prompt, text, replay or teacher"),
     "input_ids": ("list<int>", "The tokens that the model reads"),
     "labels": ("list<int>", "The token where it is trained, -100 elsewhere"),
     "rejected_ids": ("list<int>", "For a pair: the prompt and the rejected answer"),

@@ -22,7 +22,7 @@ SHOWN_ROWS = 100
 """Rows of the table. `ft inbox` lists all."""
 COLUMNS = {
     "id": "The id of the call, for `accept` and `reject`",
-    "kind": "Whether a person corrected the answer or rated it up",
+    "kind": "Whether a person corrected the answer, or rated it up or down",
     "time": "When, in UTC",
     "question": "The last turn before the answer",
     "answer": "What the model answered",
@@ -47,7 +47,7 @@ class InboxConfig(dg.Config):
     owners=dagster_settings().owners,
     tags=asset_tags(),
     code_version="1",
-    description="Answers of `ft serve --log` that people corrected or rated up, without a decision yet. To use "
+    description="Answers of `ft serve --log` that people corrected or rated, without a decision yet. To use "
     "some as training data, write their ids under `accept` in the launchpad (Shift and *Materialize*). They are added "
     "to data/raw/traces, and the tables follow. Nothing trains on an answer that was not accepted.",
 )
@@ -71,7 +71,7 @@ def _decide_and_show(project: Project, config: InboxConfig) -> dict[str, Any]:
 
 
 def _metadata(found: Inbox, decided: Decided) -> dict[str, Any]:
-    proposals = found.listed(rated_up=True)
+    proposals = found.listed(rated_up=True, rated_down=True)
     return {
         "proposals": len(proposals),
         "open": table([_row(proposal) for proposal in proposals[:SHOWN_ROWS]], COLUMNS),

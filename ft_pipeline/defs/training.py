@@ -74,7 +74,7 @@ def base_model(context: SpecContext) -> Spec:
 @step(
     stage="training",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "distilled", "preferences", "text", "unlabelled"],
+    deps=["experiment", "base_model", "conversations", "distilled", "preferences", "feedback", "text", "unlabelled"],
     kinds={"huggingface", "parquet"},
     code_version="2",
     may_use_gpu=asks_a_teacher,

@@ -140,12 +140,14 @@ def adapter_spec(
 ) -> Spec:
     """Return the spec of one phase's adapter.
 
-    What it starts from is an input, even for dpo and grpo, whose reference model it is.
+    What it starts from is an input, even for dpo, kto and grpo, whose reference model it is.
     """
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     inputs |= reading_teacher(context.store, phase.settings, data, base)
     settings = settings_for_base(phase.settings, base)
-    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "grpo", "distill"}
+    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "kto", "grpo"} | {
+        "distill"
+    }
     config: dict[str, Any] = {"experiment": settings.model_dump(mode="json", include=keys)}
     if settings.objective == "grpo":
         evaluation = context.project.settings.evaluation

@@ -37,7 +37,7 @@ from ft_pipeline.exchange.llamafactory_keys import (
 from ft_pipeline.exchange.model_names import take_base_model
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings
 
-OBJECTIVES = {"sft": "sft", "dpo": "dpo", "pt": "cpt"}
+OBJECTIVES = {"sft": "sft", "dpo": "dpo", "kto": "kto", "pt": "cpt"}
 """Their stage → our objective."""
 DEFAULT_RANK = 8
 
@@ -53,7 +53,7 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
     """Fill the draft from their settings. NotTakenOver if the method has no counterpart. folder: what is imported."""
     stage = (theirs.text("stage") or "sft").lower()
     if stage not in OBJECTIVES:
-        raise NotTakenOver(f"The stage {stage!r} has no counterpart here. Use `stage: sft`, `dpo` or `pt`.")
+        raise NotTakenOver(f"The stage {stage!r} has no counterpart here. Use `stage: sft`, `dpo`, `kto` or `pt`.")
     refuse_methods(theirs, REFUSED)
     take_base_model(draft, theirs, "model_name_or_path", "model_revision", folder)
     draft.keep(theirs.say("stage") if theirs.has("stage") else "stage (default: sft)", "objective", OBJECTIVES[stage])
@@ -67,6 +67,8 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
     _take_lengths(draft, theirs, stage)
     if stage == "dpo":
         _take_dpo(draft, theirs)
+    elif stage == "kto":
+        _take_kto(draft, theirs)
     _take_evaluation(draft, theirs)
     _take_template(draft, theirs)
     _take_precision(draft, theirs, technique)
@@ -177,6 +179,14 @@ def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
         raise NotTakenOver("`pref_ftx` adds the SFT loss, which has no counterpart here. Remove it.")
     take_number(draft, theirs, "pref_beta", "dpo.beta", 0.1)
     take_label_smoothing(draft, theirs)
+
+
+def _take_kto(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    if theirs.number("pref_ftx"):
+        raise NotTakenOver("`pref_ftx` adds the SFT loss, which has no counterpart here. Remove it.")
+    take_number(draft, theirs, "pref_beta", "kto.beta", 0.1)
+    take_number(draft, theirs, "kto_chosen_weight", "kto.desirable_weight", 1.0)
+    take_number(draft, theirs, "kto_rejected_weight", "kto.undesirable_weight", 1.0)
 
 
 def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:

@@ -74,22 +74,25 @@ def _place(entry: dict[str, Any]) -> Any:
 
 
 def data_set(info: Info, stage: str, *, is_test: bool = False) -> DataSet:
-    """Return a data set as a stage (sft, dpo, pt) reads it. NotTakenOver if ours cannot read it."""
+    """Return a data set as a stage (sft, dpo, kto, pt) reads it. NotTakenOver if ours cannot read it."""
     ranking = bool(info.entry.get("ranking"))
     if ranking != (stage == "dpo"):
         want = "`ranking: true`" if stage == "dpo" else "no `ranking`"
         raise NotTakenOver(f"The stage {stage} reads only data sets with {want}, in theirs too. Use another data set.")
     if media := [name for name in _MEDIA if name in info.columns]:
         raise NotTakenOver(f"Its rows have {', '.join(media)}, and ours are text. Leave them out, or use another one.")
-    if "kto_tag" in info.columns:
-        raise NotTakenOver("Its rows are labelled one by one (`kto_tag`). Make pairs of them, or keep the good ones.")
+    has_thumbs = "kto_tag" in info.columns
+    if has_thumbs and stage != "kto":
+        raise NotTakenOver("Its rows are labelled one by one (`kto_tag`). Use `stage: kto`, or keep the good ones.")
+    if stage == "kto" and not has_thumbs:
+        raise NotTakenOver("The stage kto reads only data sets that name a `kto_tag`. Use another data set.")
     formatting = str(info.entry.get("formatting") or "alpaca")
     if formatting not in ("alpaca", "sharegpt", "openai"):
         raise NotTakenOver(f"Its formatting is {formatting!r}. Use alpaca, sharegpt or openai.")
     if stage == "pt":
         data = _texts(info, formatting)
     elif formatting == "alpaca":
-        data = _alpaca_pairs(info) if ranking else _alpaca(info)
+        data = _alpaca_pairs(info) if ranking else _alpaca_thumbs(info) if has_thumbs else _alpaca(info)
     else:
         data = _turns(info, formatting, ranking)
     data.split = "test" if is_test else None
@@ -144,6 +147,21 @@ def _alpaca_pairs(info: Info) -> DataSet:
     return data
 
 
+def _alpaca_thumbs(info: Info) -> DataSet:
+    prompt, response = info.columns.get("prompt"), info.columns.get("response")
+    if not (prompt and response):
+        raise NotTakenOver("It does not name `prompt` and `response` in `columns`. Add them.")
+    if "history" in info.columns:
+        raise NotTakenOver("Its rows have a `history`. Convert them to turns (`formatting: sharegpt`).")
+    data = _new(info, "feedback")
+    data.columns = {prompt: "prompt", response: "completion", info.columns["kto_tag"]: "label"}
+    if query := info.columns.get("query"):
+        data.edits.append(joined_prompt(prompt, query))
+    if system := info.columns.get("system"):
+        data.columns[system] = "system"
+    return data
+
+
 def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
     messages = info.columns.get("messages")
     if messages is None:
@@ -157,6 +175,9 @@ def _turns(info: Info, formatting: str, ranking: bool) -> DataSet:
     elif not (data.data_format == "chat" and messages == "messages"):
         data.columns = {messages: "conversations"}
         data.data_format = "sharegpt"
+    if kto_tag := info.columns.get("kto_tag"):
+        data.data_format = "feedback"
+        data.columns[kto_tag] = "label"
     for name in ("system", "tools"):
         if name in info.columns:
             data.columns[info.columns[name]] = name

@@ -15,10 +15,10 @@ from ft_pipeline.exchange.settings_files import add_experiment, find_settings_fi
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, read_json
 
 INFO = "dataset_info.json"
-STAGES = {"sft": "sft", "dpo": "dpo", "cpt": "pt"}
+STAGES = {"sft": "sft", "dpo": "dpo", "kto": "kto", "cpt": "pt"}
 """Our objective → their stage."""
 READ_COLUMNS = frozenset(
-    {"prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected"}
+    {"prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected", "kto_tag"}
 )
 _PARENTS = 4
 """Number of folders above a YAML in which its dataset_info.json is searched."""
@@ -186,12 +186,14 @@ def _stage_of(entry: Any) -> str:
     columns = entry.get("columns") if isinstance(entry, dict) else None
     if isinstance(columns, dict) and "prompt" in columns and not {"response", "chosen"} & columns.keys():
         return "pt"
+    if isinstance(columns, dict) and columns.get("kto_tag"):
+        return "kto"
     return "dpo" if isinstance(entry, dict) and entry.get("ranking") else "sft"
 
 
 def _online(use: _Use) -> DataSet:
     """Return a data set that is only named, because `dataset_dir` says that it is on the hub."""
-    formats = {"sft": "alpaca", "dpo": "preferences", "pt": "text"}
+    formats = {"sft": "alpaca", "dpo": "preferences", "kto": "feedback", "pt": "text"}
     remote = Remote(f"hf://datasets/{use.name}")
     return DataSet(use.name.rpartition("/")[2], use.source, formats[use.stage], remote=remote)
 
@@ -207,7 +209,7 @@ def _report_entry(plan: Plan, info: Info) -> None:
                 "no_counterpart", INFO, f"{info.name}: {role} {column}", "", "This column is not read here."
             )
     if info.entry.get("formatting", "alpaca") == "alpaca" and not info.entry.get("ranking"):
-        if "query" in info.columns and "prompt" in info.columns:
+        if "query" in info.columns and "prompt" in info.columns and "kto_tag" not in info.columns:
             effect = "Theirs joins prompt and query with a line break; ours with an empty line."
             plan.report.add("changed", INFO, f"{info.name}: query {info.columns['query']}", "input", effect)
         if "tools" in info.columns:

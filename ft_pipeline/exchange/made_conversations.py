@@ -1,4 +1,4 @@
-"""Conversations made from preferences or references, for a project that has none to compare models on."""
+"""Conversations made from preferences, thumbs up or references, for a project that has none to compare models on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +17,24 @@ ONE_IN = 5
 """Of every five pairs, one is a test row. Another one is a conversation for supervised training and validation: a pair
 near a held-out conversation is not trained, so that most pairs must not be conversations."""
 SPLIT_TEST = "split: test\n"
+_ANSWERS = {
+    "chosen": ("chosen", "the chosen answers of every fifth pair"),
+    "completion": ("good", "every fifth answer with a thumb up"),
+}
+"""Column → (part of the name of the file, which answers are test rows)."""
 
 
 def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport) -> None:
-    """Write chat rows from pairs or references, if the project would have no conversations. Report what is missing."""
+    """Write chat rows from pairs, thumbs or references, if there would be no conversations. Report what is missing."""
     if any(data.data_format in CONVERSATIONAL and (data.paths or data.remote) for data in data_sets):
         return
     made = 0
     for data in data_sets:
         for copy in data.copies:
             if data.data_format == "preferences":
-                made += _from_pairs(data, copy, root, report)
+                made += _from_answers(data, copy, root, report, "chosen")
+            elif data.data_format == "feedback":
+                made += _from_answers(data, copy, root, report, "completion")
             elif data.data_format == "unlabelled":
                 made += _from_references(data, copy, root, report)
     if not made:
@@ -38,16 +45,18 @@ def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport
         report.add("no_counterpart", "", "no conversations", "", effect)
 
 
-def _from_pairs(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:
-    rows = list(_rows(data, copy, "chosen"))
+def _from_answers(data: DataSet, copy: Path, root: Path, report: ImportReport, column: str) -> int:
+    """Write the answers of pairs (`chosen`), or those with a thumb up (`completion`). Return their number."""
+    rows = list(_rows(data, copy, column))
     tests, others = rows[::ONE_IN], rows[1::ONE_IN]
     if not others:
         return 0
-    test = _write(root, f"{copy.stem}-chosen-test.jsonl", tests, report, is_test=True)
-    other = _write(root, f"{copy.stem}-chosen.jsonl", others, report)
+    name, those = _ANSWERS[column]
+    test = _write(root, f"{copy.stem}-{name}-test.jsonl", tests, report, is_test=True)
+    other = _write(root, f"{copy.stem}-{name}.jsonl", others, report)
     effect = (
-        f"Ours compares models on conversations: the chosen answers of every fifth pair ({len(tests):,}) are test "
-        f"rows, and these pairs are not trained. Those of another fifth ({len(others):,}) are chat rows."
+        f"Ours compares models on conversations: {those} ({len(tests):,}) are test rows, and their prompts are not "
+        f"trained. Those of another fifth ({len(others):,}) are chat rows."
     )
     report.add("changed", data.source, f"{data.name}: no conversations", f"{test}, {other}", effect)
     return len(rows)
@@ -86,6 +95,8 @@ def _rows(data: DataSet, copy: Path, column: str) -> Iterator[dict[str, Any]]:
             continue
         cells = dict(zip(row_format.column_names, record, strict=True))
         answer = cells[column]
+        if cells.get("label") is False:
+            continue
         if column == "reference":
             if not answer or cells["tools"]:
                 continue

@@ -184,10 +184,10 @@ def without(name: str, theirs: str) -> RowEdit:
 
 
 def joined_prompt(prompt: str, query: str) -> RowEdit:
-    """Join a pair's prompt and query with a line break, as LLaMA-Factory does."""
+    """Join the prompt and the query of a pair or of a rated answer with a line break, as LLaMA-Factory does."""
     return RowEdit(
         f"columns: prompt {prompt}, query {query}",
-        "Pairs have one prompt here: the copy joins both with a line break, as theirs does.",
+        "Such rows have one prompt here: the copy joins both with a line break, as theirs does.",
         lambda row: isinstance(row.get(query), str) and bool(row[query]),
         lambda row: {
             **{key: item for key, item in row.items() if key != query},

@@ -68,7 +68,7 @@ def find_open(inbox: Inbox, identity: str) -> Proposal:
     if (decision := inbox.decisions.get(identity)) is not None:
         raise UserError(f"{name} was {decision.describe()}. It is proposed again when there is newer feedback.")
     if identity in inbox.traffic.calls:
-        raise UserError(f"{name} was neither corrected nor rated up. Send a correction to POST /v1/feedback first.")
+        raise UserError(f"{name} was neither corrected nor rated. Send a correction to POST /v1/feedback first.")
     close = get_close_matches(identity, by_id, n=1, cutoff=0.0)
     advice = f"The closest is {close[0]!r}." if close else "List the open ones with `ft inbox`."
     raise UserError(f"No open proposal has the id {name}. {advice}")

@@ -23,11 +23,13 @@ class Answers:
 
     @classmethod
     def of_accepted(cls, calls: Iterable[tuple[LoggedCall, LoggedFeedback]]) -> "Answers":
-        """Return the answers of accepted calls: the correction if there is one, else that of the model."""
+        """Return the answers of accepted calls: the correction if there is one, else that of the model if it is not
+        accepted as a bad one."""
         keys = set()
         for call, logged in calls:
             read = read_log(call.document)
-            if not isinstance(read, Fault):
+            is_bad = logged.feedback.rating == "down" and logged.feedback.correction is None
+            if not isinstance(read, Fault) and not is_bad:
                 found = _keys([*read.messages, logged.feedback.correction or read.answer])
                 keys |= set(found[-1:])
         return cls(frozenset(keys))

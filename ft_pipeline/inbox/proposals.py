@@ -1,4 +1,4 @@
-"""Proposals: served answers that people corrected or rated up, each with what the tables would do with it."""
+"""Proposals: served answers that people corrected or rated, each with what the tables would do with it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ RAW_FORMAT = "traces"
 """The raw folder that accepted calls go to."""
 TABLES = (RAW_FORMAT, *(name for name, row_format in FORMATS.items() if RAW_FORMAT in row_format.also_reads))
 """The tables that get a row of an accepted call."""
-Kind = Literal["correction", "rated up"]
+Kind = Literal["correction", "rated up", "rated down"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Inbox:
     """The open proposals of a log, and what else is in it."""
 
     proposals: list[Proposal]
-    """Corrections and answers that were rated up, in the order of the log."""
+    """Corrections and answers that were rated, in the order of the log."""
     rated_down: int
     """Number of answers that were rated down, and not corrected."""
     rated_down_later: list[str]
-    """Ids of accepted calls whose newest feedback is a thumb down without a correction."""
+    """Ids of calls that were rated down without a correction after they were accepted."""
     without_call: int
     """Number of calls that feedback names and the log does not have."""
     traffic: Traffic
@@ -95,15 +95,17 @@ class Inbox:
     lines: Mapping[str, tuple[bytes, bytes]]
     """By id, the lines that accepting a proposal appends: the call and its feedback."""
 
-    def listed(self, *, rated_up: bool) -> list[Proposal]:
-        """Return the corrections, newest first; rated_up: answers that were rated up too."""
-        kept = [proposal for proposal in self.proposals if rated_up or proposal.kind == "correction"]
+    def listed(self, *, rated_up: bool, rated_down: bool = False) -> list[Proposal]:
+        """Return the corrections, newest first; rated_up, rated_down: answers that were rated so too."""
+        kinds = {"correction": True, "rated up": rated_up, "rated down": rated_down}
+        kept = [proposal for proposal in self.proposals if kinds[proposal.kind]]
         return sorted(kept, key=lambda proposal: proposal.time, reverse=True)
 
-    def to_json(self, *, rated_up: bool) -> dict[str, Any]:
+    def to_json(self, *, rated_up: bool, rated_down: bool = False) -> dict[str, Any]:
         """Return the document of `ft inbox --json`."""
+        listed = self.listed(rated_up=rated_up, rated_down=rated_down)
         return {
-            "proposals": [proposal.to_json() for proposal in self.listed(rated_up=rated_up)],
+            "proposals": [proposal.to_json() for proposal in listed],
             "rated_up": sum(proposal.kind == "rated up" for proposal in self.proposals),
             "rated_down": self.rated_down,
             "rated_down_later": self.rated_down_later,
@@ -138,7 +140,11 @@ def read_inbox(project: Project, log: Path) -> Inbox:
         for identity in candidates
     ]
     down = [identity for identity in traffic.calls if _is_only_rated_down(traffic.feedback[identity])]
-    later = [name for name in down if name in decisions and decisions[name].outcome == "accepted"]
+    later = [
+        name
+        for name in down
+        if name in decisions and decisions[name].outcome == "accepted" and _is_open(name, traffic, decisions)
+    ]
     without_call = len(traffic.feedback.keys() - traffic.calls.keys())
     return Inbox(proposals, len(down), later, without_call, traffic, decisions, lines)
 
@@ -146,7 +152,8 @@ def read_inbox(project: Project, log: Path) -> Inbox:
 def _kind(logged: LoggedFeedback) -> Kind | None:
     if logged.feedback.correction is not None:
         return "correction"
-    return "rated up" if logged.feedback.rating == "up" else None
+    ratings: dict[str | None, Kind] = {"up": "rated up", "down": "rated down"}
+    return ratings.get(logged.feedback.rating)
 
 
 def _is_only_rated_down(logged: LoggedFeedback) -> bool:
@@ -198,6 +205,8 @@ def _check(
         expand = partial(source.expand[table], feedback=prepared)
         result = process_batch(Batch([*range(len(calls))], lines=calls), table, sidecar, excluded, expand)
         for entry in result.aside.to_pylist():
+            if entry["code"] == "rated_down":  # no conversation, but feedback
+                continue
             message = entry["message"].removesuffix(SIDECAR_HINT.format(code=entry["code"]))
             reasons.setdefault(identities[entry["row"]], f"{entry['code']}: {message}")
         for hint, rows in result.hints.items():

@@ -25,7 +25,7 @@ class SemanticSettings(Section):
 MaskedEntity = Literal[
     "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "CRYPTO", "US_SSN", "UK_NHS"
 ]
-MaskedFormat = Literal["alpaca", "sharegpt", "chat", "traces", "text", "preferences", "unlabelled"]
+MaskedFormat = Literal["alpaca", "sharegpt", "chat", "traces", "text", "preferences", "feedback", "unlabelled"]
 
 
 class MaskSettings(Section):

@@ -9,14 +9,14 @@ from ft_pipeline.settings.chat_template import TemplateVariables, check_template
 from ft_pipeline.settings.distill import OWN_PROMPT, DistillSettings
 from ft_pipeline.settings.gguf_types import unknown_type
 from ft_pipeline.settings.machine import MachineSettings
-from ft_pipeline.settings.preferences import DpoSettings
+from ft_pipeline.settings.preferences import DpoSettings, KtoSettings
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
-Objective = Literal["sft", "dpo", "cpt", "grpo", "distill"]
+Objective = Literal["sft", "dpo", "kto", "cpt", "grpo", "distill"]
 
 
 class MixSettings(Section):
@@ -91,21 +91,23 @@ class ExperimentSettings(Section):
     """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
     template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
-    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `cpt` (raw text), `grpo` (own answers, and
-    rewards that can be checked) or `distill` (a teacher's token distributions)."""
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers), `kto` (answers with a thumb up or down),
+    `cpt` (raw text), `grpo` (own answers, and rewards that can be checked) or `distill` (a teacher's token
+    distributions)."""
     technique: Technique = "qlora"
     """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
     base (`qlora`), or all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
-    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo` or `grpo`. If `technique` and
-    `lora` are equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from
-    the base model."""
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`, `kto` or `grpo`. If
+    `technique` and `lora` are equal, training continues with its adapter; otherwise it starts from its merged model.
+    Null: start from the base model."""
     data: ExperimentData = ExperimentData()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
+    kto: KtoSettings = KtoSettings()
     grpo: GrpoSettings = GrpoSettings()
     distill: DistillSettings | None = None
     """The teacher of the objective `distill`, which needs this section."""
@@ -138,7 +140,7 @@ class ExperimentSettings(Section):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
         """Leave out later keys that have their defaults: a new version must not change old specs."""
-        defaults = {"chat_template_kwargs": {}, "grpo": GrpoSettings(), "distill": None}
+        defaults = {"chat_template_kwargs": {}, "kto": KtoSettings(), "grpo": GrpoSettings(), "distill": None}
         unset = {key for key, default in defaults.items() if getattr(self, key) == default}
         return {key: value for key, value in serialize(self).items() if key not in unset}
 
@@ -186,6 +188,7 @@ def _prompt_tuning_from_base_model_with_sft(settings: ExperimentSettings) -> Vio
         )
     reasons = {
         "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
+        "kto": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
         "cpt": "a few virtual tokens can steer the model, but cannot store texts",
         "grpo": "a few virtual tokens cannot learn it",
     }
@@ -280,6 +283,12 @@ def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
     return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
+def _kto_settings_for_kto_only(settings: ExperimentSettings) -> Violation:
+    if settings.objective == "kto" or settings.kto == KtoSettings():
+        return None
+    return "kto", f"objective {settings.objective!r} reads no thumbs. Remove `kto`, or set `objective: kto`."
+
+
 def _grpo_settings_for_grpo_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "grpo" or settings.grpo == GrpoSettings():
         return None
@@ -333,6 +342,7 @@ def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
         return None
     sources = {
         "dpo": "data/raw/preferences",
+        "kto": "data/raw/feedback",
         "cpt": "data/raw/text",
         "grpo": "the prompts of the conversations",
         "distill": "the answers of its teacher",
@@ -411,6 +421,7 @@ RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
     _pure_bf16_for_full_only,
     _merge_settings_for_adapters_only,
     _dpo_settings_for_dpo_only,
+    _kto_settings_for_kto_only,
     _grpo_settings_for_grpo_only,
     _no_shown_reasoning_with_grpo,
     _distill_settings_for_distill_only,

@@ -10,7 +10,7 @@ depends on the rank (Schulman et al., LoRA Without Regret, Thinking Machines Lab
 the first version: another rate would train existing experiments again.
 """
 DPO_FACTOR = 0.1
-"""The rate for dpo and grpo, which start from a model that is already trained, is multiplied by this."""
+"""The rate for dpo, kto and grpo, which start from a model that is already trained, is multiplied by this."""
 LARGE_MODEL_PARAMS = 1_000_000_000
 """A base model with at least this many parameters is large."""
 LARGE_MODEL_FACTOR = 0.2
@@ -21,7 +21,7 @@ LARGE_MODEL_FACTOR = 0.2
 def default_learning_rate(technique: Technique, objective: Objective, params: int) -> float:
     """Return the default peak learning rate of the schedule, for a base model of `params` parameters."""
     rate = BASE_RATES[technique]
-    if objective in ("dpo", "grpo"):
+    if objective in ("dpo", "kto", "grpo"):
         rate *= DPO_FACTOR
     return rate * LARGE_MODEL_FACTOR if params >= LARGE_MODEL_PARAMS else rate
 

@@ -1,4 +1,4 @@
-"""The section `dpo` of an experiment: how pairs of answers train it."""
+"""The sections `dpo` and `kto` of an experiment: how pairs of answers, or answers with a thumb, train it."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -52,3 +52,19 @@ class DpoSettings(Section):
             for key, value in serialize(self).items()
             if defaults.get(key, value) != value or key not in defaults
         }
+
+
+class KtoSettings(Section):
+    """TRL's KTOConfig, same names (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+    beta: float = Field(0.1, gt=0)
+    """Penalty for moving away from the reference model: the larger, the closer the model stays."""
+    desirable_weight: float = Field(1.0, gt=0)
+    """Weight of the losses of answers with a thumb up. If there are more thumbs of one kind, raise the weight of the
+    other: the paper recommends weights that make the sum over thumbs up 1 to 4/3 times that over thumbs down."""
+    undesirable_weight: float = Field(1.0, gt=0)
+    """Weight of the losses of answers with a thumb down."""
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """`kto`: an answer is compared with how much the model has moved on other answers. `apo_zero_unpaired`: it is
+    compared with the reference model alone (D'Oosterlinck et al. 2024, arXiv 2408.06266), which takes a third less
+    time."""

@@ -119,8 +119,8 @@ class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Null: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full. For dpo and grpo a tenth of that. For a
-    base model with 1B parameters or more a fifth of that."""
+    """Null: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full. For dpo, kto and grpo a tenth of that. For
+    a base model with 1B parameters or more a fifth of that."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop after this many optimizer steps, regardless of num_train_epochs."""

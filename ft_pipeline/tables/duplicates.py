@@ -20,12 +20,13 @@ from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 from ft_pipeline.tables.splits import place_in_splits
 from ft_pipeline.tables.traces.threads import Threads
 
-CODES = ("", "duplicate", "near_duplicate", "contradicting_pair", "earlier_turns")
+CODES = ("", "duplicate", "near_duplicate", "contradicting_pair", "earlier_turns", "contradicting_feedback")
 """The reason codes that this module sets, by their number in DuplicateFlags.code."""
 WORDS = {
     "duplicate": "equal to {origin}, which is kept",
     "near_duplicate": "nearly equal to {origin}, which is kept",
     "earlier_turns": "the beginning of {origin}, which has all its turns",
+    "contradicting_feedback": "rates the answer of {origin} the other way round",
     "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
 """The message of each code. `origin` is the row that the other one duplicates or contradicts."""
@@ -87,7 +88,8 @@ def flag_duplicates(
                 numbers[rows],
             )
             _mark_copies(flags, rows, matches)
-    _mark_contradictions(flags, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
+    pairs = np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2))
+    _mark_contradictions(flags, pairs, CODES.index(row_format.contradiction))
     for code in CODES[1:]:
         allowed = _per_row(files, [code in file.sidecar.allow for file in files])
         flags.code[allowed & (flags.code == CODES.index(code))] = 0
@@ -146,14 +148,14 @@ def _mark_copies(flags: DuplicateFlags, rows: np.ndarray, matches: DuplicateMatc
     flags.code[rows[is_copy]] = np.where(matches.exact[is_copy], exact, near)
 
 
-def _mark_contradictions(flags: DuplicateFlags, pairs: np.ndarray) -> None:
-    """Flag each kept pair that reverses an earlier kept pair."""
+def _mark_contradictions(flags: DuplicateFlags, pairs: np.ndarray, code: int) -> None:
+    """Flag each kept pair that reverses an earlier kept pair with the code, an index into CODES."""
     earlier: dict[int, int] = {}
     for position, (pair, reverse) in enumerate(pairs.tolist()):
         if flags.code[position]:
             continue
         if reverse in earlier:
-            flags.code[position], flags.of[position] = CODES.index("contradicting_pair"), earlier[reverse]
+            flags.code[position], flags.of[position] = code, earlier[reverse]
         else:
             earlier.setdefault(pair, position)
 

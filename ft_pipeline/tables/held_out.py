@@ -188,6 +188,10 @@ class HeldOut:
         """Return the origin of a held-out row ("table/file:row"), or the name of a text of a suite."""
         return origin(self.rows[owner]) if owner < len(self.rows) else self.suite.name(owner - len(self.rows))
 
+    def names_of(self, split: str) -> frozenset[str]:
+        """Return the origins of the held-out rows of a split."""
+        return frozenset(origin(row) for row in self.rows if row["split"] == split)
+
     def in_texts(self, texts: Sequence[str]) -> list[str | None]:
         """Return, for each text, the name of something held out that it contains, or None."""
         count = len(texts)

@@ -49,7 +49,8 @@ class BatchResult:
     reasons: dict[str, list[int]]
     """Code → numbers of the faulty rows, ascending."""
     pairs: np.ndarray
-    """Preferences: uint64 hashes of (prompt, chosen, rejected) and of its reverse, normalized; shape (rows, 2)."""
+    """Preferences and feedback: uint64 hashes of (prompt, chosen, rejected) and of its reverse, normalized (see
+    Format.pair_texts); shape (rows, 2)."""
     hints: dict[str, list[int]]
     """Warning code → numbers of the rows that it concerns."""
     unknown: set[str] = field(default_factory=set)

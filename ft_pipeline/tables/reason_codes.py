@@ -37,6 +37,10 @@ ROW_CODES: dict[str, str] = {
     "last_turn_not_human": "an unlabelled conversation must end with the human",
     "chosen_equals_rejected": "both answers are equal but for case, white space and final punctuation",
     "contradicting_pair": "an earlier pair prefers the other way round",
+    "missing_label": "no label: no thumb on the answer",
+    "unrated": "nobody rated the answer: its label is null or empty",
+    "unknown_label": "the rating is no thumb: not true or false, up or down, 1 or -1 (0)",
+    "contradicting_feedback": "an earlier row rates the same answer the other way round",
     "prompt_mismatch": "chosen and rejected do not answer one common prompt",
     "unsupported_shape": "a pair that needs a sidecar (columns: {conversations: prompt}), a weight between 0 and 1, or "
     "two values that exclude each other",
@@ -87,7 +91,9 @@ FILE_CODES: dict[str, str] = {
 DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate", "earlier_turns"})
 """Codes that count as `duplicates` and not as `quarantined`."""
 
-USUAL_CODES = frozenset({"excluded", "no_model_call", "failed_call", "answer_cut_off", "rated_down"})
+USUAL_CODES = frozenset(
+    {"excluded", "no_model_call", "failed_call", "answer_cut_off", "rated_down", "unrated"} | {"contradicting_feedback"}
+)
 """Codes that do not count against a file (max_quarantined): they say nothing of its quality as data."""
 
 ALLOWABLE = frozenset(
@@ -101,6 +107,7 @@ ALLOWABLE = frozenset(
         "unresolved_placeholder",
         "chosen_equals_rejected",
         "contradicting_pair",
+        "contradicting_feedback",
         "duplicate",
         "near_duplicate",
     }

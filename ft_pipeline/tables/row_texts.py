@@ -58,6 +58,9 @@ def _select(path: Path, table: str) -> str:
         prompt = _turns("prompt_messages", "user", "tool")
         answer = f"concat_ws(chr(10), {_turns('chosen', 'assistant')}, {_turns('rejected', 'assistant')})"
         lengths = [_length_of_turns(column) for column in ("prompt_messages", "chosen", "rejected")]
+    elif "completion" in names:
+        prompt, answer = _turns("prompt_messages", "user", "tool"), _turns("completion", "assistant")
+        lengths = [_length_of_turns(column) for column in ("prompt_messages", "completion")]
     elif "instruction" in names:
         texts = "list_concat(flatten(coalesce(history, [])), [instruction, input])"
         prompt, answer = _joined(texts), "output"

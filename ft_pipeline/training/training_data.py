@@ -39,8 +39,8 @@ _PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_la
 
 def run(job: Job) -> dict[str, Any]:
     """Write train.parquet, validation.parquet and audit.json. Inputs: base_model, conversations, and the tables of the
-    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt), teacher_distributions
-    (distill).
+    objective: distilled and text (sft, if they are mixed in), preferences (dpo), feedback (kto), text (cpt),
+    teacher_distributions (distill).
 
     No row is truncated or dropped silently. A row that is too long or wrong fails a check of the audit, which names
     file and row, unless `training.long_rows` leaves out or cuts long rows. Such rows are listed, and so are pairs and

@@ -70,7 +70,8 @@ def training_work(
         return _work_of_rewards(settings, shape, audit, steps, seen, evaluations, evaluated)
     length = per_row / sequences
     operations = seen * per_row * _trained(shape, settings.technique, length)
-    read = evaluations * evaluated + (rows + held_out if settings.objective == "dpo" else 0)  # the reference reads once
+    has_reference = settings.objective in ("dpo", "kto")  # it reads all rows once
+    read = evaluations * evaluated + (rows + held_out if has_reference else 0)
     work = Work(operations + read * per_row * _read(shape, length), seen * per_row, steps)
     if settings.distill is None or not settings.is_on_policy:
         return work

@@ -24,6 +24,7 @@ KEEP = {
     "sharegpt": ("conversations.jsonl",),
     "text": ("help_centre.jsonl",),
     "preferences": ("pairs.jsonl",),
+    "feedback": (),
     "unlabelled": ("inbox.jsonl",),
 }
 ROWS = {"unlabelled": 8, "sharegpt": 12}

@@ -106,7 +106,7 @@ def test_target_modules_are_a_comma_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"stage": "kto"}, "kto"),
+        ({"stage": "kto", "pref_ftx": 0.5}, "pref_ftx"),
         ({"stage": "ppo"}, "ppo"),
         ({"finetuning_type": "freeze"}, "freeze"),
         ({"quantization_bit": 8}, "8 bits"),
@@ -332,6 +332,36 @@ def test_chosen_answers_are_conversations_if_there_are_none(tmp_path: Path) -> N
     assert [row["messages"][0]["content"] for row in got.rows("chat/d-chosen-test.jsonl")] == [question(0), question(5)]
     assert [row["messages"][1]["content"] for row in got.rows("chat/d-chosen.jsonl")] == [answer(1), answer(6)]
     assert "every fifth pair (2)" in got.effect("d: no conversations")
+
+
+def test_thumbs_become_feedback_and_an_experiment_that_learns_from_them(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": question(number), "input": "Now.", "output": answer(number), "good": number % 3 > 0}
+        for number in range(12)
+    ]
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "kto_tag": "good"}
+    got = data_of(tmp_path, {"columns": columns}, rows, stage="kto", kto_chosen_weight=1.5, pref_beta=0.2)
+    experiment = got.experiment("train")
+    assert (experiment.objective, experiment.kto.desirable_weight, experiment.kto.beta) == ("kto", 1.5, 0.2)
+    assert got.account("feedback/d.jsonl").accepted == 12
+    assert got.rows("feedback/d.jsonl")[0]["instruction"] == f"{question(0)}\nNow."
+    made = [*got.rows("chat/d-good-test.jsonl"), *got.rows("chat/d-good.jsonl")]
+    assert {row["messages"][1]["content"] for row in made} <= {answer(number) for number in range(12) if number % 3}
+    assert "every fifth answer with a thumb up (2)" in got.effect("d: no conversations")
+
+
+def test_thumbs_on_turns_become_feedback(tmp_path: Path) -> None:
+    rows = [
+        {
+            "turns": [{"from": "human", "value": question(number)}, {"from": "gpt", "value": answer(number)}],
+            "kto_tag": bool(number % 2),
+        }
+        for number in range(8)
+    ]
+    entry = {"formatting": "sharegpt", "columns": {"messages": "turns", "kto_tag": "kto_tag"}}
+    got = data_of(tmp_path, entry, rows, stage="kto")
+    assert got.sidecar("feedback/d.yaml")["columns"] == {"turns": "conversations", "kto_tag": "label"}
+    assert got.account("feedback/d.json").accepted == 8
 
 
 def test_a_text_file_is_one_row_per_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -173,12 +174,35 @@ def test_unknown_ids_name_the_closest(shop: Project, log: Path) -> None:
     found = read_inbox(shop, log)
     with pytest.raises(UserError, match=r"No open proposal has the id 'chatcmpl-78'\. The closest is 'chatcmpl-77'\."):
         find_open(found, "chatcmpl-78")
-    with pytest.raises(UserError, match=r"'d' was neither corrected nor rated up|No open proposal has the id 'd'"):
+    with pytest.raises(UserError, match=r"'d' was neither corrected nor rated|No open proposal has the id 'd'"):
         find_open(found, "d")
-    with pytest.raises(UserError, match=r"'c' was neither corrected nor rated up\. Send a correction"):
-        find_open(found, "c")
     with pytest.raises(UserError, match=r"'a' is to be accepted and rejected\. Name it once\."):
         decide(shop, log, accept=["a"], reject=["a"])
+
+
+def test_a_thumb_down_is_accepted_as_feedback_alone(shop: Project, log: Path, tmp_path: Path) -> None:
+    """A later call of the conversation that holds the bad answer does not train it, and nothing says it came later."""
+    asked = [{"role": "user", "content": "Is the shop open on Sunday?"}, {"role": "assistant", "content": "Perhaps."}]
+    later = [*asked, {"role": "user", "content": "And on Monday?"}]
+    document = call("f", "And on Monday?", "From eight to eight.")
+    document["request"]["messages"] = later
+    write(log / TUESDAY, document, said("f", 80, rating="up"))
+    found = read_inbox(shop, log)
+    (proposal,) = [each for each in found.listed(rated_up=False, rated_down=True) if each.kind == "rated down"]
+    assert (proposal.id, proposal.checks) == ("c", "ok")
+    decide(shop, log, accept=["c", "f"])
+    assert read_inbox(shop, log).rated_down_later == []
+    (path,) = shop.raw_folder("traces").glob("*")
+    source = SourceFile(f"../traces/{path.name}", path, "")
+    build_table("feedback", [source], tmp_path / "thumbs", max_quarantined=0.1)
+    rows = pq.read_table(tmp_path / "thumbs" / "rows.parquet").to_pylist()
+    assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
+        ("Perhaps.", False),
+        ("From eight to eight.", True),
+    }
+    build_table("traces", [replace(source, name=path.name)], tmp_path / "calls", max_quarantined=0.1)
+    (conversation,) = pq.read_table(tmp_path / "calls" / "rows.parquet").to_pylist()
+    assert [turn["weight"] for turn in conversation["messages"]] == [None, 0.0, None, None]
 
 
 def test_earlier_answers_that_nobody_accepted_are_not_trained(shop: Project, tmp_path: Path) -> None:

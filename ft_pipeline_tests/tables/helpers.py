@@ -64,6 +64,10 @@ GOOD: dict[str, list[Any]] = {
         {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "No idea."},
         {"prompt": "A refund, please", "chosen": "It is on its way to you.", "rejected": "Perhaps later."},
     ],
+    "feedback": [
+        {"prompt": "Where is it?", "completion": "With the carrier since noon.", "label": True},
+        {"prompt": "A refund, please", "completion": "Perhaps later.", "label": False},
+    ],
     "unlabelled": [{"instruction": "Is the shop open today?"}, {"instruction": "Can I pay by card at the door?"}],
 }
 

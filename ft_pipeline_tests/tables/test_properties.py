@@ -76,7 +76,7 @@ LINES = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(LINES, st.sampled_from(["alpaca", "sharegpt", "text", "preferences", "unlabelled"]))
+@given(LINES, st.sampled_from(["alpaca", "sharegpt", "text", "preferences", "feedback", "unlabelled"]))
 def test_every_row_of_any_file_is_accounted_for(rows, data_format):
     with tempfile.TemporaryDirectory() as folder:
         path = write_jsonl(Path(folder) / "a.jsonl", rows)

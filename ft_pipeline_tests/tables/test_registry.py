@@ -79,6 +79,10 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
         {"prompt_messages": [ASK], "chosen": [ANSWER], "rejected": [OTHER]},
     ),
+    "feedback": (
+        {"prompt": "Where is it?", "completion": "With the carrier.", "rating": "thumbs_up"},
+        {"prompt_messages": [ASK], "completion": [ANSWER], "label": True},
+    ),
     "unlabelled": (
         {"instruction": "Where is it?", "reference_answer": "With the carrier."},
         {"messages": [ASK], "reference": "With the carrier."},
@@ -132,7 +136,7 @@ def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
 
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
-    synonyms = {"messages", "role", "content", "functions", "completion", "reasoning", "refusal"}
+    synonyms = {"messages", "role", "content", "functions", "reasoning", "refusal", "rating", "kto_tag"}
     synonyms |= {
         "function_call",
         "session",

@@ -86,6 +86,19 @@ def preference_rows(count=24):
     return rows
 
 
+def feedback_rows(count=24):
+    """Thumbs up on short answers, and thumbs down on long ones."""
+    return [
+        {
+            **{name: row[name] for name in ("id", "row", "prompt_messages")},
+            "file": "thumbs.jsonl",
+            "completion": row["rejected" if number % 2 else "chosen"],
+            "label": number % 2 == 0,
+        }
+        for number, row in enumerate(preference_rows(count))
+    ]
+
+
 def text_rows(count=20):
     texts = [
         f"{question} {answer} This is article {n} of the shop." for n in range(count) for question, answer in PAIRS[:2]

@@ -12,7 +12,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.excluded_rows import MARKER_START
 from ft_pipeline.tables.formats.turns import is_trained, spoken_text
 
-_TABLES = ("conversations", "distilled", "preferences")
+_TABLES = ("conversations", "distilled", "preferences", "feedback")
 """The tables with answers that are trained."""
 MAX_ROWS = 50_000
 """Rows of each table that are read, in the order of their ids, which are hashes: a random sample."""
@@ -32,8 +32,8 @@ class TrainedAnswer:
 def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnswer]:
     """Return the answers that the model of an adapter learned, in all phases of its training, each once.
 
-    Of preference pairs, the preferred answer counts; of prompts, the answer that rewards compare with. Raw text has no
-    answers. Of tables with more than MAX_ROWS rows, a sample is read.
+    Of preference pairs, the preferred answer counts; of feedback, answers with a thumb up; of prompts, the answer that
+    rewards compare with. Raw text has no answers. Of tables with more than MAX_ROWS rows, a sample is read.
     """
     found: dict[TrainedAnswer, None] = {}
     for phase in phase_adapters(store, adapter):
@@ -51,7 +51,7 @@ def trained_answers(store: ArtifactStore, adapter: Artifact) -> list[TrainedAnsw
 def _read_rows(table: Artifact, ids: Any) -> list[dict[str, Any]]:
     """Return the rows of a table with these ids, at most MAX_ROWS."""
     path = table.path / "rows.parquet"
-    wanted = ("id", "table", "file", "row", "messages", "prompt_messages", "chosen", "answer")
+    wanted = {"id", "table", "file", "row", "messages", "prompt_messages", "chosen", "answer", "completion", "label"}
     columns = [name for name in pq.read_schema(path).names if name in wanted]
     rows = pq.read_table(path, columns=columns)
     rows = rows.filter(pc.is_in(rows["id"], value_set=ids))
@@ -59,12 +59,14 @@ def _read_rows(table: Artifact, ids: Any) -> list[dict[str, Any]]:
 
 
 def _last_turns(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the preferred answer of a pair, or the answer of a teacher."""
-    return row.get("chosen") or [{"role": "assistant", "content": row["answer"]}]
+    """Return the preferred answer of a pair, a rated answer, or the answer of a teacher."""
+    return row.get("chosen") or row.get("completion") or [{"role": "assistant", "content": row["answer"]}]
 
 
 def _answers(table: str, row: Mapping[str, Any]) -> Iterator[TrainedAnswer]:
     """Yield the answers of a row. Erased texts are left out."""
+    if row.get("label") is False:  # a thumb down
+        return
     origin = f"{row.get('table') or table}/{row['file']}:{row['row']}"
     messages = row.get("messages") or [*row["prompt_messages"], *_last_turns(row)]
     first = 1 if "messages" in row else len(messages) - 1  # of a pair, only the last turn is trained

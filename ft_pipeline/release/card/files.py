@@ -18,7 +18,8 @@ _SHAPES = """\
 - question and answer (Alpaca): `{"instruction": …, "input": "", "output": …, "system": None, "history": None}`
 - conversation: `{"messages": [{"role": "user", "content": …}, …]}`; the roles are system, user, assistant and tool
 - raw text: `{"text": …}`
-- pair of answers: `{"prompt_messages": […], "chosen": […], "rejected": […]}`, each a list of turns"""
+- pair of answers: `{"prompt_messages": […], "chosen": […], "rejected": […]}`, each a list of turns
+- rated answer: `{"prompt_messages": […], "completion": […], "label": True}`, `completion` a list of one turn"""
 _UNSIGNED = (
     "This folder is not signed: the hashes show that its files fit together, not who made them. `ft init` makes a key "
     "for a new project, `ft keys new --reason TEXT` for an existing one. Then export again."

@@ -295,6 +295,7 @@ def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "quantization": technique == "qlora",
         "prompt_tuning": technique == "prompt_tuning",
         "dpo": objective == "dpo",
+        "kto": objective == "kto",
         "grpo": objective == "grpo",
         "distill": objective == "distill",
     }

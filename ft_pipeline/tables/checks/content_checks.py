@@ -193,7 +193,7 @@ def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.nd
     texts: list[str] = []
     owners: list[int] = []
     for position, item in enumerate(column):
-        for turn in item or ():
+        for turn in item if isinstance(item, list) else ():
             turn_texts = _texts_of_item(turn) if role is None or turn["role"] == role else []
             texts += turn_texts
             owners += [position] * len(turn_texts)

@@ -86,4 +86,6 @@ def type_name(arrow_type: pa.DataType) -> str:
         return f"{{{', '.join(field.name for field in arrow_type)}}}"
     if pa.types.is_floating(arrow_type):
         return "float"
+    if pa.types.is_boolean(arrow_type):
+        return "bool"
     return "int" if pa.types.is_integer(arrow_type) else "str"

@@ -102,6 +102,8 @@ class Format:
     and the positions of the objects with these keys. Returns the rows that it can convert; None if there are none."""
     pair_texts: Callable[[pa.Table], list[tuple[str, str, str]]] | None = None
     """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
+    contradiction: str = "contradicting_pair"
+    """Reason code of a row whose pair (`pair_texts`) is the reverse of an earlier one."""
     is_conversational: bool = False
     """Whether the rows become conversations."""
     expand: Mapping[str, Expand] = field(default_factory=dict)

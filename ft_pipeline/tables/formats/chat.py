@@ -21,7 +21,7 @@ from ft_pipeline.tables.reason_codes import Fault
 
 def convert_chat(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     """Return the turns and tools of a row, or its fault."""
-    raw = turn_list(value) if "messages" in value or "prompt" not in value else _prompt_and_completion(value)
+    raw = turn_list(value) if "messages" in value or "prompt" not in value else prompt_and_completion(value)
     if isinstance(raw, Fault):
         return raw
     conversation = read_answered(value, raw, sidecar, may_repeat=True)
@@ -35,7 +35,7 @@ def convert_chat(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     return conversation
 
 
-def _prompt_and_completion(value: dict[str, Any]) -> list[Any] | Fault:
+def prompt_and_completion(value: dict[str, Any]) -> list[Any] | Fault:
     """Return the unread turns of a prompt and its completion. Each is a text, or a list of turns."""
     turns: list[Any] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):

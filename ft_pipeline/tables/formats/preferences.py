@@ -236,10 +236,19 @@ def _answer(text: str) -> list[Message]:
 def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
     """Return (prompt, chosen, rejected) of each row, normalized."""
     prompts, *answers = (table[name].combine_chunks() for name in ("prompt_messages", "chosen", "rejected"))
+    return list(zip(prompt_texts(prompts), *map(answer_texts, answers), strict=True))
+
+
+def prompt_texts(prompts: pa.Array) -> list[str]:
+    """Return the turns of each prompt as one text, normalized."""
     turns = normalise_all(prompts.flatten().field("content")).to_pylist()
     ends = np.cumsum(pc.list_value_length(prompts).to_numpy()).tolist()
-    texts = ["\x1f".join(turns[begin:end]) for begin, end in pairwise([0, *ends])]
-    return list(zip(texts, *(normalise_all(_answers(column)).to_pylist() for column in answers), strict=True))
+    return ["\x1f".join(turns[begin:end]) for begin, end in pairwise([0, *ends])]
+
+
+def answer_texts(answers: pa.Array) -> list[str]:
+    """Return each answer, a list of one turn, as a text, normalized."""
+    return list(normalise_all(_answers(answers)).to_pylist())
 
 
 def _answers(column: pa.Array) -> pa.Array:
@@ -255,7 +264,7 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
 
     The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
     """
-    views = views_of_messages(_with_answers(columns["prompt_messages"], columns["chosen"]))
+    views = views_of_messages(with_answers(columns["prompt_messages"], columns["chosen"]))
     rejected = _answers(columns["rejected"])
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
     texts = ComparisonTexts(
@@ -264,7 +273,7 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     return with_tools(texts, columns["tools"])
 
 
-def _with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
+def with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
     """Return the turns of each prompt and its answer as one list."""
     owners = np.concatenate([pc.list_parent_indices(side).to_numpy() for side in (prompts, answers)])
     turns = pa.concat_arrays([prompts.flatten(), answers.flatten()]).take(pa.array(np.argsort(owners, kind="stable")))

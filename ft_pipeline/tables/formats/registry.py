@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ft_pipeline.tables.formats import alpaca, chat, preferences, sharegpt, text, traces, unlabelled
+from ft_pipeline.tables.formats import alpaca, chat, feedback, preferences, sharegpt, text, traces, unlabelled
 from ft_pipeline.tables.formats.base import Format
 
 FORMATS: Mapping[str, Format] = {
@@ -14,6 +14,7 @@ FORMATS: Mapping[str, Format] = {
         traces.FORMAT,
         text.FORMAT,
         preferences.FORMAT,
+        feedback.FORMAT,
         unlabelled.FORMAT,
     )
 }

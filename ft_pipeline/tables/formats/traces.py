@@ -8,7 +8,7 @@ from ft_pipeline.tables.formats.conversation import TURNS, messages_column, read
 from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.traces.documents import collect_feedback, pairs_of, rows_of
+from ft_pipeline.tables.traces.documents import collect_feedback, pairs_of, rows_of, thumbs_of
 
 
 def convert_call(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
@@ -47,7 +47,7 @@ FORMAT = Format(
     is_conversational=True,
     is_optional=True,
     ignores_boilerplate=True,
-    expand={"traces": rows_of, "preferences": pairs_of},
+    expand={"traces": rows_of, "preferences": pairs_of, "feedback": thumbs_of},
     prepare=collect_feedback,
     group_column="session",
     has_threads=True,

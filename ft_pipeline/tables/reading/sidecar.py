@@ -14,10 +14,12 @@ from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
 TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
-    | {"tools", "reference", "tags"}
+    | {"tools", "reference", "tags", "completion", "label"}
     | {"from", "value", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"}
 )
 """The names that `columns` may map to. Those in the last line are keys of a turn."""
+_NAMES_OF_COLUMNS = frozenset({"completion", "label"})
+"""Target names that columns of files often have: `{output: completion}` reads the column `completion` as `output`."""
 MAX_BYTES = 1 << 20
 """Maximum size of a sidecar."""
 
@@ -49,7 +51,8 @@ class Sidecar(BaseModel):
     def _columns_either_way(cls, values: Any) -> Any:
         columns = values.get("columns") if isinstance(values, Mapping) else None
         if isinstance(columns, Mapping) and all(isinstance(name, str) for name in columns.values()):
-            turned = columns.keys() <= TARGET_COLUMNS and not set(columns.values()) <= TARGET_COLUMNS
+            ours = TARGET_COLUMNS - _NAMES_OF_COLUMNS
+            turned = columns.keys() <= TARGET_COLUMNS and not set(columns.values()) <= ours
             if turned:  # {output: response}, the direction of LLaMA-Factory's dataset_info.json
                 return {**values, "columns": {source: target for target, source in columns.items()}}
         return values

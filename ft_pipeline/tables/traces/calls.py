@@ -16,6 +16,8 @@ _FILTERED = Fault("failed_call", "the provider's filter stopped the answer; remo
 _ENDED_BADLY = {"length": _CUT_OFF, "max_tokens": _CUT_OFF, "MAX_TOKENS": _CUT_OFF, "incomplete": _CUT_OFF}
 _ENDED_BADLY |= {"content_filter": _FILTERED, "SAFETY": _FILTERED, "error": Fault("failed_call", "the call failed")}
 """How a call ended → why its answer is not used."""
+_RATED_UP = "rated up"
+"""The tag of an answer that a person rated up."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class ModelCall:
     def tags(self) -> list[str] | None:
         """The labels of its row."""
         labels = [f"workload: {self.workload}"] if self.workload else []
-        return [*labels, *(["rated up"] if self.feedback.rating == "up" else [])] or None
+        return [*labels, *([_RATED_UP] if self.feedback.rating == "up" else [])] or None
 
 
 def conversation_of(call: ModelCall, sidecar: Sidecar, distrusted: Collection[str]) -> dict[str, Any] | Fault:
@@ -83,6 +85,20 @@ def pair_of(call: ModelCall) -> dict[str, Any] | None:
     prompt = {"messages": call.messages, "tools": call.tools}
     outputs = {"preferred_output": [call.feedback.correction], "non_preferred_output": [call.answer]}
     return {"input": prompt, **outputs, "tags": call.tags}
+
+
+def thumb_of(call: ModelCall) -> dict[str, Any] | None:
+    """Return the raw feedback row of a call whose answer a person rated; None for other calls.
+
+    An answer that was cut off is none that a model should learn to write or to avoid. A thumb up on an answer that was
+    corrected, too, says nothing.
+    """
+    rating = call.feedback.rating
+    is_whole = not (call.error or call.answer is None or call.finish_reason in _ENDED_BADLY)
+    if rating is None or not is_whole or (rating == "up" and call.feedback.correction is not None):
+        return None
+    tags = [tag for tag in call.tags or () if tag != _RATED_UP]
+    return {"messages": [*call.messages, call.answer], "tools": call.tools, "label": rating, "tags": tags}
 
 
 def _fault_of(call: ModelCall) -> Fault | None:

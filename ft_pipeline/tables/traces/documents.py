@@ -16,6 +16,7 @@ from ft_pipeline.tables.traces.calls import (
     conversation_of,
     distrusted_key,
     pair_of,
+    thumb_of,
     with_feedback,
 )
 
@@ -129,10 +130,22 @@ def rows_of(document: Any, sidecar: Sidecar, feedback: FileFeedback) -> Iterator
 
 def pairs_of(document: Any, sidecar: Sidecar, feedback: FileFeedback) -> Iterator[Any]:
     """Yield the raw preference rows of a document: one for each answer that a person corrected."""
+    yield from _some_rows(pair_of, document, sidecar, feedback)
+
+
+def thumbs_of(document: Any, sidecar: Sidecar, feedback: FileFeedback) -> Iterator[Any]:
+    """Yield the raw feedback rows of a document: one for each answer that a person rated."""
+    yield from _some_rows(thumb_of, document, sidecar, feedback)
+
+
+def _some_rows(
+    row_of: Callable[[ModelCall], dict[str, Any] | None], document: Any, sidecar: Sidecar, feedback: FileFeedback
+) -> Iterator[Any]:
+    """Yield the rows of the calls that have one. An erasure marker stays."""
     if isinstance(document, dict) and is_erasure_marker(document):
         yield document
         return
     for call in read_calls(document, sidecar):
-        pair = None if isinstance(call, Fault) else pair_of(with_feedback(call, feedback.by_call))
-        if pair is not None:
-            yield pair
+        row = None if isinstance(call, Fault) else row_of(with_feedback(call, feedback.by_call))
+        if row is not None:
+            yield row

@@ -6,7 +6,6 @@ before the first step, so that no second model is in memory.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,24 +15,15 @@ from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
-from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
-from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.preferences import DpoSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
-from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.splits import TRAIN, VALIDATION
+from ft_pipeline.training.objectives.answers import tokenize_answers
 from ft_pipeline.training.objectives.pair_losses import PairScores, pair_losses
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
-from ft_pipeline.training.tokens.chat_tokens import (
-    Rendered,
-    answer_alone,
-    encode,
-    find_dropped_turns,
-    reasoning_dropped,
-)
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.batches import collate
@@ -68,10 +58,14 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     kept = TableRows(pairs, np.flatnonzero(splits != LEFT_OUT))
     preferred, rejected = AnswerChecks(tokenizer), AnswerChecks(tokenizer)
 
+    def make(rows: list[dict[str, Any]], side: str) -> list[Row]:
+        sources = ["preferred" if side == "chosen" else "rejected"] * len(rows)
+        return tokenize_answers(tokenizer, rows, side, sources, settings)
+
     def source(side: str, checks: AnswerChecks) -> RowSource:
         return RowSource(
             len(kept),
-            lambda items: _tokenize(tokenizer, kept.read(items.start, items.stop), side, settings),
+            lambda items: make(kept.read(items.start, items.stop), side),
             checks.add,
         )
 
@@ -80,44 +74,6 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
         return preferred.results()
 
     return PreparedRows([source("chosen", preferred), source("rejected", rejected)], results, left_out, are_pairs=True)
-
-
-def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: ExperimentSettings) -> list[Row]:
-    """Return one row for each pair. side: `chosen` or `rejected`, whose answer is tokenized and trained."""
-    source = "preferred" if side == "chosen" else "rejected"
-    texts, called, found = [], [], []
-    data = settings.data
-    for pair in pairs:
-        whole = with_prompt(plain([*pair["prompt_messages"], *pair[side]]), data.system_prompt, [])
-        conversation = without_reasoning(whole) if data.reasoning == "drop" else whole
-        try:
-            context, target = prompt_and_target(tokenizer, conversation, pair.get("tools"))
-        except UserError as error:
-            raise UserError(f"{pair['file']}:{pair['row']}: {error}") from error
-        if data.reasoning == "keep":
-            context, target = answer_alone(context, target, conversation[-1])
-        calls = tuple(conversation[-1].get("tool_calls") or ())
-        called.append((calls,) if calls else ())
-        texts.append(Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False))
-        dropped = find_dropped_turns(conversation, texts[-1:])
-        found.append(reasoning_dropped(whole, dropped) if data.reasoning == "drop" else dropped)
-    return [
-        Row(
-            pair["id"],
-            source,
-            pair["split"],
-            pair["file"],
-            pair["row"],
-            text,
-            tokens,
-            replace(dropped, turns=()),
-            calls,
-            pair.get("tools"),
-        )
-        for pair, text, tokens, calls, dropped in zip(
-            pairs, texts, encode(tokenizer, texts), called, found, strict=True
-        )
-    ]
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings, Objective
 
 Column = tuple[str, str]
 """(table, column)."""
-UNFILTERED_TABLES = ("preferences", "text")
+UNFILTERED_TABLES = ("preferences", "feedback", "text")
 """Tables whose rows may be near a held-out row. Such rows are left out when the training data is made."""
 
 
@@ -71,6 +71,7 @@ _TOKEN_TRAINER = "ft_pipeline.training.trainer.token_trainer:TokenTrainer"
 _SFT_COLUMNS = [("conversations", "messages"), ("distilled", "messages"), ("text", "text")]
 """The columns that sft may train on."""
 _PROMPT, _CHOSEN, _REJECTED = (("preferences", name) for name in ("prompt_messages", "chosen", "rejected"))
+_RATED = [("feedback", "prompt_messages"), ("feedback", "completion")]
 
 _ASKED = [("unlabelled", "messages"), ("conversations", "messages")]
 """The prompts that a teacher of `distill` may answer. Its answers depend on the examples in its prompt, too."""
@@ -112,6 +113,18 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         rows_path=f"{_PACKAGE}.dpo:prepare_rows",
         trainer_path=f"{_PACKAGE}.dpo:PreferenceTrainer",
         sequences_per_row=2,
+    ),
+    "kto": ObjectiveSpec(
+        table="feedback",
+        weighted_tables={},
+        lineage={
+            "id": [("feedback", "id")],
+            "source": [("feedback", "label")],
+            "input_ids": _RATED,
+            "labels": [("feedback", "completion")],
+        },
+        rows_path=f"{_PACKAGE}.kto:prepare_rows",
+        trainer_path=f"{_PACKAGE}.kto:ThumbTrainer",
     ),
     "grpo": ObjectiveSpec(
         table=None,

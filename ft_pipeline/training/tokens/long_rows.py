@@ -15,7 +15,13 @@ from ft_pipeline.training.tokens.token_audit import Row
 
 CODE = "over_length"
 """Reason code of the rows that are left out."""
-_TABLES = {"human": "conversations", "preferred": "preferences", "rejected": "preferences"}
+_TABLES = {
+    "human": "conversations",
+    "preferred": "preferences",
+    "rejected": "preferences",
+    "up": "feedback",
+    "down": "feedback",
+}
 """Source of a row → its table, if the names differ."""
 
 Choice = Literal["fail", "skip", "truncate"]

@@ -25,7 +25,7 @@ class Row:
 
     id: str
     source: str
-    """`human`, `distilled`, `replay`, `preferred`, `rejected`, `prompt`, `text` or `teacher`."""
+    """`human`, `distilled`, `replay`, `preferred`, `rejected`, `up`, `down`, `prompt`, `text` or `teacher`."""
     split: str
     file: str
     row: int

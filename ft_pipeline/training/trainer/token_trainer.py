@@ -143,7 +143,7 @@ class TokenTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Return the number of items of one optimizer step, summed over all ranks."""
-        counted = [batch for batch in batch_samples if _is_counted(batch)]
+        counted = [batch for batch in batch_samples if is_counted(batch)]
         rank_tokens = sum(map(count_tokens, counted))
         items, tokens = self.ranks.sum_over_ranks(sum(map(self.count_items, counted)), rank_tokens)
         self.meter.tokens += int(tokens)
@@ -157,7 +157,7 @@ class TokenTrainer(Trainer):
 
     def _rank_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return `summed_loss` of a batch, or zeros if it does not count. The module of the ranks calls this."""
-        return tuple(value * _is_counted(batch) for value in self.summed_loss(model, batch))
+        return tuple(value * is_counted(batch) for value in self.summed_loss(model, batch))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of the optimizer step that begins here, and start timing it."""
@@ -179,9 +179,9 @@ class TokenTrainer(Trainer):
         batches = batches_by_length(self._validation, size, self.length_columns, tokens and 2 * tokens)
         sums = [0.0] * (2 + len(self.held_out_measures))
         with evaluation_mode(self.model), without_compiled_code():
-            for rows, is_counted in self.ranks.share(batches):
+            for rows, counts in self.ranks.share(batches):
                 values = self._forward(self.collate(rows, pad_token_id=self._pad_token_id))
-                sums = [total + is_counted * float(value) for total, value in zip(sums, values, strict=True)]
+                sums = [total + counts * float(value) for total, value in zip(sums, values, strict=True)]
         total, count, *measure_sums = self.ranks.sum_over_ranks(*sums)
         means = {name: value / count for name, value in zip(self.held_out_measures, measure_sums, strict=True)}
         return {"eval_loss": total / count, **means}
@@ -314,7 +314,8 @@ def batch_pad_token_id(model: Any, tokenizer: Any) -> int | None:
     return None if reads_end_to_end(model) else token
 
 
-def _is_counted(batch: dict[str, Tensor]) -> bool:
+def is_counted(batch: dict[str, Tensor]) -> bool:
+    """Whether a batch is none that only keeps its rank in step with the others."""
     return _FILLER_KEY not in batch
 
 
