@@ -223,6 +223,8 @@ class GroupTrainer(TokenTrainer):
             seed=self.args.seed,
         )
         facts = describe(rollouts)
+        rewards = [rollout.reward.total for rollout in rollouts]
+        self.held_out.measure([1] * len(rewards), {"eval_reward": rewards})
         return {"eval_loss": 1 - facts["reward"], **{f"eval_{name}": value for name, value in facts.items()}}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
