@@ -9,8 +9,10 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.judge.pairs import rivals_by_candidate
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
 from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.release.decision import Decision, decide
 from ft_pipeline.release.verdict import Verdict, verdict
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -59,6 +61,12 @@ def recommended(found: Comparison) -> dict[str, Any]:
     decision, _ = decided(found)
     facts = {row.experiment: {"train_rows": 900} for row in found.rows if row.experiment}
     return recommend(ComparisonFacts(found, facts, 20, Decided(decision.name, decision.move, decision.failed)))
+
+
+def test_ratings_and_a_judge_are_asked_about_it_first(tmp_path: Path) -> None:
+    found = compared(tmp_path, sft=0.3, other=0.2, dpo=-0.4)
+    assert str(pairs_worth_rating(found, [])[0]["candidate"]).startswith("dpo/")
+    assert ("dpo/merged", "base") in rivals_by_candidate(found)
 
 
 @pytest.mark.parametrize("lead", [0.4, -0.4])

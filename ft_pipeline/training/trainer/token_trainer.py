@@ -176,7 +176,7 @@ class TokenTrainer(Trainer):
         own: dict[int, list[float]] = {}
         with evaluation_mode(self.model), without_compiled_code():
             for batch, is_counted in self.ranks.share(batches):
-                values = self._row_sums(self.collate(batch, pad_token_id=self._pad_token_id)).tolist()
+                values = self._forward(self.collate(batch, pad_token_id=self._pad_token_id)).tolist()
                 if is_counted:
                     own |= dict(zip((row[_POSITION] for row in batch), values, strict=True))
         found = {position: values for part in self.ranks.gather_values(own) for position, values in part.items()}
@@ -185,7 +185,7 @@ class TokenTrainer(Trainer):
         self.held_out.measure(items, measures)
         return {name: sum(values) / sum(items) for name, values in measures.items()}
 
-    def _row_sums(self, batch: dict[str, Tensor]) -> Tensor:
+    def _forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return `row_sums` of the current model, whether its weights are sharded or not."""
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
         return self._rank_module(batch)[0] if self.ranks.sharded else self.row_sums(self.model, batch)
