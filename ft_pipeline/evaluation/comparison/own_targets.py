@@ -11,6 +11,7 @@ import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Difference, Estimate, difference, interval
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
+from ft_pipeline.settings.experiment import Objective
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.targets import HELD_OUT, Target
@@ -28,7 +29,7 @@ def own_targets(adapter: Artifact, experiment: str = "") -> list[OwnTarget]:
     ]
 
 
-def _measure(target: Target, document: Mapping[str, Any], experiment: str, objective: str) -> OwnTarget:
+def _measure(target: Target, document: Mapping[str, Any], experiment: str, objective: Objective) -> OwnTarget:
     items, measured = np.asarray(document["items"], dtype=float), document["measures"][target.measure]
     before, after = (
         Estimate(np.asarray(measured[when], dtype=float), items, measured["is_rate"]) for when in ("first", "best")

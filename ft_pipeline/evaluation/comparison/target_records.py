@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.settings.experiment import Objective
 
 OWN_TARGETS = (
     "Own targets: what each training was to improve, on its held-out rows, before the first step and at the best one."
@@ -18,7 +19,7 @@ class OwnTarget(JsonRecord):
     kept."""
 
     experiment: str
-    objective: str
+    objective: Objective
     label: str
     """The begin of a sentence, such as "Held-out loss"."""
     unit: str

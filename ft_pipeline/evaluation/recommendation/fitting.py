@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.settings.experiment import Objective
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 
@@ -26,7 +27,7 @@ class DataAtHand:
         ]
         return " ".join(["With what (docs/objectives.md):", *sentences]) if sentences else ""
 
-    def _reason(self, objective: str, comparison: Comparison) -> str:
+    def _reason(self, objective: Objective, comparison: Comparison) -> str:
         """Return which data fits an objective; empty if there is none."""
         if objective == "grpo":
             return f"Answers that are checked ({', '.join(self.checks)})" if self.checks else ""
