@@ -56,7 +56,7 @@ def decision(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison", "decision"],
     kinds={"json"},
-    code_version="4",
+    code_version="3",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: {
         "decision": artifact.summary["decision"],
