@@ -13,6 +13,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
+from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
 from ft_pipeline.release.requests import MoveRequest
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 from ft_pipeline.training.memory.rank_share import describe_ranks
@@ -164,6 +165,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
         console.print(plain(sentence), soft_wrap=True)
+    show_own_targets(console, comparison)
     slices = slices_of(comparison)
     for sentence in slices.sentences() if slices else []:
         console.print(plain(sentence), soft_wrap=True)
@@ -187,6 +189,19 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(plain(kept.describe()), soft_wrap=True)
     for break_even in comparison.break_even[:1]:  # of the best tuned row; the others are in the UI and in --json
         console.print(plain(f"Break-even: {describe_break_even(break_even)}"), soft_wrap=True)
+
+
+def show_own_targets(console: Console, comparison: Comparison) -> None:
+    """Print what each training was to improve; nothing if that was not measured."""
+    if not comparison.own_targets:
+        return
+    table = _table("experiment", "objective", "own target", "before → after", "change", "")
+    for target in comparison.own_targets:
+        style = "green" if target.has_improved else "yellow"
+        cells = map(plain, (target.experiment, target.objective, target.label, target.values, target.change))
+        table.add_row(*cells, f"[{style}]{target.verdict}[/]")
+    console.print(OWN_TARGETS, soft_wrap=True)
+    console.print(table)
 
 
 def show_validation_scores(console: Console, comparison: Comparison) -> None:

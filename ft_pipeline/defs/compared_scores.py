@@ -26,6 +26,8 @@ from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference
+from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.objectives.targets import LearnsFrom
 
 
 class ComparedScores(NamedTuple):
@@ -69,6 +71,8 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["not_asked"] = not_asked
     if settings.evaluation.judge:
         config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
+    if learned := _learned_from(context, scored):
+        config["learned_from"] = learned
     previous_champion = champion_before(context.store.root, _key_of_decision(context, inputs, config))
     if previous_champion is not None:
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
@@ -77,10 +81,31 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         else:
             asset, artifact = _champion_scores(context, previous_champion, scored)
             inputs[f"champion/{asset}"] = artifact.reference
+            if learns_from := _otherwise_than_answers(context, artifact):
+                config["champion"]["learned_from"] = learns_from
             config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
     return ComparedScores(inputs, config, newest)
+
+
+def _learned_from(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, str]:
+    """Experiment → what it learned from, for each one that does not imitate."""
+    learned = {
+        name.removesuffix("/scores"): _otherwise_than_answers(context, artifact)
+        for name, artifact in scored.items()
+        if name.endswith("/scores")
+    }
+    return {name: learns_from for name, learns_from in learned.items() if learns_from}
+
+
+def _otherwise_than_answers(context: SpecContext, scores: Artifact) -> LearnsFrom | None:
+    """Return what the model of some scores learned from in its last phase; None if it imitates, or was not trained."""
+    if "adapter" not in scores.inputs:
+        return None
+    adapter = context.store.require(*scores.inputs["adapter"])
+    learns_from = OBJECTIVES[adapter.spec["config"]["experiment"]["objective"]].learns_from
+    return None if learns_from == "answers" else learns_from
 
 
 def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReference], config: Mapping[str, Any]) -> str:

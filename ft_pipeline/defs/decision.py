@@ -1,14 +1,19 @@
 """The decision about the champion, which is made once, and the recommendation, which follows it."""
 
+import contextlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
+from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
+from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
@@ -17,8 +22,10 @@ from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 
 @step(
@@ -59,9 +66,29 @@ def decision(context: SpecContext) -> Spec:
 )
 def recommendation(context: SpecContext) -> Spec:
     """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
-    config = {"min_test_rows": context.project.settings.promotion.min_test_rows}
+    config = {
+        "min_test_rows": context.project.settings.promotion.min_test_rows,
+        "at_hand": asdict(_data_at_hand(context)),
+    }
     inputs = {name: context.artifact(name).reference for name in ("comparison", "decision")}
     return Spec("recommendation", inputs, config)
+
+
+def _data_at_hand(context: SpecContext) -> DataAtHand:
+    """What the project has to train on. Tables are named and not counted, so that a new row changes nothing here."""
+    tables = {spec.fits[0] for spec in OBJECTIVES.values() if spec.fits is not None}
+    with_rows = [name for name in sorted(tables) if _has_rows(context.find(name))]
+    experiments: dict[str, list[str]] = {}
+    for name in context.project.experiment_names():
+        with contextlib.suppress(UserError):  # a broken YAML is told elsewhere
+            if not is_sweep_member(name):
+                experiments.setdefault(context.project.experiment(name).objective, []).append(name)
+    return DataAtHand(with_rows, checks_of(context.project.settings.evaluation), experiments)
+
+
+def _has_rows(table: Artifact | None) -> bool:
+    summary = table.summary if table is not None else {}
+    return bool(summary.get("accepted") or sum(summary.get("splits", {}).values()))
 
 
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
@@ -74,6 +101,7 @@ def _build_recommendation(build: BuildContext) -> dict[str, Any]:
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
         Decided(row, decision["move"], decision["failed"]),
+        DataAtHand(**build.spec.config["at_hand"]),
     )
     return build_recommendation(facts, document["verdict"]["sentence"], build.out)
 

@@ -23,7 +23,10 @@ from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-CHOOSES_PAIRS = ("fingerprint", "primary_metric", "decides", "rails", "bases", "base_names", "champion", "first")
+CHOOSES_PAIRS = (
+    *("fingerprint", "primary_metric", "decides", "rails", "bases", "base_names", "champion", "first"),
+    "learned_from",
+)
 """The settings of a comparison that the choice of candidates and rivals depends on, besides `contaminated`."""
 ENDPOINT_KEYS_IN_CONFIG = {"url", "prices", "limit_field", "send_seed", "extra_body"}
 """Settings of the endpoint that replies or costs depend on. The others control how requests are sent."""

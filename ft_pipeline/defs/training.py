@@ -19,6 +19,7 @@ from ft_pipeline.defs.training_chain import (
     starting_model,
     training_data_spec,
 )
+from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
@@ -274,8 +275,10 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     )
     rate = artifact.spec["config"]["experiment"]["training"]["learning_rate"]
     caption = "training and held-out reward, subtracted from 1" if rewarded else "training and held-out loss"
-    loss_curve = picture(curve, caption)
-    return {**artifact.summary, "learning_rate": rate, "loss_curve": loss_curve, **_expected_time(artifact)}
+    shown = {"learning_rate": rate, "loss_curve": picture(curve, caption)}
+    if targets := own_targets(artifact):
+        shown["own_target"] = " ".join(target.describe() for target in targets)
+    return {**artifact.summary, **shown, **_expected_time(artifact)}
 
 
 def _expected_time(artifact: Artifact) -> dict[str, Any]:

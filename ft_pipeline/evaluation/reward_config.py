@@ -52,6 +52,12 @@ def _rewarded_values(settings: EvaluationSettings) -> dict[str, float]:
     return known
 
 
+def checks_of(settings: EvaluationSettings) -> list[str]:
+    """Return the checks of single answers that a project declares: what an answer can be rewarded for."""
+    always = {*_ALWAYS, *CALL_METRICS}
+    return [name for name in _rewarded_values(settings) if name not in always and "/" not in name]
+
+
 def _values_of(name: str, metric: FunctionMetric | CheckMetric) -> dict[str, float]:
     if isinstance(metric, FunctionMetric):
         return {} if metric.corpus else {name: -1.0 if metric.lower_is_better else 1.0}

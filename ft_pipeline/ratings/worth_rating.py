@@ -8,7 +8,8 @@ from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.ratings.rating_ledger import Rating
 
 TUNED_ROWS = 2
-"""Number of tuned rows that are listed: that of the verdict, then the best ones."""
+"""Number of tuned rows that are listed: that of the verdict, then those that only ratings decide about, then the best
+ones."""
 
 
 def pairs_worth_rating(
@@ -19,10 +20,15 @@ def pairs_worth_rating(
     Pairs of which one is clearly better come last: there, ratings change least. chosen: the row of the verdict.
     """
     tuned = [row for row in comparison.ranked() if row.kind in TUNED and row.is_usable]
-    tuned = sorted(tuned, key=lambda row: row.name != chosen)[:TUNED_ROWS]
+    tuned = sorted(tuned, key=lambda row: (row.name != chosen, not _is_undecided(comparison, row)))[:TUNED_ROWS]
     found = {(row.name, rival.name): (row, rival) for row in tuned for rival in _rivals(comparison, row)}
     listed = [_describe(comparison, row, rival, ratings) for row, rival in found.values()]
     return sorted(listed, key=lambda pair: bool(pair["clear"]))
+
+
+def _is_undecided(comparison: Comparison, row: ComparisonRow) -> bool:
+    """Whether nothing that was measured decides between a row and some rival."""
+    return any(comparison.why_undecided(row, rival) for rival in _rivals(comparison, row))
 
 
 def _rivals(comparison: Comparison, row: ComparisonRow) -> list[ComparisonRow]:

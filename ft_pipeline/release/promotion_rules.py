@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lead_digits
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
@@ -69,8 +69,15 @@ class PromotionRules:
 
     @cached_property
     def tested_rows(self) -> list[ComparisonRow]:
-        """The rows whose leads are tested on the test rows: those that may be released, and passed the screen."""
-        return [row for row in self.examined_rows() if not self.is_champion(row) and not self._why_not_tested(row)]
+        """The rows whose leads are tested on the test rows: those that may be released, passed the screen, and have
+        evidence that suits them."""
+        return [
+            row
+            for row in self.examined_rows()
+            if not self.is_champion(row)
+            and not self._why_not_tested(row)
+            and not any(self.comparison.why_undecided(row, rival) for rival in self.rivals(row))
+        ]
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -232,7 +239,11 @@ class PromotionRules:
             "forgetting": row.forgetting.to_json() if row.forgetting else None,
             **({"base_checks": [check.to_json() for check in row.base_checks]} if row.base_checks else {}),
             "champion_compared": self._contaminated_champion() is None,
-            "decided_by": {rival.name: decided_by(self.comparison, row, rival) for rival in self.rivals(row)},
+            "decided_by": {
+                rival.name: decided_by(self.comparison, row, rival)
+                for rival in self.rivals(row)
+                if not self.comparison.why_undecided(row, rival)
+            },
             **({"opinions": [opinion.to_json() for opinion in opinions]} if (opinions := self._opinions(row)) else {}),
         }
 
@@ -325,7 +336,14 @@ class PromotionRules:
         opinion = self.comparison.deciding_opinion(row, rival)
         if opinion is not None:
             return missing_preference(opinion, self.level(row), self._tries)
+        if (why := self.comparison.why_undecided(row, rival)) is not None:
+            return self._no_evidence(row, rival, why)
         return self._missing_lead_on_metric(row, rival) or unheard_loss(self.comparison, row, rival)
+
+    def _no_evidence(self, row: ComparisonRow, rival: ComparisonRow, why: str) -> str:
+        """Return that nothing decides between two rows, and what would. why: see Comparison.why_undecided."""
+        ask = ask_for_ratings(row.name, rival.name, self.comparison.opinions_on(row, rival))
+        return f"is not decided against {rival.name}: {why}. To decide, {ask}, or set `decides: true` for a check"
 
     def _missing_lead_on_metric(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival on the primary metric; None if it does."""

@@ -139,6 +139,7 @@ def _fresh_leads(
             leads = {
                 rival.name: lead_on(comparison_artifact, rules.comparison, fresh, row.name, rival.name)
                 for rival in rules.rivals(row)
+                if rules.comparison.why_no_metric(row, rival) is None
             }
             found[row.name] = {name: lead for name, lead in leads.items() if lead is not None}
     return found

@@ -1,6 +1,7 @@
 """The verdict: what to do, in one sentence for readers without statistics. It follows from the decision."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -85,6 +86,9 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
     price = describe_prices(own, incumbent)
     best = f" Of your own models, {own.name} is the best."
     check = next((check for check in comparison.incumbent_checks if check.row == own.name), None)
+    if check is None and (why := comparison.why_undecided(own, incumbent)):
+        sentence = f"Not decided yet: {_ask(comparison, own, incumbent)}. {why}.{best}{price}"
+        return Verdict("undecided", sentence, "", own.name)
     if check is None:
         pair = comparison.difference_between(own, incumbent, "chrf")
         seen = f" By chrF, {pair.better} leads by {pair.describe()}." if pair else ""
@@ -147,6 +151,9 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
         name = bar.name if bar else None
         return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
     lead, failed = comparison.difference(best, bar), decision.failed[best.name]
+    if (unmeasured := _unmeasured(comparison, [best] if best.is_sound and lead else examined)) is not None:
+        sentence = f"Not decided yet: {said_of(unmeasured.name, decision.failed[unmeasured.name][0])}."
+        return Verdict("undecided", sentence, _basis(comparison, unmeasured), unmeasured.name)
     opinion = comparison.deciding_opinion(best, bar)
     if not best.is_sound or (not best.is_usable and not bar.is_usable):
         if not bar.is_usable:
@@ -165,6 +172,12 @@ def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
     ask = f"{_ask(comparison, best, bar)}. " if _ratings_would_decide(comparison, decision, best, bar) else ""
     sentence = f"Not decided yet: {ask}{said_of(best.name, failed[0])}{more}."
     return Verdict("undecided", sentence, _basis(comparison, best), best.name)
+
+
+def _unmeasured(comparison: Comparison, rows: Sequence[ComparisonRow]) -> ComparisonRow | None:
+    """Return the first sound row that nothing measures against its bar; None if there is none."""
+    with_bars = [(row, bar) for row in rows if row.is_sound and (bar := comparison.best_baseline(of=row)) is not None]
+    return next((row for row, bar in with_bars if comparison.why_undecided(row, bar) is not None), None)
 
 
 def _not_preferred(

@@ -20,6 +20,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.rank_share import RankCount, why_not_sharded
 from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.objectives.targets import HELD_OUT
 from ft_pipeline.training.techniques import (
     count_parameters,
     load_weights,
@@ -50,9 +51,11 @@ _MEASURES = ("eval_reward", "eval_own_answers")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl. Inputs: training_data, base_model, optionally
-    `start`, an adapter of the same shape to continue from, and `teacher`, the model that reads the student's answers if
-    it is not the base model. The reference model of dpo is the one that training starts from.
+    """Write a PEFT folder (`full`: the whole model), held_out.json and metrics.jsonl.
+
+    Inputs: training_data, base_model, optionally `start`, an adapter of the same shape to continue from, and `teacher`,
+    the model that reads the student's answers if it is not the base model. The reference model of dpo is the one that
+    training starts from.
 
     Several ranks train together, and rank 0 writes. Training resumes from the newest valid checkpoint in `job.work`.
     UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
@@ -205,7 +208,7 @@ def _product_dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
 
 
 def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None:
-    """Write the best weights and the log history of the training."""
+    """Write the best weights, their held-out values and the log history of the training."""
     best = checkpoint_folder(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
@@ -215,6 +218,8 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
         save_full(model, job.out, base)
     else:
         save_adapter(best, job.out, base)
+    if held_out := trainer.held_out.document():
+        (job.out / HELD_OUT).write_text(json.dumps(held_out), encoding="utf-8")
     lines = [json.dumps(entry, sort_keys=True) for entry in trainer.state.log_history]
     (job.out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

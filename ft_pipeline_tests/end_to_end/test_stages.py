@@ -36,6 +36,31 @@ def test_each_objective_is_in_the_comparison(root: Path) -> None:
     assert "cpt_full/adapter" not in names  # all weights were trained: there is one form
 
 
+def test_each_training_tells_whether_it_improved_its_own_target(root: Path) -> None:
+    document = ft_json(root, "compare")
+    own = {(entry["experiment"], entry["label"]): entry for entry in document["own_targets"]}
+    assert {("dpo", "Held-out pairs ranked right"), ("dpo", "Held-out margin"), ("cpt_full", "Held-out loss")} <= set(
+        own
+    )
+    assert own["dpo", "Held-out margin"]["before"] == 0.0 and own["cpt_full", "Held-out loss"]["gain"] > 0
+    held_out = current(root, "adapter", "dpo").document("held_out.json")
+    assert len(held_out["items"]) == own["dpo", "Held-out margin"]["conversations"] > 1
+    shown = ft(root, "compare").stdout
+    assert "Own targets: " in shown and "Held-out margin" in shown
+
+
+def test_likelihood_neither_promotes_a_model_of_preferences_nor_calls_it_worse(root: Path) -> None:
+    rows = {row["name"]: row for row in ft_json(root, "compare")["rows"]}
+    assert rows["dpo/merged"]["learned_from"] == "preferences" and "learned_from" not in rows["cpt_full/merged"]
+    failed = current(root, "decision").document("decision.json")["decision"]["failed"]["dpo/merged"]
+    assert any(line.startswith("is not decided against base: dpo/merged was trained to prefer") for line in failed)
+    reasons = current(root, "recommendation").document("recommendation.json")["reasons"]
+    assert any("no evidence against it" in reason for reason in reasons)
+    assert any("Preference pairs fit `dpo` (dpo)." in reason for reason in reasons)
+    report = (current(root, "report").path / "report.html").read_text(encoding="utf-8")
+    assert 'id="own-targets"' in report and "Held-out pairs ranked right" in report
+
+
 def test_dpo_continues_the_sft_adapter_and_records_it(root: Path) -> None:
     adapter, store = current(root, "adapter", "dpo"), ArtifactStore(root / "data" / "store")
     start = store.require(*adapter.inputs["start"])

@@ -32,7 +32,7 @@ def record(folder: Path, name: str) -> None:
         (target / asset).mkdir(parents=True)
         for file in FILES:
             shutil.copy(artifact.path / file, target / asset)
-    training = read_training_facts(store, artifacts["scores"])
+    training = read_training_facts(store, artifacts["scores"], name)
     (target / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
 
 

@@ -99,22 +99,6 @@ def test_a_lead_that_is_not_clear_does_not_count(tmp_path: Path) -> None:
     assert said(found, "no tuned model is clearly better")
 
 
-def test_the_held_out_reward_of_a_model_that_was_trained_on_rewards_is_told(tmp_path: Path) -> None:
-    comparison = case(tmp_path, style={"loss": 1.2}, checked={"loss": 1.9})
-    facts = {
-        "style": {"train_rows": 800},
-        "checked": {"train_rows": 800, "held_out_reward": (0.25, 0.75)},
-        "flat": {"train_rows": 800, "held_out_reward": (0.5, 0.5)},
-    }
-    found = recommend(ComparisonFacts(comparison, facts, 20))
-    assert said(
-        found,
-        "checked was trained on rewards, and its held-out reward rose: 0.25 to 0.75. flat was trained on rewards, and "
-        "its held-out reward did not rise: 0.50 to 0.50.",
-    )
-    assert not said(decide(comparison, style=800), "trained on rewards")
-
-
 def test_few_training_rows_are_mentioned_if_tuning_wins(tmp_path: Path) -> None:
     found = decide(case(tmp_path, style={"loss": 1.2}), style=300)
     assert found["decision"] == "lora"

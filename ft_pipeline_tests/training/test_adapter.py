@@ -27,7 +27,7 @@ def train(folder, data, base, experiment):
 
 
 def hashes(work):
-    names = ("adapter_model.safetensors", "adapter_config.json")
+    names = ("adapter_model.safetensors", "adapter_config.json", "held_out.json")
     return {name: hashlib.sha256((work.out / name).read_bytes()).hexdigest() for name in names}
 
 

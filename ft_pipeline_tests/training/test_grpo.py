@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from statistics import fmean
 
 import pytest
 import torch
@@ -332,6 +333,10 @@ def test_a_tiny_model_learns_a_reward_and_logs_what_happened(train):
     assert summary["best_eval_loss"] == pytest.approx(1 - max(held_out[1:]))
     assert summary["first_eval_reward"] == held_out[0] and summary["best_eval_reward"] == max(held_out[1:])
     assert summary["best_eval_reward/letters"] == summary["best_eval_reward"]
+    by_prompt = json.loads((work.out / "held_out.json").read_text())
+    assert by_prompt["items"] == [1] * 6 and by_prompt["measures"].keys() == {"eval_reward"}
+    first, best = (fmean(by_prompt["measures"]["eval_reward"][when]) for when in ("first", "best"))
+    assert (first, best) == pytest.approx((held_out[0], max(held_out[1:])))
     steps = [entry for entry in entries if "loss" in entry]
     assert steps[-1]["reward"] > steps[0]["reward"] + 0.1
     assert [step["rollout_seed"] for step in steps] == [step_seed(42, number) for number in range(24)]
@@ -373,6 +378,7 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
     assert weights[0] == weights[1]
     rewards = [[entry.get("reward") for entry in logged(work)] for work in (whole, resumed)]
     assert rewards[0] == rewards[1]
+    assert (whole.out / "held_out.json").read_bytes() == (resumed.out / "held_out.json").read_bytes()
 
 
 def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):

@@ -139,6 +139,11 @@ def test_dpo_learns_which_answer_is_preferred(technique, tmp_path, pairs, tiny_b
         if "eval_accuracy" in entry
     ]
     assert accuracies[0] <= 0.5 < accuracies[-1]
+    values = json.loads((work.out / "held_out.json").read_text())
+    measures = values["measures"]
+    assert set(values["items"]) == {1} and measures["eval_accuracy"]["is_rate"]
+    assert sum(measures["eval_loss"]["best"]) / len(values["items"]) == pytest.approx(summary["best_eval_loss"])
+    assert sum(measures["eval_margin"]["best"]) > 0 == pytest.approx(sum(measures["eval_margin"]["first"]), abs=0.2)
 
 
 def test_the_dpo_loss_equals_the_formula_of_the_paper(pairs, tiny_base):

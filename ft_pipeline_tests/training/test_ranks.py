@@ -82,6 +82,11 @@ def assert_same_training(out: Path, alone: Path) -> None:
         assert losses(out, name) == pytest.approx(losses(alone, name), rel=0.01), name
     assert losses(out, "grad_norm") == pytest.approx(losses(alone, "grad_norm"), rel=0.03)
     assert len(losses(out, "loss")) == 10
+    found, expected_values = (json.loads((folder / "held_out.json").read_text()) for folder in (out, alone))
+    assert found["items"] == expected_values["items"]
+    for when in ("first", "best"):
+        sums, by_one = (document["measures"]["eval_loss"][when] for document in (found, expected_values))
+        assert sums == pytest.approx(by_one, rel=0.02), when
     tensors, expected = (load_file(folder / "adapter_model.safetensors") for folder in (out, alone))
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: tensor.shape for name, tensor in expected.items()

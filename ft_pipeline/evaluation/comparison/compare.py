@@ -33,6 +33,7 @@ from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_lea
 from ft_pipeline.evaluation.comparison.kept_prompts import kept_prompts
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.pairing import pair_all, scaled_margin
 from ft_pipeline.evaluation.comparison.rails import judge_answers
@@ -51,13 +52,14 @@ from ft_pipeline.evaluation.comparison.screens import score_on_validation, scree
 from ft_pipeline.evaluation.comparison.slice_members import find_slices
 from ft_pipeline.evaluation.comparison.slices import compare_slices
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.opinions.collect import opinions_of
 
 Experiments = Mapping[str, Mapping[str, Any]]
-"""By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise`, `train_rows` and
-`prompt` are used, and each may be absent."""
+"""By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise`, `train_rows`,
+`prompt` and `own_targets` are used, and each may be absent."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in display order."""
 
@@ -90,7 +92,8 @@ def build_comparison(
     (the ceilings of rails.judge_answers), keeps (see kept_leads), stale (sweep members that were not trained again with
     the rest of their sweep), contaminated (see contaminated_models), not_asked (contenders without a key), probes and
     must_hold (see base_checks_by_model), labels (of classifications, by metric: in their order) and slices
-    (`evaluation.slices` as JSON). conversations: the folder of the conversations with the test rows, which slices are
+    (`evaluation.slices` as JSON), learned_from (experiment → `preferences` or `rewards`; others imitate; that of the
+    champion is in its record). conversations: the folder of the conversations with the test rows, which slices are
     made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
@@ -166,7 +169,10 @@ def compare(
         for row in _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
     ]
     first_samples = next(iter(samples.values()))
-    pairs, incomparable = pair_all(list(row_models.values()), primary, estimates, metrics)
+    names_likelihood = config["primary_metric"] in LIKELIHOODS
+    pairs, incomparable = pair_all(
+        list(row_models.values()), primary, estimates, metrics, names_likelihood=names_likelihood
+    )
     comparison = Comparison(
         test_rows=len({sample["group"] for sample in first_samples}),
         test_items=len(first_samples),
@@ -193,6 +199,7 @@ def compare(
         changes=_changes(comparison, samples),
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
         kept_prompts=kept_prompts(comparison, estimates, facts),
+        own_targets=_own_targets(rows, facts),
         lead_tests=_lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
@@ -217,7 +224,7 @@ def _slices(
 
 def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the champion as the document shows it."""
-    hidden = {"contaminated", "base_model"}
+    hidden = {"contaminated", "base_model", "learned_from"}
     return None if champion is None else {key: value for key, value in champion.items() if key not in hidden}
 
 
@@ -246,6 +253,12 @@ def _quantization_errors(facts: Experiments) -> dict[str, list[QuantizationError
         for name, entry in sorted(facts.items())
         if entry.get("noise")
     }
+
+
+def _own_targets(rows: Sequence[ComparisonRow], facts: Experiments) -> list[OwnTarget]:
+    """Return the held-out targets of the experiments that have a row."""
+    trained = sorted({row.experiment for row in rows if row.experiment and row.kind in TUNED})
+    return [OwnTarget.from_json(entry) for name in trained for entry in facts.get(name, {}).get("own_targets", ())]
 
 
 def _lead_tests(comparison: Comparison, estimates: Estimates) -> list[LeadTest]:
@@ -298,6 +311,7 @@ def _checks_by_metric(
         AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], limit)
         for row in comparison.ranked()
         if row.kind in (*TUNED, "prompt", "champion") and row.name != incumbent.name and name in estimates[row.name]
+        if comparison.why_no_metric(row, incumbent) is None
         for values in [values_over(incumbent.name, row.name, name, metric, estimates)]
     ]
 
@@ -354,6 +368,7 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         max_new_tokens=row.get("max_new_tokens"),
         validation=score_on_validation(model),
         gguf=GgufCosts.from_json(row["gguf"]) if "gguf" in row else None,
+        learned_from=model.learned_from,
         source=model.source,
         source_row=row["name"],
     )
@@ -365,14 +380,15 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
 def _changes(comparison: Comparison, samples: Samples) -> Changes | None:
     """Return improvements and regressions per test item, from the best baseline to the best tuned model.
 
-    None if either is missing.
+    None if either is missing, or if no pair of them is compared by this metric.
     """
     metric, metric_name = comparison.metric(), comparison.primary_metric
-    tuned = next((row for row in comparison.ranked() if row.kind in TUNED), None)
-    baseline = comparison.best_baseline(of=tuned)
-    if tuned is None or baseline is None:
+    tuned = [row for row in comparison.ranked() if row.kind in TUNED]
+    with_bars = [(row, bar) for row in tuned if (bar := comparison.best_baseline(of=row)) is not None]
+    best = next((pair for pair in with_bars if comparison.why_no_metric(*pair) is None), None)
+    if best is None:
         return None
-    before, after = baseline.name, tuned.name
+    after, before = (row.name for row in best)
     pairs = zip(samples[before], samples[after], strict=True)
     changes = [_change(metric, metric_name, old, new) for old, new in pairs]
     threshold = metric.worth_noticing

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from ft_pipeline.evaluation.comparison.lead_records import KeptLead
 from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, values_over
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 DEFAULT_SHARE = 0.8
@@ -23,7 +24,7 @@ def kept_leads(
     lead - wanted · best lead is a lead too: of each conversation, so that its bound needs no further assumption.
     """
     name, metric = comparison.primary_metric, comparison.metric()
-    sound = [row for row in comparison.ranked() if row.kind in TUNED and row.is_sound]
+    sound = [row for row in comparison.ranked() if row.kind in TUNED and row.is_sound and _is_measured(comparison, row)]
     sound = [row for row in sound if row.base_model == sound[0].base_model]  # another base has another baseline
     baseline = comparison.best_baseline(of=sound[0] if sound else None)
     if not sound or baseline is None or comparison.difference(sound[0], baseline) is None:
@@ -44,3 +45,9 @@ def kept_leads(
         )
         for row in sound[1:]
     ]
+
+
+def _is_measured(comparison: Comparison, row: ComparisonRow) -> bool:
+    """Return whether the metric that decides says how far a row leads its baseline."""
+    bar = comparison.best_baseline(of=row)
+    return bar is None or comparison.why_no_metric(row, bar) is None

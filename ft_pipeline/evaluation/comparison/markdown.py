@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.comparison.result_records import BreakEven, Quantiza
 from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
+from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
 
 
 def markdown_table(comparison: Comparison) -> str:
@@ -23,6 +24,7 @@ def markdown_table(comparison: Comparison) -> str:
     parts += field_tables(comparison.field_results)
     parts += _break_even_table(comparison.break_even)
     parts += [entry.describe() for entry in comparison.kept_prompts]
+    parts += _own_target_table(comparison)
     parts += _seed_table(comparison)
     parts += _learning_curve_table(comparison)
     parts += _quantization_table(comparison.quantization_noise)
@@ -100,6 +102,17 @@ def field_tables(results: Sequence[FieldResults]) -> list[str]:
             lines.append([_escape(result.row), *(_score_cell(found.get(field)) for field in fields)])
         parts += [f"{metric}: share of the answers in which a field is right, where it counts.", _table(lines)]
     return parts
+
+
+def _own_target_table(comparison: Comparison) -> list[str]:
+    """Return the table of what each training was to improve; an empty list if that was not measured."""
+    if not comparison.own_targets:
+        return []
+    lines = [["", "objective", "own target", "before → after", "change", ""], ["---"] * 6]
+    for target in comparison.own_targets:
+        cells = (target.experiment, target.objective, target.label, target.values, target.change, target.verdict)
+        lines.append([_escape(cell) for cell in cells])
+    return [OWN_TARGETS, _table(lines)]
 
 
 def _seed_table(comparison: Comparison) -> list[str]:

@@ -6,11 +6,9 @@ from itertools import combinations
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.lead_records import Incomparable, PairedDifference
 from ft_pipeline.evaluation.comparison.leads import difference, distance_from_ideal
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
-
-LIKELIHOODS = ("nats_per_byte", "loss", "stop_nats")
-"""Metrics that a model without likelihoods, as behind an endpoint, does not have."""
 
 
 def scaled_margin(margin: float, metric: str, value: float) -> float:
@@ -24,10 +22,18 @@ def scaled_margin(margin: float, metric: str, value: float) -> float:
 
 
 def pair_all(
-    models: Sequence[ScoredModel], primary: str, estimates: Estimates, metrics: Mapping[str, Metric]
+    models: Sequence[ScoredModel],
+    primary: str,
+    estimates: Estimates,
+    metrics: Mapping[str, Metric],
+    *,
+    names_likelihood: bool = False,
 ) -> tuple[list[PairedDifference], list[Incomparable]]:
     """Return the paired difference of every two models in every metric that both have, the primary metric first, and
-    what cannot be paired."""
+    what cannot be paired.
+
+    names_likelihood: the project names a likelihood as the metric that decides. Then all models are paired on it.
+    """
     by_name = {model.name: model for model in models}
     pairs, incomparable = [], []
     for metric_name in [primary, *(name for name in metrics if name != primary)]:
@@ -35,7 +41,10 @@ def pair_all(
         measured = {name: by_metric for name, by_metric in estimates.items() if metric_name in by_metric}
         rank_estimates = {name: distance_from_ideal(measured[name][metric_name], metric.ideal) for name in measured}
         for better, worse in combinations(rank(metric, metric_name, measured), 2):
-            if because := _why_not(by_name[better], by_name[worse], metric_name):
+            because = _why_not(by_name[better], by_name[worse], metric_name)
+            if because is None and metric_name in LIKELIHOODS and not names_likelihood:
+                because = why_no_evidence(by_name[better], by_name[worse])
+            if because:
                 incomparable.append(Incomparable(better, worse, metric_name, because))
                 continue
             lead = difference(rank_estimates[better], rank_estimates[worse], lower_is_better=metric.lower_is_better)

@@ -32,8 +32,9 @@ def recipe_leads(
     champion = next((row for row in comparison.rows if row.kind == "champion"), None)
 
     def rivals_of(tuned: str) -> list[str]:
-        rivals = (comparison.best_baseline(of=comparison.row(tuned)), champion)
-        return [row.name for row in rivals if row is not None]
+        row = comparison.row(tuned)
+        rivals = [rival for rival in (comparison.best_baseline(of=row), champion) if rival is not None]
+        return [rival.name for rival in rivals if row is None or comparison.why_no_metric(row, rival) is None]
 
     return [
         judge_trainings(

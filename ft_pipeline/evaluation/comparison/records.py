@@ -20,6 +20,12 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline.evaluation.comparison.likelihood_evidence import (
+    DECIDE_BY,
+    LIKELIHOODS,
+    learned_rows,
+    why_no_evidence,
+)
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
 from ft_pipeline.evaluation.comparison.result_records import (
@@ -33,6 +39,7 @@ from ft_pipeline.evaluation.comparison.result_records import (
 )
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
 
@@ -51,6 +58,7 @@ OPTIONAL_LISTS = (
     "contaminated",
     "kept_leads",
     "kept_prompts",
+    "own_targets",
     "lead_tests",
     "recipe_leads",
     "answer_checks",
@@ -65,7 +73,7 @@ OPTIONAL_LISTS = (
     "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
-OPTIONAL_LISTS_OF_ROWS = ("base_checks",)
+OPTIONAL_KEYS_OF_ROWS = ("base_checks", "learned_from")
 """The same of its rows."""
 
 
@@ -130,12 +138,14 @@ class Comparison(JsonRecord):
     """Of every row and classification."""
     kept_prompts: Sequence[KeptPrompt] = field(default_factory=list)
     """Of the tuned rows whose training moved a prompt into the weights."""
+    own_targets: Sequence[OwnTarget] = field(default_factory=list)
+    """Of each experiment, what its training was to improve on held-out rows; the most important one comes first."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
         document = super().to_json()
         document["rows"] = [
-            {key: value for key, value in row.items() if value or key not in OPTIONAL_LISTS_OF_ROWS}
+            {key: value for key, value in row.items() if value or key not in OPTIONAL_KEYS_OF_ROWS}
             for row in document["rows"]
         ]
         return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
@@ -213,12 +223,48 @@ class Comparison(JsonRecord):
             if self.has_several_tokenizers
             else []
         )
-        withheld = {(entry.a, entry.because) for entry in self.incomparable if entry.metric == "nats_per_byte"}
+        withheld = {
+            (entry.a, entry.because)
+            for entry in self.incomparable
+            if entry.metric == "nats_per_byte" and (row := self.row(entry.a)) and entry.metric not in row.scores
+        }
         notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+        notes += self._learned_otherwise()
         notes += [opinion.describe_fully() for opinion in self.opinions_told]
         files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
         notes += self._worst_of_best()
         return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+
+    def _learned_otherwise(self) -> list[str]:
+        """Return what the likelihoods of models that do not imitate mean."""
+        learned = [f"{clause}, not to imitate." for clause in learned_rows(self.rows)]
+        if not learned:
+            return []
+        if self._names_likelihood:
+            means = f"Their answers may be better where {self.metric().label} is worse. The project names this metric."
+        elif self.primary_metric in LIKELIHOODS:
+            means = f"The likelihood of the references is no evidence for or against them: {DECIDE_BY}."
+        else:
+            means = "The likelihood of the references is no evidence for or against them."
+        return [" ".join([*learned, means])]
+
+    @property
+    def _names_likelihood(self) -> bool:
+        """Whether the project names a likelihood as the metric that decides."""
+        return METRIC_IS_NAMED in self.decided_by and self.primary_metric in LIKELIHOODS
+
+    def why_no_likelihood(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why the likelihood of the references says nothing about two rows, as a clause; None if it does, or if
+        the project names it."""
+        return None if self._names_likelihood else why_no_evidence(row, rival)
+
+    def why_no_metric(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why the metric that decides says nothing about two rows; None if it does."""
+        return self.why_no_likelihood(row, rival) if self.primary_metric in LIKELIHOODS else None
+
+    def why_undecided(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why nothing that was measured decides between two rows; None if an opinion or the metric can."""
+        return None if self.deciding_opinion(row, rival) is not None else self.why_no_metric(row, rival)
 
     @property
     def opinions_told(self) -> list[Opinion]:

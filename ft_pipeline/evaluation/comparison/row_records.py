@@ -204,6 +204,8 @@ class ComparisonRow(JsonRecord):
     """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
     base_checks: Sequence[BaseCheck] = ()
     """What it must keep of its own base model: the behavior of probes, and tasks. Empty if the project has none."""
+    learned_from: str | None = None
+    """`preferences` or `rewards`: its likelihood of the references is no evidence. None if it imitates."""
 
     @property
     def variant(self) -> str | None:

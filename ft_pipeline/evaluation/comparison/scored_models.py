@@ -32,6 +32,8 @@ class ScoredModel:
     """The folder of its scores artifact."""
     own_metrics: dict[str, dict[str, Any]]
     """The metrics that only this project has, with the fields of Metric."""
+    learned_from: str | None = None
+    """`preferences` or `rewards`; None if it imitates, or was not trained."""
 
     @property
     def tokens(self) -> str:
@@ -123,11 +125,19 @@ def comparable_models(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> 
     """
     contaminated = config.get("contaminated", {})
     models = [
-        model
+        replace(model, learned_from=_learned_from(model, config))
         for model in read_scored_models(inputs, config.get("champion"), config.get("first", ()))
         if model.kind not in OF_A_TRAINING or model.experiment not in contaminated
     ]
     return split_comparable(models, config.get("fingerprint"))
+
+
+def _learned_from(model: ScoredModel, config: Mapping[str, Any]) -> str | None:
+    """Return what the training of a model learned from, unless it imitates."""
+    if model.kind == "champion":
+        return (config.get("champion") or {}).get("learned_from")
+    learned: str | None = config.get("learned_from", {}).get(model.experiment)
+    return learned if model.kind in OF_A_TRAINING else None
 
 
 def split_comparable(models: Sequence[ScoredModel], fingerprint: str | None) -> tuple[list[ScoredModel], list[LeftOut]]:

@@ -23,7 +23,7 @@ Records = dict[str, dict[str, Any]]
 def screen_candidates(comparison: Comparison, models: Sequence[ScoredModel]) -> list[Screen]:
     """Return the screen of each row that may be released: its lead over the champion, or else over its bar.
 
-    A row has none if it, or its rival, has no likelihoods on the validation rows.
+    A row has none if it, or its rival, has no likelihoods on the validation rows, or if these are no evidence.
     """
     records = {model.name: _records(model) for model in models}
     champion = next((row for row in comparison.rows if row.kind == "champion"), None)
@@ -31,6 +31,8 @@ def screen_candidates(comparison: Comparison, models: Sequence[ScoredModel]) -> 
     for row in comparison.rows:
         rival = champion or comparison.bar_of(row)
         if row.kind not in (*TUNED, "prompt") or rival is None or rival.name == row.name:
+            continue
+        if comparison.why_no_likelihood(row, rival) is not None:
             continue
         screen = _screen(row, rival, records[row.name], records[rival.name])
         screens += [screen] if screen else []

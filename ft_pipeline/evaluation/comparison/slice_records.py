@@ -73,7 +73,8 @@ class SliceCheck(JsonRecord):
     margin: float
     """By how much it may be worse, in units of the metric."""
     more: int | None
-    """About how many more conversations would tell. None: more would hardly help, since it is behind by the margin."""
+    """About how many more conversations would tell. None: more would hardly help, since it is behind by the margin, or
+    since the metric says nothing about the two."""
 
     @property
     def is_shown(self) -> bool:
@@ -88,6 +89,11 @@ class SliceCheck(JsonRecord):
                 "rule, or add such rows"
             )
         named = f"{self.slice} ({_count(self.conversations)})"
+        if self.lead is None and self.more is None:
+            return (
+                f"whether it holds in {named} against {self.rival} cannot be told: the likelihood says nothing about "
+                "the two. Set `decides: true` for a check"
+            )
         if self.lead is None or self.low is None:
             return f"whether it holds in {named} cannot be told: {ENOUGH} are needed, about {self.more} more"
         numbers = (

@@ -165,7 +165,7 @@ def _pairs(comparison: Comparison) -> Iterable[tuple[ComparisonRow, ComparisonRo
         if row.kind in (*TUNED, "prompt")
         and rival.kind in (*TUNED, "prompt", "base", "champion")
         and row.name != rival.name
-        and comparison.difference_between(row, rival) is not None
+        and (comparison.difference_between(row, rival) or comparison.why_no_metric(row, rival)) is not None
     ]
 
 
@@ -181,6 +181,8 @@ def _check(
     row, rival = pair
     limit = scaled_margin(margin, comparison.primary_metric, rival.scores[comparison.primary_metric].value)
     count = size if measured is None else measured.conversations
+    if comparison.why_no_metric(row, rival) is not None:
+        return SliceCheck(row.name, rival.name, name, count, None, None, limit, None)
     if measured is None or count < ENOUGH:
         return SliceCheck(row.name, rival.name, name, count, None, None, limit, ENOUGH - count)
     values = measured.values(row.name, rival.name)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.costs import training_time
+from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
@@ -12,19 +13,18 @@ from ft_pipeline.store.spec import ArtifactReference
 def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReference]) -> dict[str, dict[str, Any]]:
     """Return experiment → facts about its training. scores: references by `<experiment>/scores`; others are ignored."""
     return {
-        key.removesuffix("/scores"): read_training_facts(store, store.require(*reference))
+        (name := key.removesuffix("/scores")): read_training_facts(store, store.require(*reference), name)
         for key, reference in scores.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }
 
 
-def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any]:
+def read_training_facts(store: ArtifactStore, scores: Artifact, experiment: str) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
     Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `took` (from
-    costs.training_time), and `noise` (the table of quantization errors; None if they were not measured). For grpo also
-    `held_out_reward`: before the first step, and at the best one. `prompt`, if the training moved a prompt variant into
-    the weights: its name.
+    costs.training_time), `noise` (the table of quantization errors; None if they were not measured), and `own_targets`
+    (see there). `prompt`, if the training moved a prompt variant into the weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     taught = adapter.spec["config"].get("experiment", {}).get("distill")
@@ -33,17 +33,9 @@ def read_training_facts(store: ArtifactStore, scores: Artifact) -> dict[str, Any
         **({} if taught else {"train_rows": _human_rows(store, adapter)}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
-        **_held_out_reward(adapter),
+        "own_targets": [target.to_json() for target in own_targets(adapter, experiment)],
         **({"prompt": taught["variant"]} if taught and taught["teacher"] == OWN_PROMPT else {}),
     }
-
-
-def _held_out_reward(adapter: Artifact) -> dict[str, tuple[float, float]]:
-    names = ("first_eval_reward", "best_eval_reward")
-    if any(name not in adapter.summary for name in names):
-        return {}
-    first, best = (adapter.summary[name] for name in names)
-    return {"held_out_reward": (first, best)}
 
 
 def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool:

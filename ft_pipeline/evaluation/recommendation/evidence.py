@@ -13,6 +13,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
+from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 
 ANSWER_METRIC = "chrf"
 """The metric that compares a teacher with other rows: it needs only answers, and a teacher may have no loss."""
@@ -54,11 +55,13 @@ class ComparisonFacts:
 
     comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
-    """By experiment, facts about its training: `train_rows`, and for grpo `held_out_reward`: before, and the best."""
+    """By experiment, facts about its training: `train_rows`."""
     min_test_rows: int
     """Smallest number of test conversations for a decision (PromotionSettings)."""
     decided: Decided | None = None
     """None: the comparison alone is looked at."""
+    at_hand: DataAtHand | None = None
+    """None: not known."""
 
     @cached_property
     def decided_row(self) -> ComparisonRow | None:
@@ -178,6 +181,22 @@ class ComparisonFacts:
         if bar is not None and (opinion := self.deciding_opinion(row, bar)) is not None:
             return opinion.is_clear_win
         return bar is None or (self.clearly_better(row, bar) and not self.comparison.failed_answer_checks(row, bar))
+
+    def why_undecided(self, row: ComparisonRow) -> str | None:
+        """Return why nothing that was measured decides between a row and the best use of its base model; None if
+        something does, or if there is no such use."""
+        bar = self.bar_of(row)
+        if bar is None or self.deciding_opinion(row, bar) is not None:
+            return None
+        return self.comparison.why_no_metric(row, bar)
+
+    @cached_property
+    def undecided_rows(self) -> list[ComparisonRow]:
+        """The sound rows of which nothing that was measured says whether tuning helped: of each training one, the
+        merged model if there is one."""
+        rows = [row for row in self.sound_rows if row.variant is None and self.why_undecided(row) is not None]
+        merged = {row.experiment for row in rows if row.kind == "merged"}
+        return [row for row in rows if row.kind == "merged" or row.experiment not in merged]
 
     def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
         """Return the opinion that decides between two rows: for an adapter, that on its merged model, if it has one,

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, describe_prices
+from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, learned_rows
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 ENOUGH_TEST_ROWS = 100
 """With fewer test conversations, intervals are wide: only large leads show."""
@@ -166,6 +169,8 @@ def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> st
     bar = facts.bar_of(recommendation.row)
     if recommendation.decision != "distillation" or recommendation.row is None or bar is None:
         return None
+    if facts.why_undecided(recommendation.row) is not None:
+        return None  # observe_no_evidence says so
     pair = facts.lead(recommendation.row, bar)
     if pair is None or not pair.is_clear:
         return f"So far {recommendation.row.name} is not clearly better than {baseline_phrase(bar)}."
@@ -264,15 +269,42 @@ def observe_not_asked(facts: ComparisonFacts, recommendation: Recommendation) ->
     return " ".join(facts.comparison.not_asked) or None
 
 
-def observe_rewards(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return how the held-out reward of each model that was trained on rewards changed."""
-    changes = []
-    for name, entry in sorted(facts.experiments.items()):
-        if reward := entry.get("held_out_reward"):
-            first, best = reward
-            verb = "rose" if best > first else "did not rise"
-            changes.append(f"{name} was trained on rewards, and its held-out reward {verb}: {first:.2f} to {best:.2f}.")
-    return " ".join(changes) or None
+def observe_own_targets(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return whether each training improved what it was made to improve, where that is not the same as the decision:
+    those that did not, and those that did and are not better."""
+    first: dict[str, OwnTarget] = {}
+    for target in facts.comparison.own_targets:
+        first.setdefault(target.experiment, target)
+    return " ".join(filter(None, (_own_target(facts, target) for target in first.values()))) or None
+
+
+def _own_target(facts: ComparisonFacts, target: OwnTarget) -> str:
+    rows = [row for row in facts.tuned_rows if row.experiment == target.experiment]
+    if not target.has_improved:
+        return f"{target.experiment} {target.verdict}. {target.describe()}"
+    beats, label = any(facts.beats_baselines(row) for row in rows), facts.comparison.metric().label
+    if beats and OBJECTIVES[target.objective].learns_from == "answers":
+        return ""  # that its loss fell is no news
+    is_open = beats or any(facts.why_undecided(row) for row in rows)
+    but = "" if is_open else f", but does not clearly beat the best use of its base model ({label})"
+    return f"{target.experiment} {target.verdict}{but}. {target.describe()}"
+
+
+def observe_no_evidence(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return the models of which nothing that was measured says whether tuning helped."""
+    named = [row.name for row in facts.undecided_rows]
+    learned = learned_rows(facts.undecided_rows)
+    if not named:
+        return None
+    return (
+        f"{'; '.join(learned)}, not to imitate. So the likelihood of the references is no evidence against "
+        f"{'it' if len(named) == 1 else 'them'}: {DECIDE_BY}."
+    )
+
+
+def observe_data(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return which objectives fit the data of the project."""
+    return facts.at_hand.describe_fits(facts.comparison) or None if facts.at_hand else None
 
 
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
@@ -292,7 +324,9 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_seeds,
     observe_curve,
     observe_rows,
-    observe_rewards,
+    observe_own_targets,
+    observe_no_evidence,
+    observe_data,
     observe_contaminated,
     observe_incumbent,
     observe_not_asked,

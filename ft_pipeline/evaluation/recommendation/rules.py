@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.opinion_records import ask_for_ratings
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, complexity_of
 from ft_pipeline.evaluation.model_kinds import BASELINES, SIMPLEST_FIRST, TUNED, complexity
 from ft_pipeline.evaluation.recommendation.evidence import (
@@ -103,7 +104,7 @@ def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
         f"The model lacks facts, so use retrieval: with passages of data/raw/text the base model clearly improves. "
         f"{facts.describe(facts.lead(with_passages, without_passages))}"
     )
-    if best is not None:
+    if best is not None and facts.why_undecided(best) is None:
         pair = facts.comparison.difference_between(with_passages, best)
         reason += (
             f" No tuned model is clearly better; adapters change style more readily than facts. {facts.describe(pair)}"
@@ -155,6 +156,17 @@ def not_shown(facts: ComparisonFacts) -> Recommendation | None:
         return None
     failed = facts.decided.failed.get(best.name) or ["cannot be released"]
     return Recommendation("more_data", f"Not decided yet: {said_of(best.name, failed[0])}.", best)
+
+
+def evidence_is_missing(facts: ComparisonFacts) -> Recommendation | None:
+    """Rate: no tuned model is shown to be better, and of one nothing that was measured says whether it is."""
+    if not facts.undecided_rows or any(facts.beats_baselines(row) for row in facts.sound_rows):
+        return None
+    row = facts.undecided_rows[0]
+    bar = facts.bar_of(row)
+    assert bar is not None
+    ask = ask_for_ratings(row.name, bar.name, facts.comparison.opinions_on(row, bar))
+    return Recommendation("rate", f"Not decided yet: {ask}. {facts.why_undecided(row)}.", row)
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
@@ -256,6 +268,7 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     nothing_tuned,
     champion_stays,
     no_model_is_sound,
+    evidence_is_missing,
     too_few_rows,
     prompting_is_enough,
     not_shown,

@@ -13,6 +13,7 @@ import yaml
 
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.release.card.usage import usage_paragraphs
 from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.preferences import who_decided
@@ -74,6 +75,8 @@ class CardFacts:
     """The settings of the (last) experiment; empty for a prompt variant."""
     adapter_summary: Mapping[str, Any] = field(default_factory=dict)
     """The adapter's summary: steps, best_eval_loss, trainable_params, …"""
+    own_targets: Sequence[OwnTarget] = ()
+    """What the last phase was to improve, on its held-out rows."""
     token_audit: Mapping[str, Any] = field(default_factory=dict)
     """The token audit of training_data."""
     merge_summary: Mapping[str, Any] = field(default_factory=dict)
@@ -276,6 +279,9 @@ def _training_section(facts: CardFacts) -> list[str]:
         parts.append(lead + _table(("objective", "technique", "rows"), phases))
     if facts.adapter_summary:
         parts.append(_table(("result", "value"), list(_flatten(facts.adapter_summary))))
+    if facts.own_targets:
+        lead = "What it was trained to improve, on held-out rows, before the first step and at the best one:"
+        parts.append("\n".join([lead, "", *(f"- {_text(target.describe())}" for target in facts.own_targets)]))
     checks = facts.token_audit.get("checks", {})
     if checks:
         results = [(name, "passed" if check.get("passed") else "FAILED") for name, check in checks.items()]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
@@ -48,6 +49,7 @@ def card_facts(
         fingerprints=_fingerprints(model, comparison_artifact),
         settings=lineage.settings(),
         adapter_summary=lineage.merged_input("adapter").summary if lineage.merged else {},
+        own_targets=own_targets(lineage.merged_input("adapter")) if lineage.merged else (),
         token_audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
         merge_summary=lineage.merged.summary if lineage.merged else {},
         phases=lineage.phases(),

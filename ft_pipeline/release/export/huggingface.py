@@ -22,13 +22,14 @@ from ft_pipeline.release.export.target_folder import (
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
+from ft_pipeline.training.objectives.targets import HELD_OUT
 
 CARD_NAME, GENERATION_CONFIG = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE_FOLDER = "base"
 """The subfolder with an adapter's base model, if that model is not on the hub. adapter_config.json names it without the
 path before it, so that the folder can be moved, and given to others."""
-_OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN_FILE, GENERATION_CONFIG)
+_OTHER_FILES = ("manifest.json", "metrics.jsonl", HELD_OUT, "merge.json", ORIGIN_FILE, GENERATION_CONFIG)
 """Files of an artifact that are not copied: the store's own, and the generation config, see write_export."""
 _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 """Files of a base model that an adapter folder does not need."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
+from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import (
@@ -52,6 +53,7 @@ DECISION_TEXTS = {
     "qlora": "Fine-tune with QLoRA.",
     "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
+    "rate": "Rate answers before you decide.",
 }
 """By the recommendation's `decision`."""
 KIND_TEXTS = {
@@ -161,6 +163,7 @@ class _TemplateValues:
             "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
+            "own_targets": self.comparison.own_targets,
             "picture": _data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
@@ -231,7 +234,9 @@ class _TemplateValues:
         before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
         if row is None or before is None or before.name == row.name:
             return {"first_answers": [], "answers_before": "", "answers_after": ""}
-        gains = item_gains(samples, (before.name, row.name), metric, self.primary)
+        if self.comparison.why_no_metric(row, before) is not None:
+            metric = SECOND_KEY
+        gains = item_gains(samples, (before.name, row.name), metric, self.comparison.metric(metric))
         return {
             "first_answers": before_and_after(
                 samples, turns, (before.name, row.name), gains, Verdicts.of(self.store, self.artifact).describe

@@ -45,7 +45,7 @@ from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.distribution_loss import Divergence, TopTokens, distribution_losses
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
-from ft_pipeline.training.trainer.loss import evaluation_mode
+from ft_pipeline.training.trainer.loss import evaluation_mode, sum_by_row
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
 
 DISTRIBUTION = ("top_ids", "top_log_probabilities", "rest")
@@ -187,9 +187,8 @@ class DistributionTrainer(TokenTrainer):
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed divergence over the trained tokens of a batch, and their number."""
-        teacher = TopTokens(batch["top_ids"], batch["top_log_probabilities"], batch["rest"])
-        with compute_autocast(model), collect_balance_losses(model) as balance_losses:
-            losses = distribution_losses(model, batch, teacher, self._divergence)
+        with collect_balance_losses(model) as balance_losses:
+            losses = self._divergences(model, batch)
         return losses.sum() + len(losses) * sum(balance_losses), len(losses)
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
@@ -234,3 +233,14 @@ class DistributionTrainer(TokenTrainer):
             ]
         total, count = (sum(float(part[index]) for part in parts) for index in range(2))
         return {**metrics, "eval_own_answers": total / count}
+
+    def row_sums(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the held-out values of each row: its summed divergence, and the number of its trained tokens."""
+        losses = self._divergences(model, batch)
+        return torch.stack([sum_by_row(batch, losses), sum_by_row(batch, torch.ones_like(losses))], 1)
+
+    def _divergences(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the divergence at each trained token [tokens]."""
+        teacher = TopTokens(batch["top_ids"], batch["top_log_probabilities"], batch["rest"])
+        with compute_autocast(model):
+            return distribution_losses(model, batch, teacher, self._divergence)

@@ -138,18 +138,27 @@ class PreferenceTrainer(TokenTrainer):
         return cls(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss over the pairs of a batch, their number, and the sums of `held_out_measures`."""
+        """Return the summed loss over the pairs of a batch, and their number."""
         with collect_balance_losses(model) as balance_losses:
-            log_probabilities = _log_probabilities(model, batch)
+            losses, _ = self._losses(model, batch)
+        return losses.sum() + len(losses) * sum(balance_losses), len(losses)
+
+    def row_sums(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the held-out values of each pair: its loss, 1 (a pair is one item), and `held_out_measures`."""
+        losses, scores = self._losses(model, batch)
+        rewards = [self._dpo.beta * side for side in (scores.leads, scores.preferred, scores.rejected)]
+        return torch.stack([losses, torch.ones_like(losses), (scores.leads > 0).to(losses.dtype), *rewards], 1)
+
+    def _losses(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, PairScores]:
+        """Return the loss of each pair [pairs], and what it is computed from."""
+        log_probabilities = _log_probabilities(model, batch)
         preferred_tokens, rejected_tokens = trained_tokens_of_rows(batch).chunk(2)
         preferred, rejected = log_probabilities - batch["reference"]
         scores = PairScores(preferred, rejected, preferred_tokens, rejected_tokens)
         losses = pair_losses(scores, self._dpo)
         if self._dpo.sft_weight:
             losses = losses - self._dpo.sft_weight * log_probabilities[0] / preferred_tokens.clamp(min=1)
-        total = losses.sum() + len(losses) * sum(balance_losses)
-        rewards = [self._dpo.beta * float(side.detach().sum()) for side in (scores.leads, preferred, rejected)]
-        return total, len(losses), int((scores.leads > 0).sum()), *rewards
+        return losses, scores
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         return batch["reference"].shape[1]

@@ -249,7 +249,11 @@ class GroupTrainer(TokenTrainer):
         """Return the reward of the greedy answers to the validation prompts, and `eval_loss`: 1 minus this reward."""
         prompts = [_prompt_of(row) for row in self._validation[self.ranks.number :: self.ranks.count]]
         batch_size = self.args.per_device_train_batch_size * self._grpo.num_generations
-        facts = self._describe(self._rollouts.greedy(prompts, batch_size=batch_size))
+        rollouts = self._rollouts.greedy(prompts, batch_size=batch_size)
+        facts = self._describe(rollouts)
+        parts = self.ranks.gather_values([rollout.reward.total for rollout in rollouts])
+        rewards = [parts[row % self.ranks.count][row // self.ranks.count] for row in range(len(self._validation))]
+        self.held_out.measure([1] * len(rewards), {"eval_reward": rewards})
         return {"eval_loss": 1 - facts["reward"], **{f"eval_{name}": value for name, value in facts.items()}}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -176,6 +176,19 @@ def held_out_metrics(
     return metrics
 
 
+def row_measures(
+    gains: Sequence[float], is_good: Sequence[bool], metrics: dict[str, float], settings: KtoSettings
+) -> dict[str, list[float]]:
+    """Return the loss of each row and its part of the margin, whose means are those of `held_out_metrics`."""
+    values, good = torch.tensor(gains, dtype=torch.float64), torch.tensor(is_good)
+    measures = {"eval_loss": thumb_losses(values, good, metrics.get("eval_kl", 0.0), settings).tolist()}
+    if "eval_margin" in metrics:
+        up = int(good.sum())
+        parts = torch.where(good, len(gains) / up, -len(gains) / (len(gains) - up))
+        measures["eval_margin"] = (settings.beta * values * parts).tolist()
+    return measures
+
+
 class ThumbTrainer(TokenTrainer):
     """TokenTrainer on answers with a thumb. Losses are per answer."""
 
@@ -223,45 +236,39 @@ class ThumbTrainer(TokenTrainer):
         total = count = 0.0
         with evaluation_mode(self.model), without_compiled_code():
             for batch in batches:
-                gains = self._gains(_mismatched(batch))
+                gains = self._forward(self._gains, _mismatched(batch)).tolist()
                 total += is_counted(batch) * sum(gains)
                 count += is_counted(batch) * len(gains)
         total, count = self.ranks.sum_over_ranks(total, count)
         return max(0.0, total / count)
 
-    def _gains(self, batch: dict[str, Tensor]) -> list[float]:
-        """Return how much each answer of a batch gained [rows]. All ranks must call this."""
-        (gains,) = self._forward(batch)
-        return list(gains.tolist())
+    def _gains(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return how much each answer of a batch gained [rows]."""
+        with compute_autocast(model):
+            return sequence_log_probabilities(model, batch) - batch["reference"]
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss over the rows of a batch, and their number. Without `kl`, return the gains [rows]."""
-        with compute_autocast(model), collect_balance_losses(model) as balance_losses:
-            gains = sequence_log_probabilities(model, batch) - batch["reference"]
-        if "kl" not in batch:
-            return (gains,)
+        """Return the summed loss over the rows of a batch, and their number."""
+        with collect_balance_losses(model) as balance_losses:
+            gains = self._gains(model, batch)
         losses = thumb_losses(gains, batch["is_good"], batch["kl"], self._kto)
         return losses.sum() + len(losses) * sum(balance_losses), len(losses)
+
+    def row_sums(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return how much each answer gained, and its mismatched answer if the KL is estimated [rows, 1 or 2]."""
+        parts = [_without_mismatched(batch), *([_mismatched(batch)] if self._kto.loss_type == "kto" else [])]
+        return torch.stack([self._gains(model, part) for part in parts], 1)
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["reference"])
 
     def compute_held_out_metrics(self) -> dict[str, float]:
         """Return `held_out_metrics` of all validation rows together, so that the batch sizes do not skew them."""
-        batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.length_columns)
-        found: list[tuple[list[float], list[bool], list[float]]] = []
-        with evaluation_mode(self.model), without_compiled_code():
-            for rows, counts in self.ranks.share(batches):
-                batch = self.collate(rows, pad_token_id=self._pad_token_id)
-                gains = self._gains(_without_mismatched(batch))
-                mismatched = self._gains(_mismatched(batch)) if self._kto.loss_type == "kto" else []
-                if counts:
-                    found.append((gains, batch["is_good"].tolist(), mismatched))
-        together = [part for parts in self.ranks.gather_values(found) for part in parts]
-        gains = [gain for part, _, _ in together for gain in part]
-        is_good = [good for _, part, _ in together for good in part]
-        mismatched = [gain for _, _, part in together for gain in part]
-        return held_out_metrics(gains, is_good, mismatched, self._kto)
+        gains, *mismatched = map(list, zip(*self._held_out_rows(), strict=True))
+        is_good = [row["source"] == UP for row in self._validation]
+        metrics = held_out_metrics(gains, is_good, mismatched[0] if mismatched else [], self._kto)
+        self.held_out.measure([1] * len(gains), row_measures(gains, is_good, metrics, self._kto))
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, with the KL of the step."""

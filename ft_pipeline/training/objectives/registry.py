@@ -1,13 +1,14 @@
 """The objectives by name: the tables that each trains on, and where its code is. Importing this does not import torch,
 so that the graph can use it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from ft_pipeline.settings.experiment import ExperimentSettings, Objective
+from ft_pipeline.training.objectives.targets import LOSS, LearnsFrom, Target
 
 Column = tuple[str, str]
 """(table, column)."""
@@ -41,6 +42,13 @@ class ObjectiveSpec:
     """Number of 32-bit forms of a slice of logits that the loss needs at a time."""
     chosen_tables: Callable[[ExperimentSettings], list[str]] = lambda settings: []
     """Returns the tables that the experiment's settings name."""
+    fits: tuple[str, str] | None = None
+    """The table whose rows it is for, and what these rows are. None: more than a table decides (see
+    recommendation/fitting.py)."""
+    targets: Sequence[Target] = (LOSS,)
+    """What it is to improve on held-out rows, the most important first."""
+    learns_from: LearnsFrom = "answers"
+    """What makes its answers better. The likelihood of references is evidence only for what imitates."""
 
     def tables(self, settings: ExperimentSettings) -> list[str]:
         """Return the tables that an experiment trains on in addition to conversations."""
@@ -91,6 +99,7 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
             "labels": _SFT_COLUMNS,
         },
         rows_path=f"{_PACKAGE}.sft:prepare_rows",
+        fits=("conversations", "Answers to imitate"),
         trainer_path=_TOKEN_TRAINER,
     ),
     "cpt": ObjectiveSpec(
@@ -98,6 +107,7 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         weighted_tables={},
         lineage={"id": [("text", "id")], "input_ids": [("text", "text")], "labels": [("text", "text")]},
         rows_path=f"{_PACKAGE}.cpt:prepare_rows",
+        fits=("text", "Articles"),
         trainer_path=_TOKEN_TRAINER,
     ),
     "dpo": ObjectiveSpec(
@@ -111,8 +121,14 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
             "rejected_labels": [_REJECTED],
         },
         rows_path=f"{_PACKAGE}.dpo:prepare_rows",
+        fits=("preferences", "Preference pairs"),
         trainer_path=f"{_PACKAGE}.dpo:PreferenceTrainer",
         sequences_per_row=2,
+        targets=(
+            Target("eval_accuracy", "Held-out pairs ranked right", "share", at_start=0.5),
+            Target("eval_margin", "Held-out margin", at_start=0.0),
+        ),
+        learns_from="preferences",
     ),
     "kto": ObjectiveSpec(
         table="feedback",
@@ -124,7 +140,10 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
             "labels": [("feedback", "completion")],
         },
         rows_path=f"{_PACKAGE}.kto:prepare_rows",
+        fits=("feedback", "Single thumbs"),
         trainer_path=f"{_PACKAGE}.kto:ThumbTrainer",
+        targets=(Target("eval_margin", "Held-out margin between thumbs up and down", at_start=0.0),),
+        learns_from="preferences",
     ),
     "grpo": ObjectiveSpec(
         table=None,
@@ -137,6 +156,8 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         },
         rows_path=f"{_PACKAGE}.grpo:prepare_rows",
         trainer_path=f"{_PACKAGE}.grpo:GroupTrainer",
+        targets=(Target("eval_reward", "Held-out reward"),),
+        learns_from="rewards",
     ),
     "distill": ObjectiveSpec(
         table=None,
@@ -150,6 +171,7 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         rows_path=f"{_PACKAGE}.distill:prepare_rows",
         trainer_path=f"{_PACKAGE}.distill:DistributionTrainer",
         logit_copies=2,
+        targets=(Target("eval_loss", "Held-out divergence", "nats per token", lower_is_better=True),),
         chosen_tables=_asked_tables,
     ),
 }

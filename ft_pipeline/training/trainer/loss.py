@@ -47,9 +47,13 @@ def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
 
 def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Return the summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
+    return sum_by_row(batch, -token_losses(model, batch))
+
+
+def sum_by_row(batch: dict[str, Tensor], values: Tensor) -> Tensor:
+    """Return the sum [rows] of values [tokens] over the trained tokens of each row."""
     rows, token_rows = _row_of_each_token(batch)
-    losses = token_losses(model, batch)
-    return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, token_rows, -losses)
+    return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, token_rows, values)
 
 
 def trained_tokens_of_rows(batch: dict[str, Tensor]) -> Tensor:

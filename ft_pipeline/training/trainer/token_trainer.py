@@ -1,7 +1,7 @@
 """transformers' Trainer on tokenized rows, with our own loss, batches and verified checkpoints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ from ft_pipeline.training.trainer.checkpoints import (
 from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks, read_optimizer_state
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, best_steps
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
+from ft_pipeline.training.trainer.held_out_values import HeldOutValues
 from ft_pipeline.training.trainer.interruption import InterruptCallback
-from ft_pipeline.training.trainer.loss import answer_loss, evaluation_mode
+from ft_pipeline.training.trainer.loss import answer_loss, evaluation_mode, sum_by_row, token_losses
 from ft_pipeline.training.trainer.memory_usage import memory_gb
 from ft_pipeline.training.trainer.stochastic_rounding import rounding_optimizer
 
@@ -57,6 +58,8 @@ OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
 """Parts of a checkpoint other than the weights: each is a .json and a .safetensors file."""
 _FILLER_KEY = "filler"
 """Key in a batch that does not count. It only keeps a rank in step with the others."""
+_POSITION = "position"
+"""Key of a validation row: its place among them."""
 Rows = Sequence[dict[str, Any]]
 """Each row has `input_ids` and `labels`, lists of int. Other columns are ignored."""
 
@@ -69,7 +72,7 @@ class TokenTrainer(Trainer):
     length_columns: tuple[str, ...] = ("input_ids",)
     """The columns whose lengths decide which rows share a batch."""
     held_out_measures: tuple[str, ...] = ()
-    """Names of the held-out metrics that `summed_loss` returns in addition to the loss."""
+    """Names of the held-out metrics that `row_sums` returns in addition to the loss."""
     notes: tuple[str, ...] = ()
     """What is logged before the first step."""
     collate = staticmethod(collate)
@@ -87,6 +90,7 @@ class TokenTrainer(Trainer):
     ) -> None:
         self.ranks = ranks or Ranks()
         self._validation = validation
+        self.held_out = HeldOutValues(validation)
         self._pad_token_id = batch_pad_token_id(model, tokenizer)
         self._filler_row = train[0]
         self.meter = Throughput(model.device)
@@ -127,8 +131,7 @@ class TokenTrainer(Trainer):
         return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss (nats) over the items of a batch (trained tokens here), the number of items, and a sum
-        for each of `held_out_measures`.
+        """Return the summed loss (nats) over the items of a batch (trained tokens here), and the number of items.
 
         While training, a mixture of experts adds its load-balancing loss for each item. Divided by the items of the
         step, this is the average over the batches of the step. If the step is one batch, it is the model's own loss.
@@ -136,6 +139,13 @@ class TokenTrainer(Trainer):
         with compute_autocast(model), collect_balance_losses(model) as balance_losses:
             total, count = answer_loss(model, batch)
         return total + count * sum(balance_losses), count
+
+    def row_sums(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the held-out values of each row of a batch [rows, 2 + `held_out_measures`]: the summed loss over its
+        items, their number, and the sum of each measure."""
+        with compute_autocast(model):
+            losses = token_losses(model, batch)
+        return torch.stack([sum_by_row(batch, losses), sum_by_row(batch, torch.ones_like(losses))], 1)
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         """Return the number of items over which `summed_loss` sums this batch."""
@@ -168,28 +178,37 @@ class TokenTrainer(Trainer):
         """Log and return the held-out metrics. `eval_loss` decides which checkpoint is the best."""
         metrics = self.compute_held_out_metrics()
         self.log(metrics)
+        self.held_out.keep(self.state)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def compute_held_out_metrics(self) -> dict[str, float]:
-        """Return `eval_loss` in nats per item, and each of `held_out_measures` per item. Sums run over all rows, so
-        that the batch sizes do not skew them."""
+        """Return `eval_loss` in nats per item, and each of `held_out_measures` per item, after `held_out` has taken the
+        values of each row. Sums run over all rows, so that the batch sizes do not skew them."""
+        losses, items, *measured = zip(*self._held_out_rows(), strict=True)
+        measures = {"eval_loss": losses, **dict(zip(self.held_out_measures, measured, strict=True))}
+        self.held_out.measure(items, measures)
+        return {name: sum(values) / sum(items) for name, values in measures.items()}
+
+    def _held_out_rows(self) -> list[list[float]]:
+        """Return `row_sums` of each validation row."""
+        rows = [{**row, _POSITION: position} for position, row in enumerate(self._validation)]
         size, tokens = self.args.per_device_eval_batch_size, self.args.tokens_per_batch
         # Without gradients, twice as much fits.
-        batches = batches_by_length(self._validation, size, self.length_columns, tokens and 2 * tokens)
-        sums = [0.0] * (2 + len(self.held_out_measures))
+        batches = batches_by_length(rows, size, self.length_columns, tokens and 2 * tokens)
+        own: dict[int, list[float]] = {}
         with evaluation_mode(self.model), without_compiled_code():
-            for rows, counts in self.ranks.share(batches):
-                values = self._forward(self.collate(rows, pad_token_id=self._pad_token_id))
-                sums = [total + counts * float(value) for total, value in zip(sums, values, strict=True)]
-        total, count, *measure_sums = self.ranks.sum_over_ranks(*sums)
-        means = {name: value / count for name, value in zip(self.held_out_measures, measure_sums, strict=True)}
-        return {"eval_loss": total / count, **means}
+            for batch, is_counted in self.ranks.share(batches):
+                collated = self.collate(batch, pad_token_id=self._pad_token_id)
+                values = self._forward(self.row_sums, collated).tolist()
+                if is_counted:
+                    own |= dict(zip((row[_POSITION] for row in batch), values, strict=True))
+        found = {position: values for part in self.ranks.gather_values(own) for position, values in part.items()}
+        return [found[position] for position in range(len(rows))]
 
-    def _forward(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return `summed_loss` of the current model, whether its weights are sharded or not."""
-        batch = {key: value.to(self.model.device) for key, value in batch.items()}
-        return self.ranks.run(self.summed_loss, self.model, batch)
+    def _forward(self, function: Callable[[Any, dict[str, Tensor]], Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """Return a function of the current model and a batch, whether the weights are sharded or not."""
+        return self.ranks.run(function, self.model, {key: value.to(self.model.device) for key, value in batch.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, with speed and memory added before any tracker reads them. UserError if a loss is not finite;
@@ -255,6 +274,7 @@ class TokenTrainer(Trainer):
         self.ranks.wait()  # until every rank has written its shards
         if self.ranks.is_first:
             root, step = Path(self.args.output_dir), self.state.global_step
+            self.held_out.save(checkpoint_folder(root, step))
             seal(checkpoint_folder(root, step))
             earlier = [previous for previous in (*steps_in(root), *best_steps(self.state)) if previous < step]
             prune(root, {step, *earlier[-1:]})
@@ -337,6 +357,7 @@ def train_or_resume(trainer: TokenTrainer, early_stopping: EarlyStopping) -> int
             trainer.train()
         return 0
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.held_out.load(checkpoint)
     if state.global_step >= state.max_steps or early_stopping.should_stop(trainer.args, state):
         trainer.state = state  # killed between its last checkpoint and the end: nothing is left to train
     else:
