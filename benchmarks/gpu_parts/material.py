@@ -16,6 +16,7 @@ SHARES = {"validation_share": 0.25, "test_share": 0.1}
 _EXPERIMENTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
+    "kto": {},
     "cpt": {"training": {"max_length": 128}},
     "grpo": {
         "grpo": {"rewards": {"chrf": 1}, "num_generations": 4, "max_new_tokens": 16},
@@ -57,7 +58,7 @@ def make(item: dict[str, Any]) -> dict[str, int]:
     rows = [pair for pair in read_rows(shipped_files(), 500) if _length(pair) < item.get("letters", 500)]
     rows = rows[: TRAIN + VALIDATION]
     inputs = {"base_model": base, "conversations": _write(folder / "conversations", _conversations(rows))}
-    table = {"dpo": "preferences", "cpt": "text", "distill": "teacher_distributions"}.get(objective)
+    table = _TABLE_OF.get(objective)
     if table:
         inputs[table] = _TABLES[table](folder / table, base, rows[:TRAIN])
     out, work = folder / "data", folder / "work"
@@ -107,6 +108,22 @@ def _preferences(folder: Path, base: Path, pairs: Conversations) -> Path:
             "rejected": other[1:],
         }
         for number, (question, other) in enumerate(zip(pairs, others, strict=True))
+    ]
+    return _write(folder, rows)
+
+
+def _thumbs(folder: Path, base: Path, pairs: Conversations) -> Path:
+    """Two answers to each question: its own with a thumb up, and that of another one with a thumb down."""
+    others = [*pairs[1:], pairs[0]]
+    rows = [
+        {
+            **_origin(2 * number + down, "feedback.jsonl"),
+            "prompt_messages": question[:1],
+            "completion": answered[1:],
+            "label": not down,
+        }
+        for number, (question, other) in enumerate(zip(pairs, others, strict=True))
+        for down, answered in enumerate((question, other))
     ]
     return _write(folder, rows)
 
@@ -168,5 +185,7 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder
 
 
-_TABLES = {"preferences": _preferences, "text": _texts, "teacher_distributions": _distributions}
+_TABLE_OF = {"dpo": "preferences", "kto": "feedback", "cpt": "text", "distill": "teacher_distributions"}
+"""Objective → the table that it trains on besides conversations."""
+_TABLES = {"preferences": _preferences, "feedback": _thumbs, "text": _texts, "teacher_distributions": _distributions}
 """Table → the function that writes it to a folder for a model, from conversations."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -122,6 +123,7 @@ class Runner:
 
     def _run_part(self, part: Part, end: float) -> None:
         started = time.monotonic()
+        shutil.rmtree(self.results.folder / "work" / part.name, ignore_errors=True)  # of an earlier try
         whole = end - started >= 60 * PART_MINUTES - 1
         try:
             result = self._measure(part, end)
