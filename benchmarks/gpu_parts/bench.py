@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import machine
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -103,10 +102,9 @@ class Bench:
         """
         outcomes: list[Outcome] = []
         while len(outcomes) < len(items):
-            errors = [outcome.get("error") for outcome in outcomes[-_SAME_ERRORS:]]
-            if len(errors) == _SAME_ERRORS and errors[0] and len(set(errors)) == 1:
-                outcomes.append({"error": errors[0]})
-                continue
+            errors = {outcome.get("error") for outcome in outcomes[-_SAME_ERRORS:]}
+            if len(outcomes) >= _SAME_ERRORS and len(errors) == 1 and (error := errors.pop()):
+                return outcomes + [{"error": f"not tried after {error}"}] * (len(items) - len(outcomes))
             rest = items[len(outcomes) :]
             outcomes += self._process(task, rest[:1] if alone else rest, gpus)
         return outcomes
@@ -141,10 +139,12 @@ class Bench:
             _kill(process)
 
     def _environment(self, gpus: int) -> dict[str, str]:
+        from ft_pipeline.execution.workers.launchers import usable_cores  # it knows the quota of a container
+
         path = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         visible = visible_gpus()[:gpus] if self.device == "cuda" else []
         return {
-            "OMP_NUM_THREADS": str(machine.usable_cores()),
+            "OMP_NUM_THREADS": str(usable_cores()),
             **os.environ,
             "CUDA_VISIBLE_DEVICES": ",".join(visible),  # transformers would use all that it sees
             "PYTHONPATH": os.pathsep.join(filter(None, path)),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from embedded import ROOT, convert_base
+from embedded import convert_base, read_rows, shipped_files
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -125,8 +125,7 @@ def train_tokenizer(vocabulary: int, padded_to: int = 0) -> PreTrainedTokenizerF
 
 
 def _shipped_texts() -> list[str]:
-    files = sorted((ROOT / "data" / "raw").glob("*/*.jsonl"))
-    return [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    return [turn["content"] for row in read_rows(shipped_files(), 10_000) for turn in row]
 
 
 def _parameters(folder: Path) -> int:
