@@ -56,6 +56,8 @@ class Bench:
     """`full` or `tiny`: tiny models, for a trial of the program itself."""
     deadline: float
     """When the part must end, by time.monotonic()."""
+    has_all_minutes: bool = False
+    """Whether the part ends there for good; otherwise the next call runs it again."""
     _started: list[int] = field(default_factory=list)
 
     @property
@@ -107,10 +109,14 @@ class Bench:
                 return outcomes + [{"error": f"not tried after {error}"}] * (len(items) - len(outcomes))
             rest = items[len(outcomes) :]
             outcomes += self._process(task, rest[:1] if alone else rest, gpus)
+            if time.monotonic() >= self.deadline and len(outcomes) < len(items):
+                if not self.has_all_minutes:
+                    raise OutOfTime
+                return outcomes + [{"error": "no time was left"}] * (len(items) - len(outcomes))
         return outcomes
 
     def _process(self, task: str, items: Sequence[Item], gpus: int) -> list[Outcome]:
-        """Start a process for the items; return one outcome or more."""
+        """Start a process for the items; return one outcome or more, or those until the time was over."""
         self._started.append(1)
         name = f"{self.part}-{len(self._started):02d}-{task}"
         files = {end: self.out / "logs" / f"{name}.{end}" for end in ("json", "jsonl", "log")}
@@ -120,13 +126,15 @@ class Bench:
         command = [sys.executable, str(SCRIPT), "task", task, str(files["json"]), str(files["jsonl"])]
         with files["log"].open("wb") as log:
             code = self._wait(command, log, gpus)
-        lines = files["jsonl"].read_text(encoding="utf-8").splitlines() if files["jsonl"].exists() else []
-        outcomes: list[Outcome] = [json.loads(line) for line in lines]
-        if len(outcomes) < len(items) and not (outcomes and "error" in outcomes[-1]):
+        text = files["jsonl"].read_text(encoding="utf-8") if files["jsonl"].exists() else ""
+        outcomes: list[Outcome] = [json.loads(line) for line in text.split("\n")[:-1]]  # the last one may be cut off
+        has_ended_early = len(outcomes) < len(items) and not (outcomes and "error" in outcomes[-1])
+        if has_ended_early and code is not None:
             outcomes.append({"error": f"the process ended with {code}; {_last_line(files['log'])} ({files['log']})"})
         return outcomes
 
-    def _wait(self, command: list[str], log: Any, gpus: int) -> int:
+    def _wait(self, command: list[str], log: Any, gpus: int) -> int | None:
+        """The exit code; None if the time was over before."""
         process = subprocess.Popen(
             command, cwd=ROOT, env=self._environment(gpus), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
@@ -134,7 +142,7 @@ class Bench:
         try:
             return process.wait(max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise OutOfTime from None
+            return None
         finally:
             _kill(process)
 

@@ -12,6 +12,7 @@ from embedded import Conversations, Silent, read_rows, shipped_files
 TRAIN, VALIDATION = 32, 8
 TOP_K = 16
 """Tokens of each distribution of the teacher."""
+_RATE_FACTOR = 4
 SHARES = {"validation_share": 0.25, "test_share": 0.1}
 _EXPERIMENTS: dict[str, dict[str, Any]] = {
     "sft": {},
@@ -71,11 +72,15 @@ def make(item: dict[str, Any]) -> dict[str, int]:
 
 
 def validated(settings: dict[str, Any]) -> Any:
-    """The ExperimentSettings, with a learning rate."""
+    """The ExperimentSettings, with a learning rate: above the default, so that a few steps change the losses."""
     from ft_pipeline.settings.experiment import ExperimentSettings
-    from ft_pipeline.settings.learning_rates import with_learning_rate
+    from ft_pipeline.settings.learning_rates import default_learning_rate
 
-    return with_learning_rate(ExperimentSettings.model_validate(settings), params=10_000_000)
+    made = ExperimentSettings.model_validate(settings)
+    if made.training.learning_rate is not None:
+        return made
+    rate = _RATE_FACTOR * default_learning_rate(made.technique, made.objective, params=0)
+    return made.model_copy(update={"training": made.training.model_copy(update={"learning_rate": rate})})
 
 
 def _length(pair: Sequence[dict[str, str]]) -> int:

@@ -126,7 +126,7 @@ class Runner:
         shutil.rmtree(self.results.folder / "work" / part.name, ignore_errors=True)  # of an earlier try
         whole = end - started >= 60 * PART_MINUTES - 1
         try:
-            result = self._measure(part, end)
+            result = self._measure(part, end, whole)
         except OutOfTime:
             minutes = (time.monotonic() - started) / 60
             if not whole:
@@ -145,10 +145,10 @@ class Runner:
         self.results.keep(part.name, result)
         print(f"  {_describe(result)} ({result['seconds']:.0f} s)", flush=True)
 
-    def _measure(self, part: Part, end: float) -> dict[str, Any]:
+    def _measure(self, part: Part, end: float, whole: bool) -> dict[str, Any]:
         """The result of a part; an error is a result, too."""
         try:
-            findings = part.measure(Bench(self.results.folder, part.name, self.device, self.scale, end))
+            findings = part.measure(Bench(self.results.folder, part.name, self.device, self.scale, end, whole))
         except Skipped as reason:
             return {"status": "skipped", "error": str(reason)}
         except Failed as error:

@@ -192,9 +192,16 @@ def test_the_end_of_the_time_ends_a_measurement_and_the_server_that_it_started(b
     assert not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE
 
 
+def test_what_was_measured_in_all_the_minutes_of_a_part_is_kept(bench):
+    last = Bench(bench.out, "part", "cpu", "tiny", time.monotonic() + 4, has_all_minutes=True)
+    first, *rest = last.run_each("fake", ["a", "server", "b"])
+    assert first["result"]["item"] == "a"
+    assert rest == [{"error": "no time was left"}] * 2
+
+
 # --- comparison -------------------------------------------------------------------------------------------------------
 
-RIGHT = {"loss": [8.0, 7.5, 7.0], "eval_loss": [8.1, 7.2], "grad_norm": [2.0, 1.9, 1.8]}
+RIGHT = {"loss": [8.0, 7.5, 7.0], "eval_loss": [7.3, 7.2], "grad_norm": [2.0, 1.9, 1.8]}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +211,8 @@ RIGHT = {"loss": [8.0, 7.5, 7.0], "eval_loss": [8.1, 7.2], "grad_norm": [2.0, 1.
         ({"loss": [8.0, 7.5, 7.02]}, {"losses"}),
         ({"loss": [8.01, 7.5, 7.0]}, {"first loss"}),
         ({"loss": [8.0, 7.5]}, {"losses"}),
-        ({"eval_loss": [8.1, float("nan")]}, {"held-out losses"}),
+        ({"eval_loss": [7.3, float("nan")]}, {"held-out losses", "learned"}),
+        ({"eval_loss": [7.3, 7.206]}, {"learned"}),
         ({"grad_norm": [2.1, 1.9, 1.8]}, {"first gradient"}),
     ],
 )
