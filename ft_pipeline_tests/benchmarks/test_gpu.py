@@ -17,7 +17,7 @@ from gpu_parts.runner import PART_MINUTES, Part, Results, Runner, write_whole
 
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
 
-SETUP = {"device": "cpu", "scale": "tiny"}
+SETUP = {"device": "cpu", "scale": "full"}
 
 
 def part(name: str, measure: Callable[[Bench], Findings], minutes: float = 0, needs: str | None = None) -> Part:
@@ -27,7 +27,7 @@ def part(name: str, measure: Callable[[Bench], Findings], minutes: float = 0, ne
 def runner(folder: Path, *parts: Part) -> Runner:
     results = Results(folder)
     results.agree(SETUP)
-    return Runner(results, parts, "cpu", "tiny")
+    return Runner(results, parts, "cpu", "full")
 
 
 def run(runner_: Runner, minutes: float = PART_MINUTES + 1) -> None:
