@@ -9,8 +9,8 @@ from typing import Any
 from gpu_parts.bench import Bench, Findings
 from gpu_parts.trainings import DTYPE_VARIABLE
 
-_LOSS_LIMIT = 0.01
-"""How far the summed log likelihoods of ours and of lm-eval may differ, as a share."""
+_LOSS_LIMIT = 0.03
+"""How far the summed log likelihoods of ours and of lm-eval may differ, as a share: lm-eval rounds each to 16 bit."""
 
 
 def measure_part(bench: Bench) -> Findings:
