@@ -61,7 +61,7 @@ def trl_defaults(base: Path, rows: Conversations) -> Result:
 
     conversations = Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows])
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trl(base, conversations, {"output_dir": scratch, "max_length": LENGTH})
+        trainer = trl_trainer(base, conversations, {"output_dir": scratch, "max_length": LENGTH})
         return _timed(trainer, encode_rows(base, rows))
 
 
@@ -90,7 +90,7 @@ def trl_like_for_like(base: Path, rows: Conversations) -> Result:
             "lr_scheduler_type": "cosine",
             "warmup_steps": 0.05,
         }
-        trainer = _trl(base, tokens, arguments)
+        trainer = trl_trainer(base, tokens, arguments)
         if compute_dtype("cpu") == torch.float32:
             # TRL rounds the adapter of a quantized model to bf16, which such a CPU multiplies slowly.
             for parameter in trainer.model.parameters():
@@ -104,43 +104,64 @@ def ceiling_of_machine(base: Path, rows: Conversations) -> Result:
     return ceiling.measure(base, [len(row["input_ids"]) for row in encode_rows(base, rows)], BATCH)
 
 
-def _trl(base: Path, dataset: Any, arguments: dict[str, Any]) -> Any:
-    """TRL's trainer of an NF4 QLoRA, r = 8, on attention."""
+def trl_trainer(
+    base: Path,
+    dataset: Any,
+    arguments: dict[str, Any],
+    *,
+    technique: str = "qlora",
+    device: str = "cpu",
+    targets: list[str] | str = TARGETS,
+    kind: str = "SFT",
+    **more: Any,
+) -> Any:
+    """A trainer of TRL (`kind`: SFT, DPO or GRPO), with LoRA of r = 8 unless the technique is `full`.
+
+    arguments: of its config, in addition to those that all contenders share. more: of the trainer.
+    """
     import torch
+    import trl
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
-    from trl import SFTConfig, SFTTrainer
 
     from ft_pipeline.models.compute_dtype import compute_dtype
 
-    dtype = compute_dtype("cpu")
+    dtype = compute_dtype(device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantization, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        quantization_config=quantization if technique == "qlora" else None,
+        dtype=torch.float32 if technique == "full" else dtype,  # full: 32-bit weights under autocast, as ours
+        device_map={"": device},
+    )
     set_seed(SEED)
-    return SFTTrainer(
+    shared = {
+        "use_cpu": device == "cpu",
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 1,
+        "learning_rate": RATE,
+        "optim": "paged_adamw_8bit",
+        "seed": SEED,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    lora = LoraConfig(r=8, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    return getattr(trl, f"{kind}Trainer")(
         model=model,
-        args=SFTConfig(
-            use_cpu=True,
-            bf16=dtype == torch.bfloat16,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=RATE,
-            optim="paged_adamw_8bit",
-            seed=SEED,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            **arguments,
-        ),
+        args=getattr(trl, f"{kind}Config")(**{**shared, **arguments}),
         train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM"),
+        peft_config=None if technique == "full" else lora,
+        **more,
     )
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from embedded import convert_base
+from own_trainer import new_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
@@ -48,35 +50,32 @@ def main() -> None:
     parser.add_argument("--base", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(_measure(CONFIGURATIONS[arguments.measure], Path(arguments.base))))
+        device = "cuda" if _has_gpu() else "cpu"
+        print(json.dumps(measure(CONFIGURATIONS[arguments.measure], Path(arguments.base), device)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        base = _convert_base(Path(scratch))
+        base = convert_base(Path(scratch))
         rows = [_compare(name, base) for name in arguments.only or CONFIGURATIONS]
     if not arguments.only:
         document = {"machine": machine.describe_compute(), "model": "SmolLM2-135M", "rows": rows}
         RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _convert_base(scratch: Path) -> Path:
-    from ft_pipeline.job import Job
-    from ft_pipeline.models import base_model
+def _has_gpu() -> bool:
+    import torch
 
-    out = scratch / "base"
-    out.mkdir()
-    base_model.run(Job("base_model", {"model": "embedded"}, {}, out, scratch, "cpu", _Silent()))
-    return out
+    return torch.cuda.is_available()
 
 
 def _compare(name: str, base: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", name, "--base", str(base)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
     measured = json.loads(output.strip().splitlines()[-1])
-    predicted = _predict(CONFIGURATIONS[name], base, measured["dtype"])
-    off = predicted["total_gb"] / measured["peak_gb"] - 1
+    predicted = predict(CONFIGURATIONS[name], base, measured["dtype"], measured["device"])
+    off = predicted["tensors_gb"] / measured["peak_gb"] - 1
     parts = " ".join(f"{part} {size / 1e9:.2f}" for part, size in predicted["bytes"].items())
-    print(f"{name:28} predicted {predicted['total_gb']:.2f} measured {measured['peak_gb']:.2f} {off:+.0%} ({parts})")
-    return {"name": name, **measured, "predicted_gb": predicted["total_gb"], "off": off, "bytes": predicted["bytes"]}
+    print(f"{name:28} predicted {predicted['tensors_gb']:.2f} measured {measured['peak_gb']:.2f} {off:+.0%} ({parts})")
+    return {"name": name, **measured, "predicted_gb": predicted["tensors_gb"], "off": off, "bytes": predicted["bytes"]}
 
 
 def _settings(configuration: dict[str, Any]) -> Any:
@@ -90,6 +89,7 @@ def _settings(configuration: dict[str, Any]) -> Any:
         "per_device_train_batch_size": configuration["batch"],
         "gradient_checkpointing": configuration.get("checkpointing", False),
         "optim": configuration.get("optim", "adamw_8bit"),
+        "pure_bf16": configuration.get("pure_bf16", False),
     }
     settings: dict[str, Any] = {"technique": technique, "training": training}
     if technique in ("lora", "qlora"):
@@ -100,45 +100,48 @@ def _settings(configuration: dict[str, Any]) -> Any:
     return ExperimentSettings.model_validate(settings)
 
 
-def _predict(configuration: dict[str, Any], base: Path, dtype: str) -> dict[str, Any]:
-    from ft_pipeline.training.memory.estimate import estimate_experiment
+def predict(configuration: dict[str, Any], base: Path, dtype: str, device: str) -> dict[str, Any]:
+    """The estimate, with `tensors_gb`: what `measure` sees of it. `max_memory_allocated` does not see the CUDA context
+    and what the allocator cannot use."""
+    from ft_pipeline.training.memory.estimate import _RUNTIME_BYTES, estimate_experiment
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    # `max_memory_allocated` does not see the CUDA context, so the CPU's overhead is right on both.
-    return estimate_experiment(
-        _settings(configuration), config, configuration["length"], None, device="cpu", dtype=dtype
+    kind = "cpu" if device == "cpu" else "cuda"
+    estimate = estimate_experiment(
+        _settings(configuration), config, configuration["length"], None, device=kind, dtype=dtype
     )
+    unseen = _RUNTIME_BYTES["cuda"] if kind == "cuda" else 0
+    return {**estimate, "tensors_gb": estimate["total_gb"] - unseen / 1e9}
 
 
-def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
+def measure(configuration: dict[str, Any], base: Path, device: str) -> dict[str, Any]:
+    """The peak of a training of two steps on `device`, `cpu` or a GPU."""
     import bitsandbytes  # noqa: F401 - an import too, and not a small one
     import torch
 
+    import ft_pipeline.training.adapter  # noqa: F401 - all that a training imports
     from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
-    from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer.acceleration import speed_up
-    from ft_pipeline.training.trainer.arguments import training_arguments
-    from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(device)
     settings = _settings(configuration)
-    draw = random.Random(0)
-    ids = [[draw.randrange(100, 40_000) for _ in range(configuration["length"])] for _ in range(64)]
-    rows = [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
+    rows = _rows(base, configuration["length"])
     before = resident_gb("VmRSS")
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = training_arguments(settings.training, Path(scratch), device, dtype)
-        arguments.eval_strategy = arguments.save_strategy = "no"
-        model = new_model(base, settings, device)
-        speed_up(model, settings.training, device)
-        trainer = TokenTrainer(model, load_tokenizer(base), rows, rows[:1], arguments)
+        trainer = new_trainer(base, settings, rows, Path(scratch), device)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         trainer.train()
-    peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else resident_gb("VmHWM") - before
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device != "cpu" else resident_gb("VmHWM") - before
     return {"device": device, "dtype": dtype_name(dtype), "peak_gb": peak}
+
+
+def _rows(base: Path, length: int) -> list[dict[str, Any]]:
+    vocabulary = json.loads((base / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    draw = random.Random(0)
+    ids = [
+        [draw.randrange(min(100, vocabulary // 2), min(40_000, vocabulary)) for _ in range(length)] for _ in range(64)
+    ]
+    return [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
 
 
 def resident_gb(field: str) -> float:
@@ -146,14 +149,6 @@ def resident_gb(field: str) -> float:
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024 / 1e9
-
-
-class _Silent:
-    def progress(self, step: int, total: int, **values: float) -> None:
-        pass
-
-    def log(self, message: str) -> None:
-        pass
 
 
 if __name__ == "__main__":
