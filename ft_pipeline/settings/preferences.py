@@ -55,7 +55,7 @@ class DpoSettings(Section):
 
 
 class KtoSettings(Section):
-    """TRL's KTOConfig, same names (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+    """TRL's KTOConfig, same names (Ethayarajh et al. 2024, arXiv 2402.01306; docs/preferences.md)."""
 
     beta: float = Field(0.1, gt=0)
     """Penalty for moving away from the reference model: the larger, the closer the model stays."""

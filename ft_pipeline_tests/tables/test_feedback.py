@@ -146,6 +146,15 @@ def test_thumbs_in_traces_become_rows(tmp_path):
     assert all("rated up" not in (row["tags"] or ()) for row in rows)
 
 
+def test_a_log_of_answers_that_were_all_rated_down_is_sound(tmp_path):
+    lines = [logged_call("Where is it?", "No idea.", id="bad"), {"feedback": {"id": "bad", "rating": "down"}}]
+    for table, accepted in (("traces", 0), ("feedback", 1)):
+        path = write_jsonl(tmp_path / "log.jsonl", lines)
+        name = "log.jsonl" if table == "traces" else name_elsewhere("traces", "log.jsonl")
+        report = build_table(table, [SourceFile(name, path, "")], tmp_path / table, max_quarantined=0.1)
+        assert report.passed and report.accepted == accepted
+
+
 def test_ft_inspect_shows_prompt_and_answer(tmp_path):
     build(
         tmp_path,
