@@ -72,7 +72,8 @@ def test_a_tensor_of_another_shape_is_not_loaded(written_by_three):
 
 # --- trainings that others finish ----------------------------------------------------------------------------------
 
-WRITERS = {"alone": {"count": 1}, "sharded": {"count": 2, "sharded": True}}
+TECHNIQUES = ("lora", "full")
+WRITERS = ("one process", "two with FSDP2")
 FINISHERS = {
     "one process": {"count": 1},
     "two with DDP": {"count": 2},
@@ -81,57 +82,71 @@ FINISHERS = {
 }
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
-def begun(request, tiny_base, tmp_path_factory):
-    """The technique, and a function that returns a job whose training others began; the folder of a whole training."""
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def begun(tiny_base, tmp_path_factory):
+    """A function that returns a job whose training others began, the whole trainings of one process, and a folder."""
+    folder = tmp_path_factory.mktemp("begun")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(COMPUTE_DTYPE_VARIABLE, "float32")
         keys = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
-        wanted = settings(request.param, **keys, eval_steps=2, optim="adamw_torch")
+        wanted = {name: settings(name, **keys, eval_steps=2, optim="adamw_torch") for name in TECHNIQUES}
         rows = [*support_rows(), conversation(8000, [PAIRS[0]], "train")]
-        inputs = {
-            "training_data": make_training_data(folder / "data", tiny_base, rows, wanted),
-            "base_model": tiny_base,
-        }
-        works = {name: job("adapter", folder / name, wanted, inputs) for name in WRITERS}
-        adapter.run(works["alone"])
-        run_ranks({"sharded": works["sharded"]}, folder / "ranks", sharded=True)
+        data = make_training_data(folder / "data", tiny_base, rows, wanted["lora"])
+        inputs = {"training_data": data, "base_model": tiny_base}
 
-        def begin(writer, name):
-            work = job("adapter", folder / name, wanted, inputs)
-            shutil.copytree(works[writer].work, work.work, dirs_exist_ok=True)
+        def new_job(technique, name):
+            return job("adapter", folder / technique / name, wanted[technique], inputs)
+
+        whole = {(technique, writer): new_job(technique, writer) for technique in TECHNIQUES for writer in WRITERS}
+        for technique in TECHNIQUES:
+            adapter.run(whole[technique, "one process"])
+        sharded = {technique: whole[technique, "two with FSDP2"] for technique in TECHNIQUES}
+        run_ranks(sharded, folder / "writers", sharded=True)
+
+        def begin(technique, writer, name):
+            work = new_job(technique, name)
+            shutil.copytree(whole[technique, writer].work, work.work, dirs_exist_ok=True)
             root = work.work / "checkpoints"
             shutil.rmtree(checkpoint_folder(root, steps_in(root)[-1]))
             return work
 
-        yield begin, works, folder
+        yield begin, whole, folder
+
+
+@pytest.fixture(scope="module", params=FINISHERS)
+def finished(request, begun):
+    """What ranks finished that others had begun: the job and its summary, by technique and writer."""
+    begin, _, folder = begun
+    ranks, together = FINISHERS[request.param], folder / request.param
+    jobs = {
+        f"{technique}-{writer}": begin(technique, writer, f"{writer}-{request.param}")
+        for technique in TECHNIQUES
+        for writer in WRITERS
+    }
+    for name, work in jobs.items():
+        kept = newest_valid(work.work / "checkpoints")
+        assert any("shard" in path.name for path in kept.iterdir()) == name.endswith("FSDP2")
+    if ranks["count"] == 1:
+        return {name: (work, adapter.run(work)) for name, work in jobs.items()}
+    run_ranks(jobs, together, **ranks)
+    return {name: (work, summary_of(together, name)) for name, work in jobs.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("finisher", FINISHERS)
 @pytest.mark.parametrize("writer", WRITERS)
-def test_others_finish_the_training(writer, finisher, begun):
-    begin, works, folder = begun
-    name = f"{writer}-{finisher}".replace(" ", "-")
-    work = begin(writer, name)
-    kept = newest_valid(work.work / "checkpoints")
-    assert any("shard" in path.name for path in kept.iterdir()) == (writer == "sharded")
-    ranks = FINISHERS[finisher]
-    if ranks["count"] == 1:
-        summary = adapter.run(work)
-    else:
-        run_ranks({name: work}, folder / "ranks", **ranks)
-        summary = summary_of(folder / "ranks", name)
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_others_finish_the_training(technique, writer, finished, begun):
+    work, summary = finished[f"{technique}-{writer}"]
+    alone = begun[1][technique, "one process"]
     assert 0 < summary["resumed_from_step"] < summary["steps"] == 10
     for value in ("loss", "eval_loss", "grad_norm"):
-        assert losses(work.out, value) == pytest.approx(losses(works["alone"].out, value), rel=1e-3)
-    weights, expected = (load_file(next(out.glob("*model.safetensors"))) for out in (work.out, works["alone"].out))
+        assert losses(work.out, value) == pytest.approx(losses(alone.out, value), rel=1e-3)
+    weights, expected = (load_file(next(out.glob("*model.safetensors"))) for out in (work.out, alone.out))
     assert weights.keys() == expected.keys()
     for key, tensor in expected.items():
         assert weights[key].dtype == tensor.dtype
         torch.testing.assert_close(weights[key], tensor, rtol=2e-2, atol=2e-3)
-    assert {path.name for path in work.out.iterdir()} == {path.name for path in works["alone"].out.iterdir()}
+    assert {path.name for path in work.out.iterdir()} == {path.name for path in alone.out.iterdir()}
     if (config := work.out / "adapter_config.json").exists():
-        assert json.loads(config.read_text()) == json.loads((works["alone"].out / config.name).read_text())
+        assert json.loads(config.read_text()) == json.loads((alone.out / config.name).read_text())
