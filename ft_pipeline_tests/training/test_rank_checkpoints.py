@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE
 from ft_pipeline.training import adapter
+from ft_pipeline.training.techniques import load_weights, new_model, new_sharded_model, save_sharded_weights
 from ft_pipeline.training.trainer.checkpoint_state import load_tree, open_tree, save_tree
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, newest_valid, steps_in
 from ft_pipeline.training.trainer.data_parallel import read_optimizer_state
@@ -68,6 +70,58 @@ def test_a_tensor_of_another_shape_is_not_loaded(written_by_three):
     with pytest.raises(ValueError, match=r"has the shape \[7, 5\], not \[5\]"):
         load_into(torch.zeros(5), stored)
     assert isinstance(stored, StoredTensor)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("writers", [1, 2])
+def test_trained_weights_are_read_by_any_number_of_ranks(writers, count, tiny_base, tmp_path):
+    wanted = settings("full")
+    trained = changed(new_model(tiny_base, wanted, "cpu"))
+    if writers == 1:
+        trained.save_pretrained(tmp_path, save_original_format=False)
+    for number in range(writers if writers > 1 else 0):
+        with only_rank(number, writers) as ranks:
+            save_sharded_weights(changed(new_sharded_model(tiny_base, wanted, "cpu", ranks)), tmp_path, ranks)
+    expected = dict(trained.named_parameters())
+    assert rows_that_ranks_load(tiny_base, wanted, tmp_path, count) == {
+        name: tensor.tolist() for name, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_adapter_is_read_by_ranks_with_shards(count, tiny_base, tmp_path):
+    wanted = settings("lora")
+    trained = changed(new_model(tiny_base, wanted, "cpu"))
+    trained.save_pretrained(tmp_path)
+    loaded = rows_that_ranks_load(tiny_base, wanted, tmp_path, count)
+    for name, tensor in trained.named_parameters():
+        if tensor.requires_grad:
+            assert loaded[name] == tensor.tolist()
+
+
+def changed(model):
+    """A model whose trained weights are not those of a new one."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                (weight.to_local() if isinstance(weight, DTensor) else weight).add_(0.25)
+    return model
+
+
+def rows_that_ranks_load(base, wanted, folder, count):
+    """The weights of `count` ranks that loaded a checkpoint, put together."""
+    if count == 1:
+        model = new_model(base, wanted, "cpu")
+        load_weights(model, folder)
+        return {name: weight.tolist() for name, weight in model.named_parameters()}
+    together = {}
+    for number in range(count):
+        with only_rank(number, count) as ranks:
+            model = new_sharded_model(base, wanted, "cpu", ranks)
+            load_weights(model, folder)
+            for name, weight in model.named_parameters():
+                together.setdefault(name, []).extend(weight.to_local().tolist())
+    return together
 
 
 # --- trainings that others finish ----------------------------------------------------------------------------------
