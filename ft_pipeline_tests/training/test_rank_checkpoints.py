@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE
 from ft_pipeline.training import adapter
+from ft_pipeline.training.techniques import load_weights, new_model, new_sharded_model, save_sharded_weights
 from ft_pipeline.training.trainer.checkpoint_state import load_tree, open_tree, save_tree
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, newest_valid, steps_in
 from ft_pipeline.training.trainer.data_parallel import read_optimizer_state
@@ -70,9 +72,62 @@ def test_a_tensor_of_another_shape_is_not_loaded(written_by_three):
     assert isinstance(stored, StoredTensor)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("writers", [1, 2])
+def test_trained_weights_are_read_by_any_number_of_ranks(writers, count, tiny_base, tmp_path):
+    wanted = settings("full")
+    trained = changed(new_model(tiny_base, wanted, "cpu"))
+    if writers == 1:
+        trained.save_pretrained(tmp_path, save_original_format=False)
+    for number in range(writers if writers > 1 else 0):
+        with only_rank(number, writers) as ranks:
+            save_sharded_weights(changed(new_sharded_model(tiny_base, wanted, "cpu", ranks)), tmp_path, ranks)
+    expected = dict(trained.named_parameters())
+    assert rows_that_ranks_load(tiny_base, wanted, tmp_path, count) == {
+        name: tensor.tolist() for name, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_adapter_is_read_by_ranks_with_shards(count, tiny_base, tmp_path):
+    wanted = settings("lora")
+    trained = changed(new_model(tiny_base, wanted, "cpu"))
+    trained.save_pretrained(tmp_path)
+    loaded = rows_that_ranks_load(tiny_base, wanted, tmp_path, count)
+    for name, tensor in trained.named_parameters():
+        if tensor.requires_grad:
+            assert loaded[name] == tensor.tolist()
+
+
+def changed(model):
+    """A model whose trained weights are not those of a new one."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                (weight.to_local() if isinstance(weight, DTensor) else weight).add_(0.25)
+    return model
+
+
+def rows_that_ranks_load(base, wanted, folder, count):
+    """The weights of `count` ranks that loaded a checkpoint, put together."""
+    if count == 1:
+        model = new_model(base, wanted, "cpu")
+        load_weights(model, folder)
+        return {name: weight.tolist() for name, weight in model.named_parameters()}
+    together = {}
+    for number in range(count):
+        with only_rank(number, count) as ranks:
+            model = new_sharded_model(base, wanted, "cpu", ranks)
+            load_weights(model, folder)
+            for name, weight in model.named_parameters():
+                together.setdefault(name, []).extend(weight.to_local().tolist())
+    return together
+
+
 # --- trainings that others finish ----------------------------------------------------------------------------------
 
-WRITERS = {"alone": {"count": 1}, "sharded": {"count": 2, "sharded": True}}
+TECHNIQUES = ("lora", "full")
+WRITERS = ("one process", "two with FSDP2")
 FINISHERS = {
     "one process": {"count": 1},
     "two with DDP": {"count": 2},
@@ -81,57 +136,71 @@ FINISHERS = {
 }
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
-def begun(request, tiny_base, tmp_path_factory):
-    """The technique, and a function that returns a job whose training others began; the folder of a whole training."""
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def begun(tiny_base, tmp_path_factory):
+    """A function that returns a job whose training others began, the whole trainings of one process, and a folder."""
+    folder = tmp_path_factory.mktemp("begun")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(COMPUTE_DTYPE_VARIABLE, "float32")
         keys = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
-        wanted = settings(request.param, **keys, eval_steps=2, optim="adamw_torch")
+        wanted = {name: settings(name, **keys, eval_steps=2, optim="adamw_torch") for name in TECHNIQUES}
         rows = [*support_rows(), conversation(8000, [PAIRS[0]], "train")]
-        inputs = {
-            "training_data": make_training_data(folder / "data", tiny_base, rows, wanted),
-            "base_model": tiny_base,
-        }
-        works = {name: job("adapter", folder / name, wanted, inputs) for name in WRITERS}
-        adapter.run(works["alone"])
-        run_ranks({"sharded": works["sharded"]}, folder / "ranks", sharded=True)
+        data = make_training_data(folder / "data", tiny_base, rows, wanted["lora"])
+        inputs = {"training_data": data, "base_model": tiny_base}
 
-        def begin(writer, name):
-            work = job("adapter", folder / name, wanted, inputs)
-            shutil.copytree(works[writer].work, work.work, dirs_exist_ok=True)
+        def new_job(technique, name):
+            return job("adapter", folder / technique / name, wanted[technique], inputs)
+
+        whole = {(technique, writer): new_job(technique, writer) for technique in TECHNIQUES for writer in WRITERS}
+        for technique in TECHNIQUES:
+            adapter.run(whole[technique, "one process"])
+        sharded = {technique: whole[technique, "two with FSDP2"] for technique in TECHNIQUES}
+        run_ranks(sharded, folder / "writers", sharded=True)
+
+        def begin(technique, writer, name):
+            work = new_job(technique, name)
+            shutil.copytree(whole[technique, writer].work, work.work, dirs_exist_ok=True)
             root = work.work / "checkpoints"
             shutil.rmtree(checkpoint_folder(root, steps_in(root)[-1]))
             return work
 
-        yield begin, works, folder
+        yield begin, whole, folder
+
+
+@pytest.fixture(scope="module", params=FINISHERS)
+def finished(request, begun):
+    """What ranks finished that others had begun: the job and its summary, by technique and writer."""
+    begin, _, folder = begun
+    ranks, together = FINISHERS[request.param], folder / request.param
+    jobs = {
+        f"{technique}-{writer}": begin(technique, writer, f"{writer}-{request.param}")
+        for technique in TECHNIQUES
+        for writer in WRITERS
+    }
+    for name, work in jobs.items():
+        kept = newest_valid(work.work / "checkpoints")
+        assert any("shard" in path.name for path in kept.iterdir()) == name.endswith("FSDP2")
+    if ranks["count"] == 1:
+        return {name: (work, adapter.run(work)) for name, work in jobs.items()}
+    run_ranks(jobs, together, **ranks)
+    return {name: (work, summary_of(together, name)) for name, work in jobs.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("finisher", FINISHERS)
 @pytest.mark.parametrize("writer", WRITERS)
-def test_others_finish_the_training(writer, finisher, begun):
-    begin, works, folder = begun
-    name = f"{writer}-{finisher}".replace(" ", "-")
-    work = begin(writer, name)
-    kept = newest_valid(work.work / "checkpoints")
-    assert any("shard" in path.name for path in kept.iterdir()) == (writer == "sharded")
-    ranks = FINISHERS[finisher]
-    if ranks["count"] == 1:
-        summary = adapter.run(work)
-    else:
-        run_ranks({name: work}, folder / "ranks", **ranks)
-        summary = summary_of(folder / "ranks", name)
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_others_finish_the_training(technique, writer, finished, begun):
+    work, summary = finished[f"{technique}-{writer}"]
+    alone = begun[1][technique, "one process"]
     assert 0 < summary["resumed_from_step"] < summary["steps"] == 10
     for value in ("loss", "eval_loss", "grad_norm"):
-        assert losses(work.out, value) == pytest.approx(losses(works["alone"].out, value), rel=1e-3)
-    weights, expected = (load_file(next(out.glob("*model.safetensors"))) for out in (work.out, works["alone"].out))
+        assert losses(work.out, value) == pytest.approx(losses(alone.out, value), rel=1e-3)
+    weights, expected = (load_file(next(out.glob("*model.safetensors"))) for out in (work.out, alone.out))
     assert weights.keys() == expected.keys()
     for key, tensor in expected.items():
         assert weights[key].dtype == tensor.dtype
         torch.testing.assert_close(weights[key], tensor, rtol=2e-2, atol=2e-3)
-    assert {path.name for path in work.out.iterdir()} == {path.name for path in works["alone"].out.iterdir()}
+    assert {path.name for path in work.out.iterdir()} == {path.name for path in alone.out.iterdir()}
     if (config := work.out / "adapter_config.json").exists():
-        assert json.loads(config.read_text()) == json.loads((works["alone"].out / config.name).read_text())
+        assert json.loads(config.read_text()) == json.loads((alone.out / config.name).read_text())

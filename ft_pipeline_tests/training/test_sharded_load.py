@@ -21,7 +21,9 @@ EXPERIMENTS = {
 
 
 def held_bytes(model) -> int:
-    return sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+    """The memory of the weights in this process."""
+    local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()]
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in local}.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -66,6 +68,31 @@ def test_each_rank_holds_its_rows_of_every_weight(name, continues, tiny_base, tm
     for key, parameter in expected.items():
         together = torch.cat([part[key] for part in parts])
         assert together.dtype == parameter.dtype and torch.equal(together, parameter), key
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora", "full"])
+def test_no_rank_ever_holds_much_more_than_its_share(name, tmp_path, monkeypatch):
+    base = tiny_model_of("llama", tmp_path / "base", num_hidden_layers=16)
+    settings = ExperimentSettings.model_validate(EXPERIMENTS[name])
+    whole = held_bytes(new_model(base, settings, "cpu"))
+    held, models, fill, load = [], [], LazyWeights.fill, LazyWeights.load_model
+
+    def recorded_load(self, *arguments, **options):
+        models.append(load(self, *arguments, **options))
+        return models[-1]
+
+    def recorded_fill(self, module):
+        fill(self, module)
+        held.append(held_bytes(models[0]))
+
+    monkeypatch.setattr(LazyWeights, "load_model", recorded_load)
+    monkeypatch.setattr(LazyWeights, "fill", recorded_fill)
+    with only_rank(0) as ranks:
+        model = new_sharded_model(base, settings, "cpu", ranks)
+        share = held_bytes(model)
+    assert len(held) == 17, "16 layers and what is outside them"
+    assert share == pytest.approx(whole / 2, rel=0.05)
+    assert max(held) < 0.7 * whole and held[0] < 0.4 * whole
 
 
 def _changed_adapter(base, settings, folder):
