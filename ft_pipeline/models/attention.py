@@ -158,22 +158,21 @@ def _attend_row_by_row(
     """Compute the attention of the rows one by one: [heads, tokens, width] each → [1, tokens, heads, width]."""
     lengths: list[int] = bounds.diff().tolist()
     queries, keys, values = (states.split(lengths, dim=1) for states in (query, key, value))
-    of_rows = branches or [()] * len(lengths)
-    rows = [
-        _attend_branches(*row, scale, parts) if parts else _attend_row(*row, scale)
-        for *row, parts in zip(queries, keys, values, of_rows, strict=True)
-    ]
+    if branches is None:
+        rows = [_attend_row(*row, scale) for row in zip(queries, keys, values, strict=True)]
+    else:
+        rows = [_attend_branches(*row, scale) for row in zip(queries, keys, values, branches, strict=True)]
     return torch.cat(rows, dim=1).transpose(0, 1)[None]
 
 
-def _attend_branches(query: Tensor, key: Tensor, value: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+def _attend_branches(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
     """Return the attention of one row [heads, tokens, width] with branches. lengths: those of the stem and of each
     branch."""
     queries, keys, values = (states.split(list(lengths), dim=1) for states in (query, key, value))
     parts = [_attend_row(queries[0], keys[0], values[0], scale)] if lengths[0] else []
-    for branch_queries, *branch in zip(queries[1:], keys[1:], values[1:], strict=True):
-        whole = (torch.cat([stem[0], own], dim=1) for stem, own in zip((keys, values), branch, strict=True))
-        parts.append(_attend_row(branch_queries, *whole, scale))
+    for own_queries, *own in zip(queries[1:], keys[1:], values[1:], strict=True):
+        all_keys, all_values = torch.cat([keys[0], own[0]], dim=1), torch.cat([values[0], own[1]], dim=1)
+        parts.append(_attend_row(own_queries, all_keys, all_values, scale))
     return torch.cat(parts, dim=1)
 
 

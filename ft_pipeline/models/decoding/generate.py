@@ -141,7 +141,7 @@ def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decodi
 
 
 @dataclass(frozen=True)
-class _ChosenTokens(LogitsProcessor):  # type: ignore[misc]
+class _ChosenTokens(LogitsProcessor):
     """Makes transformers' greedy search take the tokens that `choose_tokens` returns."""
 
     uniforms: torch.Tensor

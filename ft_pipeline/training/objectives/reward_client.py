@@ -32,8 +32,8 @@ _SETTINGS = {
     "MKL_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",  # the order of a set must not change a reward
 }
-_START_SECONDS = 120
-"""Time for loading the libraries and the project's functions."""
+_START_SECONDS = 600
+"""Time for loading the libraries and the project's functions: minutes on a machine that is short of memory."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,9 @@ class RewardProcess:
         reply = self._ask(self._first_line, _START_SECONDS)
         if reply is None:
             raise UserError(
-                "The process that computes rewards ended while it loaded its metrics. Raise grpo.reward_memory_gb (now "
-                f"{self._settings.reward_memory_gb:g}), or correct the functions of the rewards."
+                f"The process that computes rewards ended, or took over {_START_SECONDS} s, while it loaded its "
+                f"metrics. Raise grpo.reward_memory_gb (now {self._settings.reward_memory_gb:g}), or correct the "
+                "functions of the rewards."
             )
         self.limits: dict[str, bool] = _checked(reply)["limits"]
         """Whether the process is kept from the `network`, from other `files`, and from `processes` that outlive it."""

@@ -63,7 +63,10 @@ def join_branches(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]
     The last token of the prompt begins each answer, since it predicts the first token. BRANCHES has for each group the
     number of tokens of the rest of the prompt, and of each answer.
     """
-    ids, labels, positions, branches = [], [], [], []
+    ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    branches: list[list[int]] = []
     for prompt, answers in groups:
         stem = len(prompt) - 1
         ids += prompt[:stem]
