@@ -83,11 +83,11 @@ def _write_chosen(finished: Finished, best: Trial) -> dict[str, Any]:
         if _is_experiment(path, wanted):
             return {"experiment": path.stem, "new": False}
         number += 1
+    loss = f"{measure_of(study.objective)} on validation rows ({describe_loss(best.loss, study.objective)})"
     header = (
         "# yaml-language-server: $schema=../schemas/experiment.json\n"
-        f"# Chosen by `ft sweep {study.name}`: {best.name(study.name)} of {len(finished.trials)}, by the best\n"
-        f"# {measure_of(study.objective)} on validation rows ({describe_loss(best.loss, study.objective)}). "
-        "The comparison measures it on test rows.\n"
+        f"# Chosen by `ft sweep {study.name}`: {best.name(study.name)}, by the best {loss}.\n"
+        f"# It is the best of {len(finished.trials)} trials. The comparison measures it on test rows.\n"
     )
     write_atomically(path, (header + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).encode())
     return {"experiment": path.stem, "new": True}
