@@ -117,7 +117,7 @@ def _held_out_rewards(trainer: TokenTrainer) -> dict[str, float]:
     entries = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
     best = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
     return {
-        name.replace("eval", when, 1): value
+        f"{when}_{name}": value
         for when, entry in zip(("first", "best"), [*entries[:1], *best], strict=False)
         for name, value in entry.items()
         if name.startswith("eval_reward")
