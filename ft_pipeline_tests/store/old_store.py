@@ -12,7 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from ft_pipeline import scaffold
+from ft_pipeline.defs import compared_scores
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
 from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
@@ -74,6 +78,16 @@ def _project_as_made(root: Path) -> Iterator[Project]:
         installed = importlib.metadata.version
         patch.setattr("ft_pipeline.execution.step.version", lambda name: recorded.get(name) or installed(name))
         yield Project.find(root)
+
+
+def compared_again(root: Path) -> Comparison:
+    """Return the comparison of the scores in the store of `root`, without its champion, which must be scored again."""
+    with _project_as_made(root) as project, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compared_scores, "champion_before", lambda *_: None)
+        store = ArtifactStore(root / "data" / "store")
+        inputs, config, _ = compared_scores.compared_scores(SpecContext(project, store))
+        folders = {name: store.require(*reference).path for name, reference in inputs.items()}
+        return compare(folders, config, training_facts_of(store, inputs))
 
 
 def library_versions(store: ArtifactStore) -> dict[str, str]:

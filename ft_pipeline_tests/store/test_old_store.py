@@ -17,7 +17,15 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
 from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
 from ft_pipeline_tests.fixtures.packing import unpack
-from ft_pipeline_tests.store.old_store import ADVICE, LIST, Rerun, disagreements, read_list, reruns
+from ft_pipeline_tests.store.old_store import (
+    ADVICE,
+    LIST,
+    Rerun,
+    compared_again,
+    disagreements,
+    read_list,
+    reruns,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +176,15 @@ def test_the_pages_of_its_assets_can_be_shown(
     look_at = shown["conversations"]["rows_to_look_at"].records
     assert {record.data["list"] for record in look_at} >= {"longest"} and look_at[0].data["origin"]
     assert shown["scores"]["highest_loss"].records[0].data["origin"] != "?"
+
+
+def test_its_model_of_preferences_is_not_compared_by_likelihood(root: Path) -> None:
+    found = compared_again(root)
+    assert {row.experiment for row in found.rows if row.learned_from} == {"dpo"}
+    dpo, lora, base = (found.row(name) for name in ("dpo/merged", "lora/merged", "base"))
+    assert dpo is not None and lora is not None and base is not None
+    assert found.why_undecided(dpo, base) is not None and found.why_undecided(lora, base) is None
+    assert found.own_targets == [], "its adapters have no held-out values"
 
 
 def test_only_listed_steps_run_again(planned_reruns: dict[str, Rerun]) -> None:
