@@ -57,9 +57,8 @@ def test_a_second_run_has_nothing_to_do(root: Path) -> None:
 def test_a_forgotten_thumb_is_gone_and_trains_again(root: Path) -> None:
     raw = root / "data" / "raw" / "feedback" / "thumbs.jsonl"
     answer = json.loads(raw.read_text(encoding="utf-8").splitlines()[6])["completion"]
-    row = next(
-        row for row in pq.read_table(current(root, "feedback").path / "rows.parquet").to_pylist() if row["row"] == 7
-    )
+    table = pq.read_table(current(root, "feedback").path / "rows.parquet").to_pylist()
+    (row,) = [row for row in table if (row["file"], row["row"]) == ("thumbs.jsonl", 7)]
     assert row["completion"][0]["content"] == answer
     erased = ft_json(root, "erase", "data/raw/feedback/thumbs.jsonl", "7", "--reason", "request 4711")
     assert {artifact["kind"] for artifact in erased["artifacts"]} >= {"feedback"}
