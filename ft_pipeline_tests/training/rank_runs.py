@@ -21,7 +21,7 @@ from ft_pipeline.training import adapter
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline_tests.training.subject import Listener
 
-TIMEOUT_S = 600
+TIMEOUT_S = 900
 
 
 @contextmanager
