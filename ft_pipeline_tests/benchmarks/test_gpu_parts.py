@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_parts.bench import Bench
-from gpu_parts.losses import VARIANTS, Comparison, measure_objective
+from gpu_parts.bench import Bench, Findings
+from gpu_parts.losses import VARIANTS, Comparison
 from gpu_parts.registry import all_parts
 
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
@@ -92,7 +92,7 @@ def test_every_part_runs_on_a_cpu_and_only_a_wrong_engine_fails(made: Path, fake
 
 
 def test_a_wrong_model_on_the_device_fails_the_losses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same part as above, but the device trains a model with one matrix that is 5 % too large."""
+    """The comparison of the parts above, but the device trains a model with one matrix that is 5 % too large."""
     right = Comparison.item
     calls: list[str] = []
 
@@ -103,7 +103,10 @@ def test_a_wrong_model_on_the_device_fails_the_losses(bench: Bench, monkeypatch:
         return made if calls.count(name) == 1 else {**made, "base": bench.model("small_wrong")}
 
     monkeypatch.setattr(Comparison, "item", item)
-    findings = measure_objective("cpt")(bench)
-    names = {check["name"] for check in findings.checks if not check["passed"]}
+    base, data, findings = bench.model("small"), bench.folder("material"), Findings()
+    bench.run("material", {"objective": "cpt", "base": base, "folder": data})
+    techniques = ("lora", "full")
+    Comparison(bench, findings, "cpt", base, f"{data}/data").run({name: VARIANTS[name] for name in techniques})
+    failed_checks = {check["name"] for check in findings.checks if not check["passed"]}
     assert findings.status == "failed"
-    assert {f"{name}, float32: first gradient" for name in ("lora", "full", "dora")} <= names
+    assert {f"{name}, float32: first gradient" for name in techniques} <= failed_checks
