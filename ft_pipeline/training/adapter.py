@@ -225,12 +225,10 @@ def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[s
     if not job.device.startswith("cuda") or job.rank.sharded:
         return
     gpu_memory_gb = torch.cuda.get_device_properties(job.device).total_memory / 1e9
-    config, teacher = (
-        json.loads((job.inputs[name] / "config.json").read_text(encoding="utf-8")) if name in job.inputs else None
-        for name in ("base_model", "teacher")
-    )
+    configs = {name: job.inputs[name] / "config.json" for name in ("base_model", "teacher") if name in job.inputs}
+    config, *teachers = (json.loads(path.read_text(encoding="utf-8")) for path in configs.values())
     longest = max(len(row["input_ids"]) for row in rows)
-    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb, teacher=teacher)
+    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb, teacher=teachers[0] if teachers else None)
     if not estimate["possible"]:
         raise UserError(
             f"Training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "

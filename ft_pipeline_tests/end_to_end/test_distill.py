@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     larger = tiny_model(root / "models" / "larger", seed=1, positions=8192)
     write(root, "student", teacher=str(larger), on_policy=0.5)
     write(root, "prompted", variant="few_shot", answers_per_prompt=2)
-    done = ft(root, *RUN)
+    done = ft(root, *RUN, timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
 
