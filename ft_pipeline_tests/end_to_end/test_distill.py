@@ -71,7 +71,7 @@ def test_the_larger_teacher_reads_the_students_answers(finished: Path) -> None:
 
 def test_the_comparison_says_what_stayed_of_the_prompt_and_the_store_verifies(finished: Path) -> None:
     (code, document), (verified, audit), (planned, plan) = ft_in_turn(
-        finished, ("compare",), ("audit", "--verify"), (*RUN, "--plan")
+        finished, ("compare",), ("audit", "prompted", "--verify"), (*RUN, "--plan")
     )
     assert (code, verified, planned) == (0, 0, 0) and audit["problems"] == []
     assert not any(step["runs"] for step in plan["plan"])
@@ -110,7 +110,7 @@ def test_an_erased_row_is_in_no_distribution(root: Path, what: str) -> None:
         now = pq.read_table(distributions(root, "prompted").path / "rows.parquet").to_pylist()
         erased = [after for before, after in zip(rows, now, strict=True) if before["id"] == row["id"]]
         assert erased and all(after["target_ids"] == after["top_ids"] == after["rest"] == [] for after in erased)
-    (ran, _), (verified, audit) = ft_in_turn(root, RUN, ("audit", "--verify"))
+    (ran, _), (verified, audit) = ft_in_turn(root, RUN, ("audit", "prompted", "--verify"))
     assert (ran, verified) == (0, 0) and audit["problems"] == [] and found(root, text) == []
 
 
@@ -121,9 +121,9 @@ def found(root: Path, text: str) -> list[str]:
 
 def example_of(root: Path, prompt: str) -> tuple[Path, int, str]:
     """File, number and question of a raw row that is an example in a teacher's prompt."""
-    for file in sorted((root / "data" / "raw" / "alpaca").glob("*.jsonl")):
+    for file in sorted((root / "data" / "raw" / "alpaca").glob("support_*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            text = json.loads(line).get("instruction", "")
+            text = json.loads(line)["instruction"]
             if len(text) > 15 and text in prompt:
                 return file, number, text
     raise AssertionError("no example is a row of alpaca")
@@ -136,5 +136,5 @@ def test_copies_have_the_distributions(root: Path, tmp_path: Path) -> None:
     ((code, _),) = ft_in_turn(root, ("restore", backup, str(tmp_path / "restored")))
     restored = tmp_path / "restored"
     assert code == 0 and len(list((restored / kind).rglob("rows.parquet"))) == 2
-    ((verified, audit),) = ft_in_turn(restored, ("audit", "--verify"))
+    ((verified, audit),) = ft_in_turn(restored, ("audit", "prompted", "--verify"))
     assert verified == 0 and audit["problems"] == []
