@@ -1,7 +1,6 @@
 """Objective distill by `ft run`: a larger teacher that also reads the student's answers, erasure of a prompt and of an
 example, and copies of its distributions."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,11 @@ def found(root: Path, text: str) -> list[str]:
 
 def example_of(root: Path, prompt: str) -> tuple[Path, int, str]:
     """File, number and question of a raw row that is an example in a teacher's prompt."""
-    for file in sorted((root / "data" / "raw" / "alpaca").glob("support_*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            text = json.loads(line)["instruction"]
-            if len(text) > 15 and text in prompt:
-                return file, number, text
-    raise AssertionError("no example is a row of alpaca")
+    for row in pq.read_table(current(root, "conversations").path / "rows.parquet").to_pylist():
+        question = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+        if row["split"] == "train" and f"user\n{question}<|im_end|>" in prompt:
+            return root / "data" / "raw" / row["table"] / row["file"], row["row"], question
+    raise AssertionError("no example is a row")
 
 
 def test_copies_have_the_distributions(root: Path, tmp_path: Path) -> None:
