@@ -1,7 +1,6 @@
 """Objective distill by `ft run`: a larger teacher that also reads the student's answers, erasure of a prompt and of an
 example, and copies of its distributions."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     larger = tiny_model(root / "models" / "larger", seed=1, positions=8192)
     write(root, "student", teacher=str(larger), on_policy=0.5)
     write(root, "prompted", variant="few_shot", answers_per_prompt=2)
-    done = ft(root, *RUN)
+    done = ft(root, *RUN, timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
 
@@ -71,7 +70,7 @@ def test_the_larger_teacher_reads_the_students_answers(finished: Path) -> None:
 
 def test_the_comparison_says_what_stayed_of_the_prompt_and_the_store_verifies(finished: Path) -> None:
     (code, document), (verified, audit), (planned, plan) = ft_in_turn(
-        finished, ("compare",), ("audit", "--verify"), (*RUN, "--plan")
+        finished, ("compare",), ("audit", "prompted", "--verify"), (*RUN, "--plan")
     )
     assert (code, verified, planned) == (0, 0, 0) and audit["problems"] == []
     assert not any(step["runs"] for step in plan["plan"])
@@ -102,26 +101,30 @@ def test_an_erased_row_is_in_no_distribution(root: Path, what: str) -> None:
         file, number, text = root.joinpath(*INBOX), row["row"], row["prompt_messages"][-1]["content"]
     else:
         file, number, text = example_of(root, rows[0]["teacher_prompt"])
-    assert any("teacher_distributions" in path for path in traces(root, text))
+    assert any("teacher_distributions" in path for path in found(root, text))
     done = ft(root, "erase", str(file.relative_to(root)), str(number), "--reason", "request 4711")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert traces(root, text) == [] and text not in decoded_tokens(root)
+    assert found(root, text) == [] and text not in decoded_tokens(root)
     if what == "prompt":
         now = pq.read_table(distributions(root, "prompted").path / "rows.parquet").to_pylist()
         erased = [after for before, after in zip(rows, now, strict=True) if before["id"] == row["id"]]
         assert erased and all(after["target_ids"] == after["top_ids"] == after["rest"] == [] for after in erased)
-    (ran, _), (verified, audit) = ft_in_turn(root, RUN, ("audit", "--verify"))
-    assert (ran, verified) == (0, 0) and audit["problems"] == [] and traces(root, text) == []
+    (ran, _), (verified, audit) = ft_in_turn(root, RUN, ("audit", "prompted", "--verify"))
+    assert (ran, verified) == (0, 0) and audit["problems"] == [] and found(root, text) == []
+
+
+def found(root: Path, text: str) -> list[str]:
+    """Where a text is in the data of a project and in Dagster's files."""
+    return [path for folder in ("data", "dagster_home") for path in traces(root / folder, text)]
 
 
 def example_of(root: Path, prompt: str) -> tuple[Path, int, str]:
     """File, number and question of a raw row that is an example in a teacher's prompt."""
-    for file in sorted((root / "data" / "raw" / "alpaca").glob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            text = json.loads(line).get("instruction", "")
-            if len(text) > 15 and text in prompt:
-                return file, number, text
-    raise AssertionError("no example is a row of alpaca")
+    for row in pq.read_table(current(root, "conversations").path / "rows.parquet").to_pylist():
+        question = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+        if row["split"] == "train" and f"user\n{question}<|im_end|>" in prompt:
+            return root / "data" / "raw" / row["table"] / row["file"], row["row"], question
+    raise AssertionError("no example is a row")
 
 
 def test_copies_have_the_distributions(root: Path, tmp_path: Path) -> None:
@@ -131,5 +134,5 @@ def test_copies_have_the_distributions(root: Path, tmp_path: Path) -> None:
     ((code, _),) = ft_in_turn(root, ("restore", backup, str(tmp_path / "restored")))
     restored = tmp_path / "restored"
     assert code == 0 and len(list((restored / kind).rglob("rows.parquet"))) == 2
-    ((verified, audit),) = ft_in_turn(restored, ("audit", "--verify"))
+    ((verified, audit),) = ft_in_turn(restored, ("audit", "prompted", "--verify"))
     assert verified == 0 and audit["problems"] == []
