@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "experiments" / "qlora.yaml").unlink()
     for name, keys in {"trained": {}, "dropped": WITHOUT}.items():
         (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump({**qlora, **keys}), encoding="utf-8")
-    done = ft(root, "run")
+    done = ft(root, "run", timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
 

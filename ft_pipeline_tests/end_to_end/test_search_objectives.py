@@ -87,7 +87,7 @@ def test_no_trial_has_read_a_test_row_and_the_store_is_in_order(root: Path) -> N
     rows = pq.read_table(conversations.path / "rows.parquet", columns=["id", "split"]).to_pylist()
     held_back = {row["id"] for row in rows if row["split"] == "test"}
     used = {reference for trial in store.all("trial") if (reference := trial.inputs["training_data"])}
-    assert held_back and len(used) == 4
+    assert held_back and used
     for reference in used:
         data = store.require(*reference).path
         assert {path.name for path in data.glob("*.parquet")} == {"train.parquet", "validation.parquet"}
