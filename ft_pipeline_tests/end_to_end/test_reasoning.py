@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "experiments" / "qlora.yaml").unlink()
     for name, keys in {"trained": {}, "dropped": WITHOUT}.items():
         (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump({**qlora, **keys}), encoding="utf-8")
-    done = ft(root, "run")
+    done = ft(root, "run", timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
 
@@ -90,4 +90,4 @@ def test_test_rows_are_scored_as_the_model_was_trained(root: Path) -> None:
 def test_both_are_compared_and_the_store_is_in_order(root: Path) -> None:
     names = {row["name"] for row in ft_json(root, "compare")["rows"]}
     assert {"trained/merged", "dropped/merged"} <= names
-    assert ft(root, "audit", "--verify").returncode == 0
+    assert "all hashes match the records" in ft(root, "audit", "--verify").stdout

@@ -1,4 +1,4 @@
-"""`ft sweep` of pairs, rewards and distributions after an sft, of a training whose worker is killed, and its rows."""
+"""`ft sweep` of pairs and of rewards after an sft, of a training whose worker is killed, and the rows of its trials."""
 
 import os
 import signal
@@ -20,16 +20,12 @@ RATES = ("--over", "training.learning_rate=1e-4..3e-2")
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo": {"start_from": "qlora", "dpo": {"loss_type": "ipo"}},
     "grpo": {"start_from": "qlora", "grpo": {"rewards": {"chrf": 1}, "max_new_tokens": 8, "num_generations": 2}},
-    "distill": {"distill": {"variant": "short", "max_new_tokens": 8, "top_k": 8, "rows": ["conversations"]}},
 }
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = small_project(tmp_path_factory.mktemp("search") / "shop", variants=False)
-    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["prompting"]["variants"] = {"short": {"system_prompt": "Answer in one sentence."}}
-    (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     qlora = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
     qlora["training"] |= {"max_steps": 4, "eval_rows": 4, "eval_steps": 2, "per_device_train_batch_size": 2}
     for name, keys in {"qlora": {}, **OBJECTIVES}.items():
@@ -47,8 +43,7 @@ def test_each_objective_is_searched_and_its_lineage_is_complete(root: Path, obje
     trials = [artifact for artifact in store.all("trial") if artifact.spec["config"]["experiment"] == objective]
     for trial in trials:
         inputs = {name: store.require(*reference) for name, reference in trial.inputs.items()}
-        starts = {"start"} if OBJECTIVES[objective].get("start_from") else set()
-        assert inputs.keys() == {"training_data", "base_model", "adapter"} | starts
+        assert inputs.keys() == {"training_data", "base_model", "adapter", "start"}
         assert inputs["adapter"].inputs.get("start") == trial.inputs.get("start")
     if objective == "grpo":
         shown = ft(root, "sweep", objective, *RATES, "--trials", "2")
@@ -76,7 +71,8 @@ def test_a_trial_whose_worker_is_killed_has_failed_and_the_search_goes_on(root: 
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     assert "try1 failed" in errors and "the worker was killed by SIGKILL" in errors and "Traceback" not in errors
-    assert "try2 complete" in errors and "lora.try1" not in output
+    assert "try2 complete" in errors and "Run again" not in output
+    assert "qlora.try1 failed: adapter: the worker was killed by SIGKILL (usually out of memory).\n" in output
     document = ft_json(root, *arguments)
     assert [trial["state"] for trial in document["trials"]] == ["failed", "complete"]
 
@@ -87,14 +83,13 @@ def test_no_trial_has_read_a_test_row_and_the_store_is_in_order(root: Path) -> N
     rows = pq.read_table(conversations.path / "rows.parquet", columns=["id", "split"]).to_pylist()
     held_back = {row["id"] for row in rows if row["split"] == "test"}
     used = {reference for trial in store.all("trial") if (reference := trial.inputs["training_data"])}
-    assert held_back and len(used) == 4
+    assert held_back and used
     for reference in used:
         data = store.require(*reference).path
         assert {path.name for path in data.glob("*.parquet")} == {"train.parquet", "validation.parquet"}
         for path in data.glob("*.parquet"):
             assert not held_back & set(pq.read_table(path, columns=["id"])["id"].to_pylist())
     assert not store.all("scores") and not store.all("prompt_baseline")
-    verified = ft(root, "audit", "--verify")
-    assert verified.returncode == 0, verified.stdout[-3000:]
+    assert "all hashes match the records" in ft(root, "audit", "--verify").stdout
     status = ft_json(root, "status")
     assert status["runs"] == [] and status["failed"] == []
