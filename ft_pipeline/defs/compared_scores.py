@@ -104,7 +104,7 @@ def _otherwise_than_answers(context: SpecContext, scores: Artifact) -> LearnsFro
     if "adapter" not in scores.inputs:
         return None
     adapter = context.store.require(*scores.inputs["adapter"])
-    learns_from = OBJECTIVES[adapter.spec["config"]["experiment"]["objective"]].learns_from
+    learns_from = OBJECTIVES[adapter.spec["config"].get("experiment", {}).get("objective", "sft")].learns_from
     return None if learns_from == "answers" else learns_from
 
 

@@ -64,7 +64,7 @@ def confine(folder: Path, memory_bytes: int, packages: Iterable[str]) -> Limits:
     readable = [*map(Path, _READABLE), *_python_folders(packages)]
     network = is_linux and _leave(_NEW_NETWORK)
     processes = is_linux and _leave(_NEW_PROCESSES)
-    _end_with_parent()  # a process that changes its user namespace loses this setting
+    end_with_parent()  # a process that changes its user namespace loses this setting
     if processes:
         _continue_in_child()
     for limit, value in (
@@ -84,7 +84,7 @@ def _leave(namespace: int) -> bool:
     return any(libc.unshare(flags) == 0 for flags in (namespace, _NEW_USER | namespace))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let the system end this process when the training ends, even in a function that never returns."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)
@@ -95,7 +95,7 @@ def _continue_in_child() -> None:
     process waits for it, and ends as it does."""
     child = os.fork()
     if not child:
-        _end_with_parent()
+        end_with_parent()
         return
     os.closerange(0, os.sysconf("SC_OPEN_MAX"))  # so that the training sees when the child has ended
     _, status = os.waitpid(child, 0)

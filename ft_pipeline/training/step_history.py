@@ -118,7 +118,7 @@ def hindsight(store: ArtifactStore, adapter: Artifact, measured: Sequence[Measur
         None,
         device,
         base.summary["params"],
-        adapter.summary["computed_in"],
+        adapter.summary.get("computed_in", "bfloat16"),
         RankCount(adapter.summary.get("processes", 1)),
         teacher,
     )

@@ -20,7 +20,10 @@ pytestmark = [
 IMAGE = "<img src=x onerror=window.owned=1>"
 HTML = f"{IMAGE}<script>window.owned=1</script><svg onload=window.owned=1></svg>[click](javascript:window.owned=1)"
 NAME = f"{IMAGE}\x1b[31m.jsonl"
-TABLES = "raw_alpaca,raw_sharegpt,raw_text,raw_preferences,raw_unlabelled,alpaca,sharegpt,text,preferences,unlabelled"
+TABLES = (
+    "raw_alpaca,raw_sharegpt,raw_text,raw_preferences,raw_feedback,raw_unlabelled,"
+    "alpaca,sharegpt,text,preferences,feedback,unlabelled"
+)
 LOG_TAIL = f"```\n{HTML}\n\n{HTML}\n```"
 
 

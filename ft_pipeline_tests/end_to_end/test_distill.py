@@ -62,9 +62,9 @@ def test_the_larger_teacher_reads_the_students_answers(finished: Path) -> None:
     assert teacher.reference == distributions(finished, "student").inputs["base_model"]
     assert teacher.reference != adapter.inputs["base_model"]
     assert current(finished, "memory_estimate", "student").summary["bytes"]["teacher"] > 0
-    assert adapter.summary["first_own_answers"] > 0
+    assert adapter.summary["first_eval_own_answers"] > 0
     own = current(finished, "adapter", "prompted")
-    assert "teacher" not in own.inputs and "first_own_answers" not in own.summary
+    assert "teacher" not in own.inputs and "first_eval_own_answers" not in own.summary
     assert "teacher" not in current(finished, "memory_estimate", "prompted").summary["bytes"]
 
 

@@ -704,5 +704,6 @@ def test_a_corrected_call_is_erased_as_conversation_and_as_pair(shop: Shop) -> N
     assert {(row["format"], row["file"]) for row in result.rows} == {
         ("traces", "log.jsonl"),
         ("preferences", "../traces/log.jsonl"),
+        ("feedback", "../traces/log.jsonl"),
     }
     assert traces(shop.root, asked, wrong, right) == []

@@ -66,7 +66,7 @@ GOOD: dict[str, list[Any]] = {
     ],
     "feedback": [
         {"prompt": "Where is it?", "completion": "With the carrier since noon.", "label": True},
-        {"prompt": "A refund, please", "completion": "Perhaps later.", "label": False},
+        {"prompt": "A refund, please", "completion": "You may have it later.", "label": False},
     ],
     "unlabelled": [{"instruction": "Is the shop open today?"}, {"instruction": "Can I pay by card at the door?"}],
 }

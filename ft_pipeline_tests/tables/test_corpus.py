@@ -350,6 +350,10 @@ BROKEN_ROWS = [
     ("text", "duplicate", GOOD["text"][0]),
     ("preferences", "duplicate", GOOD["preferences"][0]),
     ("unlabelled", "near_duplicate", {"instruction": "is the shop open today"}),
+    ("feedback", "missing_label", {"prompt": "Who brings it?", "completion": "A driver."}),
+    ("feedback", "unrated", {"prompt": "Who brings it?", "completion": "A driver.", "label": None}),
+    ("feedback", "unknown_label", {"prompt": "Who brings it?", "completion": "A driver.", "label": "meh"}),
+    ("feedback", "contradicting_feedback", {**GOOD["feedback"][0], "label": False}),
 ]
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
-from trl import SFTConfig
 
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.trainer.arguments import TokenTrainingArguments
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.checkpoint_state import load_tree
 from ft_pipeline.training.trainer.loss import answer_loss
@@ -104,7 +104,7 @@ def test_creating_a_trainer_does_not_change_the_adapter_weights(technique, tmp_p
             weight.data.normal_()
     before = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
     rows = read_split(data, "validation")
-    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+    arguments = TokenTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     TokenTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
     after = get_peft_model_state_dict(model)
     assert all(torch.equal(before[name], after[name]) for name in before)

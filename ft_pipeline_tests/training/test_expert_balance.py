@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from trl import SFTConfig
 
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -11,6 +10,7 @@ from ft_pipeline.training.objectives.dpo import PreferenceTrainer, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up
+from ft_pipeline.training.trainer.arguments import TokenTrainingArguments
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
@@ -52,7 +52,7 @@ def trainer_of(base, tmp_path, monkeypatch):
         model = new_model(base(kind), ExperimentSettings.model_validate({"technique": technique, **lora}), "cpu")
         if padding_free:
             speed_up(model, ExperimentSettings(training={"padding_free": True}).training, "cpu")
-        arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+        arguments = TokenTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
         return factory(model, load_tokenizer(base(kind)), rows, rows, arguments, **keys)
 
     return make

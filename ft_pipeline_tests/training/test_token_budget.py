@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.time_estimate import rows_per_batch
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.batches import ROW_BOUNDS, TokenBatches, collate, lengths_of
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, steps_in
 from ft_pipeline.training.trainer.loss import token_losses
 from ft_pipeline.training.training_data import read_split
+from ft_pipeline.training.work import rows_per_batch
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 from ft_pipeline_tests.training.test_ranks import losses
 
@@ -90,7 +90,7 @@ def test_a_budget_bounds_the_activations_of_long_and_short_rows():
     assert activations(1024, **budget) == activations(128, **budget)
     assert activations(1024, **budget) == activations(1024, per_device_train_batch_size=4)
     wanted = ExperimentSettings.model_validate({"technique": "lora", "training": budget})
-    assert rows_per_batch(wanted, 200.0) == 20
+    assert rows_per_batch(wanted.training, 200.0) == 20
 
 
 def test_the_advice_lowers_the_budget():
