@@ -96,28 +96,33 @@ def _parts(row: dict[str, Any]) -> tuple[list[int], list[int]]:
     return row["input_ids"][:begin], row["input_ids"][begin:]
 
 
-def with_reference(model: Any, rows: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
+def with_reference(
+    model: Any, rows: Rows, pad_token_id: int | None, batch_size: int, ranks: Ranks | None = None
+) -> list[dict[str, Any]]:
     """Return the rows with the log probability (nats) of each answer, and of each mismatched one, under the current
-    model."""
-    own = _log_probabilities(model, rows, pad_token_id, batch_size)
+    model. Each rank computes its share."""
+    ranks = ranks or Ranks()
+    own = _log_probabilities(model, rows, pad_token_id, batch_size, ranks)
     made = [{**row, "reference": value} for row, value in zip(rows, own, strict=True)]
     if not rows or f"{MISMATCHED}ids" not in rows[0]:
         return made
-    mismatched = _log_probabilities(model, [_mismatched_row(row) for row in rows], pad_token_id, batch_size)
+    mismatched = _log_probabilities(model, [_mismatched_row(row) for row in rows], pad_token_id, batch_size, ranks)
     return [{**row, f"{MISMATCHED}reference": value} for row, value in zip(made, mismatched, strict=True)]
 
 
-def _log_probabilities(model: Any, rows: Rows, pad_token_id: int | None, batch_size: int) -> list[float]:
+def _log_probabilities(model: Any, rows: Rows, pad_token_id: int | None, batch_size: int, ranks: Ranks) -> list[float]:
     """Return the log probability of each answer. The batches are those of an evaluation, so that the gains at the start
     are 0, not a number that rounding leaves."""
     found: dict[int, float] = {}
     numbered = [{**row, "number": number} for number, row in enumerate(rows)]
     with evaluation_mode(model), without_compiled_code(), compute_autocast(model):
-        for part in batches_by_length(numbered, batch_size):
+        for part, counts in ranks.share(batches_by_length(numbered, batch_size)):
             batch = {name: tensor.to(model.device) for name, tensor in collate(part, pad_token_id).items()}
-            values = sequence_log_probabilities(model, batch).tolist()
-            found |= dict(zip((row["number"] for row in part), values, strict=True))
-    return [found[number] for number in range(len(rows))]
+            values = ranks.run(sequence_log_probabilities, model, batch).tolist()
+            if counts:
+                found |= dict(zip((row["number"] for row in part), values, strict=True))
+    of_all_ranks = {number: value for part in ranks.gather_values(found) for number, value in part.items()}
+    return [of_all_ranks[number] for number in range(len(rows))]
 
 
 def _mismatched_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +220,7 @@ class ThumbTrainer(TokenTrainer):
         if kto.loss_type == "kto":
             longest = max(len(row["input_ids"]) for row in (*train, *validation))
             train, validation = (with_mismatched_answers(rows, longest) for rows in (train, validation))
-        train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
+        train, validation = (with_reference(model, rows, pad, size, ranks) for rows in (train, validation))
         trainer = cls(model, tokenizer, train, validation, arguments, ranks, kto=kto)
         trainer.notes = (describe_balance([row["source"] for row in train], kto),)
         return trainer
