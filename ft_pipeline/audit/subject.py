@@ -11,10 +11,15 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release.champion import ChampionRecord
 
+CHAMPION = "champion"
 CHAMPION_NAME = re.compile(r"^champion(?:@(\d+))?$")
 FINGERPRINT_PREFIX = re.compile(r"^[0-9a-f]{8,64}$")
 EVIDENCE = "evidence"
 """The role of the comparison on which the decision for a champion was based."""
+
+
+class NothingReleased(UserError):
+    """There is no champion yet."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def _find_champion(index: ArtifactIndex, number: int | None) -> AuditSubject:
     """Return the champion of a record. None: of the last one."""
     records = index.champion_records
     if not records:
-        raise UserError("Nothing has been released yet. Name an experiment: `ft audit NAME`.")
+        raise NothingReleased("Nothing has been released yet. Name an experiment: `ft audit NAME`.")
     record = records[-1] if number is None else next((entry for entry in records if entry.sequence == number), None)
     if record is None:
         raise UserError(f"There is no champion record {number}. Choose one from 1 to {records[-1].sequence}.")

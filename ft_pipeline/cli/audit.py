@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ft_pipeline.project import Project
 
 NAME_HELP = (
-    "What to audit: champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT) or a "
-    "fingerprint."
+    "What to audit: champion (the default), champion@N, an experiment, a row of `ft compare`, an asset "
+    "(ASSET@EXPERIMENT) or a fingerprint."
 )
 
 
 def audit(
-    name: Annotated[str, typer.Argument(help=NAME_HELP)] = "champion",
+    name: Annotated[str | None, typer.Argument(help=NAME_HELP)] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the whole store again, and compare it with Dagster's event log.")
     ] = False,
@@ -83,7 +83,7 @@ def audit(
     elif against:
         _answer_against(chain, against, as_json)
     else:
-        request = _VerifyRequest(verify, chain_only and not missing, _read_key(key), anchor, missing)
+        request = _VerifyRequest(verify, chain_only and bool(chain.subject.roots), _read_key(key), anchor, missing)
         _answer_chain(opened_project, chain, request, as_json)
 
 
@@ -96,7 +96,7 @@ class _VerifyRequest:
     public_pem: bytes | None
     anchor: str | None
     missing: str | None
-    """Why the subject has no chain; None if it has one."""
+    """Why the subject has no chain; None if it has one, or if none was named and nothing was released."""
 
 
 def _read_key(path: Path | None) -> bytes | None:
@@ -112,23 +112,24 @@ def _read_key(path: Path | None) -> bytes | None:
     return public_pem
 
 
-def _walk_chain(project: "Project", name: str, *, or_whole_store: bool) -> tuple["Chain", str | None]:
-    """Return the chain of the subject `name`, and None.
+def _walk_chain(project: "Project", name: str | None, *, or_whole_store: bool) -> tuple["Chain", str | None]:
+    """Return the chain of the subject `name` (None: of the champion), and None.
 
     or_whole_store: if the subject cannot be found, return an empty chain and the reason. The store may be damaged.
     """
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
-    from ft_pipeline.audit.subject import find_subject, whole_store
+    from ft_pipeline.audit.subject import CHAMPION, NothingReleased, find_subject, whole_store
     from ft_pipeline.store.journal_lines import FILE_NAME
 
     index = ArtifactIndex(project.store)
     try:
-        return walk(index, find_subject(index, name)), None
+        return walk(index, find_subject(index, name or CHAMPION)), None
     except UserError as error:
         if not or_whole_store or not (index.kinds() or (project.store / FILE_NAME).is_file()):
             raise
-        return walk(index, whole_store(name)), str(error)
+        chain = walk(index, whole_store(name or CHAMPION))
+        return chain, None if name is None and isinstance(error, NothingReleased) else str(error)
 
 
 def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest, as_json: bool) -> None:

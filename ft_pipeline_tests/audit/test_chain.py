@@ -73,6 +73,14 @@ def test_an_audit_before_the_first_release_is_refused(shop: Shop) -> None:
         kinds(shop, "champion")
 
 
+def test_a_store_is_verified_before_the_first_release(shop: Shop, ft: Command) -> None:
+    shop.materialize()
+    code, shown = ft("audit", "--verify")
+    assert code == 0 and "all hashes match the records" in shown
+    with pytest.raises(UserError, match="Nothing has been released yet"):
+        ft("audit", "champion", "--verify")
+
+
 def test_the_tree_shows_artifacts_and_raw_files(released: Shop, ft: Command) -> None:
     code, shown = ft("audit")
     assert code == 0

@@ -45,7 +45,7 @@ def test_thumbs_are_trained_scored_and_audited(root: Path) -> None:
     assert sum(rows.values()) == 80 - len(data.document("audit.json")["left_out"])
     assert rows["up/train"] and rows["down/train"] and "start" in adapter.inputs
     assert {row["name"] for row in ft_json(root, "compare")["rows"]} >= {"base", "kto/adapter", "kto/merged"}
-    audited = ft(root, "audit", "kto", "--verify")
+    audited = ft(root, "audit", "--verify")
     assert audited.returncode == 0, audited.stdout[-2000:]
 
 
@@ -73,4 +73,4 @@ def test_a_forgotten_thumb_is_gone_and_trains_again(root: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ids = set(pq.read_table(current(root, "training_data", "kto").path / "train.parquet")["id"].to_pylist())
     assert row["id"] not in ids and current(root, "feedback").summary["accepted"] == 79
-    assert ft(root, "audit", "kto", "--verify").returncode == 0
+    assert ft(root, "audit", "--verify").returncode == 0

@@ -52,7 +52,7 @@ def test_the_rewarded_model_is_compared_and_its_reward_is_told(root: Path) -> No
 
 
 def test_the_store_verifies_and_a_second_run_does_nothing(root: Path) -> None:
-    assert ft(root, "audit", "grpo", "--verify").returncode == 0
+    assert ft(root, "audit", "--verify").returncode == 0
     assert "Up to date" in ft(root, "run", "--experiment", "grpo").stdout
 
 
