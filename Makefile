@@ -22,8 +22,9 @@ demo: setup
 ui: setup
 	$(BIN)/ft ui
 
-# Two to four processes, each with one thread.
-PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+# Two to four processes, each with one thread. Output is not captured: once, something closed the file of the capture, and
+# each later test of that process failed.
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --capture=no
 
 test: setup
 	$(PYTEST)
