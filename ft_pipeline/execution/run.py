@@ -20,6 +20,7 @@ from ft_pipeline.execution.dagster_names import STARTED_BY, asset_keys, asset_of
 from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
+from ft_pipeline.execution.interrupts import noting_interrupts
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
@@ -309,7 +310,7 @@ def _force(planned: PlannedStep) -> PlannedStep:
 def _materialize(
     instance: dg.DagsterInstance, request: RunRequest, experiment: str | None, assets: Sequence[str]
 ) -> list[str]:
-    """Run `assets` in one Dagster run. Returns what failed, as lines for the user."""
+    """Run `assets` in one Dagster run. Returns what failed, as lines for the user. KeyboardInterrupt after Ctrl-C."""
     failures: list[str] = []
 
     def note_failure(event: StepEvent) -> None:
@@ -319,7 +320,7 @@ def _materialize(
     tags = {FORCE: "true"} if request.force else {}
     if gguf_types := request.gguf_types_of(experiment):
         tags[GGUF] = ",".join(gguf_types)
-    with listening(StepEvent, note_failure):
+    with noting_interrupts(), listening(StepEvent, note_failure):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             resources=RESOURCES,

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from ft_pipeline.execution.workers.device_line import device_uses
+from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, write_experiment
 from ft_pipeline_tests.end_to_end.ui import wait_until
@@ -122,3 +123,26 @@ def test_no_process_and_no_place_in_line_outlives_the_command(
     waiting_run.send_signal(number)
     wait_until(lambda: all_gone(children), "the runs ended", PATIENCE)
     assert all(use.waiting == () for use in device_uses(leases))
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_all_experiments_that_run_one_after_the_other(shop: Path) -> None:
+    slot = device_locks(shop / "data" / "store")
+    command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "lora", "-e", "qlora", "--select"]
+    with FileLock(slot / "cpu", "another job of this store").hold():
+        run = psutil.Popen(
+            [*command, f"{TABLES},experiment,base_model,prompt_baseline"],
+            env=environment(shop),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(lambda: any(use.waiting for use in device_uses(slot)), "a job waits", PATIENCE)
+            run.send_signal(signal.SIGINT)
+            output, errors = run.communicate(timeout=PATIENCE)
+        finally:
+            run.kill()
+    assert run.returncode == 1 and "ft: stopped." in errors
+    assert "Traceback" not in output + errors
+    assert "[qlora]" not in errors, "the next experiment is not started"

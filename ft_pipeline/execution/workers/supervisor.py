@@ -22,6 +22,7 @@ import psutil
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import Progress, progress_is_shown
+from ft_pipeline.execution.interrupts import raise_if_interrupted
 from ft_pipeline.execution.pace import Pace
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.launchers import Launcher
@@ -159,6 +160,7 @@ def _supervise(
                 messages.forward(channel)
                 output.forward()
                 _check_parent()
+                raise_if_interrupted()
                 if watch.has_stalled():
                     watch.dump_stacks()
                     messages.forward(channel)
