@@ -103,6 +103,7 @@ def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: Experimen
             answer["id"],
             "teacher",
             answer["split"],
+            answer["table"],
             answer["file"],
             answer["row"],
             text,

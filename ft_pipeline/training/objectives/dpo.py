@@ -60,7 +60,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
 
     def make(rows: list[dict[str, Any]], side: str) -> list[Row]:
         sources = ["preferred" if side == "chosen" else "rejected"] * len(rows)
-        return tokenize_answers(tokenizer, rows, side, sources, settings)
+        return tokenize_answers(tokenizer, "preferences", rows, side, sources, settings)
 
     def source(side: str, checks: AnswerChecks) -> RowSource:
         return RowSource(

@@ -43,7 +43,7 @@ from ft_pipeline.training.trainer.loss import answer_states, detached_head, head
 from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
 
 _FAILED = "failed_rewards"
-_COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
+_COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -83,6 +83,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], data: ExperimentData) 
             row["id"],
             "prompt",
             row["split"],
+            row["table"],
             row["file"],
             row["row"],
             text,

@@ -65,7 +65,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     def make(items: slice) -> list[Row]:
         rows = kept.read(items.start, items.stop)
         sources = [UP if row["label"] else DOWN for row in rows]
-        return tokenize_answers(tokenizer, rows, "completion", sources, settings)
+        return tokenize_answers(tokenizer, "feedback", rows, "completion", sources, settings)
 
     return PreparedRows([RowSource(len(kept), make, checks.add)], checks.results, left_out)
 
