@@ -72,6 +72,13 @@ def test_what_was_not_measured_is_a_range_that_says_so() -> None:
     assert writing.high == pytest.approx(10 * (32e9 / (0.3 * 320e9) + 0.05) + 60)
 
 
+def test_several_gpus_are_as_fast_as_one_until_they_are_measured() -> None:
+    one, two = (seconds(WRITING, "adapter", [], device=f"{count}NVIDIA L4") for count in ("", "2 x "))
+    assert (two.low, two.high, two.basis) == (one.low, one.high, "assumed for one GPU")
+    assert seconds(WORK, "adapter", [measured(10, device="2 x NVIDIA L4")], device="2 x NVIDIA L4").low == 80
+    assert added([two, two]).basis == two.basis
+
+
 def test_a_known_gpu_has_a_data_sheet_and_another_one_needs_a_training() -> None:
     gpu = unmeasured_device("NVIDIA A100-SXM4-80GB")
     assert gpu is not None and gpu.name == "A100 80 GB"
