@@ -18,7 +18,6 @@ from ft_pipeline.training.objectives.own_answers import (
     Teacher,
     distinct_prompts,
     is_on_policy,
-    require_room,
 )
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
@@ -177,9 +176,19 @@ def test_several_processes_are_refused(data, base):
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(data, base):
-    rows = read_split(data, "train")
-    with pytest.raises(UserError, match=r"with distill.max_new_tokens: 500 is more than the context of 512"):
-        require_room(experiment(max_new_tokens=500).distill, load_model(base, "cpu"), rows)
+    rows, model = read_split(data, "train"), load_model(base, "cpu")
+    for wanted, expected in (
+        (
+            experiment(max_new_tokens=500),
+            r"with distill\.max_new_tokens: 500 is more than the context of 512\. Lower max",
+        ),
+        (
+            experiment(max_new_tokens=190, training={"max_length": 200}),
+            r"more than training\.max_length: 200\. Raise it",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            DistributionTrainer.for_experiment(wanted, model, None, rows, rows, None, Ranks(), base=base)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,8 @@ from ft_pipeline.training.objectives.own_answers import (
     distinct_prompts,
     is_on_policy,
     prompt_of,
-    require_room,
 )
-from ft_pipeline.training.objectives.rollouts import step_seed
+from ft_pipeline.training.objectives.rollouts import require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
@@ -179,7 +178,8 @@ class DistributionTrainer(TokenTrainer):
             if ranks.are_several:
                 raise UserError("distill.on_policy trains in one process, not in several. Set FT_NUM_PROCESSES=1.")
             assert base is not None
-            require_room(distill, model, [*train, *validation])
+            rows = [*train, *validation]
+            require_room(rows, model, settings.training.max_length, "distill", distill.max_new_tokens)
             reader = Teacher(model, base, teacher)
             answers = OwnAnswers(model, tokenizer, reader, distill, arguments.per_device_train_batch_size)
             on_policy = OnPolicy(answers, distill.on_policy, distinct_prompts(validation))

@@ -22,7 +22,6 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
-from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
@@ -30,7 +29,7 @@ from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
 from ft_pipeline.training.objectives import group_loss
 from ft_pipeline.training.objectives.reward_client import RewardProcess
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, prompt_ids, require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
@@ -133,7 +132,7 @@ class GroupTrainer(TokenTrainer):
     ) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
         assert rewards is not None
-        _require_room(settings, model, [*train, *validation])
+        require_room([*train, *validation], model, settings.training.max_length, "grpo", settings.grpo.max_new_tokens)
         _require_temperature(settings.grpo.temperature, model)
         process = RewardProcess(settings.grpo, rewards, ranks.gather_values)
         trainer = cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
@@ -298,8 +297,7 @@ def _describe_limits(limits: Mapping[str, bool]) -> str:
 
 def _prompt_of(row: dict[str, Any]) -> Prompt:
     """Return the prompt of a row: the tokens before the reference answer."""
-    begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
-    return Prompt(row["input_ids"][:begin], json.loads(row["conversation"]))
+    return Prompt(prompt_ids(row), json.loads(row["conversation"]))
 
 
 def _can_share_prompts(model: Any) -> bool:
@@ -318,18 +316,6 @@ def _split(values: list[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
     for size in sizes:
         yield values[begin : begin + size]
         begin += size
-
-
-def _require_room(settings: ExperimentSettings, model: Any, rows: Rows) -> None:
-    """Raise UserError if the longest prompt and the longest answer are too long together."""
-    longest = max(len(_prompt_of(row).ids) for row in rows)
-    window = context_window(model.config.get_text_config()) or settings.training.max_length
-    limit = min(settings.training.max_length, window)
-    if longest + settings.grpo.max_new_tokens > limit:
-        raise UserError(
-            f"The longest prompt has {longest} tokens, which with grpo.max_new_tokens: {settings.grpo.max_new_tokens} "
-            f"is more than the limit of {limit}. Lower max_new_tokens, raise training.max_length, or remove the row."
-        )
 
 
 def _require_temperature(temperature: float, model: Any) -> None:
