@@ -159,7 +159,7 @@ LOST = {
     "use_pose": "Theirs stretches the context; ours keeps the model's own context.",
     "fp8": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
     "vllm": "Ours generates nothing during training.",
-    "trl": "Of this section, ours has only `beta`.",
+    "trl": "Ours has only `dpo.beta`, `kto.beta` and `dpo.label_smoothing`.",
     "pretraining_sample_concatenation": "Ours joins texts into blocks.",
     "embeddings_skip_upcast": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
 }
