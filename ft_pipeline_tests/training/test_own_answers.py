@@ -22,6 +22,7 @@ from ft_pipeline.training.objectives.own_answers import (
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.data_parallel import Ranks
+from ft_pipeline.training.trainer.token_trainer import TrainerSetup
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import tiny_model
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
@@ -171,8 +172,9 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
 
 def test_several_processes_are_refused(data, base):
     rows = read_split(data, "validation")
+    setup = TrainerSetup(experiment(), None, None, rows, rows, None, Ranks(Rank(count=2)))
     with pytest.raises(UserError, match="on_policy trains in one process"):
-        DistributionTrainer.for_experiment(experiment(), None, None, rows, rows, None, Ranks(Rank(count=2)), base=base)
+        DistributionTrainer.for_experiment(setup, base=base)
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(data, base):
@@ -188,7 +190,7 @@ def test_a_prompt_without_room_for_an_answer_is_refused(data, base):
         ),
     ):
         with pytest.raises(UserError, match=expected):
-            DistributionTrainer.for_experiment(wanted, model, None, rows, rows, None, Ranks(), base=base)
+            DistributionTrainer.for_experiment(TrainerSetup(wanted, model, None, rows, rows, None), base=base)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -36,10 +35,9 @@ from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, fi
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.acceleration import is_compiled
 from ft_pipeline.training.trainer.batches import collate, count_tokens, join_branches
-from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import answer_states, detached_head, head_losses
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
 
 _FAILED = "failed_rewards"
 _COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
@@ -119,24 +117,15 @@ class GroupTrainer(TokenTrainer):
         self._kl_sum, self._kl_tokens = 0.0, 0
 
     @classmethod
-    def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TrainingArguments,
-        ranks: Ranks,
-        rewards: dict[str, Any] | None = None,
-    ) -> "GroupTrainer":
+    def for_experiment(cls, setup: TrainerSetup, rewards: dict[str, Any] | None = None) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
         assert rewards is not None
-        require_room([*train, *validation], model, settings.training.max_length, "grpo", settings.grpo.max_new_tokens)
-        _require_temperature(settings.grpo.temperature, model)
-        process = RewardProcess(settings.grpo, rewards, ranks.gather_values)
-        trainer = cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
-        trainer.notes = (f"rewards: {', '.join(settings.grpo.rewards)}; {_describe_limits(process.limits)}",)
+        grpo, max_length = setup.settings.grpo, setup.settings.training.max_length
+        require_room([*setup.train, *setup.validation], setup.model, max_length, "grpo", grpo.max_new_tokens)
+        _require_temperature(grpo.temperature, setup.model)
+        process = RewardProcess(grpo, rewards, setup.ranks.gather_values)
+        trainer = cls(*setup.arguments_of_trainer, grpo=grpo, rewards=process)
+        trainer.notes = (f"rewards: {', '.join(grpo.rewards)}; {_describe_limits(process.limits)}",)
         return trainer
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
