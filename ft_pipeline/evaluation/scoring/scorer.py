@@ -16,21 +16,12 @@ from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.general_suite import score_general
-from ft_pipeline.evaluation.scoring.lm_eval_harness import (
-    Sample,
-    answer_task,
-    loss_task,
-    run_tasks,
-)
+from ft_pipeline.evaluation.scoring.lm_eval_harness import Sample, answer_task, loss_task, run_tasks
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM, RecordingLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
 from ft_pipeline.evaluation.scoring.probe_answers import RenderedProbe, answer_probes, render_probes, write_probes
 from ft_pipeline.evaluation.scoring.probe_files import Probe, probe_digests
-from ft_pipeline.evaluation.scoring.prompts import (
-    RenderedItem,
-    fitting_items,
-    render_items,
-)
+from ft_pipeline.evaluation.scoring.prompts import RenderedItem, fitting_items, render_items
 from ft_pipeline.evaluation.scoring.records import (
     Answer,
     Likelihood,
