@@ -122,7 +122,7 @@ class Scorer:
         rendered_items, asked = self.render(tested_model, window), self._render_probes(tested_model, window)
         samples = self._score_items(lm, rendered_items, folder)
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
-        general = []
+        general: list[dict[str, Any]] = []
         if tested_model.runs_general_suite:
             general = score_general(lm, self.tokenizer, self.questions, self.texts, folder)
         probes = answer_probes(lm, asked, self.max_new_tokens)
