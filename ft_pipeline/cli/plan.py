@@ -37,6 +37,7 @@ from ft_pipeline.training.time_estimate import (
     assumed,
     device_name,
     estimate,
+    one_of,
 )
 
 
@@ -111,8 +112,12 @@ def _least_gb(memory: dict[str, Any]) -> float:
 
 
 def _estimate(part: PlannedPart, measured: Sequence[Measured], device: str) -> Range | None:
-    """Return the seconds of a step on a device; None if its rows, or the device, are not known."""
-    return None if part.work is None else estimate(part.work, part.kind, part.settings, measured, device)
+    """Return the seconds of a step on a device; None if its rows, or the device, are not known. Of several GPUs, only a
+    training uses more than one."""
+    if part.work is None:
+        return None
+    used = device if part.kind == "adapter" else one_of(device)
+    return estimate(part.work, part.kind, part.settings, measured, used)
 
 
 def _part_row(part: PlannedPart, seconds: Range | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ASSUMED = "assumed"
 """Begins the basis of a range for which nothing was measured."""
 OF_ONE_GPU = f"{ASSUMED} for one GPU"
 """The basis of such a range if the device is several GPUs: how much faster they are than one was never measured."""
-_SEVERAL_GPUS = re.compile(r"\d+ x ")
+_SEVERAL_GPUS = re.compile(r"^\d+ x ")
 UNCERTAIN = 1.25
 """Factor of the range around a single measurement, and around those of other steps."""
 PRICED = date(2026, 11, 1)
@@ -134,6 +134,11 @@ def device_name(gpus: Sequence[str], hardware: Mapping[str, Any]) -> str:
     return f"{hardware['processor']}, {hardware['cores']} cores"
 
 
+def one_of(device: str) -> str:
+    """Return the name of one GPU of a device; another device as it is."""
+    return _SEVERAL_GPUS.sub("", device)
+
+
 def unmeasured_device(name: str) -> Device | None:
     """Return what is assumed of a device; None for a GPU that is not among the common ones."""
     if name.endswith(" cores"):
@@ -211,5 +216,7 @@ def added(ranges: Iterable[Range]) -> Range:
     """Return the seconds of several steps one after another."""
     entries = list(ranges)
     bases = {entry.basis for entry in entries}
+    if bases == {ASSUMED, OF_ONE_GPU}:
+        bases.remove(ASSUMED)
     basis = bases.pop() if len(bases) == 1 else "measured and assumed"
     return Range(sum(entry.low for entry in entries), sum(entry.high for entry in entries), basis)

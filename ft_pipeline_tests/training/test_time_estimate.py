@@ -14,6 +14,7 @@ from ft_pipeline.training.time_estimate import (
     assumed,
     device_name,
     estimate,
+    one_of,
     unmeasured_device,
 )
 from ft_pipeline.training.work import Work
@@ -76,7 +77,8 @@ def test_several_gpus_are_as_fast_as_one_until_they_are_measured() -> None:
     one, two = (seconds(WRITING, "adapter", [], device=f"{count}NVIDIA L4") for count in ("", "2 x "))
     assert (two.low, two.high, two.basis) == (one.low, one.high, "assumed for one GPU")
     assert seconds(WORK, "adapter", [measured(10, device="2 x NVIDIA L4")], device="2 x NVIDIA L4").low == 80
-    assert added([two, two]).basis == two.basis
+    assert added([one, two]).basis == two.basis
+    assert [one_of(name) for name in ("2 x NVIDIA L4", "NVIDIA L4", HERE)] == ["NVIDIA L4", "NVIDIA L4", HERE]
 
 
 def test_a_known_gpu_has_a_data_sheet_and_another_one_needs_a_training() -> None:
