@@ -20,7 +20,7 @@ def new_trainer(
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.acceleration import speed_up
     from ft_pipeline.training.trainer.arguments import training_arguments
-    from ft_pipeline.training.trainer.data_parallel import Ranks
+    from ft_pipeline.training.trainer.token_trainer import TrainerSetup
 
     dtype = torch.bfloat16 if settings.training.pure_bf16 else compute_dtype(device)
     arguments = training_arguments(settings.training, folder, device, dtype)
@@ -28,4 +28,5 @@ def new_trainer(
     model = new_model(base, settings, device)
     speed_up(model, settings.training, device)
     trainer = OBJECTIVES[settings.objective].trainer
-    return trainer.for_experiment(settings, model, load_tokenizer(base), train, train[:1], arguments, Ranks(), **more)
+    setup = TrainerSetup(settings, model, load_tokenizer(base), train, train[:1], arguments)
+    return trainer.for_experiment(setup, **more)

@@ -4,6 +4,7 @@ import json
 import re
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ EXPERIMENTS = {
     "grpo": SFT + "objective: grpo\ngrpo: {rewards: {chrf: 1}}\n",
     "distill": SFT + "objective: distill\ndistill: {variant: brief, answers_per_prompt: 2}\n",
     "full": SFT.replace("lora", "full"),
+    "two": SFT + "gpu: {count: 2}\n",
 }
 
 
@@ -165,6 +167,21 @@ def test_a_teacher_is_planned_before_it_has_answered(shop: Path) -> None:
 def test_all_weights_have_nothing_to_merge(shop: Path) -> None:
     Store(shop).prepare("full")
     assert "merge" not in parts(planned(shop, "full"))
+
+
+def test_the_times_of_several_gpus_are_called_those_of_one(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ft_pipeline.cli import plan
+
+    Store(shop).prepare("two")
+    gpu = SimpleNamespace(name="NVIDIA L4")
+    monkeypatch.setattr(plan, "visible_gpus", lambda: [gpu] * 4)
+    document = planned(shop, "two")
+    here, *others = document["devices"]
+    assert (document["gpus"], here["device"], here["basis"]) == (2, "2 x NVIDIA L4", "assumed for one GPU")
+    bases = {part["step"]: part["basis"] for part in document["parts"]}
+    assert bases.pop("training") == "assumed for one GPU"
+    assert set(bases.values()) == {"assumed"}, "these steps lease one GPU"
+    assert [row["device"] for row in others] == [f"1 x {gpu.name}" for gpu in time_estimate.COMMON_GPUS]
 
 
 def test_what_is_not_there_is_one_clear_error(shop: Path) -> None:

@@ -11,8 +11,9 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
-from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
+from ft_pipeline.training.memory.estimate import estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
+from ft_pipeline.training.memory.parts import MemoryPlan
 
 
 def memory(

@@ -1,6 +1,6 @@
 """`ft plan`: memory, time and money of an experiment before it runs, and afterwards how far off that was."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +37,7 @@ from ft_pipeline.training.time_estimate import (
     assumed,
     device_name,
     estimate,
+    one_of,
 )
 
 
@@ -85,8 +86,12 @@ def plan_experiment(project: Project, name: str) -> dict[str, Any]:
         "memory_gb": memory["total_gb"],
         "memory_by_rank": memory.get("ranks"),
         "cpu_gb": memory["cpu_gb"],
+        "gpus": counted.settings.gpu.count,
         "parts": [_part_row(part, _estimate(part, measured, here)) for part in parts],
-        "devices": _device_rows(project, parts, memory, measured, here),
+        "devices": [
+            *_measured_rows(project, parts, measured, here),
+            *_common_rows(parts, _least_gb(memory), counted.settings.gpu.count),
+        ],
         "priced": PRICED.isoformat(),
         "afterwards": adapter and hindsight(store, adapter, measured),
     }
@@ -107,8 +112,12 @@ def _least_gb(memory: dict[str, Any]) -> float:
 
 
 def _estimate(part: PlannedPart, measured: Sequence[Measured], device: str) -> Range | None:
-    """Return the seconds of a step on a device; None if its rows, or the device, are not known."""
-    return None if part.work is None else estimate(part.work, part.kind, part.settings, measured, device)
+    """Return the seconds of a step on a device; None if its rows, or the device, are not known. Of several GPUs, only a
+    training uses more than one."""
+    if part.work is None:
+        return None
+    used = device if part.kind == "adapter" else one_of(device)
+    return estimate(part.work, part.kind, part.settings, measured, used)
 
 
 def _part_row(part: PlannedPart, seconds: Range | None) -> dict[str, Any]:
@@ -120,26 +129,28 @@ def _part_row(part: PlannedPart, seconds: Range | None) -> dict[str, Any]:
     }
 
 
-def _device_rows(
-    project: Project, parts: Sequence[PlannedPart], memory: dict[str, Any], measured: list[Measured], here: str
-) -> list[dict[str, Any]]:
-    """Return a row for this machine, for other devices that the store has steps of, and for common GPUs.
+def _measured_rows(
+    project: Project, parts: Sequence[PlannedPart], measured: list[Measured], here: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for this machine, and for other devices that the store has steps of.
 
-    A row has the seconds of all steps that count and that are known.
+    A row has the seconds of all steps that count and that are known, here and below.
     """
     price = project.settings.costs.gpu_hour
     counted = [part for part in parts if part.counts]
-    rows = []
     for device in dict.fromkeys([here, *(entry.device for entry in measured)]):
         ranges = [seconds for part in counted if (seconds := _estimate(part, measured, device))]
         if ranges:
             row = _device_row(device, added(ranges), None if price is None else (price, price), None)
-            rows.append(row | {"here": device == here})
+            yield row | {"here": device == here}
+
+
+def _common_rows(parts: Sequence[PlannedPart], least_gb: float, gpus: int) -> Iterator[dict[str, Any]]:
+    """Yield a row for one of each common GPU. Its name says so if the experiment has several (`gpus`)."""
     for gpu in COMMON_GPUS:
-        seconds = added(assumed(part.work, gpu) for part in counted if part.work)
-        fits = _least_gb(memory) <= gpu.memory_gb
-        rows.append(_device_row(gpu.name, seconds, gpu.hour, fits) | {"here": False})
-    return rows
+        seconds = added(assumed(part.work, gpu) for part in parts if part.counts and part.work)
+        name = f"1 x {gpu.name}" if gpus > 1 else gpu.name
+        yield _device_row(name, seconds, gpu.hour, least_gb <= gpu.memory_gb) | {"here": False}
 
 
 def _device_row(device: str, seconds: Range, hour: tuple[float, float] | None, fits: bool | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ft_pipeline.exchange.axolotl_keys import (
     LOST,
     NOT_TRAINING,
     NOT_TRAINING_PREFIXES,
+    OF_METHODS,
     ONLY_WITH,
     REFUSED,
     SPEED,
@@ -73,20 +74,27 @@ def draft_experiment(draft: ExperimentDraft, theirs: TheirSettings, folder: Path
     _take_lengths(draft, theirs, objective)
     if objective == "dpo":
         _take_dpo(draft, theirs)
+    elif objective == "kto":
+        _take_kto(draft, theirs)
     _take_evaluation(draft, theirs)
     _take_template(draft, theirs, objective)
     common_differences(draft)
     _report_rest(draft, theirs)
 
 
+def method_of(theirs: TheirSettings) -> str:
+    """Return the method that `rl` names, in lower case; empty for supervised training."""
+    return (theirs.text("rl") or "").lower()
+
+
 def objective_of(theirs: TheirSettings, types: list[str]) -> str:
     """Return our objective for `rl` and the formats of the data sets. NotTakenOver if there is none."""
-    method = (theirs.text("rl") or "").lower()
-    if method == "dpo":
-        return "dpo"
+    method = method_of(theirs)
+    if method in ("dpo", "kto"):
+        return method
     if method:
         raise NotTakenOver(
-            f"`rl: {method}` has no counterpart here. Use `rl: dpo`, or remove it for supervised training."
+            f"`rl: {method}` has no counterpart here. Use `rl: dpo` or `kto`, or remove it for supervised training."
         )
     return "cpt" if types and set(types) == {"text"} else "sft"
 
@@ -204,13 +212,23 @@ def _take_dpo(draft: ExperimentDraft, theirs: TheirSettings) -> None:
     losses = [losses] if isinstance(losses, str) else losses
     if losses != ["sigmoid"] or theirs.take("dpo_loss_weights"):
         raise NotTakenOver(f"{theirs.say('dpo_loss_type')} has no counterpart here. Use `dpo_loss_type: [sigmoid]`.")
+    _take_beta(draft, theirs, "dpo.beta")
+    take_label_smoothing(draft, theirs)
+
+
+def _take_kto(draft: ExperimentDraft, theirs: TheirSettings) -> None:
+    _take_beta(draft, theirs, "kto.beta")
+    take_number(draft, theirs, "kto_desirable_weight", "kto.desirable_weight", 1.0)
+    take_number(draft, theirs, "kto_undesirable_weight", "kto.undesirable_weight", 1.0)
+
+
+def _take_beta(draft: ExperimentDraft, theirs: TheirSettings, ours: str) -> None:
     trl = theirs.take("trl")
     nested = TheirSettings(trl, theirs.name) if isinstance(trl, dict) else None
     key = "rl_beta" if theirs.has("rl_beta") or nested is None or not nested.has("beta") else "beta"
-    take_number(draft, theirs if key == "rl_beta" or nested is None else nested, key, "dpo.beta", 0.1)
+    take_number(draft, theirs if key == "rl_beta" or nested is None else nested, key, ours, 0.1)
     if nested is not None and nested.unread():
         draft.lose(f"trl: {', '.join(nested.unread())}", LOST["trl"])
-    take_label_smoothing(draft, theirs)
 
 
 def _take_evaluation(draft: ExperimentDraft, theirs: TheirSettings) -> None:
@@ -256,13 +274,12 @@ def _take_template_variables(draft: ExperimentDraft, theirs: TheirSettings) -> N
 
 
 def _report_rest(draft: ExperimentDraft, theirs: TheirSettings) -> None:
-    is_dpo = draft.settings["objective"] == "dpo"
-    report_lost(draft, theirs, {key: effect for key, effect in LOST.items() if key != "trl" or not is_dpo})
+    has_beta = draft.settings["objective"] in ("dpo", "kto")
+    report_lost(draft, theirs, {key: effect for key, effect in LOST.items() if key != "trl" or not has_beta})
     draft.report.ignore(
         [*theirs.present([*NOT_TRAINING, *SPEED, *REFUSED]), *theirs.present_with(NOT_TRAINING_PREFIXES)]
     )
     draft.report.ignore([*theirs.present_with(SPEED_PREFIXES), *theirs.present_with(ONLY_WITH)])
-    unused = theirs.present(["rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights", "dpo_padding_free"])
-    if unused and not is_dpo:
+    if unused := theirs.present([key for key in theirs.unread() if key in OF_METHODS]):
         draft.lose(", ".join(unused), "Theirs does not use them in this method either.")
     report_unknown(draft, theirs)

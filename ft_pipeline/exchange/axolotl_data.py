@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.exchange.axolotl_pairs import set_pairs
+from ft_pipeline.exchange.axolotl_thumbs import set_thumbs
 from ft_pipeline.exchange.axolotl_turns import lost_of_turns, map_turn_keys, roles_of, turn_keys
 from ft_pipeline.exchange.data_files import DataSet, data_files_of, inside, suffix_of
 from ft_pipeline.exchange.remote_data import Remote
@@ -79,9 +80,7 @@ class Place:
     source: str
 
 
-def data_set(
-    entry: Any, rl: str | None, place: Place, *, is_test: bool = False
-) -> tuple[DataSet, list[tuple[str, str]]]:
+def data_set(entry: Any, rl: str, place: Place, *, is_test: bool = False) -> tuple[DataSet, list[tuple[str, str]]]:
     """Return one entry of `datasets` as a data set, and (theirs, effect) of what is lost.
 
     NotTakenOver if ours cannot read it.
@@ -96,6 +95,8 @@ def data_set(
     _find(data, entry, place)
     if rl == "dpo":
         set_pairs(data, entry)
+    elif rl == "kto":
+        set_thumbs(data, entry)
     else:
         _set_format(data, entry)
     data.split = "test" if is_test else None
@@ -226,7 +227,7 @@ def _lost(data: DataSet, entry: dict[str, Any]) -> list[tuple[str, str]]:
     if isinstance(kind, dict):
         names = (
             *("format", "no_input_format", "system_format", "system_prompt"),
-            *("prompt_format", "chosen_format", "rejected_format"),
+            *("prompt_format", "chosen_format", "rejected_format", "completion_format"),
         )
         if changed := [name for name in names if kind.get(name)]:
             effect = "Theirs writes prompts in a form of its own; ours as turns of the base model's chat template."

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.exchange.axolotl import draft_experiment, is_training, objective_of
+from ft_pipeline.exchange.axolotl import draft_experiment, is_training, method_of, objective_of
 from ft_pipeline.exchange.axolotl_data import Place, data_set, pretraining_set
 from ft_pipeline.exchange.axolotl_pairs import first_row
 from ft_pipeline.exchange.data_files import DataSet, inside
@@ -51,7 +51,7 @@ class _Reader:
 
     def fill(self, draft: ExperimentDraft, theirs: TheirSettings) -> None:
         """Fill the draft, and add the data sets to the plan if the settings can be taken over."""
-        rl = theirs.text("rl")
+        rl = method_of(theirs)
         found = [self._read(draft, entry, rl) for entry in _entries(theirs.take("datasets"))]
         found += [self._read_text(draft, entry) for entry in _entries(theirs.take("pretraining_dataset"))]
         tests = [self._read(draft, entry, rl, is_test=True) for entry in _entries(theirs.take("test_datasets"))]
@@ -68,7 +68,7 @@ class _Reader:
         for data in [*data_sets, *(test for test in tests if test is not None)]:
             self._add(data)
 
-    def _read(self, draft: ExperimentDraft, entry: Any, rl: str | None, *, is_test: bool = False) -> DataSet | None:
+    def _read(self, draft: ExperimentDraft, entry: Any, rl: str, *, is_test: bool = False) -> DataSet | None:
         try:
             data, lost = data_set(entry, rl, self._place, is_test=is_test)
         except NotTakenOver as error:
@@ -130,6 +130,8 @@ def _add_extra(plan: Plan, root: Path, extra: tuple[str, ...]) -> None:
         keys = row.keys()
         if {"chosen", "rejected"} <= keys:
             data_format = "preferences"
+        elif {"completion", "label"} <= keys:
+            data_format = "feedback"
         elif {"conversations", "messages"} & keys:
             data_format = "sharegpt"
         elif {"instruction", "output"} <= keys:

@@ -89,6 +89,7 @@ SPEED = (
     *("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o", "unsloth_cross_entropy_loss", "streaming"),
     *("use_scattermoe", "use_dsv4_kernels", "fused_attn_kernel", "llama4_linearized_experts", "torchdistx_path"),
     *("max_packed_sequence_len", "tokenizer_use_mistral_common", "full_finetune", "evaluation_strategy"),
+    "dpo_padding_free",
 )
 """Keys that change speed and memory, and not what is learned."""
 SPEED_PREFIXES = (
@@ -158,7 +159,7 @@ LOST = {
     "use_pose": "Theirs stretches the context; ours keeps the model's own context.",
     "fp8": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
     "vllm": "Ours generates nothing during training.",
-    "trl": "Ours has only `dpo.beta` and `dpo.label_smoothing`.",
+    "trl": "Ours has only `dpo.beta`, `kto.beta` and `dpo.label_smoothing`.",
     "pretraining_sample_concatenation": "Ours joins texts into blocks.",
     "embeddings_skip_upcast": "Ours computes in the 16-bit type that the hardware has (`ft doctor` shows it).",
 }
@@ -176,11 +177,15 @@ REFUSED = {
     "kd_trainer": "distillation from logits",
 }
 """Key → what it switches on. An experiment that has it is not taken over."""
+OF_METHODS = (
+    *("rl_beta", "dpo_loss_type", "dpo_label_smoothing", "dpo_loss_weights"),
+    *("kto_desirable_weight", "kto_undesirable_weight"),
+)
+"""Keys of dpo and kto. One that is not read is not used by the method of the experiment."""
 ONLY_WITH = (
     "orpo_",
     "simpo_",
     "cpo_",
-    "kto_",
     "galore_",
     "qgalore_",
     "dion_",

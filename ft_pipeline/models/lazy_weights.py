@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Params4bit
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
@@ -18,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ft_pipeline.models.compute_dtype import compute_dtype
 from ft_pipeline.models.load import four_bit_config, load_model
+from ft_pipeline.models.stored_tensors import StoredTensor, tensor_names
 
 _SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -26,7 +26,7 @@ class LazyWeights:
     """The weights of a model that have not been read yet."""
 
     def __init__(self) -> None:
-        self._unread: dict[Tensor, tuple[Path, str]] = {}
+        self._unread: dict[Tensor, StoredTensor] = {}
         self._device = "cpu"
 
     def load_model(
@@ -45,14 +45,14 @@ class LazyWeights:
         """
         dtype = dtype or compute_dtype(device)
         self._device = device
-        files = _weight_files(folder)
-        model = _without_weights(folder, files, dtype, attention)
+        stored = _stored_weights(folder)
+        model = _without_weights(folder, stored, dtype, attention)
         transposes = quantization is not None and any(isinstance(module, Conv1D) for module in model.modules())
-        if transposes or dict(model.named_parameters()).keys() != files.keys():
+        if transposes or dict(model.named_parameters()).keys() != stored.keys():
             return load_model(folder, "cpu", quantization=quantization, dtype=dtype, attention=attention)
         if (config := four_bit_config(quantization, dtype)) is not None:
             _use_four_bits(model, config)
-        self._unread = {parameter: (files[name], name) for name, parameter in model.named_parameters()}
+        self._unread = {parameter: stored[name] for name, parameter in model.named_parameters()}
         return model
 
     def fill(self, module: Any) -> None:
@@ -60,9 +60,9 @@ class LazyWeights:
         quantized on the device of load_model."""
         for child in module.modules():
             for name, parameter in list(child.named_parameters(recurse=False)):
-                if (place := self._unread.pop(parameter, None)) is None:
+                if (tensor := self._unread.pop(parameter, None)) is None:
                     continue
-                weight = _read(*place).to(parameter.dtype)
+                weight = tensor.read().to(parameter.dtype)
                 if isinstance(parameter, Params4bit):
                     setattr(child, name, Params4bit(weight, **parameter.__dict__).to(self._device))
                 else:
@@ -94,12 +94,12 @@ def _use_four_bits(model: Any, config: BitsAndBytesConfig) -> None:
     model.is_loaded_in_4bit = True  # PEFT reads it
 
 
-def _without_weights(folder: Path, files: dict[str, Path], dtype: torch.dtype, attention: str | None) -> Any:
-    """Return the model with one zero in place of each tensor of the files."""
+def _without_weights(folder: Path, stored: dict[str, StoredTensor], dtype: torch.dtype, attention: str | None) -> Any:
+    """Return the model with one zero in place of each stored tensor."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model_class = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-    zeros = {name: torch.zeros((), dtype=dtype).expand(_shape(path, name)) for name, path in files.items()}
+    zeros = {name: torch.zeros((), dtype=dtype).expand(tensor.shape) for name, tensor in stored.items()}
     model = model_class.from_pretrained(
         None, config=config, state_dict=zeros, dtype=dtype, device_map={"": "cpu"}, attn_implementation=attention
     )
@@ -107,22 +107,9 @@ def _without_weights(folder: Path, files: dict[str, Path], dtype: torch.dtype, a
     return model.eval()
 
 
-def _weight_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor of a model folder, as transformers chooses them."""
+def _stored_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a model folder by name, in the files that transformers chooses."""
     if (single := folder / _SINGLE_FILE).is_file():
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single)
+        return {name: StoredTensor([single], name) for name in tensor_names(single)}
     index = json.loads((folder / _INDEX_FILE).read_text(encoding="utf-8"))
-    return {name: folder / file for name, file in index["weight_map"].items()}
-
-
-def _shape(path: Path, name: str) -> list[int]:
-    with safe_open(path, framework="pt") as file:
-        shape: list[int] = file.get_slice(name).get_shape()
-        return shape
-
-
-def _read(path: Path, name: str) -> Tensor:
-    """Return a tensor of a file in memory of its own: the pages of the file are released."""
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name).clone()
+    return {name: StoredTensor([folder / file], name) for name, file in index["weight_map"].items()}

@@ -19,7 +19,8 @@ from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
-from ft_pipeline.tables.leaks import ANSWER, PAIR, PART, QUESTION, WHOLE, Found, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.leak_findings import PAIR, PART, WHOLE, Found
+from ft_pipeline.tables.leaks import ANSWER, QUESTION, HeldOutTurns, LeakIndex
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"
 """In a conversations artifact: the hashes of sequences of words that show nothing, and the texts of the suites."""

@@ -19,7 +19,8 @@ from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.held_out import SuiteTexts, common_findings, search_messages, turns_of_rows
-from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.leak_findings import Found
+from ft_pipeline.tables.leaks import HeldOutTurns, LeakIndex
 from ft_pipeline.tables.semantic import BLOCK_ROWS, SemanticSearch, texts_of
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION, place_in_splits
 

@@ -40,7 +40,7 @@ from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_i
 from ft_pipeline.training.trainer.memory_usage import memory_gb, peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
 from ft_pipeline.training.trainer.pruning import add_pruning
-from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train_or_resume
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer, TrainerSetup, train_or_resume
 from ft_pipeline.training.training_data import read_split
 
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -175,9 +175,8 @@ def _new_trainer(
     arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, lengths)
     validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    trainer: TokenTrainer = trainer_class.for_experiment(
-        settings, model, tokenizer, rows["train"], validation, arguments, ranks, **_further_arguments(job, settings)
-    )
+    setup = TrainerSetup(settings, model, tokenizer, rows["train"], validation, arguments, ranks)
+    trainer: TokenTrainer = trainer_class.for_experiment(setup, **_further_arguments(job, settings))
     return trainer
 
 

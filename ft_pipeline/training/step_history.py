@@ -9,7 +9,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.rank_share import RankCount
-from ft_pipeline.training.time_estimate import Measured, estimate, measured_step
+from ft_pipeline.training.time_estimate import ASSUMED, Measured, estimate, measured_step
 from ft_pipeline.training.work import Work, merge_work, scoring_work, teacher_work, training_work
 
 LETTERS_PER_TOKEN = 4
@@ -142,6 +142,6 @@ def _compare_time(
     own = next((entry for entry in measured if entry.fingerprint == adapter.fingerprint), None)
     earlier = [entry for entry in measured if own is not None and entry.begun < own.begun]
     seconds = estimate(work, "adapter", settings, earlier, own.device) if own and earlier else None
-    if own is None or seconds is None or seconds.basis == "assumed":
+    if own is None or seconds is None or seconds.basis.startswith(ASSUMED):
         return {"estimate": None, "off_by": None}
     return {"estimate": [seconds.low, seconds.high], "off_by": seconds.off_by(own.seconds)}

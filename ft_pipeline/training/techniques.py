@@ -25,12 +25,12 @@ from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.compute_dtype import storage_dtype
 from ft_pipeline.models.lazy_weights import LazyWeights, as_plain_weights
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
+from ft_pipeline.models.stored_tensors import StoredTensor, load_into, tensor_names
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
 from ft_pipeline.training.lora_targets import require_mergeable, resolve_targets
 from ft_pipeline.training.trainer.checkpoint_state import open_tree, save_tree
 from ft_pipeline.training.trainer.data_parallel import Ranks
-from ft_pipeline.training.trainer.stored_tensors import StoredTensor, load_into, tensor_names
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The files of a PEFT folder."""

@@ -7,8 +7,9 @@ it. A device that was not measured is assumed to reach a share of its peak, to r
 bandwidth for each token of a batch of answers, and to wait at the start and in each step.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -16,6 +17,11 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.training.work import Work
 
+ASSUMED = "assumed"
+"""Begins the basis of a range for which nothing was measured."""
+OF_ONE_GPU = f"{ASSUMED} for one GPU"
+"""The basis of such a range if the device is several GPUs: how much faster they are than one was never measured."""
+_SEVERAL_GPUS = re.compile(r"^\d+ x ")
 UNCERTAIN = 1.25
 """Factor of the range around a single measurement, and around those of other steps."""
 PRICED = date(2026, 11, 1)
@@ -128,6 +134,11 @@ def device_name(gpus: Sequence[str], hardware: Mapping[str, Any]) -> str:
     return f"{hardware['processor']}, {hardware['cores']} cores"
 
 
+def one_of(device: str) -> str:
+    """Return the name of one GPU of a device; another device as it is."""
+    return _SEVERAL_GPUS.sub("", device)
+
+
 def unmeasured_device(name: str) -> Device | None:
     """Return what is assumed of a device; None for a GPU that is not among the common ones."""
     if name.endswith(" cores"):
@@ -141,7 +152,8 @@ def estimate(
     """Return the seconds of a step on a device.
 
     From earlier steps of its kind with the same technique and objective on this device; else from trainings on it, with
-    an assumption about decoding; else from assumptions. None for a device of which nothing is known.
+    an assumption about decoding; else from assumptions, which are for one GPU if the device is several. None for a
+    device of which nothing is known.
     """
     here = [entry for entry in measured if entry.device == device]
     alike = [entry for entry in here if entry.kind == kind and _is_alike(entry, settings)]
@@ -156,7 +168,10 @@ def estimate(
             return computed
         low, high = _decoding(work, known)
         return Range(computed.low + low, computed.high + high, f"{computed.basis}; decoding assumed")
-    return assumed(work, known) if known else None
+    if known is None:
+        return None
+    seconds = assumed(work, known)
+    return replace(seconds, basis=OF_ONE_GPU) if _SEVERAL_GPUS.match(device) else seconds
 
 
 def _is_alike(entry: Measured, settings: ExperimentSettings) -> bool:
@@ -183,7 +198,7 @@ def assumed(work: Work, device: Device) -> Range:
     decoding = _decoding(work, device)
     waits = [work.steps * step + start for step, start in zip(device.step, device.start, strict=True)]
     return Range(
-        work.operations / fast + decoding[0] + waits[0], work.operations / slow + decoding[1] + waits[1], "assumed"
+        work.operations / fast + decoding[0] + waits[0], work.operations / slow + decoding[1] + waits[1], ASSUMED
     )
 
 
@@ -201,5 +216,7 @@ def added(ranges: Iterable[Range]) -> Range:
     """Return the seconds of several steps one after another."""
     entries = list(ranges)
     bases = {entry.basis for entry in entries}
+    if bases == {ASSUMED, OF_ONE_GPU}:
+        bases.remove(ASSUMED)
     basis = bases.pop() if len(bases) == 1 else "measured and assumed"
     return Range(sum(entry.low for entry in entries), sum(entry.high for entry in entries), basis)

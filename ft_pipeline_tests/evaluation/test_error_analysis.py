@@ -1,14 +1,20 @@
 """The error analysis: kinds of faults, and the training rows that are like an answer."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
-from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer
+from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer, trained_answers
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.training.subject import conversation
 
 INVENTED = "name a number that neither the prompt nor the reference has"
 JSON = '{"id": "a b"}'
@@ -101,3 +107,53 @@ def test_the_row_with_the_most_similar_question_is_found() -> None:
     assert found is not None
     assert found.row is ROWS[0]
     assert found.shared == 0
+
+
+def _put(store: ArtifactStore, kind: str, inputs: dict[str, Artifact], **files: list[dict[str, Any]]) -> Artifact:
+    """An artifact with these Parquet files."""
+    draft = store.begin(Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}, {}))
+    for name, rows in files.items():
+        pq.write_table(pa.Table.from_pylist(rows), draft.out / f"{name}.parquet")
+    return store.commit(draft, {})
+
+
+def _learned(store: ArtifactStore, inputs: dict[str, Artifact], source: str, ids: list[str]) -> list[TrainedAnswer]:
+    """The answers of an adapter whose training data has these ids."""
+    train = [{"id": row_id, "source": source} for row_id in ids]
+    data = _put(store, "training_data", inputs, train=train)
+    base = _put(store, "base_model", {})
+    return trained_answers(store, _put(store, "adapter", {"training_data": data, "base_model": base}))
+
+
+def test_the_rows_of_grpo_are_the_references_of_its_prompts(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    rows = [conversation(number, [(f"Where is parcel {number}?", f"Near {number}.")], "train") for number in range(3)]
+    inputs = {"conversations": _put(store, "conversations", {}, rows=rows)}
+    assert _learned(store, inputs, "prompt", [rows[1]["id"]]) == [
+        TrainedAnswer("alpaca/rows.jsonl:2", "Where is parcel 1?", "Near 1.")
+    ]
+
+
+def test_the_rows_of_distill_are_the_answers_of_its_teacher(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    human = conversation(0, [("Where is my parcel?", "Near.")], "train")
+    answers = [
+        {
+            "id": row_id,
+            "table": table,
+            "file": "rows.jsonl",
+            "row": 1,
+            "prompt_messages": [{"role": "user", "content": "Where is my parcel?"}],
+            "answer": answer,
+        }
+        for row_id, table, answer in ((human["id"], "alpaca", "At home."), ("b" * 64, "unlabelled", "Outside."))
+    ]
+    conversations = _put(store, "conversations", {}, rows=[human])
+    inputs = {
+        "conversations": conversations,
+        "teacher_distributions": _put(store, "teacher_distributions", {"conversations": conversations}, rows=answers),
+    }
+    assert _learned(store, inputs, "teacher", [human["id"], "b" * 64]) == [
+        TrainedAnswer("alpaca/rows.jsonl:1", "Where is my parcel?", "At home."),
+        TrainedAnswer("unlabelled/rows.jsonl:1", "Where is my parcel?", "Outside."),
+    ]

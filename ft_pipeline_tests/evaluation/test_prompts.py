@@ -9,7 +9,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items, select_test_rows
 from ft_pipeline.evaluation.scoring.prompt_baseline import notes_on_system_turns
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.models.chat import render
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversation

@@ -80,7 +80,7 @@ def test_all_settings_of_lora(tmp_path: Path) -> None:
     [
         ({"adapter": "lora", "load_in_8bit": True}, "8 bits"),
         ({"adapter": "llama-adapter"}, "llama-adapter"),
-        ({"rl": "kto"}, "kto"),
+        ({"rl": "orpo"}, "orpo"),
         ({"rl": "grpo"}, "grpo"),
         ({"rl": "ipo"}, "ipo"),
         ({"rl": "dpo", "dpo_loss_type": ["ipo"]}, "dpo_loss_type"),
@@ -519,6 +519,72 @@ def test_pairs_whose_columns_the_user_names(tmp_path: Path) -> None:
 
 def test_an_unknown_type_of_pairs_is_named(tmp_path: Path) -> None:
     assert "in its own way" in pairs(tmp_path, ALPACA, "tower.of_babel").effect("data set d.jsonl")
+
+
+# --- thumbs -----------------------------------------------------------------------------------------------------------
+
+
+def thumbs(tmp_path: Path, rows: list[Any], kind: Any, **dataset: Any) -> Imported:
+    settings = {"rl": "kto", "rl_beta": 0.2, "kto_desirable_weight": 1.5, "dpo_label_smoothing": 0.1}
+    return imported(tmp_path, settings, rows, type=kind, **dataset)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [
+        ("chatml.argilla", "instruction"),
+        ("llama3.intel", "question"),
+        ("chatml.prompt_pairs", "prompt"),
+        ("llama3.ultra", "prompt"),
+        (None, "prompt"),
+    ],
+)
+def test_thumbs_become_feedback_and_an_experiment_that_learns_from_them(
+    tmp_path: Path, kind: str | None, prompt: str
+) -> None:
+    rows = [{prompt: question(n), "completion": answer(n), "label": n % 3 > 0, "tools": "[]"} for n in range(12)]
+    got = thumbs(tmp_path, rows, kind)
+    experiment = got.experiment("train")
+    assert (experiment.objective, experiment.kto.desirable_weight, experiment.kto.beta) == ("kto", 1.5, 0.2)
+    assert got.account("feedback/d.jsonl").accepted == 12
+    assert "in this method either" in got.effect("dpo_label_smoothing")
+    assert "every fifth answer with a thumb up (2)" in got.effect("d: no conversations")
+
+
+def test_the_system_prompt_of_thumbs_stays_if_the_type_reads_it(tmp_path: Path) -> None:
+    read = [{"system": "Be brief.", "question": question(n), "completion": answer(n), "label": n > 1} for n in range(4)]
+    got = thumbs(tmp_path, [{**row, "prompt": "another text"} for row in read], "chatml.intel")
+    assert got.rows("feedback/d.jsonl") == read
+    assert got.account("feedback/d.jsonl").accepted == 4
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3"])
+def test_thumbs_on_turns_become_feedback(tmp_path: Path, family: str) -> None:
+    rows = [{"prompt": "another text", "completion": chat(n), "label": n % 2 == 0} for n in range(4)]
+    rows.append({"prompt": "another text", "completion": [*chat(4), *chat(5)], "label": True})
+    got = thumbs(tmp_path, rows, f"{family}.argilla_chat")
+    assert got.sidecar("feedback/d.yaml")["columns"] == {"completion": "conversations"}
+    assert got.account("feedback/d.jsonl").accepted == 5
+    cut = [effect for theirs, effect in got.lines("changed").items() if theirs == "d: type: chatml.argilla_chat"]
+    assert ["only the first question" in effect for effect in cut] == [True] * (family == "chatml")
+
+
+def test_thumbs_whose_columns_the_user_names(tmp_path: Path) -> None:
+    rows = [{"q": question(number), "a": answer(number), "good": number > 1} for number in range(4)]
+    kind = {"field_prompt": "q", "field_completion": "a", "field_label": "good", "completion_format": "{completion}"}
+    got = thumbs(tmp_path, rows, kind)
+    assert got.account("feedback/d.jsonl").accepted == 4
+    assert "form of its own" in got.effect("d: completion_format")
+
+
+def test_beta_of_thumbs_in_the_section_trl(tmp_path: Path) -> None:
+    rows = [{"prompt": question(number), "completion": answer(number), "label": number > 1} for number in range(4)]
+    assert imported(tmp_path, {"rl": "KTO", "trl": {"beta": 0.4}}, rows, type=None).experiment("train").kto.beta == 0.4
+
+
+def test_an_unknown_type_of_thumbs_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": question(0), "completion": answer(0), "label": True}]
+    assert "in its own way" in thumbs(tmp_path, rows, "zephyr.nectar").effect("data set d.jsonl")
 
 
 def test_a_file_that_no_yaml_names_is_listed_and_can_be_taken_over(tmp_path: Path) -> None:

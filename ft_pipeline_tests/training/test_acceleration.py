@@ -15,7 +15,8 @@ from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.training import adapter
-from ft_pipeline.training.memory import estimate as memory
+from ft_pipeline.training.memory import parts
+from ft_pipeline.training.memory.estimate import estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
 from ft_pipeline.training.objectives.dpo import REFERENCES, collate_pairs
 from ft_pipeline.training.techniques import new_model
@@ -117,17 +118,17 @@ def test_preference_pairs_are_joined_end_to_end_too():
 
 
 def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
-    assert memory.SHORT_ROW_TOKENS == attention._SHORT_ROW_TOKENS
+    assert parts.SHORT_ROW_TOKENS == attention._SHORT_ROW_TOKENS
     shape = nearest_llama(135e6)
-    plain = memory.MemoryPlan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW_TOKENS)
+    plain = parts.MemoryPlan(technique="lora", device="cpu", batch=8, length=parts.SHORT_ROW_TOKENS)
     flat = replace(plain, padding_free=True)
     activations = [
-        memory.estimate_memory(shape, replace(plan, length=length))["bytes"]["activations"]
-        for length in (memory.SHORT_ROW_TOKENS, memory.SHORT_ROW_TOKENS + 1)
+        estimate_memory(shape, replace(plan, length=length))["bytes"]["activations"]
+        for length in (parts.SHORT_ROW_TOKENS, parts.SHORT_ROW_TOKENS + 1)
         for plan in (plain, flat)
     ]
     # Rows, layers and one in the backward pass, heads, pairs of tokens, bytes.
-    scores = 8 * 31 * 9 * memory.SHORT_ROW_TOKENS**2 * 2
+    scores = 8 * 31 * 9 * parts.SHORT_ROW_TOKENS**2 * 2
     assert activations[1] - activations[0] == scores and activations[3] == activations[2]
 
 

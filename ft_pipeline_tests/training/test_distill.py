@@ -203,6 +203,22 @@ def test_an_answer_near_a_held_out_row_is_left_out_and_named(tmp_path, asked, ti
     assert shown["id"] not in used
 
 
+def test_a_long_answer_is_listed_with_the_table_of_its_prompt(tmp_path, asked, made, tiny_base):
+    lengths = [len(row["input_ids"]) for split in ("train", "validation") for row in read_split(made[0], split)]
+    wanted = experiment(long_rows="skip", max_length=max(lengths) - 1)
+    work, _ = asked
+    answers = pq.read_table(work.out / "rows.parquet").to_pylist()
+    of_conversations = [{**row, "id": f"c{row['id'][1:]}", "table": "alpaca", "split": "train"} for row in answers]
+    inputs = {**work.inputs, "teacher_distributions": tmp_path, "base_model": tiny_base}
+    pq.write_table(pa.Table.from_pylist([*answers, *of_conversations]), tmp_path / "rows.parquet")
+    data = job("training_data", tmp_path / "data", wanted, inputs)
+    data.config["data"] = SHARES
+    report = training_data.run(data)["audit"]
+    long = [(row["table"], row["file"], row["row"]) for row in report["left_out"] if row["code"] == "over_length"]
+    assert {table for table, _, _ in long} == {"unlabelled", "alpaca"}
+    assert len(set(long)) == len(long) == report["long_rows"]["left_out"]
+
+
 @pytest.mark.parametrize("technique", ["full", pytest.param("lora", marks=pytest.mark.long)])
 def test_a_student_moves_towards_its_teacher(technique, tmp_path, made, tiny_base):
     folder, _ = made

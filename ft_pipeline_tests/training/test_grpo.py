@@ -382,8 +382,10 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
 
 
 def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):
-    with pytest.raises(UserError, match=r"with grpo\.max_new_tokens: 500 is more than the limit of 512"):
+    with pytest.raises(UserError, match=r"with grpo\.max_new_tokens: 500 is more than the context of 512\. Lower max"):
         train(experiment(max_new_tokens=500))
+    with pytest.raises(UserError, match=r"is more than training\.max_length: 200\. Raise it, lower max_new_tokens"):
+        train(experiment(max_new_tokens=190, training={"max_length": 200}), "short")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

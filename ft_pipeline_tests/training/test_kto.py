@@ -35,8 +35,8 @@ from ft_pipeline.training.objectives.kto import (
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.trainer.arguments import training_arguments
-from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
+from ft_pipeline.training.trainer.token_trainer import TrainerSetup
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.training.subject import (
@@ -270,7 +270,8 @@ def test_the_kl_of_a_step_does_not_depend_on_how_it_is_divided(tmp_path, thumbs,
     rows = read_split(thumbs[0], "train")[:8]
     arguments = training_arguments(settings.training, tmp_path, "cpu", torch.float32)
     model = load_model(tiny_base, "cpu", dtype=torch.float32)
-    trainer = ThumbTrainer.for_experiment(settings, model, load_tokenizer(tiny_base), rows, rows, arguments, Ranks())
+    setup = TrainerSetup(settings, model, load_tokenizer(tiny_base), rows, rows, arguments)
+    trainer = ThumbTrainer.for_experiment(setup)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.3)

@@ -49,12 +49,24 @@ def trained_text(tokenizer, row, labels="labels"):
 def test_skipped_rows_are_listed_with_their_length(tmp_path, tiny_base):
     report, stored = prepared(tmp_path, tiny_base, "skip", LONG_ANSWER, LONG_QUESTION)
     assert [(row["table"], row["file"], row["row"], row["code"]) for row in report["left_out"]] == [
-        ("conversations", "rows.jsonl", 501, "over_length"),
-        ("conversations", "rows.jsonl", 502, "over_length"),
+        ("alpaca", "rows.jsonl", 501, "over_length"),
+        ("alpaca", "rows.jsonl", 502, "over_length"),
     ]
     assert all(row["tokens"] > LIMIT for row in report["left_out"])
     assert len(stored) == 24 and report["long_rows"]["cut"] == []
     assert "2 are left out and 0 are cut" in report["long_rows"]["message"]
+
+
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_rows_of_two_tables_are_two_rows(objective, tmp_path, tiny_base):
+    """Files of different tables may have the same name."""
+    other = {**LONG_ANSWER, "id": f"{501:064x}", "table": "sharegpt"}
+    rewarded = {"grpo": {"rewards": {"rouge_l": 1}}} if objective == "grpo" else {}
+    chosen = {"objective": objective, "training": {"max_length": LIMIT, "long_rows": "skip"}, **rewarded}
+    rows = [*support_rows(), LONG_ANSWER, other]
+    made = make_training_data(tmp_path, tiny_base, rows, ExperimentSettings.model_validate(chosen))
+    report = json.loads((made / "audit.json").read_text())
+    assert [(row["table"], row["row"]) for row in report["left_out"]] == [("alpaca", 501), ("sharegpt", 501)]
 
 
 def test_a_cut_answer_trains_no_stop_token_and_a_cut_prompt_is_left_out(tmp_path, tiny_base):

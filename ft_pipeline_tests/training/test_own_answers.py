@@ -18,11 +18,11 @@ from ft_pipeline.training.objectives.own_answers import (
     Teacher,
     distinct_prompts,
     is_on_policy,
-    require_room,
 )
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.data_parallel import Ranks
+from ft_pipeline.training.trainer.token_trainer import TrainerSetup
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import tiny_model
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
@@ -172,14 +172,25 @@ def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
 
 def test_several_processes_are_refused(data, base):
     rows = read_split(data, "validation")
+    setup = TrainerSetup(experiment(), None, None, rows, rows, None, Ranks(Rank(count=2)))
     with pytest.raises(UserError, match="on_policy trains in one process"):
-        DistributionTrainer.for_experiment(experiment(), None, None, rows, rows, None, Ranks(Rank(count=2)), base=base)
+        DistributionTrainer.for_experiment(setup, base=base)
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(data, base):
-    rows = read_split(data, "train")
-    with pytest.raises(UserError, match=r"with distill.max_new_tokens: 500 is more than the context of 512"):
-        require_room(experiment(max_new_tokens=500).distill, load_model(base, "cpu"), rows)
+    rows, model = read_split(data, "train"), load_model(base, "cpu")
+    for wanted, expected in (
+        (
+            experiment(max_new_tokens=500),
+            r"with distill\.max_new_tokens: 500 is more than the context of 512\. Lower max",
+        ),
+        (
+            experiment(max_new_tokens=190, training={"max_length": 200}),
+            r"more than training\.max_length: 200\. Raise it",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            DistributionTrainer.for_experiment(TrainerSetup(wanted, model, None, rows, rows, None), base=base)
 
 
 @pytest.mark.parametrize(

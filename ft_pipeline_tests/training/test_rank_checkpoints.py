@@ -11,12 +11,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE
+from ft_pipeline.models.stored_tensors import StoredTensor, load_into
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import load_weights, new_model, new_sharded_model, save_sharded_weights
 from ft_pipeline.training.trainer.checkpoint_state import load_tree, open_tree, save_tree
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, newest_valid, steps_in
 from ft_pipeline.training.trainer.data_parallel import read_optimizer_state
-from ft_pipeline.training.trainer.stored_tensors import StoredTensor, load_into
 from ft_pipeline_tests.training.rank_runs import only_rank, run_ranks, summary_of
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
 from ft_pipeline_tests.training.test_ranks import losses

@@ -14,8 +14,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Rank
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.adapter import require_memory
-from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
+from ft_pipeline.training.memory.estimate import estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import read_shape
+from ft_pipeline.training.memory.parts import MemoryPlan
 from ft_pipeline.training.memory.rank_share import RankCount, describe_ranks
 from ft_pipeline_tests.training.subject import job
 

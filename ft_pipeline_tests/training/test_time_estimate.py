@@ -14,6 +14,7 @@ from ft_pipeline.training.time_estimate import (
     assumed,
     device_name,
     estimate,
+    one_of,
     unmeasured_device,
 )
 from ft_pipeline.training.work import Work
@@ -70,6 +71,14 @@ def test_what_was_not_measured_is_a_range_that_says_so() -> None:
     assert ranges[0].high == pytest.approx(1e16 / 6.5e12 + 100 * 0.3 + 60)
     writing = assumed(Work(0, decoding_steps=10, weight_bytes=32e9), COMMON_GPUS[0])
     assert writing.high == pytest.approx(10 * (32e9 / (0.3 * 320e9) + 0.05) + 60)
+
+
+def test_several_gpus_are_as_fast_as_one_until_they_are_measured() -> None:
+    one, two = (seconds(WRITING, "adapter", [], device=f"{count}NVIDIA L4") for count in ("", "2 x "))
+    assert (two.low, two.high, two.basis) == (one.low, one.high, "assumed for one GPU")
+    assert seconds(WORK, "adapter", [measured(10, device="2 x NVIDIA L4")], device="2 x NVIDIA L4").low == 80
+    assert added([one, two]).basis == two.basis
+    assert [one_of(name) for name in ("2 x NVIDIA L4", "NVIDIA L4", HERE)] == ["NVIDIA L4", "NVIDIA L4", HERE]
 
 
 def test_a_known_gpu_has_a_data_sheet_and_another_one_needs_a_training() -> None:

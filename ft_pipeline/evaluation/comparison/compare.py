@@ -7,7 +7,6 @@ No model is loaded. Only models with the same evaluation fingerprint are compare
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,20 @@ from ft_pipeline.evaluation.comparison.check_results import confusions, field_re
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
-from ft_pipeline.evaluation.comparison.estimates import (
-    Estimates,
-    Samples,
-    estimate_all,
-    is_measured,
-    item_value,
-    rank,
-)
+from ft_pipeline.evaluation.comparison.estimates import Estimates, Samples, estimate_all, is_measured, rank
 from ft_pipeline.evaluation.comparison.forgetting import forgetting_by_model
+from ft_pipeline.evaluation.comparison.item_changes import item_changes
 from ft_pipeline.evaluation.comparison.kept_leads import DEFAULT_SHARE, kept_leads
 from ft_pipeline.evaluation.comparison.kept_prompts import kept_prompts
-from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
-from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, interval, p_value, values_over
+from ft_pipeline.evaluation.comparison.lead_checks import answer_checks, incumbent_checks, lead_tests
+from ft_pipeline.evaluation.comparison.leads import Estimate, interval
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.pairing import pair_all, scaled_margin
+from ft_pipeline.evaluation.comparison.pairing import pair_all
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.comparison.recipe_leads import recipe_leads
 from ft_pipeline.evaluation.comparison.records import RULES, Comparison
-from ft_pipeline.evaluation.comparison.result_records import (
-    Changes,
-    ItemChange,
-    LeftOut,
-    QuantizationError,
-    ScoredAnswer,
-)
+from ft_pipeline.evaluation.comparison.result_records import LeftOut, QuantizationError
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, GgufCosts
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.screens import score_on_validation, screen_candidates
@@ -65,14 +52,10 @@ Metrics = Mapping[str, Metric]
 
 ANSWERS_MARGIN = 2.0
 """The margin of the second key of a comparison that names none."""
-ONE_SIDED = 0.95
-"""Level of the lower bound of the second key."""
 INCUMBENT_MARGIN = 0.05
 """The margin against the incumbent of a comparison that names none."""
 DEFAULT_MARGIN = 0.05
 """The forgetting margin of a comparison that names none."""
-WORST = 5
-"""Maximum number of regressions in the document, the worst first."""
 
 
 def build_comparison(
@@ -196,18 +179,18 @@ def compare(
     return replace(
         comparison,
         break_even=break_even(comparison),
-        changes=_changes(comparison, samples),
+        changes=item_changes(comparison, samples),
         kept_leads=kept_leads(comparison, estimates, config.get("keeps", DEFAULT_SHARE)),
         kept_prompts=kept_prompts(comparison, estimates, facts),
         own_targets=_own_targets(rows, facts),
-        lead_tests=_lead_tests(comparison, estimates),
+        lead_tests=lead_tests(comparison, estimates),
         recipe_leads=recipe_leads(comparison, models, all_estimates),
         screens=screen_candidates(comparison, list(row_models.values())),
         not_asked=config.get("not_asked", []),
         field_results=[result for row in rows for result in field_results(row.name, samples[row.name])],
         confusions=[result for row in rows for result in confusions(row.name, samples[row.name], config.get("labels"))],
-        incumbent_checks=_incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
-        answer_checks=_answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
+        incumbent_checks=incumbent_checks(comparison, estimates, config.get("incumbent_margin", INCUMBENT_MARGIN)),
+        answer_checks=answer_checks(comparison, estimates, second_key, config.get("answers_margin", ANSWERS_MARGIN)),
         **_slices(comparison, samples, conversations, config.get("slices", {})),
     )
 
@@ -261,73 +244,6 @@ def _own_targets(rows: Sequence[ComparisonRow], facts: Experiments) -> list[OwnT
     return [OwnTarget.from_json(entry) for name in trained for entry in facts.get(name, {}).get("own_targets", ())]
 
 
-def _lead_tests(comparison: Comparison, estimates: Estimates) -> list[LeadTest]:
-    """Return the test of each lead of a row that may be released, on the primary metric."""
-    leads = _leads(comparison, estimates, comparison.primary_metric)
-    return [LeadTest(row, rival, p_value(values)) for row, rival, values in leads]
-
-
-def _answer_checks(
-    comparison: Comparison, estimates: Estimates, second_key: str | None, margin: float
-) -> list[AnswerCheck]:
-    """Return the second key of each row that may be released against each row that it leads; none without one."""
-    if second_key is None:
-        return []
-    return [
-        AnswerCheck(row, rival, second_key, float(values.mean()), bounds(values, ONE_SIDED)[0], margin)
-        for row, rival, values in _leads(comparison, estimates, second_key)
-    ]
-
-
-def _incumbent_checks(comparison: Comparison, estimates: Estimates, margin: float) -> list[AnswerCheck]:
-    """Return whether each row that may be released is not worse than the incumbent, by what decides between them.
-
-    margin: see scaled_margin.
-    """
-    incumbent = comparison.incumbent
-    if incumbent is None:
-        return []
-    by_metric = {check.row: check for check in _checks_by_metric(comparison, estimates, incumbent, margin)}
-    by_opinion = {
-        row.name: AnswerCheck(
-            row.name, incumbent.name, opinion.by, opinion.win_rate - 0.5, opinion.lead_at_least, margin
-        )
-        for row in comparison.rows
-        if (opinion := comparison.deciding_opinion(row, incumbent)) is not None
-    }
-    checks = by_metric | by_opinion
-    return [checks[row.name] for row in comparison.rows if row.name in checks]
-
-
-def _checks_by_metric(
-    comparison: Comparison, estimates: Estimates, incumbent: ComparisonRow, margin: float
-) -> list[AnswerCheck]:
-    """Return whether rows are not worse than the incumbent on the primary metric; none if it was not measured there."""
-    name, metric = comparison.primary_metric, comparison.metric()
-    if name not in incumbent.scores:
-        return []
-    limit = scaled_margin(margin, name, incumbent.scores[name].value)
-    return [
-        AnswerCheck(row.name, incumbent.name, name, float(values.mean()), bounds(values, ONE_SIDED)[0], limit)
-        for row in comparison.ranked()
-        if row.kind in (*TUNED, "prompt", "champion") and row.name != incumbent.name and name in estimates[row.name]
-        if comparison.why_no_metric(row, incumbent) is None
-        for values in [values_over(incumbent.name, row.name, name, metric, estimates)]
-    ]
-
-
-def _leads(comparison: Comparison, estimates: Estimates, metric_name: str) -> list[tuple[str, str, Floats]]:
-    """Return the values of a metric of each row that may be released over each row that it leads on the primary one."""
-    metric = comparison.metric(metric_name)
-    return [
-        (row.name, rival.name, values_over(rival.name, row.name, metric_name, metric, estimates))
-        for row, rival in combinations(comparison.ranked(), 2)
-        if row.kind in (*TUNED, "prompt")
-        and comparison.difference(row, rival) is not None
-        and all(metric_name in estimates[name] for name in (row.name, rival.name))
-    ]
-
-
 def _rows(
     ranked: Sequence[ScoredModel],
     estimates: Estimates,
@@ -372,40 +288,3 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
         source=model.source,
         source_row=row["name"],
     )
-
-
-# --- item by item -----------------------------------------------------------------------------------------------------
-
-
-def _changes(comparison: Comparison, samples: Samples) -> Changes | None:
-    """Return improvements and regressions per test item, from the best baseline to the best tuned model.
-
-    None if either is missing, or if no pair of them is compared by this metric.
-    """
-    metric, metric_name = comparison.metric(), comparison.primary_metric
-    tuned = [row for row in comparison.ranked() if row.kind in TUNED]
-    with_bars = [(row, bar) for row in tuned if (bar := comparison.best_baseline(of=row)) is not None]
-    best = next((pair for pair in with_bars if comparison.why_no_metric(*pair) is None), None)
-    if best is None:
-        return None
-    after, before = (row.name for row in best)
-    pairs = zip(samples[before], samples[after], strict=True)
-    changes = [_change(metric, metric_name, old, new) for old, new in pairs]
-    threshold = metric.worth_noticing
-    changes.sort(key=lambda change: (change.gain, change.item))
-    return Changes(
-        before,
-        after,
-        metric_name,
-        improved=sum(change.gain > threshold for change in changes),
-        unchanged=sum(abs(change.gain) <= threshold for change in changes),
-        regressed=sum(change.gain < -threshold for change in changes),
-        worst=[change for change in changes[:WORST] if change.gain < -threshold],
-    )
-
-
-def _change(metric: Metric, metric_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
-    """Return the change of one test item. old, new: its samples before and after tuning."""
-    before, after = (ScoredAnswer(item_value(metric_name, sample) or 0.0, sample["answer"]) for sample in (old, new))
-    gain = metric.gain(before.value, after.value)
-    return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)

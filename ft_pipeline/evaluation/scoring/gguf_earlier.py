@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, result_path
+from ft_pipeline.evaluation.scoring.scorer import result_path
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
 from ft_pipeline.training.gguf.index import INDEX
 

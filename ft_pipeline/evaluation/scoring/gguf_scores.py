@@ -15,7 +15,8 @@ from ft_pipeline.evaluation.scoring.gguf_gate import judge, summarize
 from ft_pipeline.evaluation.scoring.llama_cpp_lm import LlamaCppLM
 from ft_pipeline.evaluation.scoring.merged_reference import GreedyAnswer, MergedReference, token_pair
 from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
+from ft_pipeline.evaluation.scoring.scorer import Scorer
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel

@@ -5,7 +5,8 @@ from typing import Any
 
 from ft_pipeline.evaluation.scoring.prompt_sources import read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
+from ft_pipeline.evaluation.scoring.scorer import Scorer
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -13,28 +12,16 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, make_items, read_rows, select_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
-from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
-from ft_pipeline.evaluation.scoring.lm_eval_harness import (
-    Sample,
-    answer_task,
-    loss_task,
-    question_task,
-    run_tasks,
-    text_task,
-)
+from ft_pipeline.evaluation.scoring.general_suite import score_general
+from ft_pipeline.evaluation.scoring.lm_eval_harness import Sample, answer_task, loss_task, run_tasks
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM, RecordingLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
 from ft_pipeline.evaluation.scoring.probe_answers import RenderedProbe, answer_probes, render_probes, write_probes
 from ft_pipeline.evaluation.scoring.probe_files import Probe, probe_digests
-from ft_pipeline.evaluation.scoring.prompts import (
-    Prompt,
-    RenderedItem,
-    fitting_items,
-    render_items,
-    render_question,
-)
+from ft_pipeline.evaluation.scoring.prompts import RenderedItem, fitting_items, render_items
 from ft_pipeline.evaluation.scoring.records import (
     Answer,
     Likelihood,
@@ -45,6 +32,7 @@ from ft_pipeline.evaluation.scoring.records import (
     write_scores,
 )
 from ft_pipeline.evaluation.scoring.reference_tokens import byte_count, count_lost, find_reference
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
@@ -52,26 +40,6 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.models.tool_calls import Call, read_answer, require_call_family
-
-
-@dataclass(frozen=True)
-class ModelUnderTest:
-    """A model to score, under a prompt."""
-
-    name: str
-    """The name of its row in scores.json."""
-    kind: ModelKind
-    prompt: Prompt
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Facts about the model and its prompt: the key `model` of its row."""
-    runs_general_suite: bool = False
-    """Whether it is also scored on what shows what tuning costs: the general suite, and the probes."""
-    same_weights_as: str | None = None
-    """The name of a model that is scored before it, and has the same weights: its results in the general suite and on
-    the probes are taken over, because these have no prompt variant."""
-    is_candidate: bool = True
-    """Whether it is also scored on what only candidates need: validation rows, on which they are screened, and the
-    lm-eval tasks."""
 
 
 class Scorer:
@@ -154,7 +122,9 @@ class Scorer:
         rendered_items, asked = self.render(tested_model, window), self._render_probes(tested_model, window)
         samples = self._score_items(lm, rendered_items, folder)
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
-        general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
+        general: list[dict[str, Any]] = []
+        if tested_model.runs_general_suite:
+            general = score_general(lm, self.tokenizer, self.questions, self.texts, folder)
         probes = answer_probes(lm, asked, self.max_new_tokens)
         if tested_model.same_weights_as is not None:
             same_weights = self._result(tested_model.same_weights_as)
@@ -279,38 +249,6 @@ class Scorer:
             }
             for rendered in rendered_items
         ]
-
-    def _score_general(self, lm: RecordingLM, folder: Path) -> list[dict[str, Any]]:
-        """Run the general suite. Return the records of general.parquet."""
-        documents = [
-            {"context": render_question(self.tokenizer, row["query"]), "choices": row["choices"], "gold": row["gold"]}
-            for row in self.questions
-        ]
-        tasks = [question_task(documents)] if documents else []
-        tasks += [text_task([{"text": row["text"]} for row in self.texts])] if self.texts else []
-        logged = run_tasks(lm, tasks, folder / "general") if tasks else {}
-        question_pairs = zip(self.questions, logged.get("general_questions", []), strict=True)
-        questions = [
-            {
-                "item": f"question:{number}",
-                "kind": "question",
-                "subject": row.get("subject"),
-                "correct": sample["acc_norm"] == 1.0,
-            }
-            for number, (row, sample) in enumerate(question_pairs, 1)
-        ]
-        text_pairs = zip(self.texts, logged.get("general_texts", []), strict=True)
-        texts = [
-            {
-                "item": f"text:{number}",
-                "kind": "text",
-                "loss_sum": -float(sample["filtered_resps"][0]),
-                "tokens": len(lm.tok_encode(row["text"])),
-                "bytes": byte_count(row["text"]),
-            }
-            for number, (row, sample) in enumerate(text_pairs, 1)
-        ]
-        return questions + texts
 
     def _run_lm_eval_tasks(self, lm: RecordingLM, tested_model: ModelUnderTest) -> list[Record]:
         """Run the lm-eval tasks once per model and system prompt, and return their records.

@@ -30,6 +30,7 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TOOLS, read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.raw_text import raw_json
+from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns
 
@@ -98,17 +99,26 @@ def run(job: Job) -> dict[str, Any]:
         raise UserError(f"There are no prompts in {' and '.join(settings.rows)}. Add some, or change distill.rows.")
     answers, resumed = generate_missing(job, rows, _VariantPrompt(_sampling(settings), [], prompt))
     renderer = _Renderer(teacher_tokenizer, student_tokenizer, prompt, job.config["system_prompt"])
-    kept, aside = _sort_out(rows, answers, settings.answers_per_prompt, renderer)
-    tokens, rest = _write_distributions(job, settings, kept, renderer)
+    total = len(rows) * settings.answers_per_prompt
+    aside: list[dict[str, Any]] = []
+    with _DistributionWriter(job, settings, renderer.vocabulary) as writer:
+        for done, (row, found) in enumerate(_judged(rows, answers, settings.answers_per_prompt, renderer), 1):
+            if isinstance(found, Fault):
+                aside.append(_aside(row, found))
+            else:
+                writer.chunk.append((row, found))
+            if len(writer.chunk) == _CHUNK_ROWS or done == total:
+                writer.write_chunk()
+                job.report.progress(done, total)
     pq.write_table(pa.Table.from_pylist(aside, schema=_ASIDE), job.out / SET_ASIDE, compression="zstd")
     summary = {
         "prompts": len(rows),
-        "answers": len(rows) * settings.answers_per_prompt,
-        "kept": len(kept),
+        "answers": total,
+        "kept": writer.kept,
         "set_aside": len(aside),
         "reasons": dict(Counter(row["code"] for row in aside)),
-        "tokens": tokens,
-        "rest": rest / max(tokens, 1),
+        "tokens": writer.tokens,
+        "rest": writer.rest / max(writer.tokens, 1),
         "resumed": resumed,
     }
     job.report.log(_describe(summary, settings.top_k))
@@ -155,6 +165,15 @@ def _prompts(job: Job, settings: DistillSettings) -> Iterator[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class _Reading:
+    """An answer as the teacher reads it."""
+
+    context: str
+    pair: Pair
+    """The tokens of the context, and those of the answer."""
+
+
+@dataclass(frozen=True)
 class _Renderer:
     """Renders an answer as the teacher reads it and as the student learns it."""
 
@@ -168,9 +187,8 @@ class _Renderer:
         """The number of tokens. A model may have more logits, which no tokenizer uses."""
         return max(self.student_tokenizer.get_vocab().values()) + 1
 
-    def read(self, row: Mapping[str, Any]) -> tuple[str, Pair] | None:
-        """Return the teacher's context as text and in tokens, and the tokens of the answer; None if the student would
-        learn other tokens.
+    def read(self, row: Mapping[str, Any]) -> _Reading | None:
+        """Return an answer as the teacher reads it; None if the student would learn other tokens.
 
         row: prompt_messages, tools and answer.
         """
@@ -178,7 +196,7 @@ class _Renderer:
         tools = row["tools"]
         text, context, target = _tokens(self.teacher_tokenizer, self.prompt.prepend_to(messages), tools)
         *_, learned = _tokens(self.student_tokenizer, with_prompt(messages, self.system_prompt, []), tools)
-        return (text, (context, target)) if target == learned else None
+        return _Reading(text, (context, target)) if target == learned else None
 
 
 def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> tuple[str, list[int], list[int]]:
@@ -191,62 +209,87 @@ def _tokens(tokenizer: Any, messages: Sequence[Message], tools: str | None) -> t
     return context, encoded.input_ids[: len(encoded.input_ids) - len(answer)], answer
 
 
-def _sort_out(
+def _judged(
     rows: Sequence[dict[str, Any]], answers: Mapping[str, dict[str, Any]], samples: int, renderer: _Renderer
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the answers that can train, and those that cannot, with their reason."""
-    kept, aside = [], []
+) -> Iterator[tuple[dict[str, Any], _Reading | Fault]]:
+    """Yield each answer as a row of rows.parquet without its tokens, with its reading, or why it cannot train."""
     for row in rows:
         for sample in range(samples):
             answer = answers[answer_key(row["id"], sample)]
-            origin = {"sample": sample, **{name: row[name] for name in ("id", "table", "file", "row")}}
-            learned = {"prompt_messages": row["messages"], "tools": row.get("tools"), "answer": answer["answer"]}
-            if fault := _fault_of(learned, answer["finish_reason"], renderer):
-                raw = raw_json([*row["messages"], {"role": "assistant", "content": answer["answer"]}])
-                aside.append({**origin, "code": fault[0], "message": fault[1], "raw": raw})
-            else:
-                kept.append({**origin, "split": row["split"], **learned})
-    return kept, aside
+            learned = {
+                **{name: row[name] for name in ("id", "table", "file", "row", "split")},
+                "sample": sample,
+                "prompt_messages": row["messages"],
+                "tools": row.get("tools"),
+                "answer": answer["answer"],
+            }
+            yield learned, _judge(learned, answer["finish_reason"], renderer)
 
 
-def _fault_of(row: Mapping[str, Any], finish_reason: str, renderer: _Renderer) -> tuple[str, str] | None:
-    """Return why an answer cannot train: code and message; None if it can."""
+def _judge(row: Mapping[str, Any], finish_reason: str, renderer: _Renderer) -> _Reading | Fault:
+    """Return the reading of an answer, or why it cannot train."""
     if finish_reason in _CODES:
-        return _CODES[finish_reason]
+        return Fault(*_CODES[finish_reason])
     if not row["answer"].strip():
-        return "empty_output", "the answer is empty"
+        return Fault("empty_output", "the answer is empty")
     try:
-        if renderer.read(row) is None:
-            return "tokens_differ", "teacher and student have other tokens for this answer"
+        reading = renderer.read(row)
     except UserError as error:
-        return "teacher_failed", str(error)
-    return None
+        return Fault("teacher_failed", str(error))
+    return reading or Fault("tokens_differ", "teacher and student have other tokens for this answer")
 
 
-def _write_distributions(
-    job: Job, settings: DistillSettings, kept: Sequence[dict[str, Any]], renderer: _Renderer
-) -> tuple[int, float]:
-    """Write rows.parquet. Return the number of tokens, and the sum of the probabilities that are not stored."""
-    tokens, rest = 0, 0.0
-    with pq.ParquetWriter(job.out / FILE_NAME, _ROWS, compression="zstd") as writer:
-        model = load_model(job.inputs["base_model"], job.device) if kept else None
-        if model is not None:
-            speed_up_products(model, trains=False)
-        for begin in range(0, len(kept), _CHUNK_ROWS):
-            chunk = kept[begin : begin + _CHUNK_ROWS]
-            read = [found for found in map(renderer.read, chunk) if found is not None]
-            distributions = read_targets(
-                model,
-                [pair for _, pair in read],
-                lambda logits, _: distribution_columns(logits[:, : renderer.vocabulary], settings.top_k),
-                batch_size=settings.batch_size,
-            )
-            rows = [
-                {**row, "teacher_prompt": text, "target_ids": pair[1], **columns}
-                for row, (text, pair), columns in zip(chunk, read, distributions, strict=True)
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema=_ROWS))
-            tokens += sum(len(row["target_ids"]) for row in rows)
-            rest += sum(float(row["rest"].sum()) for row in rows)
-            job.report.progress(begin + len(chunk), len(kept))
-    return tokens, rest
+def _aside(row: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
+    """Return the row of set_aside.parquet of an answer that cannot train."""
+    raw = raw_json([*row["prompt_messages"], {"role": "assistant", "content": row["answer"]}])
+    return {
+        **{name: row[name] for name in _ASIDE.names if name in row},
+        "code": fault.code,
+        "message": fault.message,
+        "raw": raw,
+    }
+
+
+class _DistributionWriter:
+    """Writes answers with the teacher's distributions to rows.parquet, a chunk of them at a time."""
+
+    def __init__(self, job: Job, settings: DistillSettings, vocabulary: int) -> None:
+        self._job, self._settings, self._vocabulary = job, settings, vocabulary
+        self._file = pq.ParquetWriter(job.out / FILE_NAME, _ROWS, compression="zstd")
+        self.chunk: list[tuple[dict[str, Any], _Reading]] = []
+        """The answers that `write_chunk` writes."""
+        self.kept, self.tokens = 0, 0
+        self.rest = 0.0
+        """The sum of the probabilities that are not stored."""
+
+    def __enter__(self) -> "_DistributionWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @cached_property
+    def _model(self) -> Any:
+        model = load_model(self._job.inputs["base_model"], self._job.device)
+        speed_up_products(model, trains=False)
+        return model
+
+    def write_chunk(self) -> None:
+        """Write the answers of `chunk`, and empty it."""
+        if not self.chunk:
+            return
+        distributions = read_targets(
+            self._model,
+            [reading.pair for _, reading in self.chunk],
+            lambda logits, _: distribution_columns(logits[:, : self._vocabulary], self._settings.top_k),
+            batch_size=self._settings.batch_size,
+        )
+        rows = [
+            {**row, "teacher_prompt": reading.context, "target_ids": reading.pair[1], **columns}
+            for (row, reading), columns in zip(self.chunk, distributions, strict=True)
+        ]
+        self._file.write_table(pa.Table.from_pylist(rows, schema=_ROWS))
+        self.kept += len(rows)
+        self.tokens += sum(len(row["target_ids"]) for row in rows)
+        self.rest += sum(float(row["rest"].sum()) for row in rows)
+        self.chunk = []

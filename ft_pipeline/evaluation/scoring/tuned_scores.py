@@ -12,7 +12,8 @@ from typing import Any
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.scoring.prompt_sources import read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
+from ft_pipeline.evaluation.scoring.scorer import Scorer
+from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.evaluation.tuned_variants import row_name, variants_in, with_own_prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_stored_parameters

@@ -20,9 +20,14 @@ from ft_pipeline.training.tokens.token_audit import Row
 
 
 def tokenize_answers(
-    tokenizer: Any, rows: Sequence[dict[str, Any]], column: str, sources: Sequence[str], settings: ExperimentSettings
+    tokenizer: Any,
+    table: str,
+    rows: Sequence[dict[str, Any]],
+    column: str,
+    sources: Sequence[str],
+    settings: ExperimentSettings,
 ) -> list[Row]:
-    """Return a row for each row of a table: its prompt_messages, and the turn in `column`, which is trained.
+    """Return a row for each of some rows of a table: its prompt_messages, and the turn in `column`, which is trained.
 
     sources: Row.source of each.
     """
@@ -47,6 +52,7 @@ def tokenize_answers(
             row["id"],
             source,
             row["split"],
+            table,
             row["file"],
             row["row"],
             text,

@@ -105,7 +105,7 @@ def pack_blocks(
         rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
         encoded = Encoded(block_ids, [MASKED, *block_ids[1:]])
         row_id = f"{source}:{split}:{number}"
-        return Row(row_id, source, split, origin["file"], origin["row"], rendered, encoded)
+        return Row(row_id, source, split, "text", origin["file"], origin["row"], rendered, encoded)
 
     return RowSource(len(begins), make, checks.add)
 

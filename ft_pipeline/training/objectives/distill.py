@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -33,20 +32,18 @@ from ft_pipeline.training.objectives.own_answers import (
     distinct_prompts,
     is_on_policy,
     prompt_of,
-    require_room,
 )
-from ft_pipeline.training.objectives.rollouts import step_seed
+from ft_pipeline.training.objectives.rollouts import require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.distribution_loss import Divergence, TopTokens, distribution_losses
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import evaluation_mode, sum_by_row
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
 
 DISTRIBUTION = ("top_ids", "top_log_probabilities", "rest")
 """Columns of the training data with the teacher's distributions."""
@@ -103,6 +100,7 @@ def _tokenize(tokenizer: Any, answers: list[dict[str, Any]], settings: Experimen
             answer["id"],
             "teacher",
             answer["split"],
+            answer["table"],
             answer["file"],
             answer["row"],
             text,
@@ -156,34 +154,26 @@ class DistributionTrainer(TokenTrainer):
 
     @classmethod
     def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TrainingArguments,
-        ranks: Ranks,
-        base: Path | None = None,
-        teacher: Path | None = None,
+        cls, setup: TrainerSetup, base: Path | None = None, teacher: Path | None = None
     ) -> "DistributionTrainer":
         """Return the trainer of one experiment.
 
         base: the folder of the student's base model, for on-policy distillation. teacher: as in Teacher.
         """
-        distill = settings.distill
+        settings, model, distill = setup.settings, setup.model, setup.settings.distill
         assert distill is not None
         on_policy = None
         if settings.is_on_policy:
-            if ranks.are_several:
+            if setup.ranks.are_several:
                 raise UserError("distill.on_policy trains in one process, not in several. Set FT_NUM_PROCESSES=1.")
             assert base is not None
-            require_room(distill, model, [*train, *validation])
+            rows = [*setup.train, *setup.validation]
+            require_room(rows, model, settings.training.max_length, "distill", distill.max_new_tokens)
             reader = Teacher(model, base, teacher)
-            answers = OwnAnswers(model, tokenizer, reader, distill, arguments.per_device_train_batch_size)
-            on_policy = OnPolicy(answers, distill.on_policy, distinct_prompts(validation))
+            answers = OwnAnswers(model, setup.tokenizer, reader, distill, setup.arguments.per_device_train_batch_size)
+            on_policy = OnPolicy(answers, distill.on_policy, distinct_prompts(setup.validation))
         divergence = Divergence(distill.divergence, distill.jsd_beta)
-        return cls(model, tokenizer, train, validation, arguments, ranks, divergence=divergence, on_policy=on_policy)
+        return cls(*setup.arguments_of_trainer, divergence=divergence, on_policy=on_policy)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed divergence over the trained tokens of a batch, and their number."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -30,7 +29,7 @@ from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities, trained_tokens_of_rows
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
 
 SIDES = ("preferred", "rejected")
 REFERENCES = tuple(f"{side}_reference" for side in SIDES)
@@ -60,7 +59,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
 
     def make(rows: list[dict[str, Any]], side: str) -> list[Row]:
         sources = ["preferred" if side == "chosen" else "rejected"] * len(rows)
-        return tokenize_answers(tokenizer, rows, side, sources, settings)
+        return tokenize_answers(tokenizer, "preferences", rows, side, sources, settings)
 
     def source(side: str, checks: AnswerChecks) -> RowSource:
         return RowSource(
@@ -122,20 +121,9 @@ class PreferenceTrainer(TokenTrainer):
         super().__init__(*args)
 
     @classmethod
-    def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TrainingArguments,
-        ranks: Ranks,
-    ) -> "PreferenceTrainer":
+    def for_experiment(cls, setup: TrainerSetup) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        pad, size = batch_pad_token_id(model, tokenizer), arguments.per_device_eval_batch_size
-        train, validation = (with_reference(model, rows, pad, size, ranks) for rows in (train, validation))
-        return cls(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
+        return cls(*setup.with_reference(with_reference).arguments_of_trainer, dpo=setup.settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, and their number."""

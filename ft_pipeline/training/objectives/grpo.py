@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
-from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.rewards import GrpoSettings
@@ -30,20 +28,19 @@ from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import is_trained, plain
 from ft_pipeline.training.objectives import group_loss
 from ft_pipeline.training.objectives.reward_client import RewardProcess
-from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
+from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, prompt_ids, require_room, step_seed
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.objectives.start_weights import StartWeights
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Rendered, encode, find_dropped_turns
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.acceleration import is_compiled
 from ft_pipeline.training.trainer.batches import collate, count_tokens, join_branches
-from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import answer_states, detached_head, head_losses
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup
 
 _FAILED = "failed_rewards"
-_COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
+_COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -83,6 +80,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], data: ExperimentData) 
             row["id"],
             "prompt",
             row["split"],
+            row["table"],
             row["file"],
             row["row"],
             text,
@@ -119,24 +117,15 @@ class GroupTrainer(TokenTrainer):
         self._kl_sum, self._kl_tokens = 0.0, 0
 
     @classmethod
-    def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TrainingArguments,
-        ranks: Ranks,
-        rewards: dict[str, Any] | None = None,
-    ) -> "GroupTrainer":
+    def for_experiment(cls, setup: TrainerSetup, rewards: dict[str, Any] | None = None) -> "GroupTrainer":
         """Return the trainer of one experiment. rewards: as evaluation.reward_config returns it."""
         assert rewards is not None
-        _require_room(settings, model, [*train, *validation])
-        _require_temperature(settings.grpo.temperature, model)
-        process = RewardProcess(settings.grpo, rewards, ranks.gather_values)
-        trainer = cls(model, tokenizer, train, validation, arguments, ranks, grpo=settings.grpo, rewards=process)
-        trainer.notes = (f"rewards: {', '.join(settings.grpo.rewards)}; {_describe_limits(process.limits)}",)
+        grpo, max_length = setup.settings.grpo, setup.settings.training.max_length
+        require_room([*setup.train, *setup.validation], setup.model, max_length, "grpo", grpo.max_new_tokens)
+        _require_temperature(grpo.temperature, setup.model)
+        process = RewardProcess(grpo, rewards, setup.ranks.gather_values)
+        trainer = cls(*setup.arguments_of_trainer, grpo=grpo, rewards=process)
+        trainer.notes = (f"rewards: {', '.join(grpo.rewards)}; {_describe_limits(process.limits)}",)
         return trainer
 
     def _collate(self, rows: Rows) -> dict[str, Any]:
@@ -297,8 +286,7 @@ def _describe_limits(limits: Mapping[str, bool]) -> str:
 
 def _prompt_of(row: dict[str, Any]) -> Prompt:
     """Return the prompt of a row: the tokens before the reference answer."""
-    begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
-    return Prompt(row["input_ids"][:begin], json.loads(row["conversation"]))
+    return Prompt(prompt_ids(row), json.loads(row["conversation"]))
 
 
 def _can_share_prompts(model: Any) -> bool:
@@ -317,18 +305,6 @@ def _split(values: list[Any], sizes: Sequence[int]) -> Iterator[list[Any]]:
     for size in sizes:
         yield values[begin : begin + size]
         begin += size
-
-
-def _require_room(settings: ExperimentSettings, model: Any, rows: Rows) -> None:
-    """Raise UserError if the longest prompt and the longest answer are too long together."""
-    longest = max(len(_prompt_of(row).ids) for row in rows)
-    window = context_window(model.config.get_text_config()) or settings.training.max_length
-    limit = min(settings.training.max_length, window)
-    if longest + settings.grpo.max_new_tokens > limit:
-        raise UserError(
-            f"The longest prompt has {longest} tokens, which with grpo.max_new_tokens: {settings.grpo.max_new_tokens} "
-            f"is more than the limit of {limit}. Lower max_new_tokens, raise training.max_length, or remove the row."
-        )
 
 
 def _require_temperature(temperature: float, model: Any) -> None:

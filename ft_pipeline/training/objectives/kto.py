@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -33,7 +32,7 @@ from ft_pipeline.training.trainer.batches import batches_by_length, collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id, is_counted
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, TrainerSetup, is_counted
 
 UP, DOWN = "up", "down"
 """Row.source of an answer with a thumb up, and with a thumb down."""
@@ -65,7 +64,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     def make(items: slice) -> list[Row]:
         rows = kept.read(items.start, items.stop)
         sources = [UP if row["label"] else DOWN for row in rows]
-        return tokenize_answers(tokenizer, rows, "completion", sources, settings)
+        return tokenize_answers(tokenizer, "feedback", rows, "completion", sources, settings)
 
     return PreparedRows([RowSource(len(kept), make, checks.add)], checks.results, left_out)
 
@@ -205,24 +204,14 @@ class ThumbTrainer(TokenTrainer):
         super().__init__(*args)
 
     @classmethod
-    def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TrainingArguments,
-        ranks: Ranks,
-    ) -> "ThumbTrainer":
+    def for_experiment(cls, setup: TrainerSetup) -> "ThumbTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        pad, size, kto = batch_pad_token_id(model, tokenizer), arguments.per_device_eval_batch_size, settings.kto
+        kto = setup.settings.kto
         if kto.loss_type == "kto":
-            longest = max(len(row["input_ids"]) for row in (*train, *validation))
-            train, validation = (with_mismatched_answers(rows, longest) for rows in (train, validation))
-        train, validation = (with_reference(model, rows, pad, size, ranks) for rows in (train, validation))
-        trainer = cls(model, tokenizer, train, validation, arguments, ranks, kto=kto)
-        trainer.notes = (describe_balance([row["source"] for row in train], kto),)
+            longest = max(len(row["input_ids"]) for row in (*setup.train, *setup.validation))
+            setup = setup.with_rows(lambda rows: with_mismatched_answers(rows, longest))
+        trainer = cls(*setup.with_reference(with_reference).arguments_of_trainer, kto=kto)
+        trainer.notes = (describe_balance([row["source"] for row in setup.train], kto),)
         return trainer
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.compute_dtype import compute_autocast
@@ -20,9 +19,8 @@ from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.target_logits import read_targets
 from ft_pipeline.models.decoding.token_loop import Decoding
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.distill import DistillSettings
-from ft_pipeline.training.objectives.rollouts import draw_ids
+from ft_pipeline.training.objectives.rollouts import draw_ids, prompt_ids
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns
@@ -40,8 +38,7 @@ class Asked:
 
 def prompt_of(row: dict[str, Any]) -> Asked:
     """Return the prompt of a row of the training data."""
-    begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
-    return Asked(row["input_ids"][:begin], row["teacher_prompt"])
+    return Asked(prompt_ids(row), row["teacher_prompt"])
 
 
 def distinct_prompts(rows: Sequence[dict[str, Any]]) -> list[Asked]:
@@ -120,14 +117,3 @@ class OwnAnswers:
             {"input_ids": [*prompt, *answer], "labels": [MASKED] * len(prompt) + answer, **columns}
             for prompt, answer, columns in zip(asked, answers, read, strict=True)
         ]
-
-
-def require_room(settings: DistillSettings, model: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Raise UserError if the student's window has no room for the longest prompt and the longest answer."""
-    longest = max(len(prompt_of(row).ids) for row in rows)
-    window = context_window(model.config.get_text_config())
-    if window and longest + settings.max_new_tokens > window:
-        raise UserError(
-            f"The longest prompt has {longest} tokens, which with distill.max_new_tokens: {settings.max_new_tokens} is "
-            f"more than the context of {window}. Lower max_new_tokens, or remove the row."
-        )

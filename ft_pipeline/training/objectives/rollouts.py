@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import padded_attention
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.decoding.generate import generate_ids, to_generation
 from ft_pipeline.models.decoding.prefix_cache import Contexts
 from ft_pipeline.models.decoding.token_loop import Decoding
-from ft_pipeline.models.model_structure import causal_lm
+from ft_pipeline.models.model_structure import causal_lm, context_window
 from ft_pipeline.models.tool_calls import read_answer
 from ft_pipeline.tables.formats.turns import spoken_text
 from ft_pipeline.training.objectives.reward_client import Answer, Reward, RewardProcess
+from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import without_compiled_code
 from ft_pipeline.training.trainer.loss import evaluation_mode
 
@@ -52,6 +54,33 @@ class Rollout:
 
 Groups = list[list[Rollout]]
 """The answers to each prompt."""
+
+
+def prompt_ids(row: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a row of the training data before its answer."""
+    begin = next(position for position, label in enumerate(row["labels"]) if label != MASKED)
+    ids: list[int] = row["input_ids"][:begin]
+    return ids
+
+
+def require_room(
+    rows: Sequence[Mapping[str, Any]], model: Any, max_length: int, section: str, max_new_tokens: int
+) -> None:
+    """Raise UserError if the longest prompt with an own answer is longer than a row may be, or than the context.
+
+    section: that of the experiment in which `max_new_tokens` is set.
+    """
+    longest = max(len(prompt_ids(row)) for row in rows)
+    window = context_window(model.config) or max_length
+    if longest + max_new_tokens <= min(max_length, window):
+        return
+    limit, fix = f"training.max_length: {max_length}", "Raise it, lower max_new_tokens, or remove the row."
+    if window < max_length:
+        limit, fix = f"the context of {window}", "Lower max_new_tokens, or remove the row."
+    raise UserError(
+        f"The longest prompt has {longest} tokens, which with {section}.max_new_tokens: {max_new_tokens} is more than "
+        f"{limit}. {fix}"
+    )
 
 
 class Rollouts:

@@ -28,7 +28,7 @@ from ft_pipeline.training.tokens.chat_tokens import (
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row, combine_checks
 
-_COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
+_COLUMNS = ["id", "split", "table", "file", "row", "messages", "tools"]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -113,6 +113,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], data: ExperimentData) 
             row["id"],
             row["source"],
             row["split"],
+            row["table"],
             row["file"],
             row["row"],
             text,

@@ -15,14 +15,6 @@ from ft_pipeline.training.tokens.token_audit import Row
 
 CODE = "over_length"
 """Reason code of the rows that are left out."""
-_TABLES = {
-    "human": "conversations",
-    "preferred": "preferences",
-    "rejected": "preferences",
-    "up": "feedback",
-    "down": "feedback",
-}
-"""Source of a row → its table, if the names differ."""
 
 Choice = Literal["fail", "skip", "truncate"]
 _Key = tuple[str, str, int]
@@ -153,7 +145,7 @@ class LongRows:
 
 
 def _key(row: Row) -> _Key:
-    return _TABLES.get(row.source, row.source), row.file, row.row
+    return row.table, row.file, row.row
 
 
 def _by_side(texts: Sequence[tuple[Row, ...]], sides: int) -> list[list[Row]]:

@@ -27,6 +27,8 @@ class Row:
     source: str
     """`human`, `distilled`, `replay`, `preferred`, `rejected`, `up`, `down`, `prompt`, `text` or `teacher`."""
     split: str
+    table: str
+    """The table of the raw row, such as `alpaca` or `unlabelled`."""
     file: str
     row: int
     rendered: Rendered

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from ft_pipeline.training.trainer.stored_tensors import StoredTensor
+from ft_pipeline.models.stored_tensors import StoredTensor
 
 Plain = None | bool | int | float | str
 """Values that JSON keeps as they are."""

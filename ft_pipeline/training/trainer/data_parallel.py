@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
 from ft_pipeline.models.model_structure import decoder_layers
-from ft_pipeline.training.trainer.stored_tensors import StoredTensor, own_rows
+from ft_pipeline.models.stored_tensors import StoredTensor, own_rows
 
 RANK_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""

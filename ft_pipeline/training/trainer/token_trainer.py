@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,34 @@ Rows = Sequence[dict[str, Any]]
 """Each row has `input_ids` and `labels`, lists of int. Other columns are ignored."""
 
 
+@dataclass(frozen=True)
+class TrainerSetup:
+    """What the trainer of an experiment is made from."""
+
+    settings: ExperimentSettings
+    model: Any
+    tokenizer: Any
+    train: Rows
+    validation: Rows
+    arguments: TokenTrainingArguments
+    ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def arguments_of_trainer(self) -> tuple[Any, ...]:
+        """The arguments of TokenTrainer."""
+        return self.model, self.tokenizer, self.train, self.validation, self.arguments, self.ranks
+
+    def with_rows(self, change: Callable[[Rows], Rows]) -> "TrainerSetup":
+        """Return the same with changed rows in both splits."""
+        return replace(self, train=change(self.train), validation=change(self.validation))
+
+    def with_reference(self, compute: Callable[[Any, Rows, int | None, int, Ranks], Rows]) -> "TrainerSetup":
+        """Return the same with what `compute` adds to the rows of a split: the log probabilities under the model as it
+        is now. compute: gets the model, the rows, the padding token, the rows of a batch, and the ranks."""
+        pad, size = batch_pad_token_id(self.model, self.tokenizer), self.arguments.per_device_eval_batch_size
+        return self.with_rows(lambda rows: compute(self.model, rows, pad, size, self.ranks))
+
+
 class TokenTrainer(Trainer):
     """Trains on the loss of the trained tokens alone, divided by their number in the whole optimizer step."""
 
@@ -108,18 +137,9 @@ class TokenTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     @classmethod
-    def for_experiment(
-        cls,
-        settings: ExperimentSettings,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        arguments: TokenTrainingArguments,
-        ranks: Ranks,
-    ) -> "TokenTrainer":
-        """Return the trainer of one experiment. `settings` is for the trainers of other objectives."""
-        return cls(model, tokenizer, train, validation, arguments, ranks)
+    def for_experiment(cls, setup: TrainerSetup) -> "TokenTrainer":
+        """Return the trainer of one experiment."""
+        return cls(*setup.arguments_of_trainer)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint, read in whole or in part: a rank that has some rows of a weight reads only those.
+"""Tensors of a model or a checkpoint, read in whole or in part: a rank that has some rows of a weight reads only those.
 
 Ranks with sharded weights each write a file with their rows of every tensor, in the order of the ranks. So a checkpoint
 can be read by any number of ranks, also by one.
@@ -27,7 +27,7 @@ class StoredTensor:
         return torch.Size([sum(shape[0] for shape in shapes), *shapes[0][1:]] if shapes[0] else [])
 
     def read(self) -> Tensor:
-        """Return the whole tensor."""
+        """Return the whole tensor, in memory of its own: the pages of the file are released."""
         if len(self.files) > 1:
             return torch.cat([self._rows(path) for path in self.files])
         with safe_open(self.files[0], framework="pt") as file:
