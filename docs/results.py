@@ -5,8 +5,8 @@
     python docs/results.py check                               # numbers of the pages that nothing covers
     python docs/results.py earlier                             # drafts entries of earlier.yaml for these
 
-A page shows a result between `<!-- results: NAME WHAT key=value … -->` and `<!-- end -->`. WHAT is one of RENDERERS. How
-numbers in sentences are compared with a result is described in page_numbers.py.
+A page shows a result between `<!-- results: NAME WHAT key=value … -->` and `<!-- end -->`. WHAT is one of RENDERERS.
+How numbers in sentences are compared with a result is described in page_numbers.py.
 """
 
 import argparse
@@ -27,6 +27,8 @@ IMAGES = ROOT / "docs" / "images"
 REGION = re.compile(r"(<!-- results: (\S+) (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 EARLIER = RESULTS / "earlier.yaml"
 INTERVAL = "95 % interval"
+KINDS_OF_CPU = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""By Linux's name of an instruction set, the fastest first."""
 Result = Mapping[str, Any]
 
 
@@ -144,16 +146,15 @@ def verdict(result: Result) -> str:
 def run(result: Result) -> str:
     """Where the numbers come from, as a sentence."""
     machine, rows = result["machine"], result["rows_read"]
-    sets = [
-        name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in (machine["instruction_sets"] or [])
-    ]
-    kind = f" with {sets[0].replace('_', ' ')}" if sets else ""
+    kind = next(
+        (f" with {name}" for key, name in KINDS_OF_CPU.items() if key in (machine["instruction_sets"] or ())), ""
+    )
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     note = f", {result['note']}" if result["note"] else ""
     return (
-        f"Measured on {result['date']} with `{result['command']}` on {machine['cores']} cores of an {machine['cpu']}"
-        f"{kind} ({threads}, {machine['computed_in']}{note}), version {result['version']}, commit `{result['commit'][:8]}`: "
-        f"{rows['test_answers']} test answers of {rows['test_conversations']} conversations."
+        f"Measured on {result['date']} with `{result['command']}` on {machine['cores']} cores ({machine['cpu']}"
+        f"{kind}, {threads}, {machine['computed_in']}{note}), version {result['version']}, commit "
+        f"`{result['commit'][:8]}`: {rows['test_answers']} test answers of {rows['test_conversations']} conversations."
     )
 
 

@@ -35,7 +35,8 @@ RESULT: dict[str, Any] = {
     "rows": {
         "a/merged": {
             "what": "tuned model (lora)", "usable": True, "cut_off": 0.0, "prompt_tokens": 75.2,
-            "seconds_per_call": 0.134, "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8], "better_answers": 160,
+            "seconds_per_call": 0.134, "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8],
+            "better_answers": 160,
             "scores": {"nats_per_byte": [0.61, 0.6, 0.62], "loss": [2.4204, 2.348, 2.491], "chrf": [24.29, 23.4, 25.1],
                        "length_ratio": [0.94, 0.9, 1.0], "general_accuracy": [0.7467, 0.7, 0.79]},
         },
@@ -86,7 +87,7 @@ def test_other_tables_and_sentences(read: Any) -> None:
     assert "> **Use a/merged: 27 % (25 to 30) better.** One training." in shown["verdict"]
     assert "| `a` | Loss | 3.1 → 2.4 | -0.70 (-0.80 to -0.60) | improved |" in shown["own_targets"]
     assert (
-        "Measured on 2026-11-28 with `make demo` on 2 cores of an AMD EPYC with avx2 (1 thread, bfloat16)"
+        "Measured on 2026-11-28 with `make demo` on 2 cores (AMD EPYC with AVX2, 1 thread, bfloat16), version"
         in shown["run"]
     )
     assert "| all steps | 9 min |" in shown["steps"]
@@ -119,7 +120,7 @@ def test_numbers_of_a_result_are_covered(read: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("The loss is 2.420, not 2.421. <!-- numbers: demo rows.a/merged.scores.loss -->", "2.421 is not in the result; 2"),
+        ("Loss: 2.420, not 2.421. <!-- numbers: demo rows.a/merged.scores.loss -->", "2.421 is not in the result; 2"),
         ("The loss is 2.420. <!-- numbers: demo rows.a/merged, rows.base -->", "no number is from 'demo rows.base'"),
         ("The loss is low. <!-- numbers: demo rows.c -->", "demo has no numbers at 'rows.c'"),
         ("| | loss |\n|---|---|\n| 2.420 | 2.9 <!-- numbers: demo rows.a/merged.scores.loss --> |", "2.9 is not in"),
