@@ -111,20 +111,22 @@ CHECK_COLUMNS = ("cut_off", "general", "prompt_tokens", "seconds")
 
 
 def scores(result: Result, rows: str = "", columns: str = "") -> str:
-    """The table of scores. rows, columns: names, separated by commas."""
+    """The table of scores. rows, columns: names, separated by commas; by default all rows but the champion's own."""
     by_likelihood = any("better_by_percent" in row for row in result["rows"].values())
     default = LIKELIHOOD_COLUMNS if by_likelihood else (result["metric"], *CHECK_COLUMNS)
     wanted = columns.split(",") if columns else list(default)
     pairs = [COLUMNS.get(name) or (name, lambda row, _, name=name: _percent(row, name)) for name in wanted]
-    shown = rows.split(",") if rows else list(result["rows"])
+    compared = [name for name, row in result["rows"].items() if row["kind"] != "champion"]
+    shown = rows.split(",") if rows else compared
     cells = [[_name(name, result)] + [cell(result["rows"][name], result) for _, cell in pairs] for name in shown]
     return _table(["", *(head for head, _ in pairs)], cells)
 
 
 def _name(name: str, result: Result) -> str:
     row = result["rows"][name]
+    learned = f", trained on {row['learned_from']}" if row["learned_from"] else ""
     fault = "" if row["usable"] else ", not usable"
-    return f"`{name}`: {row['what']}{fault}"
+    return f"`{name}`: {row['what']}{learned}{fault}"
 
 
 def own_targets(result: Result, experiments: str = "") -> str:

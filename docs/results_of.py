@@ -1,5 +1,7 @@
 """What a finished project found, as plain JSON: scores, leads, verdict, own targets, times, and their origin."""
 
+import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -25,6 +27,8 @@ import machine  # the benchmarks are scripts, not a package
 
 SHORTEST_STEP = 1.0
 """Steps that took fewer seconds are not listed one by one."""
+WINDOW = 5
+"""Steps over which rewards are averaged, at the begin and at the end of a training."""
 PACKAGES = ("python", "torch", "transformers", "peft", "trl", "lm-eval")
 """Packages whose versions are listed."""
 UNKNOWN_STEP = "There is no %s in %s. Run `ft run --project %s` first."
@@ -70,6 +74,7 @@ class FinishedProject:
                 "rows": {row.name: self._row(row) for row in self.comparison.rows},
                 "leads": self._leads(),
                 "own_targets": self._own_targets(),
+                "trainings": self._trainings(),
                 "kept_prompts": [entry.describe() for entry in self.comparison.kept_prompts],
                 "answers": self._answers(),
                 "seconds": self._seconds(),
@@ -159,10 +164,12 @@ class FinishedProject:
 
     def _against_the_best_prompt(self, row: ComparisonRow) -> dict[str, Any]:
         """Return the lead over the best untouched use of the base model: in percent of its value, and in how many test
-        answers. Empty for that row, and where no likelihood decides."""
+        answers. Empty for that row, where no likelihood decides, and for rows of which it says nothing."""
         rival, name = self.comparison.best_baseline(of=row), self.comparison.primary_metric
         lead = self.comparison.lead_over(row, rival) if rival else None
         if rival is None or lead is None or rival.name == row.name or name not in LIKELIHOODS:
+            return {}
+        if self.comparison.why_no_metric(row, rival) is not None:
             return {}
         scale = 100 / rival.scores[name].value
         gains = item_gains(self._samples, (rival.name, row.name), name, self.comparison.metric())
@@ -215,6 +222,14 @@ class FinishedProject:
         chosen = before_and_after(self._samples, turns, rows, gains, lambda *_: "")
         return [{**entry, "models": list(rows)} for entry in chosen]
 
+    def _trainings(self) -> dict[str, Any]:
+        """Return what each training recorded: its numbers, its evaluations, and the rewards of its first and last
+        steps."""
+        adapters = [pointer for pointer in self._pointers if pointer.asset == "adapter"]
+        return {
+            pointer.partition: _training(self.store.require(pointer.kind, pointer.fingerprint)) for pointer in adapters
+        }
+
     def _seconds(self) -> dict[str, Any]:
         """Return the seconds of the steps whose results are current, and their sum."""
         taken: dict[str, float] = {}
@@ -225,6 +240,30 @@ class FinishedProject:
                 taken[name] = artifact.manifest["run"]["seconds"]
         steps = {name: seconds for name, seconds in taken.items() if seconds >= SHORTEST_STEP}
         return {"all_steps": sum(taken.values()), "steps": steps}
+
+
+def _training(adapter: Artifact) -> dict[str, Any]:
+    numbers = {key: value for key, value in adapter.summary.items() if isinstance(value, int | float)}
+    path = adapter.path / "metrics.jsonl"
+    log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    drawn = [entry for entry in log if "reward" in entry]
+    found = {
+        **numbers,
+        "seconds_per_step": numbers["seconds"] / max(1, numbers["steps"]),
+        "evaluations": [entry for entry in log if "eval_loss" in entry],
+    }
+    if drawn:
+        found |= {
+            "rewards_of_first_steps": _rewards(drawn[:WINDOW]),
+            "rewards_of_last_steps": _rewards(drawn[-WINDOW:]),
+        }
+    return found
+
+
+def _rewards(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each reward over some steps."""
+    names = [name for name in entries[0] if name.startswith("reward")]
+    return {name: statistics.fmean(entry[name] for entry in entries) for name in names}
 
 
 def _ends(score: Score) -> list[float | None]:

@@ -34,15 +34,17 @@ RESULT: dict[str, Any] = {
     "seconds": {"all_steps": 543.2, "steps": {"adapter[a]": 201.0}},
     "rows": {
         "a/merged": {
-            "what": "tuned model (lora)", "usable": True, "cut_off": 0.0, "prompt_tokens": 75.2,
-            "seconds_per_call": 0.134, "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8],
+            "kind": "merged", "what": "tuned model (lora)", "learned_from": None, "usable": True,
+            "cut_off": 0.0, "prompt_tokens": 75.2, "seconds_per_call": 0.134,
+            "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8],
             "better_answers": 160,
             "scores": {"nats_per_byte": [0.61, 0.6, 0.62], "loss": [2.4204, 2.348, 2.491], "chrf": [24.29, 23.4, 25.1],
                        "length_ratio": [0.94, 0.9, 1.0], "general_accuracy": [0.7467, 0.7, 0.79]},
         },
         "base": {
-            "what": "base model, no prompt", "usable": False, "cut_off": 0.406, "prompt_tokens": 75.2,
-            "seconds_per_call": 0.15, "training_seconds": None, "better_by_percent": [-12.0, -14.0, -10.2],
+            "kind": "base", "what": "base model, no prompt", "learned_from": None, "usable": False,
+            "cut_off": 0.406, "prompt_tokens": 75.2, "seconds_per_call": 0.15,
+            "training_seconds": None, "better_by_percent": [-12.0, -14.0, -10.2],
             "better_answers": 5,
             "scores": {"nats_per_byte": [0.9, 0.89, 0.91], "loss": [3.491, 3.408, 3.578], "chrf": [20.7, 20, 21]},
         },

@@ -43,6 +43,7 @@ def test_a_result_has_scores_leads_verdict_times_and_origin(finished: FinishedPr
     assert len(result["commit"]) == 40 and result["version"]
     assert result["verdict"] == finished.decision["verdict"]
     assert result["seconds"]["all_steps"] >= 0
+    assert result["trainings"]["lora"]["seconds_per_step"] == 6.0
     assert (finished.picture() or b"").startswith(b"\x89PNG")
 
 
