@@ -1,6 +1,7 @@
 """Results of finished projects, and the tables of the pages that show them.
 
     python docs/results.py take demo . --command "make demo"   # docs/results/demo.json and docs/images/results-demo.png
+    python docs/results.py record install --command "make demo-small" seconds_to_report=290   # any other measurement
     python docs/results.py render                              # fills the tables of README.md and the other pages
     python docs/results.py check                               # numbers of the pages that nothing covers
     python docs/results.py earlier                             # drafts entries of earlier.yaml for these
@@ -13,8 +14,10 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -236,27 +239,59 @@ def take(name: str, project: Path, command: str, note: str, threads: int) -> Non
     from results_of import FinishedProject
 
     finished = FinishedProject(project)
-    text = json.dumps(finished.to_json(command, note, threads), indent=1, ensure_ascii=False) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    _write(name, finished.to_json(command, note, threads))
     if (picture := finished.picture()) is not None:
         (IMAGES / f"results-{name}.png").write_bytes(picture)
+
+
+def record(name: str, command: str, note: str, threads: int, values: Sequence[str]) -> None:
+    """Write a result of numbers that were measured in another way. values: `key=number`."""
+    from importlib.metadata import version
+
+    from results_of import machine
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    numbers = {key: float(value) for key, _, value in (each.partition("=") for each in values)}
+    _write(
+        name,
+        {
+            "date": f"{date.today()}",
+            "command": command,
+            "note": note,
+            "version": version("ft-pipeline"),
+            "commit": commit.strip(),
+            "machine": {**machine.describe(), "threads": threads},
+            **numbers,
+        },
+    )
+
+
+def _write(name: str, result: Result) -> None:
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    taking = commands.add_parser("take", help="write the result of a finished project")
+    taking = commands.add_parser("take", help="write the result of a finished project, on the machine that it ran on")
     taking.add_argument("name")
     taking.add_argument("project", type=Path)
-    taking.add_argument("--command", required=True, help="what was run")
-    taking.add_argument("--note", default="", help="what else ran on the machine, e.g. `next to other work`")
+    recording = commands.add_parser("record", help="write other numbers that were measured on this machine")
+    recording.add_argument("name")
+    recording.add_argument("values", nargs="+", metavar="KEY=NUMBER")
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    taking.add_argument("--threads", type=int, default=threads, help="threads of a worker (default: %(default)s)")
+    for each in (taking, recording):
+        each.add_argument("--command", required=True, help="what was run")
+        each.add_argument("--note", default="", help="what else ran on the machine, e.g. `next to other work`")
+        each.add_argument("--threads", type=int, default=threads, help="threads of a worker (default: %(default)s)")
     for name, help_text in (("render", "fill the tables"), ("check", "list problems"), ("earlier", "draft entries")):
         commands.add_parser(name, help=help_text)
     arguments = parser.parse_args()
     if arguments.what == "take":
         take(arguments.name, arguments.project, arguments.command, arguments.note, arguments.threads)
+    elif arguments.what == "record":
+        record(arguments.name, arguments.command, arguments.note, arguments.threads, arguments.values)
     elif arguments.what == "render":
         for page in pages():
             text = page.read_text(encoding="utf-8")
