@@ -37,7 +37,7 @@ RESULT: dict[str, Any] = {
             "kind": "merged", "what": "tuned model (lora)", "learned_from": None, "usable": True,
             "cut_off": 0.0, "prompt_tokens": 75.2, "seconds_per_call": 0.134,
             "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8],
-            "better_answers": 160,
+            "better_answers": 160, "best_prompt": "few_shot",
             "scores": {"nats_per_byte": [0.61, 0.6, 0.62], "loss": [2.4204, 2.348, 2.491], "chrf": [24.29, 23.4, 25.1],
                        "length_ratio": [0.94, 0.9, 1.0], "general_accuracy": [0.7467, 0.7, 0.79]},
         },
@@ -45,8 +45,13 @@ RESULT: dict[str, Any] = {
             "kind": "base", "what": "base model, no prompt", "learned_from": None, "usable": False,
             "cut_off": 0.406, "prompt_tokens": 75.2, "seconds_per_call": 0.15,
             "training_seconds": None, "better_by_percent": [-12.0, -14.0, -10.2],
-            "better_answers": 5,
+            "better_answers": 5, "best_prompt": "few_shot",
             "scores": {"nats_per_byte": [0.9, 0.89, 0.91], "loss": [3.491, 3.408, 3.578], "chrf": [20.7, 20, 21]},
+        },
+        "few_shot": {
+            "kind": "prompt", "what": "base model, 6 examples", "learned_from": None, "usable": True, "cut_off": 0.5,
+            "prompt_tokens": 589.0, "seconds_per_call": 0.2, "training_seconds": None,
+            "scores": {"nats_per_byte": [0.8, 0.79, 0.81]},
         },
     },
 }  # fmt: skip
@@ -72,6 +77,8 @@ def test_a_table_is_that_of_its_result(read: Any) -> None:
     marker = "<!-- results: demo scores columns=lead,better,loss,general,training -->"
     page = f"# Page\n\n{marker}\nold\n<!-- end -->\n\nText.\n"
     text = results.rendered(page)
+    assert "|  | better than the best prompt by (95 %) | better in | loss (95 %) | general | training |" in text
+    assert "\n- *better in*: the test answers that it predicts better\n" in text
     assert (
         "| `a/merged`: tuned model (lora) | +27 % (25 to 30) | 160 of 165 | 2.420 (2.348 to 2.491) | 75 % | 4 min |"
         in text
@@ -80,6 +87,7 @@ def test_a_table_is_that_of_its_result(read: Any) -> None:
         "| `base`: base model, no prompt, not usable | −12 % (−14 to −10) | 5 of 165 | 3.491 (3.408 to 3.578) |  |  |"
         in text
     )
+    assert "| `few_shot`: base model, 6 examples | is the best prompt |  |  |  |  |" in text
     assert text.startswith("# Page\n") and text.endswith("<!-- end -->\n\nText.\n")
     assert results.rendered(text) == text
 
