@@ -28,7 +28,7 @@ EXAMPLE = "example"
 _COMMENT = re.compile(r"<!-- numbers: ([^\s;]+) ?([^;>]*?)(?:; also ([^>]*?))? -->")
 _REGION = re.compile(r"<!-- results: .*?<!-- end -->", re.DOTALL)
 _ANY_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.+−-])[+−-]?(\d[\d,]*(?:\.\d+)?)(?![\w:]|[-_/.]\w)")
+_NUMBER = re.compile(r"(?<![\w.:+−-])[+−-]?(\d[\d,]*(?:\.\d+)?)(?![\w:]|[-_/.]\w)")
 _NO_NUMBERS = re.compile(r"`[^`]*`|\]\([^)]*\)|\b95 ?%|\b\d{4}-\d\d-\d\d\b|^\d+\. |arXiv \d+\.\d+", re.MULTILINE)
 """Code, addresses, the level of intervals, dates, and the numbers of lists."""
 _IN_OUTPUT = re.compile(r"(?<![\w.+−-])[+−-]?(\d[\d,]*\.\d+|\d+(?= (?:s|min|h|MB|GB)\b))(?![\w:]|[-_/.]\w)")
