@@ -56,7 +56,7 @@ def pages() -> Iterator[Path]:
     yield from sorted((ROOT / "docs").rglob("*.md"))
     yield ROOT / "data" / "README.md"
     yield ROOT / "benchmarks" / "README.md"
-    yield from sorted((ROOT / "examples").glob("*/README.md"))
+    yield from sorted((ROOT / "examples").rglob("README.md"))
 
 
 def problems() -> list[str]:
