@@ -110,7 +110,7 @@ class FinishedProject:
     def _counts(self) -> dict[str, Any]:
         """Return the numbers of rows: those of the evaluation, and those that each experiment trained on."""
         trained = {
-            pointer.partition: self._summary(pointer)["audit"]["rows"]
+            pointer.partition: self._summary(pointer).get("audit", {}).get("rows")
             for pointer in self._pointers
             if pointer.asset == "training_data"
         }
