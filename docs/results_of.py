@@ -237,7 +237,7 @@ class FinishedProject:
             artifact = self.store.open(pointer.kind, pointer.fingerprint)
             if artifact is not None:
                 name = f"{pointer.asset}[{pointer.partition}]" if pointer.partition else pointer.asset
-                taken[name] = artifact.manifest["run"]["seconds"]
+                taken[name] = artifact.manifest["run"].get("seconds", 0.0)
         steps = {name: seconds for name, seconds in taken.items() if seconds >= SHORTEST_STEP}
         return {"all_steps": sum(taken.values()), "steps": steps}
 
