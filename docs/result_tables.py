@@ -111,7 +111,7 @@ def scores(result: Result, rows: str = "", columns: str = "") -> str:
     by_likelihood = any("better_by_percent" in row for row in result["rows"].values())
     default = LIKELIHOOD_COLUMNS if by_likelihood else (result["metric"], *CHECK_COLUMNS)
     wanted = columns.split(",") if columns else list(default)
-    chosen = [COLUMNS.get(name) or _share_of(name) for name in wanted]
+    chosen = [COLUMNS.get(name) or _share_of(name, result) for name in wanted]
     compared = [name for name, row in result["rows"].items() if row["kind"] != "champion"]
     shown = rows.split(",") if rows else compared
     cells = [[_name(name, result), *(column.cell(result["rows"][name], result) for column in chosen)] for name in shown]
@@ -119,8 +119,8 @@ def scores(result: Result, rows: str = "", columns: str = "") -> str:
     return "\n".join([_table(["", *(column.head for column in chosen)], cells), "", *meanings])
 
 
-def _share_of(metric: str) -> Column:
-    return Column(f"{metric} (95 %)", "", lambda row, _: _percent(row, metric))
+def _share_of(metric: str, result: Result) -> Column:
+    return Column(f"{result['labels'][metric]} (95 %)", "", lambda row, _: _percent(row, metric))
 
 
 def _name(name: str, result: Result) -> str:

@@ -67,6 +67,7 @@ class FinishedProject:
                 **self._origin(threads),
                 "rows_read": self._counts(),
                 "metric": self.comparison.primary_metric,
+                "labels": {name: metric.label for name, metric in self.comparison.shown_metrics().items()},
                 "decided_by": self.comparison.decided_by,
                 "verdict": self.decision["verdict"],
                 "recommendation": self.recommendation["decision"],
