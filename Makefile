@@ -1,4 +1,4 @@
-# Two commands do everything, set-up included: `make demo` and `make test`.
+# Three commands do everything, set-up included: `make demo-small` (minutes), `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo test test-all ui lint docs clean
+.PHONY: setup demo demo-small test test-all ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -18,6 +18,16 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/ft run --experiment qlora
+
+# A comparison in minutes, on a small task: labels of messages, in a folder of its own. `make clean` removes it.
+SMALL := build/demo-small
+
+demo-small: setup
+	@test -f $(SMALL)/project.yaml || $(BIN)/ft init $(SMALL) --example-of classification
+	$(BIN)/ft run --project $(SMALL)
+	@rm -f $(SMALL).html
+	@echo "This demo is small: its test messages are few and made up. \`make demo\` is the full one. Open the report with its pictures:"
+	@$(BIN)/ft report $(SMALL).html --project $(SMALL)
 
 ui: setup
 	$(BIN)/ft ui

@@ -163,6 +163,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         soft_wrap=True,
     )
     console.print(table)
+    if comparison.small_note:
+        console.print(f"[yellow]Small:[/] {comparison.small_note}", soft_wrap=True)
     for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
         console.print(plain(sentence), soft_wrap=True)
     show_own_targets(console, comparison)

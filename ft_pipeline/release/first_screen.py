@@ -7,13 +7,13 @@ from typing import Any, Literal
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.opinion_records import WANTED_RATINGS, Opinion, ask_for_ratings
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.records import ENOUGH_TEST_ROWS, Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail, TrainingCost
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
-ENOUGH_TEST_ROWS, FEW_TEST_ROWS = 100, 50
-"""Test conversations from which a light is green, and below which it is red."""
+FEW_TEST_ROWS = 50
+"""Test conversations below which a light is red. It is green from ENOUGH_TEST_ROWS on."""
 MAX_RISKS = 3
 MANY_TESTS = 10
 """Earlier tests on the same rows from which on a result is named as less certain."""

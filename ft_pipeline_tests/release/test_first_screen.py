@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from ft_pipeline.cli.display import show_comparison
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.plots import lead_picture
@@ -31,6 +33,16 @@ def rail(name: str, verdict: Any, faults: int = 0) -> Rail:
 @pytest.fixture
 def comparison(tmp_path: Path) -> Comparison:
     return case(tmp_path)
+
+
+def test_a_small_comparison_is_called_small_in_the_terminal(comparison: Comparison) -> None:
+    shown = {}
+    for count in (65, 100):
+        console = Console(record=True, width=200)
+        show_comparison(console, replace(comparison, test_rows=count))
+        shown[count] = console.export_text()
+    assert "Small: 65 test conversations, fewer than 100. Only large leads show." in shown[65]
+    assert "Small" not in shown[100]
 
 
 @pytest.fixture

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
+ENOUGH_TEST_ROWS = 100
+"""With fewer test conversations a comparison is small: intervals are wide, and only large leads show."""
 FIRST_RULES = "1: percentile bootstrap; forgetting against the best base row; no rails"
 """The rules of documents that name none."""
 RULES = (
@@ -214,6 +216,13 @@ class Comparison(JsonRecord):
     def base_models(self) -> list[str]:
         """The base models of the rows, in their order."""
         return list(dict.fromkeys(row.base_model for row in self.rows if row.base_model))
+
+    @property
+    def small_note(self) -> str:
+        """What few test conversations mean, as a sentence; empty if there are enough."""
+        if self.test_rows >= ENOUGH_TEST_ROWS:
+            return ""
+        return f"{self.test_rows} test conversations, fewer than {ENOUGH_TEST_ROWS}. Only large leads show."
 
     @property
     def footnotes(self) -> list[str]:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, describe_prices
 from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, learned_rows
+from ft_pipeline.evaluation.comparison.records import ENOUGH_TEST_ROWS
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
-ENOUGH_TEST_ROWS = 100
-"""With fewer test conversations, intervals are wide: only large leads show."""
 ROUNDING = 0.001
 """The largest difference of a row between bf16 and fp32 that was measured, in nats per byte (loss: 0.002 per token)."""
 

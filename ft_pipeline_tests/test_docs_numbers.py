@@ -1,0 +1,182 @@
+"""Each measured number in README and docs is that of a result, or is listed as an earlier measurement."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+import page_numbers  # noqa: E402  (docs/ is no package)
+import results  # noqa: E402
+
+RESULT: dict[str, Any] = {
+    "date": "2026-11-28",
+    "command": "make demo",
+    "note": "",
+    "version": "0.1.0",
+    "commit": "0123456789",
+    "machine": {"cpu": "AMD EPYC", "instruction_sets": ["avx2"], "cores": 2, "threads": 1, "computed_in": "bfloat16"},
+    "rows_read": {"test_conversations": 134, "test_answers": 165},
+    "metric": "nats_per_byte",
+    "verdict": {"sentence": "Use a/merged: 27 % (25 to 30) better.", "basis": "One training."},
+    "own_targets": {
+        "a": [{"label": "Loss", "values": "3.1 → 2.4", "change": "-0.70 (-0.80 to -0.60)", "verdict": "improved"}]
+    },
+    "answers": [
+        {"name": "typical", "models": ["base", "a/merged"], "turns": [{"role": "user", "text": "Late | again?"}],
+         "before": "I am\nan AI.", "after": "Please send the number.", "reference": "Send it."}
+    ],
+    "seconds": {"all_steps": 543.2, "steps": {"adapter[a]": 201.0}},
+    "rows": {
+        "a/merged": {
+            "kind": "merged", "what": "tuned model (lora)", "learned_from": None, "usable": True,
+            "cut_off": 0.0, "prompt_tokens": 75.2, "seconds_per_call": 0.134,
+            "training_seconds": 220.0, "better_by_percent": [27.4, 25.1, 29.8],
+            "better_answers": 160, "best_prompt": "few_shot",
+            "scores": {"nats_per_byte": [0.61, 0.6, 0.62], "loss": [2.4204, 2.348, 2.491], "chrf": [24.29, 23.4, 25.1],
+                       "length_ratio": [0.94, 0.9, 1.0], "general_accuracy": [0.7467, 0.7, 0.79]},
+        },
+        "base": {
+            "kind": "base", "what": "base model, no prompt", "learned_from": None, "usable": False,
+            "cut_off": 0.406, "prompt_tokens": 75.2, "seconds_per_call": 0.15,
+            "training_seconds": None, "better_by_percent": [-12.0, -14.0, -10.2],
+            "better_answers": 5, "best_prompt": "few_shot",
+            "scores": {"nats_per_byte": [0.9, 0.89, 0.91], "loss": [3.491, 3.408, 3.578], "chrf": [20.7, 20, 21]},
+        },
+        "few_shot": {
+            "kind": "prompt", "what": "base model, 6 examples", "learned_from": None, "usable": True, "cut_off": 0.5,
+            "prompt_tokens": 589.0, "seconds_per_call": 0.2, "training_seconds": None,
+            "scores": {"nats_per_byte": [0.8, 0.79, 0.81]},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A reader of RESULT as `demo`, also for results.py."""
+
+    def reader(name: str) -> Mapping[str, Any]:
+        assert name == "demo"
+        return RESULT
+
+    monkeypatch.setattr(results, "read", reader)
+    return reader
+
+
+def test_every_number_of_the_pages_is_covered() -> None:
+    assert results.problems() == []
+
+
+def test_a_table_is_that_of_its_result(read: Any) -> None:
+    marker = "<!-- results: demo scores columns=lead,better,loss,general,training -->"
+    page = f"# Page\n\n{marker}\nold\n<!-- end -->\n\nText.\n"
+    text = results.rendered(page)
+    assert "|  | better than the best prompt by (95 %) | better in | loss (95 %) | general | training |" in text
+    assert "\n- *better in*: the test answers that it predicts better\n" in text
+    assert (
+        "| `a/merged`: tuned model (lora) | +27 % (25 to 30) | 160 of 165 | 2.420 (2.348 to 2.491) | 75 % | 4 min |"
+        in text
+    )
+    assert (
+        "| `base`: base model, no prompt, not usable | −12 % (−14 to −10) | 5 of 165 | 3.491 (3.408 to 3.578) |  |  |"
+        in text
+    )
+    assert "| `few_shot`: base model, 6 examples | is the best prompt |  |  |  |  |" in text
+    assert text.startswith("# Page\n") and text.endswith("<!-- end -->\n\nText.\n")
+    assert results.rendered(text) == text
+
+
+def test_other_tables_and_sentences(read: Any) -> None:
+    shown = {what: results.rendered(f"<!-- results: demo {what} -->\n<!-- end -->\n") for what in results.RENDERERS}
+    assert "> **Use a/merged: 27 % (25 to 30) better.** One training." in shown["verdict"]
+    assert "| `a` | Loss | 3.1 → 2.4 | -0.70 (-0.80 to -0.60) | improved |" in shown["own_targets"]
+    assert (
+        "Measured on 2026-11-28 with `make demo` on 2 cores (AMD EPYC with AVX2, 1 thread, bfloat16), version"
+        in shown["run"]
+    )
+    assert "| all steps | 9 min |" in shown["steps"]
+    assert "| a customer asks | Late \\| again? |" in shown["answer"]
+    assert "| `base`, untouched | I am<br>an AI. |" in shown["answer"]
+
+
+def problems(read: Any, text: str, *earlier: Mapping[str, Any]) -> list[str]:
+    return list(page_numbers.problems("docs/page.md", text, read, earlier))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The loss is 2.420 (95 %: 2.348 to 2.491), and 27 % are saved. <!-- numbers: demo rows.a/merged -->",
+        "The loss is 2.420.\n\n<!-- numbers: demo rows.a/merged.scores.loss -->",
+        "All steps took 9 min. <!-- numbers: demo seconds.all_steps -->",
+        "General accuracy is 74.7 %, with r = 8. <!-- numbers: demo rows.a/merged.scores.general_accuracy; also 8 -->",
+        "It is 27 % (25 to 30) better. <!-- numbers: demo verdict.sentence -->",
+        "| model | loss |\n|---|---|\n| a | 2.420 (2.348 to 2.491) <!-- numbers: demo rows.a/merged --> |\n| b | |",
+        "For example: 81 % (75 to 90). <!-- numbers: example -->",
+        "It takes at most 5 s, and r is 8.",
+        "A point: `2.9 (2.8 to 3.0)`.",
+    ],
+)
+def test_numbers_of_a_result_are_covered(read: Any, text: str) -> None:
+    assert problems(read, f"# Page\n\n{text}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Loss: 2.420, not 2.421. <!-- numbers: demo rows.a/merged.scores.loss -->", "2.421 is not in the result; 2"),
+        ("The loss is 2.420. <!-- numbers: demo rows.a/merged, rows.base -->", "no number is from 'demo rows.base'"),
+        ("The loss is low. <!-- numbers: demo rows.c -->", "demo has no numbers at 'rows.c'"),
+        ("| | loss |\n|---|---|\n| 2.420 | 2.9 <!-- numbers: demo rows.a/merged.scores.loss --> |", "2.9 is not in"),
+        ("It leads by 0.661 (0.619 to 0.702).", "0.661 is in no result and not in earlier.yaml"),
+        ("Answers that end: 81 % (75 % to 90 %).", "81 is in no result"),
+        ("The training took 7 min on this machine.", "7 is in no result"),
+        ("```console\n$ ft compare\na 0.734 23.277 21.706\nb 0.9 2\n```", "0.734 is in no result"),
+        ("## What was measured\n\nEight of 33.", "33 is in no result"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_not_covered_is_named(read: Any, text: str, problem: str) -> None:
+    [found] = problems(read, f"# Page\n\n{text}\n")
+    assert problem in found
+
+
+EARLIER = {
+    "page": "docs/page.md", "section": "Page", "date": "2026-11-25", "commit": "abc", "machine": "AMD EPYC",
+    "command": "ft run", "numbers": "0.661 0.619 0.702",
+}  # fmt: skip
+
+
+def test_an_earlier_measurement_is_listed_with_its_origin(read: Any) -> None:
+    page = "# Page\n\nIt leads by 0.661 (0.619 to 0.702).\n"
+    assert problems(read, page, EARLIER) == []
+    assert problems(read, page, {**EARLIER, "page": "docs/other.md"}) != []
+    [found] = problems(read, page, {**EARLIER, "commit": ""})
+    assert "commit is missing" in found
+    [found] = problems(read, page, {**EARLIER, "numbers": "0.661 0.619 0.702 0.9"})
+    assert "earlier.yaml lists 0.9, which the page does not show there" in found
+    [found] = problems(read, "# Page\n\nNothing.\n", {**EARLIER, "section": "Gone", "numbers": "1"})
+    assert "names a section 'Gone'" in found
+
+
+def test_results_have_their_origin_and_can_be_shown() -> None:
+    for path in (ROOT / "docs" / "results").glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert {"date", "command", "commit", "version", "machine"} <= set(result), path.name
+        if "rows" in result:
+            assert all(render(result) for render in results.RENDERERS.values()), path.name
+
+
+def test_other_numbers_are_recorded_with_their_origin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.record("install", "make demo-small", "", 2, ["seconds_to_report=290"])
+    result = json.loads((tmp_path / "install.json").read_text(encoding="utf-8"))
+    assert (result["seconds_to_report"], result["command"]) == (290.0, "make demo-small")
+    assert len(result["commit"]) == 40 and result["machine"]["threads"] == 2 and result["machine"]["cpu"]
+    text = "The report is there after 5 min. <!-- numbers: install seconds_to_report -->"
+    assert list(page_numbers.problems("README.md", f"# Page\n\n{text}\n", lambda _: result, [])) == []
