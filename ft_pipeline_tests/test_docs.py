@@ -21,7 +21,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 COMMAND = re.compile(r"^(?:\$ |    )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?ft (.*)$", re.MULTILINE)
 
 
-def test_the_generated_reference_is_up_to_date() -> None:
+def test_the_generated_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
     pages = runpy.run_path(str(DOCS / "reference.py"))["pages"]()
     for name, text in pages.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"run `make docs`: {name} is out of date"
