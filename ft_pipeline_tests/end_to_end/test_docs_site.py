@@ -71,7 +71,7 @@ def test_the_search_finds_a_word_without_a_network(page: Page, site: Path, addre
     page.locator("input.md-search__input").click()
     page.keyboard.type("quarantine")
     result = page.locator(".md-search-result__link", has=page.locator("mark", has_text="quarantine")).first
-    expect(result).to_be_visible(timeout=30_000)
+    expect(result).to_be_visible(timeout=60_000)
     result.click()
-    expect(page.locator("article")).to_contain_text("quarantine")
+    expect(page.locator("article")).to_contain_text("quarantine", timeout=60_000)
     assert [url for url in asked if not url.startswith((address, "file:", "blob:", "data:"))] == []
