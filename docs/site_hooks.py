@@ -11,6 +11,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(?=[)#\s])")
 """The path of a relative link."""
 SITE_FOLDER = "repository"
@@ -35,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites links between docs/ and the rest of the repository to the pages of the site."""
+    """Rewrites links between docs/ and the rest of the repository to the pages of the site, and code in tables."""
     root = Path(config.docs_dir).parent
     uri = page.file.src_uri
     source = uri.removeprefix(f"{SITE_FOLDER}/") if uri.startswith(f"{SITE_FOLDER}/") else f"docs/{uri}"
@@ -46,7 +48,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _target(root, source, match[1])
         return match[1] if target is None else posixpath.relpath(_site_path(target), posixpath.dirname(uri))
 
-    return LINK.sub(rewritten, markdown)
+    return LINK.sub(rewritten, TABLE_LINE.sub(_without_escapes_in_code, markdown))
+
+
+def _without_escapes_in_code(line: re.Match[str]) -> str:
+    """GitHub needs `\\|` in the code of a table, and Python-Markdown would show the backslash."""
+    return CODE.sub(lambda code: code[0].replace("\\|", "|"), line[0])
 
 
 def _target(root: Path, source: str, link: str) -> str | None:

@@ -55,6 +55,10 @@ def test_links_to_files_outside_the_docs_lead_to_pages_of_the_site(site: Path) -
     assert 'href="../../../checks.html"' in (examples / "classification" / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_bar_in_the_code_of_a_table_has_no_backslash(site: Path) -> None:
+    assert "<code>&lt;|tool_call&gt;call:NAME{…}" in (site / "serving.html").read_text(encoding="utf-8")
+
+
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert not LOADED.search(page.read_text(encoding="utf-8")), page
