@@ -1,4 +1,4 @@
-"""Generates docs/settings.md, docs/formats.md, the tables of docs/distillation.md and the JSON schemas from the code.
+"""Generates settings.md, formats.md, commands.md, tables of distillation.md and the JSON schemas from the code.
 
 Run it with `make docs`. A test checks that the files are up to date.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
+from commands_page import commands_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -188,6 +189,7 @@ def pages() -> dict[str, str]:
         "settings.md": intro + project + "\n" + experiment,
         "formats.md": FORMATS_PAGE.replace("<!-- formats -->\n", formats) + describe(Sidecar) + codes,
         "distillation.md": distillation,
+        "commands.md": commands_page(),
         "../schemas/project.json": _schema(ProjectSettings),
         "../schemas/experiment.json": _schema(ExperimentSettings),
     }

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import textwrap
 from pathlib import Path
 
 import jsonschema
@@ -17,11 +18,16 @@ from ft_pipeline.settings.project import ProjectSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(page for folder in ("docs", "examples", "data", "benchmarks") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 COMMAND = re.compile(r"^(?:\$ |    )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?ft (.*)$", re.MULTILINE)
+INLINE_COMMAND = re.compile(r"`(?:\.venv/bin/)?ft\s([^`]*)`")
 
 
-def test_the_generated_reference_is_up_to_date() -> None:
+def test_the_generated_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
     pages = runpy.run_path(str(DOCS / "reference.py"))["pages"]()
     for name, text in pages.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"run `make docs`: {name} is out of date"
@@ -47,14 +53,27 @@ def test_install_commands_in_the_docs_include_the_embedded_model() -> None:
 
 def shown_commands(text: str) -> list[list[str]]:
     """The arguments of each `ft` command in console blocks and indented blocks, up to a pipe."""
-    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"^ *```console\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    ]
     blocks += re.findall(r"(?:^    ft .*\n)+", text, re.MULTILINE)
+    text = "\n".join(blocks)
     found = []
-    for arguments in COMMAND.findall("\n".join(blocks)):
-        words = shlex.split(arguments, comments=True)
+    for match in COMMAND.finditer(text):
+        words = split_words(match[1], text[match.end() :])
         end = next((number for number, word in enumerate(words) if word in {"|", ">", "&", "&&"}), len(words))
         found.append(words[:end])
     return found
+
+
+def split_words(line: str, rest: str) -> list[str]:
+    """The words of a command, which may have a quotation that ends on a later line."""
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        following, _, rest = rest.lstrip("\n").partition("\n")
+        assert following, f"no end of the quotation in: ft {line}"
+        return split_words(f"{line}\n{following}", rest)
 
 
 def parse(arguments: list[str]) -> None:
@@ -62,6 +81,7 @@ def parse(arguments: list[str]) -> None:
     command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
     name, rest = "ft", arguments
     while isinstance(command, typer.core.TyperGroup):
+        _, rest, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(args=list(rest))
         if not rest and command.invoke_without_command:
             return
         name, *rest = rest
@@ -70,10 +90,28 @@ def parse(arguments: list[str]) -> None:
     assert not unread, f"{name} takes no argument {unread[0]!r}"
 
 
+def check_names(arguments: list[str]) -> None:
+    """Like `parse`, but the command may lack arguments and values, as in a sentence."""
+    command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
+    options = {"--help", *(name for each in command.params for name in (*each.opts, *each.secondary_opts))}
+    for word in arguments:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in options, f"ft {' '.join(arguments)}: there is no option {word}"
+        elif isinstance(command, typer.core.TyperGroup) and word != "COMMAND":
+            command = command.commands[word]
+            options |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if shown_commands(page.read_text("utf-8"))], ids=str)
 def test_commands_in_the_docs_exist_with_their_options(page: Path) -> None:
     for arguments in shown_commands(page.read_text(encoding="utf-8")):
         parse(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_in_sentences_exist_with_their_options(page: Path) -> None:
+    for arguments in INLINE_COMMAND.findall(page.read_text(encoding="utf-8")):
+        check_names(arguments.partition(" | ")[0].split())
 
 
 @pytest.mark.parametrize("arguments", [["import", "openai", "a.jsonl", "--tuned", "x"], ["leave"], ["run", "--dry"]])

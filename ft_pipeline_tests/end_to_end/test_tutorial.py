@@ -1,0 +1,76 @@
+"""The tutorial, word for word: its commands in order, from `ft init` to an answer of the served champion."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.scaffold import example_folder
+from ft_pipeline_tests.end_to_end.serving import free_port, running
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+PAGE = example_folder() / "docs" / "tutorial.md"
+PORT = "8000"
+"""The port in the tutorial; the test replaces it with a free one."""
+SECONDS = 3000
+BLOCK = re.compile(r"^```(console|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SAME_EVERYWHERE = ("Make a project", "Look at the rows")
+"""Sections whose outputs depend on no machine."""
+
+
+def sections() -> dict[str, list[tuple[str, str]]]:
+    """The blocks of each section after the installation, as (language, text)."""
+    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    found = {part.partition("\n")[0]: BLOCK.findall(part) for part in parts}
+    found.pop("Install")
+    return found
+
+
+def bash(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=shell_environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    print(script, done.stdout, done.stderr, sep="\n", flush=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def shell_environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in {"FT_PROJECT", "DAGSTER_HOME"}}
+    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
+
+
+def test_the_tutorials_commands_lead_to_an_answer_of_the_champion(tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    project = tmp_path / "topics"
+    port = free_port()
+    serve, shown, answer = "", "", ""
+    for heading, blocks in sections().items():
+        folder = project if project.exists() else tmp_path / "clone"
+        for language, text in blocks:
+            if language == "text":
+                if heading in SAME_EVERYWHERE:
+                    assert text in shown, f"{heading}: the tutorial shows another output"
+            elif text.startswith("ft serve "):
+                serve = f"exec {text.rstrip()} --port {port}"
+            elif PORT in text:
+                with running(["bash", "-c", f"export PATH={Path(sys.executable).parent}:$PATH; {serve}"], port, folder):
+                    answer = bash(text.replace(PORT, str(port)), folder)
+            else:
+                shown = bash(text, folder)
+                folder = project
+    assert json.loads(answer)["choices"][0]["message"]["content"] == "damaged"
+    assert {"README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "topics-model").iterdir()}
+    assert "lora/merged" in bash("ft champion", project)
