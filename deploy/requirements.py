@@ -1,4 +1,4 @@
-"""Prints the package's requirements with those of extras: python deploy/requirements.py EXTRA... > requirements.txt"""
+"""Print the requirements of the package and of the extras that are named."""
 
 import sys
 import tomllib

@@ -16,10 +16,10 @@ def install_command(again: bool = False) -> str:
 
     again: over an installed one.
     """
-    requirement, prefix = f"{WHEEL}=={VERSION}", Path(sys.prefix)
+    prefix, python = Path(sys.prefix), shlex.quote(sys.executable)
+    arguments = f"install {'--force-reinstall ' if again else ''}--no-deps {WHEEL}=={VERSION}"
     if (prefix / "pipx_metadata.json").is_file():
-        return f"pipx inject {'--force ' if again else ''}--pip-args=--no-deps {prefix.name} {requirement}"
-    python = shlex.quote(sys.executable)
+        return f"pipx runpip {prefix.name} {arguments}"
     if importlib.util.find_spec("pip") is None:  # uv makes environments without pip
-        return f"uv pip install {'--reinstall ' if again else ''}--no-deps --python {python} {requirement}"
-    return f"{python} -m pip install {'--force-reinstall ' if again else ''}--no-deps {requirement}"
+        return f"uv pip {arguments} --python {python}"
+    return f"{python} -m pip {arguments}"
