@@ -10,6 +10,8 @@ EXAMPLE = (
     *("project.yaml", "workspace.yaml", "dg.toml", "dagster_home/dagster.yaml", "schemas", "experiments", "examples"),
     *("data/README.md", "data/raw", "data/general", "data/probes"),
 )
+NOT_SHIPPED = shutil.ignore_patterns("store", "dagster_home", "__pycache__")
+"""What runs in a small example leave behind."""
 
 
 class BuildWithExample(build_py):
@@ -25,7 +27,7 @@ class BuildWithExample(build_py):
             source = root / item
             (target / item).parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, target / item, dirs_exist_ok=True)
+                shutil.copytree(source, target / item, dirs_exist_ok=True, ignore=NOT_SHIPPED)
             else:
                 shutil.copyfile(source, target / item)
 

