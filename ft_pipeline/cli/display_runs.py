@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from ft_pipeline.cli.display_tables import new_table
+from ft_pipeline.cli.display_text import plain, say
 
 ID_DIGITS = 8
 STYLES = {"running": "green", "waiting": "yellow", "queued": "cyan", "process gone": "red", "failed": "red"}
@@ -17,18 +19,19 @@ def show_status(console: Console, document: Mapping[str, Any]) -> None:
     if document["runs"]:
         _show_runs(console, document["runs"], "since")
     else:
-        console.print("Nothing runs, and nothing waits.")
+        say(console, "Nothing runs, and nothing waits.")
     if document["failed"]:
         _show_runs(console, document["failed"], "failed at")
     for schedule in document["schedules"]:
-        console.print(_describe_schedule(schedule), soft_wrap=True)
+        say(console, _describe_schedule(schedule))
     if not document["daemon_runs"]:
-        console.print("No daemon runs, so nothing starts by itself: start it with `ft ui`.")
+        say(console, "No daemon runs, so nothing starts by itself: start it with `ft ui`.")
     champion, disk = document["champion"], document["disk"]
-    console.print(
-        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet."
+    say(
+        console,
+        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet.",
     )
-    console.print(f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
+    say(console, f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
 
 
 def log_line(when: datetime, step: str | None, message: str) -> str:
@@ -38,7 +41,7 @@ def log_line(when: datetime, step: str | None, message: str) -> str:
 
 
 def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:
-    table = Table("run", "experiment", "state", time_title, "started by", "why")
+    table = new_table("run", "experiment", "state", time_title, "started by", one_line={"run", "state", time_title})
     for row in rows:
         style = STYLES.get(row["state"], "white")
         table.add_row(
@@ -47,9 +50,11 @@ def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: 
             f"[{style}]{row['state']}[/]",
             _time(row["since"]),
             escape(row["started_by"]),
-            escape(row["reason"]),
         )
     console.print(table)
+    for row in rows:
+        if row["reason"]:
+            say(console, f"  · {row['run_id'][:ID_DIGITS]}: {plain(row['reason'])}")
 
 
 def _describe_schedule(schedule: Mapping[str, Any]) -> str:
