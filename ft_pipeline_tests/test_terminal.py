@@ -1,13 +1,7 @@
 """What `ft` prints in a terminal of 80 columns, and in a log."""
 
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
-import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +16,9 @@ from ft_pipeline.execution.events import StepEvent
 from ft_pipeline.execution.run import RunResult
 from ft_pipeline.execution.run_batches import Batch, BatchResult
 from ft_pipeline_tests.fixtures.packing import unpack
+from ft_pipeline_tests.pseudo_terminal import ESCAPE, in_terminal
 
 WIDTH = 80
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SENTENCE = "The training data has 72 rows, under the 500 that are usually wanted: more of them should help a lot."
 LONG_PATH = f"/data/{'folder/' * 14}report.html"
 STORE = Path(__file__).parent / "fixtures" / "store_a73cd80.tar.zst"
@@ -49,22 +43,6 @@ def shown(show: Callable[[Console], None], file: io.StringIO | None = None) -> l
     out = file or Terminal()
     show(Console(file=out, width=WIDTH, highlight=False, color_system=None))
     return out.getvalue().splitlines()
-
-
-def in_terminal(*commands: str, **variables: str) -> list[str]:
-    """The lines of several commands of `ft` in a pseudo-terminal of 80 columns."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execve(sys.executable, [sys.executable, "-c", FT, *commands], {**os.environ, **variables})
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
-    output = b""
-    try:
-        while data := os.read(terminal, 65536):
-            output += data
-    except OSError:  # Linux reports the end as an error
-        pass
-    os.waitpid(process, 0)
-    return output.decode().splitlines()
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------
@@ -182,7 +160,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
-    lines = in_terminal(*COMMANDS, FT_PROJECT=str(project), TERM="xterm-256color")
+    lines = in_terminal("-c", FT, *COMMANDS, FT_PROJECT=str(project)).splitlines()
     plain_lines = [ESCAPE.sub("", line).rstrip() for line in lines]
     for expected in ("Champion: qlora/merged", "Recommendation: lora", "embedded model", "lora/merged", "Longest"):
         assert any(expected in line for line in plain_lines), expected
@@ -192,5 +170,5 @@ def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
 
 
 def test_no_color_is_printed_if_none_is_wanted(project: Path) -> None:
-    lines = in_terminal("recommend", "doctor", FT_PROJECT=str(project), TERM="xterm-256color", NO_COLOR="1")
-    assert not re.search(r"\x1b\[3\dm", "\n".join(lines))
+    lines = in_terminal("-c", FT, "recommend", "doctor", FT_PROJECT=str(project), NO_COLOR="1")
+    assert not re.search(r"\x1b\[3\dm", lines)

@@ -1,5 +1,7 @@
 """Output of `ft` while steps run: a bar in a terminal, one line per minute in a log file."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from ft_pipeline.execution.pace import format_duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""
+PLANNING = "planning"
+"""Label of what comes before the first step."""
 BAR_WIDTH = 16
 SHORT_SECONDS = 60.0
 """A step that took less is shown with a tenth of a second."""
@@ -42,6 +46,7 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
     """Within the block, print a line for each step that ends. Show each running step as a bar, or, if `console` is not
     a terminal (CI, cron, systemd), as a line per `line_seconds`."""
     with ExitStack() as stack:
+        stack.enter_context(_own_descriptor(console))
         display: _StepDisplay
         if console.is_interactive and is_terminal(console):
             display = _Bar(stack.enter_context(_new_bar(console)))
@@ -53,6 +58,7 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
             if event.state in {"waiting", "notes"}:
                 say(console, f"… {escape(f'{label} {event.message}')}")
                 return
+            display.end(PLANNING)
             display.end(label)
             if event.state == "started":
                 display.start(label)
@@ -62,7 +68,28 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
 
         stack.enter_context(listening(JobProgress, display.update))
         stack.enter_context(listening(StepEvent, show_event))
+        display.start(PLANNING)
         yield
+
+
+@contextmanager
+def _own_descriptor(console: Console) -> Iterator[None]:
+    """Within the block, let the console write to a copy of its file descriptor.
+
+    Dagster redirects the descriptor itself to a log file while a step runs, so that a bar would be drawn there.
+    """
+    file = console.file
+    try:
+        descriptor = os.dup(file.fileno())
+    except (OSError, ValueError):  # a file in memory
+        yield
+        return
+    with os.fdopen(descriptor, "w", encoding=file.encoding or "utf-8", errors="replace") as copy:
+        console.file = copy
+        try:
+            yield
+        finally:
+            console.file = None if file is sys.stderr else file  # type: ignore[assignment]  # None: what it is then
 
 
 def _new_bar(console: Console) -> Progress:
@@ -73,7 +100,9 @@ def _new_bar(console: Console) -> Progress:
         BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", pulse_style="cyan"),
         _NoteColumn(table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    return Progress(*columns, console=console, transient=True, expand=True)
+    return Progress(
+        *columns, console=console, transient=True, expand=True, redirect_stdout=False, redirect_stderr=False
+    )
 
 
 class _NoteColumn(ProgressColumn):

@@ -12,6 +12,7 @@ from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.pseudo_terminal import in_terminal
 
 LABEL = "adapter [qlora]"
 
@@ -162,6 +163,33 @@ def test_a_bar_shows_how_long_a_step_runs_that_reports_nothing() -> None:
         publish(StepEvent("merged_model", "qlora", "started"))
         time.sleep(0.3)
     assert re.search(r"merged_model \[qlora\] .* 0 s", out.getvalue())
+
+
+REDIRECTED = """
+import os, time
+from ft_pipeline.cli.common import stderr
+from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.execution.events import Progress, StepEvent, publish
+with live_progress(stderr):
+    before = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    publish(StepEvent("adapter", "qlora", "started"))
+    publish(Progress("adapter", "adapter [qlora]", 120, 900, {}, eta=130))
+    time.sleep(0.5)
+    publish(StepEvent("adapter", "qlora", "built", seconds=1.5))
+    os.dup2(before, 2)
+stderr.print("after")
+"""
+"""What Dagster does: the file descriptor is a log file while the step runs."""
+
+
+def test_the_bar_is_drawn_while_dagster_captures_the_output() -> None:
+    screen = in_terminal("-c", REDIRECTED)
+    assert re.search(r"adapter \[qlora\] .*120/900, 2 min \d+ s left", screen)
+    _, _, end = screen.rpartition("✓")
+    assert re.match(r" adapter \[qlora\] +built +1\.5 s\n", ESCAPE.sub("", end))
+    _, _, last = end.rpartition("\x1b[2K")
+    assert ESCAPE.sub("", last).strip() == "after", "no bar is left behind"
 
 
 def test_the_time_of_a_long_step_is_in_minutes() -> None:
