@@ -12,7 +12,7 @@ from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.pseudo_terminal import in_terminal
+from ft_pipeline_tests.pseudo_terminal import ESCAPE, in_terminal
 
 LABEL = "adapter [qlora]"
 
