@@ -29,6 +29,8 @@ def show_outcome(console: Console, outcome: Any, project: str) -> None:
     decided = outcome.recommendation if _is_current(outcome) else None
     if decided:
         say(console, f"Verdict: [bold]{plain(decided.get('verdict') or decided['reasons'][0])}[/]")
+        for sentence in _not_compared(outcome.comparison):
+            say(console, f"[yellow]Not compared:[/] {plain(sentence)}")
     _show_champion(console, outcome)
     _show_commands(console, _commands(outcome, decided, project))
 
@@ -63,13 +65,23 @@ def _show_changes(console: Console, outcome: Any) -> None:
 def _show_failures(console: Console, outcome: Any) -> None:
     """Print what failed and why, what was not run, and what is kept."""
     say(console, f"[red]✗ Failed after {format_duration(outcome.seconds)}.[/]")
-    for message in outcome.failures:
-        say(console, f"  · [red]{plain(message)}[/]")
+    for result in outcome.batches:
+        for message in result.failures:
+            say(console, f"  · [red]{plain(_with_experiment(result, message, outcome))}[/]")
     skipped = list(dict.fromkeys(name for result in outcome.batches for name in result.skipped))
     if skipped:
         say(console, f"Not run, because of that: {plain(textwrap.shorten(', '.join(skipped), SHORT_REASON))}.")
     kept = sum(step.state in ("built", "reused") for step in outcome.steps)
     say(console, f"Kept: {_count(kept, 'asset')} of this run, and the checkpoints of trainings.")
+
+
+def _with_experiment(result: Any, message: str, outcome: Any) -> str:
+    """Return a failure, with its experiment if there are others."""
+    asset, _, rest = message.partition(": ")
+    experiment = result.batch.experiment
+    if experiment is None or len(outcome.batches) == 1 or asset not in result.batch.assets:
+        return message
+    return f"{asset} [{experiment}]: {rest}"
 
 
 def _show_champion(console: Console, outcome: Any) -> None:
@@ -82,6 +94,13 @@ def _show_champion(console: Console, outcome: Any) -> None:
     else:
         past = f"before: {plain(before['name'])}" if before else "the first one"
         say(console, f"Champion: [bold]{plain(now['name'])}[/], new with this run ({past}).")
+
+
+def _not_compared(comparison: Any) -> list[str]:
+    """Return what is missing from the comparison, and why."""
+    if comparison is None:
+        return []
+    return [*(entry.describe() for entry in comparison.contaminated), *comparison.not_asked]
 
 
 def _is_current(outcome: Any) -> bool:

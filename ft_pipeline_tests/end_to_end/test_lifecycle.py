@@ -35,9 +35,10 @@ def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-def test_the_run_ends_with_a_table_and_how_to_open_the_ui(finished: Finished) -> None:
-    for shown in ("adapter", "test answers", "Recommendation:", "make ui"):
+def test_the_run_ends_with_what_changed_and_what_to_do_next(finished: Finished) -> None:
+    for shown in ("Done in ", "Verdict: ", "Champion: ", "ft report --open", "ft compare", "ft ui", "Next: "):
         assert shown in finished.run.stdout
+    assert len(finished.run.stdout.splitlines()) <= 12
 
 
 def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
