@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ft_pipeline.cli.display_outcome import show_outcome
+from ft_pipeline.cli.display_runs import RunLog
 from ft_pipeline.cli.display_tables import new_table, print_columns, print_rows
 from ft_pipeline.cli.display_text import say, say_line
 from ft_pipeline.execution.events import StepEvent
@@ -148,6 +150,22 @@ def test_a_run_with_nothing_to_do_says_so() -> None:
     assert lines[0] == "✓ Up to date: 3 assets, nothing to run."
     rated = outcome(recommendation={**DECIDED, "decision": "rate"})
     assert "Next:    ft rate" in "\n".join(shown(lambda console: show_outcome(console, rated, "")))
+
+
+# --- the log of a run -------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_the_day_once_and_a_file_the_whole_time() -> None:
+    def show(console: Console) -> None:
+        log = RunLog(console)
+        log.print(datetime(2026, 11, 28, 12, 0, 1), "adapter", SENTENCE)
+        log.print(datetime(2026, 11, 28, 12, 0, 2), None, "Started.")
+
+    day, first, second, last = shown(show)
+    assert day == "2026-11-28" and last == "12:00:02  Started."
+    assert first.startswith("12:00:01  adapter: The training data") and second.startswith(" " * 10)
+    assert " ".join(f"{first} {second}".split()) == f"12:00:01 adapter: {SENTENCE}"
+    assert shown(show, io.StringIO())[0] == f"2026-11-28 12:00:01  {'adapter':<20}  {SENTENCE}"
 
 
 # --- a real terminal --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ft_pipeline.cli.display_tables import new_table
-from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.cli.display_text import is_terminal, plain, say
 
 ID_DIGITS = 8
 STYLES = {"running": "green", "waiting": "yellow", "queued": "cyan", "process gone": "red", "failed": "red"}
@@ -34,10 +34,24 @@ def show_status(console: Console, document: Mapping[str, Any]) -> None:
     say(console, f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
 
 
-def log_line(when: datetime, step: str | None, message: str) -> str:
-    """Return one line of a run's log, made safe for a terminal."""
-    visible = "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in message)
-    return escape(f"{when:%Y-%m-%d %H:%M:%S}  {step or '':<20}  {visible}")
+class RunLog:
+    """Prints the log of a run: in a terminal each day once, in a file the whole time on each line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._day = ""
+
+    def print(self, when: datetime, step: str | None, message: str) -> None:
+        """Print an event, made safe for a terminal."""
+        message = plain(message.replace("\t", "    "))
+        if not is_terminal(self._console):
+            say(self._console, f"{when:%Y-%m-%d %H:%M:%S}  {step or '':<20}  {message}")
+            return
+        if (day := f"{when:%Y-%m-%d}") != self._day:
+            self._day = day
+            say(self._console, f"[dim]{day}[/]")
+        text = f"[bold]{plain(step)}[/]: {message}" if step else message
+        say(self._console, f"{when:%H:%M:%S}  {text}", indent=len("HH:MM:SS  "))
 
 
 def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:

@@ -22,16 +22,19 @@ def is_terminal(console: Console) -> bool:
     return console.file.isatty()
 
 
-def say(console: Console, text: str) -> None:
-    """Print a sentence: wrapped between words in a terminal, on one line in a log. Words such as paths stay whole."""
+def say(console: Console, text: str, indent: int | None = None) -> None:
+    """Print a sentence: wrapped between words in a terminal, on one line in a log. Words such as paths stay whole.
+
+    indent: columns that further lines leave empty; by default those before the first word.
+    """
     content = Text.from_markup(text, emoji=False)
     if not is_terminal(console):
         console.print(content, soft_wrap=True)
         return
     for paragraph in content.split("\n", allow_blank=True):
-        indent = INDENT.match(paragraph.plain).end()  # type: ignore[union-attr]  # it matches nothing, too
-        for number, line in enumerate(_wrap(console, paragraph, indent)):
-            console.print(Text(" " * indent) + line if number else line, soft_wrap=True)
+        columns = INDENT.match(paragraph.plain).end() if indent is None else indent  # type: ignore[union-attr]
+        for number, line in enumerate(_wrap(console, paragraph, columns)):
+            console.print(Text(" " * columns) + line if number else line, soft_wrap=True)
 
 
 def _wrap(console: Console, paragraph: Text, indent: int) -> Iterable[Text]:

@@ -70,18 +70,19 @@ def logs(
     Example: ft logs qlora -f
     """
     open_project(project)
-    from ft_pipeline.cli.display_runs import log_line
+    from ft_pipeline.cli.display_runs import RunLog
     from ft_pipeline.execution.instance import open_instance
     from ft_pipeline.execution.run_control import find_run, log_entries
     from ft_pipeline.execution.run_overview import describe_step_failure
 
+    shown = RunLog(stdout)
     with open_instance() as instance:
         found = find_run(instance, run)
         for entry in log_entries(instance, found.run_id, follow=follow):
             failed = entry.is_dagster_event and entry.get_dagster_event().is_step_failure
             message = describe_step_failure(entry.get_dagster_event()) if failed else entry.message
             when = datetime.fromtimestamp(entry.timestamp, UTC).astimezone()
-            say(stdout, log_line(when, entry.step_key, message))
+            shown.print(when, entry.step_key, message)
 
 
 def cancel(
