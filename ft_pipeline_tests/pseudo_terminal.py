@@ -18,9 +18,9 @@ def in_terminal(*arguments: str, **variables: str) -> str:
     """Run Python with these arguments in the terminal. Returns what it printed, with its escape sequences."""
     process, terminal = pty.fork()
     if process == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", **variables}
         os.execve(sys.executable, [sys.executable, *arguments], environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     output = b""
     with contextlib.suppress(OSError):  # Linux reports the end as an error
         while data := os.read(terminal, 65536):

@@ -83,9 +83,9 @@ def _output(command: Sequence[str], folder: Path, variables: dict[str, str]) -> 
     """Run a command in a pseudo-terminal. Yields what it prints; raises SystemExit if it fails."""
     process, terminal = pty.fork()
     if process == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         os.chdir(folder)
         os.execvpe(command[0], command, variables)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while data := _read(terminal):
         yield decoder.decode(data)

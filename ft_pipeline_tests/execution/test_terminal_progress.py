@@ -53,7 +53,7 @@ def test_a_running_step_prints_one_line_a_minute() -> None:
     lines.update(report(119, loss=1.5))
     lines.update(report(120, loss=1.42, tokens_per_second=210, eta_seconds=130))
     assert printed_within(lines, clock, printed, 1) == [
-        f"{LABEL}: 120/900, 2 min 10 s left, loss 1.42, tokens per second 210",
+        f"{LABEL}: 120/900, 2 min 10 s left, loss 1.42, 210 tokens/s",
     ]
     assert printed_within(lines, clock, printed, 30) == []
     lines.update(report(240))
