@@ -96,13 +96,11 @@ def show_own_targets(console: Console, comparison: Comparison) -> None:
     """Print what each training was to improve; nothing if that was not measured."""
     if not comparison.own_targets:
         return
-    table = new_table("experiment", "objective", "own target", "before → after", "change", "", one_line={"experiment"})
+    say(console, OWN_TARGETS)
     for target in comparison.own_targets:
         style = "green" if target.has_improved else "yellow"
-        cells = map(plain, (target.experiment, target.objective, target.label, target.values, target.change))
-        table.add_row(*cells, f"[{style}]{target.verdict}[/]")
-    say(console, OWN_TARGETS)
-    console.print(table)
+        verdict = f"[{style}]{target.verdict}[/]"
+        say(console, f"  · {plain(target.experiment)} ({target.objective}) {verdict}. {plain(target.describe())}")
 
 
 def show_validation_scores(console: Console, comparison: Comparison) -> None:
