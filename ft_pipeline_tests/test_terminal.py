@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from ft_pipeline.cli.display import show_findings
 from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_runs import RunLog
 from ft_pipeline.cli.display_tables import new_table, print_columns, print_rows
@@ -24,7 +26,7 @@ WIDTH = 80
 SENTENCE = "The training data has 72 rows, under the 500 that are usually wanted: more of them should help a lot."
 LONG_PATH = f"/data/{'folder/' * 14}report.html"
 STORE = Path(__file__).parent / "fixtures" / "store_a73cd80.tar.zst"
-COMMANDS = ("status", "experiments", "compare", "recommend", "champion", "exposures", "doctor", "inspect conversations")
+COMMANDS = ("status", "experiments", "compare", "recommend", "champion", "exposures", "inspect conversations")
 FT = """
 import contextlib, sys
 from ft_pipeline.cli import main
@@ -108,6 +110,14 @@ def test_rows_with_few_texts_are_a_table() -> None:
     assert lines[0].split() == ["code", "message"] and lines[1].startswith("empty_output  The training")
 
 
+def test_the_fix_of_a_problem_is_below_it() -> None:
+    finding = SimpleNamespace(what="signing key", status="warning", seen=SENTENCE, fix="ft keys new --reason TEXT")
+    lines = shown(lambda console: show_findings(console, [finding]))
+    assert all(len(line) <= WIDTH for line in lines)
+    assert lines[1].startswith("signing key  warning  The training data")
+    assert lines[-1].split() == ["→", "ft", "keys", "new", "--reason", "TEXT"]
+
+
 # --- the end of a run -------------------------------------------------------------------------------------------------
 
 RELEASED = {"sequence": 2, "name": "lora/merged", "since": "2026-11-28T10:00:00+00:00"}
@@ -180,7 +190,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
     lines = in_terminal("-c", FT, *COMMANDS, FT_PROJECT=str(project)).splitlines()
     plain_lines = [ESCAPE.sub("", line).rstrip() for line in lines]
-    for expected in ("Champion: qlora/merged", "Recommendation: lora", "embedded model", "lora/merged", "Longest"):
+    for expected in ("Champion: qlora/merged", "Recommendation: lora", "lora/merged", "Longest"):
         assert any(expected in line for line in plain_lines), expected
     copied = re.compile(r"  ft |/")  # a person copies commands and paths, so they stay on one line
     assert [line for line in plain_lines if len(line) > WIDTH and not copied.match(line)] == []
@@ -188,5 +198,5 @@ def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
 
 
 def test_no_color_is_printed_if_none_is_wanted(project: Path) -> None:
-    lines = in_terminal("-c", FT, "recommend", "doctor", FT_PROJECT=str(project), NO_COLOR="1")
+    lines = in_terminal("-c", FT, "recommend", FT_PROJECT=str(project), NO_COLOR="1")
     assert not re.search(r"\x1b\[3\dm", lines)
