@@ -84,7 +84,7 @@ def _own_descriptor(console: Console) -> Iterator[None]:
     except (OSError, ValueError):  # a file in memory
         yield
         return
-    with os.fdopen(descriptor, "w", encoding=file.encoding or "utf-8", errors="replace") as copy:
+    with os.fdopen(descriptor, "w", encoding=console.encoding, errors="replace") as copy:
         console.file = copy
         try:
             yield
