@@ -56,7 +56,7 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
         def show_event(event: StepEvent) -> None:
             label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
             if event.state in {"waiting", "notes"}:
-                say(console, f"… {escape(f'{label} {event.message}')}")
+                say(console, f"… {escape(f'{label}: {event.message}')}")
                 return
             display.end(PLANNING)
             display.end(label)

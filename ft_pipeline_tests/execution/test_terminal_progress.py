@@ -197,3 +197,10 @@ def test_the_time_of_a_long_step_is_in_minutes() -> None:
     with live_progress(Console(file=out, width=80)):
         publish(StepEvent("adapter", "qlora", "built", seconds=192.4))
     assert re.fullmatch(r"✓ adapter \[qlora\] +built +3 min 12 s", out.getvalue().strip())
+
+
+def test_a_note_of_a_step_names_it() -> None:
+    out = io.StringIO()
+    with live_progress(Console(file=out, width=80)):
+        publish(StepEvent("adapter", "qlora", "notes", message="2,442,240 of 136,957,248 parameters are trainable"))
+    assert out.getvalue() == "… adapter [qlora]: 2,442,240 of 136,957,248 parameters are trainable\n"
