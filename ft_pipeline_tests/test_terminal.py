@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from ft_pipeline.cli.display import show_findings
+from ft_pipeline.cli.display import show_experiments, show_findings
 from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_runs import RunLog
 from ft_pipeline.cli.display_tables import new_table, print_columns, print_rows
@@ -116,6 +116,13 @@ def test_the_fix_of_a_problem_is_below_it() -> None:
     assert all(len(line) <= WIDTH for line in lines)
     assert lines[1].startswith("signing key  warning  The training data")
     assert lines[-1].split() == ["→", "ft", "keys", "new", "--reason", "TEXT"]
+
+
+def test_a_score_has_its_metric_and_unit() -> None:
+    known = {"name": "lora", "objective": "sft", "technique": "lora", "base_model": "embedded", "state": "fresh"}
+    row = {**known, "primary_score": 2.2014, "primary_metric": "loss (nats per token, lower is better)", "error": None}
+    lines = shown(lambda console: show_experiments(console, [row]))
+    assert "2.201" in lines[1] and lines[2] == "Score: loss (nats per token, lower is better)."
 
 
 # --- the end of a run -------------------------------------------------------------------------------------------------

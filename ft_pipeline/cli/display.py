@@ -60,6 +60,8 @@ def show_experiments(console: Console, rows: Sequence[Mapping[str, Any]]) -> Non
             row["name"], row["objective"] or "", row["technique"] or "", row["base_model"] or "", state, score
         )
     console.print(table)
+    if metric := next((row["primary_metric"] for row in rows if row["primary_score"] is not None), None):
+        say(console, f"Score: {plain(metric)}.")
     for row in rows:
         if row["error"]:
             say(console, f"[red]{plain(row['error'])}[/]")
