@@ -57,12 +57,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             *([row.ends or ""] if ends else []),
             f"{row.trainable_params:,}" if row.trainable_params else "",
         )
-    say(
-        console,
-        f"{comparison.test_items} test answers. Lower is better for nats per byte, loss and end (of the turn). "
-        "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
-        f"Prompt and generated: tokens per call.{' Cost: of 1,000 answers.' if priced else ''}",
-    )
+    say(console, _legend(comparison, priced))
     print_columns(console, table)
     for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
         say(console, plain(sentence))
@@ -90,6 +85,20 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         say(console, plain(kept.describe()))
     for break_even in comparison.break_even[:1]:  # of the best tuned row; the others are in the UI and in --json
         say(console, plain(f"Break-even: {describe_break_even(break_even)}"))
+
+
+def _legend(comparison: Comparison, priced: bool) -> str:
+    """Return what the columns mean."""
+    shown = comparison.shown_metrics()
+    lower = [METRIC_TITLES.get(name, name) for name, metric in shown.items() if metric.lower_is_better]
+    parts = [
+        f"{comparison.test_items} test answers.",
+        f"Lower is better for {', '.join(lower)}." if lower else "",
+        "The primary metric has its 95 % interval.",
+        "Length: answer length divided by reference length." if "length_ratio" in shown else "",
+        f"Prompt and generated: tokens per call.{' Cost: of 1,000 answers.' if priced else ''}",
+    ]
+    return plain(" ".join(filter(None, parts)))
 
 
 def show_own_targets(console: Console, comparison: Comparison) -> None:
