@@ -202,6 +202,7 @@ def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
     copied = re.compile(r"  ft |/")  # a person copies commands and paths, so they stay on one line
     assert [line for line in plain_lines if len(line) > WIDTH and not copied.match(line)] == []
     assert any("\x1b[1m" in line for line in lines)
+    assert "8 test answers. Lower is better for loss, general loss." in " ".join(" ".join(plain_lines).split())
 
 
 def test_no_color_is_printed_if_none_is_wanted(project: Path) -> None:

@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
 
+LOWER = "lower is better"
 METRIC_TITLES = {
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
@@ -90,12 +91,12 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 def _legend(comparison: Comparison, priced: bool) -> str:
     """Return what the columns mean."""
     shown = comparison.shown_metrics()
-    lower = [METRIC_TITLES.get(name, name) for name, metric in shown.items() if metric.lower_is_better]
+    lower = [METRIC_TITLES.get(name, name) for name, metric in shown.items() if metric.direction == LOWER]
     parts = [
         f"{comparison.test_items} test answers.",
         f"Lower is better for {', '.join(lower)}." if lower else "",
         "The primary metric has its 95 % interval.",
-        "Length: answer length divided by reference length." if "length_ratio" in shown else "",
+        "Length: answer length divided by reference length; 1 is best." if "length_ratio" in shown else "",
         f"Prompt and generated: tokens per call.{' Cost: of 1,000 answers.' if priced else ''}",
     ]
     return plain(" ".join(filter(None, parts)))
