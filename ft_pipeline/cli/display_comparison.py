@@ -32,8 +32,9 @@ METRIC_TITLES = {
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print the rows in the comparison's order. Scores of the primary metric have their 95 % interval."""
-    metrics, primary = list(comparison.shown_metrics()), comparison.primary_metric
+    """Print the rows in the comparison's order. The primary metric is the first, with its 95 % interval."""
+    primary = comparison.primary_metric
+    metrics = sorted(comparison.shown_metrics(), key=lambda name: name != primary)
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/1,000"] if priced else [])]
     ends = any(row.ends for row in comparison.rows)
@@ -95,7 +96,7 @@ def _legend(comparison: Comparison, priced: bool) -> str:
     parts = [
         f"{comparison.test_items} test answers.",
         f"Lower is better for {', '.join(lower)}." if lower else "",
-        "The primary metric has its 95 % interval.",
+        "The first metric is the primary one, with its 95 % interval.",
         "Length: answer length divided by reference length; 1 is best." if "length_ratio" in shown else "",
         f"Prompt and generated: tokens per call.{' Cost: of 1,000 answers.' if priced else ''}",
     ]
