@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ft_pipeline.cli.common import FAILED, REFUSED, stderr, stdout
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -227,11 +228,10 @@ def main() -> None:
         _show_error(message)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        stderr.print("ft: stopped. Finished work is kept. Run the same command again to resume.")
+        say(stderr, "ft: stopped. Finished work is kept. Run the same command again to resume.")
         sys.exit(FAILED)
 
 
 def _show_error(message: str) -> None:
-    from ft_pipeline.cli.display import plain
 
-    stderr.print(f"[red]ft:[/red] {plain(message)}", soft_wrap=True)
+    say(stderr, f"[red]ft:[/red] {plain(message)}")

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.cli.copies import YesOption, confirm, show_notes, transfer_progress
+from ft_pipeline.cli.display_text import plain, say
 
 
 def backup(
@@ -56,19 +56,19 @@ def restore(
 
 def _show_backup(document: dict[str, Any]) -> None:
     key = "It contains the private key: keep it safe." if document["with_key"] else "The private key is not in it."
-    stdout.print(
-        f"State {document['number']} in {display.plain(document['address'])}: {document['files']} files, "
+    say(
+        stdout,
+        f"State {document['number']} in {plain(document['address'])}: {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB; {document['sent']} were new ({document['sent_bytes'] / 1e6:.1f} MB). {key}",
-        soft_wrap=True,
     )
     show_notes(document["notes"])
 
 
 def _show_restore(document: dict[str, Any]) -> None:
-    folder = display.plain(document["project"])
-    stdout.print(
+    folder = plain(document["project"])
+    say(
+        stdout,
         f"Restored {folder} as it was on {document['made']} (state {document['number']}): {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB. Verify it: ft audit --verify --project {folder}",
-        soft_wrap=True,
     )
     show_notes(document["notes"])

@@ -18,12 +18,18 @@ from ft_pipeline.cli.common import (
     JsonOption,
     ProjectOption,
     experiment_names,
+    home_path,
     open_project,
     print_result,
+    project_option,
     stderr,
     stdout,
 )
+from ft_pipeline.cli.display_comparison import show_comparison, show_validation_scores
+from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_tables import print_rows
+from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.project import Project
@@ -53,20 +59,16 @@ def init(
         raise UserError("--example and --example-of are two examples. Name one of them.")
     root = scaffold.create(directory, example, example_of)
     _show_new_key(sign_new_store(Project(root).store))
-    stdout.print(
-        f"Created the project folder {root}. Next: "
-        + ("" if example or example_of else "put your files into data/raw, then ")
-        + f"ft run --project {root}"
-    )
+    say(stdout, f"Created the project folder {plain(str(directory))}. Next:")
+    if not example and example_of is None:
+        say(stdout, f"  put your files into {plain(str(directory))}/data/raw")
+    say_line(stdout, f"  ft run{project_option(directory)}")
 
 
 def _show_new_key(key: "SigningKey | None") -> None:
     """Say where the key of a new store is."""
     if key is not None:
-        stderr.print(
-            f"Created the signing key of this store: {display.plain(str(key.path))}. Back it up (docs/audit.md).",
-            soft_wrap=True,
-        )
+        say(stderr, f"Created the signing key of this store: {plain(home_path(key.path))}. Back it up (docs/audit.md).")
 
 
 def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -128,7 +130,7 @@ def run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it, and `ft cancel` sends it
     with live_progress(stderr):
         outcome = running.run(request)
-    print_result(outcome.to_json(), as_json, lambda _: display.show_outcome(stdout, outcome, opened_project))
+    print_result(outcome.to_json(), as_json, lambda _: show_outcome(stdout, outcome, project_option(project)))
     if not outcome.succeeded:
         raise typer.Exit(FAILED)
 
@@ -170,7 +172,7 @@ def ui(
     os.environ["PYTHONWARNINGS"] = "ignore"
     arguments = ["--workspace", str(workspace), "--port", str(port)]
     arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]
-    stderr.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
+    say(stderr, f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
     os.chdir(opened_project.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
     # -P: files in the project folder do not shadow packages.
@@ -203,9 +205,9 @@ def compare(
     """
     document = _require_document(open_project(project), "comparison")
     if on == "validation" and not as_json:
-        display.show_validation_scores(stdout, Comparison.from_json(document))
+        show_validation_scores(stdout, Comparison.from_json(document))
         return
-    print_result(document, as_json, lambda shown: display.show_comparison(stdout, Comparison.from_json(shown)))
+    print_result(document, as_json, lambda shown: show_comparison(stdout, Comparison.from_json(shown)))
 
 
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -259,7 +261,8 @@ def sql(
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     else:
-        display.show_rows(stdout, columns, rows)
+        print_rows(stdout, columns, rows)
+        say(stdout, f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}")
 
 
 def _require_document(project: Project, asset: str) -> Any:

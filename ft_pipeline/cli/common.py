@@ -5,6 +5,7 @@ Every `ft` imports this module, also for its help and for completion, so it impo
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,17 @@ def open_project(folder: Path | None) -> "Project":
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)
     project.dagster_home.mkdir(parents=True, exist_ok=True)
     return project
+
+
+def home_path(path: Path) -> str:
+    """Return a path as a shell shows it: `~` is the user's home."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def project_option(folder: Path | None) -> str:
+    """Return how a command that is shown to the user names the same project."""
+    return "" if folder is None else f" --project {shlex.quote(str(folder))}"
 
 
 def print_result(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:

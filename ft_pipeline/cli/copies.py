@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 app = typer.Typer(help="Share the store through a bucket or another disk.", no_args_is_help=True)
@@ -35,10 +35,10 @@ def push(
     place = open_place(address, opened.root)
     if not yes:
         plan = plan_push(opened.store, place)
-        stderr.print(
-            f"To {display.plain(plan.address)}: {len(plan.missing)} files, {plan.bytes / 1e6:.1f} MB, of "
+        say(
+            stderr,
+            f"To {plain(plan.address)}: {len(plan.missing)} files, {plan.bytes / 1e6:.1f} MB, of "
             f"{len(plan.listing.files)} files. They contain the rows of the training data, and no private key.",
-            soft_wrap=True,
         )
         confirm(plan.is_needed, "this push", "Send these files?")
     with transfer_progress("sending") as report:
@@ -83,20 +83,20 @@ def transfer_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def show_notes(notes: list[str]) -> None:
     """Print what the user should know about a copy."""
     for note in notes:
-        stdout.print(f"[yellow]! {display.plain(note)}[/]", soft_wrap=True)
+        say(stdout, f"[yellow]! {plain(note)}[/]")
 
 
 def _show_push(document: dict[str, Any]) -> None:
-    stdout.print(
-        f"State {document['number']} of {display.plain(document['address'])} has {document['files']} files; "
+    say(
+        stdout,
+        f"State {document['number']} of {plain(document['address'])} has {document['files']} files; "
         f"{document['sent']} were sent ({document['bytes'] / 1e6:.1f} MB).",
-        soft_wrap=True,
     )
     if unused := len(document["unused"]):
-        stdout.print(
+        say(
+            stdout,
             f"{unused} objects there are not part of it: removed or redacted here, or of an interrupted push. Erased "
             "rows may be in them. `--json` lists them; delete them with the tools of the place (docs/copies.md).",
-            soft_wrap=True,
         )
     show_notes(document["notes"])
 
@@ -110,12 +110,12 @@ _ORDERS = {
 
 def _show_pull(document: dict[str, Any]) -> None:
     removed = f", {document['removed']} removed" if document["removed"] else ""
-    stdout.print(
-        f"{_ORDERS[document['order']]} state {document['number']} of {display.plain(document['address'])}: "
+    say(
+        stdout,
+        f"{_ORDERS[document['order']]} state {document['number']} of {plain(document['address'])}: "
         f"{document['artifacts']} artifacts fetched{removed}, {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB.",
-        soft_wrap=True,
     )
     key = f"Signed with the key {document['key'][:16]}" if document["key"] else "Not signed"
-    stdout.print(f"{key}. Verify it: ft audit --verify", soft_wrap=True)
+    say(stdout, f"{key}. Verify it: ft audit --verify")
     show_notes(document["notes"])

@@ -10,7 +10,7 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult, erasure_notes, node_status
 from ft_pipeline.audit.chain import Chain, raw_files, without_evidence
 from ft_pipeline.audit.subject import champion_artifact
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_text import is_terminal, plain, say
 from ft_pipeline.store.signing import ID_DIGITS
 
 FILES_SHOWN = 12
@@ -26,7 +26,7 @@ def show_audit(console: Console, chain: Chain, result: VerificationResult) -> No
     shown: set[Any] = set()
     for role, node in chain.root_nodes():
         _add_artifact(tree.add(f"[bold]{plain(role)}[/]"), chain, node, shown, notes)
-    console.print(tree, soft_wrap=True)
+    console.print(tree, soft_wrap=not is_terminal(console))
     _show_terms(console, chain)
     _show_verification(console, chain, result, notes)
 
@@ -37,33 +37,33 @@ def _show_verification(
     """Print what was checked and the problems."""
     problems = list(dict.fromkeys([*chain.problems, *result.problems]))
     for finding in problems[:PROBLEMS_SHOWN]:
-        console.print(f"[red]✗ {plain(str(finding))}[/]", soft_wrap=True)
+        say(console, f"[red]✗ {plain(str(finding))}[/]")
     if len(problems) > PROBLEMS_SHOWN:
-        console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more (--json lists all)[/]")
+        say(console, f"[red]and {len(problems) - PROBLEMS_SHOWN} more (--json lists all)[/]")
     for note in result.notes:
-        console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
+        say(console, f"[yellow]! {plain(note)}[/]")
     if (signed := result.signatures) is not None:
-        console.print(
+        say(
+            console,
             f"Signed with the key {signed['key'][:ID_DIGITS]}: {signed['lines']:,} changes since "
             f"{signed['since'][:10]}; the last is {signed['head']}",
-            soft_wrap=True,
         )
     counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in result.counted.items())
     if problems:
         checked = f" Checked: {counted}." if counted else ""
-        console.print(f"[red]Problems found: {len(problems)}.[/]{checked}", soft_wrap=True)
+        say(console, f"[red]Problems found: {len(problems)}.[/]{checked}")
     elif result.checked and (redacted := _redacted_labels(chain, chain.nodes, notes)):
-        console.print(f"Checked: {counted}; all hashes match the records.", soft_wrap=True)
-        console.print(f"[yellow]Redacted on request, so not verified: {plain(', '.join(redacted))}[/]", soft_wrap=True)
+        say(console, f"Checked: {counted}; all hashes match the records.")
+        say(console, f"[yellow]Redacted on request, so not verified: {plain(', '.join(redacted))}[/]")
         own_chain = without_evidence(chain)
         if not _redacted_labels(own_chain, own_chain.nodes, notes):
-            console.print("Only the evidence is affected. Everything that the model itself was made from is verified.")
+            say(console, "Only the evidence is affected. Everything that the model itself was made from is verified.")
     elif result.checked:
-        console.print(f"[green]Verified:[/] {counted}; all hashes match the records.", soft_wrap=True)
+        say(console, f"[green]Verified:[/] {counted}; all hashes match the records.")
         if elsewhere := _redacted_labels(chain, chain.index.all(), notes):
-            console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
+            say(console, f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
     else:
-        console.print("The manifests are consistent. Files were not read; use `--verify` to hash them all again.")
+        say(console, "The manifests are consistent. Files were not read; use `--verify` to hash them all again.")
 
 
 def _redacted_labels(chain: Chain, nodes: Iterable[ArtifactNode], notes: Mapping[str, list[str]]) -> list[str]:
@@ -123,18 +123,18 @@ def _show_record(console: Console, chain: Chain) -> None:
     record = chain.subject.record
     if record is None:
         return
-    console.print(f"[bold]{plain(record.name)}[/], record {record.sequence}, since {plain(record.since)}")
-    console.print(f"  reason: {plain(record.reason)}" + (" (forced)" if record.forced else ""), soft_wrap=True)
+    say(console, f"[bold]{plain(record.name)}[/], record {record.sequence}, since {plain(record.since)}")
+    say(console, f"  reason: {plain(record.reason)}" + (" (forced)" if record.forced else ""))
     how = "manually" if record.by_hand else "by the project's rules"
-    console.print(f"  by: {plain(record.by or 'unknown')}, {how}{plain(_describe_run(chain))}")
+    say(console, f"  by: {plain(record.by or 'unknown')}, {how}{plain(_describe_run(chain))}")
     if checks := record.evidence.get("gates"):
         results = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in checks.items())
-        console.print(f"  checks: {plain(results)}")
+        say(console, f"  checks: {plain(results)}")
     if comparison := record.evidence.get("comparison"):
         metric = plain(str(record.evidence.get("metric")))
-        console.print(f"  evidence: comparison {comparison[:SHOWN_DIGITS]}, metric {metric}")
+        say(console, f"  evidence: comparison {comparison[:SHOWN_DIGITS]}, metric {metric}")
     if record.previous:
-        console.print(f"  previous: {plain(record.previous)} (record {record.previous_sequence})")
+        say(console, f"  previous: {plain(record.previous)} (record {record.previous_sequence})")
 
 
 def _describe_run(chain: Chain) -> str:
@@ -149,4 +149,4 @@ def _show_terms(console: Console, chain: Chain) -> None:
     for node in without_evidence(chain).of_kind("distilled"):
         teacher = node.config.get("teacher") or {}
         name, terms = str(teacher.get("model")), str(teacher.get("terms") or "none recorded")
-        console.print(f"Teacher of the distilled rows: {plain(name)}; terms: {plain(terms)}", soft_wrap=True)
+        say(console, f"Teacher of the distilled rows: {plain(name)}; terms: {plain(terms)}")

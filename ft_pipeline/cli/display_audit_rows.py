@@ -10,7 +10,8 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS
 from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.row_usage import RowUsage
 from ft_pipeline.audit.rows import LeftOut, Match, TrainingRow
-from ft_pipeline.cli.display import plain, show_rows
+from ft_pipeline.cli.display_tables import print_rows
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.erasure.erase import ErasureResult
 
 ROWS_SHOWN = 20
@@ -24,19 +25,19 @@ def show_training_rows(console: Console, chain: Chain, rows: Sequence[TrainingRo
     counts = Counter(
         (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN_DIGITS]) for row in rows
     )
-    console.print(f"{len(rows)} training and validation rows of {plain(chain.subject.name)}")
+    say(console, f"{len(rows)} training and validation rows of {plain(chain.subject.name)}")
     columns = ["split", "source", "file", "SHA-256", "rows"]
-    show_rows(console, columns, [[*key, count] for key, count in counts.items()])
+    print_rows(console, columns, [[*key, count] for key, count in counts.items()])
     first = [[row.split, row.source, row.origin, row.copies, row.id[:SHOWN_DIGITS]] for row in rows[:ROWS_SHOWN]]
-    show_rows(console, ["split", "source", "row", "copies", "id"], first)
+    print_rows(console, ["split", "source", "row", "copies", "id"], first)
     _show_rest(console, len(rows), ROWS_SHOWN)
 
 
 def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
     """Print the rows that were read and not used."""
-    console.print(f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
+    say(console, f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
     shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[:LEFT_OUT_SHOWN]]
-    show_rows(console, ["row", "code", "set aside by", "why"], shown)
+    print_rows(console, ["row", "code", "set aside by", "why"], shown)
     _show_rest(console, len(rows), LEFT_OUT_SHOWN)
 
 
@@ -45,18 +46,18 @@ def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequenc
     trained = [match for match in matches if match.use == "train"]
     exact = [match for match in trained if match.how != "near"]
     answer = "yes" if exact else "no, but a similar text was" if trained else "no"
-    console.print(f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
+    say(console, f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
     shown = [[match.how, match.share, match.use, match.origin, _truncate(match.text)] for match in matches[:ROWS_SHOWN]]
     if shown:
-        show_rows(console, ["how", "share", "use", "row", "text"], shown)
+        print_rows(console, ["how", "share", "use", "row", "text"], shown)
     _show_rest(console, len(matches), ROWS_SHOWN)
     if any(node.redacted for node in chain.nodes):
-        console.print("[yellow]Some rows of this chain have been erased. Their text cannot be searched.[/]")
+        say(console, "[yellow]Some rows of this chain have been erased. Their text cannot be searched.[/]")
 
 
 def show_usage(console: Console, usage: RowUsage) -> None:
     """Print the models that used a row, and how."""
-    console.print(f"{plain(usage.row)}: {len(usage.ids)} version(s) of this row, used by {len(usage.uses)} artifact(s)")
+    say(console, f"{plain(usage.row)}: {len(usage.ids)} version(s) of this row, used by {len(usage.uses)} artifact(s)")
     rows = [
         [
             use.key,
@@ -69,27 +70,27 @@ def show_usage(console: Console, usage: RowUsage) -> None:
         for use in usage.uses
     ]
     if not rows:
-        console.print("No model was trained on it, selected its checkpoint with it, or was scored on it.")
+        say(console, "No model was trained on it, selected its checkpoint with it, or was scored on it.")
         return
-    show_rows(console, ["artifact", "fingerprint", "created", "how", "present", "champion records"], rows)
-    console.print(f"To be retrained without it: {plain(', '.join(usage.retrain) or 'nothing')}")
+    print_rows(console, ["artifact", "fingerprint", "created", "how", "present", "champion records"], rows)
+    say(console, f"To be retrained without it: {plain(', '.join(usage.retrain) or 'nothing')}")
     if usage.champion:
-        console.print("[yellow]The current champion is one of these models.[/]")
+        say(console, "[yellow]The current champion is one of these models.[/]")
 
 
 def show_changes(console: Console, changes: Mapping[str, Any]) -> None:
     """Print the changes from the earlier model to the later one."""
     data = changes["data"]
-    console.print(f"From {plain(changes['before'])} to {plain(changes['now'])}")
-    console.print(f"[bold]data[/]: {data['rows_before']} → {data['rows_now']} training and validation rows")
+    say(console, f"From {plain(changes['before'])} to {plain(changes['now'])}")
+    say(console, f"[bold]data[/]: {data['rows_before']} → {data['rows_now']} training and validation rows")
     for change in ("files_added", "files_removed", "files_changed", "added", "removed", "other_use"):
         items = data[change]
         more = f" and {len(items) - ROWS_SHOWN} more" if len(items) > ROWS_SHOWN else ""
         if items:
             shown = ", ".join(items[:ROWS_SHOWN])
-            console.print(f"  {change.replace('_', ' ')} ({len(items)}): {plain(shown)}{more}", soft_wrap=True)
+            say(console, f"  {change.replace('_', ' ')} ({len(items)}): {plain(shown)}{more}")
     for code, counts in data["set_aside"].items():
-        console.print(f"  set aside as {plain(code)}: {counts['before']} → {counts['now']}")
+        say(console, f"  set aside as {plain(code)}: {counts['before']} → {counts['now']}")
     settings = [(f"{kind}.{key}", *pair) for kind, keys in changes["settings"].items() for key, pair in keys.items()]
     _show_pairs(console, "settings", settings)
     _show_pairs(console, "code", [(key, *pair) for key, pair in changes["code"].items()])
@@ -98,48 +99,49 @@ def show_changes(console: Console, changes: Mapping[str, Any]) -> None:
 
 def show_erasure(console: Console, result: ErasureResult) -> None:
     """Print what was erased, which models used it, and what to do next."""
-    console.print(f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
+    say(console, f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
     for row in result.rows:
-        console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
+        say(console, f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}")
     kinds = Counter(artifact["kind"] for artifact in result.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
     files = plain(", ".join(result.files)) or "no raw file"
-    console.print(f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
-    console.print(
-        f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"
+    say(console, f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
+    say(
+        console, f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"
     )
     for model in result.models:
         records = (
             f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
         )
-        console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN_DIGITS]} {plain(model['how'])}{records}")
+        say(console, f"  {plain(model['key'])} {model['fingerprint'][:SHOWN_DIGITS]} {plain(model['how'])}{records}")
     if result.champion:
-        console.print(
-            "[yellow]The current champion is one of these models. It stays released until another one is promoted.[/]"
+        say(
+            console,
+            "[yellow]The current champion is one of these models. It stays released until another one is promoted.[/]",
         )
     if result.retrain:
-        console.print(f"The next `ft run` retrains without it: {plain(', '.join(result.retrain))}")
+        say(console, f"The next `ft run` retrains without it: {plain(', '.join(result.retrain))}")
     if result.also:
         shared = plain(", ".join(result.also))
-        console.print(f"[yellow]Rows with the same text, not erased: {shared}[/]", soft_wrap=True)
+        say(console, f"[yellow]Rows with the same text, not erased: {shared}[/]")
     for note in result.notes:
-        console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
+        say(console, f"[yellow]! {plain(note)}[/]")
 
 
 def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:
     """Print (key, before, now) of each change."""
-    console.print(f"[bold]{title}[/]" + ("" if pairs else ": the same"))
+    say(console, f"[bold]{title}[/]" + ("" if pairs else ": the same"))
     for key, before, now in pairs:
-        console.print(f"  {plain(key)}: {plain(_truncate(str(before)))} → {plain(_truncate(str(now)))}", soft_wrap=True)
+        say(console, f"  {plain(key)}: {plain(_truncate(str(before)))} → {plain(_truncate(str(now)))}")
 
 
 def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     before, now = scores["before"], scores["now"]
     same = before["evaluation"] == now["evaluation"]
-    console.print("[bold]scores[/]" + ("" if same else " (from different evaluations: not comparable)"))
+    say(console, "[bold]scores[/]" + ("" if same else " (from different evaluations: not comparable)"))
     for metric in dict.fromkeys([*before["scores"], *now["scores"]]):
         values = [model["scores"].get(metric) for model in (before, now)]
-        console.print(f"  {plain(metric)}: {' → '.join(_score(value) for value in values)}")
+        say(console, f"  {plain(metric)}: {' → '.join(_score(value) for value in values)}")
 
 
 def _score(score: Mapping[str, float] | None) -> str:
@@ -155,4 +157,4 @@ def _truncate(text: str) -> str:
 
 def _show_rest(console: Console, count: int, shown: int) -> None:
     if count > shown:
-        console.print(f"and {count - shown} more (--json lists all)")
+        say(console, f"and {count - shown} more (--json lists all)")

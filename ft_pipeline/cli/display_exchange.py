@@ -3,9 +3,9 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_tables import new_table, print_texts
+from ft_pipeline.cli.display_text import plain, say
 
 TITLES = {
     "taken_over": "taken over",
@@ -24,19 +24,17 @@ def show_import(console: Console, document: dict[str, Any]) -> None:
             continue
         columns = ["from", "theirs", *(["ours"] if kind in ("taken_over", "changed") else [])]
         columns += ["effect"] if kind != "taken_over" else []
-        table = Table(*columns, title=f"[{STYLES[kind]}]{title}[/]", title_justify="left")
+        table = new_table(*columns)
         for line in lines:
             cells = [_sources(line["sources"]), line["theirs"], line["ours"], line["effect"]]
             shown = [cells[("from", "theirs", "ours", "effect").index(column)] for column in columns]
             table.add_row(*map(plain, shown))
-        console.print(table)
+        say(console, f"[{STYLES[kind]}]{title}[/]")
+        print_texts(console, table)
+        console.print()
     experiments = ", ".join(document["experiments"])
-    console.print(
-        f"Created the project folder {document['project']}, with the experiments {experiments}.", soft_wrap=True
-    )
-    console.print(
-        f"Next: ft validate the files in data/raw, then ft run --project {document['project']}", soft_wrap=True
-    )
+    say(console, f"Created the project folder {document['project']}, with the experiments {experiments}.")
+    say(console, f"Next: ft validate the files in data/raw, then ft run --project {document['project']}")
 
 
 def _sources(sources: list[str]) -> str:
@@ -47,12 +45,12 @@ def _sources(sources: list[str]) -> str:
 def show_export(console: Console, document: dict[str, Any]) -> None:
     """Print what `ft export-data` wrote, and which rows the format cannot hold."""
     splits = ", ".join(f"{name} {count:,}" for name, count in document["splits"].items())
-    console.print(
-        f"Wrote {document['written']:,} rows{f' ({splits})' if splits else ''}: {', '.join(document['files'])}"
+    say(
+        console, f"Wrote {document['written']:,} rows{f' ({splits})' if splits else ''}: {', '.join(document['files'])}"
     )
     for reason, count in document["left_out"].items():
         named = document["left_out_rows"][reason]
         more = f" and {count - len(named):,} more" if count > len(named) else ""
         console.print(plain(f"Left out, since the format cannot hold {reason}: {count:,} ({', '.join(named)}{more})"))
     for key, count in document["extra_keys"].items():
-        console.print(f"{count:,} rows have the key `{key}`, which some readers ignore.")
+        say(console, f"{count:,} rows have the key `{key}`, which some readers ignore.")

@@ -3,8 +3,9 @@
 from collections import Counter
 
 from rich.console import Console
-from rich.table import Table
 
+from ft_pipeline.cli.display_tables import new_table
+from ft_pipeline.cli.display_text import say
 from ft_pipeline.store.garbage import Garbage
 
 
@@ -15,10 +16,10 @@ def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
     counts = {**dict(sorted(kinds.items())), **other_counts}
     rows = [(name, count) for name, count in counts.items() if count]
     if not rows:
-        console.print("There is nothing to remove.")
+        say(console, "There is nothing to remove.")
         return
-    table = Table("item", "count")
+    table = new_table("item", "count", right={"count"})
     for name, count in rows:
         table.add_row(name, str(count))
     console.print(table)
-    console.print(f"{'Would free' if dry_run else 'Freed'} {garbage.bytes / 1e6:.1f} MB.")
+    say(console, f"{'Would free' if dry_run else 'Freed'} {garbage.bytes / 1e6:.1f} MB.")

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_tables import new_table, print_texts
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.inbox.decide import Decided
 from ft_pipeline.inbox.proposals import Inbox, Proposal
 
@@ -19,20 +20,19 @@ def show_inbox(console: Console, found: Inbox, log: Path, *, rated_up: bool, rat
     """Print the open proposals, and what else is in the log."""
     listed = found.listed(rated_up=rated_up, rated_down=rated_down)
     if not found.traffic.lines:
-        console.print(f"The log {plain(str(log))} is empty. Run `ft serve --log {plain(str(log))}`.", soft_wrap=True)
+        say(console, f"The log {plain(str(log))} is empty. Run `ft serve --log {plain(str(log))}`.")
         return
     if listed:
-        console.print(_table(listed))
+        print_texts(console, _table(listed))
     else:
-        console.print("No proposal is open. Corrections arrive through POST /v1/feedback of `ft serve --log`.")
+        say(console, "No proposal is open. Corrections arrive through POST /v1/feedback of `ft serve --log`.")
     for line in _counts(found, rated_up=rated_up, rated_down=rated_down):
-        console.print(line, soft_wrap=True)
+        say(console, line)
 
 
 def _table(listed: Sequence[Proposal]) -> Table:
-    table = Table("id", box=None, header_style="bold", pad_edge=False)
-    for title in ("time (UTC)", "session, workload", "question", "answer", "correction", "by", "checks"):
-        table.add_column(title, overflow="fold")
+    titles = ("time (UTC)", "session, workload", "question", "answer", "correction", "by", "checks")
+    table = new_table("id", *titles, one_line={"id"})
     for proposal in listed:
         place = ", ".join(name for name in (proposal.session, proposal.workload) if name)
         correction = f"({proposal.kind})" if proposal.correction is None else _cut(proposal.correction)
@@ -63,28 +63,28 @@ def _counts(found: Inbox, *, rated_up: bool, rated_down: bool) -> list[str]:
 def show_proposal(console: Console, proposal: Proposal, turns: Sequence[tuple[str, str]]) -> None:
     """Print the whole conversation of a proposal, the correction last."""
     for role, text in turns:
-        console.print(f"[bold]{plain(role)}[/]: {plain(text)}", soft_wrap=True)
+        say(console, f"[bold]{plain(role)}[/]: {plain(text)}")
     if proposal.correction is not None:
-        console.print(f"[bold]correction[/]: {plain(proposal.correction)}", soft_wrap=True)
+        say(console, f"[bold]correction[/]: {plain(proposal.correction)}")
     by = f" by {plain(proposal.user)}" if proposal.user else ""
-    console.print(f"{proposal.kind}, {proposal.when}{by}. Checks: {plain(proposal.checks)}", soft_wrap=True)
+    say(console, f"{proposal.kind}, {proposal.when}{by}. Checks: {plain(proposal.checks)}")
     if proposal.comment:
-        console.print(f"Comment: {plain(proposal.comment)}", soft_wrap=True)
+        say(console, f"Comment: {plain(proposal.comment)}")
 
 
 def show_decided(console: Console, decided: Decided, first_run: bool) -> None:
     """Print what was decided, and what follows. first_run: whether the automation does not know the folder yet."""
     if decided.accepted:
         files = ", ".join(f"data/raw/traces/{name}" for name in decided.files)
-        console.print(f"Accepted {len(decided.accepted)}. Added to {files}.", soft_wrap=True)
+        say(console, f"Accepted {len(decided.accepted)}. Added to {files}.")
         follow = (
             "Run `ft run` to build the tables"
             if first_run
             else "The tables follow while `ft ui` runs, or with `ft run`"
         )
-        console.print(f"{follow}.", soft_wrap=True)
+        say(console, f"{follow}.")
     if decided.rejected:
-        console.print(f"Rejected {len(decided.rejected)}.")
+        say(console, f"Rejected {len(decided.rejected)}.")
 
 
 def _cut(text: str) -> str:

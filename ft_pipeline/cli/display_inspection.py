@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_text import plain, say, say_line
 
 INDENT = 12
 """Number of columns before a text."""
@@ -17,20 +17,21 @@ def show_inspection(console: Console, document: Mapping[str, Any], has_test_rows
     has_test_rows: whether the table can have answers with a held-out loss.
     """
     table, languages = plain(document["table"]), document["languages"]
-    console.print(f"[bold]{table}[/]: {document['rows']:,} rows")
+    say(console, f"[bold]{table}[/]: {document['rows']:,} rows")
     if not document["rows"]:
         return
     shares = ", ".join(f"{name} {count:,}" for name, count in languages["counts"].items())
-    console.print(f"Languages of {languages['sampled']:,} sampled rows: {plain(shares)}")
+    say(console, f"Languages of {languages['sampled']:,} sampled rows: {plain(shares)}")
     if document["held_out"]:
         _show_held_out(console, document["held_out"])
     elif has_test_rows:
-        console.print("Held-out loss: no experiment has scores yet. Run `ft run`.")
+        say(console, "Held-out loss: no experiment has scores yet. Run `ft run`.")
     _show_list(console, "Oddest", document["oddest"], "None: no row is far from the others in any measure.")
     _show_list(console, "Longest", document["longest"], "")
     example = (document["oddest"] or document["longest"])[0]
     where = f"file = '{example['file']}' and row = {example['row']}".replace('"', '\\"')
-    console.print(f'\nA whole row: ft sql "select * from {table} where {plain(where)}" --json', soft_wrap=True)
+    say(console, "\nA whole row:")
+    say_line(console, f'  ft sql "select * from {table} where {plain(where)}" --json')
 
 
 def _show_held_out(console: Console, held_out: Mapping[str, Any]) -> None:
@@ -44,13 +45,11 @@ def _show_held_out(console: Console, held_out: Mapping[str, Any]) -> None:
 
 
 def _show_list(console: Console, title: str, rows: Sequence[Mapping[str, Any]], nothing: str) -> None:
-    console.print(f"\n[bold]{title}[/]")
+    say(console, f"\n[bold]{title}[/]")
     if not rows:
         console.print(nothing)
     for row in rows:
-        console.print(
-            f"  {plain(row['origin'])}  [dim]{plain(row['language'])}[/]  {plain(row['why'])}", soft_wrap=True
-        )
+        say(console, f"  {plain(row['origin'])}  [dim]{plain(row['language'])}[/]  {plain(row['why'])}")
         _show_text(console, "prompt", row["prompt"])
         _show_text(console, "answer" if row["prompt"] else "text", row["answer"])
         _show_text(console, "model", row.get("model_answer", ""))

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_tables import new_table
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 from ft_pipeline.training.memory.rank_share import describe_ranks
@@ -18,33 +19,32 @@ MONTHS_OF_PRICES = 12
 
 def show_plan(console: Console, document: Mapping[str, Any]) -> None:
     """Print the plan, and how far off it was."""
-    console.print(
+    say(
+        console,
         f"{document['experiment']}: {document['tokens']:,} tokens in {document['steps']:,} steps.\n"
         f"Memory: {document['memory_gb']:.1f} GB on a GPU; on a CPU {describe_cpu_memory(document['cpu_gb'])}.",
-        soft_wrap=True,
     )
     if by_rank := document["memory_by_rank"]:
-        console.print(f"Memory of {describe_ranks(by_rank)}.", soft_wrap=True)
+        say(console, f"Memory of {describe_ranks(by_rank)}.")
     if document["tokens_assumed"]:
-        console.print("The teacher has not answered yet: its answers are assumed to be as long as allowed.")
+        say(console, "The teacher has not answered yet: its answers are assumed to be as long as allowed.")
     console.print(_part_table(document))
     console.print(_device_table(document))
     priced = date.fromisoformat(document["priced"])
     months = (date.today() - priced).days // 30
     age = f", {months} months ago" if months > MONTHS_OF_PRICES else ""
-    console.print(
-        "docs/plan.md has the formula. Costs on this machine use costs.gpu_hour. Prices\n"
-        f"of common GPUs are ranges in US dollars, assumed in {priced:%B %Y}{age}. Look yours up."
+    say(
+        console,
+        "docs/plan.md has the formula. Costs on this machine use costs.gpu_hour. Prices "
+        f"of common GPUs are ranges in US dollars, assumed in {priced:%B %Y}{age}. Look yours up.",
     )
     if document["afterwards"]:
-        console.print(describe_afterwards(document["afterwards"]), soft_wrap=True)
+        say(console, describe_afterwards(document["afterwards"]))
 
 
 def _part_table(document: Mapping[str, Any]) -> Table:
     """Return the steps on this machine."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("step on this machine", "time", "basis"):
-        table.add_column(column)
+    table = new_table("step on this machine", "time", "basis")
     for part in document["parts"]:
         basis = part["basis"] if part["counts"] else "in the store already"
         time = describe_range(part["seconds"]) if part["counts"] else "none"
@@ -54,9 +54,7 @@ def _part_table(document: Mapping[str, Any]) -> Table:
 
 def _device_table(document: Mapping[str, Any]) -> Table:
     """Return the sum of the steps on each device."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("all steps on", "time", "cost", "fits"):
-        table.add_column(column)
+    table = new_table("all steps on", "time", "cost", "fits")
     for row in document["devices"]:
         cost = "" if row["cost"] is None else f"{row['cost'][0]:.2g} to {row['cost'][1]:.2g}"
         fits = {None: "", True: "yes", False: "no"}[row["fits"]]

@@ -1,5 +1,7 @@
 """Output of `ft` while steps run: a bar in a terminal, one line per minute in a log file."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,14 +11,22 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
 
+from ft_pipeline.cli.display_text import is_terminal, say
 from ft_pipeline.execution.events import Progress as JobProgress
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.pace import format_duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""
+PLANNING = "planning"
+"""Label of what comes before the first step."""
+BAR_WIDTH = 16
+SHORT_SECONDS = 60.0
+"""A step that took less is shown with a tenth of a second."""
 _CHECKS_PER_LINE = 60
 """Number of checks whether a line is due, in the time between two lines."""
 
@@ -36,42 +46,74 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
     """Within the block, print a line for each step that ends. Show each running step as a bar, or, if `console` is not
     a terminal (CI, cron, systemd), as a line per `line_seconds`."""
     with ExitStack() as stack:
+        stack.enter_context(_own_descriptor(console))
         display: _StepDisplay
-        if _is_terminal(console):
+        if console.is_interactive and is_terminal(console):
             display = _Bar(stack.enter_context(_new_bar(console)))
         else:
-            display = stack.enter_context(Lines(lambda line: console.print(escape(line), soft_wrap=True), line_seconds))
+            display = stack.enter_context(Lines(lambda line: say(console, escape(line)), line_seconds))
 
         def show_event(event: StepEvent) -> None:
             label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
             if event.state in {"waiting", "notes"}:
-                console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
+                say(console, f"… {escape(f'{label}: {event.message}')}")
                 return
+            display.end(PLANNING)
             display.end(label)
             if event.state == "started":
                 display.start(label)
                 return
             mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
-            console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
+            say(console, f"{mark} {escape(f'{label:<28}')} {event.state:<12} {_time(event.seconds):>12}")
 
         stack.enter_context(listening(JobProgress, display.update))
         stack.enter_context(listening(StepEvent, show_event))
+        display.start(PLANNING)
         yield
 
 
-def _is_terminal(console: Console) -> bool:
-    """Return whether a bar can be animated. FORCE_COLOR, which CI services set, does not make a file a terminal."""
-    return console.is_interactive and console.file.isatty()
+@contextmanager
+def _own_descriptor(console: Console) -> Iterator[None]:
+    """Within the block, let the console write to a copy of its file descriptor.
+
+    Dagster redirects the descriptor itself to a log file while a step runs, so that a bar would be drawn there.
+    """
+    file = console.file
+    try:
+        descriptor = os.dup(file.fileno())
+    except (OSError, ValueError):  # a file in memory
+        yield
+        return
+    with os.fdopen(descriptor, "w", encoding=console.encoding, errors="replace") as copy:
+        console.file = copy
+        try:
+            yield
+        finally:
+            console.file = None if file is sys.stderr else file  # type: ignore[assignment]  # None: what it is then
 
 
 def _new_bar(console: Console) -> Progress:
+    """Return bars that fit into 80 columns: the time left is shown before numbers such as the loss."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[note]}"),
+        BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", pulse_style="cyan"),
+        _NoteColumn(table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    return Progress(*columns, console=console, transient=True)
+    return Progress(
+        *columns, console=console, transient=True, expand=True, redirect_stdout=False, redirect_stderr=False
+    )
+
+
+class _NoteColumn(ProgressColumn):
+    """How far a step is, the time left, and its numbers; before its first report, how long it runs."""
+
+    def render(self, task: Task) -> Text:
+        report: JobProgress | None = task.fields["report"]
+        if report is None:
+            return Text(format_duration(task.elapsed or 0))
+        left = None if report.eta is None else max(0.0, report.eta - (task.get_time() - task.fields["reported"]))
+        return Text(", ".join(report.parts(left)))
 
 
 class _Bar:
@@ -82,12 +124,12 @@ class _Bar:
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, label: str) -> None:
-        self._tasks[label] = self._bar.add_task(escape(label), total=None, note="")
+        self._tasks[label] = self._bar.add_task(escape(label), total=None, report=None, reported=0.0)
 
     def update(self, progress: JobProgress) -> None:
         if (task := self._tasks.get(progress.label)) is not None:
-            note = progress.line().removeprefix(f"{progress.label}: ")
-            self._bar.update(task, completed=progress.step, total=progress.total, note=escape(note))
+            now = self._bar.get_time()
+            self._bar.update(task, completed=progress.step, total=progress.total, report=progress, reported=now)
 
     def end(self, label: str) -> None:
         if (task := self._tasks.pop(label, None)) is not None:
@@ -172,3 +214,8 @@ def _describe(step: _Running, now: float, late_seconds: float) -> str:
     age = now - step.last_report
     late = f" (reported {format_duration(age)} ago)" if age >= late_seconds else ""
     return step.progress.line() + late
+
+
+def _time(seconds: float) -> str:
+    """Return how long a step took, to a tenth of a second if it was short."""
+    return f"{seconds:.1f} s" if seconds < SHORT_SECONDS else format_duration(seconds)

@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from ft_pipeline.cli.display_tables import new_table
+from ft_pipeline.cli.display_text import is_terminal, plain, say
 
 ID_DIGITS = 8
 STYLES = {"running": "green", "waiting": "yellow", "queued": "cyan", "process gone": "red", "failed": "red"}
@@ -17,28 +19,43 @@ def show_status(console: Console, document: Mapping[str, Any]) -> None:
     if document["runs"]:
         _show_runs(console, document["runs"], "since")
     else:
-        console.print("Nothing runs, and nothing waits.")
+        say(console, "Nothing runs, and nothing waits.")
     if document["failed"]:
         _show_runs(console, document["failed"], "failed at")
     for schedule in document["schedules"]:
-        console.print(_describe_schedule(schedule), soft_wrap=True)
+        say(console, _describe_schedule(schedule))
     if not document["daemon_runs"]:
-        console.print("No daemon runs, so nothing starts by itself: start it with `ft ui`.")
+        say(console, "No daemon runs, so nothing starts by itself: start it with `ft ui`.")
     champion, disk = document["champion"], document["disk"]
-    console.print(
-        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet."
+    say(
+        console,
+        f"Champion: {escape(champion['name'])}, since {champion['since'][:16]}." if champion else "No champion yet.",
     )
-    console.print(f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
+    say(console, f"Disk: {disk['free_bytes'] / 1e9:.1f} GB free of {disk['total_bytes'] / 1e9:.1f} GB.")
 
 
-def log_line(when: datetime, step: str | None, message: str) -> str:
-    """Return one line of a run's log, made safe for a terminal."""
-    visible = "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in message)
-    return escape(f"{when:%Y-%m-%d %H:%M:%S}  {step or '':<20}  {visible}")
+class RunLog:
+    """Prints the log of a run: in a terminal each day once, in a file the whole time on each line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._day = ""
+
+    def print(self, when: datetime, step: str | None, message: str) -> None:
+        """Print an event, made safe for a terminal."""
+        message = plain(message.replace("\t", "    "))
+        if not is_terminal(self._console):
+            say(self._console, f"{when:%Y-%m-%d %H:%M:%S}  {step or '':<20}  {message}")
+            return
+        if (day := f"{when:%Y-%m-%d}") != self._day:
+            self._day = day
+            say(self._console, f"[dim]{day}[/]")
+        text = f"[bold]{plain(step)}[/]: {message}" if step else message
+        say(self._console, f"{when:%H:%M:%S}  {text}", indent=len("HH:MM:SS  "))
 
 
 def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: str) -> None:
-    table = Table("run", "experiment", "state", time_title, "started by", "why")
+    table = new_table("run", "experiment", "state", time_title, "started by", one_line={"run", "state", time_title})
     for row in rows:
         style = STYLES.get(row["state"], "white")
         table.add_row(
@@ -47,9 +64,11 @@ def _show_runs(console: Console, rows: Sequence[Mapping[str, Any]], time_title: 
             f"[{style}]{row['state']}[/]",
             _time(row["since"]),
             escape(row["started_by"]),
-            escape(row["reason"]),
         )
     console.print(table)
+    for row in rows:
+        if row["reason"]:
+            say(console, f"  · {row['run_id'][:ID_DIGITS]}: {plain(row['reason'])}")
 
 
 def _describe_schedule(schedule: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_tables import new_table, print_columns
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.search.sampling import MIN_FOR_IMPORTANCE
 from ft_pipeline.search.space import yaml_text
@@ -18,15 +19,16 @@ BAR_WIDTH = 30
 
 def show_sweep(console: Console, document: Mapping[str, Any]) -> None:
     """Print the trials, what mattered, what it cost and what was chosen."""
-    console.print(_trial_table(document))
+    print_columns(console, _trial_table(document))
     for trial in document["trials"]:
         if trial["message"]:
-            console.print(f"{trial['name']} failed: {plain(trial['message'])}", soft_wrap=True)
+            say(console, f"{trial['name']} failed: {plain(trial['message'])}")
     _show_importances(console, document)
     cost = "" if document["cost"] is None else f", {document['cost']:.2f} by costs.gpu_hour"
-    console.print(
+    say(
+        console,
         f"{len(document['trials'])} trials took {format_duration(document['seconds'])} "
-        f"({document['device_hours']:.2f} device hours{cost}).\nThe search ended: {plain(document['ended_because'])}."
+        f"({document['device_hours']:.2f} device hours{cost}).\nThe search ended: {plain(document['ended_because'])}.",
     )
     _show_chosen(console, document)
 
@@ -35,9 +37,7 @@ def _trial_table(document: Mapping[str, Any]) -> Table:
     """Return the trials with their values, the best one first."""
     keys = sorted({key for trial in document["trials"] for key in trial["values"]})
     chosen = document["chosen"] and document["chosen"]["trial"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("trial", *_short_names(keys), measure_of(document["objective"]), "steps", "time"):
-        table.add_column(column)
+    table = new_table("trial", *_short_names(keys), measure_of(document["objective"]), "steps", "time")
     order = {"complete": 0, "pruned": 1, "failed": 2}
     for trial in sorted(document["trials"], key=lambda trial: (order[trial["state"]], trial["loss"] or 0.0)):
         state = "best" if trial["number"] == chosen else "" if trial["state"] == "complete" else trial["state"]
@@ -57,27 +57,28 @@ def _short_names(keys: Sequence[str]) -> list[str]:
 
 def _show_importances(console: Console, document: Mapping[str, Any]) -> None:
     if not document["importances"]:
-        console.print(f"What mattered is not known: under {MIN_FOR_IMPORTANCE} complete trials, or equal losses.")
+        say(console, f"What mattered is not known: under {MIN_FOR_IMPORTANCE} complete trials, or equal losses.")
         return
-    console.print("What mattered (share of the differences between complete trials):")
+    say(console, "What mattered (share of the differences between complete trials):")
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, share in document["importances"].items():
         table.add_row(f"  {key}", f"{share:.0%}", "█" * round(BAR_WIDTH * share))
     console.print(table)
-    console.print(f"Picture: {plain(document['picture'])}", soft_wrap=True)
+    say(console, f"Picture: {plain(document['picture'])}")
 
 
 def _show_chosen(console: Console, document: Mapping[str, Any]) -> None:
     chosen = document["chosen"]
     if chosen is None:
-        console.print("No trial was finished, so nothing was chosen.")
+        say(console, "No trial was finished, so nothing was chosen.")
         return
     name = chosen["experiment"]
     if name == document["experiment"]:
-        console.print(f"The experiment's own values were the best. Go on with:\n  ft run --experiment {name}")
+        say(console, f"The experiment's own values were the best. Go on with:\n  ft run --experiment {name}")
         return
     written = "Wrote" if chosen["new"] else "Kept"
-    console.print(
+    say(
+        console,
         f"{written} experiments/{name}.yaml, the best on validation rows.\n"
-        f"Its training is in the store already. Compare it on test rows:\n  ft run --experiment {name}"
+        f"Its training is in the store already. Compare it on test rows:\n  ft run --experiment {name}",
     )

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import (
     JsonOption,
     ProjectOption,
@@ -18,6 +17,7 @@ from ft_pipeline.cli.common import (
     stderr,
     stdout,
 )
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.disclosure.facts import export_facts
@@ -122,10 +122,10 @@ def _document(plan: ExportPlan) -> dict[str, Any]:
 
 def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
     description = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
-    stdout.print(
-        f"Exported {display.plain(document['name'])} as {description} to {display.plain(document['path'])} "
+    say(
+        stdout,
+        f"Exported {plain(document['name'])} as {description} to {plain(document['path'])} "
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
-        soft_wrap=True,
     )
     show_signature(document["signed"])
     show_prompt(plan.model)
@@ -134,17 +134,15 @@ def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
 def show_prompt(model: ModelReference) -> None:
     """Say what the exported files do not do by themselves: send the prompt with which the model was scored."""
     if model.serving["system_prompt"]:
-        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+        say(stdout, "It was scored with the system prompt in README.md. Send that prompt as the first message.")
     if what_weights_lack(model.serving):
-        stdout.print(
-            "Its examples or passages are not in the weights. README.md says what your application must add.",
-            soft_wrap=True,
-        )
+        say(stdout, "Its examples or passages are not in the weights. README.md says what your application must add.")
 
 
 def show_signature(signed: bool) -> None:
     """Say if an export is not signed."""
     if not signed:
-        stdout.print(
-            "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again."
+        say(
+            stdout,
+            "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again.",
         )

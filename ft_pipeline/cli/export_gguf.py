@@ -6,9 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ft_pipeline.cli import display, gguf_making
+from ft_pipeline.cli import gguf_making
 from ft_pipeline.cli.common import print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_tables import new_table, print_columns
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.cli.export import show_prompt, show_signature, show_writing
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.project import Project
@@ -90,39 +92,40 @@ def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
 
 
 def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
-    stdout.print(
-        f"Exported {display.plain(document['name'])} as {len(plan.types)} GGUF files to "
-        f"{display.plain(document['path'])} ({document['bytes'] / 1e6:.1f} MB)"
+    say(
+        stdout,
+        f"Exported {plain(document['name'])} as {len(plan.types)} GGUF files to "
+        f"{plain(document['path'])} ({document['bytes'] / 1e6:.1f} MB)"
         if len(plan.types) > 1
-        else f"Exported {display.plain(document['name'])} as a GGUF file to {display.plain(document['path'])} "
+        else f"Exported {plain(document['name'])} as a GGUF file to {plain(document['path'])} "
         f"({document['bytes'] / 1e6:.1f} MB)",
-        soft_wrap=True,
     )
-    stdout.print(_table(plan, document["conversion"]))
-    stdout.print(
+    print_columns(stdout, _table(plan, document["conversion"]))
+    say(
+        stdout,
         "Loss and KL: nats per token against the merged model. Agreement: share of the answers that are the merged "
         "model's own up to the first close call; identical: as a whole. f32 shows whether the conversion is right.",
-        soft_wrap=True,
     )
     for sentence in [*document["notes"], *([] if current else [NO_ROW])]:
-        stdout.print(display.plain(sentence), soft_wrap=True)
+        say(stdout, plain(sentence))
     for name in plan.types:
         if failures := plan.failures[name]:
-            stdout.print(f"{name} fails its gate: {display.plain('; '.join(failures))}.", soft_wrap=True)
+            say(stdout, f"{name} fails its gate: {plain('; '.join(failures))}.")
     if document["no_modelfile"]:
-        stdout.print(f"No Modelfile for Ollama: {display.plain(document['no_modelfile'])}", soft_wrap=True)
+        say(stdout, f"No Modelfile for Ollama: {plain(document['no_modelfile'])}")
     show_signature(document["signed"])
     show_prompt(plan.model)
 
 
 def _table(plan: GgufExport, conversion: Mapping[str, Any]) -> Table:
     """Return the table of the files and their costs. conversion: the costs of f32."""
-    table = Table("file", "MB", "loss", "KL", "agreement", "identical", box=None)
+    titles = ("file", "MB", "loss", "KL", "agreement", "identical")
+    table = new_table(*titles, right=titles[1:])
     for name in plan.types:
         costs, path = plan.scored.costs(name), plan.scored.path(name)
         numbers = (describe_score(costs.loss_increase, 4, sign="+"), describe_score(costs.kl, 4))
         shares = (describe_score(costs.agreement), describe_score(costs.identical))
-        table.add_row(display.plain(path.name), f"{path.stat().st_size / 1e6:.1f}", *numbers, *shares)
+        table.add_row(plain(path.name), f"{path.stat().st_size / 1e6:.1f}", *numbers, *shares)
     if "f32" not in plan.types:
         exact = [describe_score(Score.from_json(conversion[key])) for key in ("agreement", "identical")]
         table.add_row("(f32, not exported)", "", "", "", *exact)

@@ -7,8 +7,8 @@ import typer
 
 from ft_pipeline.cli import display_inbox
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
-from ft_pipeline.cli.display import plain
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox.decide import Decided, decide, find_open
 from ft_pipeline.inbox.proposals import RAW_FORMAT, read_inbox, turns_of
@@ -100,7 +100,7 @@ def accept(
         listed = read_inbox(opened, path).listed(rated_up=rated_up, rated_down=rated_down)
         identities = [proposal.id for proposal in listed if proposal.is_acceptable]
         if left := len(listed) - len(identities):
-            stderr.print(f"ft: {left} of {len(listed)} are left open, since the checks would not accept them")
+            say(stderr, f"ft: {left} of {len(listed)} are left open, since the checks would not accept them")
         if not identities:
             raise UserError("No open proposal can be accepted. List them with `ft inbox`.")
     decided = decide(opened, path, accept=identities or (), reason=reason)
@@ -137,5 +137,5 @@ def _materialize_and_show(project: Project, log: Path, decided: Decided, as_json
     first_run = bool(decided.accepted) and AssetPointers(project.store).read(f"raw_{RAW_FORMAT}") is None
     print_result(decided.to_json(), as_json, lambda _: display_inbox.show_decided(stdout, decided, first_run))
     if failures:
-        stderr.print(f"[red]ft:[/red] the decision is recorded, but {plain(failures[0])}", soft_wrap=True)
+        say(stderr, f"[red]ft:[/red] the decision is recorded, but {plain(failures[0])}")
         raise typer.Exit(FAILED)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 app = typer.Typer(help="The key that signs the changes of the store.", invoke_without_command=True)
@@ -65,10 +65,10 @@ def anchor(
     result = write_anchor(open_project(project).store, target)
 
     def show(document: dict[str, Any]) -> None:
-        stdout.print(
-            f"Anchored {document['new']} new lines in {display.plain(target)}. It has {document['lines']}; the last is "
+        say(
+            stdout,
+            f"Anchored {document['new']} new lines in {plain(target)}. It has {document['lines']}; the last is "
             f"{document['head']}.",
-            soft_wrap=True,
         )
 
     print_result(vars(result), as_json, show)
@@ -107,13 +107,13 @@ def _describe(store: Path) -> dict[str, Any]:
 
 def _show(document: dict[str, Any]) -> None:
     if document["key"] is None:
-        stdout.print("This store is not signed. Create a key: ft keys new --reason TEXT")
+        say(stdout, "This store is not signed. Create a key: ft keys new --reason TEXT")
         return
-    stdout.print(f"Key {document['key']}, with {document['lines']} signed changes", soft_wrap=True)
-    stdout.print(f"public:  {display.plain(document['public_key'])}", soft_wrap=True)
+    say(stdout, f"Key {document['key']}, with {document['lines']} signed changes")
+    say(stdout, f"public:  {plain(document['public_key'])}")
     private = document["private_key"] or document["problem"]
-    stdout.print(f"private: {display.plain(private)}", soft_wrap=True)
+    say(stdout, f"private: {plain(private)}")
     for fault in document["faults"]:
-        stdout.print(f"[red]✗ {display.plain(fault)}[/]", soft_wrap=True)
+        say(stdout, f"[red]✗ {plain(fault)}[/]")
     if document["private_key"]:
-        stdout.print("Back up the private key. Without it nothing more can be recorded in this store.", soft_wrap=True)
+        say(stdout, "Back up the private key. Without it nothing more can be recorded in this store.")

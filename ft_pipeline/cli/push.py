@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import (
     JsonOption,
     ProjectOption,
@@ -19,6 +18,7 @@ from ft_pipeline.cli.common import (
     stderr,
     stdout,
 )
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
@@ -72,7 +72,7 @@ def push(
         _show_plan(plan, parcel)
         if not yes and not typer.confirm("Send these files?", err=True):
             raise UserError("Nothing was sent.")
-        address = destination.send(parcel, lambda sent: stderr.print(f"  {display.plain(sent)}"))
+        address = destination.send(parcel, lambda sent: say(stderr, f"  {plain(sent)}"))
         print_result(_document(name, address, parcel), as_json, _show_result)
 
 
@@ -117,14 +117,14 @@ def _export_folder(project: Project, name: str, merged: bool) -> Iterator[Path]:
 
 
 def _show_plan(plan: Plan, parcel: Parcel) -> None:
-    stderr.print(f"To {display.plain(plan.address)}:", soft_wrap=True)
+    say(stderr, f"To {plain(plan.address)}:")
     for name in parcel.hashes:
-        stderr.print(f"  {parcel.size(name):>13,}  {display.plain(name)}", soft_wrap=True)
+        say(stderr, f"  {parcel.size(name):>13,}  {plain(name)}")
     signed = "signed" if SIGNATURE in parcel.hashes else "not signed: the project has no key (`ft keys new`)"
     counted = f"{len(parcel.hashes)} files, {parcel.bytes / 1e6:.1f} MB, {signed}. No data rows are sent."
-    stderr.print(counted, soft_wrap=True)
+    say(stderr, counted)
     for note in plan.notes:
-        stderr.print(display.plain(note), soft_wrap=True)
+        say(stderr, plain(note))
 
 
 def _document(name: str, address: str, parcel: Parcel) -> dict[str, Any]:
@@ -132,5 +132,5 @@ def _document(name: str, address: str, parcel: Parcel) -> dict[str, Any]:
 
 
 def _show_result(document: dict[str, Any]) -> None:
-    count, address = len(document["files"]), display.plain(document["address"])
-    stdout.print(f"Pushed {display.plain(document['name'])}: {count} files are at {address}", soft_wrap=True)
+    count, address = len(document["files"]), plain(document["address"])
+    say(stdout, f"Pushed {plain(document['name'])}: {count} files are at {address}")

@@ -7,7 +7,7 @@ import typer
 
 from ft_pipeline.cli import display_ratings
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
-from ft_pipeline.cli.display import plain
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.ratings.csv_files import read_verdicts, write_pairs
@@ -77,14 +77,12 @@ def _serve(match: Match, alias: str, number: int, port: int) -> None:
     page = RatingPage(match, alias, number, served.stop)
 
     def announce(url: str) -> None:
-        stderr.print(
-            f"Rate at {url} as {plain(alias)}. Each verdict is kept at once. Press Ctrl-C to stop.", soft_wrap=True
-        )
+        say(stderr, f"Rate at {url} as {plain(alias)}. Each verdict is kept at once. Press Ctrl-C to stop.")
 
     try:
         served.serve(page.app(), announce)
     except KeyboardInterrupt:
-        stderr.print("ft: stopped. All verdicts are kept.")
+        say(stderr, "ft: stopped. All verdicts are kept.")
 
 
 def _is_complete(match: Match, alias: str, number: int) -> bool:

@@ -7,6 +7,7 @@ import typer
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion, requests
@@ -40,15 +41,15 @@ def promote(
             store, comparison, settings, name, force=force, reason=reason, test_share=test_share
         )
     except manual_promotion.NotPromoted as refusal:
-        stderr.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
-        stderr.print("ft: to release it anyway, add --force --reason TEXT")
+        say(stderr, f"[red]ft:[/red] {plain(str(refusal))}")
+        say(stderr, "ft: to release it anyway, add --force --reason TEXT")
         raise typer.Exit(FAILED) from None
     if request is not None:
-        print_result(vars(request), as_json, lambda _: stdout.print(f"Asked for {display.plain(request.describe())}"))
+        print_result(vars(request), as_json, lambda _: say(stdout, f"Asked for {plain(request.describe())}"))
         return
     assert record is not None
     if not is_new:
-        stderr.print(f"ft: {display.plain(record.name)} is already the champion; nothing changed")
+        say(stderr, f"ft: {plain(record.name)} is already the champion; nothing changed")
     _materialize_and_show(opened_project, record, as_json)
 
 
@@ -104,5 +105,5 @@ def _materialize_and_show(project: Project, record: ChampionRecord, as_json: boo
         failures = running.materialize_release(project)
     print_result(record.to_json(), as_json, lambda shown: display.show_champion(stdout, shown))
     if failures:
-        stderr.print(f"[red]ft:[/red] the record is written, but {display.plain(failures[0])}", soft_wrap=True)
+        say(stderr, f"[red]ft:[/red] the record is written, but {plain(failures[0])}")
         raise typer.Exit(FAILED)

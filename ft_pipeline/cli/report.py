@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.display_text import plain, say_line
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.report.report import FILE_NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -37,7 +37,7 @@ def report(
             path = Path(shutil.copyfile(path, file))
     comparison = artifact.inputs["comparison"][1]
     document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": comparison}
-    print_result(document, as_json, lambda shown: stdout.print(display.plain(shown["path"]), soft_wrap=True))
+    print_result(document, as_json, lambda shown: say_line(stdout, plain(shown["path"])))
     if open_it:
         webbrowser.open(path.resolve().as_uri())
 

@@ -15,6 +15,7 @@ from ft_pipeline.cli.common import (
     stderr,
     stdout,
 )
+from ft_pipeline.cli.display_text import say
 
 if TYPE_CHECKING:
     from ft_pipeline.project import Project
@@ -69,18 +70,19 @@ def logs(
     Example: ft logs qlora -f
     """
     open_project(project)
-    from ft_pipeline.cli.display_runs import log_line
+    from ft_pipeline.cli.display_runs import RunLog
     from ft_pipeline.execution.instance import open_instance
     from ft_pipeline.execution.run_control import find_run, log_entries
     from ft_pipeline.execution.run_overview import describe_step_failure
 
+    shown = RunLog(stdout)
     with open_instance() as instance:
         found = find_run(instance, run)
         for entry in log_entries(instance, found.run_id, follow=follow):
             failed = entry.is_dagster_event and entry.get_dagster_event().is_step_failure
             message = describe_step_failure(entry.get_dagster_event()) if failed else entry.message
             when = datetime.fromtimestamp(entry.timestamp, UTC).astimezone()
-            stdout.print(log_line(when, entry.step_key, message), soft_wrap=True)
+            shown.print(when, entry.step_key, message)
 
 
 def cancel(
@@ -100,5 +102,5 @@ def cancel(
 
     with open_instance() as instance:
         found = find_run(instance, run)
-        stderr.print(f"Canceling run {found.run_id[:8]} …")
-        stdout.print(f"Run {found.run_id[:8]}: {cancel_run(instance, opened.store, found, force=force)}.")
+        say(stderr, f"Canceling run {found.run_id[:8]} …")
+        say(stdout, f"Run {found.run_id[:8]}: {cancel_run(instance, opened.store, found, force=force)}.")

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, ProjectOption, experiment_names, open_project, stderr, stdout
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.models.serving_engines import HOST, find_engine
@@ -75,11 +75,11 @@ def serve(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engines, removes their folder
     try:
-        serve_model(opened, options, lambda line: stderr.print(display.plain(line), soft_wrap=True), on_ready)
+        serve_model(opened, options, lambda line: say(stderr, plain(line)), on_ready)
     except KeyboardInterrupt:
-        stderr.print("ft: stopped serving")
+        say(stderr, "ft: stopped serving")
     except EngineFailed as failure:
-        stderr.print(f"[red]ft:[/red] {serving_engine.name} {display.plain(str(failure))}. Its output is above.")
+        say(stderr, f"[red]ft:[/red] {serving_engine.name} {plain(str(failure))}. Its output is above.")
         raise typer.Exit(FAILED) from failure
 
 
@@ -87,7 +87,7 @@ def _measure(project: Project, name: str, port: int, requests: int) -> None:
     """Send test prompts one after the other, and print how long the answers took."""
     prompts = prompts_of_test_rows(_conversations(ArtifactStore(project.store)).path, requests)
     found = measure(f"http://{HOST}:{port}/v1", name, prompts, project.settings.evaluation.max_new_tokens)
-    stdout.print(found.describe(), soft_wrap=True)
+    say(stdout, found.describe())
 
 
 def _conversations(store: ArtifactStore) -> Artifact:

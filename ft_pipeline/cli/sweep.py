@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import (
     JsonOption,
     ProjectOption,
@@ -18,6 +17,7 @@ from ft_pipeline.cli.common import (
 )
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_sweep import show_sweep
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -63,7 +63,7 @@ def sweep(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it
     request = SweepRequest(opened, experiment, tuple(over), seconds, trials, seed)
     with live_progress(stderr):
-        finished = run_sweep(request, lambda line: stderr.print(display.plain(line), soft_wrap=True))
+        finished = run_sweep(request, lambda line: say(stderr, plain(line)))
     document: dict[str, Any] = conclude(finished, opened.settings.costs.gpu_hour)
     print_result(document, as_json, lambda result: show_sweep(stdout, result))
 

@@ -7,6 +7,7 @@ import typer
 
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,15 +44,15 @@ def upgrade(
 
 def _show(plan: "UpgradePlan") -> None:
     made_by = ", ".join(plan.made_by) or "no version"
-    stdout.print(f"Installed: version {plan.installed}. The present artifacts were made by {made_by}.", soft_wrap=True)
+    say(stdout, f"Installed: version {plan.installed}. The present artifacts were made by {made_by}.")
     for because, heading in HEADINGS:
         steps = [step for step in plan.steps if step.because == because]
         if steps:
-            stdout.print(f"\n{heading}: {_cost(steps)}", soft_wrap=True)
+            say(stdout, f"\n{heading}: {_cost(steps)}")
             stdout.print(display.upgrade_table(steps))
     kept = [step for step in plan.steps if not step.runs]
-    stdout.print(f"\nWould not run again: {_cost(kept)}", soft_wrap=True)
-    stdout.print(display.plain(", ".join(dict.fromkeys(step.asset for step in kept))), soft_wrap=True)
+    say(stdout, f"\nWould not run again: {_cost(kept)}")
+    say(stdout, plain(", ".join(dict.fromkeys(step.asset for step in kept))))
 
 
 def _cost(steps: Sequence["UpgradedStep"]) -> str:

@@ -61,12 +61,14 @@ def build_artifact(
     build: BuildFunction | None = None,
     run_info: Mapping[str, Any] | None = None,
     launcher: Launcher | None = None,
+    label: str | None = None,
 ) -> BuildResult:
     """Find or build the artifact of `spec`.
 
     device: whether the job leases a device: the GPUs that it needs (by default one), or the CPU slot without a GPU.
     force: rebuild the artifact from the start, even if the store has it.
     build: builds the artifact in this process; None starts a worker process for the kind (worker.WORKERS).
+    label: what listeners and errors call the job; by default its asset and experiment.
     run_info: who started the build, for the manifest; by default what Dagster records about the run.
 
     Raises UserError for an error that the user can fix, and WorkerError if a worker crashed or was killed. With a
@@ -79,7 +81,7 @@ def build_artifact(
         check_environment()
         need = _device_need(device)
         launcher = launcher or launcher_for(spec.kind, need)
-        builder = _ArtifactBuilder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
+        builder = _ArtifactBuilder(context, store, spec, dict(run_info or run_info_of(context)), launcher, label)
         artifact, reused = builder.find_or_build(need, force, build)
     return BuildResult(artifact, reused, time.monotonic() - started)
 
@@ -94,13 +96,14 @@ class _ArtifactBuilder:
         spec: Spec,
         run_info: dict[str, Any],
         launcher: Launcher,
+        label: str | None = None,
     ) -> None:
         self.context = context
         self.store = store
         self.spec = spec
         self.run_info = run_info
         self.launcher = launcher
-        self.label = _label(context, spec.kind)
+        self.label = label or _label(context, spec.kind)
         self.throttle = Throttle(MIN_OBSERVATION_INTERVAL)
         self.line_throttle = Throttle(MIN_LINE_INTERVAL)
 

@@ -11,6 +11,8 @@ from ft_pipeline.execution.pace import format_duration
 logger = logging.getLogger(__name__)
 EventState = Literal["waiting", "notes", "started", "built", "reused", "check failed", "failed"]
 """`check failed`: the artifact is built or reused, but one of its blocking checks failed."""
+SHOWN = {"tokens_per_second": "{} tokens/s", "memory_gb": "memory {} GB"}
+"""How numbers with a unit are shown."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,23 @@ class Progress:
     """Seconds left at the pace since the first report; None before the second report."""
 
     def line(self) -> str:
-        """One line for a log: `adapter [qlora]: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left`."""
-        parts = [f"{self.step}/{self.total}"]
+        """One line for a log: `adapter [qlora]: 120/900, 2 min 10 s left, loss 1.42, 210 tokens/s`."""
+        return f"{self.label}: {', '.join(self.parts(self.eta))}"
+
+    def parts(self, left: float | None) -> list[str]:
+        """Return how far the job is, the time left (`left` seconds, if they are known), and its numbers."""
+        parts = [f"{self.step:,}/{self.total:,}"]
+        if left is not None and self.step < self.total:
+            parts.append(f"{format_duration(left)} left")
         numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` shows it
-        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
-        if self.eta is not None and self.step < self.total:
-            parts.append(f"{format_duration(self.eta)} left")
-        return f"{self.label}: {', '.join(parts)}"
+        return parts + [
+            SHOWN.get(name, f"{name.replace('_', ' ')} {{}}").format(_number(numbers[name])) for name in numbers
+        ]
+
+
+def _number(value: float) -> str:
+    """Return four digits of a number, all digits of a whole part."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 EventT = TypeVar("EventT", StepEvent, Progress)

@@ -23,7 +23,7 @@ def list_experiments(project: Project) -> list[dict[str, Any]]:
 
 
 def _broken_row(name: str, error: str) -> dict[str, Any]:
-    unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score"))
+    unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score", "primary_metric"))
     return {"name": name, **unknown, "state": "broken", "error": error}
 
 
@@ -39,6 +39,7 @@ def _experiment_row(project: Project, name: str, comparison: Comparison | None) 
         "base_model": settings.base_model,
         "state": None,
         "primary_score": _primary_score(comparison, name),
+        "primary_metric": _primary_metric(comparison),
         "error": None,
     }
 
@@ -49,6 +50,12 @@ def _experiment_state(planned: Sequence[PlannedStep], experiment: str) -> str:
     if next(step for step in own if step.asset == "scores").state == "never_run":
         return "never_run"
     return "stale" if any(step.runs for step in own) else "fresh"
+
+
+def _primary_metric(comparison: Comparison | None) -> str | None:
+    """What the primary score is, e.g. `loss (nats per answer token, lower is better)`."""
+    metric = comparison.metric() if comparison else None
+    return f"{metric.label} ({metric.unit}, {metric.direction})" if metric else None
 
 
 def _primary_score(comparison: Comparison | None, experiment: str) -> float | None:

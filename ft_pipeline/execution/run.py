@@ -77,6 +77,8 @@ class RunResult:
     comparison: Comparison | None = None
     recommendation: dict[str, Any] | None = None
     champion: dict[str, Any] | None = None
+    champion_before: dict[str, Any] | None = None
+    """The champion when the run started."""
 
     @property
     def succeeded(self) -> bool:
@@ -118,6 +120,7 @@ def run(request: RunRequest) -> RunResult:
     """
     check_environment()
     started = time.monotonic()
+    champion_before = current_document(request.project.store, "champion")
     planned = plan_run(request)
     _require_embedded_model(request.project, planned)
     with open_instance() as instance:
@@ -134,6 +137,7 @@ def run(request: RunRequest) -> RunResult:
         comparison=current_comparison(request.project),
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
+        champion_before=champion_before,
     )
 
 

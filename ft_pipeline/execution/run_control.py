@@ -17,6 +17,19 @@ from ft_pipeline.execution.workers.device_line import is_held
 POLL_SECONDS = 1.0
 CANCEL_SECONDS = 90.0
 """Seconds in which a canceled run saves a checkpoint and ends. `ft cancel` waits as long."""
+UNSHOWN = {
+    "ASSET_MATERIALIZATION_PLANNED",
+    "ASSET_CHECK_EVALUATION_PLANNED",
+    "ASSET_OBSERVATION",
+    "HANDLED_OUTPUT",
+    "LOADED_INPUT",
+    "LOGS_CAPTURED",
+    "RESOURCE_INIT_STARTED",
+    "RESOURCE_INIT_SUCCESS",
+    "STEP_INPUT",
+    "STEP_OUTPUT",
+}
+"""Types of Dagster's events that say nothing about the work: an observation repeats the line of progress before it."""
 
 
 def find_run(instance: dg.DagsterInstance, name: str) -> dg.DagsterRun:
@@ -37,18 +50,24 @@ def find_run(instance: dg.DagsterInstance, name: str) -> dg.DagsterRun:
 
 
 def log_entries(instance: dg.DagsterInstance, run_id: str, *, follow: bool) -> Iterator[dg.EventLogEntry]:
-    """Yield the events of a run, oldest first. follow: until the run has ended."""
+    """Yield the events of a run that say something, oldest first. follow: until the run has ended."""
     cursor: str | None = None
     while True:
         run = instance.get_run_by_id(run_id)  # before its events, so that the last ones are not missed
         while (page := instance.get_records_for_run(run_id, cursor=cursor)).records:
-            yield from (record.event_log_entry for record in page.records)
+            entries = (record.event_log_entry for record in page.records)
+            yield from (entry for entry in entries if _says_something(entry))
             cursor = page.cursor
             if not page.has_more:
                 break
         if not follow or run is None or run.is_finished:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _says_something(entry: dg.EventLogEntry) -> bool:
+    kind = entry.dagster_event_type
+    return kind is None or kind.value not in UNSHOWN
 
 
 def cancel_run(instance: dg.DagsterInstance, store: Path, run: dg.DagsterRun, *, force: bool = False) -> str:

@@ -145,9 +145,14 @@ def build_unlisted(context: SpecContext, experiment: str, spec: Spec, trial: int
     spec = spec_of_its_asset(spec)
     gpu = STEPS[spec.kind].gpu(context.project)
     device = device_need(context.project, experiment, spec.kind) if gpu else False
-    return build_artifact(
-        None, context.store, spec, device=device, run_info=run_info_of_trial(experiment, trial)
-    ).artifact
+    label = None if trial is None else f"{spec.kind} [{trial_name(trial)}]"
+    info = run_info_of_trial(experiment, trial)
+    return build_artifact(None, context.store, spec, device=device, run_info=info, label=label).artifact
+
+
+def trial_name(number: int) -> str:
+    """Return what users see of a trial while it runs, in place of an experiment."""
+    return f"try{number}"
 
 
 def run_info_of_trial(experiment: str, trial: int | None) -> dict[str, Any]:

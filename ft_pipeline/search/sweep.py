@@ -28,6 +28,7 @@ from ft_pipeline.search.study import (
     new_study,
     read_request,
     run_info_of_trial,
+    trial_name,
 )
 from ft_pipeline.search.trials import (
     KIND,
@@ -178,7 +179,8 @@ def _train(study: Study, spec: Spec, number: int) -> Artifact | None:
     """Return the adapter; None if the search stopped its training."""
     if pruned_log(study.store, spec) is not None:
         return None
-    publish(StepEvent("adapter", None, "started"))
+    name = trial_name(number)
+    publish(StepEvent("adapter", name, "started"))
     started = time.monotonic()
     state: EventState = "failed"
     try:
@@ -191,7 +193,7 @@ def _train(study: Study, spec: Spec, number: int) -> Artifact | None:
         state = "built"
         return None
     finally:
-        publish(StepEvent("adapter", None, state, time.monotonic() - started))
+        publish(StepEvent("adapter", name, state, time.monotonic() - started))
 
 
 def _build_where_machines_are_lost(study: Study, spec: Spec, number: int) -> Artifact:

@@ -35,9 +35,10 @@ def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-def test_the_run_ends_with_a_table_and_how_to_open_the_ui(finished: Finished) -> None:
-    for shown in ("adapter", "test answers", "Recommendation:", "make ui"):
+def test_the_run_ends_with_what_changed_and_what_to_do_next(finished: Finished) -> None:
+    for shown in ("Done in ", "Verdict: ", "Champion: ", "ft report --open", "ft compare", "ft ui", "Next: "):
         assert shown in finished.run.stdout
+    assert len(finished.run.stdout.splitlines()) <= 12
 
 
 def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
@@ -86,7 +87,7 @@ def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: Finished
 def test_ft_experiments_lists_the_state(finished: Finished) -> None:
     (row,) = ft_json(finished.root, "experiments")["experiments"]
     assert (row["name"], row["technique"], row["state"]) == ("qlora", "qlora", "fresh")
-    assert row["primary_score"] > 0
+    assert row["primary_score"] > 0 and row["primary_metric"].endswith("lower is better)")
 
 
 def test_every_row_is_accounted_for_in_sql(finished: Finished) -> None:

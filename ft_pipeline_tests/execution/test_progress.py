@@ -11,7 +11,7 @@ from ft_pipeline.execution.pace import Pace, Throttle, format_duration
 def test_a_progress_line_shows_step_values_and_time_left() -> None:
     values = {"loss": 1.41723, "tokens_per_second": 260.4}
     line = Progress("adapter", "adapter [qlora]", 120, 900, values, eta=130).line()
-    assert line == "adapter [qlora]: 120/900, loss 1.417, tokens per second 260.4, 2 min 10 s left"
+    assert line == "adapter [qlora]: 120/900, 2 min 10 s left, loss 1.417, 260.4 tokens/s"
 
 
 def test_the_time_left_is_shown_once() -> None:

@@ -197,7 +197,11 @@ class SlicesOfRow:
     def _not_listed(self) -> list[str]:
         count = len(self.slices) - len(self.listed)
         slices = "1 other slice has" if count == 1 else f"{count} other slices have"
-        return [f"{slices} fewer than {ENOUGH} conversations, and are not shown."] if count else []
+        return (
+            [f"{slices} fewer than {ENOUGH} conversations, and {'is' if count == 1 else 'are'} not shown."]
+            if count
+            else []
+        )
 
     def _checks(self) -> list[str]:
         rivals = self.rivals or [check.rival for check in self.checks[:1]]
