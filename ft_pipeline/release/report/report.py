@@ -14,7 +14,6 @@ from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import (
     change_picture,
-    lead_picture,
     learning_curve_picture,
     score_picture,
     slice_picture,
@@ -39,6 +38,7 @@ from ft_pipeline.release.report.answers import (
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
+from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -58,8 +58,8 @@ DECISION_TEXTS = {
 """By the recommendation's `decision`."""
 KIND_TEXTS = {
     "base": "the base model without training and without a prompt",
-    "adapter": "fine-tuned, the adapter on its base model",
-    "merged": "fine-tuned, the adapter merged into the weights",
+    "adapter": "fine-tuned, as small added weights (an adapter) on its base model",
+    "merged": "fine-tuned, as one model with the trained weights merged in",
     "gguf": "the merged model as a GGUF file, scored by llama.cpp",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
@@ -164,7 +164,7 @@ class _TemplateValues:
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
             "own_targets": self.comparison.own_targets,
-            "picture": _data_uri(score_picture(self.comparison)),
+            "picture_of_scores": _data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
 
@@ -176,7 +176,7 @@ class _TemplateValues:
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
-        row, leads = self.comparison.row(chosen), (lead_picture(self.comparison, self.comparison.row(chosen)))
+        row = self.comparison.row(chosen)
         exposure, looks = decided["exposure"], decided["looks"].get(chosen, 0)
         return {
             "chosen": chosen,
@@ -185,7 +185,7 @@ class _TemplateValues:
             "who": self._who(row),
             "costs_of_1000": cost_lines(self.comparison, row) if row else [],
             "has_prices": any(entry.cost_per_call is not None for entry in self.comparison.rows),
-            "lead_picture": _data_uri(leads) if leads else None,
+            "leads": lead_plot(self.comparison, row),
         }
 
     def _who(self, row: ComparisonRow | None) -> list[dict[str, str]]:
