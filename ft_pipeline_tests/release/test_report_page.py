@@ -13,6 +13,7 @@ from ft_pipeline_tests.release.trained import ITEMS
 
 PAPER = {"width": 688, "height": 1017}
 """A4 without the margins, in CSS pixels."""
+LEAD = r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\) (better|worse|may be chance|cannot be used)"
 HIDDEN = """elements => elements.filter(element => !element.checkVisibility()).map(element => element.outerHTML)"""
 CUT = """elements => elements.filter(element => element.scrollWidth > element.clientWidth + 1).map(
     element => `${element.getAttribute('aria-label')}: ${element.scrollWidth}`)"""
@@ -76,7 +77,7 @@ def test_the_leads_are_text_beside_their_picture(browser: Browser, report: str) 
         lines = page.locator(".leads tbody tr").all()
         assert lines
         for line in lines:
-            assert re.search(r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\) (better|worse|may be chance)", line.inner_text())
+            assert re.search(LEAD, line.inner_text())
             track, dot = (line.locator(part).bounding_box() for part in (".track", ".dot"))
             assert track and dot and track["x"] <= dot["x"] and dot["x"] + dot["width"] <= track["x"] + track["width"]
 

@@ -225,15 +225,26 @@ class _TemplateValues:
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
-    def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
-        """Return three answers of the chosen row, and those of what it replaces: the champion, or the best use of its
-        base model."""
-        row, samples, metric = self.comparison.row(chosen), self.samples, self.comparison.primary_metric
-        champion = self.comparison.row(CHAMPION)
+    def _before_and_after(self, chosen: str | None) -> tuple[ComparisonRow, ComparisonRow] | None:
+        """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base
+        model), and the chosen row. If it replaces nothing: the best baseline and the best tuned row."""
+        row, champion = self.comparison.row(chosen), self.comparison.row(CHAMPION)
         is_champion = row is not None and champion is not None and row.scores == champion.scores
         before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
-        if row is None or before is None or before.name == row.name:
+        if row is not None and before is not None and before.name != row.name:
+            return before, row
+        if (changes := self.comparison.changes) is None:
+            return None
+        before, row = self.comparison.row(changes.before), self.comparison.row(changes.after)
+        return (before, row) if before and row else None
+
+    def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return three answers of two rows, before and after."""
+        samples, metric = self.samples, self.comparison.primary_metric
+        found = self._before_and_after(chosen)
+        if found is None:
             return {"first_answers": [], "answers_before": "", "answers_after": ""}
+        before, row = found
         if self.comparison.why_no_metric(row, before) is not None:
             metric = SECOND_KEY
         gains = item_gains(samples, (before.name, row.name), metric, self.comparison.metric(metric))
