@@ -91,7 +91,7 @@ def model_card(context: SpecContext) -> Spec:
     stage="release",
     deps=["comparison", "decision", "recommendation", "champion"],
     kinds={"html"},
-    code_version="4",
+    code_version="5",
     build=lambda build: _build_report(build),
     show=lambda artifact: _report_metadata(artifact),
 )

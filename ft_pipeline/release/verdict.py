@@ -25,6 +25,8 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
+LIKELIHOODS = ("nats_per_byte", "loss")
+"""The metrics whose leads are said in percent."""
 RIGHT = {
     "exact_match": "exactly",
     "fields_match": "with the right fields",
@@ -265,8 +267,8 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
     """Return a lead in words: the share of the nats that are saved, answers of 100, or the difference."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
-    if pair.metric in ("nats_per_byte", "loss") and rival is not None:
-        scale = 100 / rival.scores[pair.metric].value
+    if pair.metric in LIKELIHOODS and rival is not None:
+        scale = lead_scale(comparison, pair.metric, rival)
         saved = f"{pair.difference * scale:.0f} %{_range(ends, scale)}"
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
         same = ", and its own answers are at least as similar to them" if checked else ""
@@ -277,6 +279,13 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
     if metric.unit == "share":
         return f"it gives {more} answers {RIGHT.get(pair.metric, 'rightly')} than {pair.worse}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
+
+
+def lead_scale(comparison: Comparison, metric: str, rival: ComparisonRow) -> float:
+    """Return the factor from a lead to what a sentence says: percent of the rival's nats, or of all answers."""
+    if metric in LIKELIHOODS:
+        return 100 / rival.scores[metric].value
+    return 100 if comparison.metric(metric).unit in ("share", SHARE_OF_FIELDS) else 1
 
 
 def _range(ends: tuple[float, float] | None, scale: float) -> str:

@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
 from ft_pipeline.release.first_screen import ALWAYS, lights, risks
 from ft_pipeline.release.report.answers import before_and_after
+from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
 
 
@@ -163,6 +164,23 @@ def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path
     assert lead_picture(compare(only_tuned, CONFIG)) is None
 
 
+def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Comparison, merged: ComparisonRow) -> None:
+    plot = lead_plot(comparison, merged)
+    assert plot is not None and plot.baseline == "base" and plot.unit.startswith("percent better")
+    [line], base = plot.lines, comparison.row("base")
+    assert base is not None and line.numbers.startswith(f"{150 / base.scores['loss'].value:+.1f} (+")
+    assert (line.words, line.mark, line.is_chosen) == ("better", "clear", True)
+    assert 0 < plot.zero < line.low <= line.value <= line.high < 100
+
+
+def test_a_row_that_cannot_be_used_says_why_beside_its_lead(comparison: Comparison, merged: ComparisonRow) -> None:
+    broken = replace(merged, rails=[rail("repetition", "breach", 60)])
+    rows = [broken if row.name == merged.name else row for row in comparison.rows]
+    plot = lead_plot(replace(comparison, rows=rows), broken)
+    assert plot is not None
+    assert [(line.words, line.mark) for line in plot.lines] == [("cannot be used: 34% repeat themselves", "unusable")]
+
+
 def _said(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return f"{before['answer']} or {after['answer']}"
 
@@ -179,7 +197,7 @@ def test_three_answers_are_chosen_by_their_gain() -> None:
     rows = ("old", "new")
     chosen = before_and_after(samples, {}, rows, [float(number) for number in range(count)], _said)
     assert [(entry["name"], entry["before"], entry["after"], entry["reference"]) for entry in chosen] == [
-        ("typical", "old 50", "new 50", "r50"),
+        ("a typical answer", "old 50", "new 50", "r50"),
         ("one of the good ones", "old 90", "new 90", "r90"),
         ("the worst", "old 0", "new 0", "r0"),
     ]

@@ -21,14 +21,10 @@ from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
+from ft_pipeline_tests.release.full_report import PROBES
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
 
 VOID = {"meta", "img", "br", "input"}
-
-
-PROBES = [
-    {"query": query} for query in ("Where is <b>it</b>?", "Who are you?", "When?", "Is it late?", "Can I return it?")
-]
 
 
 class Page(HTMLParser):
@@ -54,7 +50,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self._open and self._open[-1] == "td":
+        if self._open and self._open[-1] in {"td", "th"}:
             self.cells.append(data)
 
     def of_class(self, name: str) -> int:
@@ -124,7 +120,7 @@ def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
 
 def test_the_report_shows_the_slices(shop: Trained, page: Page) -> None:
     assert "The slice late has 2 conversations, and 20 are needed to compare it." in page.text
-    assert "lateconversations whose question matches is late2" in page.text
+    assert "late conversations whose question matches is late2" in page.text
     names = slices_of_test_conversations(shop.store, shop.store.all("comparison")[-1])
     assert Counter(name for of_one in names.values() for name in of_one)["late"] == 2
 
@@ -192,7 +188,7 @@ def test_the_report_needs_no_other_file_and_runs_no_script(page: Page) -> None:
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link", "form", "svg"})
     for tag, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
-        assert "href" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
         if tag == "img":
             assert (attributes["src"] or "").startswith("data:image/png;base64,")
             assert attributes["alt"]
@@ -279,6 +275,6 @@ def test_a_browser_opens_the_report_and_filters_its_answers(page: Page, made: Ar
             tab.check(f"#show-{change}")
             assert tab.locator(".item:visible").count() == page.of_class(change)
         widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert all(width > 300 for width in widths) and len(widths) == 3
+    assert all(width > 300 for width in widths) and len(widths) == 2
     assert len([url for url in requested_urls if not url.startswith("data:")]) == 1
     assert console_messages == []

@@ -45,21 +45,31 @@ def _interval(score: Score) -> tuple[float, float, float]:
     return low, score.value, high
 
 
-def lead_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:
-    """Return a PNG of the leads over one baseline, best first, with 95 % intervals; None if nothing is compared.
+def shown_leads(
+    comparison: Comparison, of: ComparisonRow | None = None
+) -> tuple[ComparisonRow | None, list[tuple[ComparisonRow, Score]]]:
+    """Return (baseline, leads over it), best first, those that are not usable last; (None, []) without a baseline.
 
     of: the baseline is the best use of this row's base model; default: of the best tuned row's.
-    A filled mark is a lead that is shown, a square the champion. Rows that are not usable are below, gray and crossed.
     """
     best = next((row for row in comparison.ranked() if row.kind in TUNED), None)
     baseline = comparison.best_baseline(of=of or best)
     if baseline is None:
-        return None
+        return None, []
     leads = [(row, comparison.lead_over(row, baseline)) for row in comparison.ranked() if row.name != baseline.name]
     known = [(row, lead) for row, lead in leads if lead is not None]
-    drawn = [entry for entry in known if entry[0].is_usable][:MAX_LEADS]
-    drawn += [entry for entry in known if not entry[0].is_usable][:MAX_LEADS]
-    if not drawn:
+    usable = [entry for entry in known if entry[0].is_usable]
+    others = [entry for entry in known if not entry[0].is_usable]
+    return baseline, usable[:MAX_LEADS] + others[:MAX_LEADS]
+
+
+def lead_picture(comparison: Comparison) -> bytes | None:
+    """Return a PNG of the leads over the best baseline, with 95 % intervals; None if nothing is compared.
+
+    A filled mark is a lead that is shown, a square the champion. Rows that are not usable are below, gray and crossed.
+    """
+    baseline, drawn = shown_leads(comparison)
+    if baseline is None or not drawn:
         return None
     metric = comparison.metric()
 

@@ -19,7 +19,7 @@ Samples = Mapping[str, Sequence[Sample]]
 """By row name, best row first: the row's samples in the order of the items."""
 
 
-CHOSEN = (("typical", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
+CHOSEN = (("a typical answer", 0.5), ("one of the good ones", 0.9), ("the worst", 0.0))
 """Which answers are shown first: their name, and their place among all gains from the lowest (0) to the highest (1)."""
 
 
@@ -100,8 +100,9 @@ def conversations_of(store: ArtifactStore, artifact: Artifact, comparison: Compa
 
 
 def escape_invisible(value: Any) -> Any:
-    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
-    if not isinstance(value, str) or value.isprintable():
+    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged, and what
+    a macro made of texts."""
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
         return value
     return "".join(
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value

@@ -14,7 +14,6 @@ from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import (
     change_picture,
-    lead_picture,
     learning_curve_picture,
     score_picture,
     slice_picture,
@@ -39,6 +38,7 @@ from ft_pipeline.release.report.answers import (
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
+from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -58,8 +58,8 @@ DECISION_TEXTS = {
 """By the recommendation's `decision`."""
 KIND_TEXTS = {
     "base": "the base model without training and without a prompt",
-    "adapter": "fine-tuned, the adapter on its base model",
-    "merged": "fine-tuned, the adapter merged into the weights",
+    "adapter": "fine-tuned, as small added weights (an adapter) on its base model",
+    "merged": "fine-tuned, as one model with the trained weights merged in",
     "gguf": "the merged model as a GGUF file, scored by llama.cpp",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
@@ -164,7 +164,7 @@ class _TemplateValues:
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
             "own_targets": self.comparison.own_targets,
-            "picture": _data_uri(score_picture(self.comparison)),
+            "picture_of_scores": _data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
 
@@ -176,7 +176,7 @@ class _TemplateValues:
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
-        row, leads = self.comparison.row(chosen), (lead_picture(self.comparison, self.comparison.row(chosen)))
+        row = self.comparison.row(chosen)
         exposure, looks = decided["exposure"], decided["looks"].get(chosen, 0)
         return {
             "chosen": chosen,
@@ -185,7 +185,7 @@ class _TemplateValues:
             "who": self._who(row),
             "costs_of_1000": cost_lines(self.comparison, row) if row else [],
             "has_prices": any(entry.cost_per_call is not None for entry in self.comparison.rows),
-            "lead_picture": _data_uri(leads) if leads else None,
+            "leads": lead_plot(self.comparison, row),
         }
 
     def _who(self, row: ComparisonRow | None) -> list[dict[str, str]]:
@@ -225,15 +225,26 @@ class _TemplateValues:
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
-    def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
-        """Return three answers of the chosen row, and those of what it replaces: the champion, or the best use of its
-        base model."""
-        row, samples, metric = self.comparison.row(chosen), self.samples, self.comparison.primary_metric
-        champion = self.comparison.row(CHAMPION)
+    def _before_and_after(self, chosen: str | None) -> tuple[ComparisonRow, ComparisonRow] | None:
+        """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base
+        model), and the chosen row. If it replaces nothing: the best baseline and the best tuned row."""
+        row, champion = self.comparison.row(chosen), self.comparison.row(CHAMPION)
         is_champion = row is not None and champion is not None and row.scores == champion.scores
         before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
-        if row is None or before is None or before.name == row.name:
+        if row is not None and before is not None and before.name != row.name:
+            return before, row
+        if (changes := self.comparison.changes) is None:
+            return None
+        before, row = self.comparison.row(changes.before), self.comparison.row(changes.after)
+        return (before, row) if before and row else None
+
+    def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return three answers of two rows, before and after."""
+        samples, metric = self.samples, self.comparison.primary_metric
+        found = self._before_and_after(chosen)
+        if found is None:
             return {"first_answers": [], "answers_before": "", "answers_after": ""}
+        before, row = found
         if self.comparison.why_no_metric(row, before) is not None:
             metric = SECOND_KEY
         gains = item_gains(samples, (before.name, row.name), metric, self.comparison.metric(metric))

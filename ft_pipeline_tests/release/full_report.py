@@ -1,0 +1,60 @@
+"""A report with every section that a report may have."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.result_records import (
+    CurvePoint,
+    CurveStep,
+    LearningCurve,
+    SeedScores,
+    SeedSpread,
+)
+from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
+
+PROBES = [
+    {"query": query} for query in ("Where is <b>it</b>?", "Who are you?", "When?", "Is it late?", "Can I return it?")
+]
+
+
+def full_report(folder: Path) -> Path:
+    """Make a project with two trained models, and return its report. folder: for the project."""
+    shop = Trained(folder / "shop", probes={"comply": PROBES})
+    shop.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
+    shop.train("whole", "full")
+    compared = shop.compare()
+    inputs = {name: shop.store.require(*reference) for name, reference in compared.inputs.items()}
+    config = {**compared.spec["config"], "rare": True}
+    shop.put("comparison", inputs, lambda out: _with_rare_results(compared, out), {}, config)
+    return shop.decide().path / "report.html"
+
+
+def _with_rare_results(compared: Artifact, out: Path) -> None:
+    """Write a comparison again, with results that its project has not."""
+    for path in (*compared.path.glob("*.parquet"), *compared.path.glob("*.md")):
+        shutil.copyfile(path, out / path.name)
+    document = {**compared.document("comparison.json"), **_rare_results(read_comparison(compared))}
+    (out / "comparison.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _rare_results(comparison: Comparison) -> dict[str, Any]:
+    """Results of checks, seeds and shares of the rows, by their key in comparison.json."""
+    metric, score = comparison.primary_metric, Score(0.5, 0.4, 0.6)
+    points = [CurvePoint(f"lora.at{share}", share, share, {metric: score}) for share in (50, 100)]
+    results = {
+        "own_targets": [OwnTarget("lora", "sft", "Held-out loss", "nats", True, 2, 3.0, 2.0, 1.0, 0.5, 1.5)],
+        "seeds": [SeedSpread("lora/merged", "lora", 2, {metric: SeedScores(2.0, 1.0, 3.0, [1.0, 3.0])})],
+        "learning_curves": [LearningCurve("lora/merged", "lora", points, CurveStep(metric, 0.1, 0.0, 0.2))],
+        "field_results": [
+            FieldResults(row.name, "order", [FieldResult("number", 5, score, 1, 1, 1)]) for row in comparison.rows
+        ],
+        "confusions": [Confusion(row.name, "label", ["a", "b"], [[1, 2, 0], [1, 1, 0]]) for row in comparison.rows],
+    }
+    return {name: [entry.to_json() for entry in entries] for name, entries in results.items()}
