@@ -41,6 +41,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/pictures/graph.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
