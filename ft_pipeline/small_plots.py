@@ -53,7 +53,7 @@ def _loss_curve(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[in
     shown = [_means(losses, points), _sample(held_out, max(3, points // 2))]
     values = [loss for curve in shown for _, loss in curve]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    last = max((step for step, _ in [*losses, *held_out]), default=1)
+    last = max([1, *(step for step, _ in [*losses, *held_out])])
 
     def path(curve: Sequence[tuple[float, float]]) -> str:
         span = high - low or 1.0
