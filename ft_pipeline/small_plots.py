@@ -13,11 +13,11 @@ from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 SHOWN_CHARACTERS = 999
 """Dagster shows Markdown of at most this many characters without a click."""
-WIDTH = 560
-LABEL_WIDTH = 220
+WIDTH = 345
+LABEL_WIDTH = 190
 ROW_HEIGHT = 22
-"""Sizes of a plot in pixels."""
-LABEL_CHARACTERS = 30
+"""Sizes of a plot in pixels. The UI has this width for a value in a window of 1,280 pixels."""
+LABEL_CHARACTERS = 26
 """Maximum number of characters of a name in a plot."""
 _PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
@@ -57,18 +57,18 @@ def _loss_curve(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[in
 
     def path(curve: Sequence[tuple[float, float]]) -> str:
         span = high - low or 1.0
-        places = [f"{50 + 490 * step / last:.0f} {170 - 150 * (loss - low) / span:.0f}" for step, loss in curve]
+        places = [f"{45 + 290 * step / last:.0f} {170 - 150 * (loss - low) / span:.0f}" for step, loss in curve]
         return f"M{'L'.join(places)}" if places else ""
 
     best = min((loss for _, loss in held_out), default=None)
     legend = "" if best is None else f"<tspan fill='{ORANGE}'> held out, best {best:.3f}</tspan>"
     return _svg(
         190,
-        f"<path d='M50 15V172H545' stroke='{GREY}'/>"
+        f"<path d='M45 15V172H340' stroke='{GREY}'/>"
         f"<path d='{path(shown[0])}' stroke='{BLUE}'/><path d='{path(shown[1])}' stroke='{ORANGE}' stroke-width='2'/>",
-        f"<text x='9' y='24'>{high:.2f}<tspan x='9' y='172'>{low:.2f}</tspan>"
-        f"<tspan x='480' y='187'>step {last:,.0f}</tspan>"
-        f"<tspan x='320' y='14' fill='{BLUE}'>training</tspan>{legend}</text>",
+        f"<text x='8' y='28'>{high:.2f}<tspan x='8' y='172'>{low:.2f}</tspan>"
+        f"<tspan x='260' y='187'>step {last:,.0f}</tspan>"
+        f"<tspan x='130' y='14' fill='{BLUE}'>training</tspan>{legend}</text>",
     )
 
 
@@ -126,15 +126,15 @@ def bars(edges: Sequence[float], counts: Sequence[int], unit: str, alternative_t
 def _bars(edges: Sequence[float], counts: Sequence[int], unit: str) -> str:
     most, last = max([*counts, 1]), max(edges[-1], 1)
     shapes = "".join(
-        f"M{9 + 540 * left / last:.0f} 120v-{100 * count / most:.0f}H{8 + 540 * right / last:.0f}V120"
+        f"M{9 + 325 * left / last:.0f} 120v-{100 * count / most:.0f}H{8 + 325 * right / last:.0f}V120"
         for (left, right), count in zip(itertools.pairwise(edges), counts, strict=True)
         if count
     )
     return _svg(
         140,
-        f"<path d='{shapes}' fill='{BLUE}'/><path d='M8 120H552' stroke='{GREY}'/>",
+        f"<path d='{shapes}' fill='{BLUE}'/><path d='M8 120H337' stroke='{GREY}'/>",
         f"<text x='9' y='14'>most in a bar: {most:,} rows"
-        f"<tspan x='440' y='135'>{last:,.0f} {escape(unit)}</tspan></text>",
+        f"<tspan x='230' y='135'>{last:,.0f} {escape(unit)}</tspan></text>",
     )
 
 
@@ -148,18 +148,18 @@ def _stacked_bar(parts: Mapping[str, float], limit: float | None, unit: str, cou
     shown = [*ordered[: count - 1], ("other", sum(size for _, size in ordered[count - 1 :]))]
     if len(ordered) <= count:
         shown = ordered
-    scale = 540 / (max(sum(parts.values()), limit or 0.0) or 1.0)
+    scale = 325 / (max(sum(parts.values()), limit or 0.0) or 1.0)
     shapes, texts, left = "", "", 8.0
     for number, (name, size) in enumerate(shown):
         color = _PART_COLORS[number % len(_PART_COLORS)]
         shapes += f"<path d='M{left:.0f} 12h{size * scale:.0f}' stroke='{color}' stroke-width='22'/>"
-        place = f"x='{9 + 180 * (number % 3)}' y='{42 + 17 * (number // 3)}'"
+        place = f"x='{9 + 168 * (number % 2)}' y='{42 + 17 * (number // 2)}'"
         texts += f"<tspan {place} fill='{color}'>{_name(name)} {size:.2f} {unit}</tspan>"
         left += size * scale
     if limit:
         shapes += f"<path d='M{8 + limit * scale:.0f} 0v25' stroke='black'/>"
-        texts += f"<tspan x='9' y='76'>line: {limit:g} {unit}</tspan>"
-    return _svg(80, shapes, f"<text>{texts}</text>")
+        texts += f"<tspan x='177' y='76'>line: {limit:g} {unit}</tspan>"
+    return _svg(84, shapes, f"<text>{texts}</text>")
 
 
 def _name(text: str) -> str:
@@ -171,7 +171,7 @@ def _svg(height: int, shapes: str, texts: str) -> str:
     """Return the SVG. Its background is white, so that it can be read in dark mode."""
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}' style='background:white;"
-        f"font:13px sans-serif'><g fill='none'>{shapes}</g>{texts}</svg>"
+        f"font:12px sans-serif'><g fill='none'>{shapes}</g>{texts}</svg>"
     )
 
 

@@ -25,7 +25,7 @@ def graph() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def drawn(graph: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = scaffold.create(tmp_path_factory.mktemp("picture") / "shop")
+    root = scaffold.create(tmp_path_factory.mktemp("picture") / "shop", example=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FT_PROJECT", str(root))
         return graph.draw(graph.definitions().resolve_all_asset_specs())

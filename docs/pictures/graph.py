@@ -62,7 +62,8 @@ def draw(specs: Sequence[dg.AssetSpec]) -> str:
 
 def _in_order(specs: Sequence[dg.AssetSpec]) -> list[dg.AssetSpec]:
     """Return the assets so that each follows those that it reads."""
-    inputs = {spec.key: {dep.asset_key for dep in spec.deps} for spec in sorted(specs, key=lambda spec: spec.key)}
+    alphabetical = sorted(specs, key=lambda spec: spec.key)
+    inputs = {spec.key: sorted(dep.asset_key for dep in spec.deps) for spec in alphabetical}
     place = {key: number for number, key in enumerate(TopologicalSorter(inputs).static_order())}
     return sorted(specs, key=lambda spec: place[spec.key])
 

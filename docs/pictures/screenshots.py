@@ -2,19 +2,28 @@
 
     python docs/pictures/screenshots.py PROJECT            # all of them
     python docs/pictures/screenshots.py PROJECT comparison # some of them
+    python docs/pictures/screenshots.py COPY --refresh     # of a project that an older version of the package made
 
-The UI is started read-only: nothing runs in the project. Run it in the environment of `make setup`.
+The UI is started read-only: nothing runs in the project. Dagster's pages show what was recorded when an asset was
+materialized; `--refresh` records it again as the present code would. Use that on a copy of the project. Run the script
+in the environment of `make setup`.
 """
 
 import argparse
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import dagster as dg
 from PIL import Image
 from playwright.sync_api import Page
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end import ui
 
@@ -41,6 +50,26 @@ def take(project: Path, names: Sequence[str]) -> None:
             path.write_bytes(small(png))
             print(f"{path}: {path.stat().st_size:,} bytes")
     (project / "ui.log").unlink()
+
+
+def refresh(project: Path) -> None:
+    """Record the metadata of every asset again, as the present code makes it."""
+    os.environ |= {"FT_PROJECT": str(project), "DAGSTER_HOME": str(project / "dagster_home")}
+    from ft_pipeline.definitions import defs
+
+    defs()  # fills STEPS
+    store = ArtifactStore(Project(project).store)
+    assets = {step.name: step.per_experiment for step in STEPS.values()}
+    index = ArtifactIndex(store.root)
+    with dg.DagsterInstance.get() as instance:
+        for pointer in sorted(AssetPointers(store.root).all(), key=lambda pointer: pointer.when):
+            artifact, show = store.require(pointer.kind, pointer.fingerprint), STEPS[pointer.asset].show
+            shown = show(artifact) if show else {}
+            metadata = clean_metadata(shown | artifact_metadata(artifact, index, assets, pointer.partition))
+            key = STEPS[pointer.asset].asset.key
+            tags = {"dagster/data_version": artifact.fingerprint}
+            event = dg.AssetMaterialization(key, metadata=metadata, partition=pointer.partition, tags=tags)
+            instance.report_runless_asset_event(event)
 
 
 def graph(page: Page, url: str, _: Path) -> bytes:
@@ -116,7 +145,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCREENSHOTS))
+    parser.add_argument("--refresh", action="store_true", help="first record the metadata of all assets again")
     options = parser.parse_args()
     if unknown := set(options.names) - set(SCREENSHOTS):
         parser.error(f"no screenshot {', '.join(sorted(unknown))}. Choose from: {', '.join(SCREENSHOTS)}.")
+    if options.refresh:
+        refresh(options.project.resolve())
     take(options.project.resolve(), options.names or list(SCREENSHOTS))
