@@ -67,9 +67,17 @@ def refresh(project: Path) -> None:
             shown = show(artifact) if show else {}
             metadata = clean_metadata(shown | artifact_metadata(artifact, index, assets, pointer.partition))
             key = STEPS[pointer.asset].asset.key
-            tags = {"dagster/data_version": artifact.fingerprint}
+            tags = _recorded_tags(instance, key, pointer.partition)
             event = dg.AssetMaterialization(key, metadata=metadata, partition=pointer.partition, tags=tags)
             instance.report_runless_asset_event(event)
+
+
+def _recorded_tags(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> dict[str, str]:
+    """Return the data versions that the last materialization has recorded, so that nothing looks stale."""
+    events = dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None)
+    records = instance.fetch_materializations(events, limit=1).records
+    recorded = records[0].asset_materialization if records else None
+    return dict(recorded.tags or {}) if recorded else {}
 
 
 def graph(page: Page, url: str, _: Path) -> bytes:
