@@ -50,7 +50,7 @@ def loss_curve(
 
 
 def _loss_curve(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]], points: int) -> str:
-    shown = [_means(losses, points), _sample(held_out, max(3, points // 2))]
+    shown: list[Sequence[tuple[float, float]]] = [_means(losses, points), _sample(held_out, max(3, points // 2))]
     values = [loss for curve in shown for _, loss in curve]
     low, high = min(values, default=0.0), max(values, default=1.0)
     last = max([1, *(step for step, _ in [*losses, *held_out])])

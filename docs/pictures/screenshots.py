@@ -154,7 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("project", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCREENSHOTS))
     parser.add_argument("--refresh", action="store_true", help="first record the metadata of all assets again")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if unknown := set(options.names) - set(SCREENSHOTS):
         parser.error(f"no screenshot {', '.join(sorted(unknown))}. Choose from: {', '.join(SCREENSHOTS)}.")
     if options.refresh:
