@@ -104,17 +104,15 @@ def _cell(value: Any) -> str | int | float | bool:
         return round(plain, 4)
     if isinstance(plain, (int, bool)):
         return plain
-    text = "" if plain is None else _turns(plain) if _are_turns(plain) else str(plain)
+    text = "" if plain is None else _turns(plain) or str(plain)
     return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
 
 
-def _are_turns(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
-
-
-def _turns(turns: Sequence[Mapping[str, Any]]) -> str:
-    """Return the turns of a conversation as a reader wants them: who says what."""
-    return "\n".join(f"{turn['role']}: {turn.get('content') or turn.get('tool_calls') or ''}" for turn in turns)
+def _turns(value: Any) -> str:
+    """Return the turns of a conversation as a reader wants them: who says what; "" for any other value."""
+    if not isinstance(value, list) or not all(isinstance(turn, dict) and "role" in turn for turn in value):
+        return ""
+    return "\n".join(f"{turn['role']}: {turn.get('content') or turn.get('tool_calls') or ''}" for turn in value)
 
 
 def artifact_metadata(
