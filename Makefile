@@ -52,6 +52,7 @@ lint: setup
 # The generated pages, and the site in build/site. Material announces its end of life on each build (CONTRIBUTING.md).
 docs: setup
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/pictures/graph.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:

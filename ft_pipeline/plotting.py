@@ -1,7 +1,6 @@
 """Small plots for the Dagster UI and reports, as PNG bytes. matplotlib is imported when the first one is drawn."""
 
 import io
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +23,6 @@ MAX_WRITTEN_LABELS = 20
 MAX_LABEL = 24
 """Maximum number of letters of a label in a picture."""
 
-_PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-"""Colors of the parts of a bar, in turn."""
 _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -49,67 +46,6 @@ def histogram(lengths: Sequence[int], bins: int = 24) -> tuple[list[float], list
         return [0.0, 1.0], [0]
     counts, edges = np.histogram(lengths, bins=min(bins, max(1, max(lengths) - min(lengths))))
     return edges.tolist(), counts.tolist()
-
-
-def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: str = "tokens") -> bytes:
-    """Return a histogram of counts: `counts[i]` rows have between `edges[i]` and `edges[i + 1]` of `unit`."""
-
-    def draw(axes: Any) -> None:
-        widths = [right - left for left, right in itertools.pairwise(edges)]
-        axes.bar(edges[:-1], counts, width=widths, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
-        axes.set(title=title, xlabel=unit, ylabel="rows")
-        axes.grid(axis="x", visible=False)
-
-    return _draw_one(draw, 6.0, 2.8)
-
-
-def loss_curve(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    eval_steps: Sequence[int],
-    eval_losses: Sequence[float],
-    *,
-    title: str = "Loss",
-    unit: str = "nats per trained token",
-) -> bytes:
-    """Return a plot of the training loss per logged step and of the held-out loss, whose lowest point is marked."""
-
-    def draw(axes: Any) -> None:
-        axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="training")
-        if eval_steps:
-            axes.plot(eval_steps, eval_losses, color=ORANGE, marker="o", markersize=4, label="held out")
-            best = min(range(len(eval_losses)), key=lambda index: eval_losses[index])
-            axes.annotate(
-                f"best {eval_losses[best]:.3f}",
-                (eval_steps[best], eval_losses[best]),
-                textcoords="offset points",
-                xytext=(0, 8),
-                ha="center",
-                color=ORANGE,
-            )
-        axes.set(title=title, xlabel="step", ylabel=unit)
-        axes.legend()
-
-    return _draw_one(draw, 6.0, 3.2)
-
-
-def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
-    """Return one bar of the parts (bytes), with a line at the GPU's memory (GB, 1 GB = 10^9 bytes) if it is given."""
-
-    def draw(axes: Any) -> None:
-        left = 0.0
-        for number, (name, size) in enumerate(parts.items()):
-            gigabytes = size / 1e9
-            color = _PART_COLORS[number % len(_PART_COLORS)]
-            axes.barh([0], [gigabytes], left=left, color=color, label=f"{name} {gigabytes:.2f}", edgecolor="white")
-            left += gigabytes
-        if gpu_gb:
-            axes.axvline(gpu_gb, color="black", linestyle="--", linewidth=1.2, label=f"GPU {gpu_gb:g}")
-        axes.set(title=f"Memory: {left:.2f} GB", xlabel="GB", yticks=[], xlim=(0, 1.08 * max(left, gpu_gb or 0)))
-        axes.grid(axis="y", visible=False)
-        axes.figure.legend(loc="outside lower center", ncols=3)
-
-    return _draw_one(draw, 6.0, 1.8)
 
 
 def draw_intervals(
@@ -192,10 +128,6 @@ def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) 
         for axes in grid[len(draws) :]:
             axes.set_axis_off()
         return _to_png(figure)
-
-
-def _draw_one(draw: Callable[[Any], None], width: float, height: float) -> bytes:
-    return panels([draw], width, height)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -109,7 +109,7 @@ def _settings(now: Chain, before: Chain) -> dict[str, dict[str, list[Any]]]:
     for kind in COMPARED_KINDS:
         node_now, node_before = _first_of_kind(now, kind), _first_of_kind(before, kind)
         if node_now and node_before:
-            if pairs := _changed_pairs("", _flatten(node_before.config), _flatten(node_now.config)):
+            if pairs := _changed_pairs("", flatten_settings(node_before.config), flatten_settings(node_now.config)):
                 changed[kind] = pairs
         elif node_now or node_before:
             changed[kind] = {kind: ["used" if node_before else "not used", "used" if node_now else "not used"]}
@@ -162,10 +162,10 @@ def _first_of_kind(chain: Chain, kind: str) -> ArtifactNode | None:
     return next(iter(chain.of_kind(kind)), None)
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return dotted key → value of nested settings. An empty mapping is a value."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        flat |= flatten_settings(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat

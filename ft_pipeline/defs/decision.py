@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Deci
 from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.reward_config import checks_of
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release import exposure_ledger
@@ -36,9 +36,12 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     show=lambda artifact: _decision_metadata(artifact),
 )
 def decision(context: SpecContext) -> Spec:
-    """What to do, by rules: whether a candidate is shown to be better, and how often the test rows were used for that.
+    """Whether a candidate is better by more than chance, by the rules of docs/release.md.
 
-    Each test of a candidate is recorded, and makes the next one stricter.
+    **Look here** for the verdict and its reasons. Each test of a candidate is recorded, and
+    makes the next one stricter.
+
+    **If the verdict is no:** `reasons` says what is missing. More test rows make small differences visible.
     """
     comparison = context.artifact("comparison")
     key, root, settings = decision_key_of(comparison), context.store.root, context.project.settings
@@ -58,14 +61,15 @@ def decision(context: SpecContext) -> Spec:
     kinds={"json"},
     code_version="3",
     build=lambda build: _build_recommendation(build),
-    show=lambda artifact: {
-        "decision": artifact.summary["decision"],
-        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
-        "evidence": artifact.summary["evidence"],
-    },
+    show=lambda artifact: _recommendation_metadata(artifact),
 )
 def recommendation(context: SpecContext) -> Spec:
-    """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
+    """What to do next: fine-tune or not, with what, and why.
+
+    **Look here** for the answer to "should we fine-tune?", with its reasons (`ft recommend` prints the same).
+
+    **If it says `more_data` or `rate`:** the scores cannot decide yet. The first reason says what to add.
+    """
     config = {
         "min_test_rows": context.project.settings.promotion.min_test_rows,
         "at_hand": asdict(_data_at_hand(context)),
@@ -119,6 +123,17 @@ def _build_decision(build: BuildContext) -> dict[str, Any]:
     return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": document["decision"]["reasons"]}
 
 
+def _recommendation_metadata(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.summary
+    return {
+        "verdict": summary.get("verdict"),  # older artifacts lack it
+        "decision": summary["decision"],
+        "row": summary.get("row"),
+        "reasons": sentences(summary["reasons"]),
+        "evidence": summary["evidence"],
+    }
+
+
 def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
     said, exposure = artifact.summary["verdict"], artifact.summary["exposure"]
     document = artifact.document("decision.json")["decision"]
@@ -129,7 +144,7 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
     uses = f"{exposure['before'] + exposure['tests']:.0f} of {exposure['used_up_at']}"
     return {
         "verdict": dg.MetadataValue.md(f"**{said['sentence']}**\n\n{said['basis']}"),
-        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
+        "reasons": sentences(artifact.summary["reasons"]),
         "uses_of_the_test_rows": uses,
         **({"tests": table(tests)} if tests else {}),
     }

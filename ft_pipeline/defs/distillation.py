@@ -8,7 +8,7 @@ from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, col
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.distill import distill
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
-from ft_pipeline.execution.metadata import column_schema, table
+from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.teacher import TeacherSettings
@@ -18,6 +18,8 @@ from ft_pipeline.tables.checks.content_checks import describe_columns
 
 SHOWN_ANSWERS = 20
 """Number of answers on the asset's page."""
+NOT_SHOWN = {"checks", "seconds", "resumed"}
+"""What the summary of the answers has for other readers."""
 NOT_IN_LOCAL_CONFIG = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
 """Settings of a local teacher that change no answer, or only through the model's fingerprint."""
 NOT_IN_ENDPOINT_CONFIG = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
@@ -35,7 +37,13 @@ ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
     show=lambda artifact: _answers_metadata(artifact),
 )
 def teacher_answers(context: SpecContext) -> Spec:
-    """The teacher's answers to the prompts in `unlabelled`, given its system prompt and fixed examples."""
+    """What the teacher answered to the prompts in `unlabelled`. Empty, if the project has none.
+
+    **Look here** to read the answers, and to see what they cost. A teacher may be a model on this machine or a server.
+
+    **If it fails:** the server refused, or too many requests failed. Answers that were paid for are kept: run again to
+    request only the missing ones (docs/distillation.md).
+    """
     teacher = context.project.settings.teacher
     inputs = {
         "unlabelled": context.checked_artifact("unlabelled").reference,
@@ -77,7 +85,13 @@ def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[
     show=lambda artifact: _distilled_metadata(artifact),
 )
 def distilled(context: SpecContext) -> Spec:
-    """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
+    """The teacher's answers that passed the filters. Experiments may train on them, besides people's rows.
+
+    **Look here** to compare answers that were kept with answers that were set aside.
+
+    **If `some_answers_kept` is yellow:** the filters kept nothing. `samples` says why; change the teacher's prompt, or
+    take a larger teacher (docs/distillation.md).
+    """
     settings = context.project.settings
     answers = context.artifact("teacher_answers")
     inputs = {
@@ -122,20 +136,26 @@ def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
         for row in rows
     ]
     return {
-        **artifact.summary,
         "answers_shown": table(answers),
-        "dagster/column_schema": column_schema([(name, *content) for name, content in ANSWER_COLUMNS.items()]),
+        **{key: value for key, value in artifact.summary.items() if key not in NOT_SHOWN},
         "dagster/column_lineage": column_lineage(answers_lineage()),
+        **table_columns([(name, *content) for name, content in ANSWER_COLUMNS.items()]),
     }
 
 
 def _distilled_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
+    columns = ("kept", "prompt", "answer", "code", "message")
+    samples = [
+        {"kept": "yes" if group == "kept" else "no", **{name: row.get(name, "") for name in columns[1:]}}
+        for group in ("kept", "set_aside")
+        for row in summary["samples"][group]
+    ]
     keys = ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")
     return {
+        "samples": table(samples),
         **{key: summary[key] for key in keys},
-        "samples": summary["samples"],
         "dagster/row_count": summary["kept"],
-        "dagster/column_schema": column_schema(describe_columns("conversations")),
         "dagster/column_lineage": column_lineage(distilled_lineage()),
+        **table_columns(describe_columns("conversations")),
     }

@@ -20,18 +20,18 @@ from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.markdown import field_tables
 from ft_pipeline.evaluation.comparison.plots import (
     confusion_picture,
-    lead_picture,
     learning_curve_picture,
     score_picture,
     slice_picture,
+    small_lead_plot,
 )
-from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.opinions.collect import JUDGED
-from ft_pipeline.execution.metadata import picture, table
+from ft_pipeline.execution.metadata import picture, sentences, small_picture, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
@@ -54,8 +54,13 @@ ROWS_TO_LOOK_AT = 5
     show=lambda artifact: _scores_metadata(artifact),
 )
 def prompt_baseline(context: SpecContext) -> Spec:
-    """Scores of the base model under each prompt variant: plain, with a system prompt, with examples, with retrieved
-    passages. Also scores the teacher, if it is another model."""
+    """How good the model is without training: plain, with a system prompt, with examples, with retrieved passages.
+
+    **Look here** for the scores that a tuned model has to beat. The teacher is scored too, if it is another model.
+
+    **If it fails:** memory ran out, or a prompt is longer than the model's context. Run it again: finished parts
+    are kept.
+    """
     experiment_settings(context)
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     if (teacher := teacher_spec(context, references(inputs))) is not None:
@@ -74,8 +79,13 @@ def prompt_baseline(context: SpecContext) -> Spec:
     show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
-    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline. Also under
-    the prompt variants of `prompting.tuned_with`."""
+    """How good the trained model is, on the same test rows and with the same harness as `prompt_baseline`.
+
+    **Look here** for the scores of the adapter and of the merged model, and for the test answers that it finds hardest.
+    `comparison` says whether the difference is more than noise.
+
+    **If it fails:** memory ran out, or the model's context is too short. Run it again: finished parts are kept.
+    """
     adapter = context.artifact("adapter")
     inputs = {
         "base_model": base_model_of(context, adapter),
@@ -97,7 +107,12 @@ def scores(context: SpecContext) -> Spec:
     show=lambda artifact: _gguf_scores_metadata(artifact),
 )
 def gguf_scores(context: SpecContext) -> Spec:
-    """Scores of the GGUF files by llama.cpp on the rows of `scores`, and what each costs against the merged model."""
+    """How good each GGUF file is, answered by llama.cpp, and what its quantization costs. Empty without GGUF files.
+
+    **Look here** before you deploy a small file.
+
+    **If `gguf_gate` is yellow:** a file costs more than `evaluation.gguf` allows. Take a larger type (docs/gguf.md).
+    """
     files = context.artifact("gguf")
     if not types_of(files):
         return Spec("gguf_scores", config=NOTHING)
@@ -114,7 +129,13 @@ def gguf_scores(context: SpecContext) -> Spec:
     show=lambda artifact: _comparison_metadata(artifact),
 )
 def comparison(context: SpecContext) -> Spec:
-    """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
+    """Every model and prompt in one table, on the same test rows, with 95 % intervals and the costs of a call.
+
+    **Look here** at `leads`: a bar right of the line is better than the best untouched use of the model. One that
+    crosses the line may be chance.
+
+    **If it fails:** there are no scores on the current test rows yet. Run `ft run` (docs/evaluation.md).
+    """
     compared = compared_scores(context)
     inputs, config = dict(compared.inputs), dict(compared.config)
     judged = judge_said(context)
@@ -147,7 +168,7 @@ def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
         }
         for name in in_order(measured)
     ]
-    return {**_scores_metadata(artifact), "costs": table(costs)}
+    return {"costs": table(costs), **_scores_metadata(artifact)}
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -159,7 +180,7 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
     notes = artifact.summary.get("notes")
-    return metadata | ({"notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in notes))} if notes else {})
+    return metadata | ({"notes": sentences(notes)} if notes else {})
 
 
 def _check_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -186,19 +207,38 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
-    learning_curve, leads = learning_curve_picture(comparison), lead_picture(comparison)
+    learning_curve, leads = learning_curve_picture(comparison), small_lead_plot(comparison)
     slices = slice_picture(comparison)
     best = comparison.rows[0].name
     labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
+        "leads": small_picture(leads) if leads else None,
+        "rows": table(_shown_rows(comparison)),
         "comparison": dg.MetadataValue.md(markdown),
-        "leads": picture(leads, "leads over the best baseline, with 95 % intervals") if leads else None,
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
         "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
         "labels": picture(labels, "labels of the references and of the best row's answers") if labels else None,
         "test_items": comparison.test_items,
         "best": artifact.summary["best"],
-        "left_out": artifact.summary["left_out"],
+        "left_out": artifact.summary["left_out"] or None,
     }
+
+
+def _shown_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of the comparison with their scores and what a call costs, best first."""
+    metrics = comparison.shown_metrics()
+    rows = []
+    for row in comparison.rows:
+        scores = {
+            f"{metric.label} ({metric.direction})": round(row.scores[name].value, 3) if name in row.scores else ""
+            for name, metric in metrics.items()
+        }
+        tokens, seconds = row.prompt_tokens_per_call, row.seconds_per_call
+        costs = {
+            "prompt tokens per call": "" if tokens is None else round(tokens),
+            "s per call": "" if seconds is None else round(seconds, 2),
+        }
+        rows.append({"": row.name, **scores, **costs})
+    return rows

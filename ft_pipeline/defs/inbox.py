@@ -47,9 +47,10 @@ class InboxConfig(dg.Config):
     owners=dagster_settings().owners,
     tags=asset_tags(),
     code_version="1",
-    description="Answers of `ft serve --log` that people corrected or rated, without a decision yet. To use "
-    "some as training data, write their ids under `accept` in the launchpad (Shift and *Materialize*). They are added "
-    "to data/raw/traces, and the tables follow. Nothing trains on an answer that was not accepted.",
+    description="Answers of `ft serve --log` that people corrected or rated, and that wait for a decision. "
+    "**Look here** to see what users corrected. Nothing trains on an answer that was not accepted. "
+    "**To accept some:** hold Shift and click *Materialize*, and write their ids under `accept`. They are added to "
+    "data/raw/traces, and the tables follow (docs/inbox.md).",
 )
 def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: ProjectResource) -> dg.MaterializeResult:
     """Carry out the decisions of the run's config, and show what is open."""
@@ -73,8 +74,8 @@ def _decide_and_show(project: Project, config: InboxConfig) -> dict[str, Any]:
 def _metadata(found: Inbox, decided: Decided) -> dict[str, Any]:
     proposals = found.listed(rated_up=True, rated_down=True)
     return {
-        "proposals": len(proposals),
         "open": table([_row(proposal) for proposal in proposals[:SHOWN_ROWS]], COLUMNS),
+        "proposals": len(proposals),
         "accepted": decided.accepted or None,
         "rejected": decided.rejected or None,
         "files": decided.files or None,

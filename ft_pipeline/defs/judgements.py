@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_
 from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
 from ft_pipeline.evaluation.judge.pairs import first_items, pairs_to_judge
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
@@ -38,15 +38,19 @@ NO_JUDGE: dict[str, Any] = {"model": None, "excluded": [], "problem": None, "pai
 
 def _description() -> str:
     """Return what the UI shows before anything is sent."""
-    about = "Verdicts of a judge on the answers of candidates and of the rivals that they must beat."
+    about = (
+        "What a model as judge says about the answers of candidates and of the rivals that they must beat. "
+        "**Look here** to see how often each wins, and whether the judge is consistent when the order is swapped "
+        "(docs/judge.md). "
+    )
     try:
         settings = Project.find().settings.evaluation.judge
     except UserError:
         settings = None  # every run reports that error
     if settings is None:
-        return f"{about} Without `evaluation.judge`, it is empty, and nothing is sent."
+        return f"{about}Without `evaluation.judge`, it is empty, and nothing is sent."
     return (
-        f"{about} It sends test rows and answers to {host_of(settings.endpoint)} ({settings.model}). `ft run --plan` "
+        f"{about}It sends test rows and answers to {host_of(settings.endpoint)} ({settings.model}). `ft run --plan` "
         "names calls, tokens and costs."
     )
 
@@ -164,10 +168,10 @@ def _judgements_metadata(artifact: Artifact) -> dict[str, Any]:
     pairs = [_numbers({key: pair[key] for key in ("candidate", "rival")}, pair) for pair in summary["pairs"]]
     remarks = [*summary["excluded"], *([summary["problem"]] if summary["problem"] else [])]
     return {
+        "verdicts": table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
+        "remarks": sentences(remarks) if remarks else None,
         "judge": f"{summary['model']} at {summary['host']}, prompt version {summary['prompt_version']}",
         "rubric": dg.MetadataValue.md(summary["rubric"]),
-        "remarks": dg.MetadataValue.md("\n".join(f"- {remark}" for remark in remarks)) if remarks else None,
-        "verdicts": table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
         "plan": summary["plan"],
         "calls": summary["calls"],
         "cost": summary["cost"],

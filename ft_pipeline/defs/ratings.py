@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import dagster as dg
-
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
@@ -13,7 +11,7 @@ from ft_pipeline.ratings.results import Result, results_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-HOW = "Nobody has rated answers yet. `ft rate` lists the pairs of models that are worth rating."
+HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
 
 
 @step(
@@ -23,7 +21,11 @@ HOW = "Nobody has rated answers yet. `ft rate` lists the pairs of models that ar
     show=lambda artifact: _ratings_metadata(artifact),
 )
 def ratings(context: SpecContext) -> Spec:
-    """What people said about pairs of answers, blind (`ft rate`): a row per verdict. Empty, if nothing was rated."""
+    """What people said about pairs of answers, without knowing which model wrote them. Empty before `ft rate` was used.
+
+    **Look here** to see which model people prefer, how many answers can go out, and how far people agree. From 50 rated
+    pairs on, people decide (docs/ratings.md).
+    """
     records, digest = content_digest(context.store.root)
     return Spec("ratings", {}, {"records": records, "digest": digest})
 
@@ -38,8 +40,7 @@ def _build_ratings(build: BuildContext) -> dict[str, Any]:
 def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
     results = [Result.from_json(result) for result in artifact.summary["results"]]
     if not results:
-        return {"verdicts": 0, "how": dg.MetadataValue.md(HOW)}
-    lines = "\n".join(f"- {line}" for result in results for line in result.lines())
+        return {"how": HOW, "verdicts": 0}
     columns = {
         "candidate": "A row of the comparison, when it was rated",
         "rival": "The row that it was compared with",
@@ -52,9 +53,9 @@ def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
         "agreement": "How far the raters agree",
     }
     return {
-        "verdicts": artifact.summary["verdicts"],
         "results": table([_row(result, columns) for result in results], columns),
-        "in_words": dg.MetadataValue.md(lines),
+        "in_words": sentences([line for result in results for line in result.lines()]),
+        "verdicts": artifact.summary["verdicts"],
     }
 
 

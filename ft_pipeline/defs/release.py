@@ -8,7 +8,7 @@ import dagster as dg
 
 from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -23,6 +23,7 @@ from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.release.requests import request_move
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -55,10 +56,15 @@ WORSE_ANSWER_COLUMNS = {
         )
     ],
     build=lambda build: _build_champion(build),
-    show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
+    show=lambda artifact: _champion_metadata(artifact),
 )
 def champion(context: SpecContext) -> Spec:
-    """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
+    """The released model. It changes only to a candidate that is better by more than chance and passed every check.
+
+    **Look here** to see which model is served, since when, and why.
+
+    **If `moved` is yellow:** nothing is wrong. The champion stayed, and `reasons` says why (docs/release.md).
+    """
     decision = context.artifact("decision")
     inputs = {"comparison": decision.inputs["comparison"], "decision": decision.reference}
     config = {"standing": decision.spec["config"]["standing"]}
@@ -74,10 +80,14 @@ def champion(context: SpecContext) -> Spec:
     kinds={"markdown"},
     code_version="5",
     build=lambda build: _build_card(build),
-    show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
+    show=lambda artifact: _card_metadata(artifact),
 )
 def model_card(context: SpecContext) -> Spec:
-    """The champion's model card in the Hugging Face format, filled in from the store."""
+    """The champion's model card in the Hugging Face format, written from what was measured.
+
+    **Look here** for what the model is for, what it was trained on, its scores and its limits. Every export
+    contains it.
+    """
     assets = ("champion", "comparison", "decision", "recommendation")
     teacher = context.project.settings.teacher
     config = {
@@ -96,8 +106,10 @@ def model_card(context: SpecContext) -> Spec:
     show=lambda artifact: _report_metadata(artifact),
 )
 def report(context: SpecContext) -> Spec:
-    """The comparison as one HTML file to share: the verdict, the scores, the answers that got worse, and all answers
-    side by side."""
+    """The comparison as one HTML file to share: the verdict, the scores, and all answers side by side.
+
+    **Look here** for the answers that got worse. Read them before you trust a score. `ft report --open` opens it all.
+    """
     assets = ("comparison", "decision", "recommendation", "champion")
     config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
     return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
@@ -142,6 +154,37 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     message = latest.reason if moved and latest else "the champion is unchanged: " + "; ".join(reasons)
     check = {"passed": moved, "blocking": False, "message": message}
     return {"champion": record, "moved": moved, "reasons": reasons, "checks": {"moved": check}}
+
+
+def _champion_metadata(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.summary
+    record = summary["champion"]
+    now = "no model is released yet"
+    if record:
+        now = f"**{record['name']}** is the champion since {record['since'][:10]}: {record['reason']}"
+    return {
+        "released": dg.MetadataValue.md(now),
+        "moved": summary["moved"],
+        "reasons": sentences(summary["reasons"]) if summary["reasons"] else None,
+        "champion": record,
+    }
+
+
+def _card_metadata(artifact: Artifact) -> dict[str, Any]:
+    """The card without the YAML before it, which is for the hub: its beginning, and the whole."""
+    text = (artifact.path / "README.md").read_text(encoding="utf-8")
+    body = text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text
+    return {"summary": dg.MetadataValue.md(_beginning(body)), "card": dg.MetadataValue.md(body)}
+
+
+def _beginning(markdown: str) -> str:
+    """Return the first paragraphs of a text, as many as the page shows without a click."""
+    shown = ""
+    for paragraph in markdown.strip().split("\n\n"):
+        if len(shown) + len(paragraph) + 2 > SHOWN_CHARACTERS:
+            break
+        shown += f"{paragraph}\n\n"
+    return shown.strip()
 
 
 def _decided_on(record: ChampionRecord) -> str | None:
@@ -192,14 +235,11 @@ def _build_report(build: BuildContext) -> dict[str, Any]:
 
 
 def _report_metadata(artifact: Artifact) -> dict[str, Any]:
-    path = artifact.path / REPORT
-    help_text = "`ft report --open` opens it. It is a single self-contained file that you can share."
     return {
-        "report": dg.MetadataValue.path(str(path)),
-        "link": dg.MetadataValue.url(path.resolve().as_uri()),
-        "how": dg.MetadataValue.md(help_text),
-        "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
         **_worse_answers_metadata(artifact),
+        "how": "ft report --open opens it. It is a single self-contained file that you can share.",
+        "report": dg.MetadataValue.path(str(artifact.path / REPORT)),
+        "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
     }
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.execution.events import Progress
-from ft_pipeline.execution.metadata import column_schema, table
+from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.sources.local_folder import snapshot_folder
@@ -18,12 +18,31 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS
 
+LISTED_FILES = 100
+"""Number of files on the asset's page."""
+_FILE_COLUMNS = {
+    "name": "The file, relative to its folder",
+    "bytes": "Its size",
+    "error_message": "Why it cannot be read, and what to do",
+    "source": "Where a remote file comes from",
+    "revision": "The revision of a remote file",
+    "sidecar": "The YAML file that says how to read it",
+    "sha256": "Its content: the store keeps a copy under this hash",
+}
+_DESCRIPTION = """The files in data/raw/{0}, as they were at the last run.
+
+**Look here** to see which files were read, and whether one is missing. The store keeps a copy of each, so that a score
+can be traced to bytes that you have changed since.
+
+**If it fails:** a remote source did not answer, or the folder cannot be read. The error names it. Fix that, and run
+again."""
+
 
 def _raw_asset(data_format: str) -> dg.AssetsDefinition:
     @step(
         stage="sources",
         name=f"raw_{data_format}",
-        description=f"A snapshot of the files in data/raw/{data_format}, and of the remote files named there.",
+        description=_DESCRIPTION.format(data_format),
         kinds={"file"},
         build=lambda build: write_listing(Snapshot.from_json(build.spec.config), build.out),
         show=_listing_metadata,
@@ -50,12 +69,13 @@ def _report_download(report: Callable[[Progress], None], asset: str, source: str
 
 def _listing_metadata(artifact: Artifact) -> dict[str, object]:
     files = [file.to_json() for file in read_listing(artifact).entries]
-    keys = ("name", "bytes", "sha256", "sidecar", "error_message", "source", "revision")
+    files.sort(key=lambda file: not file.get("error_message"))
+    used = [key for key in _FILE_COLUMNS if any(file.get(key) for file in files)]
     return {
+        "listing": table([{key: file.get(key, "") for key in used} for file in files[:LISTED_FILES]], _FILE_COLUMNS),
         "files": artifact.summary["files"],
         "bytes": artifact.summary["bytes"],
-        "dagster/column_schema": column_schema(raw_schema(artifact.kind.removeprefix("raw_"))),
-        "listing": table([{key: file.get(key, "") for key in keys} for file in files[:100]]),
+        **table_columns(raw_schema(artifact.kind.removeprefix("raw_"))),
     }
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import plotting
+from ft_pipeline import plotting, small_plots
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.evaluation.scoring.task_files import read_task_texts
-from ft_pipeline.execution.metadata import column_schema, picture, table
+from ft_pipeline.execution.metadata import small_picture, table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import identify_model
@@ -46,10 +46,17 @@ from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 from ft_pipeline.tables.semantic import SemanticSearch
 
-QUARANTINE_HELP = (
-    "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
-    "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
-)
+QUARANTINE_HELP = "ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
+EXAMPLE_ROWS = 5
+"""Rows of a table on its page."""
+QUARANTINED_EXAMPLES = 3
+"""Rows of the quarantine at the top of its page, of different reasons."""
+_TABLE_DESCRIPTION = """{0} These are the rows that were accepted.
+
+**Look here** to read example rows, and to see how many of each file were used.
+
+**If a check is red:** `set_aside_where` names the rows and the reason. Fix the file, write a sidecar, or accept the
+loss with `data.max_quarantined`. Nothing after this table runs until its checks pass."""
 ROWS_TO_LOOK_AT = 5
 """Rows of each list of `ft inspect` that a page shows."""
 TABLE_CHECKS = (
@@ -65,7 +72,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         stage="tables",
         name=row_format.name,
         deps=[f"raw_{name}" for name in (row_format.name, *row_format.also_reads)],
-        description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
+        description=_TABLE_DESCRIPTION.format(row_format.description),
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
         code_version="6",
@@ -150,26 +157,42 @@ def source_file(local_copy: LocalCopy) -> SourceFile:
 
 def _table_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    columns = {name: text for name, _, text in describe_columns(artifact.kind)}
+    columns = describe_columns(artifact.kind)
     unused_rows = overview(Part(artifact.kind, artifact.path))
     metadata: dict[str, Any] = {
-        **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")},
-        "files_read": summary["files_read"],
-        "files_from_cache": summary["files_from_cache"],
-        "dagster/row_count": summary["accepted"],
-        "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
-        "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
+        "preview": _example_rows(summary["preview"], columns),
+        "warnings": _warning_table(summary["warnings"]),
+        **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
         "files": table([_for_own_page(account) for account in unused_rows["accounts"]], ACCOUNT_COLUMNS),
-        "preview": table(summary["preview"], columns),
+        "dagster/row_count": summary["accepted"],
+        "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
+        **table_columns(columns),
     }
     if unused_rows["where"]:
         metadata["set_aside_where"] = table(
             [_for_own_page(location) for location in unused_rows["where"]], ACCOUNT_COLUMNS
         )
         metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
-    if summary["warnings"]:
-        metadata["warnings"] = summary["warnings"]
     return metadata | language_table(summary)
+
+
+def _example_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> dg.MetadataValue:
+    """The first rows, without their ids and the columns that are empty in all of them."""
+    shown = [name for name, _, _ in columns if name != "id" and any(row.get(name) for row in rows)]
+    texts = {name: text for name, _, text in columns if name in shown}
+    return table([{name: row.get(name) for name in shown} for row in rows[:EXAMPLE_ROWS]], texts)
+
+
+def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | None:
+    """The warnings about rows that are used; None without any."""
+    columns = {
+        "message": "What to look at",
+        "file": "The file",
+        "rows": "Numbers of the first rows",
+        "code": "The code of the warning",
+    }
+    shown = [{column: warning.get(column) or "" for column in columns} for warning in warnings]
+    return table(shown, columns) if shown else None
 
 
 def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +235,14 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     show=lambda artifact: _conversations_metadata(artifact),
 )
 def conversations(context: SpecContext) -> Spec:
-    """Alpaca, ShareGPT and chat rows in one message schema, deduplicated across tables. A row's split never changes."""
+    """All conversations of the tables in one form, without duplicates, each in the train, validation or test split.
+
+    **Look here** to read what is trained and what is tested, and to see the longest and the oddest rows. A row's split
+    never changes.
+
+    **If a check is red:** a split is empty, or a prompt is in two of them. Add rows, or change `data.test_share`
+    (docs/splits.md).
+    """
     settings = context.project.settings
     evaluation = settings.evaluation
     questions, texts = (
@@ -301,20 +331,25 @@ def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
     edges, counts = plotting.histogram(count_words(artifact.path))
     columns = describe_columns("conversations")
     return {
-        "splits": summary["splits"],
-        "tables": summary["tables"],
-        "set_aside": summary["set_aside"],
-        "dagster/row_count": summary["accepted"],
-        "dagster/column_schema": column_schema(columns),
-        "dagster/column_lineage": column_lineage(conversations_lineage()),
-        "preview": table(summary["preview"], {name: text for name, _, text in columns}),
-        "warnings": summary["warnings"] or None,
-        **language_table(summary),
+        "preview": _example_rows(summary["preview"], columns),
+        "splits": _split_table(summary["tables"]),
+        "warnings": _warning_table(summary["warnings"]),
         **_rows_to_look_at(artifact),
-        "words": picture(
-            plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
-        ),
+        "words": small_picture(small_plots.bars(edges, counts, "words", "words per conversation")),
+        "set_aside": summary["set_aside"] or None,
+        **language_table(summary),
+        "dagster/row_count": summary["accepted"],
+        "dagster/column_lineage": column_lineage(conversations_lineage()),
+        **table_columns(columns),
     }
+
+
+def _split_table(tables: Mapping[str, Mapping[str, int]]) -> dg.MetadataValue:
+    """The number of conversations by table and split."""
+    names = ("train", "validation", "test")
+    return table(
+        [{"table": name, **{split: counts.get(split, 0) for split in names}} for name, counts in tables.items()]
+    )
 
 
 def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
@@ -341,19 +376,42 @@ def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
     show=lambda artifact: _quarantine_metadata(artifact),
 )
 def quarantine(context: SpecContext) -> Spec:
-    """All unused rows of all tables: file, row, reason, raw text. Query: `ft sql "select * from quarantine"`."""
+    """Every row that is not used, with the reason: faulty rows, duplicates, and rows that show a held-out answer.
+
+    **Look here** if fewer rows train than you expected. `reasons` counts them, `examples` shows some, `where`
+    names all.
+
+    **If it fails:** one of the tables before it failed. docs/formats.md says what to do about each reason.
+    """
     tables = (*_present(context, FORMATS), "conversations")
     return Spec("quarantine", {name: context.artifact(name).reference for name in tables})
 
 
 def _quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
+    examples, others = _examples(summary["first"])
     return {
-        "why_is_a_row_not_used": QUARANTINE_HELP,
+        "reasons": table(_reasons(summary), ACCOUNT_COLUMNS),
+        "examples": table(examples, QUARANTINE_COLUMNS),
+        "see_any_row": QUARANTINE_HELP,
         "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
         "where": table(summary["where"], ACCOUNT_COLUMNS),
-        "first": table(summary["first"], QUARANTINE_COLUMNS),
-        "reasons": dict(sorted(summary["reasons"].items(), key=lambda item: -item[1])),
+        "more_examples": table(others, QUARANTINE_COLUMNS) if others else None,
         "dagster/row_count": summary["rows"],
-        "dagster/column_schema": column_schema(describe_columns("quarantine")),
+        **table_columns(describe_columns("quarantine")),
     }
+
+
+def _reasons(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each reason with its number of rows, most frequent first."""
+    meanings = {location["code"]: location["meaning"] for location in summary["where"]}
+    counts = sorted(summary["reasons"].items(), key=lambda item: -item[1])
+    return [{"code": code, "count": count, "meaning": meanings.get(code, "")} for code, count in counts]
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return (some rows, the others). The first ones are of different reasons, if there are several."""
+    first_of_code = {row["code"]: at for at, row in reversed(list(enumerate(rows)))}
+    order = sorted(range(len(rows)), key=lambda at: first_of_code[rows[at]["code"]] != at)
+    ordered = [rows[at] for at in order]
+    return ordered[:QUARANTINED_EXAMPLES], ordered[QUARANTINED_EXAMPLES:]

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from ft_pipeline import plotting
+from ft_pipeline import small_plots
+from ft_pipeline.audit.changes import flatten_settings
 from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS, column_lineage
 from ft_pipeline.defs.distill_specs import asks_a_teacher
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
@@ -20,7 +21,7 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.execution.metadata import column_schema, picture, table
+from ft_pipeline.execution.metadata import sentences, small_picture, table, table_columns
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
@@ -45,6 +46,13 @@ TOKEN_CHECKS = (
     CheckSpec("calls_read_back", "Every trained call of a tool reads back equal from its tokens.", optional=True),
     CheckSpec("ids_in_vocabulary", "The model has an embedding for every token."),
 )
+_LENGTHS = "tokens per row"
+_MERGE_NUMBERS = {"mode", "kl_adapter_merged", "max_kl", "adapter_heldout_loss", "compared_tokens"}
+_TRAINING_NUMBERS = (
+    *("best_eval_loss", "first_eval_loss", "train_loss", "best_step", "steps", "stopped_early"),
+    *("trainable_params", "trainable_share", "tokens_per_second", "peak_memory_gb", "computed_in"),
+)
+"""What the page of an adapter shows of its summary."""
 
 
 @step(
@@ -52,10 +60,15 @@ TOKEN_CHECKS = (
     per_experiment=True,
     kinds={"yaml"},
     build=lambda build: _write_json(build, "experiment.json", build.spec.config),
-    show=lambda artifact: {"settings": artifact.spec["config"]},
+    show=lambda artifact: _experiment_metadata(artifact),
 )
 def experiment(context: SpecContext) -> Spec:
-    """The experiment's YAML with all defaults: base model, objective, technique, hyperparameters, GPU, `start_from`."""
+    """The settings of one training: experiments/NAME.yaml with every default.
+
+    **Look here** to see in what this experiment differs from the defaults.
+
+    **If it fails:** a key or a value in the YAML is wrong. The error names the file and the line (docs/settings.md).
+    """
     return experiment_spec(context)
 
 
@@ -64,10 +77,17 @@ def experiment(context: SpecContext) -> Spec:
     per_experiment=True,
     deps=["experiment"],
     kinds={"huggingface"},
-    show=lambda artifact: dict(artifact.summary),
+    show=lambda artifact: {
+        key: artifact.summary.get(key) or None for key in ("source", "params", "dtype", "trust_remote_code", "left_out")
+    },
 )
 def base_model(context: SpecContext) -> Spec:
-    """The base model as plain safetensors: the embedded one, or one from a folder or a hub id."""
+    """The model before training, as plain safetensors: from a hub, a folder, or the embedded one.
+
+    **Look here** to see which model it is, from where, and how large.
+
+    **If it fails:** the hub does not have it or wants a token, or the disk is full. The error says which.
+    """
     settings = experiment_settings(context)
     return base_model_spec(context, settings.base_model, settings.revision, settings.chat_template_kwargs)
 
@@ -83,7 +103,13 @@ def base_model(context: SpecContext) -> Spec:
     show=lambda artifact: _training_data_metadata(artifact),
 )
 def training_data(context: SpecContext) -> Spec:
-    """Tokens and labels of all rows that this experiment trains on. The token audit is its blocking checks."""
+    """The rows that this experiment trains on, as tokens, and which of them are trained.
+
+    **Look here** to read an example as the model reads it: what is between ⟦ and ⟧ is trained, the rest is only read.
+
+    **If a check is red:** no training starts. The check names rows and the cause: a row that is longer than
+    `max_length`, or a chat template that drops turns (docs/training-rows.md).
+    """
     return training_data_spec(context, experiment_settings(context))
 
 
@@ -97,8 +123,13 @@ def training_data(context: SpecContext) -> Spec:
     show=lambda artifact: _memory_metadata(artifact),
 )
 def memory_estimate(context: SpecContext) -> Spec:
-    """Memory that training needs for weights, gradients, optimizer states and activations, estimated without loading
-    the model, from its config alone."""
+    """The memory that this training will need, from the model's config alone, before anything is loaded.
+
+    **Look here** to see what takes the memory, and what to change if it is too much.
+
+    **If `fits` is red:** the training would run out of memory on the GPU of the experiment. `advice` lists what helps,
+    the most effective first.
+    """
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
     inputs |= reading_teacher(context.store, settings, inputs["training_data"], inputs["base_model"])
@@ -115,7 +146,13 @@ def memory_estimate(context: SpecContext) -> Spec:
     show=lambda artifact: _adapter_metadata(artifact),
 )
 def adapter(context: SpecContext) -> Spec:
-    """The trained weights (LoRA matrices, or all weights with `full`) of the best checkpoint by held-out loss."""
+    """The trained weights: LoRA matrices, or all weights with `full`. Those of the step with the lowest held-out loss.
+
+    **Look here** at the loss curve: the held-out loss (orange) should fall and then stay level. If it rises while the
+    training loss falls, the model memorizes: train for fewer epochs or add data.
+
+    **If it fails:** run it again, and it resumes from its last checkpoint. If memory ran out, see `memory_estimate`.
+    """
     context.checked_artifact("conversations")
     context.checked_artifact("memory_estimate")
     phases = experiment_phases(context)
@@ -139,7 +176,13 @@ def adapter(context: SpecContext) -> Spec:
     show=lambda artifact: _merged_model_metadata(artifact),
 )
 def merged_model(context: SpecContext) -> Spec:
-    """A plain Hugging Face model: the adapter is added to the base model's weights once, in 32 bit."""
+    """The base model with the adapter added to its weights: a plain Hugging Face model.
+
+    **Look here** to see whether merging changed its answers.
+
+    **If `merge_equivalence` is red:** the merged model answers differently from the adapter. Release the adapter
+    instead (`ft promote NAME/adapter`).
+    """
     return merged_model_spec(
         context, experiment_settings(context), context.checked_artifact("training_data"), context.artifact("adapter")
     )
@@ -155,8 +198,12 @@ def merged_model(context: SpecContext) -> Spec:
     show=lambda artifact: _gguf_metadata(artifact),
 )
 def gguf(context: SpecContext) -> Spec:
-    """The merged model as GGUF files, converted and quantized by llama.cpp: of the types in the experiment's YAML, and
-    of those that were exported. Empty without any."""
+    """The merged model as GGUF files, for llama.cpp and Ollama. Empty, unless the experiment or an export asks for one.
+
+    **Look here** for the files and their sizes. `gguf_scores` says what each costs in quality.
+
+    **If it fails:** llama.cpp does not know the architecture of the model, or the disk is full (docs/gguf.md).
+    """
     assert context.experiment is not None
     types = wanted_types(context)
     if not types:
@@ -197,24 +244,40 @@ def _fits_check(estimate: dict[str, Any], declared_gb: float) -> dict[str, Any]:
     return {"passed": fits, "blocking": True, "message": message}
 
 
+def _experiment_metadata(artifact: Artifact) -> dict[str, Any]:
+    """In what the experiment differs from the defaults, and all settings."""
+    config = artifact.spec["config"]
+    defaults = flatten_settings(ExperimentSettings().model_dump(mode="json"))
+    differing = [
+        {"setting": name, "value": _as_text(value), "default": _as_text(defaults.get(name))}
+        for name, value in flatten_settings(config).items()
+        if name in ("base_model", "objective", "technique") or value != defaults.get(name)
+    ]
+    return {"differs_from_the_defaults": table(differing), "settings": config}
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)
+
+
 def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
     audit = artifact.summary["audit"]
     objective = artifact.spec["config"]["experiment"]["objective"]
     lineage = OBJECTIVES[objective].lineage_from(artifact.inputs)
     columns = [name for name in TOKEN_COLUMNS if name == "source" or name in lineage]
     return {
-        "dagster/column_schema": column_schema([(name, *TOKEN_COLUMNS[name]) for name in columns]),
-        "dagster/column_lineage": column_lineage(lineage),
+        "example": audit["example"]["marked"],
         "rows": audit["rows"],
+        "histogram": small_picture(small_plots.bars(**audit["histogram"], unit="tokens", alternative_text=_LENGTHS)),
+        **_long_rows_metadata(audit),
         "tokens": audit["tokens"],
         "trained_tokens": audit["trained_tokens"],
         "trained_share": audit["trained_share"],
         "lengths": audit["lengths"],
-        "split_by_turn": audit["split_by_turn"],
-        **_long_rows_metadata(audit),
+        "split_by_turn": audit["split_by_turn"] or None,
         "reasoning": audit["reasoning"]["message"] or None,
-        "histogram": picture(plotting.length_histogram(**audit["histogram"], title="Tokens per row"), "tokens per row"),
-        "example": audit["example"]["marked"],
+        "dagster/column_lineage": column_lineage(lineage),
+        **table_columns([(name, *TOKEN_COLUMNS[name]) for name in columns]),
     }
 
 
@@ -236,14 +299,16 @@ def _long_rows_metadata(audit: dict[str, Any]) -> dict[str, Any]:
 
 def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
+    gigabytes = {name: size / 1e9 for name, size in summary["bytes"].items()}
+    bar = small_plots.stacked_bar(gigabytes, summary["gpu_memory_gb"], "GB", "memory by part")
     on_a_cpu = describe_cpu_memory(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
     return {
+        "fits": summary["checks"]["fits"]["message"],
+        "parts": small_picture(bar),
+        "advice": sentences(summary["advice"]) if summary["advice"] else None,
         "total_gb": summary["total_gb"],
         "on_a_cpu": on_a_cpu,
-        **({"by_rank": describe_ranks(summary["ranks"])} if "ranks" in summary else {}),
-        "advice": summary["advice"],
-        "parts": picture(bar, "memory by part"),
+        "by_rank": describe_ranks(summary["ranks"]) if "ranks" in summary else None,
     }
 
 
@@ -256,9 +321,15 @@ def _gguf_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:
-    metadata = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
-    noise = artifact.summary.get("noise")
-    return {**metadata, "quantisation_noise": table(noise)} if noise else metadata
+    summary = artifact.summary
+    candidates = [{"merge": name, **values} for name, values in summary.get("candidates", {}).items()]
+    noise = summary.get("noise")
+    return {
+        "equivalence": summary["checks"]["merge_equivalence"]["message"],
+        "candidates": table(candidates) if candidates else None,
+        "quantisation_noise": table(noise) if noise else None,
+        **{key: value for key, value in summary.items() if key in _MERGE_NUMBERS},
+    }
 
 
 def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -266,19 +337,22 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     training = [entry for entry in entries if "loss" in entry]
     held_out = [entry for entry in entries if "eval_loss" in entry]
     rewarded = any("reward" in entry for entry in training)
-    curve = plotting.loss_curve(
-        [entry["step"] for entry in training],
-        [1 - entry["reward"] if rewarded else entry["loss"] for entry in training],
-        [entry["step"] for entry in held_out],
-        [entry["eval_loss"] for entry in held_out],
-        **({"title": "Missing reward", "unit": "1 minus the reward"} if rewarded else {}),
+    curve = small_plots.loss_curve(
+        [(entry["step"], 1 - entry["reward"] if rewarded else entry["loss"]) for entry in training],
+        [(entry["step"], entry["eval_loss"]) for entry in held_out],
+        "training and held-out reward, subtracted from 1" if rewarded else "training and held-out loss",
     )
-    rate = artifact.spec["config"]["experiment"]["training"]["learning_rate"]
-    caption = "training and held-out reward, subtracted from 1" if rewarded else "training and held-out loss"
-    shown = {"learning_rate": rate, "loss_curve": picture(curve, caption)}
-    if targets := own_targets(artifact):
-        shown["own_target"] = " ".join(target.describe() for target in targets)
-    return {**artifact.summary, **shown, **_expected_time(artifact)}
+    summary, targets = artifact.summary, own_targets(artifact)
+    return {
+        "loss_curve": small_picture(curve),
+        "own_target": " ".join(target.describe() for target in targets) or None,
+        **{key: summary.get(key) for key in _TRAINING_NUMBERS},
+        "learning_rate": artifact.spec["config"]["experiment"]["training"]["learning_rate"],
+        **{key: value for key, value in summary.items() if key.startswith(("first_", "best_"))},
+        "resumed_from_step": summary["resumed_from_step"] or None,
+        "processes": summary["processes"] if summary["processes"] > 1 else None,
+        **_expected_time(artifact),
+    }
 
 
 def _expected_time(artifact: Artifact) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from urllib.parse import quote
 import dagster as dg
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
+from ft_pipeline.execution.dagster_names import dagster_settings
+from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
@@ -46,8 +48,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def small_picture(markdown: str) -> dg.MetadataValue:
+    """A picture of small_plots.py, which the asset's page shows without a click."""
+    return dg.MetadataValue.md(markdown)
+
+
 def picture(png: bytes, alternative_text: str) -> dg.MetadataValue:
-    """A picture in the asset's page. Callers keep it under 100 kB, because the event log stores it."""
+    """A picture behind a link on the asset's page. Callers keep it under 100 kB, because the event log stores it."""
     return dg.MetadataValue.md(f"![{alternative_text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
 
 
@@ -71,9 +78,24 @@ def _column_type(value: Any) -> str:
     return "string"
 
 
-def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
-    """Dagster's schema of a table, from (name, type, description)."""
-    return dg.TableSchema(columns=[dg.TableColumn(*column) for column in columns])
+def sentences(texts: Sequence[str]) -> dg.MetadataValue:
+    """A list of sentences on the asset's page, which shows it without a click: a long one is a table."""
+    markdown = "\n".join(f"- {text}" for text in texts)
+    if len(markdown) <= SHOWN_CHARACTERS:
+        return dg.MetadataValue.md(markdown)
+    column = dg.TableColumn("sentence", "string")
+    return dg.MetadataValue.table([dg.TableRecord({"sentence": text}) for text in texts], dg.TableSchema([column]))
+
+
+def table_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Return Dagster's schema of a table, from (name, type, description), if `dagster.columns` asks for it.
+
+    Dagster shows it above all other metadata. Without it, the page opens with example rows, whose *Show schema* has the
+    descriptions.
+    """
+    if not dagster_settings().columns:
+        return {}
+    return {"dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(*column) for column in columns])}
 
 
 def _cell(value: Any) -> str | int | float | bool:
@@ -82,24 +104,31 @@ def _cell(value: Any) -> str | int | float | bool:
         return round(plain, 4)
     if isinstance(plain, (int, bool)):
         return plain
-    text = "" if plain is None else str(plain)
+    text = "" if plain is None else _turns(plain) or str(plain)
     return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
+
+
+def _turns(value: Any) -> str:
+    """Return the turns of a conversation as a reader wants them: who says what; "" for any other value."""
+    if not isinstance(value, list) or not all(isinstance(turn, dict) and "role" in turn for turn in value):
+        return ""
+    return "\n".join(f"{turn['role']}: {turn.get('content') or turn.get('tool_calls') or ''}" for turn in value)
 
 
 def artifact_metadata(
     artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
 ) -> dict[str, Any]:
-    """Return what every asset's page shows: the artifact's fingerprint, manifest and inputs, and its audit command.
+    """Return what every asset's page shows last: the artifact's inputs, audit command, manifest and fingerprint.
 
     assets: asset name → whether it has a partition per experiment.
     An input that belongs to no asset (the model of an earlier phase) has no page, so it is named without a link.
     """
     return {
-        "fingerprint": artifact.fingerprint,
-        "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
-        "manifest_sha256": artifact.manifest_sha256,
         "inputs": dg.MetadataValue.md(_input_table(artifact, index, assets, experiment)),
         "audit": f"ft audit {artifact.fingerprint[:SHOWN_DIGITS]}",
+        "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
+        "manifest_sha256": artifact.manifest_sha256,
+        "fingerprint": artifact.fingerprint,
     }
 
 

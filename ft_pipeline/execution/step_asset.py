@@ -111,7 +111,7 @@ def step(
             metadata=_code_reference(spec_function),
             freshness_policy=_freshness_policy(asset_name),
             code_version=code_version,
-            description=description or spec_function.__doc__,
+            description=_description(description or spec_function.__doc__ or ""),
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
             pool=pool_of_devices() if needs_gpu else None,
@@ -146,6 +146,11 @@ def step(
         return materialize
 
     return decorator
+
+
+def _description(text: str) -> str:
+    """Return a description as one paragraph, so that it takes little room above the metadata."""
+    return " ".join(text.split())
 
 
 def _code_reference(function: SpecFunction) -> dict[str, Any]:

@@ -24,6 +24,9 @@ class DagsterSettings(Section):
     """Owners of the assets: email addresses, or `team:NAME`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the assets, to search for in the UI, besides `ft/project`."""
+    columns: bool = False
+    """Whether tables have Dagster's column schema, for a catalog or Dagster+. The UI shows it above everything else on
+    the page of a table. Its descriptions are also under *Show schema* of the example rows."""
     fresh_within_days: float | None = Field(None, gt=0)
     """The UI warns if the comparison or the champion was not materialized for this many days. For projects whose
     schedule `weekly` is on. Null: no warning."""

@@ -61,13 +61,37 @@ def test_materialize_all_succeeds_as_one_run(ui: Ui, page: Page) -> None:
 
 def test_an_asset_shows_its_table_and_its_chart(ui: Ui, page: Page) -> None:
     page.goto(f"{ui.url}/assets/comparison", wait_until="domcontentloaded")
-    page.get_by_text("Show Markdown").first.wait_for()
+    assert first_entry(page) == "leads" and shows_picture(page)
     page.get_by_text("Show Markdown").first.click()
     page.get_by_role("cell", name="qlora/merged").first.wait_for()
     save_screenshot(page, "comparison")
     page.keyboard.press("Escape")
     page.get_by_text("Show Markdown").nth(1).click()
     page.locator("img[src^='data:image/png']").first.wait_for()
+
+
+def test_a_page_opens_with_what_a_person_wants_to_see(ui: Ui, page: Page) -> None:
+    page.goto(f"{ui.url}/assets/adapter?partition=qlora", wait_until="domcontentloaded")
+    assert first_entry(page) == "loss_curve" and shows_picture(page)
+    page.goto(f"{ui.url}/assets/quarantine", wait_until="domcontentloaded")
+    assert first_entry(page) == "reasons"
+    assert page.get_by_text("Columns", exact=True).count() == 0, "they would be above it"
+    page.goto(f"{ui.url}/assets/decision", wait_until="domcontentloaded")
+    assert first_entry(page) == "verdict"
+
+
+def first_entry(page: Page) -> str:
+    """The name of the first metadata entry on an asset's page."""
+    header = page.locator("table").filter(has=page.get_by_text("Timestamp", exact=True)).first
+    header.wait_for()
+    return header.locator("tbody tr").first.locator("td").first.inner_text()
+
+
+def shows_picture(page: Page) -> bool:
+    """Whether a picture is drawn without a click."""
+    picture = page.locator("img[src^='data:image/svg+xml']").first
+    picture.wait_for()
+    return bool(picture.evaluate("image => image.decode().then(() => image.naturalWidth > 100)"))
 
 
 def test_an_asset_shows_its_checks(ui: Ui, page: Page) -> None:

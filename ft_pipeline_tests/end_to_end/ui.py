@@ -101,12 +101,12 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Ui]:
+def serving(root: Path, *options: str) -> Iterator[Ui]:
     """`ft ui` on a free port, ready when the code location is loaded; ended with all its processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "ft"), "ui", "--port", str(port)]
+    command = [str(Path(sys.executable).parent / "ft"), "ui", "--port", str(port), *options]
     with (root / "ui.log").open("wb") as log:
         server = subprocess.Popen(
             command, env=environment(root), stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -32,7 +32,30 @@ pytestmark = pytest.mark.slow
 COMMIT = "a73cd80"
 PACKED = Path(__file__).parents[1] / "fixtures" / f"store_{COMMIT}.tar.zst"
 MOST_BYTES = 5_000_000
+UI_PAGE = Path(__file__).parents[2] / "docs" / "ui.md"
+"""The page that says what each metadata entry is for."""
 EXPERIMENTS = ["dpo", "full", "lora", "qlora"]
+FIRST_ENTRIES = {
+    **dict.fromkeys(("raw_alpaca", "raw_sharegpt", "raw_text", "raw_preferences", "raw_unlabelled"), "listing"),
+    **dict.fromkeys(("alpaca", "sharegpt", "text", "preferences", "unlabelled", "conversations"), "preview"),
+    "quarantine": "reasons",
+    "teacher_answers": "answers_shown",
+    "distilled": "samples",
+    "experiment": "differs_from_the_defaults",
+    "base_model": "source",
+    "training_data": "example",
+    "memory_estimate": "fits",
+    "adapter": "loss_curve",
+    "merged_model": "equivalence",
+    "prompt_baseline": "scores",
+    "scores": "scores",
+    "comparison": "leads",
+    "recommendation": "decision",
+    "champion": "released",
+    "model_card": "summary",
+    "report": "how",
+}
+"""What the page of each asset opens with."""
 COMMANDS = {
     "audit": ("audit", "--verify"),
     "upgrade": ("upgrade", "--plan"),
@@ -173,6 +196,10 @@ def test_the_pages_of_its_assets_can_be_shown(
         artifact = store.require(pointer.kind, pointer.fingerprint)
         shown[pointer.asset] = clean_metadata(show(artifact)) if show else {}
     assert "languages" not in shown["alpaca"], "its summary has none"
+    assert {asset: next(iter(metadata), None) for asset, metadata in shown.items()} == FIRST_ENTRIES
+    described = UI_PAGE.read_text(encoding="utf-8")
+    names = {name for metadata in shown.values() for name in metadata}
+    assert {name for name in names if f"`{name}`" not in described} == set()
     look_at = shown["conversations"]["rows_to_look_at"].records
     assert {record.data["list"] for record in look_at} >= {"longest"} and look_at[0].data["origin"]
     assert shown["scores"]["highest_loss"].records[0].data["origin"] != "?"

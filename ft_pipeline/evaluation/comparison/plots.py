@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ft_pipeline import small_plots
 from ft_pipeline.evaluation.comparison.check_results import Confusion
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
@@ -91,6 +92,22 @@ def lead_picture(comparison: Comparison) -> bytes | None:
         axes.grid(axis="y", visible=False)
 
     return panels([draw], 7.4, 1.2 + 0.34 * len(drawn))
+
+
+def small_lead_plot(comparison: Comparison) -> str | None:
+    """Return the leads of the usable rows over the best baseline as Markdown, which the UI shows without a click; None
+    if nothing is compared."""
+    best = next((row for row in comparison.ranked() if row.kind in TUNED), None)
+    baseline = comparison.best_baseline(of=best)
+    if baseline is None:
+        return None
+    leads = [
+        small_plots.Lead(row.name, lead.ends[0], lead.value, lead.ends[1])
+        for row in comparison.ranked()
+        if row.name != baseline.name and row.is_usable and (lead := comparison.lead_over(row, baseline)) is not None
+    ]
+    title = f"{comparison.metric().label}: lead over {baseline.name}, 95 %"
+    return small_plots.leads_plot(leads, title, "leads over the best baseline") if leads else None
 
 
 def slice_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:
