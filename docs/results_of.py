@@ -52,7 +52,7 @@ class FinishedProject:
 
     def picture(self) -> bytes | None:
         """Return the leads over the best baseline as a PNG."""
-        return lead_picture(self.comparison, self.chosen)
+        return lead_picture(self.comparison)
 
     def to_json(self, command: str, note: str, threads: int) -> dict[str, Any]:
         """Return the results.
