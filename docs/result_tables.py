@@ -181,7 +181,7 @@ def answer(result: Result, pick: str = "typical") -> str:
         [f"`{after}`, tuned", chosen["after"]],
         ["a person's answer", chosen["reference"]],
     ]
-    return _table(["", f"the {chosen['name']} case by gain"], cells)
+    return _table(["", f"the {chosen['name']} test answer"], cells)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
