@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ft_pipeline.cli.display import show_comparison
+from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.plots import lead_picture
