@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ft_pipeline.cli.display import show_comparison
+from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
 from ft_pipeline.evaluation.comparison.markdown import markdown_table

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.cli import display
 from ft_pipeline.cli.common import stdout
+from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.release.champion import Candidate
@@ -81,7 +81,7 @@ def test_a_row_without_leads_in_slices_has_no_risk_of_another_row(tmp_path: Path
 
 def test_the_command_shows_what_the_slices_say(tmp_path: Path) -> None:
     with stdout.capture() as captured:
-        display.show_comparison(stdout, case(tmp_path, -0.5, MUST_HOLD))
+        show_comparison(stdout, case(tmp_path, -0.5, MUST_HOLD))
     shown = " ".join(captured.get().split())
     assert "a/merged is worse in refund (25 conversations) than base: -0.499" in shown
     assert "a/merged: whether it holds in refund (25 conversations) cannot be told" in shown
