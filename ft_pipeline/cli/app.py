@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ft_pipeline.cli.common import FAILED, REFUSED, stderr, stdout
+from ft_pipeline.cli.common import FAILED, INTERRUPTED, REFUSED, stderr, stdout
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
@@ -227,9 +227,10 @@ def main() -> None:
             raise
         _show_error(message)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        say(stderr, "ft: stopped. Finished work is kept. Run the same command again to resume.")
-        sys.exit(FAILED)
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:  # Typer's own, after Ctrl-C
+            say(stderr, "ft: stopped. Finished work is kept. Run the same command again to resume.")
+        raise
 
 
 def _show_error(message: str) -> None:

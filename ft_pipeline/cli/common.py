@@ -29,8 +29,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")
 ]
 
-FAILED, REFUSED = 1, 2
-"""Exit codes: the command was run and something failed, or the command or its input was refused."""
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: the command was run and something failed, the command or its input was refused, or Ctrl-C ended it."""
 
 
 def experiment_names(context: typer.Context, incomplete: str) -> list[str]:

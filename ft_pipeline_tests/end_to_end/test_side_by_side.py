@@ -130,7 +130,7 @@ def test_ctrl_c_ends_all_experiments_that_run_one_after_the_other(shop: Path) ->
     slot = device_locks(shop / "data" / "store")
     command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "lora", "-e", "qlora", "--select"]
     with FileLock(slot / "cpu", "another job of this store").hold():
-        run = psutil.Popen(
+        run = subprocess.Popen(
             [*command, f"{TABLES},experiment,base_model,prompt_baseline"],
             env=environment(shop),
             stdout=subprocess.PIPE,
@@ -143,6 +143,6 @@ def test_ctrl_c_ends_all_experiments_that_run_one_after_the_other(shop: Path) ->
             output, errors = run.communicate(timeout=PATIENCE)
         finally:
             run.kill()
-    assert run.returncode == 1 and "ft: stopped." in errors
+    assert run.returncode == 130 and "ft: stopped." in errors, errors
     assert "Traceback" not in output + errors
     assert "[qlora]" not in errors, "the next experiment is not started"
