@@ -1,19 +1,15 @@
 """Each measured number in README and docs is that of a result, or is listed as an earlier measurement."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import page_numbers
 import pytest
+import results
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs"))
-
-import page_numbers  # noqa: E402  (docs/ is no package)
-import results  # noqa: E402
-
 RESULT: dict[str, Any] = {
     "date": "2026-11-28",
     "command": "make demo",

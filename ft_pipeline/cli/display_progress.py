@@ -89,7 +89,7 @@ def _own_descriptor(console: Console) -> Iterator[None]:
         try:
             yield
         finally:
-            console.file = None if file is sys.stderr else file  # type: ignore[assignment]  # None: what it is then
+            console.file = None if file is sys.stderr else file  # type: ignore[assignment]  # None: Rich looks it up again
 
 
 def _new_bar(console: Console) -> Progress:

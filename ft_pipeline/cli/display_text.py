@@ -32,9 +32,14 @@ def say(console: Console, text: str, indent: int | None = None) -> None:
         console.print(content, soft_wrap=True)
         return
     for paragraph in content.split("\n", allow_blank=True):
-        columns = INDENT.match(paragraph.plain).end() if indent is None else indent  # type: ignore[union-attr]
+        columns = _indent_of(paragraph.plain) if indent is None else indent
         for number, line in enumerate(_wrap(console, paragraph, columns)):
             console.print(Text(" " * columns) + line if number else line, soft_wrap=True)
+
+
+def _indent_of(paragraph: str) -> int:
+    begin = INDENT.match(paragraph)
+    return begin.end() if begin else 0
 
 
 def _wrap(console: Console, paragraph: Text, indent: int) -> Iterable[Text]:

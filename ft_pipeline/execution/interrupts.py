@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_NOTED = frozenset({signal.SIGINT, signal.SIGTERM})
+from ft_pipeline.execution.workers.process_guard import STOP_SIGNALS
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Interrupts:
     def raise_if_any(self) -> None:
         """Raise KeyboardInterrupt if this process was interrupted, now or at an earlier call."""
         with contextlib.suppress(BlockingIOError):
-            self._seen = self._seen or not _NOTED.isdisjoint(self._arrived.recv(4096))
+            self._seen = self._seen or not STOP_SIGNALS.isdisjoint(self._arrived.recv(4096))
         if self._seen:
             raise KeyboardInterrupt
 

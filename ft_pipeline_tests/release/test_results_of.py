@@ -1,18 +1,14 @@
 """docs/results_of.py: what a finished project found, with its origin."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from results_of import FinishedProject
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.scaffold import create
 from ft_pipeline_tests.release.trained import Trained
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "docs"))
-
-from results_of import FinishedProject  # docs/ is no package
 
 
 @pytest.fixture(scope="module")

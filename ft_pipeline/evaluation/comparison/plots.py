@@ -97,17 +97,12 @@ def lead_picture(comparison: Comparison) -> bytes | None:
 def small_lead_plot(comparison: Comparison) -> str | None:
     """Return the leads of the usable rows over the best baseline as Markdown, which the UI shows without a click; None
     if nothing is compared."""
-    best = next((row for row in comparison.ranked() if row.kind in TUNED), None)
-    baseline = comparison.best_baseline(of=best)
-    if baseline is None:
+    baseline, shown = shown_leads(comparison)
+    leads = [small_plots.Lead(row.name, lead.ends[0], lead.value, lead.ends[1]) for row, lead in shown if row.is_usable]
+    if baseline is None or not leads:
         return None
-    leads = [
-        small_plots.Lead(row.name, lead.ends[0], lead.value, lead.ends[1])
-        for row in comparison.ranked()
-        if row.name != baseline.name and row.is_usable and (lead := comparison.lead_over(row, baseline)) is not None
-    ]
     title = f"{comparison.metric().label}: lead over {baseline.name}, 95 %"
-    return small_plots.leads_plot(leads, title, "leads over the best baseline") if leads else None
+    return small_plots.leads_plot(leads, title, "leads over the best baseline")
 
 
 def slice_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Draws the pictures of how-the-numbers-are-made.md. `python docs/explanation_pictures.py` writes them to docs/images.
+"""Draws the pictures of how-the-numbers-are-made.md. `python docs/pictures/explanations.py` writes them to docs/images.
 
 The numbers in them are invented, from fixed seeds: they show how a number is made, and are no measurement.
 """
@@ -15,7 +15,7 @@ from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "images"
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
