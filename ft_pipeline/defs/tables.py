@@ -9,12 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import plotting, small_plots
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
-from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
+from ft_pipeline.defs.table_pages import conversations_metadata, quarantine_metadata, table_metadata
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.evaluation.scoring.task_files import read_task_texts
-from ft_pipeline.execution.metadata import small_picture, table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import identify_model
@@ -23,42 +21,32 @@ from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
-from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables import ray_tables
 from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
-from ft_pipeline.tables.conversations import build_conversations, count_words
+from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.file_task import map_files
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS, OPTIONAL, name_elsewhere
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.masking import require_presidio
 from ft_pipeline.tables.moved_rows import count_moves, moves_warning
-from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
+from ft_pipeline.tables.quarantine import Part, build_quarantine
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 from ft_pipeline.tables.semantic import SemanticSearch
 
-QUARANTINE_HELP = "ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
-EXAMPLE_ROWS = 5
-"""Rows of a table on its page."""
-QUARANTINED_EXAMPLES = 3
-"""Rows of the quarantine at the top of its page, of different reasons."""
 _TABLE_DESCRIPTION = """{0} These are the rows that were accepted.
 
 **Look here** to read example rows, and to see how many of each file were used.
 
 **If a check is red:** `set_aside_where` names the rows and the reason. Fix the file, write a sidecar, or accept the
 loss with `data.max_quarantined`. Nothing after this table runs until its checks pass."""
-ROWS_TO_LOOK_AT = 5
-"""Rows of each list of `ft inspect` that a page shows."""
 TABLE_CHECKS = (
     CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -78,7 +66,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         code_version="6",
         checks=TABLE_CHECKS,
         build=_build_table,
-        show=_table_metadata,
+        show=table_metadata,
     )
     def validated_table(context: SpecContext) -> Spec:
         inputs = {"raw": context.artifact(f"raw_{row_format.name}").reference}
@@ -155,68 +143,6 @@ def source_file(local_copy: LocalCopy) -> SourceFile:
         return replace(source, refused=(error.code, error.message))
 
 
-def _table_metadata(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.summary
-    columns = describe_columns(artifact.kind)
-    unused_rows = overview(Part(artifact.kind, artifact.path))
-    metadata: dict[str, Any] = {
-        "preview": _example_rows(summary["preview"], columns),
-        "warnings": _warning_table(summary["warnings"]),
-        **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
-        "files": table([_for_own_page(account) for account in unused_rows["accounts"]], ACCOUNT_COLUMNS),
-        "dagster/row_count": summary["accepted"],
-        "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
-        **table_columns(columns),
-    }
-    if unused_rows["where"]:
-        metadata["set_aside_where"] = table(
-            [_for_own_page(location) for location in unused_rows["where"]], ACCOUNT_COLUMNS
-        )
-        metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
-    return metadata | language_table(summary)
-
-
-def _example_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> dg.MetadataValue:
-    """The first rows, without their ids and the columns that are empty in all of them."""
-    shown = [name for name, _, _ in columns if name != "id" and any(row.get(name) for row in rows)]
-    texts = {name: text for name, _, text in columns if name in shown}
-    return table([{name: row.get(name) for name in shown} for row in rows[:EXAMPLE_ROWS]], texts)
-
-
-def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | None:
-    """The warnings about rows that are used; None without any."""
-    columns = {
-        "message": "What to look at",
-        "file": "The file",
-        "rows": "Numbers of the first rows",
-        "code": "The code of the warning",
-    }
-    shown = [{column: warning.get(column) or "" for column in columns} for warning in warnings]
-    return table(shown, columns) if shown else None
-
-
-def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata `languages`, if the summary has them: those of older versions do not."""
-    languages = summary.get("languages")
-    if not languages or not languages["sampled"]:
-        return {}
-    columns = {
-        "language": "ISO 639 code. unknown: code, numbers, or too short to tell.",
-        "rows": f"Rows in it, of {languages['sampled']:,} sampled rows",
-        "share": "Share of the sampled rows",
-    }
-    rows = [
-        {"language": language, "rows": count, "share": count / languages["sampled"]}
-        for language, count in sorted(languages["counts"].items(), key=lambda item: (-item[1], item[0]))
-    ]
-    return {"languages": table(rows, columns)}
-
-
-def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without what the page of its own table need not show: the table, and rows that later steps set aside."""
-    return {key: value for key, value in row.items() if key not in {"table", "later"}}
-
-
 table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
 
 
@@ -232,7 +158,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
         CheckSpec("every_split_has_rows", "Train, validation and test each have rows."),
     ],
     build=lambda build: _build_conversations(build),
-    show=lambda artifact: _conversations_metadata(artifact),
+    show=conversations_metadata,
 )
 def conversations(context: SpecContext) -> Spec:
     """All conversations of the tables in one form, without duplicates, each in the train, validation or test split.
@@ -326,44 +252,6 @@ def _moved_rows(build: BuildContext) -> list[RowWarning]:
     return [moves_warning(moves, before.spec, build.spec.to_json())] if moves else []
 
 
-def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.summary
-    edges, counts = plotting.histogram(count_words(artifact.path))
-    columns = describe_columns("conversations")
-    return {
-        "preview": _example_rows(summary["preview"], columns),
-        "splits": _split_table(summary["tables"]),
-        "warnings": _warning_table(summary["warnings"]),
-        **_rows_to_look_at(artifact),
-        "words": small_picture(small_plots.bars(edges, counts, "words", "words per conversation")),
-        "set_aside": summary["set_aside"] or None,
-        **language_table(summary),
-        "dagster/row_count": summary["accepted"],
-        "dagster/column_lineage": column_lineage(conversations_lineage()),
-        **table_columns(columns),
-    }
-
-
-def _split_table(tables: Mapping[str, Mapping[str, int]]) -> dg.MetadataValue:
-    """The number of conversations by table and split."""
-    names = ("train", "validation", "test")
-    return table(
-        [{"table": name, **{split: counts.get(split, 0) for split in names}} for name, counts in tables.items()]
-    )
-
-
-def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
-    """The longest and the oddest rows. In a large table, the oddest are searched in a sample."""
-    found = inspect_rows(artifact.path / "rows.parquet", "conversations", ROWS_TO_LOOK_AT, all_rows=False)
-    columns = {
-        "list": f"oddest: of {found.searched:,} rows (ft inspect searches all rows). longest: of all rows.",
-        **LISTED_ROW_COLUMNS,
-    }
-    lists = {"oddest": found.oddest, "longest": found.longest}
-    rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
-    return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
-
-
 @step(
     stage="tables",
     deps=[*FORMATS, "conversations"],
@@ -373,7 +261,7 @@ def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
     build=lambda build: build_quarantine(
         [Part(name, folder, build.spec.inputs[name][1]) for name, folder in build.inputs.items()], build.out
     ),
-    show=lambda artifact: _quarantine_metadata(artifact),
+    show=quarantine_metadata,
 )
 def quarantine(context: SpecContext) -> Spec:
     """Every row that is not used, with the reason: faulty rows, duplicates, and rows that show a held-out answer.
@@ -385,33 +273,3 @@ def quarantine(context: SpecContext) -> Spec:
     """
     tables = (*_present(context, FORMATS), "conversations")
     return Spec("quarantine", {name: context.artifact(name).reference for name in tables})
-
-
-def _quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.summary
-    examples, others = _examples(summary["first"])
-    return {
-        "reasons": table(_reasons(summary), ACCOUNT_COLUMNS),
-        "examples": table(examples, QUARANTINE_COLUMNS),
-        "see_any_row": QUARANTINE_HELP,
-        "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
-        "where": table(summary["where"], ACCOUNT_COLUMNS),
-        "more_examples": table(others, QUARANTINE_COLUMNS) if others else None,
-        "dagster/row_count": summary["rows"],
-        **table_columns(describe_columns("quarantine")),
-    }
-
-
-def _reasons(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each reason with its number of rows, most frequent first."""
-    meanings = {location["code"]: location["meaning"] for location in summary["where"]}
-    counts = sorted(summary["reasons"].items(), key=lambda item: -item[1])
-    return [{"code": code, "count": count, "meaning": meanings.get(code, "")} for code, count in counts]
-
-
-def _examples(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Return (some rows, the others). The first ones are of different reasons, if there are several."""
-    first_of_code = {row["code"]: at for at, row in reversed(list(enumerate(rows)))}
-    order = sorted(range(len(rows)), key=lambda at: first_of_code[rows[at]["code"]] != at)
-    ordered = [rows[at] for at in order]
-    return ordered[:QUARANTINED_EXAMPLES], ordered[QUARANTINED_EXAMPLES:]
