@@ -51,9 +51,11 @@ def start_rating(project: RatedProject, rater: str) -> subprocess.Popen[bytes]:
 
 def test_the_sides_are_fixed_fair_and_differ_between_raters(project: RatedProject) -> None:
     match, again = project.match(), project.match(PROMPT, TUNED)
-    sides = {rater: [match.side_of(TUNED, pair, rater) for pair in match.pairs] for rater in ("r1", "r2", "r3")}
-    assert all(20 < side.count(1) < 43 for side in sides.values())
-    assert len({tuple(side) for side in sides.values()}) == 3
+    sides = {f"r{n}": [match.side_of(TUNED, pair, f"r{n}") for pair in match.pairs] for n in range(100)}
+    total = 100 * len(match.pairs)
+    # The seed of the sides is a secret and differs in each run: 6 standard deviations of that many fair coins.
+    assert abs(sum(side.count(1) for side in sides.values()) - total / 2) < 6 * (total / 4) ** 0.5
+    assert len({tuple(side) for side in sides.values()}) == 100
     assert [again.side_of(TUNED, pair, "r1") for pair in again.pairs] == sides["r1"]
     assert again.pairs[0].item == match.pairs[0].item
     for pair in match.pairs:
