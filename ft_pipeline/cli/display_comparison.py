@@ -33,8 +33,7 @@ METRIC_TITLES = {
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print the rows in the comparison's order. The primary metric is the first, with its 95 % interval."""
-    primary = comparison.primary_metric
-    metrics = sorted(comparison.shown_metrics(), key=lambda name: name != primary)
+    primary, metrics = comparison.primary_metric, comparison.shown_metrics()
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/1,000"] if priced else [])]
     ends = any(row.ends for row in comparison.rows)

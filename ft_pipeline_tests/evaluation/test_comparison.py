@@ -75,7 +75,12 @@ def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
     [pair] = [pair for pair in comparison.pairs if pair.metric == "chrf"]
     assert (pair.better, pair.difference, pair.low) == ("base", 20.0, 20.0)
     assert names(comparison) == ["few_shot", "base"]
-    assert names(compare(inputs, {**CONFIG, "primary_metric": "chrf"})) == ["base", "few_shot"]
+    by_chrf = compare(inputs, {**CONFIG, "primary_metric": "chrf"})
+    assert names(by_chrf) == ["base", "few_shot"]
+    shown = list(comparison.shown_metrics())
+    assert list(by_chrf.shown_metrics()) == ["chrf", *(name for name in shown if name != "chrf")]
+    assert shown[0] == "loss"
+    assert "| base | 60.0" in markdown_table(by_chrf).replace("  ", " ")
 
 
 def test_a_shared_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> None:

@@ -189,7 +189,7 @@ class Comparison(JsonRecord):
         return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
 
     def shown_metrics(self) -> dict[str, Metric]:
-        """Return the metrics worth a column, in order.
+        """Return the metrics worth a column: first the primary one, then the others in their order.
 
         Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
         With several tokenizers, losses per token are left out.
@@ -199,7 +199,7 @@ class Comparison(JsonRecord):
         matches = any(row.scores["exact_match"].value for row in self.rows if "exact_match" in row.scores)
         if not matches and self.primary_metric != "exact_match":
             shown.pop("exact_match", None)
-        return shown
+        return dict(sorted(shown.items(), key=lambda entry: entry[0] != self.primary_metric))
 
     @property
     def incumbent(self) -> ComparisonRow | None:
