@@ -169,19 +169,21 @@ def steps(result: Result) -> str:
 
 
 def answer(result: Result, pick: str = "typical") -> str:
-    """A test question, the answers of the untouched model and of the chosen one, and a person's. pick: `typical` (the
-    median gain), `good` (the 90th percentile) or `worst`."""
+    """A test question, the answers of the untouched model, of its best prompt and of the chosen one, and a person's.
+    pick: `typical` (the median gain), `good` (the 90th percentile) or `worst`."""
     chosen = next(each for each in result["answers"] if pick in each["name"])
     before, after = chosen["models"]
     asked = [f"**{turn['role']}:** {turn['text']}" for turn in chosen["turns"]]
     question = asked[0].partition(" ")[2] if len(asked) == 1 else "<br>".join(asked)
+    prompt = chosen.get("best_prompt")  # not in results that were taken by an older version
     cells = [
         ["a customer asks", question],
         [f"`{before}`, untouched", chosen["before"]],
+        *([[f"`{prompt}`, its best prompt", chosen["prompted"]]] if prompt not in (None, before, after) else []),
         [f"`{after}`, tuned", chosen["after"]],
         ["a person's answer", chosen["reference"]],
     ]
-    return _table(["", f"the {chosen['name']} test answer"], cells)
+    return _table(["", chosen["name"]], cells)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

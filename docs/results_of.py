@@ -212,8 +212,8 @@ class FinishedProject:
         return found
 
     def _answers(self) -> list[dict[str, Any]]:
-        """Return three test questions with the answers of the untouched model and of the chosen one, by the rule of
-        the report: the median gain, the 90th percentile, the lowest gain."""
+        """Return three test questions with the answers of the untouched model, of its best prompt and of the chosen
+        one, by the rule of the report: the median gain, the 90th percentile, the lowest gain."""
         after, before = self.chosen, self.comparison.plain_of(self.chosen)
         if after is None or before is None or after.name == before.name:
             return []
@@ -221,7 +221,17 @@ class FinishedProject:
         gains = item_gains(self._samples, rows, metric, self.comparison.metric())
         turns = conversations_of(self.store, self.compared, self.comparison)
         chosen = before_and_after(self._samples, turns, rows, gains, lambda *_: "")
-        return [{**entry, "models": list(rows)} for entry in chosen]
+        best = self.comparison.best_baseline(of=after)
+        prompted = {sample["item"]: sample["answer"] for sample in self._samples[best.name]} if best else {}
+        return [
+            {
+                **entry,
+                "models": list(rows),
+                "best_prompt": best.name if best else None,
+                "prompted": prompted.get(entry["item"]),
+            }
+            for entry in chosen
+        ]
 
     def _trainings(self) -> dict[str, Any]:
         """Return what each training recorded: its numbers, its evaluations, and the rewards of its first and last

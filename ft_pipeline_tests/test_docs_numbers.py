@@ -24,7 +24,8 @@ RESULT: dict[str, Any] = {
         "a": [{"label": "Loss", "values": "3.1 → 2.4", "change": "-0.70 (-0.80 to -0.60)", "verdict": "improved"}]
     },
     "answers": [
-        {"name": "typical", "models": ["base", "a/merged"], "turns": [{"role": "user", "text": "Late | again?"}],
+        {"name": "a typical answer", "models": ["base", "a/merged"], "best_prompt": "few_shot", "prompted": "refund",
+         "turns": [{"role": "user", "text": "Late | again?"}],
          "before": "I am\nan AI.", "after": "Please send the number.", "reference": "Send it."}
     ],
     "seconds": {"all_steps": 543.2, "steps": {"adapter[a]": 201.0}},
@@ -98,7 +99,8 @@ def test_other_tables_and_sentences(read: Any) -> None:
     )
     assert "| all steps | 9 min |" in shown["steps"]
     assert "| a customer asks | Late \\| again? |" in shown["answer"]
-    assert "| `base`, untouched | I am<br>an AI. |" in shown["answer"]
+    assert "| `base`, untouched | I am<br>an AI. |\n| `few_shot`, its best prompt | refund |" in shown["answer"]
+    assert shown["answer"].splitlines()[2] == "|  | a typical answer |"
 
 
 def problems(read: Any, text: str, *earlier: Mapping[str, Any]) -> list[str]:

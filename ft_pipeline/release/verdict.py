@@ -28,14 +28,14 @@ HALF_WIDTH = float(ndtri(0.975))
 LIKELIHOODS = ("nats_per_byte", "loss")
 """The metrics whose leads are said in percent."""
 RIGHT = {
-    "exact_match": "exactly",
-    "fields_match": "with the right fields",
-    "format_valid": "in the right format",
-    "call_names": "that call the right tools",
-    "call_arguments": "with the right calls",
-    "call_order": "with the right calls in their order",
+    "exact_match": "are exact",
+    "fields_match": "have the right fields",
+    "format_valid": "have the right format",
+    "call_names": "call the right tools",
+    "call_arguments": "have the right calls",
+    "call_order": "have the right calls in their order",
 }
-"""What an answer is that has a metric of the unit "share". Of other metrics it is "rightly"."""
+"""What answers do that count in a metric of the unit "share". Of other metrics they "are right"."""
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -264,7 +264,7 @@ def _win_in_words(comparison: Comparison, row: ComparisonRow, rival: ComparisonR
 
 
 def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
-    """Return a lead in words: the share of the nats that are saved, answers of 100, or the difference."""
+    """Return the lead of a row in words: the share of the nats that are saved, answers of 100, or the difference."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
     if pair.metric in LIKELIHOODS and rival is not None:
@@ -273,11 +273,14 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
         same = ", and its own answers are at least as similar to them" if checked else ""
         return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
-    more = f"{pair.difference * 100:.0f}{_range(ends, 100)} more of 100"
-    if metric.unit == SHARE_OF_FIELDS:
-        return f"it gets {more} fields right than {pair.worse}"
-    if metric.unit == "share":
-        return f"it gives {more} answers {RIGHT.get(pair.metric, 'rightly')} than {pair.worse}"
+    if metric.unit in ("share", SHARE_OF_FIELDS) and not metric.lower_is_better and rival is not None:
+        of_100 = f"{row.scores[pair.metric].value * 100:.0f} of 100"
+        more = (
+            f"{pair.difference * 100:.0f}{_range(ends, 100)} more than the {rival.scores[pair.metric].value * 100:.0f}"
+        )
+        if metric.unit == SHARE_OF_FIELDS:
+            return f"{of_100} fields are right, {more} of {pair.worse}"
+        return f"{of_100} of its answers {RIGHT.get(pair.metric, 'are right')}, {more} of {pair.worse}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
 
 
@@ -296,9 +299,10 @@ def _basis(comparison: Comparison, row: ComparisonRow, opinion: Opinion | None =
     """Return what the verdict rests on. opinion: the one that decided; None: a metric did."""
     trainings = max((lead.trainings for lead in comparison.recipe_leads_of(row)), default=1)
     trained = (
-        "" if row.kind not in TUNED else "One training. " if trainings == 1 else f"The same in {trainings} trainings. "
+        "" if row.kind not in TUNED else "trained once, " if trainings == 1 else f"the same in {trainings} trainings, "
     )
+    tested = f"{trained}tested on {comparison.test_rows:,} conversations. "
     decided = TWO_KEYS if comparison.answer_checks else comparison.decided_by
     if opinion is not None:
         decided = f"Decided by {opinion.who}. {opinion.agreement}"
-    return f"{trained}{decided}".strip()
+    return f"{tested[0].upper()}{tested[1:]}{decided}".strip()

@@ -80,7 +80,7 @@ def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: P
     check = EXAMPLES[example.name]
     document = ft_json(example, "compare")
     assert document["primary_metric"] == check
-    assert document["decided_by"] == f"evaluation.metrics.{check} decides: it checks the answers."
+    assert document["decided_by"] == f"The check evaluation.metrics.{check} decides."
     results = document["field_results" if check == "order" else "confusions"]
     assert {entry["row"] for entry in results} == {row["name"] for row in document["rows"]}
     report = next((example / "data" / "store" / "artifacts" / "report").glob("*/*/report.html"))

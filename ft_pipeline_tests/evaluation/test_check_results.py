@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,22 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     scores = Scored(make_job, tmp_path, lambda number: json.dumps(reference_of(number)), {"order": ORDER})
     comparison = scores.compare({"good": good, "poor": poor})
     assert comparison.primary_metric == "order"
-    assert comparison.decided_by == "evaluation.metrics.order decides: it checks the answers."
+    assert comparison.decided_by == "The check evaluation.metrics.order decides."
     best, worst = comparison.rows
     assert (best.name, best.scores["order/all"].value) == ("good", pytest.approx(50 / 60))
     # 40 answers have one right field of 2 or 3, and a note; 20 have none
     assert worst.scores["order"].value == pytest.approx((20 * (1 / 3 + 1 / 4)) / 60)
     lead = comparison.difference(best, worst)
     assert lead is not None and lead.is_clear
-    assert in_words(comparison, best, lead).endswith("more of 100 fields right than poor")
+    said = re.fullmatch(
+        r"(\d+) of 100 fields are right, (\d+) \((\d+) to (\d+)\) more than the (\d+) of poor",
+        in_words(comparison, best, lead),
+    )
+    assert said is not None
+    of_best, more, low, high, of_worst = map(int, said.groups())
+    assert (of_best, of_worst) == (round(100 * best.scores["order"].value), round(100 * worst.scores["order"].value))
+    assert low < more < high
+    assert abs(of_best - of_worst - more) <= 1
 
     good_fields, poor_fields = comparison.field_results
     assert good_fields.worst is not None

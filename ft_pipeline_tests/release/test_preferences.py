@@ -165,8 +165,8 @@ def test_the_verdict_is_in_people_s_terms() -> None:
         "Use the fine-tuned model qlora: its answers were preferred in 68 of 100 comparisons with few_shot (59 to 76)."
     )
     assert found.basis == (
-        "One training. Decided by people, who rated 60 pairs blind. They agree with each other: 0.61 (Krippendorff's "
-        "alpha, 0.42 to 0.77; 60 pairs)."
+        "Trained once, tested on 40 conversations. Decided by people, who rated 60 pairs blind. They agree with each "
+        "other: 0.61 (Krippendorff's alpha, 0.42 to 0.77; 60 pairs)."
     )
 
 
@@ -221,7 +221,9 @@ def test_a_judge_that_cannot_tell_leaves_it_to_people() -> None:
         "Not decided yet: rate 50 pairs with `ft rate qlora plain`. qlora is preferred in 56 of 100 comparisons with "
         "plain (47 to 64) by a judge that compared 134 pairs, and half may be the truth"
     )
-    assert found.basis.startswith("One training. Decided by a judge that compared 134 pairs. It agrees with people:")
+    assert found.basis.startswith(
+        "Trained once, tested on 40 conversations. Decided by a judge that compared 134 pairs. It agrees with people:"
+    )
 
 
 def test_the_incumbent_is_replaced_by_the_word_of_people() -> None:

@@ -37,7 +37,7 @@ def test_a_tuned_model_that_wins_is_to_be_used() -> None:
         "Use the fine-tuned model qlora: it predicts the answers that people wrote 33 % (30 to 37) better than "
         "few_shot."
     )
-    assert found.basis.startswith("One training.")
+    assert found.basis.startswith("Trained once, tested on 40 conversations.")
 
 
 def test_the_second_key_and_the_trainings_are_said() -> None:
@@ -45,7 +45,7 @@ def test_the_second_key_and_the_trainings_are_said() -> None:
     check = AnswerCheck("qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
     found = said(replace(comparison(LOSSES), recipe_leads=[lead], answer_checks=[check]))
     assert found.sentence.endswith("than few_shot, and its own answers are at least as similar to them.")
-    assert found.basis.startswith("The same in 3 trainings. Decided by two things")
+    assert found.basis.startswith("The same in 3 trainings, tested on 40 conversations. Decided by two")
 
 
 def test_answers_that_are_worse_decide_nothing() -> None:

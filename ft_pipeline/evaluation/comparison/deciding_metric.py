@@ -61,7 +61,7 @@ def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
     """Return the metric that decides where no opinion does."""
     own = config.get("decides")
     if own and is_measured(own, estimates):
-        return Deciding(own, f"evaluation.metrics.{own} decides: it checks the answers.")
+        return Deciding(own, f"The check evaluation.metrics.{own} decides.")
     if (with_tools := _share_with_tools(estimates)) > MOST:
         return Deciding(
             CALLS, f"The calls decide: {with_tools:.0%} of the test answers may call tools, with the right arguments."

@@ -43,6 +43,7 @@ def before_and_after(
         chosen.append(
             {
                 "name": name,
+                "item": after["item"],
                 "turns": turns_before(after, turns),
                 "before": before["answer"],
                 "after": after["answer"],
