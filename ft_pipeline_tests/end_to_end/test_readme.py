@@ -47,14 +47,14 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     (checkout / ".venv").symlink_to(sys.prefix)
     (checkout / "data").symlink_to(example_folder() / "data")
     port = free_port()
-    blocks = [block.replace(PORT, str(port)) for block in commands("Distil from a teacher")]
-    prepare, serve, distil, read = blocks
+    blocks = [block.replace(PORT, str(port)) for block in commands("Distill from a teacher")]
+    prepare, serve, distill, read = blocks
     bash(prepare, checkout)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):
-        bash(distil, checkout)
+        bash(distill, checkout)
     shown = bash(read, checkout)
 
-    root = tmp_path / "distil"
+    root = tmp_path / "distill"
     ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
     ((aside,),) = ft_json(root, "sql", "select count(*) from distilled_set_aside")["rows"]
     assert kept + aside == 20
