@@ -92,6 +92,11 @@ COLUMNS = {
         "its answers that do not end within the limit",
         lambda row, _: _number(row["cut_off"], 0, 100, " %"),
     ),
+    "repeats": Column(
+        "repeats",
+        "its answers that repeat themselves",
+        lambda row, _: _number(row["faults"]["repetition"], 0, 100, " %"),
+    ),
     "length": Column("length", "of its answers; 1 is that of people's", lambda row, _: _value(row, "length_ratio", 2)),
     "general": Column(
         "general", "general questions answered right", lambda row, _: _value(row, "general_accuracy", 0, 100, " %")
