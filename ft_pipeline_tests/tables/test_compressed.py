@@ -66,6 +66,7 @@ def test_the_content_decides_whether_a_file_is_compressed(tmp_path, name, conten
         b"\x50\x2a\x4d\x18\x04\x00\x00\x00\x01\x02\x03\x04" + zstandard.compress(LINES),  # as pzstd writes it
         zstandard.ZstdCompressor(write_content_size=False).compress(LINES),
     ],
+    ids=["gz", "bz2", "zst", "pzstd", "zst without sizes"],
 )
 def test_a_file_of_several_streams_is_read_to_its_end(tmp_path, content):
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -128,6 +129,7 @@ def archive(kind: str) -> bytes:
         (b"\x04\x22\x4d\x18" + bytes(40), "lz4"),
         (bz2.compress(gzip.compress(LINES)), "gzip"),
     ],
+    ids=["zip", "tar", "tar.gz", "xz", "7z", "rar", "lz4", "gz.bz2"],  # gzip has the time: no id by content
 )
 def test_archives_and_what_is_compressed_twice_are_refused(tmp_path, content, kind):
     (tmp_path / "a.jsonl.gz").write_bytes(content)
