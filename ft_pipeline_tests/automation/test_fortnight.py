@@ -41,6 +41,7 @@ def conversations(shop: Simulation) -> Artifact:
     return shop.store.require(pointer.kind, pointer.fingerprint)
 
 
+@pytest.mark.long
 def test_retraining_starts_only_when_its_rules_require_it(shop: Simulation) -> None:
     first_run(shop)
     at_first = conversations(shop)

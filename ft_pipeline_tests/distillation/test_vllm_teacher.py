@@ -53,6 +53,7 @@ def answers_of(job: Job) -> list[dict[str, Any]]:
     return pq.read_table(job.out / "answers.parquet").to_pylist()
 
 
+@pytest.mark.long
 def test_a_server_answers_every_prompt_and_ends_with_the_run(
     inputs: dict[str, Path], tmp_path: Path, events: Path
 ) -> None:

@@ -124,6 +124,7 @@ def share_that_moves(worlds: int, *, candidates: int = 1, fresh: int = 0, seed: 
     return moved / worlds
 
 
+@pytest.mark.long
 def test_retrainings_that_change_nothing_rarely_move_the_champion() -> None:
     """In 1,000 worlds. Tested one by one at 2.5 %, 40 % of the worlds move it."""
     assert share_that_moves(1000) <= 0.05

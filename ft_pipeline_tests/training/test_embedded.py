@@ -10,6 +10,7 @@ from ft_pipeline_tests.training.subject import Listener, job, make_training_data
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_qlora_trains_and_merges_the_embedded_model(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
