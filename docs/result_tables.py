@@ -180,7 +180,7 @@ def answer(result: Result, pick: str = "typical") -> str:
     before, after = chosen["models"]
     asked = [f"**{turn['role']}:** {turn['text']}" for turn in chosen["turns"]]
     question = asked[0].partition(" ")[2] if len(asked) == 1 else "<br>".join(asked)
-    prompt = chosen.get("best_prompt")  # not in results that were taken by an older version
+    prompt = chosen["best_prompt"]
     cells = [
         ["a customer asks", question],
         [f"`{before}`, untouched", chosen["before"]],

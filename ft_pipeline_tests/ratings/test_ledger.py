@@ -49,12 +49,16 @@ def start_rating(project: RatedProject, rater: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", RATING_PROCESS, str(project.store.root), rater], env=os.environ)
 
 
+def is_fair(sides: list[int]) -> bool:
+    """Within 6 standard deviations of fair coins: the seed is a secret, so that each run draws other ones."""
+    return abs(sides.count(1) - len(sides) / 2) < 6 * (len(sides) / 4) ** 0.5
+
+
 def test_the_sides_are_fixed_fair_and_differ_between_raters(project: RatedProject) -> None:
     match, again = project.match(), project.match(PROMPT, TUNED)
     sides = {f"r{n}": [match.side_of(TUNED, pair, f"r{n}") for pair in match.pairs] for n in range(100)}
-    total = 100 * len(match.pairs)
-    # The seed of the sides is a secret and differs in each run: 6 standard deviations of that many fair coins.
-    assert abs(sum(side.count(1) for side in sides.values()) - total / 2) < 6 * (total / 4) ** 0.5
+    assert all(is_fair(side) for side in sides.values())
+    assert is_fair([each for side in sides.values() for each in side])
     assert len({tuple(side) for side in sides.values()}) == 100
     assert [again.side_of(TUNED, pair, "r1") for pair in again.pairs] == sides["r1"]
     assert again.pairs[0].item == match.pairs[0].item
