@@ -180,7 +180,7 @@ def answer(result: Result, pick: str = "typical") -> str:
     before, after = chosen["models"]
     asked = [f"**{turn['role']}:** {turn['text']}" for turn in chosen["turns"]]
     question = asked[0].partition(" ")[2] if len(asked) == 1 else "<br>".join(asked)
-    prompt = chosen["best_prompt"]
+    prompt = chosen.get("best_prompt")  # docs/results/rewards.json is older than this key
     cells = [
         ["a customer asks", question],
         [f"`{before}`, untouched", chosen["before"]],
