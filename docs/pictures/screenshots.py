@@ -30,7 +30,6 @@ from ft_pipeline_tests.end_to_end import ui
 TARGET = Path(__file__).parents[1] / "images"
 MAX_BYTES = 200_000
 VIEW = {"width": 1280, "height": 900}
-GRAPH_VIEW = {"width": 1800, "height": 700}
 PATIENCE_SECONDS = 600
 """How long the UI may take to start, and a page to show what it is opened for, on a busy machine."""
 PICTURE = "img[src^='data:image/svg+xml']"
@@ -80,22 +79,6 @@ def _recorded_tags(instance: dg.DagsterInstance, key: dg.AssetKey, partition: st
     return dict(recorded.tags or {}) if recorded else {}
 
 
-def graph(page: Page, url: str, _: Path) -> bytes:
-    """Return the groups of assets with their state."""
-    page.set_viewport_size(GRAPH_VIEW)
-    page.goto(f"{url}/asset-groups", wait_until="domcontentloaded")
-    page.wait_for_function("document.querySelectorAll('foreignObject').length > 5")
-    page.wait_for_timeout(5000)  # the states of the assets arrive one after another
-    boxes = [box.bounding_box() for box in page.locator("foreignObject").all()]
-    found = [box for box in boxes if box]
-    left, top = min(box["x"] for box in found) - 16, min(box["y"] for box in found) - 16
-    right = max(box["x"] + box["width"] for box in found) + 16
-    bottom = max(box["y"] + box["height"] for box in found) + 16
-    png = page.screenshot(clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
-    page.set_viewport_size(VIEW)
-    return png
-
-
 def adapter(page: Page, url: str, project: Path) -> bytes:
     """Return the page of the adapter that was trained last: its loss curve."""
     pointers = [pointer for pointer in AssetPointers(Project(project).store).all() if pointer.asset == "adapter"]
@@ -119,7 +102,6 @@ def recommendation(page: Page, url: str, _: Path) -> bytes:
 
 
 SCREENSHOTS: dict[str, Callable[[Page, str, Path], bytes]] = {
-    "graph": graph,
     "adapter": adapter,
     "quarantine": quarantine,
     "comparison": comparison,

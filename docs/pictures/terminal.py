@@ -2,10 +2,10 @@
 
     pip install pyte
     python docs/pictures/terminal.py             # about five minutes on two free cores
-    python docs/pictures/terminal.py --redraw    # draw docs/images/terminal.cast again
+    python docs/pictures/terminal.py --redraw    # draw the last recording again
 
-terminal.cast is the recording in the format of asciinema. The picture plays it faster and ends on the last screen. It
-needs no script and no font from elsewhere.
+build/terminal.cast is the recording in the format of asciinema. The picture plays it faster and ends on the last
+screen. It needs no script and no font from elsewhere.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import struct
 import tempfile
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 COMMANDS = ("ft init labels --example-of classification", "ft run --project labels")
 COLUMNS, ROWS = 80, 30
-IMAGES = Path(__file__).parents[1] / "images"
-CAST, PICTURE = IMAGES / "terminal.cast", IMAGES / "terminal.svg"
+ROOT = Path(__file__).parents[2]
+CAST, PICTURE = ROOT / "build" / "terminal.cast", ROOT / "docs" / "images" / "terminal.svg"
 
 SAMPLE_SECONDS = 6.0
 """Seconds of the recording between two pictures, if no line was added."""
@@ -53,8 +53,9 @@ text{white-space:pre;fill:%(default)s}
 @media (prefers-reduced-motion:reduce){.film{animation:none}}
 @keyframes play{%(frames)s}
 """
-Screen = tuple[tuple[tuple[int, str, str, bool], ...], ...]
-"""The rows of a screen, each with its runs of letters: (column, text, color, bold)."""
+Row = tuple[tuple[int, str, str, bool], ...]
+"""A row of a screen, as its runs of letters: (column, text, color, bold)."""
+Screen = tuple[Row, ...]
 Event = tuple[float, str]
 """(seconds since the start, what was printed)."""
 
@@ -104,6 +105,7 @@ def _read(terminal: int) -> bytes:
 
 def write_cast(events: Sequence[Event]) -> None:
     """Write the recording as an asciicast (version 2)."""
+    CAST.parent.mkdir(exist_ok=True)
     header = {"version": 2, "width": COLUMNS, "height": ROWS, "timestamp": round(time.time())}
     lines = [header, *([round(when, 3), "o", text] for when, text in events)]
     CAST.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
@@ -160,10 +162,12 @@ def draw(shown: Sequence[Screen]) -> str:
         "seconds": len(shown) * FRAME_SECONDS,
         "frames": frames,
     }
+    rows = {row: f"r{number}" for number, row in enumerate(dict.fromkeys(chain.from_iterable(shown)))}
     film = "".join(
-        f'<g transform="translate({number * width + MARGIN:g} {BAR + MARGIN})">{_draw_screen(screen)}</g>'
+        f'<g transform="translate({number * width + MARGIN:g} {BAR + MARGIN})">{_draw_screen(screen, rows)}</g>'
         for number, screen in enumerate(shown)
     )
+    once = "".join(f'<g id="{name}">{_draw_row(row)}</g>' for row, name in rows.items() if row)
     circles = "".join(
         f'<circle cx="{MARGIN + 6 + 20 * number}" cy="{BAR // 2 + 2}" r="6" fill="{color}"/>'
         for number, color in enumerate(("#ff5f57", "#febc2e", "#28c840"))
@@ -171,23 +175,26 @@ def draw(shown: Sequence[Screen]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" role="img" aria-label="{_label(shown[-1])}"><style>{style}</style>'
-        f'<rect width="{width:g}" height="{height:g}" rx="8" fill="#0d1117"/>{circles}'
+        f'<defs>{once}</defs><rect width="{width:g}" height="{height:g}" rx="8" fill="#0d1117"/>{circles}'
         f'<g class="film">{film}</g></svg>\n'
     )
 
 
-def _draw_screen(screen: Screen) -> str:
+def _draw_screen(screen: Screen, names: Mapping[Row, str]) -> str:
+    return "".join(f'<use href="#{names[row]}" y="{number * LINE}"/>' for number, row in enumerate(screen) if row)
+
+
+def _draw_row(row: Row) -> str:
     texts = []
-    for row, runs in enumerate(screen):
-        for column, text, color, bold in runs:
-            start = len(text) - len(text.lstrip())
-            letters = text.strip()
-            weight = ' font-weight="700"' if bold else ""
-            fill = "" if color == "default" else f' style="fill:{_hex(color)}"'
-            texts.append(
-                f'<text x="{(column + start) * CELL:g}" y="{row * LINE + FONT}" textLength="{len(letters) * CELL:g}" '
-                f'lengthAdjust="spacingAndGlyphs"{weight}{fill}>{escape(letters)}</text>'
-            )
+    for column, text, color, bold in row:
+        start = len(text) - len(text.lstrip())
+        letters = text.strip()
+        weight = ' font-weight="700"' if bold else ""
+        fill = "" if color == "default" else f' style="fill:{_hex(color)}"'
+        texts.append(
+            f'<text x="{(column + start) * CELL:g}" y="{FONT}" textLength="{len(letters) * CELL:g}" '
+            f'lengthAdjust="spacingAndGlyphs"{weight}{fill}>{escape(letters)}</text>'
+        )
     return "".join(texts)
 
 

@@ -5,8 +5,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import dagster as dg
-
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
@@ -14,7 +12,7 @@ from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Deci
 from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.reward_config import checks_of
-from ft_pipeline.execution.metadata import sentences, table
+from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release import exposure_ledger
@@ -127,10 +125,10 @@ def _build_decision(build: BuildContext) -> dict[str, Any]:
 def _recommendation_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     return {
-        "verdict": summary.get("verdict"),  # older artifacts lack it
+        "verdict": prose(summary["verdict"]) if "verdict" in summary else None,  # older artifacts lack it
         "decision": summary["decision"],
         "row": summary.get("row"),
-        "reasons": sentences(summary["reasons"]),
+        **sentences("reasons", summary["reasons"]),
         "evidence": summary["evidence"],
     }
 
@@ -144,8 +142,8 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
     ]
     uses = f"{exposure['before'] + exposure['tests']:.0f} of {exposure['used_up_at']}"
     return {
-        "verdict": dg.MetadataValue.md(f"**{said['sentence']}**\n\n{said['basis']}"),
-        "reasons": sentences(artifact.summary["reasons"]),
+        "verdict": prose(f"**{said['sentence']}**\n\n{said['basis']}"),
+        **sentences("reasons", artifact.summary["reasons"]),
         "uses_of_the_test_rows": uses,
         **({"tests": table(tests)} if tests else {}),
     }

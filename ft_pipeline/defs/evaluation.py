@@ -179,8 +179,7 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
     metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
-    notes = artifact.summary.get("notes")
-    return metadata | ({"notes": sentences(notes)} if notes else {})
+    return metadata | sentences("notes", artifact.summary.get("notes") or [])
 
 
 def _check_metadata(artifact: Artifact) -> dict[str, Any]:

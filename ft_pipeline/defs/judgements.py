@@ -169,7 +169,7 @@ def _judgements_metadata(artifact: Artifact) -> dict[str, Any]:
     remarks = [*summary["excluded"], *([summary["problem"]] if summary["problem"] else [])]
     return {
         "verdicts": table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
-        "remarks": sentences(remarks) if remarks else None,
+        **sentences("remarks", remarks),
         "judge": f"{summary['model']} at {summary['host']}, prompt version {summary['prompt_version']}",
         "rubric": dg.MetadataValue.md(summary["rubric"]),
         "plan": summary["plan"],

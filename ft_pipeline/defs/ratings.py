@@ -54,7 +54,7 @@ def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
     }
     return {
         "results": table([_row(result, columns) for result in results], columns),
-        "in_words": sentences([line for result in results for line in result.lines()]),
+        **sentences("in_words", [line for result in results for line in result.lines()]),
         "verdicts": artifact.summary["verdicts"],
     }
 

@@ -8,7 +8,7 @@ import dagster as dg
 
 from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
-from ft_pipeline.execution.metadata import sentences, table
+from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -163,9 +163,9 @@ def _champion_metadata(artifact: Artifact) -> dict[str, Any]:
     if record:
         now = f"**{record['name']}** is the champion since {record['since'][:10]}: {record['reason']}"
     return {
-        "released": dg.MetadataValue.md(now),
+        "released": prose(now),
         "moved": summary["moved"],
-        "reasons": sentences(summary["reasons"]) if summary["reasons"] else None,
+        **sentences("reasons", summary["reasons"]),
         "champion": record,
     }
 

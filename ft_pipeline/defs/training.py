@@ -21,7 +21,7 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.execution.metadata import sentences, small_picture, table, table_columns
+from ft_pipeline.execution.metadata import prose, sentences, small_picture, table, table_columns
 from ft_pipeline.execution.pace import format_duration
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
@@ -303,9 +303,9 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     bar = small_plots.stacked_bar(gigabytes, summary["gpu_memory_gb"], "GB", "memory by part")
     on_a_cpu = describe_cpu_memory(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
     return {
-        "fits": summary["checks"]["fits"]["message"],
+        "fits": prose(summary["checks"]["fits"]["message"]),
         "parts": small_picture(bar),
-        "advice": sentences(summary["advice"]) if summary["advice"] else None,
+        **sentences("advice", summary["advice"]),
         "total_gb": summary["total_gb"],
         "on_a_cpu": on_a_cpu,
         "by_rank": describe_ranks(summary["ranks"]) if "ranks" in summary else None,
@@ -325,7 +325,7 @@ def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:
     candidates = [{"merge": name, **values} for name, values in summary.get("candidates", {}).items()]
     noise = summary.get("noise")
     return {
-        "equivalence": summary["checks"]["merge_equivalence"]["message"],
+        "equivalence": prose(summary["checks"]["merge_equivalence"]["message"]),
         "candidates": table(candidates) if candidates else None,
         "quantisation_noise": table(noise) if noise else None,
         **{key: value for key, value in summary.items() if key in _MERGE_NUMBERS},
@@ -345,7 +345,7 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     summary, targets = artifact.summary, own_targets(artifact)
     return {
         "loss_curve": small_picture(curve),
-        "own_target": " ".join(target.describe() for target in targets) or None,
+        "own_target": prose(" ".join(target.describe() for target in targets)) if targets else None,
         **{key: summary.get(key) for key in _TRAINING_NUMBERS},
         "learning_rate": artifact.spec["config"]["experiment"]["training"]["learning_rate"],
         **{key: value for key, value in summary.items() if key.startswith(("first_", "best_"))},

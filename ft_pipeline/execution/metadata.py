@@ -5,6 +5,7 @@ A numpy scalar in the event log would make the step fail after its work is done.
 
 import base64
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
+LINE_CHARACTERS = 54
+"""Characters of a line for which the UI has room in a window of 1,280 pixels."""
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,13 +81,37 @@ def _column_type(value: Any) -> str:
     return "string"
 
 
-def sentences(texts: Sequence[str]) -> dg.MetadataValue:
-    """A list of sentences on the asset's page, which shows it without a click: a long one is a table."""
-    markdown = "\n".join(f"- {text}" for text in texts)
-    if len(markdown) <= SHOWN_CHARACTERS:
-        return dg.MetadataValue.md(markdown)
-    column = dg.TableColumn("sentence", "string")
-    return dg.MetadataValue.table([dg.TableRecord({"sentence": text}) for text in texts], dg.TableSchema([column]))
+def prose(markdown: str) -> dg.MetadataValue:
+    """Sentences on the asset's page, which are read without scrolling to the side.
+
+    The long values below them (a path, hashes) make the page wider than the window, and text fills that width. So
+    each line gets a break of its own.
+    """
+    return dg.MetadataValue.md(_in_lines(markdown))
+
+
+def sentences(name: str, texts: Sequence[str]) -> dict[str, dg.MarkdownMetadataValue]:
+    """A list of sentences on the asset's page: the entry `name`, and `more_` with those that need a click."""
+    items = [_in_lines(f"- {text}") for text in texts]
+    while len(shown := "\n".join(items)) > SHOWN_CHARACTERS and len(items) > 1:
+        items.pop()
+    if not items:
+        return {}
+    rest = "\n".join(f"- {text}" for text in texts[len(items) :])
+    more = {f"more_{name}": dg.MetadataValue.md(rest)} if rest else {}
+    return {name: dg.MetadataValue.md(shown), **more}
+
+
+def _in_lines(markdown: str) -> str:
+    """Return a text whose lines are as long as the page is wide. Two spaces at the end of a line keep its break."""
+    lines = []
+    for line in markdown.split("\n"):
+        indent = "  " if line.startswith("- ") else ""
+        parts = textwrap.wrap(
+            line, LINE_CHARACTERS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        lines.append("  \n".join(parts))
+    return "\n".join(lines)
 
 
 def table_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:

@@ -7,10 +7,28 @@ from ft_pipeline.execution import metadata
 from ft_pipeline.settings.instance import DagsterSettings
 
 
-def test_a_long_list_of_sentences_is_a_table_that_needs_no_click() -> None:
-    short, long = metadata.sentences(["one", "two"]), metadata.sentences(["a sentence of the rules"] * 100)
-    assert isinstance(short, dg.MarkdownMetadataValue) and short.value == "- one\n- two"
-    assert isinstance(long, dg.TableMetadataValue) and len(long.records) == 100
+def test_as_many_sentences_as_dagster_shows_need_no_click() -> None:
+    assert metadata.sentences("reasons", []) == {}
+    assert [value.value for value in metadata.sentences("reasons", ["one", "two"]).values()] == ["- one\n- two"]
+    texts = [f"sentence {number} of the rules" for number in range(100)]
+    shown, more = (value.value for value in metadata.sentences("reasons", texts).values())
+    assert 900 < len(shown) <= metadata.SHOWN_CHARACTERS
+    assert "\n".join([shown, more]).split("\n") == [f"- {text}" for text in texts]
+
+
+def test_a_sentence_is_read_without_scrolling_to_the_side() -> None:
+    """A path or a hash below it makes the page wider than the window."""
+    text = "**Use the fine-tuned model qlora/merged: it is right more often than few_shot.** It was trained once."
+    shown = metadata.prose(f"{text}\n\nTwo\nthree {'long' * 20}").value
+    first, paragraph = shown.split("\n\n")
+    assert [line.strip() for line in first.split("\n")] == [
+        "**Use the fine-tuned model qlora/merged: it is right",
+        "more often than few_shot.** It was trained once.",
+    ]
+    assert first.count("  \n") == 1, "two spaces keep the break in Markdown"
+    assert paragraph.replace("  \n", " ") == f"Two\nthree {'long' * 20}", "nothing is lost, and no word is cut"
+    (item,) = metadata.sentences("reasons", ["word " * 30]).values()
+    assert [line[:2] for line in (item.value or "").split("\n")] == ["- ", "  ", "  "]
 
 
 def test_a_conversation_in_a_table_reads_like_one() -> None:
