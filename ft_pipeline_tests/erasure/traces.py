@@ -161,7 +161,20 @@ def _json(path: Path) -> Iterator[str]:
             yield from _strings(json.loads(document))
 
 
-_PLAIN_SUFFIXES = (".txt", ".md", ".html", ".yaml", ".csv", ".log", ".out", ".err", ".sql", ".jinja", ".complete")
+_PLAIN_SUFFIXES = (
+    ".txt",
+    ".md",
+    ".html",
+    ".yaml",
+    ".toml",
+    ".csv",
+    ".log",
+    ".out",
+    ".err",
+    ".sql",
+    ".jinja",
+    ".complete",
+)
 READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     **dict.fromkeys(_PLAIN_SUFFIXES, _plain),
     **dict.fromkeys(("", ".safetensors", ".u64", ".pub"), _plain),  # locks; weights; hashes; public keys

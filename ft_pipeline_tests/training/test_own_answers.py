@@ -108,9 +108,22 @@ def test_the_student_comes_nearer_to_its_teacher_on_its_own_answers(train):
 
 @pytest.mark.long
 @pytest.mark.parametrize("technique", ["full", "qlora"])
-def test_a_teacher_of_its_own_weights_does_not_change_with_the_student(technique, train):
+def test_a_student_of_another_technique_comes_nearer_to_a_teacher_of_its_own(technique, train):
     _, summary = train(experiment(technique, training={"learning_rate": 3e-3}))
-    assert summary["best_eval_own_answers"] < 0.8 * summary["first_eval_own_answers"]
+    assert summary["best_eval_own_answers"] < 0.9 * summary["first_eval_own_answers"]
+
+
+@pytest.mark.parametrize("teacher_is_loaded", [False, True])
+def test_the_teacher_does_not_change_with_the_student(teacher_is_loaded, base):
+    student, texts, answers = new_model(base, experiment(), "cpu"), ["Where is my order?", "Hello"], [[5, 6, 7], [8]]
+    teacher = Teacher(student, base, base if teacher_is_loaded else None)
+    before = teacher.read(texts, answers, 4, 2)
+    logits = student(input_ids=torch.tensor([[5, 6, 7]])).logits
+    with torch.no_grad():
+        for weights in (weights for weights in student.parameters() if weights.requires_grad):
+            weights.add_(0.1)
+    assert (student(input_ids=torch.tensor([[5, 6, 7]])).logits - logits).abs().max() > 0.1
+    assert str(teacher.read(texts, answers, 4, 2)) == str(before)
 
 
 def own_rows(folder, base, teacher, wanted, technique="lora"):
