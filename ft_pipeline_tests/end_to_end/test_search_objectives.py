@@ -72,7 +72,7 @@ def test_a_trial_whose_worker_is_killed_has_failed_and_the_search_goes_on(root: 
     assert process.returncode == 0, errors[-3000:]
     assert "try1 failed" in errors and "the worker was killed by SIGKILL" in errors and "Traceback" not in errors
     assert "try2 complete" in errors and "Run again" not in output
-    assert "qlora.try1 failed: adapter: the worker was killed by SIGKILL (usually out of memory).\n" in output
+    assert "qlora.try1 failed: adapter [try1]: the worker was killed by SIGKILL (usually out of memory).\n" in output
     document = ft_json(root, *arguments)
     assert [trial["state"] for trial in document["trials"]] == ["failed", "complete"]
 
