@@ -264,7 +264,7 @@ def _win_in_words(comparison: Comparison, row: ComparisonRow, rival: ComparisonR
 
 
 def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
-    """Return the lead of a row in words: the share of the nats that are saved, answers of 100, or the difference."""
+    """Return the lead of a row in words: the share of the nats that are saved, the share of right answers, or the difference."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
     if pair.metric in LIKELIHOODS and rival is not None:
@@ -274,13 +274,10 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         same = ", and its own answers are at least as similar to them" if checked else ""
         return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
     if metric.unit in ("share", SHARE_OF_FIELDS) and not metric.lower_is_better and rival is not None:
-        of_100 = f"{row.scores[pair.metric].value * 100:.0f} of 100"
-        more = (
-            f"{pair.difference * 100:.0f}{_range(ends, 100)} more than the {rival.scores[pair.metric].value * 100:.0f}"
-        )
-        if metric.unit == SHARE_OF_FIELDS:
-            return f"{of_100} fields are right, {more} of {pair.worse}"
-        return f"{of_100} of its answers {RIGHT.get(pair.metric, 'are right')}, {more} of {pair.worse}"
+        own, other = (f"{each.scores[pair.metric].value * 100:.0f} %" for each in (row, rival))
+        what = f"its {'fields' if metric.unit == SHARE_OF_FIELDS else 'answers'} {RIGHT.get(pair.metric, 'are right')}"
+        lead = f"a lead of {pair.difference * 100:.0f} points{_range(ends, 100)}"
+        return f"{own} of {what}, and {other} of those of {pair.worse}: {lead}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
 
 

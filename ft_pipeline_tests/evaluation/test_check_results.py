@@ -92,11 +92,11 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     lead = comparison.difference(best, worst)
     assert lead is not None and lead.is_clear
     said = re.fullmatch(
-        r"(\d+) of 100 fields are right, (\d+) \((\d+) to (\d+)\) more than the (\d+) of poor",
+        r"(\d+) % of its fields are right, and (\d+) % of those of poor: a lead of (\d+) points \((\d+) to (\d+)\)",
         in_words(comparison, best, lead),
     )
     assert said is not None
-    of_best, more, low, high, of_worst = map(int, said.groups())
+    of_best, of_worst, more, low, high = map(int, said.groups())
     assert (of_best, of_worst) == (round(100 * best.scores["order"].value), round(100 * worst.scores["order"].value))
     assert low < more < high
     assert abs(of_best - of_worst - more) <= 1

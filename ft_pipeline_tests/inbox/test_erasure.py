@@ -10,7 +10,7 @@ from ft_pipeline_tests.inbox.served import call, new_project, said, write
 
 ASKED, ANSWERED, CORRECTED = (
     "Where does Thusnelda Grünwald want her lamp to be sent to?",
-    "The lamp goes to the Mill Lane in Leeds, as always.",
+    "The lamp goes to the Quittenweg Lane in Leeds, as always.",
     "The lamp goes to the Zwiebelhorn in Bern from now on.",
 )
 LOG = "traffic/traces-2026-11-23.jsonl"
@@ -25,7 +25,7 @@ def test_erasing_an_accepted_call_removes_it_from_everything_but_the_log(tmp_pat
     ft_json(project.root, "inbox", "accept", "a")
     ft_json(project.root, "run", "--select", "raw_traces,raw_preferences,traces,preferences")
     (path,) = project.raw_folder("traces").glob("*")
-    texts = (ASKED, ANSWERED, CORRECTED, "Thusnelda", "Zwiebelhorn", "Mill Lane")
+    texts = (ASKED, ANSWERED, CORRECTED, "Thusnelda", "Zwiebelhorn", "Quittenweg Lane")
     assert len(traces(project.root, *texts)) >= 5  # log, raw file, its copy, tables, Dagster's log
     result = ft_json(project.root, "erase", str(path), "1", "--reason", "request 12")
     assert len(result["rows"]) >= 2, "the call and its feedback"
