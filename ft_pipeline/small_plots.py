@@ -88,12 +88,14 @@ def _sample(curve: Sequence[tuple[int, float]], count: int) -> list[tuple[int, f
     return [point for at, point in enumerate(curve) if at % step == 0 or at in (lowest, len(curve) - 1)]
 
 
-def leads_plot(leads: Sequence[Lead], title: str, alternative_text: str) -> str:
+def leads_plot(leads: Sequence[Lead], title: str, unit: str, alternative_text: str) -> str:
     """Return a plot of leads with 95 % intervals and a line at zero, the first on top, as Markdown."""
-    return _fitting(lambda rows: _leads_plot(leads[:rows], title), range(min(8, len(leads)), 0, -1), alternative_text)
+    return _fitting(
+        lambda rows: _leads_plot(leads[:rows], title, unit), range(min(8, len(leads)), 0, -1), alternative_text
+    )
 
 
-def _leads_plot(leads: Sequence[Lead], title: str) -> str:
+def _leads_plot(leads: Sequence[Lead], title: str, unit: str) -> str:
     low, high = min(0.0, *(lead.low for lead in leads)), max(0.0, *(lead.high for lead in leads))
     span = high - low or 1.0
 
@@ -106,15 +108,15 @@ def _leads_plot(leads: Sequence[Lead], title: str) -> str:
         for lead, y in zip(leads, heights, strict=True)
     )
     names = "".join(
-        f"<tspan x='9' y='{y + 4}'>{_name(lead.name)} {lead.value:+.3f}</tspan>"
+        f"<tspan x='9' y='{y + 4}'>{_name(lead.name)} {lead.value:+.3g}</tspan>"
         for lead, y in zip(leads, heights, strict=True)
     )
     bottom = heights[-1] + 12
     return _svg(
         bottom + 4,
-        f"<path d='M{at(0)} {ROW_HEIGHT}V{bottom}' stroke='{GREY}'/>"
+        f"<path d='M{at(0)} {ROW_HEIGHT + 12}V{bottom}' stroke='{GREY}'/>"
         f"<path d='{lines}' stroke='{BLUE}' stroke-width='3'/>",
-        f"<text x='9' y='14'>{escape(title)}{names}</text>",
+        f"<text x='9' y='14'>{escape(title)}<tspan x='9' y='28'>{escape(unit)}</tspan>{names}</text>",
     )
 
 

@@ -34,8 +34,8 @@ def texts(picture: str) -> str:
         small_plots.loss_curve(LOSSES, HELD_OUT, "training and held-out loss"),
         small_plots.loss_curve(LOSSES[:1], [], "training and held-out loss"),
         small_plots.loss_curve([], [], "training and held-out loss"),
-        small_plots.leads_plot(LEADS, "loss: lead over system_prompt, 95 %", "leads"),
-        small_plots.leads_plot([Lead("<b> & c", 0.0, 0.0, 0.0)], "accuracy", "leads"),
+        small_plots.leads_plot(LEADS, "lead over system_prompt, 95 %", "percent", "leads"),
+        small_plots.leads_plot([Lead("<b> & c", 0.0, 0.0, 0.0)], "accuracy", "points", "leads"),
         small_plots.bars([n * 41.5 for n in range(25)], [10**n % 7919 for n in range(24)], "tokens", "tokens per row"),
         small_plots.bars([0.0, 1.0], [0], "tokens", "tokens per row"),
         small_plots.stacked_bar(PARTS, 80.0, "GB", "memory"),
@@ -57,12 +57,12 @@ def test_the_lowest_held_out_loss_is_named_and_drawn() -> None:
 
 
 def test_the_best_leads_are_shown_with_their_values() -> None:
-    shown = texts(small_plots.leads_plot(LEADS, "loss", "leads"))
-    assert "experiment_30/merged +3.000" in shown and "experiment_-4" not in shown
+    shown = texts(small_plots.leads_plot(LEADS, "loss", "nats", "leads"))
+    assert "experiment_30/merged +3" in shown and "experiment_-4" not in shown
 
 
 def test_names_are_text() -> None:
-    assert "<b> & c" in texts(small_plots.leads_plot([Lead("<b> & c", 0.0, 0.1, 0.2)], "loss", "leads"))
+    assert "<b> & c" in texts(small_plots.leads_plot([Lead("<b> & c", 0.0, 0.1, 0.2)], "loss", "nats", "leads"))
     assert "of a <teacher> & more 3.25 GB" in texts(small_plots.stacked_bar(PARTS, None, "GB", "memory"))
 
 

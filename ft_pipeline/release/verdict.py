@@ -9,6 +9,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
+from ft_pipeline.evaluation.comparison.lead_units import lead_scale
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
@@ -264,7 +265,7 @@ def _win_in_words(comparison: Comparison, row: ComparisonRow, rival: ComparisonR
 
 
 def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference) -> str:
-    """Return the lead of a row in words: the share of the nats that are saved, the share of right answers, or the difference."""
+    """Return the lead of a row in words: percent of the nats that are saved, points of right answers, or a number."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
     if pair.metric in LIKELIHOODS and rival is not None:
@@ -279,13 +280,6 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         lead = f"a lead of {pair.difference * 100:.0f} points{_range(ends, 100)}"
         return f"{own} of {what}, and {other} of those of {pair.worse}: {lead}"
     return f"it leads {pair.worse} by {pair.describe()} on {metric.label}"
-
-
-def lead_scale(comparison: Comparison, metric: str, rival: ComparisonRow) -> float:
-    """Return the factor from a lead to what a sentence says: percent of the rival's nats, or of all answers."""
-    if metric in LIKELIHOODS:
-        return 100 / rival.scores[metric].value
-    return 100 if comparison.metric(metric).unit in ("share", SHARE_OF_FIELDS) else 1
 
 
 def _range(ends: tuple[float, float] | None, scale: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ft_pipeline import small_plots
 from ft_pipeline.evaluation.comparison.check_results import Confusion
+from ft_pipeline.evaluation.comparison.lead_units import lead_scale, lead_unit
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
@@ -72,22 +73,22 @@ def lead_picture(comparison: Comparison) -> bytes | None:
     baseline, drawn = shown_leads(comparison)
     if baseline is None or not drawn:
         return None
-    metric = comparison.metric()
+    scale = lead_scale(comparison, comparison.primary_metric, baseline)
 
     def draw(axes: Any) -> None:
         for position, (row, lead) in enumerate(drawn):
             color = KIND_COLORS.get(row.kind, GREY) if row.is_usable else LIGHT_GREY
-            low, high = lead.ends
+            low, high = (scale * end for end in lead.ends)
             axes.plot([low, high], [position, position], color=color, linewidth=2.5, solid_capstyle="butt")
             marker = "x" if not row.is_usable else "s" if row.kind == "champion" else "o"
             inside = color if lead.is_clear or marker == "x" else "white"
-            axes.plot(lead.value, position, marker, color=color, markerfacecolor=inside, markersize=7)
+            axes.plot(scale * lead.value, position, marker, color=color, markerfacecolor=inside, markersize=7)
         names = [row.name if row.is_usable else f"{row.name} (not usable)" for row, _ in drawn]
         axes.axvline(0, color="black", linewidth=1)
         axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         axes.set(
             title=f"Lead over {baseline.name}, the best untouched use of its model",
-            xlabel=f"{metric.label}: right of 0 is better",
+            xlabel=f"{lead_unit(comparison)}: right of 0 is better",
         )
         axes.grid(axis="y", visible=False)
 
@@ -98,11 +99,16 @@ def small_lead_plot(comparison: Comparison) -> str | None:
     """Return the leads of the usable rows over the best baseline as Markdown, which the UI shows without a click; None
     if nothing is compared."""
     baseline, shown = shown_leads(comparison)
-    leads = [small_plots.Lead(row.name, lead.ends[0], lead.value, lead.ends[1]) for row, lead in shown if row.is_usable]
-    if baseline is None or not leads:
+    usable = [(row, lead) for row, lead in shown if row.is_usable]
+    if baseline is None or not usable:
         return None
-    title = f"{comparison.metric().label}: lead over {baseline.name}, 95 %"
-    return small_plots.leads_plot(leads, title, "leads over the best baseline")
+    scale = lead_scale(comparison, comparison.primary_metric, baseline)
+    leads = [
+        small_plots.Lead(row.name, *(scale * value for value in (lead.ends[0], lead.value, lead.ends[1])))
+        for row, lead in usable
+    ]
+    title = f"lead over {baseline.name}, 95 %"
+    return small_plots.leads_plot(leads, title, lead_unit(comparison), "leads over the best baseline")
 
 
 def slice_picture(comparison: Comparison, of: ComparisonRow | None = None) -> bytes | None:

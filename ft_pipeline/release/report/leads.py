@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ft_pipeline.evaluation.comparison.lead_units import lead_scale, lead_unit
 from ft_pipeline.evaluation.comparison.plots import shown_leads
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
-from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
-from ft_pipeline.release.verdict import LIKELIHOODS, lead_scale
 
 MARGIN = 0.04
 """Empty share of the plot at each end, so that a mark is not cut."""
@@ -71,17 +70,7 @@ def lead_plot(comparison: Comparison, chosen: ComparisonRow | None) -> LeadPlot 
         )
         for row, lead in rows
     ]
-    return LeadPlot(baseline.name, _unit(comparison), position(0.0), lines)
-
-
-def _unit(comparison: Comparison) -> str:
-    """Return what the leads are counted in."""
-    metric = comparison.metric()
-    if comparison.primary_metric in LIKELIHOODS:
-        return "percent better at predicting the answers that people wrote"
-    if metric.unit == SHARE_OF_FIELDS:
-        return "more right fields of 100"
-    return "more right answers of 100" if metric.unit == "share" else metric.label
+    return LeadPlot(baseline.name, lead_unit(comparison), position(0.0), lines)
 
 
 def _numbers(lead: Score, scale: float) -> str:
