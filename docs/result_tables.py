@@ -69,7 +69,8 @@ class Column:
 COLUMNS = {
     "lead": Column(
         "better than the best prompt by (95 %)",
-        "how much better it predicts people's answers than the best use of the untouched model, in nats per byte",
+        "by how many percent people's answers surprise it less (in nats per byte) than the best use of the untouched "
+        "model",
         _lead,
     ),
     "better": Column("better in", "the test answers that it predicts better", _better_answers),
@@ -175,7 +176,7 @@ def steps(result: Result) -> str:
 
 def answer(result: Result, pick: str = "typical") -> str:
     """A test question, the answers of the untouched model, of its best prompt and of the chosen one, and a person's.
-    pick: `typical` (the median gain), `good` (the 90th percentile) or `worst`."""
+    pick: `typical` (the median gain over the best prompt), `good` (the 90th percentile) or `worst`."""
     chosen = next(each for each in result["answers"] if pick in each["name"])
     before, after = chosen["models"]
     asked = [f"**{turn['role']}:** {turn['text']}" for turn in chosen["turns"]]

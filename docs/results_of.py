@@ -213,24 +213,24 @@ class FinishedProject:
 
     def _answers(self) -> list[dict[str, Any]]:
         """Return three test questions with the answers of the untouched model, of its best prompt and of the chosen
-        one, by the rule of the report: the median gain, the 90th percentile, the lowest gain."""
+        one: the median gain over the best prompt, the 90th percentile, the lowest gain."""
         after, before = self.chosen, self.comparison.plain_of(self.chosen)
         if after is None or before is None or after.name == before.name:
             return []
-        rows, metric = (before.name, after.name), self.comparison.primary_metric
+        best = self.comparison.best_baseline(of=after) or before
+        rows, metric = (best.name, after.name), self.comparison.primary_metric
         gains = item_gains(self._samples, rows, metric, self.comparison.metric())
         turns = conversations_of(self.store, self.compared, self.comparison)
-        chosen = before_and_after(self._samples, turns, rows, gains, lambda *_: "")
-        best = self.comparison.best_baseline(of=after)
-        prompted = {sample["item"]: sample["answer"] for sample in self._samples[best.name]} if best else {}
+        untouched = {sample["item"]: sample["answer"] for sample in self._samples[before.name]}
         return [
             {
                 **entry,
-                "models": list(rows),
-                "best_prompt": best.name if best else None,
-                "prompted": prompted.get(entry["item"]),
+                "models": [before.name, after.name],
+                "best_prompt": best.name,
+                "before": untouched[entry["item"]],
+                "prompted": entry["before"],
             }
-            for entry in chosen
+            for entry in before_and_after(self._samples, turns, rows, gains, lambda *_: "")
         ]
 
     def _trainings(self) -> dict[str, Any]:
