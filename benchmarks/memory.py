@@ -103,7 +103,8 @@ def _settings(configuration: dict[str, Any]) -> Any:
 def predict(configuration: dict[str, Any], base: Path, dtype: str, device: str) -> dict[str, Any]:
     """The estimate, with `tensors_gb`: what `measure` sees of it. `max_memory_allocated` does not see the CUDA context
     and what the allocator cannot use."""
-    from ft_pipeline.training.memory.estimate import _RUNTIME_BYTES, estimate_experiment
+    from ft_pipeline.training.memory.estimate import estimate_experiment
+    from ft_pipeline.training.memory.parts import _RUNTIME_BYTES
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     kind = "cpu" if device == "cpu" else "cuda"

@@ -134,7 +134,7 @@ def compare_attention(item: dict[str, Any]) -> dict[str, float]:
     states = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
     bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
     wide = [state.detach().float().requires_grad_() for state in states]
-    expected = attention._attend_row_by_row(*wide, 0.125, bounds)
+    expected = attention._attend_row_by_row(*wide, 0.125, bounds, None)
     expected.square().mean().backward()
     found = _attend(item["kernel"], states, bounds, max(lengths))
     found.float().square().mean().backward()
@@ -151,21 +151,21 @@ def _attend(kernel: str, states: Any, bounds: Any, longest: int) -> Any:
 
     from ft_pipeline.models import attention
 
+    query, key, value = states
     if kernel == "variable length":
         variable_length = attention._kernel_for(states[0].device)
         if variable_length is None:
             raise Skipped("torch has no variable-length kernel for this device")
-        return attention._attend_by_kernel(variable_length, *states, 0.125, bounds, longest)
-    query, key, value = states
+        return attention._attend_by_kernel(variable_length, query, key, value, 0.125, bounds, longest)
     groups = len(query) // len(key)
-    repeated = [state.repeat_interleave(groups, dim=0)[None] for state in (key, value)]
+    keys, values = (state.repeat_interleave(groups, dim=0)[None] for state in (key, value))
     backend = SDPBackend.FLASH_ATTENTION if kernel == "flash" else SDPBackend.EFFICIENT_ATTENTION
     if kernel == "efficient" and not query.is_cuda:
         raise Skipped("torch has this kernel for GPUs only")
     if kernel == "flash" and query.is_cuda and get_device_capability(query.device) < (8, 0):
         raise Skipped("this kernel needs a GPU of Ampere or newer")
     with sdpa_kernel(backend):
-        return scaled_dot_product_attention(query[None], *repeated, is_causal=True, scale=0.125).transpose(1, 2)
+        return scaled_dot_product_attention(query[None], keys, values, is_causal=True, scale=0.125).transpose(1, 2)
 
 
 def _share(found: Any, expected: Any) -> float:

@@ -85,42 +85,37 @@ def _rollouts(file: str | None) -> Iterator[None]:
     from ft_pipeline.training.objectives.rollouts import Rollouts
 
     path = Path(file)
-    draws = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    recorded: list[list[dict[str, Any]]] = []
+    draws: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    recorded: list[list[list[dict[str, Any]]]] = []
+    """By step and prompt, the answers."""
     draw = Rollouts.draw
 
-    def record(rollouts: Any, prompts: Any, **options: Any) -> Any:
-        drawn = draw(rollouts, prompts, **options)
-        recorded.append(
-            [
-                {
-                    "ids": each.ids,
-                    "cut": each.is_cut_off,
-                    "total": each.reward.total,
-                    "values": dict(each.reward.values),
-                }
-                for each in drawn
-            ]
-        )
-        return drawn
+    def record(*arguments: Any, **options: Any) -> Any:
+        groups = draw(*arguments, **options)
+        recorded.append([[_answer(rollout) for rollout in group] for group in groups])
+        return groups
 
-    def replay(rollouts: Any, prompts: Any, **options: Any) -> Any:
-        return _as_rollouts(prompts, draws.pop(0))
+    def replay(_: Any, prompts: Any, *others: Any, **options: Any) -> Any:
+        return [_as_rollouts(prompt, answers) for prompt, answers in zip(prompts, draws.pop(0), strict=True)]
 
-    with patch.object(Rollouts, "draw", record if draws is None else replay):
+    with patch.object(Rollouts, "draw", replay if draws else record):
         yield
-    if draws is None:
+    if recorded:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(recorded), encoding="utf-8")
-    elif draws:
+    if draws:
         raise ValueError(f"{len(draws)} times answers were drawn less often than in the training that they are from")
 
 
-def _as_rollouts(prompts: Any, answers: list[dict[str, Any]]) -> list[Any]:
+def _answer(rollout: Any) -> dict[str, Any]:
+    reward = rollout.reward
+    return {"ids": rollout.ids, "cut": rollout.is_cut_off, "total": reward.total, "values": dict(reward.values)}
+
+
+def _as_rollouts(prompt: Any, answers: list[dict[str, Any]]) -> list[Any]:
     from ft_pipeline.training.objectives.reward_client import Reward
     from ft_pipeline.training.objectives.rollouts import Rollout
 
     return [
-        Rollout(prompt, answer["ids"], answer["cut"], Reward(answer["total"], answer["values"]))
-        for prompt, answer in zip(prompts, answers, strict=True)
+        Rollout(prompt, answer["ids"], answer["cut"], Reward(answer["total"], answer["values"])) for answer in answers
     ]
