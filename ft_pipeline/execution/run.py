@@ -4,7 +4,6 @@ The heavy work of the steps runs in worker processes. One process for the run it
 spends on starting a process per step. Experiments that train side by side have a process each.
 """
 
-import contextlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -301,13 +300,18 @@ def _selected_experiments(request: RunRequest) -> list[str]:
         return list(
             dict.fromkeys(member for name in request.experiments for member in request.project.with_sweep_members(name))
         )
-    valid = []
+    valid, broken = [], []
     for name in request.project.experiment_names():
-        with contextlib.suppress(UserError):
+        try:
             request.project.experiment(name)
             valid.append(name)
+        except UserError as error:
+            broken.append(error)
+    if not valid and broken:
+        others = f" ({len(broken) - 1} more: `ft experiments`)" if broken[1:] else ""
+        raise UserError(f"No experiment can run: {broken[0]}{others}")
     if not valid:
-        raise UserError("No experiment can run. Write experiments/NAME.yaml, or see the errors with `ft experiments`.")
+        raise UserError("This project has no experiment. Write experiments/NAME.yaml.")
     return valid
 
 

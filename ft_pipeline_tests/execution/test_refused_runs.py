@@ -1,4 +1,5 @@
-"""A run that needs the embedded model is refused before its first step, if that model is not installed."""
+"""A run is refused before its first step, if the embedded model that it needs is not installed, or without any valid
+experiment."""
 
 from pathlib import Path
 
@@ -34,3 +35,15 @@ def test_the_teacher_of_another_base_model_needs_it_too(project: Project, tiny_b
 
 def test_what_needs_no_base_model_runs(project: Project) -> None:
     assert run(RunRequest(project, select=("raw_alpaca",))).succeeded
+
+
+def test_a_run_without_a_valid_experiment_says_what_is_wrong_with_the_first(project: Project) -> None:
+    folder = project.root / "experiments"
+    (folder / "lora.yaml").write_text("technique: lroa\n", encoding="utf-8")
+    (folder / "other.yaml").write_text("technique: [\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^No experiment can run: lora\.yaml: .*lroa.* \(1 more: `ft experiments`\)$"):
+        run(RunRequest(project))
+    for path in folder.glob("*.yaml"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^This project has no experiment\. Write experiments/NAME\.yaml\.$"):
+        run(RunRequest(project))
