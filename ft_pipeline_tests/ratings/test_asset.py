@@ -84,7 +84,8 @@ def test_a_row_per_verdict_and_the_result_on_its_page(project: RatedProject, tmp
         1,
         0.5,
     )
-    assert f"{TUNED} is better in 1, {PROMPT} in 0; 1 are ties." in metadata["in_words"]
+    in_words = metadata["in_words"].replace("  \n  ", " ")  # lines of the page's width
+    assert f"{TUNED} is better in 1, {PROMPT} in 0; 1 are ties." in in_words
     assert "Too short." not in str(metadata)
 
 
