@@ -69,8 +69,8 @@ class Column:
 COLUMNS = {
     "lead": Column(
         "better than the best prompt by (95 %)",
-        "by how many percent people's answers surprise it less (in nats per byte) than the best use of the untouched "
-        "model",
+        "by how many percent people's answers are less unexpected to it (in nats per byte) than to the best use of the "
+        "untouched model",
         _lead,
     ),
     "better": Column("better in", "the test answers that it predicts better", _better_answers),

@@ -217,7 +217,9 @@ class FinishedProject:
         after, before = self.chosen, self.comparison.plain_of(self.chosen)
         if after is None or before is None or after.name == before.name:
             return []
-        best = self.comparison.best_baseline(of=after) or before
+        best = self.comparison.best_baseline(of=after)
+        if best is None or best.name == after.name:  # the verdict names a prompt
+            best = before
         rows, metric = (best.name, after.name), self.comparison.primary_metric
         gains = item_gains(self._samples, rows, metric, self.comparison.metric())
         turns = conversations_of(self.store, self.compared, self.comparison)

@@ -108,7 +108,7 @@ def _leads_plot(leads: Sequence[Lead], title: str, unit: str) -> str:
         for lead, y in zip(leads, heights, strict=True)
     )
     names = "".join(
-        f"<tspan x='9' y='{y + 4}'>{_name(lead.name)} {lead.value:+.3g}</tspan>"
+        f"<tspan x='9' y='{y + 4}'>{_name(lead.name)} {lead.value:+,.{1 if abs(lead.value) >= 1 else 3}f}</tspan>"
         for lead, y in zip(leads, heights, strict=True)
     )
     bottom = heights[-1] + 12

@@ -58,7 +58,7 @@ def test_the_lowest_held_out_loss_is_named_and_drawn() -> None:
 
 def test_the_best_leads_are_shown_with_their_values() -> None:
     shown = texts(small_plots.leads_plot(LEADS, "loss", "nats", "leads"))
-    assert "experiment_30/merged +3" in shown and "experiment_-4" not in shown
+    assert "experiment_30/merged +3.0" in shown and "experiment_-4" not in shown
 
 
 def test_names_are_text() -> None:

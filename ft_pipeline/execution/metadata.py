@@ -5,6 +5,7 @@ A numpy scalar in the event log would make the step fail after its work is done.
 
 import base64
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
+_BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
 LINE_CHARACTERS = 54
 """Characters of a line for which the UI has room in a window of 1,280 pixels."""
 
@@ -103,14 +105,18 @@ def sentences(name: str, texts: Sequence[str]) -> dict[str, dg.MarkdownMetadataV
 
 
 def _in_lines(markdown: str) -> str:
-    """Return a text whose lines are as long as the page is wide. Two spaces at the end of a line keep its break."""
+    """Return a text whose lines are at most as long as the page is wide. Two spaces at the end of one keep its break.
+
+    What would begin a list or a quotation at the start of a line is escaped: the text has it in the middle.
+    """
     lines = []
     for line in markdown.split("\n"):
         indent = "  " if line.startswith("- ") else ""
         parts = textwrap.wrap(
             line, LINE_CHARACTERS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        lines.append("  \n".join(parts))
+        begin, *rest = parts or [""]
+        lines.append("  \n".join([begin, *(_BEGINS_A_BLOCK.sub(r"\1\2\\\3", part) for part in rest)]))
     return "\n".join(lines)
 
 

@@ -292,7 +292,7 @@ def load_steps() -> None:
 def _selected_experiments(request: RunRequest) -> list[str]:
     """The requested experiments with their sweep members, by default all with a valid YAML.
 
-    Raises UserError if a requested experiment is unknown or its YAML is broken.
+    Raises UserError if a requested experiment is unknown or its YAML is broken, or if there is no valid experiment.
     """
     if request.experiments:
         for name in request.experiments:
@@ -300,10 +300,14 @@ def _selected_experiments(request: RunRequest) -> list[str]:
         return list(
             dict.fromkeys(member for name in request.experiments for member in request.project.with_sweep_members(name))
         )
+    return _valid_experiments(request.project)
+
+
+def _valid_experiments(project: Project) -> list[str]:
     valid, broken = [], []
-    for name in request.project.experiment_names():
+    for name in project.experiment_names():
         try:
-            request.project.experiment(name)
+            project.experiment(name)
             valid.append(name)
         except UserError as error:
             broken.append(error)

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.lead_units import lead_scale
+from ft_pipeline.evaluation.comparison.lead_units import IN_PERCENT, lead_scale
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
@@ -26,8 +26,6 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 
-LIKELIHOODS = ("nats_per_byte", "loss")
-"""The metrics whose leads are said in percent."""
 RIGHT = {
     "exact_match": "are exact",
     "fields_match": "have the right fields",
@@ -268,7 +266,7 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
     """Return the lead of a row in words: percent of the nats that are saved, points of right answers, or a number."""
     metric, rival = comparison.metric(pair.metric), comparison.row(pair.worse)
     ends = None if pair.low is None or pair.high is None else (pair.low, pair.high)
-    if pair.metric in LIKELIHOODS and rival is not None:
+    if pair.metric in IN_PERCENT and rival is not None:
         scale = lead_scale(comparison, pair.metric, rival)
         saved = f"{pair.difference * scale:.0f} %{_range(ends, scale)}"
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)

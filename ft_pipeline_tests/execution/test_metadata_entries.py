@@ -27,6 +27,8 @@ def test_a_sentence_is_read_without_scrolling_to_the_side() -> None:
     ]
     assert first.count("  \n") == 1, "two spaces keep the break in Markdown"
     assert paragraph.replace("  \n", " ") == f"Two\nthree {'long' * 20}", "nothing is lost, and no word is cut"
+    escaped = metadata.prose(f"{'x' * metadata.LINE_CHARACTERS} 1) and - more").value
+    assert escaped.endswith("  \n1\\) and - more"), "a line must not begin a list"
     (item,) = metadata.sentences("reasons", ["word " * 30]).values()
     assert [line[:2] for line in (item.value or "").split("\n")] == ["- ", "  ", "  "]
 

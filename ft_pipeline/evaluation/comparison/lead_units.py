@@ -1,14 +1,16 @@
 """What a lead is counted in for people: percent of the rival's nats, or points of right answers."""
 
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
+IN_PERCENT = ("nats_per_byte", "loss")
+"""The metrics whose leads are said in percent of the rival's value."""
+
 
 def lead_scale(comparison: Comparison, metric: str, rival: ComparisonRow) -> float:
     """Return the factor from a lead to what a sentence says: percent of the rival's nats, or points."""
-    if metric in LIKELIHOODS:
+    if metric in IN_PERCENT:
         return 100 / rival.scores[metric].value
     return 100 if comparison.metric(metric).unit in ("share", SHARE_OF_FIELDS) else 1
 
@@ -16,8 +18,8 @@ def lead_scale(comparison: Comparison, metric: str, rival: ComparisonRow) -> flo
 def lead_unit(comparison: Comparison) -> str:
     """Return what the leads are counted in, if they are multiplied by `lead_scale`."""
     metric = comparison.metric()
-    if comparison.primary_metric in LIKELIHOODS:
+    if comparison.primary_metric in IN_PERCENT:
         return "percent better at predicting people's answers"
     if metric.unit == SHARE_OF_FIELDS:
         return "points of right fields"
-    return f"points of {metric.label}" if metric.unit == "share" else metric.label
+    return f"points ({metric.label})" if metric.unit == "share" else metric.label
