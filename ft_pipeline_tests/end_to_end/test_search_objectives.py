@@ -77,7 +77,7 @@ def test_a_trial_whose_worker_is_killed_has_failed_and_the_search_goes_on(root: 
     reason = f"adapter [{failed}]: the worker was killed by SIGKILL (usually out of memory).\n"
     assert f"qlora.{failed} failed: {reason}" in output
     document = ft_json(root, *arguments)
-    states = {trial["state"] for trial in document["trials"] if f"try{trial['number']}" != failed}
+    states = {trial["state"] for trial in document["trials"] if trial["name"] != f"qlora.{failed}"}
     assert states == {"complete"} and len(document["trials"]) == 3
 
 
