@@ -86,8 +86,7 @@ def _rollouts(file: str | None) -> Iterator[None]:
 
     path = Path(file)
     draws: list[Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    recorded: list[list[list[dict[str, Any]]]] = []
-    """By step and prompt, the answers."""
+    recorded: list[list[list[dict[str, Any]]]] = []  # by step and prompt, the answers
     draw = Rollouts.draw
 
     def record(*arguments: Any, **options: Any) -> Any:

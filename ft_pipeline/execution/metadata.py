@@ -20,9 +20,10 @@ from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
-_BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
 LINE_CHARACTERS = 54
 """Characters of a line for which the UI has room in a window of 1,280 pixels."""
+_BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
+"""What makes a list, a quotation or a heading of a line."""
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.lead_units import IN_PERCENT, lead_scale
+from ft_pipeline.evaluation.comparison.lead_units import IN_PERCENT, IN_POINTS, lead_scale
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
@@ -272,7 +272,7 @@ def in_words(comparison: Comparison, row: ComparisonRow, pair: PairedDifference)
         checked = any(check.row == row.name and check.is_shown for check in comparison.answer_checks)
         same = ", and its own answers are at least as similar to them" if checked else ""
         return f"it predicts the answers that people wrote {saved} better than {pair.worse}{same}"
-    if metric.unit in ("share", SHARE_OF_FIELDS) and not metric.lower_is_better and rival is not None:
+    if metric.unit in IN_POINTS and not metric.lower_is_better and rival is not None:
         own, other = (f"{each.scores[pair.metric].value * 100:.0f} %" for each in (row, rival))
         what = f"its {'fields' if metric.unit == SHARE_OF_FIELDS else 'answers'} {RIGHT.get(pair.metric, 'are right')}"
         lead = f"a lead of {pair.difference * 100:.0f} points{_range(ends, 100)}"
