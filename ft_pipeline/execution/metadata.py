@@ -20,8 +20,8 @@ from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
-LINE_CHARACTERS = 54
-"""Characters of a line for which the UI has room in a window of 1,280 pixels."""
+LINE_CHARACTERS = 44
+"""Characters of a line of a list for which the UI has room in a window of 1,280 pixels, beside the longest key."""
 _BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
 """What makes a list, a quotation or a heading of a line."""
 

@@ -22,15 +22,16 @@ def test_a_sentence_is_read_without_scrolling_to_the_side() -> None:
     shown = metadata.prose(f"{text}\n\nTwo\nthree {'long' * 20}").value
     first, paragraph = shown.split("\n\n")
     assert [line.strip() for line in first.split("\n")] == [
-        "**Use the fine-tuned model qlora/merged: it is right",
-        "more often than few_shot.** It was trained once.",
+        "**Use the fine-tuned model qlora/merged: it",
+        "is right more often than few_shot.** It was",
+        "trained once.",
     ]
-    assert first.count("  \n") == 1, "two spaces keep the break in Markdown"
+    assert first.count("  \n") == 2, "two spaces keep the break in Markdown"
     assert paragraph.replace("  \n", " ") == f"Two\nthree {'long' * 20}", "nothing is lost, and no word is cut"
     escaped = metadata.prose(f"{'x' * metadata.LINE_CHARACTERS} 1) and - more").value
     assert escaped.endswith("  \n1\\) and - more"), "a line must not begin a list"
     (item,) = metadata.sentences("reasons", ["word " * 30]).values()
-    assert [line[:2] for line in (item.value or "").split("\n")] == ["- ", "  ", "  "]
+    assert [line[:2] for line in (item.value or "").split("\n")] == ["- ", "  ", "  ", "  "]
 
 
 def test_a_conversation_in_a_table_reads_like_one() -> None:
