@@ -39,22 +39,29 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(target), f"{page.name}: {target.name} has no heading #{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_lists_and_blocks_are_written_as_the_site_reads_them(page: Path) -> None:
-    """GitHub also reads lists right after a paragraph, and what is indented by less than four spaces in a list."""
-    before, fence = "", None
-    for line in page.read_text(encoding="utf-8").splitlines():
-        text = line.lstrip()
-        indent = len(line) - len(text)
-        if fence is None and text:
-            starts_block = not before.strip() or text.startswith("```")
-            assert indent == 0 or indent >= 4 or not starts_block, f"{page.name}: indent by four spaces: {line!r}"
-            if LIST_ITEM.match(line):
-                continues = not before.strip() or before.startswith(" ") or LIST_ITEM.match(before)
-                assert continues, f"{page.name}: an empty line is missing before {line!r}"
-        if mark := re.match(r"```+", text):
+def misread_lines(text: str) -> list[str]:
+    """The lines that the site reads in another way than GitHub does.
+
+    GitHub also reads lists right after a paragraph, and what is indented by less than four spaces in a list."""
+    found, before, fence = [], "", None
+    for line in text.splitlines():
+        words = line.lstrip()
+        indent = len(line) - len(words)
+        if fence is None and words:
+            starts_block = not before.strip() or words.startswith("```")
+            if 0 < indent < 4 and starts_block:
+                found.append(f"indent by four spaces: {line!r}")
+            if LIST_ITEM.match(line) and before.strip() and not before.startswith(" ") and not LIST_ITEM.match(before):
+                found.append(f"an empty line is missing before {line!r}")
+        if mark := re.match(r"```+", words):
             fence = mark[0] if fence is None else None if fence == mark[0] else fence
         before = line
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_lists_and_blocks_are_written_as_the_site_reads_them(page: Path) -> None:
+    assert misread_lines(page.read_text(encoding="utf-8")) == []
 
 
 def glossary() -> list[str]:

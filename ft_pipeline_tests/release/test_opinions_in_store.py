@@ -20,6 +20,7 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.opined import mixed, rating
 from ft_pipeline_tests.release import material as made_up
 from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.test_docs_links import misread_lines
 
 SETTINGS = PromotionSettings()
 TRAILS = 3.1
@@ -100,6 +101,7 @@ def test_a_record_and_the_card_say_that_people_decided(material: Material) -> No
         champion=record.to_json(),
         decided=document,
     )
+    assert misread_lines(render_card(facts).split("---\n", 2)[2]) == []
     card = render_card(facts).replace("\\", "")
     assert "Against few_shot, the decision was that of people, who rated 60 pairs blind." in card
     assert "**Answers can go out**: an answer can go out in 60 of 60 rated pairs" in card
