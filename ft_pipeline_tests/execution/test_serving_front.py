@@ -4,6 +4,7 @@ import http.client
 import http.server
 import json
 import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -276,6 +277,17 @@ def test_errors_of_the_engine_and_broken_requests_reach_the_client() -> None:
             front_server(front_of(1), "127.0.0.1", port),
         ):
             pass
+
+
+@pytest.mark.parametrize("header", ["Origin: https://evil.example", "Host: evil.example"])
+def test_a_web_page_is_refused_before_its_body_is_read(header: str) -> None:
+    with serving(Engine()) as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=20) as connection:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\n{header}\r\nContent-Length: 60000000\r\n\r\n"
+            connection.sendall(head.encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))  # the server closes the connection
+    assert answer.startswith(b"HTTP/1.1 403 ")
 
 
 def post(client: openai.OpenAI, path: str, body: bytes, **headers: str) -> tuple[int, Any]:

@@ -95,9 +95,9 @@ class _Handler(ReplyingHandler):
         keeps_connection, self.close_connection = not self.close_connection, True  # until all of it is read
         try:
             try:
+                refuse_web_pages(self.headers, self.front.allowed_hosts)
                 body = self._read_body() if self.command == "POST" else b""
                 self.close_connection = not keeps_connection
-                refuse_web_pages(self.headers, self.front.allowed_hosts)
                 self._answer(body)
             except RefusedRequest as refusal:
                 self._refuse(refusal)
