@@ -56,9 +56,7 @@ class RequestFilter:
                 return f"A page of {origin[:200]} sent this request. The UI answers only its own pages."
         if headers.get("sec-fetch-site", "none") not in _OWN_SITE and not _opens_a_page(scope, headers):
             return "A page of another site sent this request. The UI answers only its own pages."
-        if scope.get("method") == "GET" and _has_mutation(scope):
-            return "A mutation must be sent by POST. A GET only reads."
-        return None
+        return _fault_in_query(scope) if scope.get("method") == "GET" and _is_graphql(scope) else None
 
     def _is_own(self, host: SplitResult) -> bool:
         return host.hostname in self.allowed_hosts or _is_loopback(host.hostname)
@@ -94,19 +92,21 @@ def _is_graphql(scope: Scope) -> bool:
     return scope["path"].rstrip("/").endswith("/graphql")
 
 
-def _has_mutation(scope: Scope) -> bool:
-    """Whether the address contains a GraphQL document with a mutation. An invalid document is Dagster's to report."""
-    if not _is_graphql(scope):
-        return False
+def _fault_in_query(scope: Scope) -> str | None:
+    """Return why the GraphQL document in the address is not executed. Dagster would execute the last of several."""
+    texts = QueryParams(scope["query_string"]).getlist("query")
+    if len(texts) > 1:
+        return "The address has several values of `query`. Send one."
     try:
-        documents = [parse(text) for text in QueryParams(scope["query_string"]).getlist("query")]
+        definitions = parse(texts[0]).definitions if texts else ()
     except GraphQLError:
-        return False
-    return any(
+        return "The `query` in the address is not GraphQL. Correct it, or send it by POST."
+    if any(
         isinstance(definition, OperationDefinitionNode) and definition.operation is OperationType.MUTATION
-        for document in documents
-        for definition in document.definitions
-    )
+        for definition in definitions
+    ):
+        return "A mutation must be sent by POST. A GET only reads."
+    return None
 
 
 def _split(address: str) -> SplitResult | None:

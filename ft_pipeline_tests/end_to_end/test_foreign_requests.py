@@ -93,6 +93,24 @@ def test_a_mutation_in_a_get_is_refused(ui: Ui, headers: dict[str, str], reason:
     assert "by_get" not in limits(ui)
 
 
+@pytest.mark.parametrize(
+    ("queries", "reason"),
+    (
+        (["{version}", MUTATION % "second"], "The address has several values of `query`."),
+        (["{…}", MUTATION % "second"], "The address has several values of `query`."),
+        ([MUTATION % "second", "{version}"], "The address has several values of `query`."),
+        (["{…}"], "The `query` in the address is not GraphQL."),
+        (["{a" * 2000 + "}" * 2000], "The `query` in the address is not GraphQL."),
+    ),
+    ids=lambda value: str(value)[:40],
+)
+def test_a_get_has_one_query_that_can_be_read(ui: Ui, queries: list[str], reason: str) -> None:
+    """Dagster would execute the last one."""
+    status, body = send(ui, "GET", "/graphql?" + urllib.parse.urlencode({"query": queries}, doseq=True), {})
+    assert (status, body.startswith(reason)) == (403, True), body
+    assert "second" not in limits(ui)
+
+
 def test_a_mutation_from_another_site_is_refused(ui: Ui) -> None:
     """A form can send such a POST without asking first; the document is then in the URL."""
     foreign = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
