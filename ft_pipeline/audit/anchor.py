@@ -17,9 +17,9 @@ from pathlib import Path
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.journal import check_at_rest
 from ft_pipeline.store.journal_lines import FILE_NAME, read_lines
 from ft_pipeline.store.provenance import user_name
-from ft_pipeline.store.signature_check import check_signatures
 
 GIT_PREFIX = "git+"
 """Begins the name of an anchor in a git repository: git+ssh://host/anchors.git, git+/backup/anchors.git#shop. Without a
@@ -43,15 +43,15 @@ class AnchorResult:
 def write_anchor(root: Path, target: str) -> AnchorResult:
     """Add the lines of the journal of the store `root` that the anchor lacks.
 
-    Raises UserError if the store is not signed, if the journal is damaged, if the anchor is inside the project, or if
-    its lines are not the first ones of the journal.
+    Raises UserError if the store is not signed or not as it was signed, if the anchor is inside the project, or if its
+    lines are not the first ones of the journal.
     """
-    check = check_signatures(root, files=False)
+    check = check_at_rest(root)
     content = check.content
     if not check.is_signed:
         raise UserError("This store is not signed, so there is nothing to anchor. Run `ft keys new --reason TEXT`.")
-    if check.faults:
-        raise UserError(f"The journal cannot be anchored: {check.faults[0]}. Run `ft audit --verify`.")
+    if check.changes:
+        raise UserError(f"The store cannot be anchored: {check.changes[0]}. Run `ft audit --verify`.")
     own = (root / FILE_NAME).read_bytes().splitlines()
     with _opened(target, root) as file:
         anchored = _lines(file)

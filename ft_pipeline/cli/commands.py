@@ -24,6 +24,7 @@ from ft_pipeline.cli.common import (
     project_option,
     stderr,
     stdout,
+    warn_of_changed_evidence,
 )
 from ft_pipeline.cli.display_comparison import show_comparison, show_validation_scores
 from ft_pipeline.cli.display_outcome import show_outcome
@@ -34,7 +35,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import current_document
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.tables.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -266,8 +267,11 @@ def sql(
 
 
 def _require_document(project: Project, asset: str) -> Any:
-    """Return the document of an asset's current artifact. UserError if there is none."""
-    document = current_document(project.store, asset)
-    if document is None:
+    """Return the document of an asset's current artifact, and warn if it, or what it was made from, was changed.
+    UserError if there is none."""
+    store = ArtifactStore(project.store)
+    artifact = current_artifact(store, asset)
+    if artifact is None:
         raise UserError(f"There is no {asset} yet. Run `ft run`.")
-    return document
+    warn_of_changed_evidence(store, [artifact.reference])
+    return artifact.document(f"{asset}.json")

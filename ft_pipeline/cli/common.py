@@ -15,7 +15,11 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ft_pipeline.project import Project
+    from ft_pipeline.store.artifacts import ArtifactStore
+    from ft_pipeline.store.spec import ArtifactReference
 
 WIDTH = 240
 """Number of columns when the output is a file or a pipe. It is wide enough for every table."""
@@ -48,6 +52,15 @@ def open_project(folder: Path | None) -> "Project":
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)
     project.dagster_home.mkdir(parents=True, exist_ok=True)
     return project
+
+
+def warn_of_changed_evidence(store: "ArtifactStore", evidence: "Iterable[ArtifactReference]") -> None:
+    """Say in one line if what is shown rests on something that is not as it was signed."""
+    from ft_pipeline.cli.display_text import plain, say
+    from ft_pipeline.release.intact import fault_in_evidence
+
+    if fault := fault_in_evidence(store, evidence):
+        say(stderr, f"[yellow]ft:[/] This is not as it was signed: {plain(fault)}. Run `ft audit --verify`.")
 
 
 def home_path(path: Path) -> str:

@@ -5,13 +5,23 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.common import (
+    FAILED,
+    JsonOption,
+    ProjectOption,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+    warn_of_changed_evidence,
+)
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion, requests
 from ft_pipeline.release.champion import ChampionRecord, current
+from ft_pipeline.release.intact import released_artifacts
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
@@ -92,7 +102,10 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
 
     Example: ft champion
     """
-    record = current(open_project(project).store)
+    store = ArtifactStore(open_project(project).store)
+    record = current(store.root)
+    if record:
+        warn_of_changed_evidence(store, released_artifacts(record.fingerprints, record.evidence.get("comparison")))
     document = record.to_json() if record else None
     print_result(document, as_json, lambda shown: display.show_champion(stdout, shown))
 

@@ -17,6 +17,7 @@ from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.champion import ChampionRecord, current, promote
 from ft_pipeline.release.decision import Decision, promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import model_of_record
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
@@ -117,6 +118,7 @@ def report(context: SpecContext) -> Spec:
 
 def _build_champion(build: BuildContext) -> dict[str, Any]:
     """Carry out the decision, and write the champion's record, moved or not."""
+    require_signed_evidence(build.store, build.spec.inputs.values())
     comparison_artifact = build.artifact("comparison")
     key = decision_key_of(comparison_artifact)
     document = build.artifact("decision").document("decision.json")

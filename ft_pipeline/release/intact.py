@@ -1,11 +1,16 @@
-"""Checks of a model before it leaves the store: what was changed is not exported, served or pushed."""
+"""Checks of a model before it is released or leaves the store: what was changed is not promoted, exported, served or
+pushed."""
+
+from collections.abc import Iterable, Mapping
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import ledger
+from ft_pipeline.release.champion import RELEASED_ARTIFACTS, ledger
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.manifest import BrokenArtifact
+from ft_pipeline.store.journal import check_at_rest
+from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact
 from ft_pipeline.store.signature_check import check_signatures
+from ft_pipeline.store.spec import ArtifactReference
 
 _ROLES = ("base_model", "adapter", "merged_model")
 _ADVICE = "Run `ft audit --verify` to see what was changed."
@@ -29,14 +34,9 @@ def require_intact(store: ArtifactStore, model: ModelReference) -> None:
 
 
 def require_signed(store: ArtifactStore) -> None:
-    """Raise UserError if the store is signed, and is not as it was signed.
-
-    Dates do not count: a clock that was ahead and was corrected must not block a store for good. `ft audit` names them.
-    """
-    check = check_signatures(store.root)
-    faults = [fault for fault in check.faults if fault.code != "back_dated"]
-    if check.is_signed and faults:
-        raise UserError(f"The store is not as it was signed: {faults[0]}. {_ADVICE}")
+    """Raise UserError if the store is signed, and is not as it was signed."""
+    if changes := check_signatures(store.root).changes:
+        raise UserError(f"The store is not as it was signed: {changes[0]}. {_ADVICE}")
 
 
 def require_intact_artifact(store: ArtifactStore, artifact: Artifact) -> None:
@@ -45,3 +45,39 @@ def require_intact_artifact(store: ArtifactStore, artifact: Artifact) -> None:
         store.verify(artifact.path, thorough=True)
     except BrokenArtifact as error:
         raise UserError(f"{artifact.kind} {artifact.fingerprint[:12]} was changed: {error}. {_ADVICE}") from error
+
+
+def require_signed_evidence(store: ArtifactStore, evidence: Iterable[ArtifactReference]) -> None:
+    """Raise UserError if what a release rests on is not as it was signed. See fault_in_evidence."""
+    if fault := fault_in_evidence(store, evidence):
+        raise UserError(f"The evidence is not as it was signed: {fault}. Run `ft audit --verify`, and restore it.")
+
+
+def fault_in_evidence(store: ArtifactStore, evidence: Iterable[ArtifactReference]) -> str | None:
+    """Return how some artifacts, anything that they were made from, or the records of a store differ from their
+    signatures; None if nothing does, or if the store is not signed.
+
+    Other artifacts do not count: a damaged one stays in the store when it is made again.
+    """
+    check = check_at_rest(store.root)
+    if not check.is_signed:
+        return None
+    faults = {fault.where: fault for fault in check.changes}
+    waiting, seen = list(evidence), set(check.state.removed)
+    for reference in waiting:
+        if reference in seen:
+            continue
+        seen.add(reference)
+        artifact, label = store.open(*reference), f"{reference[0]} {reference[1][:12]}"
+        if artifact is None:
+            return f"{label} is missing or damaged"
+        if fault := faults.get((artifact.path / MANIFEST_NAME).relative_to(store.root).as_posix()):
+            return f"{label} {fault.message}"
+        waiting += artifact.inputs.values()
+    return next((str(fault) for where, fault in faults.items() if not where.startswith("artifacts/")), None)
+
+
+def released_artifacts(fingerprints: Mapping[str, str], comparison: str | None = None) -> list[ArtifactReference]:
+    """Return the artifacts of a released model, and the comparison that it was released on, if it is known."""
+    parts = [(role, fingerprints[role]) for role in RELEASED_ARTIFACTS if role in fingerprints]
+    return [*parts, ("comparison", comparison)] if comparison else parts

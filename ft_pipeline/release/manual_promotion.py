@@ -8,9 +8,10 @@ from ft_pipeline.evaluation.comparison.records import Comparison, read_compariso
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
-from ft_pipeline.release.champion import RELEASED_ARTIFACTS, Candidate, ChampionRecord, Promotion
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.decision import promotion_of
 from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -36,11 +37,12 @@ def promote(
 
     Returns the record, and whether it is new. With `two_people`, the champion stays (the record is None if there is
     none yet), and the request is returned, too. The checks are read again from the manifests. Raises NotPromoted if a
-    rule rejects the model, unless `force`, which needs a `reason`. Raises UserError for an unknown name, and for a
-    model that was scored again since the comparison.
+    rule rejects the model, unless `force`, which needs a `reason`. Raises UserError for an unknown name, for a model
+    that was scored again since the comparison, and if the evidence is not as it was signed.
     """
     if force and not reason.strip():
         raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
+    require_signed_evidence(store, [comparison_artifact.reference])
     comparison = read_comparison(comparison_artifact)
     candidates, serving = find_candidates(comparison_artifact, store)
     row = find_row(comparison, candidates, name)
@@ -87,12 +89,13 @@ def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason:
     """Restore the champion before the current one, exactly.
 
     comparison_artifact: the current one, if there is one. Raises UserError if there is no earlier champion, or if
-    the store no longer has its artifacts.
+    the store no longer has its artifacts as they were signed.
     """
     target = champion.previous_champion(store.root)
-    for kind, fingerprint in target.fingerprints.items():
-        if kind in RELEASED_ARTIFACTS:
-            store.require(kind, fingerprint)
+    released = released_artifacts(target.fingerprints)
+    for reference in released:
+        store.require(*reference)
+    require_signed_evidence(store, released)
     if comparison_artifact is None:
         return champion.rollback(store.root, reason)
     candidates, _ = find_candidates(comparison_artifact, store)

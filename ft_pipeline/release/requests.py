@@ -12,6 +12,8 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
+from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.signature_check import check_signatures
@@ -89,7 +91,8 @@ def request_move(
 
 
 def approve(store: Path, number: int) -> ChampionRecord:
-    """Carry out an open request. Raises UserError if it is not open, or if this person made it."""
+    """Carry out an open request. Raises UserError if it is not open, if this person made it, or if what it
+    rests on is not as it was signed."""
     request = open_request(store)
     if request is None or request.sequence != number:
         waits = f"The open one is {request.sequence}." if request else "No request is open."
@@ -99,11 +102,14 @@ def approve(store: Path, number: int) -> ChampionRecord:
         raise UserError(
             f"{request.by} made request {number}, so another person must approve it. Let them run: ft approve {number}"
         )
+    asked = request.to_promotion()
+    evidence = released_artifacts(asked.candidate.fingerprints, asked.evidence.get("comparison"))
+    require_signed_evidence(ArtifactStore(store), evidence)
 
     def choose(current: ChampionRecord | None) -> Promotion:
         if (current.sequence if current else None) != request.standing:
             raise UserError(f"The champion moved after request {number}. Run `ft run` or `ft promote` again.")
-        return request.to_promotion()
+        return asked
 
     record = champion.promote(store, choose, request=number, requested_by=request.by)
     assert record is not None
