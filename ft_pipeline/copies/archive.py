@@ -23,10 +23,12 @@ class ArchivePlace:
         self.address = address
         self._tar = tar
         self._lock = threading.Lock()
-        self._sizes = {} if tar.mode == "w" else {entry.name: entry.size for entry in tar.getmembers()}
+        # A link would be followed, and a sparse file may be any number of bytes.
+        entries = [] if tar.mode == "w" else [one for one in tar.getmembers() if one.isreg() and not one.issparse()]
+        self._entries = {entry.name: entry for entry in entries}
 
     def sizes(self, folder: str) -> dict[str, int]:
-        return {name: size for name, size in self._sizes.items() if name.startswith(f"{folder}/")}
+        return {name: entry.size for name, entry in self._entries.items() if name.startswith(f"{folder}/")}
 
     def read(self, name: str) -> bytes:
         with self._lock:
@@ -48,7 +50,7 @@ class ArchivePlace:
         return True
 
     def _member(self, name: str) -> IO[bytes]:
-        member = self._tar.extractfile(name) if name in self._sizes else None
+        member = self._tar.extractfile(self._entries[name]) if name in self._entries else None
         if member is None:
             raise missing_object(self.address, name)
         return member
@@ -86,10 +88,18 @@ def reading_place(address: str) -> Iterator[Place]:
     if not address.endswith(SUFFIX) or "://" in address:
         yield open_place(address)
         return
-    try:
-        with tarfile.open(Path(address).expanduser(), "r:") as tar:
-            yield ArchivePlace(address, tar)
-    except FileNotFoundError:
-        raise UserError(f"There is no file {address}. Name a backup.") from None
-    except tarfile.TarError as error:
-        raise UserError(f"{address} cannot be read as a backup ({error}). Name a file of `ft backup`.") from None
+    with contextlib.ExitStack() as opened:
+        try:
+            place = ArchivePlace(address, opened.enter_context(tarfile.open(Path(address).expanduser(), "r:")))
+        except FileNotFoundError:
+            raise UserError(f"There is no file {address}. Name a backup.") from None
+        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+            raise _unreadable(address, error) from None
+        try:
+            yield place
+        except tarfile.TarError as error:
+            raise _unreadable(address, error) from None
+
+
+def _unreadable(address: str, error: Exception) -> UserError:
+    return UserError(f"{address} cannot be read as a backup ({error}). Name a file of `ft backup`.")

@@ -133,8 +133,13 @@ def _files(root: Path, listing: Listing) -> Iterator[Path]:
             name = path.relative_to(root).as_posix()
             if path.is_symlink():
                 listing.notes.append(f"{name} is a link, and is not copied.")
-            elif path.is_file() and not path.name.startswith(".") and not _is(name, LEFT_OUT):
+            elif path.is_file() and not is_left_out(name):
                 yield path
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether no backup has a file of this name: it is hidden, or one of LEFT_OUT."""
+    return "/." in f"/{name}" or _is(name, LEFT_OUT)
 
 
 def _is(name: str, patterns: tuple[str, ...]) -> bool:

@@ -54,7 +54,7 @@ class FolderPlace:
     def sizes(self, folder: str) -> dict[str, int]:
         root = self._folder / folder
         paths = (Path(parent) / name for parent, _, names in os.walk(root) for name in names if name[0] != ".")
-        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths}
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths if path.is_file()}
 
     def read(self, name: str) -> bytes:
         with self._reading(name):

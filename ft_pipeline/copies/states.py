@@ -23,8 +23,10 @@ STATES, OBJECTS = "states", "objects"
 FORMAT = 1
 _MADE_BY: dict[Content, str] = {"store": "ft store push", "project": "ft backup"}
 _READ_BY: dict[Content, str] = {"store": "ft store pull", "project": "ft restore"}
-_STATE_NAME = re.compile(rf"^{STATES}/([0-9]{{6}})\.json$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+MAX_STATE_BYTES = 1 << 28
+"""A list of a million files has about half of that."""
+_STATE_NAME = re.compile(rf"{STATES}/([0-9]{{6}})\.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def newest_state(place: Place, content: Content, number: int | None = None) -> S
 
     UserError if the state cannot be read, or if the copy is of something else.
     """
-    numbers = sorted(int(match[1]) for name in place.sizes(STATES) if (match := _STATE_NAME.match(name)))
+    sizes = place.sizes(STATES)
+    numbers = sorted(int(match[1]) for name in sizes if (match := _STATE_NAME.fullmatch(name)))
     if number is not None and number not in numbers:
         known = ", ".join(map(str, numbers)) or "none"
         raise UserError(f"{place.address} has no state {number}. Choose one of these: {known}.")
@@ -68,9 +71,11 @@ def newest_state(place: Place, content: Content, number: int | None = None) -> S
         return None
     chosen = numbers[-1] if number is None else number
     name = f"{STATES}/{chosen:06d}.json"
+    if sizes[name] > MAX_STATE_BYTES:
+        raise UserError(f"{place.address}/{name} is larger than any list of files. Name a backup or a pushed store.")
     try:
         state = _parse(chosen, json.loads(place.read(name)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{place.address}/{name} was changed ({error}). Restore it, or push to another place."
         ) from None
@@ -109,7 +114,7 @@ def _parse(number: int, document: dict[str, Any]) -> State:
         raise ValueError(f"content {document['content']!r}")
     files = {}
     for name, (sha256, size) in document["files"].items():
-        if not (_is_plain(name) and _SHA256.match(sha256) and isinstance(size, int)):
+        if not (_is_plain(name) and _SHA256.fullmatch(sha256) and type(size) is int and size >= 0):
             raise ValueError(f"the entry {name!r}")
         files[name] = CopiedFile(sha256, size)
     return State(

@@ -129,7 +129,7 @@ def find_key(store: Path) -> SigningKey | None:
         )
     if not named and path.stat().st_mode & 0o077:
         raise UserError(f"Other users can read the signing key {path}. Run: chmod 600 {path}")
-    found = _key_in(path)
+    found = read_key(path)
     if found.key_id != key_id:
         raise UserError(
             f"The key in {path} is {found.key_id[:ID_DIGITS]}, but this store is signed with {key_id[:ID_DIGITS]}. "
@@ -162,10 +162,11 @@ def create_key() -> SigningKey:
 def new_store_key() -> SigningKey:
     """Return the key for a new store: the one that the environment names, else a new one."""
     named = os.environ.get(KEY_FILE)
-    return _key_in(Path(named)) if named else create_key()
+    return read_key(Path(named)) if named else create_key()
 
 
-def _key_in(path: Path) -> SigningKey:
+def read_key(path: Path) -> SigningKey:
+    """Return the private key in a file. UserError if it is none on the curve P-256."""
     public_pem = _public_pem(_load_private(path))
     return SigningKey(path, key_id_of(public_pem), public_pem)
 
