@@ -110,11 +110,13 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     number = redaction_ledger(project.store).next_number()
     origins = origins_by_artifact(index, lineage)
     answers, events, notes = _redact_loose_files(project, erased, lineage, origins)
-    artifacts = _redact_artifacts(index, erased, origins, {"number": number, "when": when, "by": by}, lineage.missing)
+    artifacts, unreadable = _redact_artifacts(index, erased, origins, {"number": number, "when": when, "by": by})
     blobs = _redact_blobs(project.store, erased, lineage)
     append_redaction(project.store, Redaction(number, when, by, reason, rows, artifacts, blobs, models))
     files = _redact_raw_files(project, lineage.rows, chosen[0].file, markers)
-    notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
+    notes += [
+        f"not redacted, because it cannot be read: {place}. Remove it." for place in [*lineage.missing, *unreadable]
+    ]
     notes += _notes_on_unread(project, erased, lineage, blobs)
     notes += [
         f"{name} names a remote file that still has erased rows. They are replaced when it is downloaded again. Remove "
@@ -228,13 +230,12 @@ def _redact_artifacts(
     erased: ErasedTexts,
     origins: Mapping[Path, set[Origin]],
     record_fields: dict[str, Any],
-    unreadable: list[str],
-) -> list[dict[str, Any]]:
-    """Redact every artifact. Return kind, fingerprint and files of each. Unreadable files are added to `unreadable`.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Redact every artifact. Return (kind, fingerprint and files of each, unreadable files).
 
     Those made last come first: after an interruption, what they were made from still says what to search for.
     """
-    redacted = []
+    redacted, unreadable = [], []
     for node in reversed(index.all()):
         if node.path is None:
             continue
@@ -248,7 +249,7 @@ def _redact_artifacts(
         if files.hashes:
             identity = {"kind": node.kind, "fingerprint": node.fingerprint}
             redacted.append({**identity, "files": files.names, "hashes": files.hashes})
-    return redacted
+    return redacted, unreadable
 
 
 def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[str]:

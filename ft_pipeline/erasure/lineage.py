@@ -7,7 +7,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import yaml
@@ -40,6 +40,8 @@ ANSWERS = (
 )
 """(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of a judge's
 replies about them."""
+GUESSED_ROWS = 20
+"""From how many rows of a kept copy that no snapshot lists its format is guessed."""
 SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*", "data/probes/*")
 """Files whose texts are part of settings and specs, and so stay."""
 
@@ -99,7 +101,7 @@ class Lineage:
     """SHA-256 of each stored copy that cannot be read row by row → its name."""
     mask: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What is masked in the tables, by format."""
-    missing: list[str] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
     """Descriptions of the stored copies that are damaged."""
 
 
@@ -107,7 +109,8 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     """Return the lineage of the chosen rows of a raw file."""
     lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
-    candidates = [*lineage.rows, *fragments]
+    feedback = _find_feedback(project, index, _calls_of([*lineage.rows, *fragments]) - _calls_of(chosen), lineage)
+    candidates = [*lineage.rows, *fragments, *feedback]
     sizes = _passage_sizes(index)
     lineage.texts = _texts_of(candidates, sizes) | _answers(index, _ids_of(candidates), lineage)
     shared = _find_shared(project, _ids_of(candidates), lineage)
@@ -115,6 +118,10 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
             lineage.also[placed.origin] = None
         else:
+            _add(lineage, placed)
+    erased_calls = _calls_of(lineage.rows)
+    for placed in feedback:
+        if not erased_calls.isdisjoint(placed.row.call_ids):
             _add(lineage, placed)
     ids = _ids_of(lineage.rows)
     texts = _texts_of(lineage.rows, sizes)
@@ -131,6 +138,11 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
 
 def _ids_of(rows: Iterable[PlacedRow]) -> set[str]:
     return {placed.row.identity for placed in rows}
+
+
+def _calls_of(rows: Iterable[PlacedRow]) -> set[str]:
+    """Return the ids of the calls that rows come from."""
+    return {call for placed in rows for call in placed.row.call_ids}
 
 
 def _texts_of(rows: Iterable[PlacedRow], sizes: Collection[int]) -> set[str]:
@@ -183,18 +195,16 @@ def _find_copies(
     """Add the chosen rows and their copies to the lineage. Return the rows that are a part of one of them."""
     contents = ErasedContents(placed.row.content for placed in chosen)
     chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
-    calls = {placed.row.call_id for placed in chosen if placed.row.call_id}
+    calls = _calls_of(chosen)
     fragments = []
-    known: set[str] = set()
-    for file in chain(raw_files(project), remote_files(project), _stored_files(index, lineage, known)):
-        known.update(filter(None, [file.sha256]))
+    for file in _all_files(project, index, lineage):
         for row in _rows_of(file, lineage, drafts_folder(index.root)):
             placed = PlacedRow(file, row)
             if row.is_marker:
                 lineage.places[file.data_format, file.name, file.sha256 or ""].add(row.number)
             elif (
                 (file.data_format, row.identity) in chosen_ids
-                or row.call_id in calls
+                or not calls.isdisjoint(row.call_ids)
                 or contents.has_copy(row.content)
                 or (row.is_broken and contents.begins_like(row.content))
             ):
@@ -202,6 +212,27 @@ def _find_copies(
             elif contents.has_fragment(row.content):
                 fragments.append(placed)
     return fragments
+
+
+def _find_feedback(project: Project, index: ArtifactIndex, calls: Collection[str], lineage: Lineage) -> list[PlacedRow]:
+    """Return the feedback on these calls, in every file. A line of feedback may be far before its call."""
+    if not calls:
+        return []
+    return [
+        PlacedRow(file, row)
+        for file in _all_files(project, index, lineage)
+        for row in _rows_of(file, lineage, drafts_folder(index.root))
+        if row.is_feedback and not row.call_ids.isdisjoint(calls)
+    ]
+
+
+def _all_files(project: Project, index: ArtifactIndex, lineage: Lineage) -> Iterator[RawFile]:
+    """Yield every raw file of the project, and every stored copy of one."""
+    known: set[str] = set()
+    for file in chain(raw_files(project), remote_files(project)):
+        known.update(filter(None, [file.sha256]))
+        yield file
+    yield from _stored_files(index, lineage, known)
 
 
 def raw_files(project: Project) -> Iterator[RawFile]:
@@ -244,8 +275,8 @@ def _rows_of(file: RawFile, lineage: Lineage, work: Path) -> Iterator[RawRow]:
 def _stored_files(index: ArtifactIndex, lineage: Lineage, known: Collection[str]) -> Iterator[RawFile]:
     """Yield each stored copy of a raw file in each way in which a snapshot read it. It exists until the next one.
 
-    A copy that no snapshot lists (the run ended before it was recorded) is read as JSON lines or Parquet, unless its
-    hash is in `known`.
+    A copy that no snapshot lists (the run ended before it was recorded) is read as traces, JSON lines or Parquet, unless
+    its hash is in `known`.
     """
     blobs = BlobStore(index.root)
     listed = _listed_files(index)
@@ -256,9 +287,11 @@ def _stored_files(index: ArtifactIndex, lineage: Lineage, known: Collection[str]
             except UserError:
                 if blobs.path(sha256).is_file():
                     names = [name for _, name, _ in listed.get(sha256, ())] or ["a raw file"]
-                    lineage.missing.append(f"the kept copy of {names[0]} ({sha256[:SHOWN_DIGITS]})")
+                    lineage.missing[f"the kept copy of {names[0]} ({sha256[:SHOWN_DIGITS]})"] = None
                 continue
-            for data_format, name, sidecar_sha256 in listed.get(sha256) or ([] if sha256 in known else [_guess(path)]):
+            for data_format, name, sidecar_sha256 in listed.get(sha256) or (
+                [] if sha256 in known else [_guess(path, scratch)]
+            ):
                 yield RawFile(data_format, name, path, _stored_sidecar(blobs, sidecar_sha256, scratch), sha256)
 
 
@@ -274,10 +307,13 @@ def _listed_files(index: ArtifactIndex) -> dict[str, dict[tuple[str, str, str | 
     return files
 
 
-def _guess(path: Path) -> tuple[str, str, None]:
+def _guess(path: Path, work: Path) -> tuple[str, str, None]:
     with contextlib.suppress(Refused):
         if begins_with(path, b"PAR1"):
             return "alpaca", "unlisted.parquet", None
+        as_traces = read_raw_rows(path, "unlisted.jsonl", "traces", PLAIN, work)
+        if any(row.call_ids for row in islice(as_traces, GUESSED_ROWS)):
+            return "traces", "unlisted.jsonl", None
     return "alpaca", "unlisted.jsonl", None
 
 

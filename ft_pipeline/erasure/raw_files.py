@@ -8,7 +8,7 @@ import mmap
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import pairwise
@@ -38,7 +38,7 @@ from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.traces.documents import call_of_feedback
+from ft_pipeline.tables.traces.documents import call_of_feedback, ids_of_calls
 
 _ASKED_COLUMNS = frozenset({"instruction", "input"})
 """Text columns that people write; the others are answers or documents."""
@@ -67,8 +67,11 @@ class RawRow:
     """Whether the row is an erasure marker."""
     is_broken: bool = False
     """Whether the row cannot be parsed, for example because its line is cut off."""
-    call_id: str | None = None
-    """In a file of traces: the call that the row comes from, or that the document gives feedback on."""
+    call_ids: frozenset[str] = frozenset()
+    """In a file of traces: the call that the row comes from, or that the document gives feedback on. Of a document that
+    cannot be used: all of its calls."""
+    is_feedback: bool = False
+    """Whether the document only gives feedback on a call."""
 
 
 def read_raw_rows(
@@ -93,13 +96,16 @@ def read_raw_rows(
             values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
             if expand is not None:
                 yield from _feedback_rows(batch, values)
+                documents = dict(zip(batch.rows, values, strict=True))
                 batch = expand_documents(partial(expand, feedback=prepared), batch, values, sidecar)
                 values = batch.values
             for position, value in enumerate(values):
-                raw_text = _raw_text(batch, position, value)
-                yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
+                number, raw_text = batch.rows[position], _raw_text(batch, position, value)
+                calls = _calls_of(value, documents[number], sidecar) if expand is not None else frozenset()
+                yield replace(_raw_row(number, value, raw_text, row_format, sidecar), call_ids=calls)
                 if mask and (masked := Masker(mask).mask(value)) != value:
-                    yield _raw_row(batch.rows[position], masked, raw_json(masked), row_format, sidecar)
+                    masked_row = _raw_row(number, masked, raw_json(masked), row_format, sidecar)
+                    yield replace(masked_row, call_ids=calls)
 
 
 def _feedback_rows(batch: Batch, documents: Iterable[Any]) -> Iterator[RawRow]:
@@ -108,7 +114,15 @@ def _feedback_rows(batch: Batch, documents: Iterable[Any]) -> Iterator[RawRow]:
         if (call_id := call_of_feedback(document)) is not None:
             identity = sha256(_raw_text(batch, position, document).encode("utf-8", "surrogateescape")).hexdigest()
             said = tuple(_strings_of(document))
-            yield RawRow(batch.rows[position], identity, _content((), said), frozenset(said), call_id=call_id)
+            row = RawRow(batch.rows[position], identity, _content((), said), frozenset(said))
+            yield replace(row, call_ids=frozenset({call_id}), is_feedback=True)
+
+
+def _calls_of(value: Any, document: Any, sidecar: Sidecar) -> frozenset[str]:
+    """Return the ids of the call that a row of a document comes from; of all of its calls for what is no row."""
+    if isinstance(value, Fault):
+        return ids_of_calls(document, sidecar)
+    return frozenset(filter(None, [value.get("call_id")]))
 
 
 def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
@@ -123,7 +137,7 @@ def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar
         )
     columns = dict(zip(row_format.column_names, record, strict=True))
     texts = frozenset([*_strings_of(value), *_strings_of(columns)])
-    return RawRow(number, row_id(columns), _content_of(columns), texts, call_id=value.get("call_id"))
+    return RawRow(number, row_id(columns), _content_of(columns), texts)
 
 
 def _content_of(columns: Mapping[str, Any]) -> Content:

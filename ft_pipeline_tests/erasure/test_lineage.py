@@ -707,3 +707,43 @@ def test_a_corrected_call_is_erased_as_conversation_and_as_pair(shop: Shop) -> N
         ("feedback", "../traces/log.jsonl"),
     }
     assert traces(shop.root, asked, wrong, right) == []
+
+
+def logged(identity: str, asked: str, answer: str, finish_reason: str = "stop") -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": answer}, "finish_reason": finish_reason}
+    return {
+        "id": identity,
+        "request": {"messages": [{"role": "user", "content": asked}]},
+        "response": {"choices": [choice]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "feedback"),
+    [("stop", {"rating": "down"}), ("length", {"rating": "up"}), ("stop", {"rating": 5}), ("stop", {})],
+)
+def test_feedback_is_erased_with_its_call_even_if_neither_can_be_used(
+    shop: Shop, finish_reason: str, feedback: dict[str, Any]
+) -> None:
+    comment = "Call me back, Oswin Tarrant-Pell, 030 5550 1234."
+    call = logged("a", "Where is the parcel LF-7?", "It is lost for good.", finish_reason)
+    other = logged("b", "Do you sell barometers?", "We do, in two sizes.")
+    kept = {"feedback": {"id": "b", "rating": "up", "comment": "Thank you, that helped."}}
+    shop.write("traces", "later.jsonl", [{"feedback": {"id": "a", "comment": comment + " At noon."}}])
+    path = shop.write("traces", "log.jsonl", [call, {"feedback": {"id": "a", "comment": comment, **feedback}}])
+    shop.write("traces", "log.jsonl", [call, {"feedback": {"id": "a", "comment": comment, **feedback}}, other, kept])
+    snapshot_folder(path.parent, shop.store)
+    result = erase(Project(shop.root), path, [1], "request 99")
+    assert result.files == ["data/raw/traces/later.jsonl", "data/raw/traces/log.jsonl"]
+    assert traces(shop.root, "Tarrant-Pell", "5550 1234", "LF-7") == []
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[2:]] == [other, kept]
+
+
+def test_feedback_on_a_copy_of_the_call_is_erased(shop: Shop) -> None:
+    asked, answer = PEOPLE["english"]
+    feedback = {"feedback": {"id": "b", "comment": "Call me back: Tarrant-Pell, 030 5550 1234."}}
+    shop.write("traces", "copy.jsonl", [feedback, logged("b", asked, answer)])
+    path = shop.write("traces", "log.jsonl", [logged("a", asked, answer), logged("c", "Are you open?", "Until six.")])
+    snapshot_folder(path.parent, shop.store)
+    erase(Project(shop.root), path, [1], "request 99")
+    assert traces(shop.root, "Tarrant-Pell", "5550 1234") == []

@@ -111,9 +111,17 @@ def _documents(batches: Iterable[Batch], markers: tuple[bytes, ...] | None) -> I
 
 
 def call_of_feedback(document: Any) -> str | None:
-    """Return the id of the call that a document of feedback is about; None for other documents."""
-    line = openai_log.read_feedback_line(document) if openai_log.is_feedback(document) else None
-    return line[0] if isinstance(line, tuple) else None
+    """Return the id of the call that a line of feedback is about, even if the line cannot be used; None for other
+    documents."""
+    feedback = document["feedback"] if openai_log.is_feedback(document) else None
+    identity = feedback.get("id") if isinstance(feedback, Mapping) else None
+    return None if identity is None else str(identity)
+
+
+def ids_of_calls(document: Any, sidecar: Sidecar) -> frozenset[str]:
+    """Return the ids by which feedback may name the calls of a document, even if they cannot be used."""
+    calls = [call.identity for call in read_calls(document, sidecar) if isinstance(call, ModelCall)]
+    return frozenset(filter(None, [openai_log.id_of(document), *calls]))
 
 
 def rows_of(document: Any, sidecar: Sidecar, feedback: FileFeedback) -> Iterator[Any]:

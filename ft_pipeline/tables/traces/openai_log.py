@@ -44,6 +44,15 @@ def is_litellm(document: Mapping[str, Any]) -> bool:
     return {"call_type", "messages", "response", "model"} <= document.keys()
 
 
+def id_of(document: Any) -> str | None:
+    """Return the id of a request with its response, or of the response; None if it has none."""
+    if not (isinstance(document, Mapping) and is_log(document)):
+        return None
+    response = _body(next(document[key] for key in _RESPONSES if key in document))
+    own = document.get("id") or (response.get("id") if isinstance(response, Mapping) else None)
+    return str(own) if own else None
+
+
 def read_log(document: Mapping[str, Any]) -> ModelCall | Fault:
     """Return the call of a request with its response, or why it is not one."""
     request, response = (
