@@ -13,6 +13,7 @@ from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, exposure_ledger, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.ledger import Ledger
+from ft_pipeline.store.text_redaction import PLACEHOLDER
 
 
 def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
@@ -42,9 +43,10 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
     except (ValueError, KeyError, TypeError):
         return [Finding("edited_record", where, "cannot be read as a record")]
     findings = list(_check_request(index, where, record))
-    copy = copies.get(int(path.stem))
-    if copy is not None and copy != record:
-        differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
+    copy = copies.get(int(path.stem), record)
+    # `ft erase` removes a text from the copy; the record keeps it.
+    kept = [key for key in {**copy, **record} if PLACEHOLDER not in str(copy.get(key))]
+    if differing := sorted(key for key in kept if copy.get(key) != record.get(key)):
         message = f"differs from its champion artifact in {', '.join(differing)}"
         findings.append(Finding("edited_record", where, message))
     for kind in champion.RELEASED_ARTIFACTS:

@@ -20,6 +20,7 @@ from ft_pipeline.erasure.file_kinds import files_of
 from ft_pipeline.erasure.lineage import Lineage, PlacedRow, origins_by_artifact, trace
 from ft_pipeline.erasure.raw_copies import RawFile, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
+from ft_pipeline.erasure.reasons import describe_kept, read_reasons, repeated_in, telling_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint.answer_log import erase_answers
 from ft_pipeline.project import Project, has_separate_database
@@ -98,14 +99,18 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
 
 def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> ErasureResult:
     index = ArtifactIndex(project.store)
-    lineage = trace(project, index, chosen)
+    reasons = read_reasons(project.root)
+    lineage = trace(project, index, chosen, telling_words([reason, *(given.text for given in reasons)]))
     salt = salt_of(project.root / "data")
     rows = [_describe_row(placed, salt) for placed in lineage.rows]
-    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
-    add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     markers = {identity: erasure_marker(salted(identity, salt)) for identity in sorted(lineage.ids)}
     texts = frozenset(text for text in lineage.texts - lineage.shared if words_of(text))
     erased = ErasedTexts(markers, texts, frozenset(lineage.texts), frozenset(lineage.kept))
+    _require_neutral(reason, erased, lineage)
+    named = {given: found for given in reasons if (found := repeated_in(given.text, erased, lineage.telling))}
+    erased = replace(erased, texts=texts.union(given.text for given in named))
+    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
+    add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     usage = usage_of(index, chosen[0].origin, list(markers))
     models = [asdict(use) for use in usage.uses if use.how != MADE_FROM_IT]
     number = redaction_ledger(project.store).next_number()
@@ -118,6 +123,7 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     notes += [
         f"not redacted, because it cannot be read: {place}. Remove it." for place in [*lineage.missing, *unreadable]
     ]
+    notes += [describe_kept(given.file, found) for given, found in named.items()]
     notes += _notes_on_unread(project, erased, lineage, blobs)
     notes += [
         f"{name} names a remote file that still has erased rows. They are replaced when it is downloaded again. Remove "
@@ -138,6 +144,15 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
         also=list(lineage.also)[:MAX_ALSO],
         notes=[*notes, NOT_ERASED],
     )
+
+
+def _require_neutral(reason: str, erased: ErasedTexts, lineage: Lineage) -> None:
+    """Raise UserError if the reason repeats what is to be erased: its record stays as it is."""
+    if found := repeated_in(reason, erased, lineage.telling):
+        raise UserError(
+            f"The reason repeats {found} of the row, and its record can never be changed. Write the number of the "
+            "request instead."
+        )
 
 
 def _locate(project: Project, path: Path) -> tuple[str, str]:

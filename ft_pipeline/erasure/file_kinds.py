@@ -6,13 +6,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-Treatment = Literal["rows", "blob", "artifact", "answers", "text", "database", "removed", "named", "no rows", "unknown"]
+Treatment = Literal[
+    "rows", "blob", "artifact", "answers", "text", "database", "record", "removed", "named", "no rows", "unknown"
+]
 """rows: markers replace the rows.
 blob: the same in a stored copy of a raw file.
 artifact: see store/artifact_redaction.py.
 answers: the teacher's answers are emptied.
 text: the texts are removed.
 database: the texts are removed from each cell.
+record: it contains no text of a row, but a reason that a person wrote. It is signed or chained, and not changed. The
+result names it if the reason repeats something of a row.
 removed: the file is removed, because it can be made again.
 named: the user's own file, which is not changed. The result names it if it contains a text.
 no rows: it contains no text of a row.
@@ -20,7 +24,7 @@ unknown: nothing should be of this kind. The result names the file."""
 
 FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/raw/*", "rows"),
-    ("data/excluded.yaml", "no rows"),  # salted hashes
+    ("data/excluded.yaml", "record"),  # salted hashes
     ("data/store/artifacts/*", "artifact"),
     ("data/store/blobs/*.zst", "blob"),
     ("data/store/blobs/*.reference.json", "no rows"),  # a path and a hash
@@ -33,16 +37,16 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/cache/*", "removed"),
     ("data/store/teachers/*/log.jsonl", "answers"),
     ("data/store/notifications.jsonl", "text"),
-    ("data/store/champion/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/champion/*.json", "record"),  # hash-chained: names, numbers, fingerprints
     ("data/store/exposures/rows/*.txt", "text"),  # ids of test rows
     ("data/store/exposures/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
-    ("data/store/inbox/*.json", "no rows"),  # hash-chained: ids of calls, names
+    ("data/store/inbox/*.json", "record"),  # hash-chained: ids of calls, names
     ("data/store/ratings/rows/*.json", "text"),  # ids of test rows, hashes of answers, notes of raters
     ("data/store/ratings/*.json", "no rows"),  # hash-chained: aliases, names, verdicts
-    ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
+    ("data/store/redactions/*.json", "record"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
-    ("data/store/requests/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
-    ("data/store/journal.jsonl", "no rows"),  # names and hashes
+    ("data/store/requests/*.json", "record"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/journal.jsonl", "record"),  # names and hashes
     ("data/store/journal.pending.json", "no rows"),  # what the next change writes: records, redacted manifests
     ("data/store/signing_key.pub", "no rows"),
     ("data/store/sources/*.json", "no rows"),  # URLs, revisions, hashes

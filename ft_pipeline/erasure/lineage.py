@@ -14,6 +14,7 @@ from ft_pipeline.audit.row_usage import derived_ids, descendants, rows_with
 from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_copies import RawFile, all_files, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
+from ft_pipeline.erasure.reasons import telling_words
 from ft_pipeline.evaluation.scoring.retrieval import split_into_passages
 from ft_pipeline.evaluation.tuned_variants import variants_in
 from ft_pipeline.project import Project
@@ -62,6 +63,8 @@ class Lineage:
     """Those of `texts` that another row contains, too."""
     kept: set[str] = field(default_factory=set)
     """Texts of other rows with which one of `texts` begins."""
+    telling: set[Words] = field(default_factory=set)
+    """Names and numbers that a reason and no other row contains."""
     also: dict[str, None] = field(default_factory=dict)
     """Rows that share a text and stay."""
     request_ids: set[str] = field(default_factory=set)
@@ -80,15 +83,22 @@ class Lineage:
     """Descriptions of the stored copies that are damaged."""
 
 
-def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -> Lineage:
-    """Return the lineage of the chosen rows of a raw file."""
+def trace(
+    project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow], in_reasons: Collection[Words] = ()
+) -> Lineage:
+    """Return the lineage of the chosen rows of a raw file.
+
+    in_reasons: the names and numbers (reasons.telling_words) in what people wrote about decisions.
+    """
     lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
     feedback = _find_feedback(project, index, _calls_of([*lineage.rows, *fragments]) - _calls_of(chosen), lineage)
     candidates = [*lineage.rows, *fragments, *feedback]
     sizes = _passage_sizes(index)
     lineage.texts = _texts_of(candidates, sizes) | _answers(index, _ids_of(candidates), lineage)
-    shared = _find_shared(project, _ids_of(candidates), lineage)
+    telling = telling_words(lineage.texts).keys() & set(in_reasons)
+    shared = _find_shared(project, _ids_of(candidates), lineage, telling)
+    lineage.telling = telling - shared
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
             lineage.also[placed.origin] = None
@@ -227,14 +237,14 @@ def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
                 yield node.path / name, column
 
 
-def _find_shared(project: Project, ids: set[str], lineage: Lineage) -> set[Words]:
-    """Return the words of those texts that rows with other ids contain, too.
+def _find_shared(project: Project, ids: set[str], lineage: Lineage, telling: Collection[Words]) -> set[Words]:
+    """Return the words of those texts, names and numbers that rows with other ids contain, too.
 
     Rows that contain a turn of an erased row, or all of its turns if they are short, are added to `also`.
     """
     rows = [set(placed.row.content.turns) for placed in lineage.rows]
     said = {turn for turns in rows for turn in turns if len(" ".join(turn)) >= MIN_CHARS}
-    phrases = PhraseIndex(map(words_of, lineage.texts))
+    phrases = PhraseIndex(chain(map(words_of, lineage.texts), telling))
     by_start = defaultdict(list)
     for text in lineage.texts:
         by_start[text[:MIN_TRUNCATED_CHARS]].append(text)

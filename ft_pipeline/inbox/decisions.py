@@ -1,6 +1,6 @@
 """The record of decisions: who accepted or rejected which proposal, when and why. Numbered records in `inbox`.
 
-A record is never changed or removed. It has ids of calls and no texts, so that `ft erase` need not change it.
+A record is never changed or removed. It has ids of calls and no texts but the reason, which `ft erase` searches.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,0 +1,81 @@
+"""A reason that repeats something of an erased row: refused for the erasure itself, named where a record has it."""
+
+import json
+
+import pytest
+
+from ft_pipeline.erasure.reasons import telling_words
+from ft_pipeline.errors import UserError
+from ft_pipeline.inbox import decisions
+from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.store import journal
+from ft_pipeline.store.artifact_redaction import Redaction, append_redaction
+from ft_pipeline_tests.audit.conftest import Command
+from ft_pipeline_tests.audit.shop import SECRET, Shop
+from ft_pipeline_tests.erasure.traces import traces
+
+FILE, ROW = "data/raw/alpaca/support.jsonl", "5"
+ABOUT = "Ms Fenwick called, she was not happy"
+
+
+def release_because(shop: Shop, reason: str) -> None:
+    """Release a champion by hand, and write its artifact, as the asset does."""
+    parts = {name: shop.store.all(name)[-1].fingerprint for name in ("base_model", "adapter", "merged_model")}
+    candidate = Candidate("qlora/merged", "merged", "qlora", parts["merged_model"], parts, {"merge": True})
+    record = promote(shop.store.root, lambda _: Promotion(candidate, reason, forced=True, by_hand=True))
+    assert record is not None
+    summary = {"champion": record.to_json(), "moved": True}
+    comparison = shop.store.all("comparison")[-1]
+    files = {"champion.json": json.dumps(record.to_json()).encode()}
+    shop.put("champion", None, {"comparison": comparison}, {"n": 2}, files, summary)
+
+
+def test_records_whose_reason_repeats_a_name_or_a_text_are_named(released: Shop, ft_json: Command, ft: Command) -> None:
+    store = released.store.root
+    release_because(released, f"forced: {ABOUT}")
+    decisions.record(store, "rejected", {"a": (1, 1)}, f"she wrote: {SECRET['instruction']}", ())
+    decisions.record(store, "rejected", {"b": (1, 1)}, "the address is wrong, please ask again", ())
+    append_redaction(store, Redaction(1, "2026-11-01", "ada", "from Fenwick, 12 mill lane", [], [], [], []))
+    (released.root / "data" / "excluded.yaml").write_text(
+        "salt: ab\nrows:\n- {hash: %s, format: alpaca, reason: asked by Ada Fenwick}\n" % ("ab" * 32), encoding="utf-8"
+    )
+    journal.replace_key(store, "the laptop of Fenwick was stolen")
+    notes = ft_json("erase", FILE, ROW, "--reason", "request 4711")["notes"]
+    named = {note.split(":")[0]: note for note in notes if ": the reason repeats" in note}
+    assert named.keys() == {
+        "data/excluded.yaml",
+        "data/store/champion/000002.json",
+        "data/store/inbox/000001.json",
+        "data/store/journal.jsonl",
+        "data/store/redactions/000001.json",
+    }
+    assert "'Fenwick'" in named["data/store/champion/000002.json"]
+    assert "edit" in named["data/excluded.yaml"].lower()
+    assert {*traces(released.root, "Fenwick"), "data/store/journal.jsonl"} == named.keys(), "all that is left is named"
+    document = ft_json("audit", "--verify")
+    assert document["problems"] == [], "the copy of a reason was redacted, the record was not"
+
+
+def test_a_reason_that_repeats_the_row_is_refused(released: Shop, ft: Command) -> None:
+    for reason in (ABOUT, "letter of Fenwick", SECRET["output"], "Mill Lane moved"):
+        with pytest.raises(UserError, match=r"The reason repeats .* Write the number of the request"):
+            ft("erase", FILE, ROW, "--reason", reason)
+    assert not (released.root / "data" / "excluded.yaml").exists()
+    assert ft("erase", FILE, ROW, "--reason", "the address is not to be kept, request 4711")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("Call me, Ada, at +49 30 5550-1234.", "she gave 0049 305550 1234"),
+        ("मेरा नाम अनुष्का त्रिवेदी है", "अनुष्का called"),
+        ("我叫欧阳靖雯，住在成都市", "欧阳靖雯的请求"),
+        ("I am O'Malley", "by Mr O'MALLEY"),
+    ],
+)
+def test_names_and_numbers_are_recognized_in_other_forms(row: str, reason: str) -> None:
+    assert telling_words([row]).keys() & telling_words([reason]).keys()
+
+
+def test_other_words_are_no_names() -> None:
+    assert telling_words(["please change my address by 12:30, it is 4 of 100"]) == {}
