@@ -18,6 +18,7 @@ from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
 from ft_pipeline.erasure.lineage import Lineage, PlacedRow, origins_by_artifact, trace
+from ft_pipeline.erasure.own_files import NotSearched, find_text
 from ft_pipeline.erasure.raw_copies import RawFile, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.erasure.reasons import describe_kept, read_reasons, repeated_in, telling_words
@@ -312,17 +313,21 @@ def _redact_raw_files(
 def _notes_on_unread(
     project: Project, erased: ErasedTexts, lineage: Lineage, redacted_blobs: Sequence[str]
 ) -> list[str]:
-    """Return notes on the files that `ft erase` does not change: the user's own that contain an erased text, and raw
-    files that cannot be read row by row. In these, compression or an encoding may hide a text."""
+    """Return notes on the files that `ft erase` does not change: the user's own that contain an erased text or cannot be
+    searched, and raw files that cannot be read row by row. In these, an encoding may hide a text."""
     notes = []
     for path, treatment in files_of(project.root, "named", "rows"):
         if path in lineage.read or path.suffix in WITHOUT_TEXT:
             continue
         name = path.relative_to(project.root).as_posix()
-        if erased.is_in_file(path):
-            notes.append(f"{name} still contains a text of an erased row. Edit or remove it.")
-        elif treatment == "rows" and path.suffix != ".yaml":
-            notes.append(f"{name} cannot be read row by row, so that it was only searched as text. Check it.")
+        with scratch_folder(project.store) as scratch:
+            try:
+                if find_text(path, erased, scratch):
+                    notes.append(f"{name} still contains a text of an erased row. Edit or remove it.")
+                elif treatment == "rows" and path.suffix != ".yaml":
+                    notes.append(f"{name} cannot be read row by row, so that it was only searched as text. Check it.")
+            except NotSearched as reason:
+                notes.append(f"{name} was not searched ({reason}). Check it.")
     return notes + [
         f"the kept copy of {name} ({sha256[:SHOWN_DIGITS]}) cannot be read row by row, so that it was only searched as "
         "text. If the file contains the row, remove the file, and run `ft gc`."

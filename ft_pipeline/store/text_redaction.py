@@ -49,6 +49,7 @@ WITHOUT_TEXT = {
 }
 """Suffix of a file that is not searched → why."""
 
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Origin = tuple[str | None, str, int]
 """(table, file, row) of a row; the table is None where only the file is known."""
@@ -171,11 +172,18 @@ class ErasedTexts:
         return after != before
 
     def is_in_file(self, path: Path) -> bool:
-        """Return whether a file contains a long erased text."""
+        """Return whether a file contains a long erased text, in UTF-8 or UTF-16."""
         if not path.stat().st_size:
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return any(content.find(form.encode()) >= 0 for form in self._forms)
+            return any(content.find(form.encode(encoding)) >= 0 for form in self._forms for encoding in _ENCODINGS)
+
+    def is_in_table(self, path: Path) -> bool:
+        """Return whether a Parquet file contains an erased text."""
+        with open_parquet(path, memory_map=True) as file:
+            tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BATCH_ROWS))
+            near = (table.to_pylist() for table in tables if self._may_be_in_table(table))
+            return any(self.redact_row(row) != row for rows in near for row in rows)
 
     def redact_plain_text(self, content: bytes) -> bytes:
         """Return the bytes of a text without the erased texts."""

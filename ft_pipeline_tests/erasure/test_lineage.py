@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import csv
 import gzip
+import html
+import io
 import json
 import lzma
 import shutil
 import sqlite3
 import threading
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -183,8 +186,16 @@ def test_rows_with_all_short_turns_of_the_row_are_listed(shop: Shop) -> None:
     assert f"sharegpt/chats.jsonl:{len(SHAREGPT) + 1}" in erase_person(shop).also
 
 
-@pytest.mark.parametrize("hidden", ["utf-16.jsonl", "packed.jsonl.xz", "cut.jsonl.gz", "cut.json"])
-def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Shop, hidden: str) -> None:
+@pytest.mark.parametrize(
+    ("hidden", "note"),
+    [
+        ("utf-16.jsonl", "still contains a text"),
+        ("packed.jsonl.xz", "was not searched (it is packed with xz)"),
+        ("cut.jsonl.gz", "was not searched (the gzip stream is cut off"),
+        ("cut.json", "cannot be read row by row"),
+    ],
+)
+def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Shop, hidden: str, note: str) -> None:
     row = person("english")
     shop.write("alpaca", FILE, [row])
     content = {
@@ -197,7 +208,7 @@ def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Sh
     with contextlib.suppress(Exception):  # a run stops at such a file, after its copy was kept
         shop.materialize()
     notes = " ".join(erase_person(shop).notes)
-    assert f"data/raw/alpaca/{hidden} cannot be read row by row" in notes
+    assert f"data/raw/alpaca/{hidden} {note}" in notes
     snapshots = ArtifactIndex(shop.store.root).all("raw_alpaca")
     kept = {entry["name"] for snapshot in snapshots for entry in snapshot.config["files"] if entry.get("sha256")}
     assert hidden not in kept or f"the kept copy of {hidden}" in notes
@@ -511,6 +522,62 @@ def test_the_users_own_files_are_named(shop: Shop) -> None:
         (shop.root / place).write_text("[" + json.dumps(row), encoding="utf-8")
     notes = " ".join(erase_person(shop).notes)
     assert "data/notes.md still contains" in notes and "data/raw/alpaca/broken.json still contains" in notes
+
+
+PACKED = {
+    "copy.txt.gz": lambda text: gzip.compress(text.encode()),
+    "copy.tar.zst": lambda text: zstandard.compress(gzip.compress(text.encode())),
+    "copy.zip": lambda text: zipped({"letters/a.json": json.dumps([text]).encode()}),
+    "copy.docx": lambda text: zipped({"a.txt": b"?" * 99, "word/document.xml": html.escape(text).encode("utf-16")}),
+    "nested.zip": lambda text: zipped({"b.zip": zipped({"c.txt.gz": gzip.compress(text.encode())})}),
+    "copy.csv": lambda text: text.encode("utf-16"),
+    "little.csv": lambda text: text.encode("utf-16-le"),
+    "big.csv": lambda text: text.encode("utf-16-be"),
+    "copy.parquet": lambda text: _table([{"said": text}]),
+}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("name", ["quoted", "chinese"])
+def test_packed_and_encoded_copies_are_named(shop: Shop, name: str) -> None:
+    row = person(name)
+    shop.write("alpaca", FILE, [row])
+    (shop.root / "notes").mkdir()
+    for file, pack in PACKED.items():
+        (shop.root / "notes" / file).write_bytes(pack(row["instruction"]))
+        (shop.root / "notes" / f"other-{file}").write_bytes(pack("Barometers need no winding."))
+    shop.raw("alpaca", "backup.zip").write_bytes(PACKED["copy.zip"](row["output"]))
+    notes = [note.split(" still contains")[0] for note in erase_person(shop).notes if " still contains" in note]
+    assert sorted(notes) == ["data/raw/alpaca/backup.zip", *sorted(f"notes/{file}" for file in PACKED)]
+    assert not list((shop.store.root / "drafts").iterdir()), "no expanded copy is left"
+
+
+def test_what_cannot_be_unpacked_is_named_as_not_searched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ft_pipeline.tables.reading.compressed.MIN_LIMIT_BYTES", 1 << 20)
+    bomb = bytes(8 << 20)
+    text = PEOPLE["english"][0].encode()
+    contents = {
+        "bomb.gz": gzip.compress(bomb),
+        "bomb.zip": zipped({"bomb.txt": bomb}),
+        "bombs.zip": zipped({f"{number}.gz": gzip.compress(bytes(900 << 10)) for number in range(9)}),
+        "cut.zip": zipped({"a.txt": text})[:-30],
+        "damaged.zip": zipped({"a.txt": text}).replace(b"a.txt", b"b.txt", 1),
+        "deep.gz": gzip.compress(gzip.compress(gzip.compress(gzip.compress(text)))),
+        "x.xz": lzma.compress(text),
+    }
+    for name, content in contents.items():
+        (shop.root / name).write_bytes(content)
+    shop.write("alpaca", FILE, [person("english")])
+    notes = [note for note in erase_person(shop).notes if "was not searched" in note]
+    assert [note.split()[0] for note in notes] == sorted(contents)
+    assert all(note.endswith("). Check it.") for note in notes)
 
 
 # --- one lock ---------------------------------------------------------------------------------------------------------

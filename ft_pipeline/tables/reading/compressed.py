@@ -94,10 +94,15 @@ def begins_with(path: Path, magic: bytes) -> bool:
     return head.startswith(magic)
 
 
+def max_expanded_bytes(compressed: int) -> int:
+    """Return the size to which a file of `compressed` bytes may expand."""
+    return min(MAX_EXPANDED_BYTES, max(MIN_LIMIT_BYTES, MAX_RATIO * compressed))
+
+
 def _pieces(path: Path, codec: Codec) -> Iterator[bytes]:
     """Yield the content of a compressed file. Raises Refused if it is cut off, damaged or too large."""
     compressed = path.stat().st_size
-    limit, size = min(MAX_EXPANDED_BYTES, max(MIN_LIMIT_BYTES, MAX_RATIO * compressed)), 0
+    limit, size = max_expanded_bytes(compressed), 0
     try:
         with path.open("rb") as file:
             for piece in codec.expand(file):
