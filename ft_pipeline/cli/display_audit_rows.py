@@ -1,5 +1,6 @@
 """Output of the questions of `ft audit`, and of `ft erase`, in a terminal."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.row_usage import RowUsage
 from ft_pipeline.audit.rows import LeftOut, Match, TrainingRow
 from ft_pipeline.cli.display_tables import print_rows
-from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.cli.display_text import plain, say, say_line
 from ft_pipeline.erasure.erase import ErasureResult
 
 ROWS_SHOWN = 20
@@ -121,11 +122,24 @@ def show_erasure(console: Console, result: ErasureResult) -> None:
         )
     if result.retrain:
         say(console, f"The next `ft run` retrains without it: {plain(', '.join(result.retrain))}")
-    if result.also:
-        shared = plain(", ".join(result.also))
-        say(console, f"[yellow]Rows with the same text, not erased: {shared}[/]")
+    for shared in result.stays:
+        _show_shared(console, shared)
     for note in result.notes:
         say(console, f"[yellow]! {plain(note)}[/]")
+
+
+def _show_shared(console: Console, shared: Mapping[str, Any]) -> None:
+    """Print a text that stays, the rows and files because of which it does, and how to erase it there."""
+    text = plain(_truncate(shared["text"].replace("\n", " ")))
+    say(console, f"[yellow]“{text}” stays, because other rows or files have it, too. To erase it there:[/]")
+    rows_of: dict[str, list[int]] = {}
+    for place in shared["rows"]:
+        rows_of.setdefault(place["file"], []).extend([] if place["row"] is None else [place["row"]])
+    for file, rows in rows_of.items():
+        command = f"ft erase {shlex.quote(file)} {' '.join(map(str, rows))} --reason TEXT"
+        say_line(console, plain(f"  {command}" if rows else f"  edit {file}"))
+    if shared["more"]:
+        say(console, f"  and {shared['more']} more rows, which are listed after these are erased")
 
 
 def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:

@@ -46,7 +46,7 @@ from ft_pipeline.tables.reason_codes import Refused
 TABLES_OF_PROMPTS = {"teacher_answers": "unlabelled", "distilled": "unlabelled"}
 """Kind of artifact → the table that the column `file` refers to, where the artifact does not name it."""
 MAX_ALSO = 50
-"""Largest number of rows in ErasureResult.also."""
+"""Largest number of rows in ErasureResult.also, and of each text in ErasureResult.stays."""
 NOT_ERASED = (
     "copies outside this project are not erased: version control history, backups, pushed stores, exported or served "
     "models, and the logs of endpoints"
@@ -80,6 +80,9 @@ class ErasureResult:
     """Whether the present champion was trained on a row or selected its checkpoint with it."""
     also: list[str] = field(default_factory=list)
     """Rows that share a text with an erased row and stay. The user should check them."""
+    stays: list[dict[str, Any]] = field(default_factory=list)
+    """text, rows and more of each of these texts: it stays wherever it is until these rows are erased, too. rows: file
+    and row of MAX_ALSO of them; the row is None for a file of settings. more: the number of the others."""
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -143,6 +146,7 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
         retrain=usage.retrain,
         champion=usage.champion,
         also=list(lineage.also)[:MAX_ALSO],
+        stays=_describe_shared(lineage),
         notes=[*notes, NOT_ERASED],
     )
 
@@ -201,6 +205,18 @@ def _rows_in(project: Project, file: RawFile) -> Iterator[RawRow]:
 def _describe_row(placed: PlacedRow, salt: str) -> dict[str, Any]:
     hashed = salted(placed.row.identity, salt)
     return {"hash": hashed, "format": placed.file.data_format, "file": placed.file.name, "row": placed.row.number}
+
+
+def _describe_shared(lineage: Lineage) -> list[dict[str, Any]]:
+    written = {words_of(text): text for text in sorted(lineage.texts)}
+    return [
+        {
+            "text": written.get(turn) or " ".join(turn),
+            "rows": [{"file": file, "row": row} for file, row in list(places)[:MAX_ALSO]],
+            "more": max(len(places) - MAX_ALSO, 0),
+        }
+        for turn, places in lineage.stays.items()
+    ]
 
 
 def _redact_loose_files(
@@ -313,8 +329,8 @@ def _redact_raw_files(
 def _notes_on_unread(
     project: Project, erased: ErasedTexts, lineage: Lineage, redacted_blobs: Sequence[str]
 ) -> list[str]:
-    """Return notes on the files that `ft erase` does not change: the user's own that contain an erased text or cannot be
-    searched, and raw files that cannot be read row by row. In these, an encoding may hide a text."""
+    """Return notes on the files that `ft erase` does not change: the user's own that contain an erased text or cannot
+    be searched, and raw files that cannot be read row by row. In these, an encoding may hide a text."""
     notes = []
     for path, treatment in files_of(project.root, "named", "rows"):
         if path in lineage.read or path.suffix in WITHOUT_TEXT:

@@ -48,6 +48,16 @@ class PlacedRow:
     def origin(self) -> str:
         return f"{self.file.data_format}/{self.file.name}:{self.row.number}"
 
+    def path(self, project: Project) -> str:
+        """Return the path in the project of its file, or of the YAML that names its remote file."""
+        folder = project.raw_folder(format_of_file(self.file.data_format, self.file.name).name)
+        path = self.file.path if self.file.declared_in is None else folder / self.file.declared_in
+        return path.relative_to(project.root).as_posix()
+
+
+Place = tuple[str, int | None]
+"""(path in the project, number of a row); None for a file of settings."""
+
 
 @dataclass
 class Lineage:
@@ -67,6 +77,8 @@ class Lineage:
     """Names and numbers that a reason and no other row contains."""
     also: dict[str, None] = field(default_factory=dict)
     """Rows that share a text and stay."""
+    stays: dict[Words, dict[Place, None]] = field(default_factory=dict)
+    """The words of each text that stays, because these other rows or settings contain it, too."""
     request_ids: set[str] = field(default_factory=set)
     """Ids of the replies that are answers of a teacher to one of the rows."""
     copies: dict[tuple[str, str], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
@@ -101,7 +113,7 @@ def trace(
     lineage.telling = telling - shared
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
-            lineage.also[placed.origin] = None
+            _note_shared(lineage, placed.origin, placed.row.content.turns, (placed.path(project), placed.row.number))
         else:
             _add(lineage, placed)
     erased_calls = _calls_of(lineage.rows)
@@ -250,11 +262,12 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage, telling: Col
         by_start[text[:MIN_TRUNCATED_CHARS]].append(text)
     shared: set[Words] = set()
 
-    def compare(origin: str, texts: Collection[str]) -> None:
+    def compare(origin: str, texts: Collection[str], place: Place) -> None:
         found = phrases.found_in(words_of("\n".join(texts)))
         shared.update(found)
-        if found & said or any(turns and turns <= found for turns in rows):
-            lineage.also[origin] = None
+        whole = (turns for turns in rows if turns and turns <= found)
+        if stays := (found & said).union(*whole):
+            _note_shared(lineage, origin, stays, place)
         for text in texts:
             if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):
                 lineage.kept.add(text)
@@ -262,10 +275,19 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage, telling: Col
     for file in chain(raw_files(project), remote_files(project)):
         for row in _rows_of(file, lineage, drafts_folder(project.store)):
             if not row.is_marker and row.identity not in ids:
-                compare(PlacedRow(file, row).origin, row.texts)
+                placed = PlacedRow(file, row)
+                compare(placed.origin, row.texts, (placed.path(project), row.number))
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):
-        compare(path.relative_to(project.root).as_posix(), [path.read_text(encoding="utf-8", errors="replace")])
+        name = path.relative_to(project.root).as_posix()
+        compare(name, [path.read_text(encoding="utf-8", errors="replace")], (name, None))
     return shared
+
+
+def _note_shared(lineage: Lineage, origin: str, turns: Iterable[Words], place: Place) -> None:
+    """Note that another row contains these turns of an erased row."""
+    lineage.also[origin] = None
+    for turn in turns:
+        lineage.stays.setdefault(turn, {})[place] = None
 
 
 def origins_by_artifact(index: ArtifactIndex, lineage: Lineage) -> dict[Path, set[Origin]]:

@@ -1,4 +1,4 @@
-"""Search of the user's own files for erased texts: plain, in UTF-16, in Parquet, and in compressed files and archives."""
+"""Search of the user's own files for erased texts: plain, in UTF-16, in Parquet, in compressed files and archives."""
 
 import shutil
 import tempfile

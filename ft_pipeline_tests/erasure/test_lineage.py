@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from rich.console import Console
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.cli.display_audit_rows import show_erasure
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
 from ft_pipeline.erasure import erase as erasing
 from ft_pipeline.erasure.erase import ErasureResult, erase
@@ -150,8 +152,44 @@ def test_rows_that_share_only_a_question_or_a_beginning_stay(shop: Shop) -> None
     assert origins(result) == ["alpaca/people.jsonl:1"]
     assert pq.read_table(answered.path / "answers.parquet").to_pylist() == [answer]
     assert result.also == ["alpaca/people.jsonl:2", "text/handbook.jsonl:1", "unlabelled/inbox.jsonl:1"]
+    people, handbook, inbox = (
+        f"data/raw/{name}" for name in ("alpaca/people.jsonl", "text/handbook.jsonl", "unlabelled/inbox.jsonl")
+    )
+    assert result.stays == [
+        {"text": question, "rows": [{"file": people, "row": 2}, {"file": inbox, "row": 1}], "more": 0},
+        {"text": rows[0]["output"], "rows": [{"file": handbook, "row": 1}], "more": 0},
+    ]
+    shown = _shown(result)
+    assert f"“{question}” stays, because other rows or files have it, too" in shown
+    assert f"ft erase {people} 2 --reason TEXT" in shown and f"ft erase {handbook} 1 --reason TEXT" in shown
     kept = [row for row in pq.read_table(before).to_pylist() if row["file"] == FILE][1:]
     assert [(row["instruction"], row["output"]) for row in kept] == [(r["instruction"], r["output"]) for r in rows[1:]]
+
+
+def _shown(result: ErasureResult) -> str:
+    with io.StringIO() as output:
+        show_erasure(Console(file=output, width=400), result)
+        return output.getvalue()
+
+
+def test_a_text_that_many_rows_and_settings_share_is_named_with_its_places(shop: Shop) -> None:
+    question = "Which <b>[bold]</b> clocks does Oswin sell?"
+    rows = [{"instruction": question, "output": f"Clock number {at} and the {at + 1}th."} for at in range(60)]
+    shop.write("alpaca", FILE, rows)
+    (shop.root / "experiments").mkdir()
+    (shop.root / "experiments" / "qlora.yaml").write_text(f"# {question}\n", encoding="utf-8")
+    log = [logged("a", question, "None at all, sadly."), logged("b", question, "Only the tall ones.")]
+    shop.write("traces", "log.jsonl", log)
+    result = erase_person(shop)
+    (text,) = result.stays
+    assert text["text"] == question and len(text["rows"]) + text["more"] == 59 + 2 + 1
+    shown = _shown(result)
+    assert f"ft erase data/raw/alpaca/{FILE} 2 3 4" in shown
+    assert "and 12 more" in shown
+    shop.write("alpaca", FILE, rows[:1])
+    shown = _shown(erase_person(shop))
+    assert "ft erase data/raw/traces/log.jsonl 1 2 --reason TEXT" in shown
+    assert "  edit experiments/qlora.yaml\n" in shown
 
 
 def test_a_broken_line_that_repeats_the_row_is_erased(shop: Shop) -> None:
