@@ -102,7 +102,11 @@ def test_answers_in_another_script_are_faults(reference: str, answer: str, is_fo
 def test_a_fault_that_references_have_is_no_fault_of_a_model() -> None:
     """Labels of one word, and templates with holes."""
     labels = samples(100, 50, "empty", reference="refund")
-    assert rail("empty", labels).verdict == "off"
+    off = rail("empty", labels)
+    assert off.verdict == "off"
+    assert off.describe_outcome() == (
+        "limit on answers that are empty, or not in the script of the reference: off, the references have this fault, too"
+    )
     template = samples(100, 0, reference="Dear {{Customer Name}}, thank you for writing to us.")
     assert rail("holes", template).verdict == "off"
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts
@@ -196,6 +197,27 @@ def test_scores_have_their_intervals_as_texts(trained: Trained) -> None:
     assert float(loss["value"]) == pytest.approx(row.scores["loss"].value, rel=1e-5)
     low, high = (float(loss["confidenceInterval"][key]) for key in ("lowerBound", "upperBound"))
     assert low < float(loss["value"]) < high
+
+
+def test_a_limit_that_is_off_is_no_result_in_the_bill(trained: Trained) -> None:
+    """The right answers have one word, as the references do."""
+    facts = facts_of(trained, "lora", merged=True)
+    row = facts.card.comparison.row("lora/merged")
+    assert row is not None
+    rails = [
+        Rail("empty", "are empty", 60, 60, 0.95, 1.0, 0.05, "off"),
+        Rail("refusal", "refuse without need", 9, 60, 0.09, 0.23, 0.05, "not checked"),
+        Rail("repetition", "repeat themselves", 3, 60, 0.02, 0.13, 0.05, "cannot be told"),
+    ]
+    comparison = replace(facts.card.comparison, rows=[replace(row, rails=rails)])
+    facts = replace(facts, card=replace(facts.card, comparison=comparison))
+    bom = build_bom(facts, {"model.safetensors": "2" * 64}, REFERENCES)
+    limits = bom["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]
+    assert [limit for limit in limits if "answers that" in limit or "its answers" in limit] == [
+        "limit on answers that are empty: off, the references have this fault, too",
+        "limit on answers that refuse without need: not checked, its patterns are for another language",
+        "5% of its answers repeat themselves (2% to 13%; at most 5% is wanted): cannot be told",
+    ]
 
 
 def test_licenses_of_data_are_those_that_the_project_states(trained: Trained) -> None:

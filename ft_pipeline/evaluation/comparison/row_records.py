@@ -121,6 +121,13 @@ class Forgetting(JsonRecord):
         )
 
 
+UNUSED_RAIL = {
+    "off": "the references have this fault, too",
+    "not checked": "its patterns are for another language",
+}
+"""Verdict of a rail that says nothing about a model → why."""
+
+
 @dataclass(frozen=True)
 class Rail(JsonRecord):
     """The share of a model's test answers with one fault, and what it means (rails.py)."""
@@ -151,6 +158,12 @@ class Rail(JsonRecord):
         share = self.faults / self.answers
         bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
         return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
+
+    def describe_outcome(self) -> str:
+        """Return the share and the verdict. Without a verdict there is no share: it would read as a result."""
+        if self.verdict in UNUSED_RAIL:
+            return f"limit on answers that {self.fault}: {self.verdict}, {UNUSED_RAIL[self.verdict]}"
+        return f"{self.describe()}: {self.verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)

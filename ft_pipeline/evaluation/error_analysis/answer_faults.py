@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.rails import RAILS
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.row_records import UNUSED_RAIL, ComparisonRow
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG
 
@@ -57,7 +57,7 @@ DIFFERENCES: dict[str, Callable[[Sample], bool]] = {
 
 def unused_rails(row: ComparisonRow) -> set[str]:
     """Return the names of the rails that say nothing about this task: their fault is usual in it, or not checked."""
-    return {rail.name for rail in row.rails if rail.verdict in ("off", "not checked")}
+    return {rail.name for rail in row.rails if rail.verdict in UNUSED_RAIL}
 
 
 def faults_of(sample: Sample, unused: Collection[str] = ()) -> list[str]:

@@ -165,7 +165,7 @@ def _considerations(facts: ExportFacts) -> dict[str, Any]:
     if row is not None:
         limits.append(f"Its scores rest on {card.comparison.test_rows} test rows.")
     limits += LIMITATIONS
-    limits += [f"{rail.describe()}: {rail.verdict}" for rail in (row.rails if row else ())]
+    limits += [rail.describe_outcome() for rail in (row.rails if row else ())]
     if row is None:
         limits.append("It has no score in the current comparison of its project.")
     tradeoffs = [row.forgetting.describe()] if row and row.forgetting else []
