@@ -48,12 +48,6 @@ class PlacedRow:
     def origin(self) -> str:
         return f"{self.file.data_format}/{self.file.name}:{self.row.number}"
 
-    def path(self, project: Project) -> str:
-        """Return the path in the project of its file, or of the YAML that names its remote file."""
-        folder = project.raw_folder(format_of_file(self.file.data_format, self.file.name).name)
-        path = self.file.path if self.file.declared_in is None else folder / self.file.declared_in
-        return path.relative_to(project.root).as_posix()
-
 
 Place = tuple[str, int | None]
 """(path in the project, number of a row); None for a file of settings."""
@@ -113,7 +107,9 @@ def trace(
     lineage.telling = telling - shared
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
-            _note_shared(lineage, placed.origin, placed.row.content.turns, (placed.path(project), placed.row.number))
+            _note_shared(
+                lineage, placed.origin, placed.row.content.turns, (placed.file.place(project), placed.row.number)
+            )
         else:
             _add(lineage, placed)
     erased_calls = _calls_of(lineage.rows)
@@ -273,10 +269,10 @@ def _find_shared(project: Project, ids: set[str], lineage: Lineage, telling: Col
                 lineage.kept.add(text)
 
     for file in chain(raw_files(project), remote_files(project)):
+        name = file.place(project)
         for row in _rows_of(file, lineage, drafts_folder(project.store)):
             if not row.is_marker and row.identity not in ids:
-                placed = PlacedRow(file, row)
-                compare(placed.origin, row.texts, (placed.path(project), row.number))
+                compare(PlacedRow(file, row).origin, row.texts, (name, row.number))
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):
         name = path.relative_to(project.root).as_posix()
         compare(name, [path.read_text(encoding="utf-8", errors="replace")], (name, None))

@@ -18,7 +18,7 @@ from ft_pipeline.sources.local_folder import remote_sources
 from ft_pipeline.sources.remote.records import SourceRecords
 from ft_pipeline.store.artifact_redaction import scratch_folder
 from ft_pipeline.store.blobs import BlobStore
-from ft_pipeline.tables.formats.registry import FORMATS, tables_of_file
+from ft_pipeline.tables.formats.registry import FORMATS, format_of_file, tables_of_file
 from ft_pipeline.tables.reading.compressed import begins_with
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, load_sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -40,6 +40,12 @@ class RawFile:
     """SHA-256 of the stored copy; None for a file of the project."""
     declared_in: str | None = None
     """The YAML that names the source of a remote file."""
+
+    def place(self, project: Project) -> str:
+        """Return the path in the project of the file, or of the YAML that names its source."""
+        folder = project.raw_folder(format_of_file(self.data_format, self.name).name)
+        path = self.path if self.declared_in is None else folder / self.declared_in
+        return path.relative_to(project.root).as_posix()
 
 
 def all_files(project: Project, index: ArtifactIndex, missing: dict[str, None]) -> Iterator[RawFile]:

@@ -844,6 +844,20 @@ def test_feedback_is_erased_with_its_call_even_if_neither_can_be_used(
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[2:]] == [other, kept]
 
 
+def test_a_log_with_other_feedback_on_the_call_is_named(shop: Shop) -> None:
+    """It came after the call was accepted, so that its text is in no raw file."""
+    identity = "chatcmpl-5f0c2b7e9a31"
+    path = shop.write("traces", "log.jsonl", [logged(identity, "Where is the parcel LF-7?", "It is lost for good.")])
+    (shop.root / "traffic").mkdir()
+    comment = {"id": identity, "comment": "Call me back, Oswin Tarrant-Pell, 030 5550 1234."}
+    (shop.root / "traffic" / "later.jsonl").write_text(json.dumps({"feedback": comment}), encoding="utf-8")
+    (shop.root / "traffic" / "other.jsonl").write_text(
+        '{"feedback": {"id": "chatcmpl-5f0c2b7e9a32"}}', encoding="utf-8"
+    )
+    notes = [note for note in erase(Project(shop.root), path, [1], "request 99").notes if "traffic" in note]
+    assert notes == ["traffic/later.jsonl still contains a text of an erased row. Edit or remove it."]
+
+
 def test_feedback_on_a_copy_of_the_call_is_erased(shop: Shop) -> None:
     asked, answer = PEOPLE["english"]
     feedback = {"feedback": {"id": "b", "comment": "Call me back: Tarrant-Pell, 030 5550 1234."}}

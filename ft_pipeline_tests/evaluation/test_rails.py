@@ -104,9 +104,7 @@ def test_a_fault_that_references_have_is_no_fault_of_a_model() -> None:
     labels = samples(100, 50, "empty", reference="refund")
     off = rail("empty", labels)
     assert off.verdict == "off"
-    assert off.describe_outcome() == (
-        "limit on answers that are empty, or not in the script of the reference: off, the references have this fault, too"
-    )
+    assert off.describe_outcome() == f"limit on answers that {off.fault}: off, the references have this fault, too"
     template = samples(100, 0, reference="Dear {{Customer Name}}, thank you for writing to us.")
     assert rail("holes", template).verdict == "off"
 
