@@ -98,11 +98,11 @@ def trace(
     """
     lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
-    feedback = _find_feedback(project, index, _calls_of([*lineage.rows, *fragments]) - _calls_of(chosen), lineage)
+    feedback = _find_feedback(project, index, calls_of([*lineage.rows, *fragments]) - calls_of(chosen), lineage)
     candidates = [*lineage.rows, *fragments, *feedback]
     sizes = _passage_sizes(index)
     lineage.texts = _texts_of(candidates, sizes) | _answers(index, _ids_of(candidates), lineage)
-    telling = telling_words(lineage.texts).keys() & set(in_reasons)
+    telling = telling_words(lineage.texts - calls_of(candidates)).keys() & set(in_reasons)
     shared = _find_shared(project, _ids_of(candidates), lineage, telling)
     lineage.telling = telling - shared
     for placed in fragments:
@@ -112,7 +112,7 @@ def trace(
             )
         else:
             _add(lineage, placed)
-    erased_calls = _calls_of(lineage.rows)
+    erased_calls = calls_of(lineage.rows)
     for placed in feedback:
         if not erased_calls.isdisjoint(placed.row.call_ids):
             _add(lineage, placed)
@@ -133,7 +133,7 @@ def _ids_of(rows: Iterable[PlacedRow]) -> set[str]:
     return {placed.row.identity for placed in rows}
 
 
-def _calls_of(rows: Iterable[PlacedRow]) -> set[str]:
+def calls_of(rows: Iterable[PlacedRow]) -> set[str]:
     """Return the ids of the calls that rows come from."""
     return {call for placed in rows for call in placed.row.call_ids}
 
@@ -188,7 +188,7 @@ def _find_copies(
     """Add the chosen rows and their copies to the lineage. Return the rows that are a part of one of them."""
     contents = ErasedContents(placed.row.content for placed in chosen)
     chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
-    calls = _calls_of(chosen)
+    calls = calls_of(chosen)
     fragments = []
     for file in all_files(project, index, lineage.missing):
         for row in _rows_of(file, lineage, drafts_folder(index.root)):
