@@ -76,7 +76,7 @@ def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[
     stage="distillation",
     deps=["teacher_answers", "conversations"],
     kinds={"parquet"},
-    code_version="4",
+    code_version="5",
     checks=[
         CheckSpec("answers_accounted_for", "answers = kept + set aside."),
         CheckSpec("some_answers_kept", "At least one answer passed the filters.", blocking=False),

@@ -53,7 +53,7 @@ def _example_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str
 
 
 def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | None:
-    """The warnings about rows that are used; None without any."""
+    """The warnings about rows; None without any."""
     columns = {
         "message": "What to look at",
         "file": "The file",

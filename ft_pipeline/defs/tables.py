@@ -63,7 +63,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=_TABLE_DESCRIPTION.format(row_format.description),
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="6",
+        code_version="7",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=table_metadata,
@@ -114,6 +114,9 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
             shards=cluster.shards if cluster else None,
             mask=build.spec.config.get("mask", {}),
         )
+    for warning in report.warnings:
+        if warning.code == "many_duplicates":
+            build.note(f"{warning.file}: {warning.message}")
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 
 
@@ -151,7 +154,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     deps=CONVERSATIONAL,
     kinds={"duckdb", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
-    code_version="3",
+    code_version="4",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),

@@ -102,16 +102,15 @@ def _keys_of_human_rows(human: pa.Table) -> Keys:
 
 def _read_shingles(
     human: pa.Table, judged: JudgedAnswers, kept: np.ndarray, positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shingles of some rows. Positions ascend and count the human rows, then the kept answers."""
+) -> tuple[np.ndarray, ...]:
+    """Return the compared parts of some rows. Positions ascend and count the human rows, then the kept answers."""
     of_human = positions[positions < len(human)]
     messages = [human["messages"][at].as_py() for at in of_human.tolist()]
     parts = [
         read_message_shingles(messages, np.arange(len(messages))),
         judged.read_shingles(kept[positions[len(of_human) :] - len(human)]),
     ]
-    shingles, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return shingles, lengths
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +155,8 @@ def _set_aside_contaminated(judged: JudgedAnswers, conversations: Path) -> None:
 
 def _set_aside_copies_of_human_rows(judged: JudgedAnswers, human: pa.Table) -> None:
     kept = judged.kept
-    matches = match_against(judged.keys(kept), _keys_of_human_rows(human), partial(_read_shingles, human, judged, kept))
+    read = partial(_read_shingles, human, judged, kept)
+    matches = match_against(judged.keys(kept), _keys_of_human_rows(human), read, same_answer=True)
     for at in np.flatnonzero(matches.of >= 0).tolist():
         (row,) = human.slice(matches.of[at], 1).to_pylist()
         judged.reasons[int(kept[at])] = _copy_of(origin(row), matches.exact[at])

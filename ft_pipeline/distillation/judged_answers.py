@@ -89,11 +89,10 @@ class JudgedAnswers:
         batches = self.batches(positions)
         return merge([keys_of_messages([answer.messages for answer in batch]) for batch in batches])
 
-    def read_shingles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (shingles, number per row) of some conversations, as dedup.near_duplicates.find_near needs them."""
+    def read_shingles(self, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the compared parts (dedup.keys) of some conversations."""
         parts = [
             read_message_shingles([answer.messages for answer in batch], np.arange(len(batch)))
             for batch in self.batches(positions)
         ]
-        shingles, lengths = zip(*parts, strict=True) if parts else ([np.empty(0, np.uint64)], [np.empty(0, np.int64)])
-        return np.concatenate(shingles), np.concatenate(lengths)
+        return tuple(map(np.concatenate, zip(*parts, strict=True))) if parts else read_message_shingles([], positions)

@@ -19,7 +19,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class RowWarning:
-    """A warning about rows. The rows are still used."""
+    """A warning about rows. They are still used, unless it says that they are set aside."""
 
     code: str
     message: str

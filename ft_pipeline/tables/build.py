@@ -20,6 +20,7 @@ from ft_pipeline.tables.duplicates import (
     WORDS,
     DuplicateFlags,
     conflict_warnings,
+    duplicate_warnings,
     fill_accounts,
     flag_duplicates,
 )
@@ -115,6 +116,7 @@ def build_table(
     accounts = [file.account for file in results]
     _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
+    warnings += duplicate_warnings(readable)
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
     languages = identify_languages(out / "rows.parquet", data_format)

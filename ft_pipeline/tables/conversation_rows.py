@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
-from ft_pipeline.tables.dedup.keys import Keys, groups_of, read_keys, shingles_of_views
+from ft_pipeline.tables.dedup.keys import Keys, compared_parts, groups_of, read_keys
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
 from ft_pipeline.tables.formats.base import Format
@@ -60,11 +60,6 @@ class ConversationRows:
         """Whether no two rows can be near each other: only one table has rows, and it is fully deduplicated."""
         return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
 
-    @property
-    def have_boilerplate(self) -> bool:
-        """Whether rows of one of the tables may share long instructions."""
-        return any(FORMATS[self.tables[number]].ignores_boilerplate for number in np.unique(self.table).tolist())
-
     def origin(self, position: int) -> str:
         """Return the origin of a row as `table/file:row`."""
         return f"{self.tables[self.table[position]]}/{self.files[self.file[position]]}:{self.row[position]}"
@@ -98,17 +93,18 @@ class ConversationRows:
                     yield FORMATS[name].to_messages(table.take(pa.array(positions - done))), positions
                 done += table.num_rows
 
-    def read_shingles(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (shingles, number per row) of the rows at these positions, which ascend."""
-        shingles, lengths = Spill(), []
-        for _, (part, part_lengths) in self.map_messages(rows, _shingles):
+    def read_shingles(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the compared parts (dedup.keys) of the rows at these positions, which ascend."""
+        shingles, lengths, answers = Spill(), [], []
+        for _, (part, part_lengths, part_answers) in self.map_messages(rows, _parts):
             shingles.append(part)
             lengths.append(part_lengths)
-        return shingles.read(), np.concatenate(lengths)
+            answers.append(part_answers)
+        return shingles.read(), np.concatenate(lengths), np.concatenate(answers)
 
 
-def _shingles(messages: pa.Array, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return shingles_of_views(views_of_messages(messages))
+def _parts(messages: pa.Array, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+    return compared_parts(views_of_messages(messages))
 
 
 def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) -> ConversationRows:

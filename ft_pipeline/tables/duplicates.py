@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.accounts import RowWarning
-from ft_pipeline.tables.dedup.boilerplate import WithoutBoilerplate
-from ft_pipeline.tables.dedup.keys import Keys, groups_of, merge, shingles_of_views
+from ft_pipeline.tables.dedup.keys import Keys, compared_parts, groups_of, merge
 from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
 from ft_pipeline.tables.dedup.near_duplicates import ReadShingles, Spill
 from ft_pipeline.tables.dedup.sharding import Shards
@@ -30,6 +30,8 @@ WORDS = {
     "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
 """The message of each code. `origin` is the row that the other one duplicates or contradicts."""
+MANY_DUPLICATES = 0.05
+"""Share of the rows of a file from which its duplicates are worth a warning."""
 
 
 @dataclass
@@ -83,7 +85,7 @@ def flag_duplicates(
             read: ReadShingles = partial(_read_some, row_format, stored, rows)
             matches = find(
                 keys if len(rows) == len(keys) else keys.take(rows),
-                WithoutBoilerplate.of(read, np.arange(len(rows))) if row_format.ignores_boilerplate else read,
+                read,
                 None if ranks is None else ranks[rows],
                 numbers[rows],
             )
@@ -111,14 +113,14 @@ def _mark_earlier_turns(flags: DuplicateFlags, files: Sequence[StoredRows]) -> N
 
 def _read_some(
     row_format: Format, files: Sequence[StoredRows], rows: np.ndarray, positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     return read_shingles(row_format, files, rows[positions])
 
 
-def read_shingles(row_format: Format, files: Sequence[StoredRows], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (shingles, number per row) of the accepted rows at these positions, which ascend. The positions count the
-    rows of all files. Their texts are read again."""
-    shingles, lengths, done = Spill(), [], 0
+def read_shingles(row_format: Format, files: Sequence[StoredRows], rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the compared parts (dedup.keys) of the accepted rows at these positions, which ascend. The positions count
+    the rows of all files. Their texts are read again."""
+    shingles, lengths, answers, done = Spill(), [], [], 0
     for file in files:
         last = done + file.count
         if np.searchsorted(rows, done) == np.searchsorted(rows, last):
@@ -129,11 +131,12 @@ def read_shingles(row_format: Format, files: Sequence[StoredRows], rows: np.ndar
             if end > first:
                 some = batch.take(pa.array(rows[first:end] - done))
                 columns = {name: some[name] for name in row_format.column_names}
-                part, part_lengths = shingles_of_views(row_format.comparison_texts(columns))
+                part, *of_rows = compared_parts(row_format.comparison_texts(columns))
                 shingles.append(part)
-                lengths.append(part_lengths)
+                lengths.append(of_rows[0])
+                answers.append(of_rows[1])
             done += batch.num_rows
-    return shingles.read(), np.concatenate(lengths)
+    return shingles.read(), np.concatenate(lengths), np.concatenate(answers)
 
 
 def _per_row(files: list[FileResult], values: list[bool]) -> np.ndarray:
@@ -173,6 +176,21 @@ def fill_accounts(flags: DuplicateFlags) -> None:
         account.duplicates = sum(len(rows) for code, rows in reasons.items() if code in DUPLICATE_CODES)
         account.quarantined = sum(len(rows) for code, rows in reasons.items() if code not in DUPLICATE_CODES)
         account.accepted = int((codes == 0).sum())
+
+
+def duplicate_warnings(files: Sequence[FileResult]) -> Iterator[RowWarning]:
+    """Yield a warning per file of which many rows are set aside as duplicates. Read after fill_accounts."""
+    for file in files:
+        of_code = {code: file.account.reasons.get(code, []) for code in ("duplicate", "near_duplicate")}
+        rows, read = sorted(chain(*of_code.values())), file.account.read
+        if len(rows) > MANY_DUPLICATES * read:
+            near = len(of_code["near_duplicate"])
+            message = (
+                f"{len(rows):,} of {read:,} rows are set aside as duplicates, {near:,} of them because they are nearly "
+                f"equal to another row; look at some, and put `allow: [{'near_duplicate' if near else 'duplicate'}]` "
+                "into the file's sidecar if they should stay"
+            )
+            yield RowWarning("many_duplicates", message, rows, file.source.name)
 
 
 def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:

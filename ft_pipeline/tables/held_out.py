@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.hashes import mix
-from ft_pipeline.tables.dedup.keys import keys_of_messages, shingles_of_views
+from ft_pipeline.tables.dedup.keys import compared_parts, keys_of_messages
 from ft_pipeline.tables.dedup.matching import first_index, match_against
 from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
@@ -216,7 +216,8 @@ class HeldOut:
     def _near(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
         held_out = [row["messages"] for row in self.rows]
         keys, held_out_keys = keys_of_messages(conversations), keys_of_messages(held_out)
-        matches = match_against(keys, held_out_keys, partial(read_message_shingles, [*held_out, *conversations])).of
+        read = partial(read_message_shingles, [*held_out, *conversations])
+        matches = match_against(keys, held_out_keys, read, same_answer=False).of
         same_prompt = first_index(np.concatenate([held_out_keys.prompt, keys.prompt]))[len(held_out) :]
         return np.where(matches >= 0, matches, np.where(same_prompt < len(held_out), same_prompt, -1))
 
@@ -236,11 +237,9 @@ def read_held_out(conversations: Path) -> HeldOut:
     return HeldOut(rows, suite, LeakIndex(turns), common)
 
 
-def read_message_shingles(
-    conversations: Sequence[Sequence[Message]], positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (shingles, number per row) of some conversations, as dedup.near_duplicates.find_near needs them."""
-    return shingles_of_views(views_of_messages(pa.array([conversations[at] for at in positions.tolist()], MESSAGES)))
+def read_message_shingles(conversations: Sequence[Sequence[Message]], positions: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the compared parts (dedup.keys) of some conversations."""
+    return compared_parts(views_of_messages(pa.array([conversations[at] for at in positions.tolist()], MESSAGES)))
 
 
 def origin(row: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.conversation_rows import ConversationRows
-from ft_pipeline.tables.dedup.boilerplate import WithoutBoilerplate
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
@@ -159,8 +158,7 @@ def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssig
 
     stays = np.flatnonzero(assignment.code == 0)
     order = stays[np.argsort(ranks[stays], kind="stable")]
-    read = WithoutBoilerplate.of(rows.read_shingles, np.sort(stays)) if rows.have_boilerplate else rows.read_shingles
-    for position, original in find_near(rows.keys, order, read, may_replace).items():
+    for position, original in find_near(rows.keys, order, rows.read_shingles, may_replace).items():
         origin = rows.origin(original)
         if ranks[original] < ranks[position]:
             split = SPLITS[assignment.split[original]]

@@ -16,6 +16,7 @@ from ft_pipeline.tables.dedup.matching import first_index, match_against
 from ft_pipeline.tables.duplicates import (
     DuplicateFlags,
     conflict_warnings,
+    duplicate_warnings,
     fill_accounts,
     flag_duplicates,
     read_shingles,
@@ -75,7 +76,7 @@ def _ingest(ingestor: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> Fil
 
 
 def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
-    warnings = list(flags.files[0].warnings)
+    warnings = [*flags.files[0].warnings, *duplicate_warnings(flags.files)]
     return warnings + list(conflict_warnings(flags)) if FORMATS[data_format].is_conversational else warnings
 
 
@@ -92,7 +93,8 @@ def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.nda
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
     file, row_format = flags.files[0], FORMATS[ingestor.data_format]
-    matches = match_against(file.keys, heldout.keys, partial(read_shingles, row_format, [heldout.stored, file.stored]))
+    read = partial(read_shingles, row_format, [heldout.stored, file.stored])
+    matches = match_against(file.keys, heldout.keys, read, same_answer=False)
     first_prompt = first_index(np.concatenate([heldout.keys.prompt, file.keys.prompt]))[len(heldout.keys) :]
     return np.flatnonzero((~matches.kept | (first_prompt < len(heldout.keys))) & (flags.code == 0))
 

@@ -1,12 +1,17 @@
-"""Near duplicates are the pairs with nine tenths of their shingles in common; finding them is not quadratic."""
+"""Near duplicates are the pairs with nine tenths of their shingles in common; finding them is not quadratic.
+
+Instructions that rows share, and different answers, make no duplicates.
+"""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ft_pipeline.tables.dedup import near_duplicates
 from ft_pipeline.tables.dedup.near_duplicates import ShingleSets, drop_unshared, match_sets, select_rarest
+from ft_pipeline_tests.tables.helpers import build, build_chat_tables, logged_call, validate, write_jsonl
 
 
 def sets_of(rows):
@@ -70,3 +75,87 @@ def test_texts_built_from_the_same_parts_are_compared_with_a_few_others(monkeypa
     )
     assert matches_of(rows) == {}
     assert sum(compared) < 5 * len(rows)
+
+
+NOUNS = "river lamp garden ticket window engine letter carpet bottle mirror ladder basket hammer candle pillow saddle"
+
+
+def words(seed: int, count: int) -> str:
+    """Words like those of no other seed."""
+    draw = random.Random(seed)
+    return " ".join(f"{noun}{draw.randrange(999)}" for noun in draw.choices(NOUNS.split(), k=count))
+
+
+def row_of(shape: str, instruction: str, question: str, answer: str) -> dict[str, Any]:
+    asked = f"{instruction}\n\n{question}"
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+    with_system = [{"from": "system", "value": instruction}, {"from": "human", "value": question}, turns[1]]
+    return {
+        "alpaca": {"instruction": instruction, "input": question, "output": answer},
+        "sharegpt": {"conversations": turns},
+        "sharegpt with system": {"conversations": with_system},
+        "chat": {"prompt": asked, "completion": answer},
+        "traces": logged_call(asked, answer),
+        "preferences": {"prompt": asked, "chosen": answer, "rejected": "I do not know."},
+        "feedback": {"prompt": asked, "completion": answer, "label": True},
+        "unlabelled": {"instruction": instruction, "input": question},
+        "unlabelled with system": {"conversations": with_system[:2]},
+        "text": {"text": asked},
+    }[shape]
+
+
+SHAPES = (
+    *("alpaca", "sharegpt", "sharegpt with system", "chat", "traces", "preferences", "feedback"),
+    *("unlabelled", "unlabelled with system", "text"),
+)
+ANSWERED = SHAPES[:7]
+
+
+def reasons_of(tmp_path, shape: str, rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    return validate(write_jsonl(tmp_path / "a.jsonl", rows), shape.split(" ", maxsplit=1)[0])["reasons"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("length", "instructions"), [(100, 1), (400, 1), (400, 25)])
+def test_rows_under_long_instructions_are_no_duplicates(tmp_path, shape, length, instructions):
+    """200 different questions, all with one answer, under one instruction or under several."""
+    rows = [row_of(shape, words(-1 - at % instructions, length), words(at, 3 + at % 9), "other") for at in range(200)]
+    assert reasons_of(tmp_path, shape, rows) == {}
+
+
+@pytest.mark.parametrize("shape", ANSWERED)
+def test_rows_with_different_answers_are_no_duplicates(tmp_path, shape):
+    rows = [row_of(shape, words(-1, 100), f"{words(0, 50)} {at}?", f"Answer {at}.") for at in range(3)]
+    assert reasons_of(tmp_path, shape, rows) == {}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_question_that_changes_slightly_is_a_near_duplicate_under_a_long_instruction_too(tmp_path, shape):
+    asked = [words(at, 80) for at in range(20)]
+    rows = [row_of(shape, words(-1, 100), question, "other") for question in [*asked, f"{asked[3]}, please"]]
+    assert reasons_of(tmp_path, shape, rows) == {"near_duplicate": [21]}
+
+
+def test_one_question_under_two_long_instructions_is_asked_twice(tmp_path):
+    rows = [row_of("unlabelled", words(task, 100), words(at, 90), "") for task in (-1, -2) for at in range(10)]
+    assert reasons_of(tmp_path, "unlabelled", rows) == {}
+
+
+def test_rows_of_two_tables_under_one_long_instruction_stay(tmp_path):
+    ours, theirs = (
+        [row_of(shape, words(-1, 300), words(first + at, 9), f"label {at % 3}") for at in range(30)]
+        for first, shape in ((0, "alpaca"), (100, "sharegpt"))
+    )
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": ours}, {"b.jsonl": theirs})
+    assert (report.accepted, report.set_aside) == (60, {})
+
+
+def test_more_than_a_twentieth_of_duplicates_in_a_file_cause_a_warning(tmp_path):
+    rows = [row_of("alpaca", words(-1, 3), words(at, 9), words(at, 4)) for at in range(19)]
+    files = {"few.jsonl": [*rows, rows[0]], "many.jsonl": [*(row | {"tags": ["b"]} for row in rows[:9]), *rows[10:13]]}
+    warnings = [warning for warning in build(tmp_path, "alpaca", files).warnings if warning.code == "many_duplicates"]
+    assert [(warning.file, warning.rows) for warning in warnings] == [("many.jsonl", list(range(1, 13)))]
+    path = write_jsonl(tmp_path / "a.jsonl", [*rows, rows[0], rows[1]])
+    (warning,) = (entry for entry in validate(path, "alpaca")["warnings"] if entry["code"] == "many_duplicates")
+    assert warning["rows"] == [20, 21]
+    assert warning["message"].startswith("2 of 21 rows are set aside as duplicates, 0 of them because")

@@ -103,11 +103,12 @@ def _per_file(keys: np.ndarray, files: np.ndarray, selected: np.ndarray) -> np.n
     return np.where(selected, mix(keys ^ (files.astype(np.uint64) + np.uint64(1)) * PLACES[1]), keys)
 
 
-def match_against(new: Keys, old: Keys, read_shingles: ReadShingles) -> DuplicateMatches:
+def match_against(new: Keys, old: Keys, read_shingles: ReadShingles, *, same_answer: bool) -> DuplicateMatches:
     """Return, for each row of `new`, the first row of `old` that it equals or is near to.
 
     Rows of `new` are not compared with each other. read_shingles: its positions count the rows of `old`, then those of
-    `new`.
+    `new`. same_answer: whether rows with different answers are near to none, as duplicates are. To show a held-out row,
+    its question is enough.
     """
     old_count = len(old)
     if not old_count or not len(new):
@@ -123,6 +124,7 @@ def match_against(new: Keys, old: Keys, read_shingles: ReadShingles) -> Duplicat
     def may_replace(kept: np.ndarray, row: int) -> np.ndarray:
         return (kept < old_count) & (row >= old_count)
 
-    for row, original in find_near(both, rows, read_shingles, may_replace).items():
+    read = read_shingles if same_answer else lambda positions: read_shingles(positions)[:2]
+    for row, original in find_near(both, rows, read, may_replace).items():
         of[row - old_count] = original
     return DuplicateMatches(of, first_equal < old_count)

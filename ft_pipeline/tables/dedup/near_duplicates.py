@@ -1,10 +1,13 @@
-"""Near duplicates: rows that share nine tenths of their 3-word shingles.
+"""Near duplicates: rows with one answer that share nine tenths of their 3-word shingles, boilerplate not counted.
 
 They are found in three steps. MinHash bands select the rows that are probably near another row; only the texts of these
 are read again. Their rarest shingles select the pairs to compare. An exact count over the shingle sets decides.
 
 Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
 duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
+
+Boilerplate is what several of these rows share beside the answer, such as the instructions that an application sends
+with every request. By it, rows that differ only in a short question would all be near each other.
 """
 
 import tempfile
@@ -17,6 +20,7 @@ import numpy as np
 
 from ft_pipeline.tables.dedup.keys import Keys
 from ft_pipeline.tables.dedup.minhash import share_a_band
+from ft_pipeline.tables.dedup.shingles import ANSWER
 
 BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
 """Number of shingles, and of their rows, that are sorted at a time."""
@@ -25,6 +29,10 @@ MAX_POSTINGS = 256
 row that is not remembered may be missed."""
 MAX_CANDIDATES = 256
 """Rows that a row is compared with: those with which it shares the most rare shingles."""
+COMMON_ROWS = 4
+"""A shingle that more rows have is common."""
+MIN_BOILERPLATE = 16
+"""Number of common shingles of a row from which they are boilerplate. Fewer are phrases, such as "Have a nice day!"."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
 _FREQUENCY_BITS = 40
@@ -32,8 +40,9 @@ _FREQUENCY_BITS = 40
 MEMORY_BYTES = 1 << 30
 """Shingles of more bytes are in a temporary file."""
 
-ReadShingles = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Returns (uint64 shingles, int64 number per row) of the rows at these positions, which ascend."""
+ReadShingles = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+"""Returns (uint64 shingles, int64 number per row, uint64 hash of each row's answer) of the rows at these positions,
+which ascend. Rows with different answers are not near each other. Without the hashes, answers make no difference."""
 MayReplace = Callable[[np.ndarray, int], np.ndarray]
 """Returns a bool for each of some rows: whether it may take the place of the given row, which is near it."""
 
@@ -76,8 +85,18 @@ def find_near(
         return {}
     ascending = np.sort(rows)
     sets = ShingleSets.of_rows(*read_shingles(ascending))
-    rare = drop_unshared(*select_rarest(sets, sets.frequencies()))
-    return match_sets(ascending, np.searchsorted(ascending, rows), sets, rare, may_replace)
+    frequencies = sets.frequencies()
+    own = sets.without(are_common(frequencies))
+    rare = drop_unshared(*select_rarest(own, frequencies))
+    return match_sets(ascending, np.searchsorted(ascending, rows), own, rare, may_replace, sets)
+
+
+def are_common(frequencies: np.ndarray) -> np.ndarray:
+    """Return a bool for each value of a shingle's lowest bits: whether it is common. frequencies: of all rows.
+
+    Among many rows, different shingles agree in these bits. They are not counted as one that many rows have.
+    """
+    return frequencies > COMMON_ROWS + 2 * np.median(frequencies)
 
 
 @dataclass
@@ -90,9 +109,11 @@ class ShingleSets:
     """int64 per row: the position of its first shingle."""
     sizes: np.ndarray
     """int64 per row: its number of distinct shingles."""
+    answers: np.ndarray | None = None
+    """uint64 per row: the hash of its answer."""
 
     @classmethod
-    def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray) -> "ShingleSets":
+    def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray, answers: np.ndarray | None = None) -> "ShingleSets":
         """Return the sets of rows, from their shingles in any order."""
         sets, sizes = Spill(), np.zeros(len(lengths), dtype=np.int64)
         for begin, end, first, last in _blocks(lengths):
@@ -105,7 +126,19 @@ class ShingleSets:
             distinct[1:] = (block[1:] != block[:-1]) | (owners[1:] != owners[:-1])
             sets.append(block[distinct])
             sizes[begin:end] = np.bincount(owners[distinct] - begin, minlength=end - begin)
-        return cls(sets.read(), np.cumsum(sizes) - sizes, sizes)
+        return cls(sets.read(), np.cumsum(sizes) - sizes, sizes, answers)
+
+    def without(self, is_common: np.ndarray) -> "ShingleSets":
+        """Return the sets without boilerplate. is_common: a bool for each value of a shingle's lowest bits."""
+        own, sizes = Spill(), np.zeros(len(self.sizes), dtype=np.int64)
+        for begin, end, first, last in _blocks(self.sizes):
+            owners, block = np.repeat(np.arange(end - begin), self.sizes[begin:end]), self.shingles[first:last]
+            is_own = ~is_common[lowest_bits(block)] | (block >= ANSWER)
+            has_phrases = np.bincount(owners[~is_own], minlength=end - begin) < MIN_BOILERPLATE
+            stays = is_own | has_phrases[owners]
+            own.append(block[stays])
+            sizes[begin:end] = np.bincount(owners[stays], minlength=end - begin)
+        return ShingleSets(own.read(), np.cumsum(sizes) - sizes, sizes, self.answers)
 
     def of(self, row: int) -> np.ndarray:
         return self.shingles[self.starts[row] : self.starts[row] + self.sizes[row]]
@@ -151,16 +184,18 @@ class RareShingles:
 
 
 def select_rarest(sets: ShingleSets, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (owners, shingles) of the rarest shingles of each set; the owners ascend.
+    """Return (owners, shingles) of the rarest shingles of each set; the owners ascend. With different answers, equal
+    shingles become different ones, so that their rows are not compared.
 
     frequencies: over all sets that are compared, also those that are not in `sets`.
     """
-    parts = []
+    parts = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
     for begin, end, first, last in _blocks(sets.sizes):
-        owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
-        parts.append(_rarest(owners, sets.shingles[first:last], frequencies))
+        if last > first:
+            owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
+            parts.append(_rarest(owners, sets.shingles[first:last], frequencies))
     owners, shingles = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return owners, shingles
+    return owners, shingles if sets.answers is None else shingles ^ sets.answers[owners]
 
 
 def drop_unshared(owners: np.ndarray, shingles: np.ndarray) -> RareShingles:
@@ -196,22 +231,28 @@ def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -
 
 
 def match_sets(
-    rows: np.ndarray, order: np.ndarray, sets: ShingleSets, rare: RareShingles, may_replace: MayReplace | None
+    rows: np.ndarray,
+    order: np.ndarray,
+    sets: ShingleSets,
+    rare: RareShingles,
+    may_replace: MayReplace | None,
+    whole: ShingleSets | None = None,
 ) -> dict[int, int]:
     """Return row → the first kept row before it that it is near to.
 
-    rows: the row of each set. order: the sets in the order in which they are kept.
+    rows: the row of each set. order: the sets in the order in which they are kept. whole: the sets with their
+    boilerplate. What one of two rows alone has of it is a difference: two instructions may come with one question.
     """
 
     def may_replace_set(candidates: np.ndarray, number: int) -> np.ndarray:
         return may_replace(rows[candidates], int(rows[number]))  # type: ignore[misc]
 
-    matches = _match_in_order(sets, order, rare, may_replace_set if may_replace else None)
+    matches = _match_in_order(sets, whole or sets, order, rare, may_replace_set if may_replace else None)
     return {int(rows[number]): int(rows[original]) for number, original in matches}
 
 
 def _match_in_order(
-    sets: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None
+    sets: ShingleSets, whole: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None
 ) -> Iterator[tuple[int, int]]:
     """Go through the sets in this order. Compare each with the kept sets that share enough rare shingles with it."""
     begins, ends = (np.searchsorted(rare.owners, order, side=side) for side in ("left", "right"))
@@ -224,7 +265,7 @@ def _match_in_order(
         candidates = _sharing_enough(sets, row, lists)
         if may_replace is not None and candidates.size:
             candidates = candidates[may_replace(candidates, row)]
-        original = _first_near(sets, row, candidates[np.argsort(places[candidates])]) if candidates.size else None
+        original = _first_near(sets, whole, row, candidates[np.argsort(places[candidates])])
         if original is not None:
             yield row, original
             continue
@@ -254,14 +295,16 @@ def _sharing_enough(sets: ShingleSets, row: int, lists: list[list[int]]) -> np.n
     return rows[enough]
 
 
-def _first_near(sets: ShingleSets, row: int, candidates: np.ndarray) -> int | None:
-    """Return the first candidate with Jaccard >= 9/10 to the row, or None."""
+def _first_near(sets: ShingleSets, whole: ShingleSets, row: int, candidates: np.ndarray) -> int | None:
+    """Return the first candidate that has nine tenths of the shingles that are in it or in the row, or None."""
     row_size, candidate_sizes = sets.sizes[row], sets.sizes[candidates]
     # Sets of very different sizes cannot be near.
     is_possible = 10 * np.minimum(row_size, candidate_sizes) >= 9 * np.maximum(row_size, candidate_sizes)
-    candidates, candidate_sizes = candidates[is_possible], candidate_sizes[is_possible]
+    candidates = candidates[is_possible]
     if not candidates.size:
         return None
     common = sets.common(row, candidates)
-    near = np.flatnonzero(10 * common >= 9 * (row_size + candidate_sizes - common))
+    in_whole = common if whole is sets else whole.common(row, candidates)
+    different = whole.sizes[row] + whole.sizes[candidates] - 2 * in_whole
+    near = np.flatnonzero(common >= 9 * different)
     return int(candidates[near[0]]) if near.size else None

@@ -21,6 +21,7 @@ from ft_pipeline.tables.dedup.near_duplicates import (
     RareShingles,
     ReadShingles,
     ShingleSets,
+    are_common,
     drop_unshared,
     match_sets,
     select_rarest,
@@ -50,9 +51,11 @@ class Shards:
         if not len(rows):
             return {}
         ascending = np.sort(rows)
-        rare = self._rare_shingles(ascending, read_shingles)
+        frequencies = self._frequencies(ascending, read_shingles)
+        rare = self._rare_shingles(ascending, frequencies, read_shingles)
         groups = self._groups(ascending, np.searchsorted(ascending, rows), rare)
-        compare = partial(_compare, read_shingles=read_shingles, may_replace=may_replace)
+        is_common = are_common(frequencies)
+        compare = partial(_compare, is_common=is_common, read_shingles=read_shingles, may_replace=may_replace)
         return {row: original for matches in self.map(compare, groups) for row, original in matches.items()}
 
     def _groups(self, rows: np.ndarray, order: np.ndarray, rare: RareShingles) -> Iterator["_Group"]:
@@ -82,11 +85,17 @@ class Shards:
                 shared[rows] |= is_shared
         return shared
 
-    def _rare_shingles(self, rows: np.ndarray, read_shingles: ReadShingles) -> RareShingles:
-        parts = [part for part in np.array_split(rows, self.count) if len(part)]
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [part for part in np.array_split(rows, self.count) if len(part)]
+
+    def _frequencies(self, rows: np.ndarray, read_shingles: ReadShingles) -> np.ndarray:
         frequencies = np.zeros(1 << RARITY_BITS, dtype=np.int64)
-        for places, counts in self.map(partial(_count, read_shingles=read_shingles), parts):
+        for places, counts in self.map(partial(_count, read_shingles=read_shingles), self._parts(rows)):
             frequencies[places] += counts
+        return frequencies
+
+    def _rare_shingles(self, rows: np.ndarray, frequencies: np.ndarray, read_shingles: ReadShingles) -> RareShingles:
+        parts = self._parts(rows)
         select = partial(_select, frequencies=frequencies, read_shingles=read_shingles)
         owners, shingles, begin = [], [], 0
         for part, (part_owners, part_shingles) in zip(parts, self.map(select, parts), strict=True):
@@ -104,7 +113,8 @@ def _count(rows: np.ndarray, read_shingles: ReadShingles) -> tuple[np.ndarray, n
 
 
 def _select(rows: np.ndarray, frequencies: np.ndarray, read_shingles: ReadShingles) -> tuple[np.ndarray, np.ndarray]:
-    return select_rarest(ShingleSets.of_rows(*read_shingles(rows)), frequencies)
+    own = ShingleSets.of_rows(*read_shingles(rows)).without(are_common(frequencies))
+    return select_rarest(own, frequencies)
 
 
 @dataclass(frozen=True)
@@ -119,9 +129,11 @@ class _Group:
     """Its owners are positions in `rows`."""
 
 
-def _compare(group: _Group, read_shingles: ReadShingles, may_replace: MayReplace | None) -> dict[int, int]:
+def _compare(
+    group: _Group, is_common: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None
+) -> dict[int, int]:
     sets = ShingleSets.of_rows(*read_shingles(group.rows))
-    return match_sets(group.rows, group.order, sets, group.rare, may_replace)
+    return match_sets(group.rows, group.order, sets.without(is_common), group.rare, may_replace, sets)
 
 
 def components(rare: RareShingles, count: int) -> np.ndarray:

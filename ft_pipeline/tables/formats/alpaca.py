@@ -134,13 +134,14 @@ def _comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     rest = pa.table({name: column.take(pa.array(second)) for name, column in columns.items()})
     others = views_of_messages(_messages_one_by_one(rest))
     order = pa.array(np.argsort(np.concatenate([first, second])))
-    return ComparisonTexts(*(pa.concat_arrays(pair).take(order) for pair in zip(views[:4], others[:4], strict=True)))
+    return ComparisonTexts(*(pa.concat_arrays(pair).take(order) for pair in zip(views[:6], others[:6], strict=True)))
 
 
 def _plain_comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     prompts, answers = _plain_prompts(columns["instruction"], columns["input"]), as_large(columns["output"])
     exact = join_texts(text_scalar("user"), prompts, "\x1e"), join_texts(text_scalar("assistant"), answers, "\x1e")
-    return ComparisonTexts(normalise_all(prompts), normalise_all(answers), join_texts(*exact, "\x1f"), prompts)
+    normal = normalise_all(answers)
+    return ComparisonTexts(normalise_all(prompts), normal, join_texts(*exact, "\x1f"), prompts, normal, normal)
 
 
 def _plain_prompts(instruction: pa.Array, extra: pa.Array) -> pa.Array:

@@ -114,8 +114,6 @@ class Format:
     """Returns what `expand` must know of the whole file. Arguments: a function that reads the file, and the sidecar."""
     group_column: str | None = None
     """Rows with the same value in this column are in one split, whatever their prompts."""
-    ignores_boilerplate: bool = False
-    """Whether near duplicates are searched without what many rows share, such as instructions in every request."""
     has_threads: bool = False
     """Whether a row may be the beginning of another row, and is then set aside."""
     min_rows: int = 2

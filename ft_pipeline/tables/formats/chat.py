@@ -67,5 +67,4 @@ FORMAT = Format(
     convert=convert_chat,
     is_conversational=True,
     is_optional=True,
-    ignores_boilerplate=True,
 )

@@ -30,12 +30,16 @@ class ComparisonTexts(NamedTuple):
     """All strings of the row, unchanged."""
     asked: pa.Array
     """Human turns, unchanged."""
+    spoken: pa.Array
+    """Normalized turns of the model."""
+    last_answers: pa.Array
+    """Those after the last turn of another; empty if the model has not the last word."""
     said: pa.Array | None = None
     """For conversations: the normalized text of each turn, all rows one after the other."""
 
     def filter(self, rows: pa.Array) -> "ComparisonTexts":
         """Return the texts of some rows, without `said`."""
-        return ComparisonTexts(*(texts.filter(rows) for texts in self[:4]))
+        return ComparisonTexts(*(texts.filter(rows) for texts in self[:6]))
 
 
 def normalise_all(texts: pa.Array) -> pa.Array:
@@ -79,8 +83,10 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     follow the content. Ids of calls are not compared."""
     turns = messages.flatten()
     roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
-    is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
+    is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
     owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
+    last_of_others = np.full(len(messages), -1)
+    np.maximum.at(last_of_others, owners[~is_model], np.flatnonzero(~is_model))
     normal = normal_content = normalise_all(content)
     exact = join_texts(roles, content, "\x1e")
     if reasoning.null_count < len(reasoning):
@@ -100,6 +106,8 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
         _joined(content, owners, is_user, len(messages), TURN),
+        _joined(normal, owners, is_model, len(messages), TURN),
+        _joined(normal, owners, np.arange(len(owners)) > last_of_others[owners], len(messages), TURN),
         normal_content,
     )
 

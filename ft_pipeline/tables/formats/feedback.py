@@ -91,11 +91,13 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     """Return the comparison texts of feedback. The words of an answer that was bad are marked, so that the two thumbs
     of different people on one answer are no duplicates."""
     views = views_of_messages(with_answers(columns["prompt_messages"], columns["completion"]))
-    marked = join_texts(text_scalar(""), pc.replace_substring(views.answers, " ", " \x1e"), "\x1e")
     is_good = columns["label"]
-    answers = pc.if_else(is_good, views.answers, marked)
+    answers, *said = (
+        pc.if_else(is_good, texts, join_texts(text_scalar(""), pc.replace_substring(texts, " ", " \x1e"), "\x1e"))
+        for texts in (views.answers, views.spoken, views.last_answers)
+    )
     exact = join_texts(views.exact, pc.if_else(is_good, text_scalar("up"), text_scalar("down")), "\x1f")
-    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked), columns["tools"])
+    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked, *said), columns["tools"])
 
 
 def normalized_thumbs(table: pa.Table) -> list[tuple[str, str, str]]:
@@ -149,6 +151,5 @@ FORMAT = Format(
     pair_texts=normalized_thumbs,
     contradiction="contradicting_feedback",
     also_reads=("traces",),
-    ignores_boilerplate=True,
     is_optional=True,
 )

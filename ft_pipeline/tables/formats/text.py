@@ -26,7 +26,8 @@ def convert_text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
 def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     """Return the whole text as the prompt."""
     text = as_large(columns["text"])
-    return ComparisonTexts(normalise_all(text), pa.repeat(text_scalar(""), len(text)), text, text)
+    nothing = pa.repeat(text_scalar(""), len(text))
+    return ComparisonTexts(normalise_all(text), nothing, text, text, nothing, nothing)
 
 
 FORMAT = Format(

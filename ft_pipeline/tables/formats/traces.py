@@ -46,7 +46,6 @@ FORMAT = Format(
     convert=convert_call,
     is_conversational=True,
     is_optional=True,
-    ignores_boilerplate=True,
     expand={"traces": rows_of, "preferences": pairs_of, "feedback": thumbs_of},
     prepare=collect_feedback,
     group_column="session",
