@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from ft_pipeline.tables.dedup.hashes import mix
 from ft_pipeline.tables.dedup.keys import compared_parts, keys_of_messages
 from ft_pipeline.tables.dedup.matching import first_index, match_against
-from ft_pipeline.tables.dedup.tokens import tokenize
+from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.leak_findings import PAIR, PART, WHOLE, Found
 from ft_pipeline.tables.leaks import ANSWER, QUESTION, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.text_rules import without_escapes
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"
 """In a conversations artifact: the hashes of sequences of words that show nothing, and the texts of the suites."""
@@ -91,7 +92,7 @@ class SuiteTexts:
         if entries:
             texts, roles, owners = zip(*entries, strict=True)
             single = np.ones(len(entries), dtype=bool)
-            turns.add(tokenize(list(texts)), np.array(owners), np.array(roles, np.uint8), single)
+            turns.add(_tokens(list(texts)), np.array(owners), np.array(roles, np.uint8), single)
         # Instructions that many questions of a suite have in common are the task, not its content.
         turns.drop(lambda columns: np.isin(columns["hash"], common_sequences(columns["hash"], columns["owner"])))
         return turns
@@ -105,12 +106,22 @@ def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool) 
     kept = is_user | is_model
     turns = HeldOutTurns(with_templates)
     kinds = np.where(is_user, QUESTION, ANSWER).astype(np.uint8)
-    turns.add(tokenize(contents.filter(pa.array(kept))), owners[rows[kept]], kinds[kept], single[kept])
+    turns.add(_tokens(contents.filter(pa.array(kept))), owners[rows[kept]], kinds[kept], single[kept])
     inner, rows = _inner_texts(messages)
     if len(inner):
         roles = np.full(len(inner), ANSWER, np.uint8)
-        turns.add(tokenize(inner), owners[rows], roles, np.zeros(len(inner), dtype=bool))
+        turns.add(_tokens(inner), owners[rows], roles, np.zeros(len(inner), dtype=bool))
     return turns
+
+
+def _tokens(texts: Texts) -> Tokens:
+    """Return the tokens of texts. A text may have been copied into JSON, where "\\nNext" is no word."""
+    array = as_array(texts)
+    has_escapes = pc.match_substring(array, "\\")
+    if not has_escapes.true_count:
+        return tokenize(array)
+    plain = [without_escapes(text) for text in array.filter(has_escapes).to_pylist()]
+    return tokenize(pc.replace_with_mask(array, has_escapes, pa.array(plain, pa.large_string())))
 
 
 def _contents(messages: pa.Array) -> tuple[pa.Array, pa.Array, np.ndarray]:
@@ -138,11 +149,11 @@ def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
     """Return what is found in the turns of rows, in their reasoning and in tool calls. A document is a row."""
     contents, roles, rows = _contents(messages)
     is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
-    found = index.search(tokenize(contents), rows, is_user, len(messages))
+    found = index.search(_tokens(contents), rows, is_user, len(messages))
     inner, rows = _inner_texts(messages)
     if not len(inner):
         return found
-    return Found.join([found, index.search(tokenize(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))])
+    return Found.join([found, index.search(_tokens(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))])
 
 
 def common_findings(found: Found, group_of_document: np.ndarray) -> np.ndarray:
@@ -198,7 +209,7 @@ class HeldOut:
         count = len(texts)
         if not count:
             return []
-        found = self.index.search(tokenize(list(texts)), np.arange(count), np.ones(count, dtype=bool), count)
+        found = self.index.search(_tokens(list(texts)), np.arange(count), np.ones(count, dtype=bool), count)
         return self._names(found, count)
 
     def in_conversations(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:

@@ -16,7 +16,7 @@ _COUNT_MOVES = """
 """
 NEW_RULE = (
     "this version keeps rows of one template in one split (prompts that differ only in an order number), and finds "
-    "held-out turns inside longer conversations"
+    "held-out turns inside longer conversations and inside JSON"
 )
 
 

@@ -53,6 +53,16 @@ REFUSAL_PROBE_CHARS = 110
 """If the probe does not match within this many first characters, the pattern cannot match. The probe is much faster."""
 
 
+_ESCAPE = re.compile(r'\\+(?:u([0-9a-fA-F]{4})|([nrtbf"/]))')
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "/": "/"}
+
+
+def without_escapes(text: str) -> str:
+    """Return the text with the characters for which the escapes of JSON stand, also of JSON inside JSON."""
+    plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else _ESCAPED[match[2]], text)
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # an emoji is two escapes
+
+
 def is_empty(text: str) -> bool:
     """Return whether `text` has only white space and zero-width characters."""
     return not text.strip(EMPTY_CHARS)

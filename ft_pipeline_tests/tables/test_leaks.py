@@ -424,6 +424,38 @@ def test_reasoning_shows_a_held_out_answer_too(tmp_path):
     assert held_out.in_conversations([[{"role": "user", "content": "Hi"}, answer]]) == ["alpaca/g.jsonl:1"]
 
 
+def json_record(seed):
+    draw = random.Random(seed)
+    fields = {name: " ".join(draw.choices(NOUNS, k=3)) for name in ("subject", "customer", "größe", "message")}
+    return json.dumps({**fields, "order": 10_000 + seed}, indent=2)
+
+
+def lines(seed):
+    return "\n".join(" ".join(random.Random(100 * seed + line).choices(NOUNS, k=5)) for line in range(4))
+
+
+@pytest.mark.parametrize("question", [json_record, lines])
+@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+def test_held_out_texts_with_line_breaks_are_found_in_json(tmp_path, question, options):
+    """In JSON, a line break is a backslash and an n, which is no part of the word after it."""
+    asked = [(question(seed), sentence(500 + seed, 4)) for seed in range(80)]
+    logs = [json.dumps({"prompt": text, "completion": answer}, **options) for text, answer in asked]
+    found = set_aside_rows(
+        tmp_path,
+        [alpaca(*pair) for pair in asked],
+        [alpaca(f"Read log {sentence(seed, 6)}", log) for seed, log in enumerate(logs)],
+    )
+    assert len(found) >= 78
+    held_out = read_held_out(tmp_path / "out")
+    assert sum(name is not None for name in held_out.in_texts([json.dumps({"log": log}) for log in logs])) >= 78
+
+
+def test_held_out_rows_in_json_are_found_in_plain_text(tmp_path):
+    golden = [alpaca(json.dumps({"text": lines(seed)}), "Yes.") for seed in range(80)]
+    plain = [alpaca(f"Do you know this?\n{lines(seed)}", sentence(seed, 6)) for seed in range(80)]
+    assert len(set_aside_rows(tmp_path, golden, plain)) >= 78
+
+
 def test_arguments_of_tool_calls_show_a_held_out_answer_too(tmp_path):
     set_aside_rows(tmp_path, [alpaca("Where can I park?", sentence(5, 14)), alpaca("And at night?", sentence(6, 14))])
     held_out = read_held_out(tmp_path / "out")
