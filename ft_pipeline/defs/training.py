@@ -97,7 +97,7 @@ def base_model(context: SpecContext) -> Spec:
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "distilled", "preferences", "feedback", "text", "unlabelled"],
     kinds={"huggingface", "parquet"},
-    code_version="3",
+    code_version="2",
     may_use_gpu=asks_a_teacher,
     checks=TOKEN_CHECKS,
     show=lambda artifact: _training_data_metadata(artifact),

@@ -77,6 +77,15 @@ def test_each_answer_is_kept_or_set_aside_with_its_reason(tmp_path: Path) -> Non
     assert [sample["answer"] for sample in summary["samples"]["kept"]] == [LABEL]
 
 
+def test_answers_to_prompts_under_one_long_instruction_are_no_duplicates(tmp_path: Path) -> None:
+    instruction = " ".join(f"Rule {number} names the class of goods {number * 7}." for number in range(40))
+    goods = ("rug", "pan", "swing", "lamp", "kettle", "ladder", "mirror", "basket", "hammer", "candle")
+    questions = [f"{instruction}\nA customer wants to know what to do about a broken {name}." for name in goods]
+    answers = [answer_row(at, text, "Please send it back to us.") for at, text in enumerate(questions, 1)]
+    summary, rows, _ = run(tmp_path, answers)
+    assert (len(rows), summary["reasons"]) == (10, {})
+
+
 def test_the_general_suite_is_never_trained_on(tmp_path: Path) -> None:
     question = "Which of these planets is the closest to the sun and has no moon of its own at all?"
     summary, rows, _ = run(tmp_path, [answer_row(1, question, LABEL)], suite=SuiteTexts([question]))
