@@ -186,8 +186,8 @@ def duplicate_warnings(files: Sequence[FileResult]) -> Iterator[RowWarning]:
         if len(rows) > MANY_DUPLICATES * read:
             near = len(of_code["near_duplicate"])
             message = (
-                f"{len(rows):,} of {read:,} rows are set aside as duplicates, {near:,} of them because they are nearly "
-                f"equal to another row; look at some, and put `allow: [{'near_duplicate' if near else 'duplicate'}]` "
+                f"{len(rows):,} of {read:,} rows are set aside as duplicates, {near:,} of them near ones; look at "
+                f"some, and put `allow: [{'near_duplicate' if near else 'duplicate'}]` "
                 "into the file's sidecar if they should stay"
             )
             yield RowWarning("many_duplicates", message, rows, file.source.name)

@@ -228,7 +228,7 @@ class HeldOut:
         held_out = [row["messages"] for row in self.rows]
         keys, held_out_keys = keys_of_messages(conversations), keys_of_messages(held_out)
         read = partial(read_message_shingles, [*held_out, *conversations])
-        matches = match_against(keys, held_out_keys, read, same_answer=False).of
+        matches = match_against(keys, held_out_keys, read).of
         same_prompt = first_index(np.concatenate([held_out_keys.prompt, keys.prompt]))[len(held_out) :]
         return np.where(matches >= 0, matches, np.where(same_prompt < len(held_out), same_prompt, -1))
 

@@ -94,7 +94,7 @@ def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.nda
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
     file, row_format = flags.files[0], FORMATS[ingestor.data_format]
     read = partial(read_shingles, row_format, [heldout.stored, file.stored])
-    matches = match_against(file.keys, heldout.keys, read, same_answer=False)
+    matches = match_against(file.keys, heldout.keys, read)
     first_prompt = first_index(np.concatenate([heldout.keys.prompt, file.keys.prompt]))[len(heldout.keys) :]
     return np.flatnonzero((~matches.kept | (first_prompt < len(heldout.keys))) & (flags.code == 0))
 

@@ -158,4 +158,4 @@ def test_more_than_a_twentieth_of_duplicates_in_a_file_cause_a_warning(tmp_path)
     path = write_jsonl(tmp_path / "a.jsonl", [*rows, rows[0], rows[1]])
     (warning,) = (entry for entry in validate(path, "alpaca")["warnings"] if entry["code"] == "many_duplicates")
     assert warning["rows"] == [20, 21]
-    assert warning["message"].startswith("2 of 21 rows are set aside as duplicates, 0 of them because")
+    assert warning["message"].startswith("2 of 21 rows are set aside as duplicates, 0 of them near ones;")

@@ -103,7 +103,7 @@ def _per_file(keys: np.ndarray, files: np.ndarray, selected: np.ndarray) -> np.n
     return np.where(selected, mix(keys ^ (files.astype(np.uint64) + np.uint64(1)) * PLACES[1]), keys)
 
 
-def match_against(new: Keys, old: Keys, read_shingles: ReadShingles, *, same_answer: bool) -> DuplicateMatches:
+def match_against(new: Keys, old: Keys, read_shingles: ReadShingles, *, same_answer: bool = False) -> DuplicateMatches:
     """Return, for each row of `new`, the first row of `old` that it equals or is near to.
 
     Rows of `new` are not compared with each other. read_shingles: its positions count the rows of `old`, then those of
