@@ -14,6 +14,7 @@ import orjson
 import yaml
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.bounded_yaml import load_bounded
 
 if TYPE_CHECKING:
     from ft_pipeline.settings.experiment import ExperimentSettings
@@ -208,7 +209,7 @@ def has_separate_database(dagster_home: Path) -> bool:
     """
     settings = dagster_home / "dagster.yaml"
     try:
-        content = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else None
+        content = load_bounded(settings.read_text(encoding="utf-8")) if settings.is_file() else None
     except (OSError, ValueError, yaml.YAMLError):
         return True
     return isinstance(content, dict) and "storage" in content

@@ -66,10 +66,12 @@ def test_an_error_in_an_experiment_names_line_value_and_fix(tmp_path: Path, text
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("api_key: sk-secret-1", ["line 6", "teacher.endpoint.api_key`", "Did you mean `api_key_env`"]),
+        ("api_key: sk-secret-1", ["line 6", "teacher.endpoint.api_key` contains a key", "`api_key_env`"]),
         ("api_key_env: sk-secret-1", ["line 6", "the name of an environment variable"]),
-        ("url: https://me:sk-secret-1@host/v1", ["line 5", "more than host and path"]),
-        ("url: https://host/v1?key=sk-secret-1", ["line 5", "more than host and path"]),
+        ("url: https://me:sk-secret-1@host/v1", ["line 5", "an address with a password"]),
+        ("url: https://host/v1?key=sk-secret-1", ["line 5", "an address with a key"]),
+        ("url: https://host/v1#sk-secret-1", ["line 5", "more than host and path"]),
+        ("extra_body: {headers: {Authorization: Basic secret}}", ["line 6", "Authorization` contains a key"]),
         ("url: host/v1", ["Write one like https://host/v1"]),
         ("budget: {money: 3}", ["needs `prices`"]),
     ],
@@ -82,6 +84,113 @@ def test_an_error_in_the_endpoint_never_repeats_an_api_key(tmp_path: Path, lines
     for words in expected:
         assert words in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+BODY = "Ab3dEf6hIj9lMn2pQr5tUv8xYz1B"
+SECRETS = [
+    f"sk-{BODY}",
+    f"sk-proj-{BODY}-{BODY}",
+    f"sk-ant-api03-{BODY}",
+    f"hf_{BODY}",
+    f"ghp_{BODY}",
+    f"github_pat_{BODY}",
+    f"glpat-{BODY}",
+    "AKIA" + BODY[:16].upper(),
+    f"Bearer {BODY}",
+    f"AIza{BODY}1234567",
+    f"https://hooks.slack.com/services/T0/B0/{BODY}",
+    f"xoxb-12-{BODY}",
+    f"eyJ{BODY}.eyJ{BODY}.{BODY}",
+    f"https://me:{BODY}@dagster.example.org",
+    f"https://{BODY}@dagster.example.org/runs",
+    f"postgresql://me:{BODY}@host/db",
+    f"https://dagster.example.org/?token={BODY}",
+    f"https://dagster.example.org/runs?a=1&api_key={BODY}",
+    f"models/hf_{BODY}/final",
+    f"-----BEGIN EC PRIVATE KEY----- {BODY}",
+]
+NO_SECRETS = [
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "gerulata/sk-legal-bert-base-cased",
+    "Helsinki-NLP/opus-mt-en-sk",
+    "hf-internal-testing/tiny-random-LlamaForCausalLM",
+    "hf_internal_testing/tiny",
+    "gpt-4o-mini-2024-07-18",
+    "ft:gpt-4o-mini-2024-07-18:acme::9aBcDeFg",
+    "claude-sonnet-4-5@20250929",
+    "accounts/fireworks/models/deepseek-v3p1",
+    "9a385fb20bec6f0f9a385fb20bec6f0f9a385fb20bec6f0f9a385fb20bec6f0f",
+    "sha256:9a385fb20bec6f0f9a385fb20bec6f0f9a385fb20bec6f0f9a385fb20bec6f0f",
+    "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    "models/checkpoint-4000/model-00001-of-00002.safetensors",
+    "/mnt/disk-1/task-questions-and-answers-2026-final",
+    "s3://bucket/task-list/2026/rows.jsonl?versionId=3HL4kqtJlcpXroDTDmJ",
+    "http://127.0.0.1:8000/v1",
+    "https://dagster.example.org/runs?asset=key_facts",
+    "https://example.org/@scope/package",
+    "Send the header `Authorization: Bearer authentication-token`, then ask for the api_key.",
+    "ssh://git@example.org/data.git",
+    "risk-adjusted-answers-for-customers",
+    "<|eot_id|>",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret[:12])
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("name: shop\nteacher:\n  model: '{}'\n", "line 3: `teacher.model` contains "),
+        ("name: shop\nnotifications: {{ui_url: '{}'}}\n", "line 2: `notifications.ui_url` contains "),
+        (
+            "name: shop\nprompting:\n  variants:\n    a: {{system_prompt: 'Say {}'}}\n",
+            "`prompting.variants.a.system_prompt",
+        ),
+        ("name: shop\nteacher:\n  temperature: ['{}']\n", "line 3: `teacher.temperature.0` contains "),
+        ("name: shop\n'{}': 1\n", "a key` contains "),
+    ],
+)
+def test_a_secret_in_any_setting_is_refused_and_not_repeated(
+    tmp_path: Path, secret: str, text: str, where: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_settings(write_yaml(tmp_path, text.format(secret)), ProjectSettings)
+    assert where in str(caught.value)
+    assert BODY[:12].lower() not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("value", NO_SECRETS)
+def test_a_name_a_hash_or_a_path_is_no_secret(tmp_path: Path, value: str) -> None:
+    text = f"name: shop\ntask: '{value}'\nteacher: {{model: '{value}'}}\nnotifications: {{ui_url: '{value}'}}\n"
+    assert read_settings(write_yaml(tmp_path, text), ProjectSettings).teacher.model == value
+
+
+@pytest.mark.parametrize("key", ["pad_token", "max_new_tokens", "stop_token", "monkey", "keyword", "secretary"])
+def test_a_key_that_only_resembles_a_secret_is_kept(tmp_path: Path, key: str) -> None:
+    text = f"name: shop\nteacher: {{model: m, chat_template_kwargs: {{{key}: x}}}}\n"
+    assert read_settings(write_yaml(tmp_path, text), ProjectSettings).teacher.chat_template_kwargs == {key: "x"}
+
+
+def bomb(line: str) -> str:
+    """YAML of 12 lines that stands for 9^11 values."""
+    lines = [line.format(n=n, aliases=", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 12)]
+    return "\n".join(["a0: &a0 {x: 1}", *lines])
+
+
+@pytest.mark.parametrize("model", [ProjectSettings, ExperimentSettings])
+@pytest.mark.parametrize("line", ["a{n}: &a{n} [{aliases}]", "a{n}: &a{n} {{<<: [{aliases}], y: [{aliases}]}}"])
+def test_aliases_that_stand_for_billions_of_values_are_refused(
+    tmp_path: Path, model: type[ProjectSettings | ExperimentSettings], line: str
+) -> None:
+    with pytest.raises(UserError, match="line 1: not valid YAML: its aliases repeat too many values"):
+        read_settings(write_yaml(tmp_path, bomb(line)), model)
+
+
+def test_anchors_and_merge_keys_that_people_use_are_read(tmp_path: Path) -> None:
+    lines = "\n".join(f"    v{n}: {{<<: *one, few_shot: {n % 9}}}" for n in range(500))
+    text = f"name: shop\nprompting:\n  variants:\n    one: &one {{system_prompt: Answer., few_shot: 2}}\n{lines}\n"
+    variants = read_settings(write_yaml(tmp_path, text), ProjectSettings).prompting.variants
+    assert (variants["v499"].system_prompt, variants["v499"].few_shot) == ("Answer.", 4)
 
 
 def test_an_endpoint_needs_the_name_of_its_model(tmp_path: Path) -> None:

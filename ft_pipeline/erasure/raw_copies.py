@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-import yaml
-
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.erasure.raw_files import read_raw_rows
 from ft_pipeline.errors import UserError
@@ -135,6 +133,6 @@ def _stored_sidecar(blobs: BlobStore, sha256: str | None, folder: Path) -> Sidec
         return PLAIN
     try:
         path = blobs.checkout(sha256, folder / "sidecar.yaml")
-        return parse_sidecar(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
-    except (UserError, Refused, yaml.YAMLError, UnicodeDecodeError):
+        return parse_sidecar(load_sidecar(path))
+    except (UserError, Refused):
         return PLAIN

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.tables.reading.describe import shorten
 
-MAX_VALUES = 1_000_000
-"""Maximum number of values in a settings file. Aliases of YAML can make billions of a few lines."""
 MAX_SHOWN = 100
 """Number of characters of a list or a mapping that a report shows."""
 MAX_BYTES = 8 << 20
@@ -120,16 +119,13 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file. UserError if it cannot be read."""
     text = _read_text(path)
     try:
-        document = yaml.safe_load(text)
-        if _has_too_many_values(document):
-            raise UserError(f"{path.name} has too many values, or contains itself. Write its aliases out.")
-        return document
+        return load_bounded(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{path.name} is not valid YAML{where} ({problem}). Correct it and import again.") from None
-    except (RecursionError, ValueError):
+    except ValueError:
         raise UserError(f"{path.name} is not a plain YAML file. Correct it and import again.") from None
 
 
@@ -140,17 +136,6 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         message = f"{path.name} is not valid JSON ({first_line(error)}). Correct it and import again."
         raise UserError(message) from None
-
-
-def _has_too_many_values(document: Any) -> bool:
-    open_values, count = [document], 0
-    while open_values and count <= MAX_VALUES:
-        value = open_values.pop()
-        count += 1
-        if isinstance(value, dict | list):
-            open_values += value.values() if isinstance(value, dict) else value
-            count += len(value)
-    return count > MAX_VALUES
 
 
 def _read_text(path: Path) -> str:

@@ -17,6 +17,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import dagster_settings
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.project import Project
+from ft_pipeline.settings.bounded_yaml import load_bounded
 
 EXECUTOR = "FT_EXECUTOR"
 """Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
@@ -42,7 +43,7 @@ def _granularity() -> str | None:
     home = os.environ.get("DAGSTER_HOME")
     try:
         folder = Path(home) if home else Project.find().dagster_home
-        settings = yaml.safe_load((folder / "dagster.yaml").read_text(encoding="utf-8"))
+        settings = load_bounded((folder / "dagster.yaml").read_text(encoding="utf-8"))
         return settings["concurrency"]["pools"]["granularity"]
     except (UserError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.settings.bounded_yaml import BoundedLoader, load_bounded
+from ft_pipeline.settings.secret_shapes import find_secret
 
 _MAX_FAULTS_SHOWN = 5
 """Number of faults of a file that one error names."""
@@ -92,6 +94,8 @@ def validate_document(
     name: str, document: dict[str, Any], model: type[SectionT], root: yaml.Node | None = None
 ) -> SectionT:
     """Return the settings in `document`. UserError that begins with `name`, and has lines if `root` is given."""
+    if secret := find_secret(document):  # first: other errors repeat the value
+        raise UserError(_describe_secret(name, *secret, root))
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -101,23 +105,28 @@ def validate_document(
         raise UserError(" ".join(sentences)) from None
 
 
+def _describe_secret(name: str, path: KeyPath, what: str, root: yaml.Node | None) -> str:
+    line = _line_of(root, path)
+    where = f"{name}: line {line}: " if line else f"{name}: "
+    return (
+        f"{where}`{'.'.join(path) or 'a key'}` contains {what}, which would be stored and shown. Remove it, and set it "
+        "in the environment; `api_key_env` names the variable of an endpoint."
+    )
+
+
 def _parse_yaml(name: str, text: str) -> tuple[yaml.Node | None, Any]:
     """Return (nodes with their lines, document). UserError if the text is not YAML, or has a duplicate key."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=BoundedLoader)
         if duplicate := _find_duplicate_key(root):
             key, first, second = duplicate
             raise UserError(f"{name}: line {second}: duplicate key `{key}`, first in line {first}. Merge the two.")
-        return root, yaml.safe_load(text)
+        return root, load_bounded(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{name}:{line} not valid YAML: {problem}") from error
-    except RecursionError:
-        raise UserError(
-            f"{name} is not valid YAML: it is nested too deeply, or an anchor contains itself. Simplify it."
-        ) from None
     except ValueError as error:  # a date that does not exist, a number of thousands of digits
         line_number = _line_of_invalid_scalar(root)
         raise UserError(

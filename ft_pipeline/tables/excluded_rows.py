@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
 FILE = "excluded.yaml"
@@ -116,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(content: bytes) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(content.decode("utf-8"))
+        document = load_bounded(content.decode("utf-8"))
         bytes.fromhex(document["salt"])
         for row in document["rows"]:
             if not (re.fullmatch(r"[0-9a-f]{64}", row["hash"]) and isinstance(row["format"], str)):

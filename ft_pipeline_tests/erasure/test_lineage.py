@@ -26,6 +26,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.cli.display_audit_rows import show_erasure
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
 from ft_pipeline.erasure import erase as erasing
+from ft_pipeline.erasure import raw_copies
 from ft_pipeline.erasure.erase import ErasureResult, erase
 from ft_pipeline.erasure.file_kinds import treatment_of
 from ft_pipeline.erasure.raw_files import read_raw_rows
@@ -867,3 +868,11 @@ def test_feedback_on_a_copy_of_the_call_is_erased(shop: Shop) -> None:
     snapshot_folder(path.parent, shop.store)
     erase(Project(shop.root), path, [1], "request 99")
     assert traces(shop.root, "Tarrant-Pell", "5550 1234") == []
+
+
+def test_a_stored_sidecar_with_aliases_without_end_is_read_as_none(shop: Shop, tmp_path: Path) -> None:
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    sidecar = tmp_path / "bomb.yaml"
+    sidecar.write_text("\n".join(["a0: &a0 [x]", *lines, "columns: *a11"]), encoding="utf-8")
+    blobs = BlobStore(shop.store.root)
+    assert raw_copies._stored_sidecar(blobs, blobs.add(sidecar), tmp_path) == PLAIN

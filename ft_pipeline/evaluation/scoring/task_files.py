@@ -17,6 +17,7 @@ import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
+from ft_pipeline.settings.bounded_yaml import BoundedLoader
 from ft_pipeline.store.hashing import sha256_of_file
 
 MIN_COMMON_DOCUMENTS = 3
@@ -94,7 +95,7 @@ def _without_groups(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) 
     return list(tasks)
 
 
-class _TaskLoader(yaml.SafeLoader):
+class _TaskLoader(BoundedLoader):
     """Reads a task file without running the functions that it names (`!function module.name`)."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.bounded_yaml import load_bounded
 
 NUM_PROCESSES = "FT_NUM_PROCESSES"
 """Environment variable: the number of processes of a training."""
@@ -50,7 +51,7 @@ def read_processes(environment: Mapping[str, str], device: str) -> Processes:
 def _read_config(path: Path) -> dict[str, Any]:
     """The settings in the file. Raises UserError if it cannot be read, or describes an unsupported training."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = load_bounded(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{ACCELERATE_CONFIG}={path} cannot be read ({error}). Write it with `accelerate config`."

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import yaml
 
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.sources.file_names import stem_of
 from ft_pipeline.sources.remote.addresses import is_loopback
 from ft_pipeline.store.hashing import sha256_of_json
@@ -134,8 +135,8 @@ def read_source(path: Path) -> RemoteSource | None:
     if "source" not in text:  # most sidecars: parsing thousands of them takes seconds
         return None
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        document = load_bounded(text)
+    except (yaml.YAMLError, ValueError):
         if _SOURCE_LINE.search(text):
             raise BadSource("not valid YAML, although it names a source: correct it") from None
         return None
