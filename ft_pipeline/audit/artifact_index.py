@@ -1,6 +1,5 @@
 """Artifacts of the store by identity. Only manifests are read, so that thousands are listed quickly."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.audit.findings import Finding, FindingCode
+from ft_pipeline.audit.kind_shapes import shape_of
 from ft_pipeline.release.champion import ChampionRecord, history
 from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
+from ft_pipeline.store.checked_json import UnreadableJson, read_checked
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, expected_files, manifest_hashes, read_manifest
+from ft_pipeline.store.manifest import (
+    MANIFEST_NAME,
+    BrokenArtifact,
+    ManifestShape,
+    expected_files,
+    manifest_hashes,
+    read_manifest,
+)
 from ft_pipeline.store.spec import ArtifactReference
 
 SHOWN_DIGITS = 12
@@ -175,8 +183,11 @@ class ArtifactIndex:
 def _read(folder: Path, kind: str) -> ArtifactNode:
     try:
         manifest = read_manifest(folder)
+        read_checked(folder / MANIFEST_NAME, shape_of(manifest["kind"]))
     except BrokenArtifact as error:
         return _read_broken(folder, kind, str(error))
+    except (OSError, UnreadableJson) as error:
+        return _read_broken(folder, kind, f"{MANIFEST_NAME} cannot be read: {error}")
     return ArtifactNode(
         manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / MANIFEST_NAME)
     )
@@ -189,11 +200,9 @@ def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_bytes())
-        fingerprint = manifest["fingerprint"]
-        node = ArtifactNode(kind, str(fingerprint), folder, manifest, sha256_of_file(path))
-        _ = (node.label, node.inputs, node.files[:1], node.code_version)  # fail here if the manifest lacks one of them
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = {**read_checked(path, ManifestShape), **read_checked(path, shape_of(kind))}
+        node = ArtifactNode(kind, manifest["fingerprint"], folder, manifest, sha256_of_file(path))
+    except (OSError, UnreadableJson):
         node = ArtifactNode(kind, folder.name, folder)
     code: FindingCode = "edited_manifest" if path.is_file() else "missing_manifest"
     finding = Finding(code, node.label, f"{why} (in {folder.parent.name}/{folder.name})")

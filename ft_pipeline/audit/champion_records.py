@@ -1,6 +1,5 @@
 """Check the records of champions, tests, the inbox, ratings and erasures: against each other and the artifacts."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ft_pipeline.inbox import decisions
 from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, exposure_ledger, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
+from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.text_redaction import PLACEHOLDER
 
@@ -38,10 +38,10 @@ def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, d
     """Compare a record with its copy, and check that the model that it released is in the store."""
     where = f"{path.parent.name}/{path.name}"
     try:
-        record = json.loads(path.read_bytes())
-        fingerprints = dict(record["fingerprints"])
-    except (ValueError, KeyError, TypeError):
-        return [Finding("edited_record", where, "cannot be read as a record")]
+        record = read_checked(path, champion.ledger(index.root).shape)
+    except (OSError, ValueError):
+        return []  # found in the ledger
+    fingerprints = record["fingerprints"]
     findings = list(_check_request(index, where, record))
     copy = copies.get(int(path.stem), record)
     # `ft erase` removes a text from the copy; the record keeps it.
@@ -62,11 +62,11 @@ def _check_request(index: ArtifactIndex, where: str, record: dict[str, Any]) -> 
         return
     path = requests.ledger(index.root).path(int(record["request"]))
     try:
-        request = json.loads(path.read_bytes())
-        asked = (request["by"], request["promotion"]["candidate"]["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        request = read_checked(path, requests.ledger(index.root).shape)
+    except (OSError, ValueError):
         yield Finding("edited_record", where, f"carries out requests/{path.name}, which is missing or unreadable")
         return
+    asked = (request["by"], request["promotion"]["candidate"]["fingerprint"])
     if asked != (record.get("requested_by"), record.get("fingerprint")):
         yield Finding("edited_record", where, f"does not carry out requests/{path.name}, although it says so")
     elif record.get("by") == record.get("requested_by"):
@@ -81,6 +81,12 @@ def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("sequence"), int):
             copies.setdefault(record["sequence"], record)
     return copies
+
+
+def check_requests(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the requests to move the champion."""
+    ledger = requests.ledger(index.root)
+    return len(ledger.paths()), _ledger_findings(ledger, last=0)
 
 
 def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:

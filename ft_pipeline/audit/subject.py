@@ -1,15 +1,16 @@
 """From a name to the artifacts where a walk starts."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release.champion import ChampionRecord
+from ft_pipeline.store.checked_json import read_checked
 
 CHAMPION = "champion"
 CHAMPION_NAME = re.compile(r"^champion(?:@(\d+))?$")
@@ -168,8 +169,8 @@ def _current_node(index: ArtifactIndex, asset: str) -> ArtifactNode | None:
 def read_comparison(node: ArtifactNode) -> Comparison | None:
     """Return the comparison in an artifact; None if it cannot be read."""
     try:
-        return Comparison.from_json(json.loads((node.path / "comparison.json").read_bytes())) if node.path else None
-    except (OSError, ValueError):
+        return Comparison.from_json(read_checked(node.path / "comparison.json", dict[str, Any])) if node.path else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -15,6 +15,7 @@ from ft_pipeline.audit.champion_records import (
     check_rating_records,
     check_redaction_records,
     check_redactions,
+    check_requests,
 )
 from ft_pipeline.audit.extra_files import find_extra_files
 from ft_pipeline.audit.findings import Finding
@@ -22,6 +23,7 @@ from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import MANIFEST_NAME
+from ft_pipeline.store.removals import LOG_NAME, damaged_removals
 from ft_pipeline.store.signature_check import SignatureFault, check_signatures
 from ft_pipeline.store.verification import file_names
 
@@ -54,6 +56,7 @@ def verify(
         raw_files_read, raw_problems = _check_raw_files(index, nodes_to_check, threads)
     champion_records, champion_problems = check_champion_records(index)
     redactions, redaction_problems = check_redaction_records(index)
+    move_requests, request_problems = check_requests(index)
     tests, exposure_problems = check_exposures(index)
     inbox_records, inbox_problems = check_inbox_records(index)
     ratings, rating_problems = check_rating_records(index)
@@ -63,6 +66,8 @@ def verify(
         *raw_problems,
         *_check_pointers(index),
         *champion_problems,
+        *request_problems,
+        *_check_removals(index),
         *exposure_problems,
         *inbox_problems,
         *rating_problems,
@@ -77,6 +82,8 @@ def verify(
         "raw_files": raw_files_read,
         "champion_records": champion_records,
     }
+    if move_requests:
+        counted["requests"] = move_requests
     if tests:
         counted["records_of_tests"] = tests
     if inbox_records:
@@ -198,6 +205,12 @@ def _blob_names(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> dict[str
             if sha256:
                 names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN_DIGITS]}")
     return names
+
+
+def _check_removals(index: ArtifactIndex) -> list[Finding]:
+    """Return a finding if the list of what `ft gc` removed cannot be read."""
+    message = damaged_removals(index.root)
+    return [Finding("edited_record", LOG_NAME, message)] if message else []
 
 
 def _check_pointers(index: ArtifactIndex) -> list[Finding]:

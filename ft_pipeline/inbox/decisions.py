@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 
@@ -33,9 +34,26 @@ class Decision:
         return f"{self.outcome} on {self.time[:10]} by {self.by}"
 
 
+@dataclass(frozen=True)
+class _Call:
+    id: str
+    time: int
+    lines: int
+
+
+@dataclass(frozen=True)
+class _RecordShape:
+    sequence: Number
+    time: str
+    by: str
+    decision: Outcome
+    calls: list[_Call]
+    previous_sha256: str | None = None
+
+
 def ledger(store: Path) -> Ledger:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "inbox", "sequence")
+    return Ledger(store / "inbox", "sequence", _RecordShape)
 
 
 def read_decisions(store: Path) -> dict[str, Decision]:

@@ -8,7 +8,7 @@ hash from telling anything afterwards. A pair of models has one more record, wit
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
+from ft_pipeline.store.checked_json import Digest, Number, parse_checked
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
 from ft_pipeline.store.text_redaction import PLACEHOLDER
@@ -63,9 +64,21 @@ class Rating:
         return frozenset((self.candidate_answer, self.rival_answer))
 
 
+@dataclass(frozen=True)
+class _RecordShape:
+    """The types of what is read of a record: of a verdict, or of a pair."""
+
+    sequence: Number
+    time: str
+    previous_sha256: str | None = None
+    row: Digest = "0" * 64
+    pair: list[str] = field(default_factory=list)
+    seed: str = ""
+
+
 def ledger(store: Path) -> Ledger:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "ratings", "sequence")
+    return Ledger(store / "ratings", "sequence", _RecordShape)
 
 
 def append_rating(store: Path, rating: Rating) -> None:
@@ -145,9 +158,9 @@ def is_row(content: bytes, digest: str) -> bool:
     if sha256(content).hexdigest() == digest:
         return True
     try:
-        values = json.loads(content)
+        values = parse_checked(content, dict[str, Any])
         texts = [values[name] for name in _OF_THE_ROW]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return False
     return str(texts[0]).startswith(MARKER_START) or PLACEHOLDER in str(texts[-1])
 
@@ -156,7 +169,10 @@ def _fault_of_row(store: Path, digest: str) -> str | None:
     path = _row_path(store, digest)
     if not path.is_file():
         return f"refers to {ROWS}/{path.name}, which is missing"
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return f"refers to {ROWS}/{path.name}, which cannot be read"
     if sha256(content).hexdigest() == digest or (redaction_ledger(store).paths() and is_row(content, digest)):
         return None
     return f"refers to {ROWS}/{path.name}, which was edited"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
@@ -85,6 +86,21 @@ class ChampionRecord:
 
 
 @dataclass(frozen=True)
+class _Evidence:
+    """The types of what an audit reads of a record's evidence."""
+
+    comparison: str = ""
+    gates: dict[str, bool] = field(default_factory=dict)
+    exposure: Number = 0
+    decided_on: str = ""
+
+
+@dataclass(frozen=True)
+class _RecordShape(ChampionRecord):
+    evidence: _Evidence  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class Promotion:
     """A decision to release a candidate. Its fields become those of the ChampionRecord."""
 
@@ -99,7 +115,7 @@ class Promotion:
 
 def ledger(store: Path) -> Ledger:
     """Return the ledger of champion records under the store folder `store`."""
-    return Ledger(store / "champion", "sequence")
+    return Ledger(store / "champion", "sequence", _RecordShape)
 
 
 def history(store: Path) -> list[ChampionRecord]:

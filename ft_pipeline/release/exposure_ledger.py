@@ -8,7 +8,7 @@ same level, and not counted again. The ids of the test rows are kept once, in `e
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
+from ft_pipeline.store.checked_json import Digest, Number, read_checked
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
 from ft_pipeline.store.provenance import user_name
@@ -51,9 +52,28 @@ class NewEntry:
     """By row name, the lead on the validation rows in standard errors."""
 
 
+@dataclass(frozen=True)
+class _Test:
+    key: str = ""
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
+class _EntryShape:
+    """The types of what is read of an entry. FIELDS says which of it there must be."""
+
+    sequence: Number
+    previous_sha256: str | None = None
+    decision_key: str = ""
+    standing: Number | None = None
+    candidates: list[_Test] = field(default_factory=list)
+    contenders: list[str] = field(default_factory=list)
+    rows: Digest = "0" * 64
+
+
 def ledger(store: Path) -> Ledger:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "exposures", "sequence")
+    return Ledger(store / "exposures", "sequence", _EntryShape)
 
 
 def digest_of_rows(test_ids: Iterable[str]) -> str:
@@ -168,7 +188,7 @@ def damaged_rows(store: Path) -> list[str]:
     names = []
     for digest in sorted({entry["rows"] for entry in ledger(store).read()}):
         path = _rows_path(store, digest)
-        if not path.is_file() or digest_of_rows(path.read_text(encoding="utf-8").split()) != digest:
+        if digest_of_rows(_ids_in(path)) != digest:
             names.append(f"exposures/rows/{path.name}")
     return names
 
@@ -180,13 +200,21 @@ def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
 
 def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
     path = _rows_path(store, entry["rows"])
-    ids = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    ids = _ids_in(path)
     if digest_of_rows(ids) != entry["rows"]:
         raise UserError(
             f"The test rows of exposures/{entry['sequence']:06d}.json are missing or were edited ({path.name}). "
             f"Restore the folder {path.parent} from a backup."
         )
     return set(ids)
+
+
+def _ids_in(path: Path) -> list[str]:
+    """Return the ids in a file; none if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").split() if path.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _rows_path(store: Path, digest: str) -> Path:
@@ -197,7 +225,11 @@ def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
     """Yield entries that are missing, or that are not as they were written. last: see Ledger.faults."""
     book = ledger(store)
     results = {int(path.name[:6]): path for path in book.folder.glob("[0-9][0-9][0-9][0-9][0-9][0-9].result.json")}
-    faults = list(book.faults(max([last, *results])))
+    numbers = {int(path.stem) for path in book.paths()}
+    faults = list(book.faults(last))
+    for number in sorted(results.keys() - numbers):
+        message = f"is missing, although there is {results[number].name}"
+        faults.append(LedgerFault("missing_record", number, message))
     yield from faults
     if faults:
         return
@@ -215,8 +247,8 @@ def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
 def _recorded_hash(result: Path) -> str | None:
     """Return the hash of the entry that a result file names; None if it cannot be read."""
     try:
-        return str(json.loads(result.read_bytes())["entry_sha256"])
-    except (ValueError, KeyError, TypeError):
+        return str(read_checked(result, dict[str, Any])["entry_sha256"])
+    except (OSError, ValueError, KeyError):
         return None
 
 

@@ -49,9 +49,19 @@ class MoveRequest:
         return Promotion(**{**fields, "candidate": Candidate(**fields["candidate"])})
 
 
+@dataclass(frozen=True)
+class _Promotion:
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class _RequestShape(MoveRequest):
+    promotion: _Promotion  # type: ignore[assignment]
+
+
 def ledger(store: Path) -> Ledger:
     """Return the ledger of requests under the store folder `store`."""
-    return Ledger(store / "requests", "sequence")
+    return Ledger(store / "requests", "sequence", _RequestShape)
 
 
 def open_request(store: Path) -> MoveRequest | None:

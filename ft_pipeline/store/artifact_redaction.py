@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.atomic_files import rewriting, translate_write_errors
+from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock, project_lock
@@ -51,9 +52,29 @@ class Redaction:
     previous_sha256: str | None = None
 
 
+@dataclass(frozen=True)
+class _Artifact:
+    kind: str
+    fingerprint: str
+    hashes: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Model:
+    fingerprint: str
+    how: str
+
+
+@dataclass(frozen=True)
+class _RedactionShape(Redaction):
+    number: Number
+    artifacts: list[_Artifact]  # type: ignore[assignment]
+    models: list[_Model]  # type: ignore[assignment]
+
+
 def redaction_ledger(root: Path) -> Ledger:
     """Return the ledger of `ft erase` in the store `root`."""
-    return Ledger(root / "redactions", "number")
+    return Ledger(root / "redactions", "number", _RedactionShape)
 
 
 def read_redactions(root: Path) -> list[Redaction]:

@@ -9,6 +9,7 @@ from typing import Any
 from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
+from ft_pipeline.store.checked_json import Digest, KindName, read_checked
 from ft_pipeline.store.locks import FileLock
 
 
@@ -18,8 +19,8 @@ class Pointer:
 
     asset: str
     partition: str | None
-    kind: str
-    fingerprint: str
+    kind: KindName
+    fingerprint: Digest
     manifest_sha256: str
     """Protects the last manifest of each chain, whose hash is not yet in a later manifest."""
     when: str
@@ -78,6 +79,6 @@ def current_document(root: Path, asset: str) -> Any:
 
 def _read(path: Path) -> Pointer | None:
     try:
-        return Pointer(**json.loads(path.read_bytes()))
+        return Pointer(**read_checked(path, Pointer))
     except (OSError, ValueError, TypeError):
         return None

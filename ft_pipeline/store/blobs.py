@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import zstandard
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal, journal_lines
 from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors, write_atomically
+from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache, stamp_of
 
@@ -138,7 +139,7 @@ class BlobStore:
     def _redacted_sha256(self, sha256: str) -> str | None:
         """Return the hash of a blob's bytes after its redaction; None if it was never redacted."""
         try:
-            return json.loads(self._redaction_note(sha256).read_bytes())["sha256"]
+            return read_checked(self._redaction_note(sha256), dict[str, Any])["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -147,7 +148,10 @@ class BlobStore:
         return self._state_of_copy(sha256) if self.path(sha256).is_file() else self._state_of_reference(sha256)
 
     def _state_of_copy(self, sha256: str) -> BlobState:
-        actual = self._decompress(sha256)
+        try:
+            actual = self._decompress(sha256)
+        except OSError:
+            return "damaged"
         if actual == sha256:
             return "copy"
         return "redacted" if actual and actual == self._redacted_sha256(sha256) else "damaged"
@@ -271,7 +275,11 @@ class BlobStore:
         return path if path.is_file() and sha256_of_file(path) == self._redacted_sha256(sha256) else None
 
     def _path_in_reference(self, sha256: str) -> Path:
-        return Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
+        """Return the referenced file. OSError, ValueError, KeyError or TypeError if there is no regular one."""
+        path = Path(read_checked(self.reference_path(sha256), dict[str, Any])["path"])
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a regular file")
+        return path
 
     def _why_missing(self, sha256: str) -> str:
         if not self.reference_path(sha256).is_file():

@@ -9,9 +9,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import write_atomically
+from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.signing import ID_DIGITS, keys_folder
 
 
@@ -71,7 +73,7 @@ def require_not_behind(root: Path, last: Head | None) -> None:
 
 def _read(path: Path) -> Head | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = read_checked(path, dict[str, Any])
         return Head(str(document["key_id"]), int(document["number"]), str(document["sha256"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

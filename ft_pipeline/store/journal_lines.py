@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.store.checked_json import Number, parse_checked
 from ft_pipeline.store.signing import BadSignature, key_id_of, verify
 
 FILE_NAME = "journal.jsonl"
@@ -51,6 +51,34 @@ class Entry:
     """SHA-256 of the line before."""
     sha256: str
     """SHA-256 of this line."""
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    number: int
+    key_id: str
+
+
+@dataclass(frozen=True)
+class _Details:
+    """The types of what is read of a change's details."""
+
+    public_key: str = ""
+    replaces: _Replaced | None = None
+    kind: str = ""
+    fingerprint: str = ""
+    removed: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Predicate:
+    sequence: Number
+    details: _Details
+
+
+@dataclass(frozen=True)
+class _Statement:
+    predicate: _Predicate
 
 
 @dataclass(frozen=True)
@@ -130,9 +158,10 @@ def _verified(number: int, line: bytes, keys: list[JournalKey]) -> Entry:
 def unverified_statement(line: bytes) -> dict[str, Any]:
     """Return the statement in a line, without checking its signature. BadSignature if it is none."""
     try:
-        statement: dict[str, Any] = json.loads(base64.b64decode(json.loads(line)["payload"]))
+        payload = parse_checked(line, dict[str, Any])["payload"]
+        statement: dict[str, Any] = parse_checked(base64.b64decode(payload), _Statement)
         return statement
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BadSignature("is no signed envelope") from error
 
 

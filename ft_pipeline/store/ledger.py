@@ -7,17 +7,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
+from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.hashing import sha256_of_file
 
 PREVIOUS_HASH_KEY = "previous_sha256"
 """Key of a record: the SHA-256 of the previous record's file; None for the first."""
-_RECORD_NAME = re.compile(r"^([0-9]{6}|[1-9][0-9]{6,})\.json$")
+RECORD_NAME = re.compile(r"^(?!000000)([0-9]{6}|[1-9][0-9]{6,})\.json$")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Ledger:
     folder: Path
     number_key: str
     """Key of a record's own number."""
+    shape: Any = dict[str, Any]
+    """The type of a record (checked_json.py). A record of another type cannot be read."""
 
     def path(self, number: int) -> Path:
         """Return the file of a record, whether it exists or not."""
@@ -43,7 +47,7 @@ class Ledger:
 
     def paths(self) -> list[Path]:
         """Return the files of all records, oldest first."""
-        paths = [path for path in self.folder.glob("*.json") if _RECORD_NAME.match(path.name) and path.is_file()]
+        paths = [path for path in self.folder.glob("*.json") if RECORD_NAME.match(path.name) and path.is_file()]
         return sorted(paths, key=lambda path: int(path.stem))
 
     def next_number(self) -> int:
@@ -84,11 +88,17 @@ class Ledger:
         last: the highest number that is known from other files, so that removed records at the end are found too.
         """
         paths = {int(path.stem): path for path in self.paths()}
-        for number in range(1, max([last, *paths]) + 1):
-            if number in paths:
-                yield from self._check_record(number, paths)
-            else:
-                yield LedgerFault("missing_record", number, "is missing, although records are never removed")
+        for before, number in pairwise([0, *paths]):
+            yield from self._check_gap(before, number)
+            yield from self._check_record(number, paths)
+        yield from self._check_gap(max(paths, default=0), last + 1)
+
+    def _check_gap(self, before: int, number: int) -> Iterator[LedgerFault]:
+        """Yield one fault if records between two numbers are missing: there may be billions, if one was planted."""
+        others = f", as are the others before {self.path(number).name}" if number > before + 2 else ""
+        if number > before + 1:
+            message = f"is missing{others}, although records are never removed"
+            yield LedgerFault("missing_record", before + 1, message)
 
     def _check_record(self, number: int, paths: Mapping[int, Path]) -> Iterator[LedgerFault]:
         try:
@@ -100,16 +110,22 @@ class Ledger:
         if number_in_record != number:
             yield LedgerFault("edited_record", number, f"contains the record number {number_in_record}")
         previous = paths.get(number - 1)
-        if previous_sha256 and previous is not None and previous_sha256 != sha256_of_file(previous):
+        if previous_sha256 and previous is not None and previous_sha256 != _hash_of(previous):
             message = f"does not match its hash in {self.folder.name}/{paths[number].name}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            record = json.loads(path.read_bytes())
-            if not isinstance(record, dict):
-                raise TypeError(f"a record is an object, not {type(record).__name__}")
+            record: dict[str, Any] = read_checked(path, self.shape)
             return record
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             where = f"{self.folder.name}/{path.name}"
             raise UserError(f"The record {where} cannot be read ({error}). Restore it from a backup.") from error
+
+
+def _hash_of(path: Path) -> str | None:
+    """Return the hash of a record's file; None if it cannot be read."""
+    try:
+        return sha256_of_file(path)
+    except OSError:
+        return None

@@ -1,11 +1,11 @@
 """manifest.json: an artifact's content, inputs, user and tools. Hashes link it to the manifests of its inputs."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.store.checked_json import Digest, KindName, Number, read_checked
 from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json
 from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
@@ -27,7 +27,7 @@ class FileEntry:
     path: str
     """Relative to the artifact's folder, with `/`."""
     sha256: str
-    bytes: int
+    bytes: Number
     volatile: bool = False
     """Whether its name matches VOLATILE_FILES."""
     rows_sha256: str | None = None
@@ -37,6 +37,62 @@ class FileEntry:
         entry: dict[str, Any] = {"path": self.path, "sha256": self.sha256, "bytes": self.bytes}
         entry["volatile"] = self.volatile
         return entry | ({"rows_sha256": self.rows_sha256} if self.rows_sha256 else {})
+
+
+@dataclass(frozen=True)
+class _Reference:
+    kind: KindName
+    fingerprint: Digest
+
+
+@dataclass(frozen=True)
+class _Spec:
+    inputs: dict[str, _Reference] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Run:
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class _Code:
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class _RedactedFile:
+    sha256: str
+    bytes: Number
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class _Redaction:
+    number: Number
+    when: str
+    by: str
+    manifest_sha256: str
+    files: dict[str, _RedactedFile]
+
+
+@dataclass(frozen=True)
+class ManifestShape:
+    """The types of what is read of any manifest."""
+
+    fingerprint: Digest
+    kind: KindName
+    spec: _Spec = _Spec()
+    files: list[FileEntry] = field(default_factory=list)
+    redactions: list[_Redaction] = field(default_factory=list)
+    input_manifests: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    run: _Run = _Run()
+    code: _Code | None = None
+    created: str = ""
+    sequence: Number = 0
 
 
 def describe_files(folder: Path) -> list[FileEntry]:
@@ -95,7 +151,7 @@ def _seal_of(manifest: dict[str, Any]) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an artifact's folder. BrokenArtifact if it is inconsistent. Its files are not read."""
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        manifest: dict[str, Any] = read_checked(folder / MANIFEST_NAME, ManifestShape)
         files = [FileEntry(**entry) for entry in manifest["files"]]
         if manifest["seal"] != _seal_of(manifest):
             raise BrokenArtifact(f"{MANIFEST_NAME} was edited: its seal does not match")

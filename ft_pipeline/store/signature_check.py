@@ -1,6 +1,5 @@
 """Check the signed journal of a store: the key, the lines, and that the files are as they were signed last."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.store import journal_head
+from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.journal_lines import FILE_NAME, STATE, Entry, JournalContent, read_journal
 from ft_pipeline.store.signed_state import SignedState, state_of
@@ -61,6 +61,11 @@ class SignatureFault:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class _Dated:
+    since: str = ""
 
 
 @dataclass
@@ -214,7 +219,7 @@ def _compare_with_files(state: SignedState, root: Path) -> Iterator[SignatureFau
         if _is_linked(path, root):
             yield SignatureFault("linked_folder", name, "is a link, or is in a folder that is one")
         elif path.is_file():
-            actual[name] = sha256_of_file(path)
+            actual[name] = _hash_of(path)
     for name, signed in sorted(state.files.items()):
         edited, missing = _codes(name)
         number = signed.entry.number
@@ -230,6 +235,14 @@ def _compare_with_files(state: SignedState, root: Path) -> Iterator[SignatureFau
         yield SignatureFault("unsigned_file", name, "is not in the signed journal: it was added without the key")
 
 
+def _hash_of(path: Path) -> str:
+    """Return the hash of a file; "" if it cannot be read."""
+    try:
+        return sha256_of_file(path)
+    except OSError:
+        return ""
+
+
 def _is_linked(path: Path, root: Path) -> bool:
     """Return whether a file, or a folder between it and `root`, is a link."""
     return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(root) and part != root)
@@ -237,8 +250,13 @@ def _is_linked(path: Path, root: Path) -> bool:
 
 def _wrongly_dated(path: Path, entry: Entry) -> Iterator[SignatureFault]:
     """Yield a fault if a champion's record has another time than its signature."""
-    since = json.loads(path.read_bytes()).get("since", entry.time)
-    if abs((datetime.fromisoformat(since) - datetime.fromisoformat(entry.time)).total_seconds()) > CLOCK_SECONDS:
+    try:
+        since = read_checked(path, _Dated).get("since", entry.time)
+        seconds = (datetime.fromisoformat(since) - datetime.fromisoformat(entry.time)).total_seconds()
+    except (OSError, ValueError, TypeError):
+        yield SignatureFault("edited_record", f"champion/{path.name}", "cannot be read as a record")
+        return
+    if abs(seconds) > CLOCK_SECONDS:
         message = f"is dated {since}, but was signed {entry.time} (line {entry.number})"
         yield SignatureFault("back_dated", f"champion/{path.name}", message)
 

@@ -83,7 +83,7 @@ def state_of(content: JournalContent) -> SignedState:
 def _remove(state: SignedState, entry: Entry) -> None:
     for path in entry.files:
         state.files.pop(path, None)
-    if "fingerprint" in entry.details:
+    if {"kind", "fingerprint"} <= entry.details.keys():
         state.removed.add((entry.details["kind"], entry.details["fingerprint"]))
 
 
