@@ -16,7 +16,6 @@ from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import (
     MANIFEST_NAME,
     BrokenArtifact,
-    ManifestShape,
     expected_files,
     manifest_hashes,
     read_manifest,
@@ -182,12 +181,11 @@ class ArtifactIndex:
 
 def _read(folder: Path, kind: str) -> ArtifactNode:
     try:
-        manifest = read_manifest(folder)
-        read_checked(folder / MANIFEST_NAME, shape_of(manifest["kind"]))
+        manifest = read_manifest(folder, shape_of(kind))
     except BrokenArtifact as error:
         return _read_broken(folder, kind, str(error))
-    except (OSError, UnreadableJson) as error:
-        return _read_broken(folder, kind, f"{MANIFEST_NAME} cannot be read: {error}")
+    if manifest["kind"] != kind:
+        return _read_broken(folder, kind, f"{MANIFEST_NAME} is that of the kind {manifest['kind']}")
     return ArtifactNode(
         manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / MANIFEST_NAME)
     )
@@ -200,7 +198,7 @@ def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = {**read_checked(path, ManifestShape), **read_checked(path, shape_of(kind))}
+        manifest = read_checked(path, shape_of(kind))
         node = ArtifactNode(kind, manifest["fingerprint"], folder, manifest, sha256_of_file(path))
     except (OSError, UnreadableJson):
         node = ArtifactNode(kind, folder.name, folder)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft_pipeline.store.checked_json import Digest, Number
+from ft_pipeline.store.manifest import ManifestShape, SpecShape
 
 
 @dataclass(frozen=True)
@@ -15,18 +16,22 @@ class _RawFile:
 
 
 @dataclass(frozen=True)
-class _Listing:
+class _Config:
     files: list[_RawFile] = field(default_factory=list)
+    records: Number = 0
+    teacher: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class _SnapshotSpec:
-    config: _Listing = _Listing()
+class _Spec(SpecShape):
+    config: _Config = _Config()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
-class _Snapshot:
-    spec: _SnapshotSpec = _SnapshotSpec()
+class _OfConfig(ManifestShape):
+    """A snapshot, the verdicts of people or distilled rows. Each has one of the keys."""
+
+    spec: _Spec = _Spec()
 
 
 @dataclass(frozen=True)
@@ -35,63 +40,26 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Released:
-    champion: _Record | None = None
-
-
-@dataclass(frozen=True)
-class _Champion:
-    summary: _Released = _Released()
-
-
-@dataclass(frozen=True)
 class _Entry:
     entry: Number = 0
 
 
 @dataclass(frozen=True)
-class _Decided:
+class _Summary:
+    champion: _Record | None = None
     exposure: _Entry = _Entry()
 
 
 @dataclass(frozen=True)
-class _Decision:
-    summary: _Decided = _Decided()
+class _OfSummary(ManifestShape):
+    """A champion or a decision. Each has one of the keys."""
+
+    summary: _Summary = _Summary()  # type: ignore[assignment]
 
 
-@dataclass(frozen=True)
-class _RatingsConfig:
-    records: Number = 0
+_SHAPES = {"ratings": _OfConfig, "distilled": _OfConfig, "champion": _OfSummary, "decision": _OfSummary}
 
 
-@dataclass(frozen=True)
-class _RatingsSpec:
-    config: _RatingsConfig = _RatingsConfig()
-
-
-@dataclass(frozen=True)
-class _Ratings:
-    spec: _RatingsSpec = _RatingsSpec()
-
-
-@dataclass(frozen=True)
-class _Teacher:
-    teacher: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class _DistilledSpec:
-    config: _Teacher = _Teacher()
-
-
-@dataclass(frozen=True)
-class _Distilled:
-    spec: _DistilledSpec = _DistilledSpec()
-
-
-_SHAPES = {"champion": _Champion, "decision": _Decision, "ratings": _Ratings, "distilled": _Distilled}
-
-
-def shape_of(kind: str) -> Any:
-    """Return the type of the manifests of a kind (checked_json.py)."""
-    return _Snapshot if kind.startswith("raw_") else _SHAPES.get(kind, dict[str, Any])
+def shape_of(kind: str) -> type[ManifestShape]:
+    """Return the types of the manifests of a kind."""
+    return _OfConfig if kind.startswith("raw_") else _SHAPES.get(kind, ManifestShape)

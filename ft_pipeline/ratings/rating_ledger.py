@@ -145,7 +145,7 @@ def find_faults(store: Path, known: int = 0) -> Iterator[LedgerFault]:
         return
     for record in book.read():
         number = record["sequence"]
-        if number > 1 and record[PREVIOUS_HASH_KEY] is None:
+        if number > 1 and record.get(PREVIOUS_HASH_KEY) is None:
             yield LedgerFault("edited_record", number, "does not contain the hash of the record before it")
         elif "row" not in record and not {"pair", "seed"} <= record.keys():
             yield LedgerFault("edited_record", number, "is neither a verdict nor a pair")

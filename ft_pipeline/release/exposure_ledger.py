@@ -237,7 +237,7 @@ def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
         number = entry["sequence"]
         if missing := FIELDS - entry.keys():
             yield LedgerFault("edited_record", number, f"has no {min(missing)}")
-        elif number > 1 and entry[PREVIOUS_HASH_KEY] is None:
+        elif number > 1 and entry.get(PREVIOUS_HASH_KEY) is None:
             yield LedgerFault("edited_record", number, "does not contain the hash of the entry before it")
         elif number in results and _recorded_hash(results[number]) != sha256_of_file(book.path(number)):
             name = results[number].name

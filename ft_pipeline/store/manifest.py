@@ -46,7 +46,9 @@ class _Reference:
 
 
 @dataclass(frozen=True)
-class _Spec:
+class SpecShape:
+    """The types of what is read of any spec."""
+
     inputs: dict[str, _Reference] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class ManifestShape:
 
     fingerprint: Digest
     kind: KindName
-    spec: _Spec = _Spec()
+    spec: SpecShape = SpecShape()
     files: list[FileEntry] = field(default_factory=list)
     redactions: list[_Redaction] = field(default_factory=list)
     input_manifests: dict[str, str] = field(default_factory=dict)
@@ -148,10 +150,13 @@ def _seal_of(manifest: dict[str, Any]) -> str:
     return sha256_of_json({key: value for key, value in manifest.items() if key != "seal"})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an artifact's folder. BrokenArtifact if it is inconsistent. Its files are not read."""
+def read_manifest(folder: Path, shape: type[ManifestShape] = ManifestShape) -> dict[str, Any]:
+    """Return the manifest of an artifact's folder. BrokenArtifact if it is inconsistent. Its files are not read.
+
+    shape: the types that it must have (checked_json.py).
+    """
     try:
-        manifest: dict[str, Any] = read_checked(folder / MANIFEST_NAME, ManifestShape)
+        manifest: dict[str, Any] = read_checked(folder / MANIFEST_NAME, shape)
         files = [FileEntry(**entry) for entry in manifest["files"]]
         if manifest["seal"] != _seal_of(manifest):
             raise BrokenArtifact(f"{MANIFEST_NAME} was edited: its seal does not match")
