@@ -15,6 +15,7 @@ import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.bounded_yaml import load_bounded
+from ft_pipeline.settings.secret_shapes import may_contain_secret
 
 if TYPE_CHECKING:
     from ft_pipeline.settings.experiment import ExperimentSettings
@@ -47,6 +48,14 @@ class Project:
         from ft_pipeline.settings.yaml_file import read_settings
 
         return read_settings(self.root / "project.yaml", ProjectSettings)
+
+    def refuse_secrets(self) -> None:
+        """Raise UserError if project.yaml or an experiment contains a secret, also if nothing reads that setting."""
+        for path in [self.root / "project.yaml", *sorted((self.root / "experiments").glob("*.yaml"))]:
+            if path.is_file() and may_contain_secret(path.read_text(encoding="utf-8", errors="replace")):
+                from ft_pipeline.settings.yaml_file import refuse_secret
+
+                refuse_secret(path)
 
     @property
     def store(self) -> Path:

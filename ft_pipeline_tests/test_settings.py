@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import example_folder
@@ -157,6 +159,21 @@ def test_a_secret_in_any_setting_is_refused_and_not_repeated(
         read_settings(write_yaml(tmp_path, text.format(secret)), ProjectSettings)
     assert where in str(caught.value)
     assert BODY[:12].lower() not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("name", ["project.yaml", "experiments/mine.yaml"])
+@pytest.mark.parametrize("command", ["status", "audit", "experiments", "run"])
+def test_every_command_refuses_a_secret_even_if_it_reads_no_setting(tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "project.yaml").write_text("name: shop\n", encoding="utf-8")
+    with (tmp_path / name).open("a", encoding="utf-8") as file:
+        file.write(f"unknown: {{api_key: '{BODY}'}}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_PROJECT", "")  # open_project sets both
+        patch.setenv("DAGSTER_HOME", "")
+        error = CliRunner().invoke(app, [command, "--project", str(tmp_path)]).exception
+    assert isinstance(error, UserError) and "`unknown.api_key` contains a key or a password" in str(error)
+    assert BODY not in str(error)
 
 
 @pytest.mark.parametrize("value", NO_SECRETS)

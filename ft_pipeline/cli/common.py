@@ -44,10 +44,14 @@ def experiment_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def open_project(folder: Path | None) -> "Project":
-    """Find the project, and set the environment so that Dagster's processes use the same one."""
+    """Find the project, and set the environment so that Dagster's processes use the same one.
+
+    Raises UserError if its settings contain a secret.
+    """
     from ft_pipeline.project import Project
 
     project = Project.find(folder)
+    project.refuse_secrets()
     os.environ["FT_PROJECT"] = str(project.root)
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)
     project.dagster_home.mkdir(parents=True, exist_ok=True)

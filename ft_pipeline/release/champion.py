@@ -89,10 +89,10 @@ class ChampionRecord:
 class _Evidence:
     """The types of what an audit reads of a record's evidence."""
 
-    comparison: str = ""
+    comparison: str | None = None
     gates: dict[str, bool] = field(default_factory=dict)
     exposure: Number = 0
-    decided_on: str = ""
+    decided_on: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ class BoundedLoader(yaml.SafeLoader):
         try:
             root: yaml.Node | None = super().get_single_node()
             if root is not None and _count_repeated(root) > MAX_REPEATED:
-                problem = "its aliases repeat too many values, or an anchor contains itself. Write them out"
+                problem = "its aliases repeat too many values, or an anchor contains itself: write them out"
                 raise yaml.MarkedYAMLError(None, None, problem, root.start_mark)
             return root
         except RecursionError:
-            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply. Simplify it") from None
+            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply: simplify it") from None
 
 
 def load_bounded(text: str) -> Any:

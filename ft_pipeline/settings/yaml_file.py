@@ -105,6 +105,16 @@ def validate_document(
         raise UserError(" ".join(sentences)) from None
 
 
+def refuse_secret(path: Path) -> None:
+    """Raise UserError if a YAML file of settings contains a secret. Any other fault of it is left to read_settings."""
+    try:
+        root, document = _parse_yaml(path.name, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, UserError):
+        return
+    if secret := find_secret(document):
+        raise UserError(_describe_secret(path.name, *secret, root))
+
+
 def _describe_secret(name: str, path: KeyPath, what: str, root: yaml.Node | None) -> str:
     line = _line_of(root, path)
     where = f"{name}: line {line}: " if line else f"{name}: "
