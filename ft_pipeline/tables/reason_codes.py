@@ -98,6 +98,7 @@ USUAL_CODES = frozenset(
 
 ALLOWABLE = frozenset(
     {
+        "non_alternating",
         "control_characters",
         "too_short",
         "too_long",

@@ -113,6 +113,48 @@ def test_a_weight_of_zero_is_kept_with_its_turn():
     assert [turn.get("weight") for turn in turns_of(row)] == [None, 0.0, None, None]
 
 
+def test_text_and_the_calls_after_it_are_one_answer():
+    called = {"role": "assistant", "content": None, "tool_calls": [TRACK]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "shipped"}
+    look = {"role": "assistant", "content": "I look it up."}
+    row = {"messages": [USER, look, called, result, SHIPPED], "tools": [TRACK_TOOL]}
+    messages = turns_of(row)
+    assert messages[1] == {**CALL, "content": "I look it up."}
+    assert [turn["role"] for turn in messages] == ["user", "assistant", "tool", "assistant"]
+    pair = {
+        "prompt": None,
+        "chosen": row["messages"],
+        "rejected": [*row["messages"][:-1], {**SHIPPED, "content": "No."}],
+    }
+    assert record_of("preferences", {**pair, "tools": row["tools"]})["prompt_messages"] == messages[:-1]
+
+
+@pytest.mark.parametrize(("weights", "weight"), [((1, 1), None), ((0, 0), 0.0), ((0, 1), 0.0), ((1, 0), 0.0)])
+def test_an_answer_of_two_turns_is_not_trained_if_one_of_them_is_not(weights, weight):
+    look = {"role": "assistant", "content": "I look it up.", "weight": weights[0]}
+    called = {"role": "assistant", "tool_calls": [TRACK], "weight": weights[1]}
+    row = {"messages": [USER, SHIPPED, USER, look, called], "tools": [TRACK_TOOL]}
+    assert turns_of(row)[-1].get("weight") == weight
+
+
+def test_two_texts_in_a_row_are_no_answer_unless_a_sidecar_allows_it():
+    row = {"messages": [USER, SHIPPED, {**SHIPPED, "content": "On Monday."}]}
+    fault = convert(FORMATS["chat"], row)
+    assert isinstance(fault, Fault) and fault.code == "non_alternating"
+    assert "allow: [non_alternating]" in fault.message
+    allowed = Sidecar(allow={"non_alternating"})
+    assert turns_of(row, allowed) == [USER, {**SHIPPED, "content": "It was shipped.\nOn Monday."}]
+    spoken = [
+        {"from": "human", "value": "Hi"},
+        {"from": "human", "value": "Where is it?"},
+        {"from": "gpt", "value": "Out."},
+    ]
+    read = record_of("sharegpt", {"conversations": spoken}, allowed)["messages"]
+    assert [turn["role"] for turn in read] == ["user", "user", "assistant"]
+    pair = {"chosen": row["messages"], "rejected": [USER, {**SHIPPED, "content": "No."}]}
+    assert record_of("preferences", pair, allowed)["chosen"][0]["content"] == "It was shipped.\nOn Monday."
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -7,7 +7,7 @@ from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Column, Field
 from ft_pipeline.tables.formats.read_turns import read_turns
 from ft_pipeline.tables.formats.tools import check_calls, read_tools
-from ft_pipeline.tables.formats.turns import Message, check_order, is_trained
+from ft_pipeline.tables.formats.turns import Message, in_order, is_trained
 from ft_pipeline.tables.reading.describe import describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -56,7 +56,7 @@ def read_conversation(
 ) -> tuple[list[Message], str | None] | Fault:
     """Return (turns, tools as JSON text or None), or the fault of the row.
 
-    raw: its unread turns. last: the role of the last turn, user or assistant. may_repeat: see check_order.
+    raw: its unread turns. last: the role of the last turn, user or assistant. may_repeat: see in_order.
     """
     turns = read_turns(raw, sidecar)
     if isinstance(turns, Fault):
@@ -67,7 +67,8 @@ def read_conversation(
     tools = read_tools(value) or read_tools({"tools": sidecar.tools})
     if isinstance(tools, Fault):
         return tools
-    return check_calls(turns, tools) or check_order(turns, last, may_repeat=may_repeat) or (turns, tools)
+    ordered = check_calls(turns, tools) or in_order(turns, last, sidecar.allow, may_repeat=may_repeat)
+    return ordered if isinstance(ordered, Fault) else (ordered, tools)
 
 
 def read_answered(

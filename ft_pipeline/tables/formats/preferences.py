@@ -24,7 +24,7 @@ from ft_pipeline.tables.formats.comparison_texts import (
 from ft_pipeline.tables.formats.conversation import CONVERSATIONS, TOOL_FIELDS, TURNS
 from ft_pipeline.tables.formats.read_turns import read_turns
 from ft_pipeline.tables.formats.tools import DECLARATIONS, check_calls, read_tools
-from ft_pipeline.tables.formats.turns import Message, check_order, spoken_text
+from ft_pipeline.tables.formats.turns import Message, in_order, spoken_text
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -185,18 +185,17 @@ def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
         return messages
     if len(messages) == 1:
         return Fault("missing_prompt", f"`{name}` holds one turn and no prompt before it; add the prompt")
-    return check_order(messages, last="assistant") or messages
+    return in_order(messages, "assistant", sidecar.allow)
 
 
 def _common_prompt_given(prompt: list[Any], chosen: Any, rejected: Any, sidecar: Sidecar) -> Pair | Fault:
     """Convert LLaMA-Factory's shape: the conversation so far, and one turn (or text) for each side."""
     if not prompt:
         return Fault("empty_prompt", "`prompt` is an empty list; write the prompt, or remove the row")
-    messages = _read_turns(prompt, sidecar)
+    read = _read_turns(prompt, sidecar)
+    messages = read if isinstance(read, Fault) else in_order(read, "user", sidecar.allow)
     if isinstance(messages, Fault):
         return messages
-    if fault := check_order(messages, last="user"):
-        return fault
     answers: list[list[Message]] = []
     for name, item in (("chosen", chosen), ("rejected", rejected)):
         answer = _single_answer(name, item, sidecar)

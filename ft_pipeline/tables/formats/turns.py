@@ -1,55 +1,84 @@
 """Lists of turns: the order of their roles, and their texts. read_turns.py reads them."""
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import normalise
 
 _SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
-_MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
+_MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"assistant"}}
+_TEXTS = ("content", "reasoning_content")
 
 Message = dict[str, Any]
 """A turn as in arrow_schema.MESSAGES: role (user, assistant, system, tool), content, and the other keys that it has."""
 
 
-def check_order(messages: list[Message], last: str, *, may_repeat: bool = False) -> Fault | None:
-    """Return the fault in the order of the turns, or None.
+def in_order(
+    messages: list[Message], last: str, allow: Collection[str], *, may_repeat: bool = False
+) -> list[Message] | Fault:
+    """Return the turns, with an answer that is two turns as one; or the fault in their order.
 
     The order is [system], then human and model alternately, the human first. `last` (user or assistant) is the role of
     the last turn; a prompt may also end with the result of a call. Tool turns may come between a human turn and a model
-    turn, or between two model turns. may_repeat: the human may have several turns in a row, as providers allow.
+    turn, or between two model turns. The text of an answer and its calls may be two turns. may_repeat: the human may
+    have several turns in a row, as providers allow. allow: the codes that the sidecar allows.
     """
+    return _fault_of_order(messages, last, allow, may_repeat) or _joined(messages)
+
+
+def _fault_of_order(messages: list[Message], last: str, allow: Collection[str], may_repeat: bool) -> Fault | None:
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         return Fault("system_not_first", f"turn {roles.index('system', 1) + 1} is a system turn; move it to the front")
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    spoken = messages[1:] if roles[:1] == ["system"] else messages
     if not spoken:
         return Fault("empty_conversation", "there is no turn but the system's; remove the row")
-    before = len(roles) - len(spoken)
-    if spoken[0] != "user":
+    before = len(messages) - len(spoken)
+    first, final = spoken[0]["role"], spoken[-1]["role"]
+    if first != "user":
         return Fault(
-            "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first: remove it"
+            "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[first]}; the human must speak first: remove it"
         )
-    for position in range(1, len(spoken)):
-        if may_repeat and spoken[position] == spoken[position - 1] == "user":
-            continue
-        if spoken[position] not in _MAY_FOLLOW[spoken[position - 1]]:
-            return Fault("non_alternating", _out_of_turn(before + position, spoken[position - 1], spoken[position]))
-    if spoken[-1] != last and not (last == "user" and spoken[-1] == "tool"):
-        last_speaker = f"the last turn is {_SPEAKER[spoken[-1]]}"
+    for number, (turn, follower) in enumerate(pairwise(spoken), before + 1):
+        if "non_alternating" not in allow and not _may_follow(turn, follower, may_repeat):
+            return Fault("non_alternating", _out_of_turn(number, turn["role"], follower["role"]))
+    if final != last and not (last == "user" and final == "tool"):
+        last_speaker = f"the last turn is {_SPEAKER[final]}"
         if last == "user":
             return Fault("last_turn_not_human", f"{last_speaker}; a prompt must end with the human: remove it")
         return Fault("last_turn_not_gpt", f"{last_speaker}; there is no answer to learn: add one, or remove the turn")
     return None
 
 
+def _may_follow(turn: Message, follower: Message, may_repeat: bool) -> bool:
+    if turn["role"] != follower["role"]:
+        return follower["role"] in _MAY_FOLLOW[turn["role"]]
+    if turn["role"] == "assistant":
+        return bool(follower.get("tool_calls")) and not turn.get("tool_calls")
+    return turn["role"] == "tool" or may_repeat
+
+
 def _out_of_turn(number: int, role: str, next_role: str) -> str:
+    allow = "or allow it: `allow: [non_alternating]` in a sidecar"
     if role == next_role:
-        return f"turns {number} and {number + 1} are both {_SPEAKER[role]}; join them, or remove one"
-    return f"turn {number + 1} is {_SPEAKER[next_role]} and comes after {_SPEAKER[role]}; the model must answer first"
+        return f"turns {number} and {number + 1} are both {_SPEAKER[role]}; join them, or remove one; {allow}"
+    first = f"turn {number + 1} is {_SPEAKER[next_role]} and comes after {_SPEAKER[role]}"
+    return f"{first}; the model must answer first; {allow}"
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Return the turns with model turns in a row as one. It has the weight 0 if one of them has it."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"] == "assistant":
+            texts = {key: [turn[key] for turn in (joined[-1], message) if turn.get(key)] for key in _TEXTS}
+            joined[-1] = {**joined[-1], **message, **{key: "\n".join(parts) for key, parts in texts.items() if parts}}
+        else:
+            joined.append(message)
+    return joined
 
 
 def echoes(messages: list[Message]) -> bool:
@@ -58,7 +87,7 @@ def echoes(messages: list[Message]) -> bool:
     In conversations of more than two turns, a repetition of one or two words (a greeting) is allowed.
     """
     spoken = [message for message in messages if message["role"] in ("user", "assistant")]
-    for human, model in itertools.pairwise(spoken):
+    for human, model in pairwise(spoken):
         if human["role"] != "user" or model["role"] != "assistant":
             continue
         human_text = normalise(human["content"])
