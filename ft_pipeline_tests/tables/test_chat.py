@@ -155,6 +155,84 @@ def test_two_texts_in_a_row_are_no_answer_unless_a_sidecar_allows_it():
     assert record_of("preferences", pair, allowed)["chosen"][0]["content"] == "It was shipped.\nOn Monday."
 
 
+def part(kind, value):
+    """A part of a turn of LLaMA-Factory v1."""
+    return {"type": kind, "value": value}
+
+
+def v1_turn(role, *parts, weight=1.0):
+    return {"role": role, "content": list(parts), "loss_weight": weight}
+
+
+V1_USER = v1_turn("user", part("text", "Where is "), part("text", "order 7?"), weight=0.0)
+V1_SHIPPED = v1_turn("assistant", part("text", "It was shipped."))
+
+
+def test_rows_of_llamafactory_v1_are_conversations():
+    value = '{"name": "track", "arguments": {"order": 7}}'
+    row = {
+        "messages": [
+            V1_USER,
+            v1_turn("assistant", part("reasoning", "Look."), part("text", "One moment."), part("tool_call", value)),
+            v1_turn("tool", part("text", "shipped"), weight=0.0),
+            v1_turn("assistant", part("text", "It was shipped."), weight=0.0),
+        ],
+        "tools": json.dumps([TRACK_TOOL]),
+    }
+    call = {"name": "track", "arguments": '{"order":7}'}
+    assert record_of("chat", row) == {
+        "messages": [
+            USER,
+            {"role": "assistant", "content": "One moment.", "reasoning_content": "Look.", "tool_calls": [call]},
+            {"role": "tool", "content": "shipped", "name": "track"},
+            {**SHIPPED, "weight": 0.0},
+        ],
+        "tools": TOOLS,
+        "tags": None,
+    }
+
+
+def test_pairs_of_llamafactory_v1_are_preferences(tmp_path):
+    other = v1_turn("assistant", part("text", "No."))
+    row = {"chosen_messages": [V1_USER, V1_SHIPPED], "rejected_messages": [V1_USER, other]}
+    record = record_of("preferences", row)
+    assert (record["prompt_messages"], record["chosen"][0], record["rejected"][0]["content"]) == (
+        [USER],
+        SHIPPED,
+        "No.",
+    )
+    again = {name: [v1_turn("user", part("text", "And 8?"), weight=0), turns[1]] for name, turns in row.items()}
+    report = validate(write_jsonl(tmp_path / "a.jsonl", [row, again]), "preferences")
+    assert (report["accepted"], report["warnings"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (v1_turn("assistant", part("text", None)), "part 1 of turn 2 has null as its `value`"),
+        (v1_turn("assistant", part("tool_call", "track(7)")), "turn 2"),
+        (v1_turn("assistant", part("image_url", "a.png")), "part 1 of turn 2 is of the type 'image_url'"),
+        (v1_turn("assistant", part("text", "Out."), weight=0.5), "weight 0.5"),
+        ({"role": "assistant", "content": [{"type": "text", "text": None}]}, "has null as its `text`"),
+        ({"role": "assistant", "content": [{"type": "text", "body": "a"}]}, "has no `text`; it has 'type', 'body'"),
+    ],
+)
+def test_a_fault_in_a_part_names_it(turn, words):
+    fault = convert(FORMATS["chat"], {"messages": [USER, turn]})
+    assert isinstance(fault, Fault) and words in fault.message
+
+
+def test_loss_weights_of_other_turns_are_named_only_if_they_would_train_them(tmp_path):
+    rows = [
+        {"messages": [V1_USER, V1_SHIPPED]},
+        {"messages": [v1_turn("user", part("text", "8?"), weight=0), V1_SHIPPED]},
+    ]
+    assert validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat")["warnings"] == []
+    rows[1]["messages"][0] = v1_turn("user", part("text", "And 8?"))
+    (warning,) = validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat")["warnings"]
+    assert "'loss_weight' of turns that are not the model's" in warning["message"]
+
+
 @pytest.mark.parametrize(
     "row",
     [

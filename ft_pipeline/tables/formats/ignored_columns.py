@@ -38,7 +38,7 @@ _FIRST, _SECOND = frozenset({"from", "value"}), frozenset({"role", "content"})
 
 
 def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
-    keys_with_value = {key for key, item in turn.items() if item is not None}
+    keys_with_value = {key for key, item in turn.items() if item is not None and (key, item) != ("loss_weight", 0)}
     names = set(rename(dict.fromkeys(keys_with_value), sidecar)) if sidecar.columns else keys_with_value
     unread = {f"{shorten(key)} of turns" for key in names - TURN_KEYS}
     for winner, loser in (("from", "role"), ("value", "content")):

@@ -32,10 +32,10 @@ from ft_pipeline.tables.text_rules import is_empty
 
 Pair = tuple[list[Message], list[Message], list[Message]]
 _OUTPUTS = {
-    "chosen": ("preferred_output", "preferred_completion"),
-    "rejected": ("non_preferred_output", "non_preferred_completion"),
+    "chosen": ("preferred_output", "preferred_completion", "chosen_messages"),
+    "rejected": ("non_preferred_output", "non_preferred_completion", "rejected_messages"),
 }
-"""OpenAI's names of the two answers, and the older ones."""
+"""OpenAI's names of the two answers, the older ones, and those of LLaMA-Factory v1."""
 
 
 def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
@@ -283,7 +283,8 @@ _TOOLS = tuple(field.name for field in TOOL_FIELDS)
 FORMAT = Format(
     name="preferences",
     description="A prompt with a preferred and a rejected answer.",
-    raw_row="`prompt`, `chosen`, `rejected`; or OpenAI's `input`, `preferred_output`, `non_preferred_output`",
+    raw_row="`prompt`, `chosen`, `rejected`; OpenAI's `input`, `preferred_output`, `non_preferred_output`; or "
+    "LLaMA-Factory's `chosen_messages`, `rejected_messages`",
     fields=(
         replace(CONVERSATIONS, has_turns=False),  # read only if a sidecar maps it to `prompt`
         replace(TURNS, has_turns=False),
@@ -291,8 +292,8 @@ FORMAT = Format(
         Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
         Field("rejected", "The other answer, or all turns up to it", has_turns=True),
         Field("input", "OpenAI's prompt: `messages`, and perhaps `tools`"),
-        *(Field(name, "OpenAI's name of `chosen`", has_turns=True) for name in _OUTPUTS["chosen"]),
-        *(Field(name, "OpenAI's name of `rejected`", has_turns=True) for name in _OUTPUTS["rejected"]),
+        *(Field(name, "Another name of `chosen`", has_turns=True) for name in _OUTPUTS["chosen"]),
+        *(Field(name, "Another name of `rejected`", has_turns=True) for name in _OUTPUTS["rejected"]),
         *TOOL_FIELDS,
         TAGS_FIELD,
     ),

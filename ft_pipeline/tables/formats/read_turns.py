@@ -5,6 +5,7 @@ from typing import Any
 
 from ft_pipeline.tables.formats.tools import calls_in_text, read_calls
 from ft_pipeline.tables.formats.turns import Message
+from ft_pipeline.tables.formats.v1_turns import without_values
 from ft_pipeline.tables.reading.describe import describe_keys, describe_value, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
@@ -28,11 +29,13 @@ TARGETS: Mapping[str, str] = {
     "call": "assistant",
 }
 """The roles that a sidecar may map to, and the roles that they become. The text of `call` is a call of a tool."""
-READ_KEYS = frozenset({"from", "role", "value", "content", "name", "weight"}) | {
+READ_KEYS = frozenset({"from", "role", "value", "content", "name", "weight", "loss_weight"}) | {
     *("reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "tool_call_id")
 }
 """The turn keys that are used. Other keys are dropped and listed once per file."""
-MODEL_KEYS = frozenset({"reasoning_content", "reasoning", "weight", "refusal", "tool_calls", "function_call"})
+MODEL_KEYS = frozenset({"reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"}) | {
+    *("weight", "loss_weight")
+}
 """The turn keys that are used only in turns of the model."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of content parts whose text is read."""
@@ -49,7 +52,8 @@ def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
             )
         if sidecar.columns:
             turn = rename(turn, sidecar)
-        message = _read_turn(turn, number, sidecar.roles)
+        turn = without_values(turn, number)
+        message = turn if isinstance(turn, Fault) else _read_turn(turn, number, sidecar.roles)
         if isinstance(message, Fault):
             return message
         messages.append(message)
@@ -127,9 +131,12 @@ def _read_parts(parts: list[Any], number: int) -> str | Fault | None:
                 "unsupported_content", f"part {position} of turn {number} is {what}; only text is read: remove the row"
             )
         if not isinstance(text, str):
-            return Fault(
-                "wrong_type", f"part {position} of turn {number} has {describe_value(text)} as its text; write a text"
+            has = (
+                f"{describe_value(text)} as its `text`"
+                if "text" in part
+                else f"no `text`; it has {describe_keys(part)}"
             )
+            return Fault("wrong_type", f"part {position} of turn {number} has {has}; write a text")
         texts.append(text)
     return "\n".join(texts) if texts else None
 
@@ -169,13 +176,14 @@ def _with_texts(message: Message, turn: Mapping[str, Any], number: int, names: t
 
 
 def _with_weight(message: Message, turn: Mapping[str, Any], number: int) -> Message | Fault:
-    weight = turn.get("weight")
+    key = "weight" if turn.get("weight") is not None else "loss_weight"
+    weight = turn.get(key)
     if weight is None:
         return message
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         return Fault(
             "wrong_type",
-            f"`weight` of turn {number} is {describe_value(weight)}; it must be 0 (shown, not trained) or 1",
+            f"`{key}` of turn {number} is {describe_value(weight)}; it must be 0 (shown, not trained) or 1",
         )
     if 0 < weight < 1:
         return Fault(

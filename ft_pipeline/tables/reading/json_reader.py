@@ -17,6 +17,7 @@ _STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+(")?', re.DOTALL)
 MAIN_KEYS = frozenset(
     {"instruction", "output", "text", "prompt", "completion", "chosen", "rejected", "conversations", "messages"}
     | {"preferred_output", "preferred_completion", "non_preferred_output", "non_preferred_completion"}
+    | {"chosen_messages", "rejected_messages"}
 )
 """The main keys of the rows of all formats."""
 RAW_BYTES = 8000
