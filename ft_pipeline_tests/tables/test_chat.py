@@ -266,6 +266,30 @@ def test_a_sidecar_turns_the_text_of_a_role_into_a_call():
     assert record["tools"] == TOOLS
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        (
+            {"conversation": "messages", "speaker": "role", "body": "content"},
+            {
+                "conversation": [
+                    {"speaker": "user", "body": "Where is order 7?"},
+                    {"speaker": "assistant", "body": "It was shipped."},
+                ]
+            },
+        ),
+        ({"messages": "conversation"}, {"conversation": [USER, SHIPPED]}),  # the direction of dataset_info.json
+        ({"conversations": "messages"}, {"conversations": [USER, SHIPPED]}),
+        ({"messages": "completion"}, {"prompt": [USER], "messages": [SHIPPED]}),
+    ],
+)
+def test_a_sidecar_names_the_turns_and_their_keys(tmp_path, columns, row):
+    assert turns_of({"id": 1, **row}, Sidecar(columns=columns)) == [USER, SHIPPED]
+    rows = [row, json.loads(json.dumps(row).replace("7?", "8?"))]
+    report = validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat", sidecar={"columns": columns})
+    assert (report["status"], report["accepted"], report["warnings"]) == ("accepted", 2, [])
+
+
 @pytest.mark.parametrize("names", [("preferred_output", "non_preferred_output")])
 @pytest.mark.parametrize("older", [False, True])
 def test_openai_preferences_are_pairs(names, older):

@@ -136,13 +136,13 @@ def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
 
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
-    synonyms = {"messages", "role", "content", "functions", "reasoning", "refusal", "rating", "kto_tag", "loss_weight"}
+    synonyms = {"functions", "reasoning", "refusal", "rating", "kto_tag", "loss_weight"}
     synonyms |= {
         "function_call",
         "session",
         "call_id",
         *REFERENCE_KEYS[1:],
-        *(key for key in MAIN_KEYS if "preferred" in key or "_messages" in key),
+        *(key for key in MAIN_KEYS if "preferred" in key or key.endswith("_messages")),
     }
     assert (keys | READ_KEYS) - synonyms == TARGET_COLUMNS
     assert frozenset[str]().union(*(row_format.main_keys for row_format in FORMATS.values())) == MAIN_KEYS

@@ -15,11 +15,14 @@ from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
     | {"tools", "reference", "tags", "completion", "label"}
-    | {"from", "value", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"}
+    | {"messages"}
+    | {"from", "value", "role", "content", "reasoning_content", "weight", "tool_calls", "tool_call_id", "name"}
 )
 """The names that `columns` may map to. Those in the last line are keys of a turn."""
 _NAMES_OF_COLUMNS = frozenset({"completion", "label"})
 """Target names that columns of files often have: `{output: completion}` reads the column `completion` as `output`."""
+_NAMES_OF_THEIRS = frozenset({"messages", "role", "content"})
+"""Target names that a column to be mapped often has: `{messages: completion}` reads the column `messages`."""
 MAX_BYTES = 1 << 20
 """Maximum size of a sidecar."""
 
@@ -51,8 +54,9 @@ class Sidecar(BaseModel):
     def _columns_either_way(cls, values: Any) -> Any:
         columns = values.get("columns") if isinstance(values, Mapping) else None
         if isinstance(columns, Mapping) and all(isinstance(name, str) for name in columns.values()):
-            ours = TARGET_COLUMNS - _NAMES_OF_COLUMNS
-            turned = columns.keys() <= TARGET_COLUMNS and not set(columns.values()) <= ours
+            targets = set(columns.values())
+            turned = columns.keys() <= TARGET_COLUMNS and not targets <= TARGET_COLUMNS - _NAMES_OF_COLUMNS
+            turned &= not (columns.keys() & _NAMES_OF_THEIRS and targets <= TARGET_COLUMNS)
             if turned:  # {output: response}, the direction of LLaMA-Factory's dataset_info.json
                 return {**values, "columns": {source: target for target, source in columns.items()}}
         return values
