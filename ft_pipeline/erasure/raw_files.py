@@ -37,6 +37,7 @@ from ft_pipeline.tables.reading.compressed import codec_of, expanded
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reading.tabular_reader import separator_of
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.traces.documents import call_of_feedback, ids_of_calls
 
@@ -268,7 +269,8 @@ def _replace_csv_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) 
     """Replace whole lines: a CSV row always ends at the end of a line."""
     read: list[str] = []  # the lines of the row that is being read
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader((read.append(line) or line for line in file), strict=True)  # type: ignore[func-returns-value]
+        lines = (read.append(line) or line for line in file)  # type: ignore[func-returns-value]
+        reader = csv.reader(lines, strict=True, delimiter=separator_of(file))
         number = -1  # the header is not a row
         for cells in reader:
             number += bool(cells)  # a blank line is not a row

@@ -32,9 +32,9 @@ def json_lines(rows: list[dict], end: str = "\n") -> bytes:
     return "".join(json.dumps(row) + end for row in rows).encode()
 
 
-def csv_bytes(rows: list[dict]) -> bytes:
+def csv_bytes(rows: list[dict], separator: str = ",") -> bytes:
     sink = io.StringIO(newline="")
-    writer = csv.DictWriter(sink, ["instruction", "input", "output"])
+    writer = csv.DictWriter(sink, ["instruction", "input", "output"], delimiter=separator)
     writer.writeheader()
     writer.writerows(rows)
     return sink.getvalue().encode()
@@ -54,6 +54,8 @@ CONTENTS = {
     "array.json": json.dumps(ROWS, indent=2).encode(),
     "dense.json": json.dumps(ROWS).encode(),
     "a.csv": csv_bytes(ROWS),
+    "semicolons.csv": csv_bytes(ROWS, ";"),
+    "tabs.csv": b"\xef\xbb\xbf" + csv_bytes(ROWS, "\t"),
     "a.parquet": parquet_bytes(ROWS),
 }
 COMPRESSED = {

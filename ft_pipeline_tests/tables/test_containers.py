@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline_tests.tables.helpers import GOOD, validate, write_jsonl
 
 ROWS = GOOD["alpaca"]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CSV = b'instruction,input,output\r\n"Where, now?",,"It says ""here"".\r\nAnd goes on."\r\nHow?,so,Thus.\r\n'
+SEMICOLONS = b'instruction;"in, or out";output\nWhere, now?;;"It says ""here"";\nAnd goes on."\nHow?;so;Thus.\n'
 
 REFUSED = {
     "empty_file": [
@@ -52,7 +54,6 @@ REFUSED = {
     "unknown_format": [
         ("a.jsonl", b'{"question": "a", "answer": "b"}\n' * 3),
         ("a.csv", b"question,answer\na,b\nc,d\n"),
-        ("a.csv", b"instruction;output\na;b\nc;d\n"),
         ("a.jsonl", b'{"instruction": "a"}\n' * 3),
         ("a.json", b'["a", "b"]'),
         ("a.parquet", LINES),
@@ -91,6 +92,26 @@ def test_a_file_without_readable_rows_is_refused(tmp_path, code, name, content):
     assert str(tmp_path) not in report["error"]["message"]
 
 
+@pytest.mark.parametrize("separator", [b";", b"\t"])
+def test_other_separators_than_the_comma_keep_the_cells(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    path.write_bytes(SEMICOLONS.replace(b";", separator) + b"too,many".join([separator] * 4) + b"\n")
+    (batch,) = read_batches(path, ".csv")
+    names = ("instruction", "in, or out", "output")
+    first = f'It says "here"{separator.decode()}\nAnd goes on.'
+    rows = [("Where, now?", "", first), ("How?", "so", "Thus.")]
+    assert batch.values[:2] == [dict(zip(names, cells, strict=True)) for cells in rows]
+    assert "is a " in batch.values[2].message and batch.values[2].raw.count(separator.decode()) == 4
+
+
+@pytest.mark.parametrize("header", [b"instruction,output;x", b'"instruction",output\tx', b"text", b"a;b,c;d;e"])
+def test_a_header_with_a_comma_or_one_column_is_read_as_before(tmp_path, header):
+    path = tmp_path / "a.csv"
+    path.write_bytes(header + b"\na;b\tc,d\n")
+    (batch,) = read_batches(path, ".csv")
+    assert len(header.split(b",")) == 1 or list(batch.values[0].values()) == ["a;b\tc", "d"]
+
+
 def write_parquet(path, rows):
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path.read_bytes()
@@ -109,6 +130,8 @@ def write_parquet(path, rows):
         ("a.jsonl", LINES.replace(b"\n", b"\r\n")),
         ("a.CSV", b"\xef\xbb\xbf" + CSV),
         ("a.csv", CSV.replace(b"\r\n", b"\n")),
+        ("a.csv", SEMICOLONS),
+        ("a.csv", b"\xef\xbb\xbf" + SEMICOLONS.replace(b";", b"\t")),
     ],
 )
 def test_the_container_is_detected_from_the_content(tmp_path, name, content):

@@ -1,15 +1,16 @@
 """Reads CSV and Parquet."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.store.parquet_files import open_parquet
-from ft_pipeline.tables.reading.batches import BLOCK_BYTES, Batch
+from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
@@ -18,17 +19,20 @@ MAX_ROWS = 4096
 MAX_CELL_CHARS = 64 << 20
 READ_BYTES = 1 << 20
 """Size of the buffer through which each column is read. Without it, a whole row group is in memory."""
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_QUOTED = re.compile('"[^"]*"?')
 
 
 def csv_batches(path: Path) -> Iterator[Batch]:
-    """Yield rows as {column: cell}. The first line names the columns and is not a row.
+    """Yield rows as {column: cell}. The first line names the columns and is not a row; it shows what separates them.
 
     Raises Refused if a quote is never closed.
     """
     csv.field_size_limit(MAX_CELL_CHARS)
     # Bytes that are not UTF-8 become lone surrogates and quarantine only their row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        separator = separator_of(file)
+        reader = csv.reader(file, strict=True, delimiter=separator)
         header = _next_cells(reader)
         if header is None:
             raise Refused("empty_file", "no rows")
@@ -39,13 +43,23 @@ def csv_batches(path: Path) -> Iterator[Batch]:
                 continue
             row += 1
             batch.rows.append(row)
-            batch.values.append(_csv_row(names, cells))
+            batch.values.append(_csv_row(names, cells, separator))
             size += sum(map(len, cells))
             if len(batch.rows) >= MAX_ROWS or size > BLOCK_BYTES:
                 yield batch
                 batch, size = Batch([]), 0
         if batch.rows:
             yield batch
+
+
+def separator_of(file: TextIO) -> str:
+    """Return what separates the columns of a CSV file that is open at its start, and stays so.
+
+    It is the comma if the header has one outside quotes, else what is more frequent there: semicolon or tab.
+    """
+    header = re.split(r"[\r\n]", _QUOTED.sub("", file.read(HEAD_BYTES)), maxsplit=1)[0]
+    file.seek(0)
+    return "," if "," in header else max(_SEPARATORS, key=header.count)
 
 
 def _next_cells(reader: Any) -> list[str] | None:
@@ -60,22 +74,26 @@ def _next_cells(reader: Any) -> list[str] | None:
         ) from None
 
 
-def _csv_row(names: list[str], cells: list[str]) -> Any:
+def _csv_row(names: list[str], cells: list[str], separator: str) -> Any:
     if any(not cell.isascii() and _has_bad_bytes(cell) for cell in cells):
-        return Fault("not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", _raw(cells))
+        return Fault(
+            "not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", _raw(cells, separator)
+        )
     if twice := _twice(names):
-        return Fault("duplicate_key", f"the header names the column {shorten(twice)} twice; rename one", _raw(cells))
+        return Fault(
+            "duplicate_key", f"the header names the column {shorten(twice)} twice; rename one", _raw(cells, separator)
+        )
     if len(cells) > len(names):
         return Fault(
             "invalid_json",
-            f"the row has {len(cells)} cells and the header {len(names)}; is a comma not quoted?",
-            _raw(cells),
+            f"the row has {len(cells)} cells and the header {len(names)}; is a {_SEPARATORS[separator]} not quoted?",
+            _raw(cells, separator),
         )
     return dict(zip(names, cells, strict=False))
 
 
-def _raw(cells: list[str]) -> str:
-    return _printable(",".join(cells)[:8000])
+def _raw(cells: list[str], separator: str) -> str:
+    return _printable(separator.join(cells)[:8000])
 
 
 def _printable(text: str) -> str:
