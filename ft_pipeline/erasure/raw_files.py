@@ -25,7 +25,7 @@ from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
-from ft_pipeline.tables.formats.convert import convert
+from ft_pipeline.tables.formats.convert import convert, usable
 from ft_pipeline.tables.formats.read_turns import READ_KEYS
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import row_id
@@ -103,8 +103,11 @@ def read_raw_rows(
             for position, value in enumerate(values):
                 number, raw_text = batch.rows[position], _raw_text(batch, position, value)
                 calls = _calls_of(value, documents[number], sidecar) if expand is not None else frozenset()
-                yield replace(_raw_row(number, value, raw_text, row_format, sidecar), call_ids=calls)
-                if mask and (masked := Masker(mask).mask(value)) != value:
+                row = usable(row_format, value, sidecar) if expand is None else value
+                read = _raw_row(number, row, raw_text, row_format, sidecar)
+                texts = read.texts if row is value else read.texts.union(_strings_in_broken(raw_text))
+                yield replace(read, texts=texts, call_ids=calls)
+                if mask and (masked := Masker(mask).mask(row)) != row:
                     masked_row = _raw_row(number, masked, raw_json(masked), row_format, sidecar)
                     yield replace(masked_row, call_ids=calls)
 

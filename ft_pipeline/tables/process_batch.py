@@ -17,7 +17,7 @@ from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
-from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of
+from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of, usable
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
@@ -83,6 +83,9 @@ def process_batch(
     if expand is not None:
         batch = expand_documents(expand, batch, values, sidecar)
         values = batch.values
+    else:
+        values = [usable(row_format, value, sidecar) for value in values]
+        batch = batch if batch.lines is not None else replace(batch, values=values)
     counts: Counter[str] = Counter()
     if mask:
         batch, counts = mask_rows(batch, values, mask)

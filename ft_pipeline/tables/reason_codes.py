@@ -1,6 +1,8 @@
 """All reason codes: why a row or a file is not used. The UI and docs/formats.md show each code with its meaning."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 ROW_CODES: dict[str, str] = {
     "invalid_json": "the line is not JSON, is nested too deeply, or its CSV cells do not fit the header",
@@ -126,6 +128,28 @@ class Fault:
     message: str
     raw: str = ""
     """The row's text, if only the reader still has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRow(Fault):
+    """Why a row is not used if all of its columns matter. Its code and message are those of the worst column."""
+
+    row: dict[str, Any] = field(default_factory=dict)
+    """The row, with null in the columns that have a fault."""
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    """Column → its fault."""
+
+    def restricted_to(self, read: Collection[str]) -> Any:
+        """Return what is left of the row if only these columns are read: the row itself if none of them has a fault."""
+        return damaged(self.row, {name: fault for name, fault in self.faults.items() if name in read})
+
+
+def damaged(row: dict[str, Any], faults: Mapping[str, Fault]) -> Any:
+    """Return a row with these faults in its columns; the row itself if there are none."""
+    if not faults:
+        return row
+    worst = min(faults.values(), key=lambda fault: code_priority(fault.code))
+    return DamagedRow(worst.code, worst.message, worst.raw, {**row, **dict.fromkeys(faults)}, faults)
 
 
 class Refused(Exception):

@@ -188,3 +188,13 @@ def test_a_document_of_traces_is_erased_with_all_its_calls(tmp_path: Path, inden
     assert b"Fenwick" not in path.read_bytes()
     report = build_table("traces", [SourceFile("trace.json", path, "")], tmp_path / "out", max_quarantined=0.1)
     assert report.reasons == {"excluded": 1}
+
+
+def test_a_row_with_a_fault_in_an_unread_column_has_the_id_of_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "Hi there", "output": "Good day.", "note": "by Ada", "note": "by Bo"}\n' * 2)
+    build_table("alpaca", [SourceFile("a.jsonl", path, "")], tmp_path / "out", max_quarantined=1.0)
+    accepted = pq.read_table(tmp_path / "out" / "rows.parquet")["id"].to_pylist()
+    first, _ = read_raw_rows(path, "a.jsonl", "alpaca", PLAIN, tmp_path)
+    assert [first.identity] == accepted
+    assert {"by Ada", "by Bo", "Hi there"} <= first.texts

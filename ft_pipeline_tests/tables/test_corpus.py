@@ -103,9 +103,9 @@ BROKEN_ROWS = [
     ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "output": "c"}'),
     ("alpaca", "duplicate_key", '{"instruction" : "a", "output" : "b", "output" : "b"}'),
     ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "\\u006futput": "c"}'),
-    ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "meta": {"k": 1, "k": 2}}'),
+    ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "x": 1, "x": 2, "system": {"k": 1, "k": 2}}'),
     ("alpaca", "lone_surrogate", '{"instruction": "a", "output": "half \\ud83d of it"}'),
-    ("alpaca", "lone_surrogate", '{"instruction": "a", "output": "x", "\\udc00": 1}'),
+    ("sharegpt", "lone_surrogate", '{"conversations": [{"from": "human", "value": "a", "\\udc00": 1}]}'),
     ("alpaca", "control_characters", {"instruction": "a", "output": "b\x00c"}),
     ("alpaca", "control_characters", {"instruction": "a\x1b[31m", "output": "b"}),
     ("alpaca", "control_characters", {"instruction": "a", "input": "\x7f", "output": "b"}),
@@ -372,6 +372,11 @@ def test_a_broken_row_is_set_aside_and_other_rows_are_kept(tmp_path, data_format
 
 
 UNUSUAL_ROWS = [
+    ("alpaca", '{"instruction": "a", "output": "b", "meta": {"k": 1, "k": 2}}'),
+    ("alpaca", '{"meta": 1, "instruction": "a", "output": "b", "meta": 2}'),
+    ("alpaca", '{"instruction": "a", "output": "b", "meta": "half \\ud83d", "\\udc00": 1}'),
+    ("chat", '{"prompt": "a", "completion": "b", "meta": [{"k": 1, "k": "\\udc00"}]}'),
+    ("alpaca", b'{"instruction": "a", "output": "b", "\xe9": "caf\xe9", "meta": ["caf\xe9"]}'),
     ("alpaca", {"instruction": "🙂 <b>bold</b> <p>", "output": "مرحبا\u00a0—\u2009ok\tand\r\nmore"}),
     ("alpaca", {"instruction": "a", "input": None, "output": "<think>why</think> so"}),
     ("alpaca", {"instruction": "if a <| b |> c", "output": "{{ user.name }} {% if x %}"}),

@@ -17,7 +17,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_ids
 from ft_pipeline.tables.reading.describe import describe_keys, describe_value
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, rename
-from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.reason_codes import DamagedRow, Fault
 
 FORGOTTEN = Fault("excluded", "forgotten on request")
 """The fault of an erased row."""
@@ -35,6 +35,14 @@ class Converted:
     """int64: the position of each row in the batch."""
     faults: dict[int, Fault]
     """Position in the batch → why the row cannot be used."""
+
+
+def usable(row_format: Format, value: Any, sidecar: Sidecar) -> Any:
+    """Return a parsed value. A row whose faults are only in columns that the format does not read has null there."""
+    if not isinstance(value, DamagedRow):
+        return value
+    columns = rename({name: name for name in value.row}, sidecar)
+    return value.restricted_to({theirs for ours, theirs in columns.items() if ours in row_format.keys})
 
 
 def convert(row_format: Format, value: Any, sidecar: Sidecar = PLAIN) -> Record | Fault:

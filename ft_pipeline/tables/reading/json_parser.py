@@ -1,4 +1,5 @@
-"""Strict parser for one line of JSON: where a lenient parser would guess, it returns a fault.
+"""Strict parser for one line of JSON: where a lenient parser would guess, it returns a fault. If only some columns of a
+row have one, the fault is a DamagedRow.
 
 orjson reads most lines. It silently keeps the last of two equal keys, so parse_carefully reads a line unless counting
 proves that it has no duplicate key. Lines that orjson refuses are also read by parse_carefully, to find the reason.
@@ -12,17 +13,24 @@ from typing import Any
 import orjson
 
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
-from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.reason_codes import Fault, damaged
 
 MAX_DEPTH = 200
 """A row that is nested more deeply is a fault."""
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _CONTAINERS = frozenset({dict, list})
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_BYTE = re.compile("[\udc80-\udcff]")
+"""What a byte becomes that is not UTF-8."""
 
 
-class _DuplicateKey(Exception):
-    pass
+class _Twice(dict[str, Any]):
+    """An object that has a key twice. It keeps the last value."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        seen: set[str] = set()
+        self.keys_twice = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
 
 
 def parse_line(line: bytes) -> Any:
@@ -86,28 +94,54 @@ def _count_keys(value: Any) -> tuple[int, bool]:
 
 def parse_carefully(line: bytes) -> Any:
     """Like parse_line, with Python's json module: slower, but it distinguishes the faults."""
+    not_utf8 = None
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Fault(
-            "not_utf8",
-            f"byte 0x{line[error.start]:02x} at position {error.start + 1} is not UTF-8; save it as UTF-8",
-        )
+        what = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
+        not_utf8 = Fault("not_utf8", f"{what} is not UTF-8; save it as UTF-8")
+        text = line.decode("utf-8", "surrogateescape")
     if _depth(line) > MAX_DEPTH:
-        return _too_deep()
+        return not_utf8 or _too_deep()
     try:
         value = json.loads(
-            text, object_pairs_hook=_single, parse_int=_integer, parse_float=_real, parse_constant=BadNumber
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=BadNumber
         )
-    except _DuplicateKey as error:
-        return Fault("duplicate_key", f"key {shorten(str(error))} stands twice in one object; keep one")
     except json.JSONDecodeError as error:
         near = shorten(text[max(error.pos - 15, 0) : error.pos + 15])
         why = f"{error.msg[0].lower()}{error.msg[1:]}".removesuffix(" at")
-        return Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}")
+        return not_utf8 or Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}")
     except (RecursionError, ValueError):
-        return Fault("invalid_json", "not JSON that can be read")
-    return Fault("lone_surrogate", _surrogate_message(line)) if _has_surrogate(value) else value
+        return not_utf8 or Fault("invalid_json", "not JSON that can be read")
+    if not isinstance(value, dict):
+        return not_utf8 or _fault_in(value, line, None) or value
+    twice = {key: _key_twice(key) for key in value.keys_twice} if isinstance(value, _Twice) else {}
+    faults = {name: fault for name, item in value.items() if (fault := _fault_in({name: item}, line, not_utf8))}
+    return damaged(dict(value), twice | faults)
+
+
+def _fault_in(value: Any, line: bytes, not_utf8: Fault | None) -> Fault | None:
+    """Return the worst fault in a value, or None. not_utf8: the fault of the line, if it is not UTF-8."""
+    found: Fault | None = None
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str) and not item.isascii() and _SURROGATE.search(item):
+            if not_utf8 and _BYTE.search(item):
+                return not_utf8
+            found = found or Fault("lone_surrogate", _surrogate_message(line))
+        elif isinstance(item, dict):
+            if isinstance(item, _Twice):
+                found = _key_twice(item.keys_twice[0])
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return found
+
+
+def _key_twice(key: str) -> Fault:
+    return Fault("duplicate_key", f"key {shorten(key)} stands twice in one object; keep one")
 
 
 def _surrogate_message(line: bytes) -> str:
@@ -120,12 +154,9 @@ def _too_deep() -> Fault:
     return Fault("invalid_json", f"nested more than {MAX_DEPTH} levels deep; a row has two or three")
 
 
-def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        raise _DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return result
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else _Twice(pairs)
 
 
 def _integer(digits: str) -> Any:
@@ -147,18 +178,3 @@ def _depth(line: bytes) -> int:
         elif first in b"]}":
             depth -= 1
     return deepest
-
-
-def _has_surrogate(value: Any) -> bool:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            if not item.isascii() and _SURROGATE.search(item):
-                return True
-        elif isinstance(item, dict):
-            stack.extend(item.keys())
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-    return False

@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
-from ft_pipeline.tables.reason_codes import Fault, Refused
+from ft_pipeline.tables.reason_codes import Fault, Refused, damaged
 
 MAX_ROWS = 4096
 """Maximum number of rows in a batch. It has fewer if they are larger than BLOCK_BYTES."""
@@ -37,13 +38,14 @@ def csv_batches(path: Path) -> Iterator[Batch]:
         if header is None:
             raise Refused("empty_file", "no rows")
         names = [_printable(name).strip() for name in header]
+        twice = _twice(names)
         row, batch, size = 0, Batch([]), 0
         while (cells := _next_cells(reader)) is not None:
             if not cells:
                 continue
             row += 1
             batch.rows.append(row)
-            batch.values.append(_csv_row(names, cells, separator))
+            batch.values.append(_csv_row(names, twice, cells, separator))
             size += sum(map(len, cells))
             if len(batch.rows) >= MAX_ROWS or size > BLOCK_BYTES:
                 yield batch
@@ -74,22 +76,25 @@ def _next_cells(reader: Any) -> list[str] | None:
         ) from None
 
 
-def _csv_row(names: list[str], cells: list[str], separator: str) -> Any:
-    if any(not cell.isascii() and _has_bad_bytes(cell) for cell in cells):
-        return Fault(
-            "not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", _raw(cells, separator)
-        )
-    if twice := _twice(names):
-        return Fault(
-            "duplicate_key", f"the header names the column {shorten(twice)} twice; rename one", _raw(cells, separator)
-        )
+def _csv_row(names: list[str], twice: list[str], cells: list[str], separator: str) -> Any:
     if len(cells) > len(names):
         return Fault(
             "invalid_json",
             f"the row has {len(cells)} cells and the header {len(names)}; is a {_SEPARATORS[separator]} not quoted?",
             _raw(cells, separator),
         )
-    return dict(zip(names, cells, strict=False))
+    row = dict(zip(names, cells, strict=False))
+    if not twice and all(cell.isascii() or not _has_bad_bytes(cell) for cell in cells):
+        return row
+    raw = _raw(cells, separator)
+    faults = {
+        name: Fault("duplicate_key", f"the header names the column {shorten(name)} twice; rename one", raw)
+        for name in twice
+    }
+    for name, cell in zip(names, cells, strict=False):
+        if _has_bad_bytes(cell):
+            faults[name] = Fault("not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", raw)
+    return damaged(row, faults)
 
 
 def _raw(cells: list[str], separator: str) -> str:
@@ -111,11 +116,13 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
         with open_parquet(path, buffer_size=READ_BYTES) as file:
             if not file.metadata.num_rows:
                 raise Refused("empty_file", "no rows")
-            row, twice = 0, _twice(file.schema_arrow.names)
-            fault = Fault("duplicate_key", f"the column {shorten(twice)} stands twice; rename one") if twice else None
+            row, message = 0, "the column {} stands twice; rename one"
+            twice = {
+                name: Fault("duplicate_key", message.format(shorten(name))) for name in _twice(file.schema_arrow.names)
+            }
             for record_batch in file.iter_batches(batch_size=_rows_per_batch(file.metadata)):
                 for part in _parts(record_batch):
-                    values = [fault] * part.num_rows if fault else _rows_of(part)
+                    values = _rows_of(part, twice)
                     yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
                     row += len(values)
     except (pa.ArrowException, OSError) as error:
@@ -137,26 +144,28 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(begin, rows)
 
 
-def _rows_of(batch: pa.RecordBatch) -> list[Any]:
+def _rows_of(batch: pa.RecordBatch, twice: Mapping[str, Fault]) -> list[Any]:
+    """Return the rows. twice: the faults of the columns that stand twice, which are not read."""
+    once = batch.select([number for number, name in enumerate(batch.schema.names) if name not in twice])
     try:
-        return batch.to_pylist()
+        return [damaged(row, twice) for row in once.to_pylist()]
     except (UnicodeDecodeError, ValueError, OverflowError):
-        return [_one_row(batch, position) for position in range(batch.num_rows)]
+        return [_one_row(once, position, twice) for position in range(once.num_rows)]
 
 
-def _one_row(batch: pa.RecordBatch, at: int) -> Any:
+def _one_row(batch: pa.RecordBatch, at: int, twice: Mapping[str, Fault]) -> Any:
     row: dict[str, Any] = {}
+    faults = dict(twice)
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             row[name] = column[at].as_py()
         except UnicodeDecodeError:
-            return Fault("not_utf8", f"{shorten(name)} holds bytes that are not UTF-8; save it as UTF-8")
+            faults[name] = Fault("not_utf8", f"{shorten(name)} holds bytes that are not UTF-8; save it as UTF-8")
         except (ValueError, OverflowError):
             row[name] = BadNumber("outside what its type can hold")
-    return row
+    return damaged(row, faults)
 
 
-def _twice(names: list[str]) -> str | None:
-    """Return the first duplicate name, or None."""
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+def _twice(names: list[str]) -> list[str]:
+    """Return the names that are there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
