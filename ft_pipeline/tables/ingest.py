@@ -25,6 +25,7 @@ from ft_pipeline.tables.file_result import (
     save,
 )
 from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.formats.fitting_format import no_row_fits
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
@@ -171,8 +172,10 @@ class _FileTotals:
         self.reasons: dict[str, list[int]] = {}
         self.hints: dict[str, list[int]] = {}
         self.masked: Counter[str] = Counter()
-        self.no_content = ""
-        """Why a call has no content."""
+        self.first_messages: dict[str, str] = {}
+        """Code of a fault of the whole file, if all rows have it → message of the first row."""
+        self.columns: list[str] = []
+        """The columns of the first rows."""
         self.unknown: set[str] = set()
         self.first: tuple[int, str] | None = None
         """Number of the first line that is not JSON, and why."""
@@ -186,10 +189,10 @@ class _FileTotals:
         self.first = self.first or batch_result.broken
         self.rows.append(batch_result.rows)
         self.masked += batch_result.masked
-        if not self.no_content and "no_content" in batch_result.reasons:
-            self.no_content = next(
-                row["message"] for row in batch_result.aside.to_pylist() if row["code"] == "no_content"
-            )
+        self.columns = self.columns or batch_result.columns
+        for code in {"no_content", "wrong_format"} & batch_result.reasons.keys() - self.first_messages.keys():
+            messages = (row["message"] for row in batch_result.aside.to_pylist() if row["code"] == code)
+            self.first_messages[code] = next(messages)
         self.keys.append(batch_result.keys)
         self.pairs.append(batch_result.pairs)
         for all_rows, batch_rows in ((self.reasons, batch_result.reasons), (self.hints, batch_result.hints)):
@@ -244,12 +247,15 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
             )
         raise Refused("unknown_format" if totals.is_array else "not_json", "no row is a JSON object")
     if not totals.known:
-        raise Refused(
-            "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
+        raise Refused("unknown_format", no_row_fits(FORMATS[data_format], totals.columns))
+    nothing_accepted = not sum(map(len, totals.rows))
+    if codes == {"no_content"} and nothing_accepted:
+        message = (
+            f"none of the {totals.read:,} calls was logged with its content: {totals.first_messages['no_content']}"
         )
-    if codes == {"no_content"} and not sum(map(len, totals.rows)):
-        message = f"none of the {totals.read:,} calls was logged with its content: {totals.no_content}"
         raise Refused("no_content", message)
+    if codes == {"wrong_format"} and nothing_accepted:
+        raise Refused("unknown_format", f"every row is {totals.first_messages['wrong_format']}")
     min_rows = FORMATS[data_format].min_rows
     if totals.read < min_rows:
         raise Refused("too_few_rows", f"{totals.read} row; at least {min_rows} are needed")

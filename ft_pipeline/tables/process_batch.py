@@ -55,6 +55,8 @@ class BatchResult:
     """Warning code → numbers of the rows that it concerns."""
     unknown: set[str] = field(default_factory=set)
     """Columns and turn keys that are not used, quoted for display."""
+    columns: list[str] = field(default_factory=list)
+    """The columns of the rows, as the file names them."""
     objects: int = 0
     """Number of rows that are objects."""
     known: int = 0
@@ -246,7 +248,9 @@ def _locate(
 
 
 def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
-    """Count the rows that identify the file's format, and collect the names of dropped columns and turn keys."""
+    """Count the rows that identify the file's format, and collect the names of columns, and of those and turn keys that
+    are dropped."""
+    result.columns = list(dict.fromkeys(name for shape in shapes for name in shape))
     for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar))
         result.objects += len(places)

@@ -92,6 +92,59 @@ def test_a_file_without_readable_rows_is_refused(tmp_path, code, name, content):
     assert str(tmp_path) not in report["error"]["message"]
 
 
+ALPACA_ROW, TURNS = {"instruction": "a", "input": "", "output": "b"}, [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("data_format", "row", "words"),
+    [
+        ("alpaca", {"question": "a", "reply": "b"}, "has `instruction` and `output`; they have 'question', 'reply'."),
+        ("alpaca", {"question": "a"}, "Map them in a sidecar: `columns: {THEIRS: instruction, THEIRS: output}`"),
+        ("chat", {"question": "a"}, "has `messages`, or `prompt` and `completion`; they have 'question'."),
+        ("sharegpt", ALPACA_ROW, "They are alpaca rows: move the file to data/raw/alpaca"),
+        (
+            "alpaca",
+            {"instruction": "a", "input": "b"},
+            "They are unlabelled rows: move the file to data/raw/unlabelled",
+        ),
+        ("text", {"messages": TURNS, "tools": []}, "They are chat rows: move"),
+        ("text", {"messages": TURNS, "reference_answer": "b"}, "They are unlabelled rows: move"),
+        ("alpaca", {"conversations": TURNS}, "They are sharegpt rows: move"),
+        ("alpaca", {"prompt": "a", "completion": "b", "label": True}, "They are feedback rows: move"),
+        ("text", {"prompt": "a", "chosen": "b", "rejected": "c"}, "They are preferences rows: move"),
+        ("alpaca", {}, "they have no columns"),
+    ],
+)
+def test_a_file_of_another_format_is_told_where_it_belongs(tmp_path, data_format, row, words):
+    error = validate(write_jsonl(tmp_path / "a.jsonl", [row, row]), data_format)["error"]
+    assert error["code"] == "unknown_format" and words in error["message"]
+
+
+def test_rows_for_reinforcement_are_told_what_uses_them(tmp_path):
+    rows = [{"messages": TURNS, "reference_answer": "b"}] * 2
+    error = validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat")["error"]
+    assert error["code"] == "unknown_format" and "data/raw/unlabelled" in error["message"]
+    assert "`objective: grpo`" in error["message"]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    ("grader", "words"),
+    [
+        ({"type": "string_check", "name": "g", "operation": "eq", "input": "a", "reference": "b"}, "exact_match"),
+        ({"type": "python", "name": "g", "source": "def grade(): ..."}, "evaluation.metrics"),
+        ({"type": "multi", "graders": {"g": {"type": "string_check"}}, "calculate_output": "g"}, "grpo.rewards"),
+        ({"grader": {"type": "score_model", "model": "m", "input": []}}, "evaluation.judge"),
+    ],
+)
+def test_a_grader_is_no_row(tmp_path, indent, grader, words):
+    path = tmp_path / "grader.json"
+    path.write_text(json.dumps(grader, indent=indent))
+    for data_format in ("chat", "unlabelled"):
+        error = validate(path, data_format)["error"]
+        assert error["code"] == "not_a_list" and "a grader" in error["message"] and words in error["message"]
+
+
 @pytest.mark.parametrize("separator", [b";", b"\t"])
 def test_other_separators_than_the_comma_keep_the_cells(tmp_path, separator):
     path = tmp_path / "a.csv"

@@ -30,7 +30,7 @@ def convert_chat(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
         return Fault(
             "wrong_format",
             f"a row for reinforcement: a prompt without an answer, with {shorten(reference)}; move it to "
-            "data/raw/unlabelled",
+            "data/raw/unlabelled for a teacher, or add the reference as the last turn for `objective: grpo`",
         )
     return conversation
 

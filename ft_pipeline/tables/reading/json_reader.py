@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, JSON_SPACE, MAX_LINE_BYTES, Batch, skip_bom
+from ft_pipeline.tables.reading.graders import grader_advice, grader_in
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
@@ -111,11 +112,20 @@ def _refuse_single_object(path: Path, begin: int) -> None:
     line, more = _first_line(path, begin)
     value = parse_line(line)
     if isinstance(value, dict):
+        _refuse_grader(value, more)
         if not more and not looks_like_row(value):
             raise Refused("not_a_list", "the file is one JSON object; write one row per line, or a list of rows")
         return
     if more and isinstance(value, Fault) and value.code == "invalid_json" and _is_one_object(path, begin):
+        if path.stat().st_size <= MAX_LINE_BYTES:
+            _refuse_grader(parse_line(path.read_bytes()[begin:]))
         raise Refused("not_a_list", "the file is one JSON object over several lines; write one row per line, or a list")
+
+
+def _refuse_grader(value: Any, more: bool = False) -> None:
+    """Raise Refused if the only object of a file is a grader."""
+    if not more and (grader := grader_in(value)) is not None:
+        raise Refused("not_a_list", f"the file is a grader, which has no rows. {grader_advice(grader)}")
 
 
 def looks_like_row(value: dict) -> bool:
