@@ -105,20 +105,21 @@ def _take_technique(draft: ExperimentDraft, theirs: TheirSettings) -> str:
     four, eight = theirs.flag("load_in_4bit"), theirs.flag("load_in_8bit")
     if adapter not in ("", "none", "lora", "qlora"):
         raise NotTakenOver(f"`adapter: {adapter}` has no counterpart here. Use `lora`, `qlora` or none.")
-    if eight:
-        raise NotTakenOver(
-            "A base model in 8 bits (`load_in_8bit`) has no counterpart here. Remove it for LoRA on 16 bits, or use "
-            "`adapter: qlora` with `load_in_4bit: true`."
-        )
+    if eight and (four or adapter == "qlora"):
+        raise NotTakenOver("A base model cannot be in 8 bits (`load_in_8bit`) and in 4. Remove one of them.")
     if adapter in ("", "none"):
-        if four:
-            raise NotTakenOver("`load_in_4bit` without an adapter trains nothing. Set `adapter: qlora`.")
+        if four or eight:
+            key, fitting = ("load_in_4bit", "qlora") if four else ("load_in_8bit", "lora")
+            raise NotTakenOver(f"`{key}` without an adapter trains nothing. Set `adapter: {fitting}`.")
         line = theirs.say("adapter") if theirs.has("adapter") else "no adapter"
         draft.keep(line, "technique", "full")
         return "full"
     technique = "qlora" if four or adapter == "qlora" else "lora"
     line = theirs.say("adapter") + (f", {theirs.say('load_in_4bit')}" if theirs.has("load_in_4bit") else "")
     draft.keep(line, "technique", technique)
+    if eight:
+        effect = "Theirs holds the base model in 8 bits; ours in 16 bits, in twice the memory. `qlora` needs less."
+        draft.change(theirs.say("load_in_8bit"), "technique: lora", effect)
     return technique
 
 

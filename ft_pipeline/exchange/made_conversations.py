@@ -67,7 +67,7 @@ def _from_references(data: DataSet, copy: Path, root: Path, report: ImportReport
     if not rows:
         return 0
     ours = _write(root, f"{copy.stem}-reference.jsonl", rows, report, is_test=data.is_test)
-    use = "test rows" if data.is_test else "chat rows, which supervised training uses"
+    use = "test rows" if data.is_test else "chat rows, which supervised training uses, and `objective: grpo`"
     effect = f"Ours compares models on conversations: the references are answers of {use} too ({len(rows):,})."
     report.add("changed", data.source, f"{data.name}: no conversations", ours, effect)
     return len(rows)

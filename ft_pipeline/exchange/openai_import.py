@@ -11,11 +11,19 @@ from ft_pipeline.exchange.experiment_draft import ExperimentDraft, experiment_na
 from ft_pipeline.exchange.hosted_model import model_of_jobs, named_model
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.new_project import Plan
-from ft_pipeline.exchange.openai_job import OBJECTIVES, REINFORCEMENT, fill_default, fill_from_job, find_jobs
+from ft_pipeline.exchange.openai_job import (
+    OBJECTIVES,
+    REINFORCEMENT,
+    fill_default,
+    fill_from_job,
+    find_jobs,
+    report_grader,
+)
 from ft_pipeline.exchange.openai_rows import count_kinds, is_test_file, reference_of
 from ft_pipeline.exchange.their_settings import MAX_BYTES, NotTakenOver, TheirSettings
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.unlabelled import REFERENCE_KEYS
+from ft_pipeline.tables.reading.graders import grader_in
 
 OBJECTIVE_OF = {"chat": "sft", "unlabelled": "sft", "preferences": "dpo", "text": "cpt"}
 """Format → the objective of an experiment that trains on it."""
@@ -31,13 +39,17 @@ def plan_openai(paths: Sequence[Path], tuned_model: str | None = None) -> Plan:
     plan = Plan("OpenAI's fine-tuning files")
     jobs: list[tuple[str, dict[str, Any]]] = []
     for path in _files(paths):
-        found = _jobs_in(path)
-        if found:
+        document = _document_in(path)
+        if (grader := grader_in(document)) is not None:
+            report_grader(plan.report, path.name, grader)
+        elif found := find_jobs(document):
             jobs += [(path.name, job) for job in found]
         else:
             _add_file(plan, path)
     if not plan.data_sets:
         reasons = [line for line in plan.report.lines if line.kind == "no_counterpart"]
+        if reasons and reasons[0].theirs.startswith("grader: "):
+            raise UserError("A grader has no rows. Name the JSONL file of its prompts, too.")
         if reasons:
             named = "" if reasons[0].effect.startswith(reasons[0].theirs) else f"{reasons[0].theirs}: "
             raise UserError(f"{named}{reasons[0].effect}")
@@ -63,19 +75,18 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _jobs_in(path: Path) -> list[dict[str, Any]]:
-    """Return the fine-tuning jobs in a file; an empty list if it has rows."""
+def _document_in(path: Path) -> Any:
+    """Return the JSON document in a file, or a list of its lines; None if it is too large or no JSON."""
     if path.stat().st_size > MAX_BYTES:
-        return []
+        return None
     try:
         text = path.read_text(encoding="utf-8-sig")
         try:
-            return find_jobs(json.loads(text))
+            return json.loads(text)
         except ValueError:
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-            return find_jobs(lines)
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError, OSError):
-        return []
+        return None
 
 
 def _add_file(plan: Plan, path: Path) -> None:

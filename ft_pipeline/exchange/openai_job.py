@@ -1,9 +1,12 @@
 """A fine-tuning job of a provider, as its API returns it → an experiment."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, common_differences
+from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
+from ft_pipeline.tables.reading.graders import grader_advice, grader_in
 
 OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "sft"}
 MAX_LENGTH = 4096
@@ -12,7 +15,8 @@ MAX_BATCH = 8
 """Rows per device; a larger batch is accumulated."""
 REINFORCEMENT = (
     "Theirs rewards sampled answers; ours lets a teacher answer the prompts, checks the answers by the reference, and "
-    "trains on them."
+    "trains on them. To reward answers, set `objective: grpo`, and put prompts with their reference as the last turn "
+    "into data/raw/chat (docs/rewards.md)."
 )
 """What becomes of reinforcement."""
 NOT_TRAINING = (
@@ -59,7 +63,7 @@ def fill_from_job(draft: ExperimentDraft, theirs: TheirSettings, objectives: set
     values = {**_mapping(theirs.take("hyperparameters")), **_mapping(part.get("hyperparameters"))}
     draft.settings |= {"base_model": "embedded", "objective": OBJECTIVES[kind], "technique": "qlora"}
     if kind == "reinforcement":
-        _report_grader(draft, part.get("grader"))
+        _report_method(draft, part.get("grader"))
     else:
         draft.keep(f"method: {kind}", "objective", OBJECTIVES[kind])
     _report_start(draft, str(theirs.take("model", "the provider's model")), full=True)
@@ -118,11 +122,12 @@ def _take_hyperparameters(draft: ExperimentDraft, theirs: TheirSettings) -> None
         draft.lose(theirs.say(name), "Ours has no such setting.")
 
 
-def _report_grader(draft: ExperimentDraft, grader: Any) -> None:
-    kind = grader.get("type") if isinstance(grader, dict) else None
+def _report_method(draft: ExperimentDraft, grader: Any) -> None:
     draft.change("method: reinforcement", "the teacher's answers", REINFORCEMENT)
-    if kind == "string_check" and grader.get("operation") == "eq":
-        draft.change("grader: string_check eq", "exact_match", "Ours scores answers by exact match in any case.")
-    elif kind:
-        effect = "Write it as a function, and name it in `evaluation.metrics`."
-        draft.lose(f"grader: {describe(kind)}", effect)
+    if (found := grader_in(grader)) is not None:
+        report_grader(draft.report, draft.source, found)
+
+
+def report_grader(report: ImportReport, source: str, grader: Mapping[str, Any]) -> None:
+    """Report what does here what a grader does."""
+    report.add("no_counterpart", source, f"grader: {grader['type']}", "", grader_advice(grader))

@@ -60,11 +60,17 @@ def test_a_rate_in_scientific_notation_is_a_text_in_yaml(tmp_path: Path) -> None
         ({"adapter": "lora", "load_in_4bit": True, "lora_target_modules": "down_proj"}, "qlora", ["down_proj"]),
         ({"adapter": "lora", "lora_target_modules": "all-linear"}, "lora", "all-linear"),
         ({"adapter": "lora"}, "lora", ["q_proj", "v_proj"]),
+        ({"adapter": "lora", "load_in_8bit": True}, "lora", ["q_proj", "v_proj"]),
     ],
 )
 def test_adapters(tmp_path: Path, settings: dict[str, Any], technique: str, modules: Any) -> None:
     experiment = imported(tmp_path, settings).experiment("train")
     assert (experiment.technique, experiment.lora.target_modules) == (technique, modules)
+
+
+def test_a_base_model_in_8_bits_becomes_one_in_16(tmp_path: Path) -> None:
+    got = imported(tmp_path, {"adapter": "lora", "load_in_8bit": True})
+    assert "16 bits" in got.lines("changed")["load_in_8bit: true"]
 
 
 def test_all_settings_of_lora(tmp_path: Path) -> None:
@@ -78,7 +84,8 @@ def test_all_settings_of_lora(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"adapter": "lora", "load_in_8bit": True}, "8 bits"),
+        ({"load_in_8bit": True}, "without an adapter"),
+        ({"adapter": "qlora", "load_in_8bit": True}, "in 8 bits"),
         ({"adapter": "llama-adapter"}, "llama-adapter"),
         ({"rl": "orpo"}, "orpo"),
         ({"rl": "grpo"}, "grpo"),

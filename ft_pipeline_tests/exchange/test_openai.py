@@ -119,6 +119,23 @@ def test_references_of_rows_with_tools_are_no_answers(tmp_path: Path) -> None:
     assert "ft run` stops at the splits" in got.effect("no conversations")
 
 
+@pytest.mark.parametrize(("kind", "named"), [("text_similarity", "rouge_l"), ("python", "evaluation.metrics")])
+def test_a_file_with_a_grader_is_told_what_does_the_same(tmp_path: Path, kind: str, named: str) -> None:
+    rows = [reinforcement_row(number, reference_answer=answer(number)) for number in range(4)]
+    write_lines(tmp_path / "theirs" / "rft.jsonl", rows)
+    write_json(tmp_path / "theirs" / "grader.json", {"type": kind, "name": "g", "source": "def grade(): ..."})
+    got = imported(tmp_path)
+    assert named in got.effect(f"grader: {kind}") and "docs/rewards.md" in got.effect(f"grader: {kind}")
+    assert "objective: grpo" in got.effect("rft: reinforcement rows")
+    assert "objective: grpo" in got.effect("rft: no conversations")
+
+
+def test_a_grader_without_rows_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "theirs" / "grader.json", {"type": "string_check", "operation": "eq"})
+    with pytest.raises(UserError, match="has no rows"):
+        imported(tmp_path)
+
+
 def test_a_validation_file_is_a_test_file(tmp_path: Path) -> None:
     write_lines(tmp_path / "theirs" / "support_train.jsonl", list(map(chat_row, range(4))))
     write_lines(tmp_path / "theirs" / "support_val.jsonl", list(map(chat_row, range(4, 8))))

@@ -98,9 +98,13 @@ ALPACA_ROW, TURNS = {"instruction": "a", "input": "", "output": "b"}, [{"role": 
 @pytest.mark.parametrize(
     ("data_format", "row", "words"),
     [
-        ("alpaca", {"question": "a", "reply": "b"}, "has `instruction` and `output`; they have 'question', 'reply'."),
+        (
+            "alpaca",
+            {"question": "a", "reply": "b"},
+            "has `instruction` and `output`; the rows have 'question', 'reply'.",
+        ),
         ("alpaca", {"question": "a"}, "Map them in a sidecar: `columns: {THEIRS: instruction, THEIRS: output}`"),
-        ("chat", {"question": "a"}, "has `messages`, or `prompt` and `completion`; they have 'question'."),
+        ("chat", {"question": "a"}, "has `messages`, or `prompt` and `completion`; the rows have 'question'."),
         ("sharegpt", ALPACA_ROW, "They are alpaca rows: move the file to data/raw/alpaca"),
         (
             "alpaca",
@@ -112,7 +116,7 @@ ALPACA_ROW, TURNS = {"instruction": "a", "input": "", "output": "b"}, [{"role": 
         ("alpaca", {"conversations": TURNS}, "They are sharegpt rows: move"),
         ("alpaca", {"prompt": "a", "completion": "b", "label": True}, "They are feedback rows: move"),
         ("text", {"prompt": "a", "chosen": "b", "rejected": "c"}, "They are preferences rows: move"),
-        ("alpaca", {}, "they have no columns"),
+        ("alpaca", {}, "the rows have no columns"),
     ],
 )
 def test_a_file_of_another_format_is_told_where_it_belongs(tmp_path, data_format, row, words):

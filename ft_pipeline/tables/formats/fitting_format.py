@@ -17,7 +17,7 @@ def no_row_fits(row_format: Format, columns: Sequence[str]) -> str:
         advice = f"Map them in a sidecar: `columns: {{{', '.join(f'THEIRS: {name}' for name in wanted[0])}}}`"
     else:
         advice = f"They are {fitting.name} rows: move the file to data/raw/{fitting.name}"
-    return f"no row has {named}; they have {has}. {advice}"
+    return f"no row has {named}; the rows have {has}. {advice}"
 
 
 def fitting_format(columns: Collection[str]) -> Format | None:

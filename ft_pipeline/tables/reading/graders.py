@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _ADVICE = {
-    "string_check": "`exact_match` is its counterpart: name it in `grpo.rewards` of an experiment",
-    "text_similarity": "`rouge_l` and `chrf` are its counterparts: name one in `grpo.rewards` of an experiment",
+    "string_check": "`exact_match` is scored in any case; name it in `grpo.rewards` of an experiment to train on it",
+    "text_similarity": "`rouge_l` and `chrf` are scored in any case; name one in `grpo.rewards` to train on it",
     "python": "Write it as a function in `evaluation.metrics`, and name that in `grpo.rewards` of an experiment",
     "score_model": "Set `evaluation.judge` to compare models; a reward must be a function in `evaluation.metrics`",
     "label_model": "Set `evaluation.judge` to compare models; a reward must be a function in `evaluation.metrics`",
