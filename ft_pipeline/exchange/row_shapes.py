@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ft_pipeline.tables.formats.tools import made_id
+
 Message = Mapping[str, Any]
 Row = dict[str, Any]
 
@@ -26,7 +28,7 @@ def openai_row(messages: Sequence[Message], tools: str | None) -> Row:
             turn["tool_call_id"] = _answered_id(message, open_ids)
         if calls := message.get("tool_calls"):
             turn["content"] = message["content"] or None
-            ids = [call.get("id") or f"call_{number}" for number, call in enumerate(calls, count + 1)]
+            ids = [call.get("id") or made_id(number) for number, call in enumerate(calls, count + 1)]
             count += len(calls)
             open_ids = [(call["name"], identity) for call, identity in zip(calls, ids, strict=True)]
             turn["tool_calls"] = [

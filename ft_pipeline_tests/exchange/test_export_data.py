@@ -50,6 +50,17 @@ ROWS: list[dict[str, Any]] = [
     {"messages": [turns(5)[0], {**turns(5)[1], "weight": 0}, *turns(6)]},
     {"messages": [turns(7)[0], {**turns(7)[1], "reasoning_content": "Think \u2028 first."}]},
     *({"messages": turns(number)} for number in range(8, 40)),
+    {"messages": [turns(40)[0], call(40)], "tools": TOOLS},
+    {
+        "messages": [
+            turns(41)[0],
+            {**call(41), "tool_calls": [*call(41)["tool_calls"], *call(42)["tool_calls"]]},
+            {"role": "tool", "name": "find", "content": "[1]"},
+            {"role": "tool", "name": "find", "content": "[2]"},
+            turns(41)[1],
+        ],
+        "tools": TOOLS,
+    },
 ]
 
 
@@ -158,9 +169,9 @@ def test_sharegpt_rows_come_back_as_the_same_conversations(root: Path, tmp_path:
 
 def test_alpaca_counts_and_names_what_it_cannot_hold(root: Path, tmp_path: Path) -> None:
     report = export(root, tmp_path / "rows.jsonl", "alpaca")
-    assert report["left_out"] == {"tools": 2, "weights of turns": 1, "reasoning": 1}
-    assert sorted(report["left_out_rows"]["tools"]) == ["chat/rows.jsonl:3", "chat/rows.jsonl:4"]
-    assert report["written"] == len(ROWS) - 4 == len(lines(tmp_path / "rows.jsonl.provenance.jsonl"))
+    assert report["left_out"] == {"tools": 4, "weights of turns": 1, "reasoning": 1}
+    assert sorted(report["left_out_rows"]["tools"]) == [f"chat/rows.jsonl:{row}" for row in (3, 39, 4, 40)]
+    assert report["written"] == len(ROWS) - 6 == len(lines(tmp_path / "rows.jsonl.provenance.jsonl"))
     rows = {row["instruction"]: row for row in lines(tmp_path / "rows.jsonl")}
     assert rows[question(2)] == {
         "instruction": question(2),
@@ -182,7 +193,7 @@ def test_parquet_has_the_origin_in_columns(root: Path, tmp_path: Path) -> None:
 def test_the_report_in_words(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     result = CliRunner().invoke(app, ["export-data", "--project", str(root), "--format", "alpaca", str(out)])
-    assert "Left out, since the format cannot hold tools: 2 (chat/rows.jsonl:" in result.stdout.replace("\n", " ")
+    assert "Left out, since the format cannot hold tools: 4 (chat/rows.jsonl:" in result.stdout.replace("\n", " ")
 
 
 def test_calls_without_ids_get_some() -> None:
@@ -198,8 +209,8 @@ def test_calls_without_ids_get_some() -> None:
         {"role": "assistant", "content": "Done."},
     ]
     row = openai_row(messages, json.dumps(TOOLS))
-    assert [made["id"] for made in row["messages"][1]["tool_calls"]] == ["call_1", "call_2"]
-    assert [turn["tool_call_id"] for turn in row["messages"][2:4]] == ["call_2", "call_1"]
+    assert [made["id"] for made in row["messages"][1]["tool_calls"]] == ["ftcall001", "ftcall002"]
+    assert [turn["tool_call_id"] for turn in row["messages"][2:4]] == ["ftcall002", "ftcall001"]
 
 
 def test_a_result_without_its_call_has_no_place_in_openai_rows() -> None:

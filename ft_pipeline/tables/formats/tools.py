@@ -1,6 +1,7 @@
 """Tools that a row declares, calls of them, and the results of calls: parsed, and checked against each other."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ Call = dict[str, str]
 """A call as in arrow_schema.TOOL_CALLS: name, arguments (JSON text of an object), and id if it has one."""
 DECLARATIONS = ("tools", "functions")
 """The keys of a row that declare tools. `functions` is OpenAI's older one."""
+_MADE_ID = re.compile(r"ftcall\d{3,}")
 
 
 def read_tools(value: Mapping[str, Any]) -> str | Fault | None:
@@ -141,6 +143,8 @@ def json_text(value: Any) -> str | None:
 def check_calls(messages: Sequence[dict[str, Any]], tools: str | None) -> Fault | None:
     """Return the fault in the calls and results of a row, or None. Results get the id and the name of their call.
 
+    Ids of `made_id` are removed, so that a row that was exported is the same row again.
+
     Each call is of a declared tool, and each result answers a call of the turn before it that has no result yet. If no
     turn has calls and no result names one, the calls may be texts, and nothing is checked.
     """
@@ -165,7 +169,20 @@ def check_calls(messages: Sequence[dict[str, Any]], tools: str | None) -> Fault 
         for call in open_calls:
             if call["name"] not in declared:
                 return _undeclared(call["name"], declared, number)
+    _remove_made_ids(messages)
     return None
+
+
+def made_id(number: int) -> str:
+    """Return the id of a call that has none, where a format wants one. Mistral wants nine characters."""
+    return f"ftcall{number:03d}"
+
+
+def _remove_made_ids(messages: Sequence[dict[str, Any]]) -> None:
+    for message in messages:
+        for key, item in (("tool_call_id", message), *(("id", call) for call in message.get("tool_calls") or ())):
+            if _MADE_ID.fullmatch(item.get(key) or ""):
+                del item[key]
 
 
 def _answered(open_calls: Sequence[Call], result: Mapping[str, Any]) -> Call | None:
