@@ -40,21 +40,38 @@ fails its table's blocking check until it is fixed or removed.
 Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. They may be
 compressed (below). Check a file before you put it into the folder: `ft validate FILE --format FORMAT`.
 
+CSV is separated by commas. If its header has none outside quotes, it is separated by what the header has more of:
+semicolons or tabs. Except in traces, a fault in a column that the format does not read, such as a cell that is not UTF-8
+or a key that stands twice, sets no row aside.
+
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
 would be trained is quarantined. In a pair both answers are trained, of feedback the answer that was rated, and weights
 are not read.
+
+Rows of LLaMA-Factory v1 are read, too: `content` as a list of parts `{type: text, reasoning or tool_call, value}`, whose
+texts are joined without a break, and `loss_weight`, which is read like `weight`.
 
 Every row may have `tags`, a list of short texts (a single text is one tag). They go with the row through all tables.
 The test conversations of a tag are a [slice](evaluation.md#slices-is-it-worse-for-some) of the comparison. Tags and
 weights say how a row is used, not what it says: they are no part of its id, and rows that differ in nothing else are
 duplicates, of which the first one stays.
 
-Tool turns are quarantined unless a sidecar maps their roles: `roles: {function_call: gpt, observation: tool}` trains
-the model to write the call and shows it the result. A role that is mapped to `tool` is kept and never trained. Calls
-in a separate field (`tool_calls`) are not read. Before training, the base model's chat template is checked: a template
-that drops a turn stops the training; a template without a place for reasoning is reported, with the number of affected
-turns. What of a row is trained is described in [From rows to training texts](training-rows.md).
+Turns with the key `role` may have calls in `tool_calls` or `function_call`, and the roles `tool`, `function` (results)
+and `developer` (system). Other names of roles need a sidecar: `roles: {function_call: call, observation: tool}` reads
+the text of a turn as a call, and shows its result, which is never trained. With `function_call: gpt` the model learns to
+write the text of the call as it is.
+
+Human and model take turns. These are exceptions:
+
+- In chat, feedback and traces, the human may have several turns in a row, as providers allow.
+- The text of an answer and its calls may be two turns. They become one, which has the weight 0 if one of them has it.
+- `allow: [non_alternating]` in a sidecar: no row of the file is set aside for the order of its turns, and model turns in
+  a row become one, each text on a line of its own.
+
+Before training, the base model's chat template is checked: a template that drops a turn stops the training; a template
+without a place for reasoning is reported, with the number of affected turns. What of a row is trained is described in
+[From rows to training texts](training-rows.md).
 
 ## Turns in the tables
 
@@ -63,18 +80,18 @@ The columns with turns (`messages`, `prompt_messages`, `chosen`, `rejected`, `co
 | key | in | |
 |---|---|---|
 | `role` | every turn | `system`, `user`, `assistant` or `tool` |
-| `content` | every turn | the text; empty if an assistant turn only calls tools |
+| `content` | every turn | the text; empty if an assistant turn only calls tools, or a tool returned nothing |
 | `reasoning_content` | assistant | the text before the answer, or null |
 | `tool_calls` | assistant | calls as {`id`, `name`, `arguments`}, or null; `id` may be null |
-| `tool_call_id`, `name` | tool | the call that is answered and the name of the tool, or null |
+| `tool_call_id` | tool | the call that is answered, or null |
+| `name` | every turn | of the tool or of the speaker, or null |
 | `weight` | assistant | 0: shown, not trained; null: trained |
 
 `tools` is a column of its own: the tools that the row declares. `tools` and `arguments` are JSON text without white
-space between its parts, as `orjson.dumps` writes it, because their shape differs from row to row. The keys keep their
-order, which is what the model reads and learns to write. `tools` is a list of OpenAI's `{type: function, function:
-{name, description, parameters}}`. Chat templates get both as objects. A text or an object may be `arguments`, but most
-templates want an object. A template that does not write tools or calls is refused. No raw format fills these fields
-yet.
+space between its parts, because their shape differs from row to row. The keys keep their order, which is what the model
+reads and learns to write. `tools` is a list of OpenAI's `{type: function, function: {name, description, parameters}}`.
+In a raw file both may be JSON or its text; arguments must be an object. Chat templates get both as objects. A template
+that does not write tools or calls is refused.
 
 Rows are compared with their calls; the ids of calls do not count. Rows that differ only in their tools are not equal.
 

@@ -27,7 +27,7 @@ MESSAGES = pa.list_(
 )
 """Turns. Only role and content are never null; content is empty in an assistant turn that only calls tools.
 reasoning_content, tool_calls and weight (0: shown, not trained; null: trained) are those of an assistant turn,
-tool_call_id and name (the tool's) those of a tool turn."""
+tool_call_id that of a tool turn. name is that of the tool or of the speaker."""
 TOOLS = Column(
     "tools",
     "The declared tools as JSON text: a list of {type: function, function: {name, description, parameters}}; or null",
