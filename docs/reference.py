@@ -41,16 +41,16 @@ Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (
 compressed (below). Check a file before you put it into the folder: `ft validate FILE --format FORMAT`.
 
 CSV is separated by commas. If its header has none outside quotes, it is separated by what the header has more of:
-semicolons or tabs. Except in traces, a fault in a column that the format does not read, such as a cell that is not UTF-8
-or a key that stands twice, sets no row aside.
+semicolons or tabs. Except in traces, a fault in a column that the format does not read sets no row aside, for example
+a cell that is not UTF-8, or a key that stands twice.
 
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
 would be trained is quarantined. In a pair both answers are trained, of feedback the answer that was rated, and weights
 are not read.
 
-Rows of LLaMA-Factory v1 are read, too: `content` as a list of parts `{type: text, reasoning or tool_call, value}`, whose
-texts are joined without a break, and `loss_weight`, which is read like `weight`.
+Rows of LLaMA-Factory v1 are read, too: `content` as a list of parts `{type: text, reasoning or tool_call, value}`,
+whose texts are joined without a break, and `loss_weight`, which is read like `weight`.
 
 Every row may have `tags`, a list of short texts (a single text is one tag). They go with the row through all tables.
 The test conversations of a tag are a [slice](evaluation.md#slices-is-it-worse-for-some) of the comparison. Tags and
@@ -59,15 +59,15 @@ duplicates, of which the first one stays.
 
 Turns with the key `role` may have calls in `tool_calls` or `function_call`, and the roles `tool`, `function` (results)
 and `developer` (system). Other names of roles need a sidecar: `roles: {function_call: call, observation: tool}` reads
-the text of a turn as a call, and shows its result, which is never trained. With `function_call: gpt` the model learns to
-write the text of the call as it is.
+the text of a turn as a call, and shows its result, which is never trained. With `function_call: gpt` the model learns
+to write the text of the call as it is.
 
 Human and model take turns. These are exceptions:
 
 - In chat, feedback and traces, the human may have several turns in a row, as providers allow.
 - The text of an answer and its calls may be two turns. They become one, which has the weight 0 if one of them has it.
-- `allow: [non_alternating]` in a sidecar: no row of the file is set aside for the order of its turns, and model turns in
-  a row become one, each text on a line of its own.
+- `allow: [non_alternating]` in a sidecar: no row of the file is set aside for turns in a row of one speaker, or for a
+    human turn after the result of a call. Model turns in a row become one, each text on a line of its own.
 
 Before training, the base model's chat template is checked: a template that drops a turn stops the training; a template
 without a place for reasoning is reported, with the number of affected turns. What of a row is trained is described in

@@ -6,7 +6,7 @@ from typing import Any
 from ft_pipeline.exchange.experiment_draft import ExperimentDraft, common_differences
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.their_settings import NotTakenOver, TheirSettings, describe
-from ft_pipeline.tables.reading.graders import grader_advice, grader_in
+from ft_pipeline.tables.reading.graders import grader_advice
 
 OBJECTIVES = {"supervised": "sft", "dpo": "dpo", "reinforcement": "sft"}
 MAX_LENGTH = 4096
@@ -124,10 +124,10 @@ def _take_hyperparameters(draft: ExperimentDraft, theirs: TheirSettings) -> None
 
 def _report_method(draft: ExperimentDraft, grader: Any) -> None:
     draft.change("method: reinforcement", "the teacher's answers", REINFORCEMENT)
-    if (found := grader_in(grader)) is not None:
-        report_grader(draft.report, draft.source, found)
+    if isinstance(grader, dict) and grader.get("type"):
+        report_grader(draft.report, draft.source, grader)
 
 
 def report_grader(report: ImportReport, source: str, grader: Mapping[str, Any]) -> None:
     """Report what does here what a grader does."""
-    report.add("no_counterpart", source, f"grader: {grader['type']}", "", grader_advice(grader))
+    report.add("no_counterpart", source, f"grader: {describe(grader['type'])}", "", grader_advice(grader))

@@ -173,7 +173,7 @@ class _FileTotals:
         self.hints: dict[str, list[int]] = {}
         self.masked: Counter[str] = Counter()
         self.first_messages: dict[str, str] = {}
-        """Code of a fault of the whole file, if all rows have it → message of the first row."""
+        """no_content and wrong_format, which all rows of a file may have → message of the first row."""
         self.columns: list[str] = []
         """The columns of the first rows."""
         self.unknown: set[str] = set()
@@ -213,6 +213,9 @@ class _FileTotals:
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
             warnings.append(RowWarning("ignored_columns", message, file=file))
+        if message := self.first_messages.get("wrong_format"):
+            rows = self.reasons["wrong_format"]
+            warnings.append(RowWarning("wrong_format", f"row {rows[0]} is {message}", rows, file))
         if self.masked:
             counts = ", ".join(f"{count:,} × {entity}" for entity, count in sorted(self.masked.items()))
             warnings.append(RowWarning("masked", f"masked in the texts: {counts}", file=file))
@@ -248,14 +251,11 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
         raise Refused("unknown_format" if totals.is_array else "not_json", "no row is a JSON object")
     if not totals.known:
         raise Refused("unknown_format", no_row_fits(FORMATS[data_format], totals.columns))
-    nothing_accepted = not sum(map(len, totals.rows))
-    if codes == {"no_content"} and nothing_accepted:
+    if codes == {"no_content"} and not sum(map(len, totals.rows)):
         message = (
             f"none of the {totals.read:,} calls was logged with its content: {totals.first_messages['no_content']}"
         )
         raise Refused("no_content", message)
-    if codes == {"wrong_format"} and nothing_accepted:
-        raise Refused("unknown_format", f"every row is {totals.first_messages['wrong_format']}")
     min_rows = FORMATS[data_format].min_rows
     if totals.read < min_rows:
         raise Refused("too_few_rows", f"{totals.read} row; at least {min_rows} are needed")

@@ -82,7 +82,7 @@ FILE_CODES: dict[str, str] = {
     "no_content": "a file of traces whose calls were all logged without their messages",
     "not_utf8": "UTF-16 or UTF-32, or no row is UTF-8",
     "compressed": "an archive, or a compressed file that is cut off, damaged, too large or compressed twice",
-    "unknown_format": "every row has another format or lacks columns, or the file's container or sidecar cannot be understood",
+    "unknown_format": "every row has another format or lacks columns, or the container or sidecar cannot be understood",
     "too_few_rows": "fewer than 2 rows",
     "path_outside_data_dir": "the path leads out of the data folder",
     "not_found": "there is no such file",

@@ -126,9 +126,10 @@ def test_a_file_of_another_format_is_told_where_it_belongs(tmp_path, data_format
 
 def test_rows_for_reinforcement_are_told_what_uses_them(tmp_path):
     rows = [{"messages": TURNS, "reference_answer": "b"}] * 2
-    error = validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat")["error"]
-    assert error["code"] == "unknown_format" and "data/raw/unlabelled" in error["message"]
-    assert "`objective: grpo`" in error["message"]
+    report = validate(write_jsonl(tmp_path / "a.jsonl", rows), "chat")
+    (message,) = [warning["message"] for warning in report["warnings"] if warning["code"] == "wrong_format"]
+    assert message.startswith("row 1 is a row for reinforcement") and "data/raw/unlabelled" in message
+    assert "`objective: grpo`" in message and report["reasons"] == {"wrong_format": [1, 2]}
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -33,8 +33,8 @@ class Sidecar(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: dict[str, str] = Field(default_factory=dict)
-    """Column (or turn key) in the file → our name: `{response: output}`. Turns: `{conversation: messages, speaker: role,
-    body: content}`."""
+    """Column (or turn key) in the file → our name: `{response: output}`, `{conversation: messages, speaker: role, body:
+    content}`."""
     roles: dict[str, Literal["human", "gpt", "system", "tool", "call"]] = Field(default_factory=dict)
     """Role in the file → our role: `{Agent: gpt, function_call: call, observation: tool}`. Turns of `tool` are kept but
     never trained. `call` is the model's turn whose text is a call: JSON with `name` and `arguments`."""
