@@ -213,9 +213,9 @@ class _FileTotals:
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
             warnings.append(RowWarning("ignored_columns", message, file=file))
-        if message := self.first_messages.get("wrong_format"):
-            rows = self.reasons["wrong_format"]
-            warnings.append(RowWarning("wrong_format", f"row {rows[0]} is {message}", rows, file))
+        if rows := self.reasons.get("wrong_format"):
+            first = f"row {rows[0]} is {self.first_messages['wrong_format']}"
+            warnings.append(RowWarning("wrong_format", first, rows, file))
         if self.masked:
             counts = ", ".join(f"{count:,} × {entity}" for entity, count in sorted(self.masked.items()))
             warnings.append(RowWarning("masked", f"masked in the texts: {counts}", file=file))
