@@ -1,5 +1,6 @@
 """The UI shows the raw fields of each column, and the manifest and inputs of each asset."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS, parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.training_data import _PAIR_SCHEMA, _SCHEMA
 
@@ -69,13 +71,31 @@ def test_lineage_names_only_columns_of_the_table(asset: str, schema: pa.Schema) 
 
 
 def test_every_source_of_a_column_exists(steps: dict) -> None:
-    lineages = [*TABLES.items(), ("training_data", OBJECTIVES["dpo"].lineage_from(("preferences",)))]
+    lineages = [*TABLES.items(), *(("training_data", spec.lineage_from(COLUMNS)) for spec in OBJECTIVES.values())]
     for asset, columns in lineages:
+        assert lineage.column_lineage(columns), asset
         for column, sources in columns.items():
             assert sources, f"{asset}.{column}"
             for upstream, name in sources:
                 assert upstream in steps[asset].deps, f"{asset}.{column} names {upstream}, which is not an input"
                 assert name in COLUMNS[upstream], f"{asset}.{column} names {upstream}.{name}, which does not exist"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_mapping_of_a_sidecar_has_a_lineage(name: str) -> None:
+    """Each name that a column may have in a file, such as that of another field, is mapped to each field."""
+    names_in_files = {"theirs", *TARGET_COLUMNS}.union(*(row_format.keys for row_format in FORMATS.values()))
+    pairs = itertools.product(sorted(names_in_files), sorted(TARGET_COLUMNS))
+    of_one_file = [parse_sidecar({"columns": {source: target}}).columns for source, target in pairs]
+    of_several_files = [dict.fromkeys(names_in_files, target) for target in TARGET_COLUMNS]
+    plain = lineage.table_lineage(name, {})
+    for columns in [*of_one_file, *of_several_files]:
+        sources = lineage.table_lineage(name, columns)
+        assert lineage.column_lineage(sources).deps_by_column.keys() == plain.keys()
+        for column in plain.keys() - {"id"}:
+            fields = {field for _, field in plain[column]}
+            mapped = {source for source, target in columns.items() if target in fields}
+            assert {field for _, field in sources[column]} == fields | mapped, (columns, column)
 
 
 def test_a_training_label_leads_back_to_raw_fields() -> None:

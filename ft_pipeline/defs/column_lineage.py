@@ -58,7 +58,8 @@ def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Linea
         fields = sorted((column.name,) if column.sources is None else column.sources)
         names_in_files = sorted(name for name, field in foreign_columns.items() if field in fields)
         if fields:
-            lineage[column.name] = [(raw_asset, name) for name in [*fields, *names_in_files]]
+            # A name in the files may be that of another field: `{conversations: prompt}`.
+            lineage[column.name] = [(raw_asset, name) for name in dict.fromkeys([*fields, *names_in_files])]
     return {**lineage, "id": [(raw_asset, name) for name in sorted(row_format.keys - {TAGS.name})]}
 
 
