@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -13,8 +15,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
+from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step import BuildContext
+from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
@@ -145,6 +150,43 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
     columns = metadata["dagster/column_lineage"].deps_by_column
     sources = {(dep.asset_key.to_user_string(), dep.column_name) for dep in columns["instruction"]}
     assert sources == {("raw_alpaca", "instruction"), ("raw_alpaca", "question")}
+
+
+def materialize_pairs(steps: dict, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """Materialize the table of preference pairs."""
+    assets = [step.asset for step in steps.values()]
+    selection = ["raw_preferences", "preferences"]
+    return dg.materialize(assets, instance=instance, resources=RESOURCES, selection=selection, raise_on_error=False)
+
+
+def test_a_page_that_cannot_be_shown_fails_no_finished_table(steps: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(artifact: Artifact) -> dict:
+        raise KeyError("languages")
+
+    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], show=show))
+    notes: list[StepEvent] = []
+    with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, notes.append):
+        result = materialize_pairs(steps, instance)
+        assert result.success
+        (event,) = result.asset_materializations_for_node("preferences")
+        warnings = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == logging.WARNING]
+    assert event.metadata["not_recorded"].value == "KeyError: 'languages'"
+    assert event.metadata["manifest_sha256"].value and event.metadata["inputs"].value
+    assert [line for line in warnings if "KeyError: 'languages'. The result is complete" in line]
+    assert [(note.state, "not recorded" in note.message) for note in notes if note.asset == "preferences"] == [
+        *(("started", False), ("notes", True), ("built", False))
+    ]
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
+def test_an_error_of_the_work_itself_fails_the_table(steps: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(context: BuildContext) -> dict:
+        raise KeyError("languages")
+
+    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], build=build))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize_pairs(steps, instance)
+    assert not result.success and not result.asset_materializations_for_node("preferences")
 
 
 def test_shared_artifacts_name_no_experiment(steps: dict) -> None:

@@ -7,7 +7,7 @@ import base64
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +22,8 @@ PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
 LINE_CHARACTERS = 44
 """Characters of a line of a list for which the UI has room in a window of 1,280 pixels, beside the longest key."""
+NOT_RECORDED = "not_recorded"
+"""The entry that says why others are missing."""
 _BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
 """What makes a list, a quotation or a heading of a line."""
 
@@ -32,6 +34,24 @@ def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     A float that is not finite becomes text.
     """
     return {key: _clean(value) for key, value in values.items() if value is not None}
+
+
+def metadata_of_finished(
+    parts: Sequence[Callable[[], Mapping[str, Any]]], warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the metadata that describes a stored artifact: that of all parts. A later part wins.
+
+    An error in a part does not raise, because the work is done, and doing it again would end in the same way.
+    """
+    metadata: dict[str, Any] = {}
+    errors = []
+    for part in parts:
+        try:
+            metadata |= clean_metadata(part())
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+            warn(f"some of its metadata was not recorded: {errors[-1]}. The result is complete.")
+    return metadata | ({NOT_RECORDED: "\n".join(errors)} if errors else {})
 
 
 def _clean(value: Any) -> Any:

@@ -27,7 +27,7 @@ from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tag
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES, device_need, limit_run_time
-from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
+from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_finished
 from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
@@ -255,8 +255,9 @@ def _find_or_build(
         context.log.info(f"another run materialized {step.name} from newer inputs meanwhile: its inputs are used")
         force = False
     write_views(store)
+    materialized = _materialize_result(context, step, experiment, result, store)
     publish(_end_event(step, experiment, result))
-    return _materialize_result(step, experiment, result, store)
+    return materialized
 
 
 def _is_planned(step: Step, context: SpecContext, spec: Spec) -> bool:
@@ -306,13 +307,20 @@ def trained_by(project: Project, store: ArtifactStore, spec: Spec) -> str | None
 
 
 def _materialize_result(
-    step: Step, experiment: str | None, result: BuildResult, store: ArtifactStore
+    context: dg.AssetExecutionContext, step: Step, experiment: str | None, result: BuildResult, store: ArtifactStore
 ) -> dg.MaterializeResult:
-    metadata = step.show(result.artifact) if step.show else {}
+    def warn(message: str) -> None:
+        context.log.warning(f"{step.name}: {message}", exc_info=True)
+        publish(StepEvent(step.name, experiment, "notes", message=message))
+
     checks = recorded_checks(result.artifact)
+    parts = (
+        lambda: step.show(result.artifact) if step.show else {},
+        lambda: _common_metadata(result, store, experiment),
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.artifact.fingerprint),
-        metadata=clean_metadata(metadata | _common_metadata(result, store, experiment)),
+        metadata=metadata_of_finished(parts, warn),
         check_results=[_check_result(step.name, check, checks.get(check.name)) for check in step.checks],
     )
 
