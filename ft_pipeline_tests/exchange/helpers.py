@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import pytest
 import yaml
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.metadata import NOT_RECORDED
+from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.accounts import FileAccount
 from ft_pipeline.tables.validate import validate_file
+from ft_pipeline_tests.end_to_end.project import current
 
 SUBJECTS = ("kettle", "lamp", "teapot", "desk", "rug", "clock", "towel", "shelf", "candle", "mirror", "pillow", "vase")
 VERBS = ("return", "exchange", "repair", "clean", "assemble", "track", "insure", "wrap")
@@ -46,9 +52,28 @@ class Imported:
         return [json.loads(line) for line in text.splitlines()]
 
     def account(self, file: str) -> FileAccount:
-        """What `ft validate` reports about a raw file."""
+        """What `ft validate` reports about a raw file, after `ft run` read it for its table in the same way."""
         path = self.root / "data" / "raw" / file
-        return validate_file(path, path.parent.name, data_dir=path.parent).account
+        data_format = path.parent.name
+        account = validate_file(path, data_format, data_dir=path.parent).account
+        materialize(self.root, f"raw_{data_format}", data_format)
+        table = current(self.root, data_format).summary
+        (in_table,) = (entry for entry in table["files"] if entry["file"] == path.name)
+        for key in ("status", "read", "quarantined"):  # a row may be a duplicate of one in another file
+            assert in_table[key] == getattr(account, key), key
+        return account
+
+
+def materialize(root: Path, *names: str) -> dg.ExecuteInProcessResult:
+    """Materialize assets of a project in a Dagster instance. The metadata of each is recorded."""
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        patch.setenv("FT_PROJECT", str(root))
+        assets = [STEPS[name].asset for name in names]
+        result = dg.materialize(assets, instance=instance, resources=RESOURCES, raise_on_error=False)
+    for name in names:
+        (event,) = result.asset_materializations_for_node(name)
+        assert NOT_RECORDED not in event.metadata, event.metadata[NOT_RECORDED]
+    return result
 
 
 def run_import(kind: str, *paths: Path, into: Path, **options: str | bool) -> Imported:

@@ -1,22 +1,26 @@
 """Imported projects run: from another trainer's files to scores, on a tiny model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.end_to_end.project import current, cut, ft
 from ft_pipeline_tests.exchange.helpers import (
     Imported,
     answer,
+    materialize,
     question,
     run_import,
     write_json,
     write_lines,
     write_yaml,
 )
+from ft_pipeline_tests.tables.helpers import logged_call
 from ft_pipeline_tests.tiny import tiny_model, tiny_tokenizer
 
 TOOL_TEMPLATE = (
@@ -25,6 +29,8 @@ TOOL_TEMPLATE = (
     "{% for call in message['tool_calls'] or [] %}<tool_call>{{ call['function'] | tojson }}</tool_call>{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+DEMO_ROWS = 150
+"""Of fewer pairs, too few become conversations for a validation split."""
 TOOLS = '[{"name": "find_order", "description": "Find it", "parameters": {"type": "object", "properties": {}}}]'
 
 
@@ -90,14 +96,118 @@ def make_small(imported: Imported) -> None:
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
-def test_a_llamafactory_project_loads_and_its_rows_are_accepted(tmp_path: Path) -> None:
+def demo_recipes(folder: Path, *stages: str) -> Path:
+    """LLaMA-Factory's demo data sets of pairs and thumbs, with a few rows each, and a recipe for each stage."""
+    of_turns = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    info: dict[str, Any] = {
+        "dpo_en_demo": {
+            "file_name": "dpo_en_demo.json",
+            "ranking": True,
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
+        },
+        "kto_en_demo": {
+            "file_name": "kto_en_demo.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "kto_tag": "label"},
+            "tags": of_turns,
+        },
+    }
+    write_json(folder / "data" / "dataset_info.json", info)
+    pairs = [
+        {
+            "conversations": [{"from": "human", "value": question(number)}],
+            "chosen": {"from": "gpt", "value": answer(number)},
+            "rejected": {"from": "gpt", "value": f"I cannot say anything about request {number}."},
+        }
+        for number in range(DEMO_ROWS)
+    ]
+    write_json(folder / "data" / "dpo_en_demo.json", pairs)
+    rated = [{"messages": chat_turns(number), "label": number % 4 > 0} for number in range(DEMO_ROWS)]
+    write_json(folder / "data" / "kto_en_demo.json", rated)
+    for stage in stages:
+        recipe = {
+            **{"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "trust_remote_code": True, "stage": stage},
+            **{"do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_target": "all", "pref_beta": 0.1},
+            **{"dataset": f"{stage}_en_demo", "template": "qwen3_nothink", "cutoff_len": 2048, "max_samples": 1000},
+            **{"output_dir": f"saves/{stage}", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
+            **{"learning_rate": "5.0e-6", "num_train_epochs": 1.0, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1},
+            **{"bf16": True, "ddp_timeout": 180000000},
+        }
+        write_yaml(folder / "examples" / "train_lora" / f"qwen3_lora_{stage}.yaml", recipe)
+    return folder
+
+
+def chat_turns(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question(number)}, {"role": "assistant", "content": answer(number)}]
+
+
+def axolotl_recipes(folder: Path) -> Path:
+    """A YAML for conversations, for pairs and for thumbs, with columns that have other names here."""
+    rows = [{"messages": chat_turns(number)} for number in range(60)]
+    write_lines(folder / "chat.jsonl", rows)
+    pairs = [
+        {"instruction": question(n), "chosen_response": answer(n), "rejected_response": f"No idea {n}."}
+        for n in range(60, 80)
+    ]
+    write_lines(folder / "pairs.jsonl", pairs)
+    rated = [{"completion": chat_turns(number), "label": number % 4 > 0} for number in range(80, 96)]
+    write_lines(folder / "rated.jsonl", rated)
+    kinds = {"sft": ("chat", "chat_template"), "dpo": ("pairs", "chatml.argilla"), "kto": ("rated", "chatml.argilla_chat")}
+    for method, (name, kind) in kinds.items():
+        rl = {} if method == "sft" else {"rl": method}
+        settings = {"base_model": "acme/base-1b", "learning_rate": 2e-4, **rl}
+        write_yaml(folder / f"{method}.yml", {**settings, "datasets": [{"path": f"{name}.jsonl", "type": kind}]})
+    return folder
+
+
+def openai_files(folder: Path) -> Path:
+    """Files for all three methods of tuning."""
+    write_lines(folder / "chat.jsonl", [{"messages": chat_turns(number)} for number in range(60)])
+    pairs = [
+        {
+            "input": {"messages": chat_turns(number)[:1]},
+            "preferred_output": chat_turns(number)[1:],
+            "non_preferred_output": [{"role": "assistant", "content": f"No idea {number}."}],
+        }
+        for number in range(60, 80)
+    ]
+    write_lines(folder / "pairs.jsonl", pairs)
+    asked = [{"messages": chat_turns(n)[:1], "ground_truth": answer(n), "target": str(n)} for n in range(80, 96)]
+    write_lines(folder / "asked.jsonl", asked)
+    return folder
+
+
+def request_log(folder: Path) -> Path:
+    """A log with corrections and thumbs."""
+    calls = [logged_call(question(number), answer(number), id=str(number)) for number in range(60)]
+    thumbs = [{"feedback": {"id": str(number), "rating": "up" if number % 3 else "down"}} for number in range(20)]
+    corrections = [{"feedback": {"id": str(number), "correction": f"Ask {number}."}} for number in range(20, 40)]
+    return write_lines(folder / "log.jsonl", [*calls, *thumbs, *corrections])
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "tables"),
+    [
+        ("llamafactory", llamafactory_project, {"alpaca": 60, "sharegpt": 24, "preferences": 40}),
+        ("llamafactory", lambda folder: demo_recipes(folder, "dpo", "kto"), {"preferences": DEMO_ROWS, "feedback": DEMO_ROWS}),
+        ("axolotl", axolotl_recipes, {"chat": 60, "preferences": 20, "feedback": 16}),
+        ("openai", openai_files, {"chat": 60, "preferences": 20, "unlabelled": 16}),
+        ("traces", request_log, {"traces": 53, "preferences": 20, "feedback": 20}),
+    ],
+)
+def test_what_an_importer_writes_becomes_tables(
+    tmp_path: Path, kind: str, write: Callable[[Path], Path], tables: dict[str, int]
+) -> None:
+    got = run_import(kind, write(tmp_path / "theirs"), into=tmp_path / "ours")
+    names = [*(f"raw_{name}" for name in FORMATS), *FORMATS, "conversations", "quarantine"]
+    assert materialize(got.root, *names).success
+    assert {name: current(got.root, name).summary["accepted"] for name in tables} == tables
+
+
+def test_experiments_of_a_llamafactory_project_follow_each_other(tmp_path: Path) -> None:
     got = run_import("llamafactory", llamafactory_project(tmp_path / "theirs"), into=tmp_path / "ours")
     assert [name for name, _ in got.project.training_chain("dpo")] == ["sft", "dpo"]
-    accepted = {
-        file: got.account(file).accepted
-        for file in ("alpaca/shop.json", "sharegpt/tools.json", "preferences/pairs.jsonl")
-    }
-    assert accepted == {"alpaca/shop.json": 60, "sharegpt/tools.json": 24, "preferences/pairs.jsonl": 40}
 
 
 @pytest.mark.long
@@ -110,6 +220,23 @@ def test_a_llamafactory_project_with_tools_and_pairs_runs(tmp_path: Path) -> Non
     assert run.returncode == 0, run.stdout + run.stderr
     comparison = current(imported.root, "comparison").document("comparison.json")
     assert {"sft", "dpo"} <= {row["experiment"] for row in comparison["rows"]}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_a_llamafactory_recipe_without_conversations_runs_to_its_verdict(tmp_path: Path, stage: str) -> None:
+    theirs = demo_recipes(tmp_path / "theirs", stage)
+    base = tiny_base(tmp_path / "base")
+    imported = run_import("llamafactory", theirs, into=tmp_path / "ours", base_model=str(base))
+    make_small(imported)
+    run = ft(imported.root, "run", "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "not recorded" not in run.stderr
+    experiment = f"qwen3_lora_{stage}"
+    assert imported.experiment(experiment).objective == stage
+    comparison = current(imported.root, "comparison").document("comparison.json")
+    assert experiment in {row["experiment"] for row in comparison["rows"]}
+    assert current(imported.root, "decision").document("decision.json")["verdict"]
 
 
 @pytest.mark.long

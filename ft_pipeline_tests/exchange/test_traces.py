@@ -11,6 +11,7 @@ from ft_pipeline.cli import app
 from ft_pipeline.cli.common import REFUSED
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline_tests.exchange.helpers import materialize
 from ft_pipeline_tests.tables.helpers import logged_call, validate, write_jsonl
 
 ROWS = [
@@ -43,6 +44,7 @@ def test_each_workload_becomes_a_project_with_its_feedback(tmp_path) -> None:
     for name in ("help-desk", "triage", "other"):
         project = Project(tmp_path / "out" / name)
         assert project.experiment_names() == ["sft"] and project.settings.name == name
+        materialize(project.root, "raw_traces", "traces")
 
 
 def test_a_log_of_one_workload_is_copied_as_it_is(tmp_path) -> None:
