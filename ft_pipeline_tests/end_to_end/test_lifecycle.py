@@ -31,6 +31,7 @@ FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
+    assert "not recorded" not in finished.run.stderr + finished.run.stdout, "metadata of a step"
     current = {(pointer.asset, pointer.partition) for pointer in AssetPointers(finished.root / "data" / "store").all()}
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 

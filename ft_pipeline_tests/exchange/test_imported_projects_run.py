@@ -1,7 +1,7 @@
 """Imported projects run: from another trainer's files to scores, on a tiny model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,42 @@ TOOL_TEMPLATE = (
 )
 DEMO_ROWS = 150
 """Of fewer pairs, too few become conversations for a validation split."""
+RECIPE = """
+### model
+model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
+trust_remote_code: true
+
+### method
+stage: {stage}
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+pref_beta: 0.1
+
+### dataset
+dataset: {stage}_en_demo
+template: qwen3_nothink
+cutoff_len: 2048
+max_samples: 1000
+preprocessing_num_workers: 16
+
+### output
+output_dir: saves/qwen3-4b/lora/{stage}
+logging_steps: 10
+plot_loss: true
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 5.0e-6
+num_train_epochs: 1.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+"""
+"""A recipe of LLaMA-Factory's examples."""
 TOOLS = '[{"name": "find_order", "description": "Find it", "parameters": {"type": "object", "properties": {}}}]'
 
 
@@ -96,9 +132,9 @@ def make_small(imported: Imported) -> None:
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
-def demo_recipes(folder: Path, *stages: str) -> Path:
+def demo_recipes(folder: Path, stages: Sequence[str] = ("dpo", "kto")) -> Path:
     """LLaMA-Factory's demo data sets of pairs and thumbs, with a few rows each, and a recipe for each stage."""
-    of_turns = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     info: dict[str, Any] = {
         "dpo_en_demo": {
             "file_name": "dpo_en_demo.json",
@@ -110,7 +146,7 @@ def demo_recipes(folder: Path, *stages: str) -> Path:
             "file_name": "kto_en_demo.json",
             "formatting": "sharegpt",
             "columns": {"messages": "messages", "kto_tag": "label"},
-            "tags": of_turns,
+            "tags": tags,
         },
     }
     write_json(folder / "data" / "dataset_info.json", info)
@@ -126,15 +162,9 @@ def demo_recipes(folder: Path, *stages: str) -> Path:
     rated = [{"messages": chat_turns(number), "label": number % 4 > 0} for number in range(DEMO_ROWS)]
     write_json(folder / "data" / "kto_en_demo.json", rated)
     for stage in stages:
-        recipe = {
-            **{"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "trust_remote_code": True, "stage": stage},
-            **{"do_train": True, "finetuning_type": "lora", "lora_rank": 8, "lora_target": "all", "pref_beta": 0.1},
-            **{"dataset": f"{stage}_en_demo", "template": "qwen3_nothink", "cutoff_len": 2048, "max_samples": 1000},
-            **{"output_dir": f"saves/{stage}", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
-            **{"learning_rate": "5.0e-6", "num_train_epochs": 1.0, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1},
-            **{"bf16": True, "ddp_timeout": 180000000},
-        }
-        write_yaml(folder / "examples" / "train_lora" / f"qwen3_lora_{stage}.yaml", recipe)
+        path = folder / "examples" / "train_lora" / f"qwen3_lora_{stage}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RECIPE.format(stage=stage), encoding="utf-8")
     return folder
 
 
@@ -153,11 +183,13 @@ def axolotl_recipes(folder: Path) -> Path:
     write_lines(folder / "pairs.jsonl", pairs)
     rated = [{"completion": chat_turns(number), "label": number % 4 > 0} for number in range(80, 96)]
     write_lines(folder / "rated.jsonl", rated)
-    kinds = {"sft": ("chat", "chat_template"), "dpo": ("pairs", "chatml.argilla"), "kto": ("rated", "chatml.argilla_chat")}
-    for method, (name, kind) in kinds.items():
-        rl = {} if method == "sft" else {"rl": method}
-        settings = {"base_model": "acme/base-1b", "learning_rate": 2e-4, **rl}
-        write_yaml(folder / f"{method}.yml", {**settings, "datasets": [{"path": f"{name}.jsonl", "type": kind}]})
+    for name, kind, method in (
+        ("chat", "chat_template", {}),
+        ("pairs", "chatml.argilla", {"rl": "dpo"}),
+        ("rated", "chatml.argilla_chat", {"rl": "kto"}),
+    ):
+        settings = {"base_model": "acme/base-1b", "learning_rate": 2e-4, **method}
+        write_yaml(folder / f"{name}.yml", {**settings, "datasets": [{"path": f"{name}.jsonl", "type": kind}]})
     return folder
 
 
@@ -190,7 +222,7 @@ def request_log(folder: Path) -> Path:
     ("kind", "write", "tables"),
     [
         ("llamafactory", llamafactory_project, {"alpaca": 60, "sharegpt": 24, "preferences": 40}),
-        ("llamafactory", lambda folder: demo_recipes(folder, "dpo", "kto"), {"preferences": DEMO_ROWS, "feedback": DEMO_ROWS}),
+        ("llamafactory", demo_recipes, {"preferences": DEMO_ROWS, "feedback": DEMO_ROWS}),
         ("axolotl", axolotl_recipes, {"chat": 60, "preferences": 20, "feedback": 16}),
         ("openai", openai_files, {"chat": 60, "preferences": 20, "unlabelled": 16}),
         ("traces", request_log, {"traces": 53, "preferences": 20, "feedback": 20}),
@@ -225,7 +257,7 @@ def test_a_llamafactory_project_with_tools_and_pairs_runs(tmp_path: Path) -> Non
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_a_llamafactory_recipe_without_conversations_runs_to_its_verdict(tmp_path: Path, stage: str) -> None:
-    theirs = demo_recipes(tmp_path / "theirs", stage)
+    theirs = demo_recipes(tmp_path / "theirs", [stage])
     base = tiny_base(tmp_path / "base")
     imported = run_import("llamafactory", theirs, into=tmp_path / "ours", base_model=str(base))
     make_small(imported)
