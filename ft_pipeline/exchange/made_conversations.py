@@ -8,10 +8,13 @@ from ft_pipeline.exchange.data_files import DataSet
 from ft_pipeline.exchange.import_report import ImportReport
 from ft_pipeline.exchange.row_edits import dump, read_rows
 from ft_pipeline.exchange.row_shapes import CannotHold, openai_row
+from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.tables.dedup.keys import groups_of, keys_of
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.splits import VALIDATION, place_in_splits
 
 ONE_IN = 5
 """Of every five pairs, one is a test row. Another one is a conversation for supervised training and validation: a pair
@@ -24,17 +27,20 @@ _ANSWERS = {
 """Column → (part of the name of the file, which answers are test rows)."""
 
 
-def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport) -> None:
-    """Write chat rows from pairs, thumbs or references, if there would be no conversations. Report what is missing."""
+def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport, shares: DataSettings) -> None:
+    """Write chat rows from pairs, thumbs or references, if there would be no conversations. Report what is missing.
+
+    shares: the settings by which the project splits them.
+    """
     if any(data.data_format in CONVERSATIONAL and (data.paths or data.remote) for data in data_sets):
         return
     made = 0
     for data in data_sets:
         for copy in data.copies:
             if data.data_format == "preferences":
-                made += _from_answers(data, copy, root, report, "chosen")
+                made += _from_answers(data, copy, root, report, "chosen", shares)
             elif data.data_format == "feedback":
-                made += _from_answers(data, copy, root, report, "completion")
+                made += _from_answers(data, copy, root, report, "completion", shares)
             elif data.data_format == "unlabelled":
                 made += _from_references(data, copy, root, report)
     if not made:
@@ -45,12 +51,16 @@ def add_conversations(data_sets: list[DataSet], root: Path, report: ImportReport
         report.add("no_counterpart", "", "no conversations", "", effect)
 
 
-def _from_answers(data: DataSet, copy: Path, root: Path, report: ImportReport, column: str) -> int:
+def _from_answers(
+    data: DataSet, copy: Path, root: Path, report: ImportReport, column: str, shares: DataSettings
+) -> int:
     """Write the answers of pairs (`chosen`), or those with a thumb up (`completion`). Return their number."""
     rows = list(_rows(data, copy, column))
     tests, others = rows[::ONE_IN], rows[1::ONE_IN]
     if not others:
         return 0
+    if not _validation_rows(others, shares):  # there are few, and `ft run` stops at an empty split
+        others += _validation_rows([row for first in range(2, ONE_IN) for row in rows[first::ONE_IN]], shares)
     name, those = _ANSWERS[column]
     test = _write(root, f"{copy.stem}-{name}-test.jsonl", tests, report, is_test=True)
     other = _write(root, f"{copy.stem}-{name}.jsonl", others, report)
@@ -60,6 +70,15 @@ def _from_answers(data: DataSet, copy: Path, root: Path, report: ImportReport, c
     )
     report.add("changed", data.source, f"{data.name}: no conversations", f"{test}, {other}", effect)
     return len(rows)
+
+
+def _validation_rows(rows: list[dict[str, Any]], shares: DataSettings) -> list[dict[str, Any]]:
+    """Return the chat rows that the project will have in its validation split."""
+    records = [(row, convert(FORMATS["chat"], row)) for row in rows]
+    read = [(row, record) for row, record in records if not isinstance(record, Fault)]
+    groups = groups_of(keys_of(FORMATS["chat"], [record for _, record in read]), shares)
+    splits = place_in_splits(groups, shares)
+    return [row for (row, _), split in zip(read, splits, strict=True) if split == VALIDATION]
 
 
 def _from_references(data: DataSet, copy: Path, root: Path, report: ImportReport) -> int:

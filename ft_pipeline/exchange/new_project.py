@@ -22,6 +22,7 @@ from ft_pipeline.exchange.made_conversations import add_conversations
 from ft_pipeline.exchange.model_names import link_chains, replace_base_models
 from ft_pipeline.exchange.their_settings import NotTakenOver
 from ft_pipeline.project import Project
+from ft_pipeline.settings.data import DataSettings
 
 MAX_VALIDATION = 0.5
 """Largest validation share that is taken over."""
@@ -66,8 +67,10 @@ def write_project(plan: Plan, choices: Choices) -> ImportReport:
         scaffold.create(folder, example=False)
         _write_experiments(plan, folder)
         place_all(plan.data_sets, folder, plan.report, remote=choices.remote)
-        add_conversations(plan.data_sets, folder, plan.report)
-        _write_settings(plan, folder, target.name)
+        share = _validation_share(plan)
+        shares = DataSettings(validation_share=share, test_share=TEST_SHARE)
+        add_conversations(plan.data_sets, folder, plan.report, shares)
+        _write_settings(plan, folder, target.name, share)
         _require_loadable(folder)
         _replace(target, folder)
     return plan.report
@@ -158,7 +161,7 @@ def _write_experiments(plan: Plan, folder: Path) -> None:
         plan.report.experiments[draft.name] = draft.source
 
 
-def _write_settings(plan: Plan, folder: Path, name: str) -> None:
+def _write_settings(plan: Plan, folder: Path, name: str, validation_share: float) -> None:
     slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:63] or "imported"
     prompts = dict.fromkeys(
         prompt for draft in plan.drafts if (prompt := draft.settings.get("data.system_prompt")) is not None
@@ -169,7 +172,7 @@ def _write_settings(plan: Plan, folder: Path, name: str) -> None:
     document: dict[str, Any] = {
         "name": slug,
         "task": plan.task,
-        "data": {"validation_share": _validation_share(plan), "test_share": TEST_SHARE},
+        "data": {"validation_share": validation_share, "test_share": TEST_SHARE},
         "prompting": {"variants": variants},
         **_teacher(plan),
         "evaluation": {

@@ -29,8 +29,7 @@ TOOL_TEMPLATE = (
     "{% for call in message['tool_calls'] or [] %}<tool_call>{{ call['function'] | tojson }}</tool_call>{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-DEMO_ROWS = 150
-"""Of fewer pairs, too few become conversations for a validation split."""
+DEMO_ROWS = 40
 RECIPE = """
 ### model
 model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
