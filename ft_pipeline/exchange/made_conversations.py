@@ -59,8 +59,9 @@ def _from_answers(
     tests, others = rows[::ONE_IN], rows[1::ONE_IN]
     if not others:
         return 0
-    if not _validation_rows(others, shares):  # there are few, and `ft run` stops at an empty split
-        others += _validation_rows([row for first in range(2, ONE_IN) for row in rows[first::ONE_IN]], shares)
+    if not _validation_rows(others, shares):
+        # There are few, and `ft run` stops at an empty split. Only one: the others are needed as validation pairs.
+        others += _validation_rows([row for first in range(2, ONE_IN) for row in rows[first::ONE_IN]], shares)[:1]
     name, those = _ANSWERS[column]
     test = _write(root, f"{copy.stem}-{name}-test.jsonl", tests, report, is_test=True)
     other = _write(root, f"{copy.stem}-{name}.jsonl", others, report)
