@@ -29,7 +29,6 @@ TOOL_TEMPLATE = (
     "{% for call in message['tool_calls'] or [] %}<tool_call>{{ call['function'] | tojson }}</tool_call>{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-DEMO_ROWS = 40
 RECIPE = """
 ### model
 model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
@@ -155,10 +154,10 @@ def demo_recipes(folder: Path, stages: Sequence[str] = ("dpo", "kto")) -> Path:
             "chosen": {"from": "gpt", "value": answer(number)},
             "rejected": {"from": "gpt", "value": f"I cannot say anything about request {number}."},
         }
-        for number in range(DEMO_ROWS)
+        for number in range(40)
     ]
     write_json(folder / "data" / "dpo_en_demo.json", pairs)
-    rated = [{"messages": chat_turns(number), "label": number % 4 > 0} for number in range(DEMO_ROWS)]
+    rated = [{"messages": chat_turns(number), "label": number % 3 > 0} for number in range(60)]
     write_json(folder / "data" / "kto_en_demo.json", rated)
     for stage in stages:
         path = folder / "examples" / "train_lora" / f"qwen3_lora_{stage}.yaml"
@@ -221,7 +220,7 @@ def request_log(folder: Path) -> Path:
     ("kind", "write", "tables"),
     [
         ("llamafactory", llamafactory_project, {"alpaca": 60, "sharegpt": 24, "preferences": 40}),
-        ("llamafactory", demo_recipes, {"preferences": DEMO_ROWS, "feedback": DEMO_ROWS}),
+        ("llamafactory", demo_recipes, {"preferences": 40, "feedback": 60}),
         ("axolotl", axolotl_recipes, {"chat": 60, "preferences": 20, "feedback": 16}),
         ("openai", openai_files, {"chat": 60, "preferences": 20, "unlabelled": 16}),
         ("traces", request_log, {"traces": 53, "preferences": 20, "feedback": 20}),
