@@ -104,6 +104,6 @@ def _change_key(project: Project, store: ArtifactStore, asset: str, pointer: Poi
     """
     context = SpecContext(project, store)
     latest, spec = context.find(asset), planned_spec(STEPS[asset], context)
-    if latest is not None and latest.spec_hash == spec.hash:
+    if latest is not None and latest.is_of(spec):
         return None
     return f"{asset} {spec.hash[:16]} after {pointer.when}"

@@ -52,7 +52,7 @@ def find_table_changes(project: Project, cursor: str | None, now: datetime) -> T
         except (UserError, MissingInput) as error:
             notes.append(f"{step.name}: {first_line(error)}")
             continue
-        if last.spec_hash != spec.hash and not only_inputs_differ(last, spec):
+        if not last.is_of(spec) and not only_inputs_differ(last, spec):
             changed[step.name] = spec.hash
             built.append(pointer.when)
     new = {name: spec_hash for name, spec_hash in changed.items() if requested.get(name) != spec_hash}

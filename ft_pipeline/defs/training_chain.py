@@ -152,7 +152,7 @@ def adapter_spec(
     if settings.objective == "grpo":
         evaluation = context.project.settings.evaluation
         config["rewards"] = reward_config(context.project.root, evaluation, settings.grpo.rewards)
-    versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
+    versions = versions_of("torch", "transformers", "peft", "bitsandbytes", "accelerate")
     seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}
     return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)
 

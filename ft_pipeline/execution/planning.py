@@ -150,7 +150,7 @@ class Planner:
             return planned("stale", str(missing), "upstream")
         except UserError as error:
             return planned("broken", str(error))
-        if last.spec_hash != spec.hash:
+        if not last.is_of(spec):
             cause: Cause = "data" if only_inputs_differ(last, spec) else "other"
             sent = f"; {spec.handling['plan']}" if STEPS[name].announce and "plan" in spec.handling else ""
             return planned("stale", describe_difference(last, spec) + sent, cause)
@@ -201,9 +201,9 @@ def _upstream(
 
 def describe_difference(last: Artifact, spec: Spec) -> str:
     """Describe briefly how `spec` differs from the one that `last` was built from."""
-    return describe(differences(last.spec, spec.to_json()))
+    return describe(differences(last.present_spec, spec.to_json()))
 
 
 def only_inputs_differ(last: Artifact, spec: Spec) -> bool:
     """Return whether `spec` is the one that `last` was built from, except for its inputs."""
-    return {**last.spec, "inputs": None} == {**spec.to_json(), "inputs": None}
+    return {**last.present_spec, "inputs": None} == {**spec.to_json(), "inputs": None}

@@ -102,6 +102,6 @@ def _why(step: PlannedStep, context: SpecContext, last: Artifact | None) -> tupl
 def _own_differences(step: PlannedStep, context: SpecContext, last: Artifact) -> list[Difference]:
     """Return how the step's spec over the present inputs differs from the one that it was built from."""
     try:
-        return differences(last.spec, planned_spec(STEPS[step.asset], context).to_json())
+        return differences(last.present_spec, planned_spec(STEPS[step.asset], context).to_json())
     except (UserError, MissingInput):
         return []  # it needs the result of a step that runs first

@@ -13,11 +13,13 @@ data/store/
   cache/      hashes and results of files that have not changed since they were read
 """
 
+import contextlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +30,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal, journal_lines, provenance
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
-from ft_pipeline.store.hashing import hashes_of_files, plain_json, sha256_of_file
+from ft_pipeline.store.hashing import hashes_of_files, plain_json, sha256_of_file, sha256_of_json
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import (
     MANIFEST_NAME,
@@ -38,7 +40,7 @@ from ft_pipeline.store.manifest import (
     read_manifest,
     sealed_manifest,
 )
-from ft_pipeline.store.spec import ArtifactReference, Spec
+from ft_pipeline.store.spec import RETIRED_VERSIONS, ArtifactReference, Spec, without_retired_versions
 from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline.store.verification import verified_manifest
 
@@ -71,6 +73,19 @@ class Artifact:
     def spec(self) -> dict[str, Any]:
         """The spec that it was built from: kind, inputs, config, versions, seed."""
         return self.manifest["spec"]
+
+    @cached_property
+    def present_spec(self) -> dict[str, Any]:
+        """The same spec as it is written now, which plans compare."""
+        return without_retired_versions(self.spec)
+
+    @cached_property
+    def present_spec_hash(self) -> str:
+        return self.spec_hash if self.present_spec == self.spec else sha256_of_json(self.present_spec)
+
+    def is_of(self, spec: Spec) -> bool:
+        """Return whether it was built from `spec`."""
+        return self.present_spec_hash == spec.hash
 
     @property
     def inputs(self) -> dict[str, ArtifactReference]:
@@ -129,10 +144,12 @@ class ArtifactStore:
 
     def find(self, spec: Spec, log: Callable[[str], None] = logger.warning) -> Artifact | None:
         """Return the newest valid artifact of `spec`, if any. `log` receives the reason when one is skipped."""
-        folders = self._spec_folder(spec.kind, spec.hash).glob("*")
-        return self._first_valid(
-            folders, log, lambda artifact: artifact.spec_hash == spec.hash and not artifact.redacted
-        )
+
+        def is_usable(artifact: Artifact) -> bool:
+            return artifact.is_of(spec) and not artifact.redacted
+
+        present = self._first_valid(self._spec_folder(spec.kind, spec.hash).glob("*"), log, is_usable)
+        return present or self._first_valid(self._older_folders(spec.kind).get(spec.hash, ()), log, is_usable)
 
     def open(
         self,
@@ -322,6 +339,16 @@ class ArtifactStore:
     def _folders_of_content(self, kind: str, digits: str) -> list[Path]:
         """Return the folders whose name begins with the first digits of a fingerprint."""
         return list((self.artifacts / kind).glob(f"*/{digits}*"))
+
+    def _older_folders(self, kind: str) -> Mapping[str, Sequence[Path]]:
+        """Return the folders of artifacts whose specs name retired versions, by the hash of their present specs."""
+        folders: dict[str, list[Path]] = defaultdict(list)
+        for folder in (self.artifacts / kind).glob("*/*") if kind in RETIRED_VERSIONS else ():
+            with contextlib.suppress(BrokenArtifact):
+                artifact = Artifact(folder, read_manifest(folder))
+                if artifact.present_spec_hash != artifact.spec_hash:
+                    folders[artifact.present_spec_hash].append(folder)
+        return folders
 
     def _spec_folder(self, kind: str, spec_hash: str) -> Path:
         return self.artifacts / kind / spec_hash[:NAME_DIGITS]

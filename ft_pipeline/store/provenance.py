@@ -33,7 +33,9 @@ PACKAGES = (
     "transformers",
     "trl",
 )
-"""Packages that can change a result."""
+"""Packages that can change a result, and trl, with which the benchmarks compare."""
+NOT_INSTALLED = "not installed"
+"""How a package without a version is shown."""
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +48,7 @@ def code() -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD") if _is_tracked(folder) else None
     changes = _git(folder, "status", "--porcelain", "--", ".") if commit else None
     return {
-        "version": _version("ft-pipeline"),
+        "version": installed_version("ft-pipeline"),
         "sha256": _source_sha256(folder),
         "commit": commit,
         "dirty": bool(changes) if changes is not None else None,
@@ -56,7 +58,7 @@ def code() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def packages() -> dict[str, str]:
     """Return the versions of Python and of the installed ones of PACKAGES. Nothing is imported."""
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()} | {name: installed_version(name) for name in PACKAGES}
     return {name: installed for name, installed in versions.items() if installed}
 
 
@@ -109,7 +111,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """Return the version of a package; None if it is not installed."""
     try:
         return version(package)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
@@ -20,6 +20,7 @@ class RememberingStore(ArtifactStore):
         self._opened: dict[tuple[str, str, str | None], Artifact | None] = {}
         self._folders: dict[str, dict[str, list[Path]]] = {}
         """By kind, and by the digits of the fingerprint that the name of a folder begins with."""
+        self._older: dict[str, Mapping[str, Sequence[Path]]] = {}
 
     def find(self, spec: Spec, log: Callable[[str], None] = logger.warning) -> Artifact | None:
         key = spec.kind, spec.hash
@@ -46,3 +47,8 @@ class RememberingStore(ArtifactStore):
                 folders[folder.name[:NAME_DIGITS]].append(folder)
             self._folders[kind] = folders
         return self._folders[kind].get(digits, [])
+
+    def _older_folders(self, kind: str) -> Mapping[str, Sequence[Path]]:
+        if kind not in self._older:
+            self._older[kind] = super()._older_folders(kind)
+        return self._older[kind]

@@ -1,6 +1,6 @@
 """The spec of an artifact, known before it is built. The hash of the spec finds the artifact."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,6 +9,8 @@ from ft_pipeline.store.hashing import sha256_of_json
 
 ArtifactReference = tuple[str, str]
 """(kind, fingerprint): how a spec, a pointer or a record names an artifact."""
+RETIRED_VERSIONS = {"adapter": frozenset({"trl"})}
+"""Kind → libraries that its specs named once, although they changed no result. Artifacts with them stay up to date."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Spec:
     def with_code_version(self, version: str) -> "Spec":
         """Return the same spec with another version of the step's code."""
         return replace(self, versions=self.versions | {"code": version})
+
+
+def without_retired_versions(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec in its JSON form as it is written now: without RETIRED_VERSIONS."""
+    retired = RETIRED_VERSIONS.get(spec["kind"], frozenset())
+    return {**spec, "versions": {key: value for key, value in spec["versions"].items() if key not in retired}}
 
 
 def _find_seeds(config: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:

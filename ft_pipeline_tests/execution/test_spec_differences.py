@@ -14,7 +14,7 @@ BEFORE = Spec(
     "adapter",
     {"training_data": ("training_data", "a" * 64)},
     {"training": {"learning_rate": 1e-3, "max_steps": 5}, "prompt": "x" * 100, "types": ["q8"], "packing": True},
-    {"code": "3", "trl": "1.16.0"},
+    {"code": "3", "peft": "0.21.0"},
     seed=1,
 )
 
@@ -26,9 +26,9 @@ def change(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("changes", "text", "by_version"),
     [
-        ({"versions": {"code": "4", "trl": "1.16.0"}}, "code version 3 → 4", True),
-        ({"versions": {"code": "3", "trl": "1.17.0"}}, "trl 1.16.0 → 1.17.0", True),
-        ({"versions": {"code": "3"}}, "trl 1.16.0 → absent", True),
+        ({"versions": {"code": "4", "peft": "0.21.0"}}, "code version 3 → 4", True),
+        ({"versions": {"code": "3", "peft": "0.22.0"}}, "peft 0.21.0 → 0.22.0", True),
+        ({"versions": {"code": "3"}}, "peft 0.21.0 → absent", True),
         ({"seed": 2}, "seed 1 → 2", False),
         (
             {"inputs": {"training_data": {"kind": "training_data", "fingerprint": "b"}}},

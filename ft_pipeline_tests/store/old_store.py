@@ -23,6 +23,7 @@ from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
 
 LIST = Path(__file__).with_name("runs_again.yaml")
 Section = Literal["changed", "follows"]
@@ -80,6 +81,12 @@ def _project_as_made(root: Path) -> Iterator[Project]:
         yield Project.find(root)
 
 
+def own_spec(root: Path, asset: str, experiment: str) -> Spec:
+    """Return the spec that materializing an asset over the artifacts in the store of `root` would build."""
+    with _project_as_made(root) as project:
+        return planned_spec(STEPS[asset], SpecContext(project, ArtifactStore(project.store), experiment))
+
+
 def compared_again(root: Path) -> Comparison:
     """Return the comparison of the scores in the store of `root`, without its champion, which must be scored again."""
     with _project_as_made(root) as project, pytest.MonkeyPatch.context() as patch:
@@ -117,7 +124,7 @@ def _own_change(context: SpecContext, asset: str) -> str | None:
         spec = planned_spec(STEPS[asset], context)
     except (UserError, MissingInput, ValidationError):
         return None  # it needs the output of a step that has not run yet
-    if latest.spec_hash != spec.hash:
+    if not latest.is_of(spec):
         return describe_difference(latest, spec)
     return "; ".join(failed_checks(latest)) or None
 

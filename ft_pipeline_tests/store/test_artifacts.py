@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, sealed_manifest
+from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
 
 SPEC = Spec("alpaca", config={"max": 1})
@@ -49,6 +51,27 @@ def test_a_committed_artifact_is_found_by_its_spec(store: ArtifactStore) -> None
     assert (committed.path / "part" / "a.txt").read_text() == "content"
     assert store.find(Spec("alpaca", config={"max": 2})) is None
     assert list((store.root / "drafts").iterdir()) == []
+
+
+@pytest.mark.parametrize("store_type", [ArtifactStore, RememberingStore])
+def test_an_artifact_is_found_by_the_spec_without_a_version_that_counts_no_longer(
+    tmp_path: Path, store_type: type[ArtifactStore]
+) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    spec = Spec("adapter", config={"r": 8}, versions={"torch": "2.13"})
+    damaged = commit_artifact(store, replace(spec, versions={**spec.versions, "trl": "1.15.0"}))
+    (damaged.path / "manifest.json").write_text("{")
+    old = commit_artifact(store, replace(spec, versions={**spec.versions, "trl": "1.16.0"}))
+    commit_artifact(store, replace(spec, versions={"torch": "2.12", "trl": "1.16.0"}), text="another torch")
+    found = store_type(store.root).find(spec)
+    assert found is not None and (found.path, found.is_of(spec)) == (old.path, True)
+    assert found.spec["versions"]["trl"] == "1.16.0", "its manifest stays as it was written"
+    assert store_type(store.root).find(replace(spec, seed=1)) is None
+    of_now = commit_artifact(store, spec, text="of now")
+    newest = store_type(store.root).find(spec)
+    assert newest is not None and newest.path == of_now.path
+    commit_artifact(store, Spec("alpaca", versions={"trl": "1.16.0"}))
+    assert store_type(store.root).find(Spec("alpaca")) is None, "it is ignored only where it was without effect"
 
 
 def test_the_manifest_records_inputs_files_code_and_environment(store: ArtifactStore) -> None:
@@ -260,6 +283,7 @@ CRASH = """
 import os, sys
 from pathlib import Path
 from ft_pipeline.store import artifacts, manifest
+from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
 
 store = artifacts.ArtifactStore(Path(sys.argv[1]))

@@ -23,6 +23,7 @@ from ft_pipeline_tests.store.old_store import (
     Rerun,
     compared_again,
     disagreements,
+    own_spec,
     read_list,
     reruns,
 )
@@ -217,6 +218,15 @@ def test_its_model_of_preferences_is_not_compared_by_likelihood(root: Path) -> N
 def test_only_listed_steps_run_again(planned_reruns: dict[str, Rerun]) -> None:
     messages = disagreements(planned_reruns, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
     assert not messages, "\n".join([*messages, ADVICE])
+
+
+@pytest.mark.parametrize("experiment", ["qlora", "dpo"])
+def test_an_adapter_whose_spec_names_trl_is_up_to_date(root: Path, store: ArtifactStore, experiment: str) -> None:
+    """trl was in the specs of adapters, although nothing imports it."""
+    adapter, spec = current(root, "adapter", experiment), own_spec(root, "adapter", experiment)
+    assert "trl" in adapter.spec["versions"] and "trl" not in spec.versions
+    found = store.find(spec)
+    assert adapter.is_of(spec) and found is not None and found.path == adapter.path
 
 
 def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
