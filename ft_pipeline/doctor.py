@@ -1,6 +1,5 @@
 """Checks of this machine and of the project folder, each with its fix (`ft doctor`)."""
 
-import importlib.metadata
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ from ft_pipeline.execution.workers.gpus import query_nvidia_smi, visible_gpus
 from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
+from ft_pipeline.store.provenance import NOT_INSTALLED, installed_version
 from ft_pipeline.store.signing import ID_DIGITS, find_key, key_id_of, read_public_key
 
 NEEDED_DISK_GB = 3.0
@@ -33,12 +33,13 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
-    "trl",
     "lm-eval",
     "duckdb",
     "pandera",
 )
 """Packages whose versions are shown."""
+OPTIONAL_PACKAGES = ("trl",)
+"""The same, of extras that nothing but the benchmarks needs."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,12 @@ def _check_packages(_: Project) -> Finding:
     missing = [name for name in PACKAGES if not _is_installed(name)]
     if missing:
         return Finding("packages", "problem", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return Finding("packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    versions = {name: installed_version(name) or NOT_INSTALLED for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
+    return Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return installed_version(name) is not None
 
 
 def _check_gpu(_: Project) -> Finding:

@@ -12,6 +12,7 @@ from ft_pipeline import doctor, scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.models.compute_setting import query_compute_dtype
 from ft_pipeline.project import Project
+from ft_pipeline_tests.packages import hide_package
 
 SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Makes an x86 processor behave as if it had only AVX2."""
@@ -83,3 +84,13 @@ def test_a_missing_ray_is_reported_where_it_is_needed(
     monkeypatch.setenv(variable, value)
     launcher = findings_as_json()[1]["launcher"]
     assert (launcher["status"], launcher["seen"]) == ("problem", "ray is not installed")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_package_that_only_the_benchmarks_need_may_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_package(monkeypatch, "trl")
+    packages = findings_as_json()[1]["packages"]
+    assert packages["status"] == "ok" and packages["seen"].endswith(", trl not installed")
+    hide_package(monkeypatch, "peft")
+    packages = findings_as_json()[1]["packages"]
+    assert (packages["status"], packages["fix"]) == ("problem", "pip install peft")

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from huggingface_hub import ModelCard
 
@@ -15,8 +16,11 @@ from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.store import provenance
+from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.packages import hide_package
 from ft_pipeline_tests.release.trained import Trained
 
 
@@ -167,6 +171,21 @@ def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
     assert set(facts.row_counts) == {"alpaca", "sharegpt"}
     assert {"adapter", "base_model", "merged_model", "comparison"} == set(facts.fingerprints)
     assert "| **lora/merged** |" in render_card(facts)
+
+
+def test_the_card_says_which_package_was_not_installed(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_package(monkeypatch, "trl")
+    recorded = provenance.packages.__wrapped__()
+    assert "trl" not in recorded and recorded["peft"] == version("peft")
+    require = trained.store.require
+
+    def made_without_it(*reference: Any) -> Artifact:
+        artifact = require(*reference)
+        return replace(artifact, manifest={**artifact.manifest, "packages": recorded})
+
+    monkeypatch.setattr(trained.store, "require", made_without_it)
+    facts = card_facts(trained.store, find_model(trained.store, "lora"), None, task="Answer.", teacher_terms="")
+    assert "| trl | not installed |" in render_card(facts)
 
 
 def test_the_card_of_a_champion_that_learned_from_test_rows_says_so() -> None:

@@ -12,6 +12,7 @@ from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.disclosure.row_list import count_erased
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.provenance import NOT_INSTALLED
 from ft_pipeline.tables.formats.registry import FORMATS
 
 NO_COMPARISON = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
@@ -138,7 +139,7 @@ class Lineage:
             "machine": f"{machine['processor']}, {machine['cores']} cores",
             "ft-pipeline": f"{code['version']} (source {code['sha256'][:12]})",
             "commit": code["commit"],
-            **{name: manifest["packages"][name] for name in _CARD_PACKAGES if name in manifest["packages"]},
+            **{name: manifest["packages"].get(name, NOT_INSTALLED) for name in _CARD_PACKAGES},
         }
 
     def has_erased_rows(self) -> bool:
