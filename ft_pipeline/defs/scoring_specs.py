@@ -1,13 +1,12 @@
 """Specs of scores: the same harness, template and rows for every model that is compared."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ft_pipeline.defs.distillation import config_and_handling
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
-from ft_pipeline.defs.training_chain import base_model_spec
+from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
@@ -83,29 +82,12 @@ def project_base(context: SpecContext) -> ArtifactReference | None:
     It does not depend on which experiments there are, except for the embedded model, which every machine has. Raises
     MissingInput if it is not in the store yet.
     """
-    wanted, bases = context.project.settings.evaluation.tokens_of, _bases_of_experiments(context)
+    wanted, bases = context.project.settings.evaluation.tokens_of, bases_of_experiments(context)
     model = wanted or (EMBEDDED if EMBEDDED in bases else None)
     if model is None:
         return None
     revision, variables = bases.get(model, (None, {}))
     return context.built_artifact(base_model_spec(context, model, revision, variables)).reference
-
-
-def _bases_of_experiments(context: SpecContext) -> dict[str, tuple[str | None, dict[str, Any]]]:
-    """Return the base models of the experiments, with (revision, variables of the chat template). Broken experiments
-    have none.
-
-    Variables do not change how the tokens of an answer are counted. So a model without them comes first, and setting
-    some in one experiment does not change the scores of the others.
-    """
-    bases: dict[str, tuple[str | None, dict[str, Any]]] = {}
-    for name in context.project.experiment_names():
-        with contextlib.suppress(UserError):
-            settings = context.project.experiment(name)
-            known = bases.get(settings.base_model)
-            if known is None or (known[1] and not settings.chat_template_kwargs):
-                bases[settings.base_model] = settings.revision, settings.chat_template_kwargs
-    return bases
 
 
 def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) -> dict[str, ArtifactReference]:

@@ -1,5 +1,6 @@
 """Specs of the phases of an experiment: `start_from` trains other experiments first, each with its own artifacts."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,23 @@ def base_model_spec(
     if variables:
         config["chat_template_kwargs"] = dict(variables)
     return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
+
+
+def bases_of_experiments(context: SpecContext) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    """Return the base models of the experiments, with (revision, variables of the chat template). Broken experiments
+    have none.
+
+    Variables do not change how the tokens of an answer are counted. So a model without them comes first, and setting
+    some in one experiment does not change the scores of the others.
+    """
+    bases: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    for name in context.project.experiment_names():
+        with contextlib.suppress(UserError):
+            settings = context.project.experiment(name)
+            known = bases.get(settings.base_model)
+            if known is None or (known[1] and not settings.chat_template_kwargs):
+                bases[settings.base_model] = settings.revision, settings.chat_template_kwargs
+    return bases
 
 
 def assets_not_read(project: Project, experiment: str) -> set[str]:
