@@ -5,12 +5,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, column_lineage, distilled_lineage
-from ft_pipeline.defs.training_chain import base_model_spec
+from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
+from ft_pipeline.distillation.answer_table import count_prompts
 from ft_pipeline.distillation.distill import distill
+from ft_pipeline.distillation.teacher import answer_nothing
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -34,6 +37,8 @@ ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
     kinds={"pytorch", "huggingface"},
     code_version="3",
     gpu=lambda project: project.settings.teacher.endpoint is None,
+    build=lambda build: answer_nothing(build.spec.config["teacher"], build.out),
+    builds_here=lambda spec: spec.handling.get("prompts") == 0,
     show=lambda artifact: _answers_metadata(artifact),
 )
 def teacher_answers(context: SpecContext) -> Spec:
@@ -45,17 +50,31 @@ def teacher_answers(context: SpecContext) -> Spec:
     request only the missing ones (docs/distillation.md).
     """
     teacher = context.project.settings.teacher
+    unlabelled = context.checked_artifact("unlabelled")
     inputs = {
-        "unlabelled": context.checked_artifact("unlabelled").reference,
+        "unlabelled": unlabelled.reference,
         "conversations": context.checked_artifact("conversations").reference,
     }
     config, handling = config_and_handling(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
+    handling["prompts"] = count_prompts(unlabelled.path)
+    if not has_teacher(context):
+        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
     model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
     inputs["base_model"] = context.built_artifact(model).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
+
+
+def has_teacher(context: SpecContext) -> bool:
+    """Whether the project has a teacher. The embedded model, which is the default, is none if there are no prompts and
+    no experiment trains it: it would be unpacked, and scored, for nothing."""
+    teacher = context.project.settings.teacher
+    if teacher.endpoint is not None or teacher.model != EMBEDDED or EMBEDDED in bases_of_experiments(context):
+        return True
+    unlabelled = context.find("unlabelled")
+    return unlabelled is not None and count_prompts(unlabelled.path) > 0
 
 
 def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -109,10 +128,12 @@ def distilled(context: SpecContext) -> Spec:
     return Spec("distilled", inputs, config)
 
 
-def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
-    """The hash of a local model's content, or of an endpoint's address and the requested model name."""
-    base_model = answers.inputs.get("base_model")
-    return base_model[1] if base_model else teacher_sha256(teacher)
+def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str | None:
+    """The hash of a local model's content, or of an endpoint's address and the requested model name; None without a
+    teacher."""
+    if base_model := answers.inputs.get("base_model"):
+        return base_model[1]
+    return teacher_sha256(teacher) if teacher.endpoint else None
 
 
 def _build_distilled(build: BuildContext) -> dict[str, Any]:

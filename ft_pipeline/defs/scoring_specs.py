@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ft_pipeline.defs.distillation import config_and_handling
+from ft_pipeline.defs.distillation import config_and_handling, has_teacher
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
@@ -204,12 +204,12 @@ def _packages(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
     """The spec of the teacher's scores on the test prompts. The project's base model counts their tokens.
 
-    None if the teacher has no row in the comparison: the settings exclude it, it is the base model itself, or it is the
-    embedded model, whose chat template writes no tools, and rows declare some.
+    None if there is no teacher, or if it has no row in the comparison: the settings exclude it, it is the base model
+    itself, or it is the embedded model, whose chat template writes no tools, and rows declare some.
     scored: references to `conversations` and `base_model` of the rows that the teacher is compared with.
     """
     teacher = context.project.settings.teacher
-    if not teacher.in_comparison:
+    if not teacher.in_comparison or not has_teacher(context):
         return None
     inputs = {"conversations": scored["conversations"], "base_model": project_base(context) or scored["base_model"]}
     if teacher.endpoint is None:

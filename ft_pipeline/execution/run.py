@@ -33,6 +33,7 @@ from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project
+from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
@@ -147,6 +148,7 @@ def _require_embedded_model(project: Project, planned: Iterable[PlannedStep]) ->
     bases = {project.experiment(name).base_model for name in names}
     teacher = project.settings.teacher
     is_teacher = teacher.endpoint is None and teacher.model == EMBEDDED  # training_data needs what a teacher answered
+    is_teacher &= EMBEDDED in bases or has_files(project.raw_folder("unlabelled"))
     if bases == {EMBEDDED} or (is_teacher and any(step.asset == "teacher_answers" for step in running)):
         find_embedded()
 

@@ -239,12 +239,13 @@ def _find_or_build(
     while True:
         before = pointers.read(step.name, experiment)
         spec = spec_with_inputs(step, spec_context, build_missing)
+        build = _in_process_build(step, project, store) if step.builds_here(spec) else None
         result = build_artifact(
             context,
             store,
             spec,
-            device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
-            build=_in_process_build(step, project, store) if step.builds_here(spec) else None,
+            device=device_need(project, experiment, spec.kind) if step.gpu(project) and build is None else False,
+            build=build,
             force=force,
         )
         with pointers.lock(step.name, experiment).hold(context.log.info):
