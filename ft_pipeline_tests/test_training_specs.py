@@ -113,6 +113,18 @@ def test_only_the_spec_of_an_adapter_of_grpo_contains_its_rewards(tmp_path: Path
     assert ExperimentSettings.model_validate(merged).objective == "grpo" and "grpo" not in merged
 
 
+def test_only_greedy_answers_in_training_depend_on_penalties_of_the_base_model(tmp_path: Path) -> None:
+    """The validation rewards of grpo choose its checkpoint."""
+    case = Case(
+        tmp_path, SMALL, a="technique: lora\nobjective: grpo\ngrpo: {rewards: {chrf: 1}}\n", b="technique: lora\n"
+    )
+    assert "ignored_while_decoding" not in case.spec("adapter").config
+    own = case.base.path / "generation_config.json"
+    own.write_text('{"repetition_penalty": 1.1, "temperature": 0.6}', encoding="utf-8")
+    assert case.spec("adapter").config["ignored_while_decoding"] == ["repetition_penalty"]
+    assert "ignored_while_decoding" not in case.spec("adapter", "b").config
+
+
 @pytest.mark.parametrize("kind", ["experiment", "adapter", "merged_model"])
 def test_a_tracker_changes_no_spec(tmp_path: Path, kind: str) -> None:
     case = Case(tmp_path, SMALL, a="technique: lora\nseeds: 2\n")

@@ -6,6 +6,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.tuned_variants import looks_up
 from ft_pipeline.execution.step import SpecContext, versions_of
+from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
 from ft_pipeline.settings.distill import OWN_PROMPT, DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -39,6 +40,7 @@ def teacher_distributions_spec(
         "variant": variant,
         "system_prompt": settings.data.system_prompt,
         "seed": context.project.settings.evaluation.seed,
+        **ignored_while_decoding(teacher.path),
     }
     versions = versions_of("torch", "transformers", *(["bm25s"] if looks_up(variant) else []))
     references = {name: artifact.reference for name, artifact in inputs.items()}

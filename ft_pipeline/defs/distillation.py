@@ -14,6 +14,7 @@ from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
+from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -62,9 +63,10 @@ def teacher_answers(context: SpecContext) -> Spec:
     if not has_teacher(context):
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
     model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
-    inputs["base_model"] = context.built_artifact(model).reference
-    versions = versions_of("torch", "transformers")
-    return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
+    base = context.built_artifact(model)
+    inputs["base_model"] = base.reference
+    versions, config = versions_of("torch", "transformers"), {"teacher": config, **ignored_while_decoding(base.path)}
+    return Spec("teacher_answers", inputs, config, versions, seed=teacher.seed, handling=handling)
 
 
 def has_teacher(context: SpecContext) -> bool:

@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.tuned_variants import VARIANTS, looks_up, variants_i
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.endpoint.rate_limits import cost
+from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -164,7 +165,8 @@ def _scoring_spec(
     frozen: Mapping[str, str] | None,
 ) -> Spec:
     """The spec of scores of one base model. own_config: what only this kind has. frozen: see _prompt_inputs."""
-    config = {**evaluation_config(context), **probes_config(context), **own_config}
+    ignored = ignored_while_decoding(context.store.require(*inputs["base_model"]).path)
+    config = {**evaluation_config(context), **probes_config(context), **ignored, **own_config}
     all_inputs = {
         **inputs,
         **_prompt_inputs(context, inputs, variants, frozen),
@@ -212,9 +214,11 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
     if not teacher.in_comparison or not has_teacher(context):
         return None
     inputs = {"conversations": scored["conversations"], "base_model": project_base(context) or scored["base_model"]}
+    ignored: dict[str, Any] = {}
     if teacher.endpoint is None:
         spec = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
-        model = context.built_artifact(spec).reference
+        built = context.built_artifact(spec)
+        model, ignored = built.reference, ignored_while_decoding(built.path)
         if model == inputs["base_model"]:
             return None
         if teacher.model == EMBEDDED and declares_tools(context.store.require(*inputs["conversations"]).path):
@@ -228,6 +232,7 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
         "teacher": teacher_config,
         "name": teacher.model,
         "prices": prices.model_dump(mode="json"),
+        **ignored,
     }
     return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
 

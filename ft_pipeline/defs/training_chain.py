@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.reward_config import reward_config
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify_model
+from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
@@ -170,6 +171,7 @@ def adapter_spec(
     if settings.objective == "grpo":
         evaluation = context.project.settings.evaluation
         config["rewards"] = reward_config(context.project.root, evaluation, settings.grpo.rewards)
+        config |= ignored_while_decoding(base.path)
     versions = versions_of("torch", "transformers", "peft", "bitsandbytes", "accelerate")
     seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}
     return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)

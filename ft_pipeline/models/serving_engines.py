@@ -60,8 +60,9 @@ class Engine:
             return [str(self.program), "serve", model, *server, *device]
         return [
             str(self.program), "serve", str(folder / model), "--served-model-name", model, *server,
-            # vLLM samples at temperature 1 if neither request nor model sets it, and accepts requests of any web page.
-            "--override-generation-config", '{"temperature": 0}',
+            # vLLM samples at temperature 1 if neither request nor model sets it, obeys the model's own penalty, and
+            # accepts requests of any web page.
+            "--override-generation-config", '{"temperature": 0, "repetition_penalty": 1, "min_p": 0}',
             "--chat-template-content-format", "string",
             "--allowed-origins", "[]",
             *(("--enable-auto-tool-choice", "--tool-call-parser", call_parser) if call_parser else ()),

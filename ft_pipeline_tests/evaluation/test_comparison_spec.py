@@ -1,5 +1,6 @@
 """What the asset `comparison` passes on: names of base models, the metric that decides, contenders."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,15 @@ import pytest
 import yaml
 
 from ft_pipeline.defs.compared_scores import _about_contenders, _deciding_metric, _must_keep
-from ft_pipeline.defs.scoring_specs import base_names, evaluation_config, probes_config
+from ft_pipeline.defs.scoring_specs import base_names, baseline_spec, evaluation_config, probes_config, teacher_spec
+from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import SpecContext
+from ft_pipeline.execution.step import SpecContext, spec_of_its_asset
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.evaluation.moving_rows import load_steps
 
 
 def put_base(store: ArtifactStore, content: str, **config: Any) -> str:
@@ -90,6 +93,30 @@ def test_only_the_questions_of_probes_are_scored_with_and_the_rules_are_compared
     other = context_of(tmp_path, probes={"p": {"file": "p.jsonl", "must_not": "x", "margin": 0.1}})
     assert probes_config(other) == probes_config(context)
     assert _must_keep(other)["probes"]["p"]["digest"] == digest
+
+
+@pytest.mark.parametrize(
+    ("own", "ignored"),
+    [
+        ({"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.0, "min_length": 0}, None),
+        ({"repetition_penalty": 1.05, "suppress_tokens": [4]}, ["repetition_penalty", "suppress_tokens"]),
+    ],
+)
+def test_only_models_whose_own_settings_changed_greedy_answers_are_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], ignored: list[str] | None
+) -> None:
+    """Older versions obeyed a penalty of the model while scoring, but not llama.cpp or Ollama."""
+    load_steps(monkeypatch)
+    context = context_of(tmp_path)
+    draft = context.store.begin(spec_of_its_asset(base_model_spec(context, "own/base", None)))
+    (draft.out / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    base = context.store.commit(draft, {"params": 9})
+    inputs = {"conversations": ("conversations", "a" * 64), "base_model": base.reference}
+    (tmp_path / "project.yaml").write_text("name: x\nteacher: {model: own/base}\n", encoding="utf-8")
+    as_teacher = {**inputs, "base_model": ("base_model", "b" * 64)}
+    with_teacher = SpecContext(Project(tmp_path), context.store)
+    for spec in (baseline_spec(context, inputs, {"variants": {}}), teacher_spec(with_teacher, as_teacher)):
+        assert spec is not None and spec.config.get("ignored_while_decoding") == ignored
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ class Scored:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.merged = spm_model(root / "merged")
+        own = self.merged / "generation_config.json"
+        penalty = {**json.loads(own.read_text(encoding="utf-8")), "repetition_penalty": 2.0}  # no engine obeys it
+        own.write_text(json.dumps(penalty), encoding="utf-8")
         conversations = root / "conversations"
         conversations.mkdir()
         pq.write_table(pa.Table.from_pylist(CONVERSATIONS), conversations / "rows.parquet")
@@ -79,6 +82,8 @@ def test_the_file_in_32_bit_agrees_with_the_merged_model(scored: Scored) -> None
     assert conversion == {name: costs[name] for name in ("agreement", "identical")}
     assert conversion["agreement"]["value"] == conversion["identical"]["value"] == 1.0
     assert abs(costs["loss_increase"]["value"]) < 1e-3 and 0 <= costs["kl"]["value"] < 1e-3
+    answers = {row.name: row.scores["chrf"].value for row in compare(scored.inputs, {"primary_metric": "loss"}).rows}
+    assert answers["a/gguf-f32"] == answers["a/merged"]
 
 
 def test_the_long_comparison_shows_its_progress(scored: Scored) -> None:

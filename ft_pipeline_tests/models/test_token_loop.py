@@ -121,18 +121,24 @@ def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) ->
         {"num_beams": 2},
     ],
 )
-def test_a_models_generation_config_is_obeyed(config: dict[str, Any], tiny_base: Path) -> None:
+@pytest.mark.parametrize("cache", [{}, {"use_cache": False}])
+def test_a_models_own_penalties_and_limits_are_ignored(
+    config: dict[str, Any], cache: dict[str, Any], tiny_base: Path
+) -> None:
+    """Greedy is the most probable token of the model, as llama.cpp takes it, in our loop and in transformers'."""
     model, tokenizer = load(tiny_base), load_tokenizer(tiny_base)
-    assert supports_token_loop(model)
-    for key, value in config.items():
-        setattr(model.generation_config, key, value)
-    assert not supports_token_loop(model)
     prompts = ["My package is late", "Paris", "Where can I change the delivery address of my order?"]
-    ours = [answer.text for answer in generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=3)]
-    tokenizer.padding_side = "left"
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    rows = model.generate(**inputs, max_new_tokens=10, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    assert ours == [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+    def answers() -> list[str]:
+        return [answer.text for answer in generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=3)]
+
+    expected = answers()
+    for key, value in (config | cache).items():
+        setattr(model.generation_config, key, value)
+    configured = model.generation_config
+    assert supports_token_loop(model) is (not cache)
+    assert answers() == expected
+    assert model.generation_config is configured, "it is saved with the model"
 
 
 def test_a_models_sampling_settings_are_ignored(tiny_base: Path) -> None:

@@ -142,14 +142,15 @@ def test_exported_generation_settings_are_those_of_scoring(trained: Trained, exp
     assert config["pad_token_id"] == tokenizer.pad_token_id
 
 
-def test_generation_settings_keep_every_stop_token_and_disable_sampling(trained: Trained, tmp_path: Path) -> None:
+def test_generation_settings_keep_every_stop_token_and_no_sampling_or_penalty(trained: Trained, tmp_path: Path) -> None:
     """A model whose own settings sample, and that ends at a token that its template never writes."""
     folder = tmp_path / "model"
     folder.mkdir()
     for path in trained.base.path.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
-    own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": [7, 9]}
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    own = {**sampling, "repetition_penalty": 1.1, "min_new_tokens": 3, "eos_token_id": [7, 9], "max_new_tokens": 90}
     (folder / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
     tokenizer = load_tokenizer_lazily(folder)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -157,7 +158,7 @@ def test_generation_settings_keep_every_stop_token_and_disable_sampling(trained:
         "do_sample": False,
         "eos_token_id": sorted({7, 9, end}),
         "pad_token_id": tokenizer.pad_token_id,
-        "repetition_penalty": 1.1,
+        "max_new_tokens": 90,
     }
 
 

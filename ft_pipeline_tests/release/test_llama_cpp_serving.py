@@ -184,15 +184,14 @@ def test_a_model_without_the_file_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_decoding_that_llama_cpp_lacks_is_refused(shop: ServedShop, tmp_path: Path) -> None:
+def test_slots_share_what_is_kept_in_memory_and_no_penalty_of_the_model_is_passed_on(
+    shop: ServedShop, tmp_path: Path
+) -> None:
     served = write_served_folder(shop.store, find_model(shop.store, "lora"), tmp_path, turns="variables")
-    gguf = find_gguf(shop.store, find_model(shop.store, "lora"), None)
-    penalty = {**served.decoding, "repetition_penalty": 1.2, "max_new_tokens": 9}
-    write_llama_cpp_settings(replace(served, decoding=penalty), "lora", gguf)
+    write_llama_cpp_settings(served, "lora", find_gguf(shop.store, find_model(shop.store, "lora"), None))
     settings = json.loads((served.path / LLAMA_CPP_SETTINGS).read_text(encoding="utf-8"))
-    assert (settings["repetition_penalty"], settings["context"], settings["slots"]) == (1.2, 4096, 4)
-    with pytest.raises(UserError, match=r"has 'no_repeat_ngram_size', which llama.cpp does not apply"):
-        write_llama_cpp_settings(replace(served, decoding={**penalty, "no_repeat_ngram_size": 2}), "lora", gguf)
+    assert (settings["context"], settings["slots"]) == (4096, 4)
+    assert settings.keys() == {"gguf", "template", "alias", "context", "slots"}
 
 
 @pytest.mark.long

@@ -160,7 +160,11 @@ def test_an_installed_vllm_is_used_and_ends_with_ft(trained: Trained, tmp_path: 
         assert verb == "serve"
         assert options["--served-model-name"] == "lora"
         assert options["--host"] == "127.0.0.1"
-        assert json.loads(options["--override-generation-config"]) == {"temperature": 0}
+        assert json.loads(options["--override-generation-config"]) == {
+            "temperature": 0,
+            "repetition_penalty": 1,
+            "min_p": 0,
+        }
         assert record["offline"] == "1"
         generation = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
         assert generation["do_sample"] is False

@@ -13,7 +13,6 @@ from typing import Any
 import xllamacpp
 
 _ERRORS_ONLY = 1
-_WHOLE_CONTEXT = -1
 
 
 def start(settings: dict[str, Any], port: int) -> xllamacpp.Server:
@@ -38,8 +37,6 @@ def start(settings: dict[str, Any], port: int) -> xllamacpp.Server:
     params.force_pure_content_parser = True
     params.special = True
     params.sampling.temp = 0.0
-    params.sampling.penalty_repeat = settings["repetition_penalty"]
-    params.sampling.penalty_last_n = _WHOLE_CONTEXT
     return xllamacpp.Server(params)
 
 

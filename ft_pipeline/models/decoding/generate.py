@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
@@ -19,6 +20,7 @@ from ft_pipeline.models.decoding.token_loop import (
     generate_tokens,
     supports_token_loop,
 )
+from ft_pipeline.models.generation_config import COMPUTING_KEYS
 from ft_pipeline.models.model_structure import causal_lm
 
 
@@ -47,7 +49,9 @@ def generate(
     seed: int = 0,
     report: Reporter | None = None,
 ) -> list[Generation]:
-    """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy."""
+    """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy.
+
+    Of the model's own generation config, only the stop tokens count (generation_config.py)."""
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
     decoding = Decoding(stop_token_ids(tokenizer, model), max_new_tokens, temperature)
     answers: dict[int, Generation] = {}
@@ -121,23 +125,35 @@ def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decodi
     cache_argument = {}
     if batch.cache is not None or (default_cache and has_plain_cache(causal)):
         cache_argument["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
-    # None, not absent: the model's own generation config may contain other sampling settings.
-    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    sampling: dict[str, Any] = {"do_sample": False}
     if decoding.temperature > 0 and batch.uniforms is not None:
         chosen = _ChosenTokens(batch.uniforms, width, decoding.temperature)
         sampling["logits_processor"] = LogitsProcessorList([chosen])
     elif decoding.temperature > 0:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=list(decoding.stop_token_ids),
-        pad_token_id=batch.pad_token_id,
-        **cache_argument,
-        **sampling,
-    )
+    with _own_distribution(causal):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=list(decoding.stop_token_ids),
+            pad_token_id=batch.pad_token_id,
+            **cache_argument,
+            **sampling,
+        )
     return [_up_to_stop_token(row, decoding.stop_token_ids) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def _own_distribution(causal: Any) -> Iterator[None]:
+    """Let the model answer from its own probabilities inside the context, without the penalties, limits and sampling of
+    its generation config: `generate` would take each setting from there that it is not given."""
+    configured = causal.generation_config
+    causal.generation_config = GenerationConfig(**{key: getattr(configured, key) for key in COMPUTING_KEYS})
+    try:
+        yield
+    finally:
+        causal.generation_config = configured
 
 
 @dataclass(frozen=True)

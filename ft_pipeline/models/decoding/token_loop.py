@@ -16,25 +16,11 @@ from transformers import GenerationConfig, GenerationMixin
 
 from ft_pipeline.models.decoding.batch_state import BatchState
 from ft_pipeline.models.decoding.kv_cache import has_plain_cache
+from ft_pipeline.models.generation_config import COMPUTING_KEYS
 from ft_pipeline.models.model_structure import causal_lm
 
 _MAX_FINISHED_SHARE = 0.25
 """Finished rows are dropped when they are this share of the batch. Dropping copies the cache of the remaining rows."""
-_HANDLED_KEYS = {
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "max_length",
-    "max_new_tokens",
-    "transformers_version",
-    "_from_model_config",
-}
-"""Keys of a generation config that `PromptBatch` and `Decoding` replace, or that have no effect."""
 _GENERATION_METHODS = (
     "generate",
     "_sample",
@@ -83,7 +69,7 @@ def supports_token_loop(model: Any) -> bool:
     """Whether generate_tokens can replace transformers' `generate` for `model` (a causal LM, or an adapter on one).
 
     False if the model caches more than keys and values, if it overrides a part of `generate`, or if its generation
-    config sets what generate_tokens does not implement (a repetition penalty, suppressed tokens, beams).
+    config says how to compute.
     """
     causal = causal_lm(model)
     kind = type(causal)
@@ -91,7 +77,7 @@ def supports_token_loop(model: Any) -> bool:
         has_plain_cache(causal)
         and inspect.signature(kind.forward).parameters.keys() >= _FORWARD_ARGUMENTS
         and all(getattr(kind, name, None) is getattr(GenerationMixin, name) for name in _GENERATION_METHODS)
-        and not _needs_logits_processors(causal.generation_config)
+        and not _says_how_to_compute(causal.generation_config)
         and not _switches_expert_kernel(causal)
     )
 
@@ -147,21 +133,10 @@ def choose_tokens(logits: Tensor, temperature: float, uniforms: Tensor | None = 
     return torch.searchsorted(sums, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
-def _needs_logits_processors(config: GenerationConfig) -> bool:
-    """Whether a generation config sets anything other than `_HANDLED_KEYS`, so that `generate` would process logits.
-
-    An unknown key counts, because its effect is not known.
-    """
-    ineffective = {
-        **GenerationConfig._get_default_generation_params(),
-        "use_cache": True,
-        "output_attentions": False,
-        "output_hidden_states": False,
-    }
-    settings = {
-        key: value for key, value in config.to_diff_dict().items() if key not in _HANDLED_KEYS and value is not None
-    }
-    return any(key not in ineffective or value != ineffective[key] for key, value in settings.items())
+def _says_how_to_compute(config: GenerationConfig) -> bool:
+    values = {key: getattr(config, key) for key in COMPUTING_KEYS}
+    ineffective = {"use_cache": True, "disable_compile": False}
+    return any(value not in (None, ineffective.get(key)) for key, value in values.items())
 
 
 def _switches_expert_kernel(causal: Any) -> bool:

@@ -1,14 +1,13 @@
 """What llama.cpp needs to serve a model as it was scored, and prompts with which its reading is checked."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.models.serving_engines import LLAMA_CPP_SETTINGS
 from ft_pipeline.release.export.served_folder import TEMPLATE_NAME, ServedFolder
 
@@ -16,9 +15,6 @@ CACHED_TOKENS = 32_768
 """Up to this many tokens of several conversations are kept in memory at once."""
 MAX_SLOTS = 4
 """Most requests that are answered at once."""
-_SUPPORTED_DECODING = {"do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "repetition_penalty"}
-_HARMLESS_DECODING = ("max_length", "max_new_tokens", "use_cache", "output_", "return_", "cache_implementation")
-"""Beginnings of keys of a generation config that do not change which token is next."""
 _QUESTION = {"role": "user", "content": "Is it 5 °C outside?\nI <b>wonder</b>."}
 _ANSWER = {"role": "assistant", "content": "It is."}
 _TOOL = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {"type": "object"}}}
@@ -34,10 +30,7 @@ class PromptProbe:
 
 
 def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> None:
-    """Write the settings of the server to the served folder. Raises UserError if it cannot decode as scored.
-
-    name: the model's, as clients give it.
-    """
+    """Write the settings of the server to the served folder. name: the model's, as clients give it."""
     window = _window(served.path)
     slots = max(1, min(MAX_SLOTS, CACHED_TOKENS // window)) if window else 1
     settings = {
@@ -46,7 +39,6 @@ def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> Non
         "alias": name,
         "context": window * slots,
         "slots": slots,
-        "repetition_penalty": _repetition_penalty(served.decoding),
     }
     (served.path / LLAMA_CPP_SETTINGS).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
@@ -74,18 +66,3 @@ def _window(folder: Path) -> int:
     """Return the number of tokens that the model can read; 0 if its config does not say it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config.get("text_config", config).get("max_position_embeddings") or 0
-
-
-def _repetition_penalty(decoding: Mapping[str, Any]) -> float:
-    """Return the penalty. Raises UserError for other keys of a generation config that change answers."""
-    others = [
-        name
-        for name, value in decoding.items()
-        if value and name not in _SUPPORTED_DECODING and not name.startswith(_HARMLESS_DECODING)
-    ]
-    if others:
-        raise UserError(
-            f"The model's generation_config.json has {others[0]!r}, which llama.cpp does not apply. Use --engine "
-            "transformers."
-        )
-    return float(decoding.get("repetition_penalty") or 1.0)

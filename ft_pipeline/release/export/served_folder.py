@@ -1,7 +1,6 @@
 """Write the folder that an engine serves: the model's files, its prompt in the chat template, decoding as scored."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,6 @@ class ServedFolder:
     """How the model writes answers."""
     tokenizer: Any
     """The model's tokenizer. Its chat template contains the prompt, and takes turns as they are."""
-    decoding: Mapping[str, Any]
-    """The generation config."""
     prompt: Prompt | None = None
     """The prompt, if it is different for each request: then it is not in the chat template."""
 
@@ -98,7 +95,7 @@ def write_served_folder(
         template = template_with_variables(template)
     (served / TEMPLATE_NAME).unlink(missing_ok=True)
     (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
-    return ServedFolder(served, form, tokenizer, decoding, prompt)
+    return ServedFolder(served, form, tokenizer, prompt)
 
 
 def scored_prompt(store: ArtifactStore, model: ModelReference) -> Prompt:

@@ -21,7 +21,10 @@ from ft_pipeline.models.load import load_tokenizer
 _SCRIPT, _TOKENIZER_CONFIG = "convert_hf_to_gguf.py", "tokenizer_config.json"
 _UNSET = ("author", "version", "organization", "finetune", "basename", "description", "quantized_by")
 """Fields that the script would guess from the name of the folder, which is a path of this machine."""
-_SAMPLING = ("sequence", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold")
+_SAMPLING = (
+    *("sequence", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold"),
+    *("penalty_last_n", "penalty_repeat", "mirostat", "mirostat_tau", "mirostat_eta"),
+)
 _INSTEAD = "Export the model without --format gguf, and serve it with `ft serve`."
 
 

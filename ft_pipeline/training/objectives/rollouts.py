@@ -1,14 +1,12 @@
 """Draw answers to prompts with the model as it is now, and get their rewards."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import padded_attention
@@ -17,7 +15,7 @@ from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.decoding.generate import generate_ids, to_generation
 from ft_pipeline.models.decoding.prefix_cache import Contexts
 from ft_pipeline.models.decoding.token_loop import Decoding
-from ft_pipeline.models.model_structure import causal_lm, context_window
+from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.tool_calls import read_answer
 from ft_pipeline.tables.formats.turns import spoken_text
 from ft_pipeline.training.objectives.reward_client import Answer, Reward, RewardProcess
@@ -153,7 +151,6 @@ def draw_ids(
         without_compiled_code(),
         padded_attention(model),
         compute_autocast(model),
-        _own_distribution(model, decoding.stop_token_ids) if samples else nullcontext(),
     ):
         batches = generate_ids(
             Contexts(model, prompts),
@@ -174,16 +171,3 @@ def draw_numbers(seed: int, prompt: Sequence[int], copies: int, tokens: int) -> 
     digest = hashlib.sha256(f"{seed}:{','.join(map(str, prompt))}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(copies, tokens, generator=generator, dtype=torch.float64)
-
-
-@contextmanager
-def _own_distribution(model: Any, stops: Sequence[int]) -> Iterator[None]:
-    """Let the model draw from its own probabilities inside the context. A repetition penalty of its generation config
-    would make answers that the loss takes for more or less likely than they were."""
-    causal = causal_lm(model)
-    configured = causal.generation_config
-    causal.generation_config = GenerationConfig(eos_token_id=list(stops))
-    try:
-        yield
-    finally:
-        causal.generation_config = configured
