@@ -14,8 +14,9 @@ QUESTIONS = (
 )
 
 
-def test_trl_like_for_like_minimizes_the_same_loss_as_ours(tiny_base: Path) -> None:
+def test_trl_like_for_like_minimizes_the_same_loss_as_ours(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches and start are the same: the loss is equal before the first update, and nearly equal after it."""
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")  # ours has no padding: in bf16, that may change products
     from contenders import ours, trl_defaults, trl_like_for_like
 
     rows = [
@@ -26,7 +27,7 @@ def test_trl_like_for_like_minimizes_the_same_loss_as_ours(tiny_base: Path) -> N
     own, same, defaults = (
         train(tiny_base, rows) for train in (partial(ours, "qlora"), trl_like_for_like, trl_defaults)
     )
-    assert same["first_loss"] == pytest.approx(own["first_loss"], rel=2e-3)
+    assert same["first_loss"] == pytest.approx(own["first_loss"], rel=1e-4)
     assert same["mean_loss"] == pytest.approx(own["mean_loss"], rel=1e-2)
     assert defaults["mean_loss"] == pytest.approx(own["mean_loss"], rel=0.2)
     assert own["mean_loss"] != own["first_loss"] and own["tokens"] == same["tokens"] == defaults["tokens"]

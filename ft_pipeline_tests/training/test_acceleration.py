@@ -196,13 +196,14 @@ def trained(folder, data, base, **keys):
     return weights, summary
 
 
-def test_training_on_rows_end_to_end_learns_the_same_and_is_repeatable(tmp_path, data, tiny_base):
+def test_training_on_rows_end_to_end_learns_the_same_and_is_repeatable(tmp_path, data, tiny_base, monkeypatch):
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")  # in bf16, products may depend on the shape of a batch
     _, padded = trained(tmp_path / "padded", data, tiny_base)
     first, flat = trained(tmp_path / "flat", data, tiny_base, padding_free=True)
     again, _ = trained(tmp_path / "again", data, tiny_base, padding_free=True)
     assert first == again
-    assert flat["first_eval_loss"] == pytest.approx(padded["first_eval_loss"], rel=1e-3)
-    assert flat["best_eval_loss"] == pytest.approx(padded["best_eval_loss"], rel=1e-2)
+    assert flat["first_eval_loss"] == pytest.approx(padded["first_eval_loss"], rel=512 * 2**-24)  # its longest sums
+    assert flat["best_eval_loss"] == pytest.approx(padded["best_eval_loss"], rel=1e-3)
     assert flat["best_eval_loss"] < flat["first_eval_loss"] - 0.05
 
 

@@ -337,6 +337,7 @@ def test_a_students_adapter_is_merged_as_any_other(tmp_path, made, tiny_base):
 @pytest.mark.long
 def test_two_processes_give_the_losses_of_one(tmp_path, made, tiny_base, monkeypatch):
     wanted = experiment("lora", per_device_train_batch_size=3, max_steps=6, eval_steps=2, optim="adamw_torch")
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")  # in bf16, products may depend on the shape of a batch
     inputs = {"training_data": made[0], "base_model": tiny_base}
     alone, together = (job("adapter", tmp_path / name, wanted, inputs) for name in ("alone", "together"))
     adapter.run(alone)
@@ -347,4 +348,4 @@ def test_two_processes_give_the_losses_of_one(tmp_path, made, tiny_base, monkeyp
     )
     assert run_worker(None, shared, AccelerateLauncher()).summary["processes"] == 2
     for name in ("loss", "eval_loss"):
-        assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=0.01)
+        assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=1e-3)

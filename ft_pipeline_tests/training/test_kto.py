@@ -315,6 +315,7 @@ def test_two_processes_give_the_losses_of_one(sharded, tmp_path, thumbs, tiny_ba
     settings = experiment(
         per_device_train_batch_size=3, max_steps=6, eval_steps=2, optim="adamw_torch", learning_rate=5e-3
     )
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")  # in bf16, products may depend on the shape of a batch
     inputs = {"training_data": thumbs[0], "base_model": tiny_base}
     alone, together = (job("adapter", tmp_path / name, settings, inputs) for name in ("alone", "together"))
     adapter.run(alone)
@@ -331,7 +332,7 @@ def test_two_processes_give_the_losses_of_one(sharded, tmp_path, thumbs, tiny_ba
     )
     assert run_worker(None, shared, AccelerateLauncher()).summary["processes"] == 2
     for name in ("loss", "eval_loss"):
-        assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=0.01)
+        assert losses(together.out, name) == pytest.approx(losses(alone.out, name), rel=1e-3)
     assert losses(together.out, "kl") == pytest.approx(losses(alone.out, "kl"), rel=0.15, abs=0.05)
     assert losses(together.out, "eval_accuracy") == pytest.approx(losses(alone.out, "eval_accuracy"), abs=0.1)
 

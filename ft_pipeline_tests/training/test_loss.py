@@ -1,5 +1,7 @@
 """The training loss: equal to the model's own loss, and independent of prompts, padding and batches."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
@@ -47,7 +49,17 @@ def test_the_loss_equals_the_models_own_in_bf16_with_a_frozen_head(tiny_base, ro
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     total, count = answer_loss(model, batch)
-    assert float(total) / count == pytest.approx(float(model(**batch).loss), abs=1e-3)
+    own = model(**batch)
+    assert float(total) / count == pytest.approx(float(own.loss), abs=rounding_of_mean(own.logits, count))
+
+
+def rounding_of_mean(logits, count):
+    """How far the mean losses of `count` tokens may be apart: three standard deviations, if each target's logit may
+    be rounded to the number next to it. Those of other tokens average out in the sum over the vocabulary.
+
+    Ours computes the head for the trained tokens only, and a product in bf16 may depend on its shape.
+    """
+    return 3 * torch.finfo(logits.dtype).eps * float(logits.abs().max()) / math.sqrt(count)
 
 
 def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
@@ -181,7 +193,7 @@ def test_the_loss_applies_the_logit_cap_of_the_model(rows):
 
 @pytest.mark.parametrize(("padding_free", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])
 def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_path, padding_free, dtype):
-    """Within 0.001 nats per token for each batch. Rows end to end run in 32 bit: they round in another order."""
+    """But for rounding. Rows end to end run in 32 bit: they round in another order."""
     tokenizer = load_tokenizer(tiny_base)
     arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
     trl_trainer = SFTTrainer(
@@ -193,6 +205,7 @@ def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_pa
     for part in (rows[:2], rows[2:5], rows):
         batch = collate(part, tokenizer.pad_token_id)
         with torch.no_grad():
-            expected = float(trl_trainer.compute_loss(trl_trainer.model.eval(), dict(batch)))
+            expected, output = trl_trainer.compute_loss(trl_trainer.model.eval(), dict(batch), return_outputs=True)
             total, count = answer_loss(model, collate(part, None) if padding_free else batch)
-        assert float(total) / count == pytest.approx(expected, abs=1e-3)
+        rounding = rounding_of_mean(output.logits, count) if dtype == torch.bfloat16 else 1e-4
+        assert float(total) / count == pytest.approx(float(expected), abs=rounding)
