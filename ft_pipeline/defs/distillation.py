@@ -8,7 +8,7 @@ from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, col
 from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.answer_table import count_prompts
 from ft_pipeline.distillation.distill import distill
-from ft_pipeline.distillation.teacher import answer_nothing
+from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of

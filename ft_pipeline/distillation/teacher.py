@@ -1,12 +1,9 @@
 """The worker for `teacher_answers`: a teacher on this machine or at an endpoint answers the unlabelled prompts."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ft_pipeline.distillation import endpoint_teacher, vllm_teacher
-from ft_pipeline.distillation.answer_table import write_answers
+from ft_pipeline.distillation.teacher_facts import write_facts
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
@@ -34,16 +31,8 @@ def run(job: Job) -> dict[str, Any]:
         summary = local_teacher.answer_all(job, teacher_prompt)
     # The chat template of an endpoint's model is not visible.
     template = teacher_prompt.prompt_sha256 if teacher.endpoint else template_sha256(job.inputs["base_model"])
-    _write_facts(teacher_prompt, template, job.out)
+    write_facts(teacher_prompt, template, job.out)
     return summary
-
-
-def answer_nothing(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Write the files of a teacher on this machine that has no prompts, without loading it. Return the summary. config:
-    TeacherSettings, as in `run`."""
-    write_answers([], out)
-    _write_facts(TeacherPrompt(TeacherSettings.model_validate(config), []), None, out)
-    return {"prompts": 0, "wanted": 0, "answered": 0, "seconds": 0.0, "answer_tokens": 0}
 
 
 def teacher_settings(job: Job) -> TeacherSettings:
@@ -53,18 +42,3 @@ def teacher_settings(job: Job) -> TeacherSettings:
     if settings.get("endpoint"):
         settings["endpoint"] = job.handling.get("endpoint", {}) | settings["endpoint"]
     return TeacherSettings.model_validate(settings)
-
-
-def _write_facts(teacher_prompt: TeacherPrompt, template: str | None, out: Path) -> None:
-    """Write teacher.json: what all answers of a run have in common. template: the hash of the chat template; for an
-    endpoint, of the text around each prompt."""
-    endpoint = teacher_prompt.teacher.endpoint
-    facts = {
-        "endpoint_host": endpoint_teacher.host_of(endpoint) if endpoint else None,
-        "system_prompt": teacher_prompt.teacher.system_prompt,
-        "examples": teacher_prompt.examples,
-        "prompt_sha256": teacher_prompt.prompt_sha256,
-        "template_sha256": template,
-        "sampling": teacher_prompt.sampling,
-    }
-    (out / "teacher.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
