@@ -213,6 +213,18 @@ def test_a_hosted_teacher_is_named_with_its_host() -> None:
     assert "The teacher's terms: not stated in project.yaml" in render_card(hosted)
 
 
+def test_a_teacher_that_answered_nothing_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Trained(tmp_path / "shop")
+    read = {"conversations": project.conversations}
+    answers = project.put("teacher_answers", read, lambda out: (out / "teacher.json").write_text("{}") and None)
+    nothing, config = {"kept": 0, "set_aside": 0}, {"teacher": {"model": "embedded", "fingerprint": None}}
+    distilled = project.put("distilled", {"teacher_answers": answers}, lambda out: None, nothing, config)
+    monkeypatch.setattr(project, "_distilled", lambda teacher: distilled)
+    project.train("lora", "lora", teacher="embedded")
+    model = find_model(project.store, "lora")
+    assert card_facts(project.store, model, None, task="Answer.", teacher_terms="").teacher == {}
+
+
 def test_the_card_of_a_prompt_variant_shows_no_training() -> None:
     prompt = replace(
         FACTS,

@@ -174,6 +174,8 @@ class Lineage:
         if "teacher_distributions" in training_data.inputs:
             return self._teacher_of_distributions(training_data)
         distilled = self.store.require(*training_data.inputs["distilled"])
+        if not (distilled.summary["kept"] or distilled.summary["set_aside"]):
+            return {}  # it was asked nothing
         answers = self.store.require(*distilled.inputs["teacher_answers"])
         local = self.store.require(*answers.inputs["base_model"]) if "base_model" in answers.inputs else None
         return {
