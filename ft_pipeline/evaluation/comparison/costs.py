@@ -117,24 +117,29 @@ def _calls_to_pay(spent: float | None, saved: float | None) -> int | None:
 
 
 def describe_break_even(entry: BreakEven) -> str:
-    """Return an entry of `break_even` as a sentence."""
+    """Return an entry of `break_even` as sentences. Only what was measured is concluded: fewer prompt tokens may take
+    longer, and without prices nothing is known of costs."""
     saved, training = entry.saved, entry.training
     saved_tokens = saved.prompt_tokens_per_call or 0.0
     fewer = "fewer" if saved_tokens >= 0 else "more"
     tokens = f"{abs(saved_tokens):.0f} {fewer} prompt tokens per call than {entry.untouched}"
-    payoffs = []
-    if entry.calls_by_time is not None:
-        payoffs.append(
-            f"after {entry.calls_by_time:,} calls by time ({saved.seconds_per_call:.2g} s saved per call, measured "
-            "here with shared prompt parts read once)"
-        )
-    if entry.calls_by_cost is not None:
-        payoffs.append(
-            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} for the training{_bill(training)}, "
-            f"{saved.cost_per_call:.2g} saved per call)"
-        )
-    conclusion = f"pays off {' and '.join(payoffs)}" if payoffs else "never pays off, because a call saves nothing"
-    return f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}, which {conclusion}."
+    known = []
+    if (seconds := saved.seconds_per_call) is not None:
+        numbers = f"{abs(seconds):.2g} s {_saved_or_more(seconds)}, measured here with shared prompt parts read once"
+        known.append(f"By time it is {_paid_back(entry.calls_by_time)} ({numbers}).")
+    if (cost := saved.cost_per_call) is not None and training.cost is not None:
+        numbers = f"{training.cost:.2f} for the training{_bill(training)}, {abs(cost):.2g} {_saved_or_more(cost)}"
+        known.append(f"By cost it is {_paid_back(entry.calls_by_cost)} ({numbers}).")
+    took = f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}."
+    return " ".join([took, *(known or ["When it is paid back is not known."])])
+
+
+def _paid_back(calls: int | None) -> str:
+    return "never paid back" if calls is None else f"paid back after {calls:,} calls"
+
+
+def _saved_or_more(saved: float) -> str:
+    return f"{'saved' if saved >= 0 else 'more'} per call"
 
 
 def describe_prices(own: ComparisonRow, incumbent: ComparisonRow) -> str:

@@ -112,7 +112,10 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
 
 
 def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return how many prompt tokens a call of the tuned model saves, unless the baseline reads at most a tenth more."""
+    """Return how many prompt tokens a call of the tuned model saves, unless the baseline reads at most a tenth more.
+
+    What they cost is measured: observe_break_even says it.
+    """
     baseline, row = facts.bar_of(recommendation.row), recommendation.row
     if baseline is None or row is None:
         return None
@@ -120,9 +123,8 @@ def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> st
     if baseline_tokens <= 1.1 * tuned_tokens:
         return None
     return (
-        f"Cost: {baseline_phrase(baseline)} reads {baseline_tokens:.0f} prompt tokens per call, {row.name} "
-        f"{tuned_tokens:.0f} ({1 - tuned_tokens / baseline_tokens:.0%} fewer): with many calls, the tuned model costs "
-        "less to serve."
+        f"Prompts: {baseline_phrase(baseline)} reads {baseline_tokens:.0f} prompt tokens per call, {row.name} "
+        f"{tuned_tokens:.0f} ({1 - tuned_tokens / baseline_tokens:.0%} fewer)."
     )
 
 
@@ -153,9 +155,9 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
     if recommendation.row is None:
         return None
-    experiment = recommendation.row.experiment
-    variant = recommendation.row.variant
-    forms = {row.kind: row for row in facts.sound_rows if (row.experiment, row.variant) == (experiment, variant)}
+    training = recommendation.row.experiment, recommendation.row.variant
+    sound = [row for row in facts.scored_rows if row.kind in TUNED and row.is_sound]
+    forms = {row.kind: row for row in sound if (row.experiment, row.variant) == training}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.is_clear:
