@@ -28,8 +28,9 @@ def test_the_bounds_are_those_of_the_specification() -> None:
     result = forgetting(11, 8, questions=150)
     assert (result.verdict, result.lost, result.won, result.questions) == ("cannot be told", 11, 8, 150)
     assert (result.drop, result.low, result.high) == pytest.approx((3 / 152, -0.030, 0.069), abs=0.0015)
-    assert result.wanted == pytest.approx(340, abs=10)
-    assert result.describe().endswith("points, the margin is 5.0. About 343 questions would decide.")
+    assert result.describe().endswith(
+        "points, the margin is 5.0. At the observed drop of 2.0 points, about 939 questions in all would decide."
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,6 @@ def test_the_bounds_are_those_of_the_specification() -> None:
 )
 def test_the_verdict_needs_a_bound_on_its_side_of_the_margin(lost: int, won: int, verdict: str) -> None:
     assert forgetting(lost, won).verdict == verdict
-    assert forgetting(lost, won, margin=0).wanted is None
 
 
 def verdicts(drop: float, changed: float, questions: int, worlds: int = 2000) -> list[Forgetting]:
@@ -66,6 +66,25 @@ def test_a_true_drop_of_the_margin_rarely_passes(changed: float) -> None:
 def test_a_true_drop_of_eight_points_is_not_passed() -> None:
     """150 questions, a quarter of the results changed: the old rule passed it in 48 % of the cases."""
     assert rate(verdicts(0.08, 0.25, 150), "kept") <= 0.015
+
+
+@pytest.mark.parametrize(("lost", "won", "questions"), [(11, 8, 150), (3, 2, 40), (25, 15, 400)])
+def test_the_questions_that_would_decide_do_so_in_four_of_five_cases(lost: int, won: int, questions: int) -> None:
+    """If the true drop, and the share of results that change, are those observed."""
+    result = forgetting(lost, won, questions=questions)
+    assert result.verdict == "cannot be told" and result.wanted is not None and result.wanted > 2 * questions
+    changed = (lost + won + 2) / (questions + 2)
+    assert rate(verdicts(result.drop, changed, result.wanted, worlds=1000), "kept") == pytest.approx(0.80, abs=0.04)
+
+
+def test_at_a_drop_of_the_margin_no_number_of_questions_would_decide() -> None:
+    result = forgetting(13, 5, questions=158)
+    assert result.verdict == "cannot be told" and result.drop == pytest.approx(MARGIN) and result.wanted is None
+    assert result.describe().endswith(
+        "At the observed drop of 5.0 points, no number of questions would show that it is below the margin."
+    )
+    rates = [rate(verdicts(MARGIN, 0.125, count, worlds=400), "kept") for count in (158, 3000)]
+    assert max(rates) < 0.1
 
 
 @pytest.mark.parametrize(("changed", "questions"), [(0.05, 145), (0.10, 260), (0.25, 640)])

@@ -160,13 +160,15 @@ def test_a_model_keeps_what_its_base_model_does(
 
 
 def test_what_cannot_be_told_says_how_many_questions_would_tell(tmp_path: Path) -> None:
-    """The table of forgetting: 6.2 · share of changed results / margin², of which 60 are there."""
+    """The rule of forgetting: 6.2 · variance / (margin - drop)², of which 60 are there."""
     check = check_of(compared(tmp_path, [NO] * 60, [YES] * 2 + [NO] * 58))
-    assert check.verdict == "cannot be told" and check.needed == 160  # 6.2 · 4 / 62 / 0.05²
+    assert (
+        check.verdict == "cannot be told" and check.needed == 1_271
+    )  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/62)²
     assert check.describe().startswith(
         "Cannot be told from the probes p: the base model declined 60 of 60 questions, and"
     )
-    assert check.describe().endswith("points, the margin is 5.0. About 100 more questions would tell.")
+    assert check.describe().endswith(" At the observed drop of 3.2 points, about 1,211 more questions would tell.")
     wide = check_of(compared(tmp_path / "wide", [NO] * 60, [YES] * 2 + [NO] * 58, {**REFUSE, "margin": 0.1}))
     assert wide.verdict == "kept" and wide.describe().startswith("Passes the probes p: ")
 

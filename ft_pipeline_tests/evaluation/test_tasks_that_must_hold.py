@@ -51,10 +51,14 @@ def test_a_wider_margin_passes_what_a_narrow_one_does_not(tmp_path: Path) -> Non
     pair = ({"t/acc": RIGHT}, {"t/acc": after(30, 15)}, metric("t/acc"))
     [narrow], [wide] = (checks(tmp_path / str(margin), *pair, t=margin) for margin in (0.05, 0.1))
     assert (narrow.verdict, wide.verdict, wide.margin) == ("cannot be told", "kept", 0.1)
-    assert narrow.describe().endswith("that more documents may not tell: read the answers that changed.")
+    assert narrow.describe().endswith("At the observed drop of 3.7 points, about 4,062 more documents would tell.")
+    [beyond] = checks(tmp_path / "beyond", *pair, t=0.03)
+    assert beyond.needed is None and beyond.describe().endswith(
+        "no number of documents would show that it is below the margin: read the answers that changed."
+    )
     few = {"t/acc": RIGHT[180:220]}, {"t/acc": [0, *RIGHT[181:219], 1]}
     [check] = checks(tmp_path / "few", *few, metric("t/acc"), t=0.05)
-    assert check.needed == 237 and check.describe().endswith(" About 197 more documents would tell.")  # 6.2·4/42/0.05²
+    assert check.needed == 242 and check.describe().endswith(" about 202 more documents would tell.")  # 6.2·4/41/0.05²
 
 
 def test_a_metric_of_which_less_is_better_is_turned_around(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class BaseCheck(JsonRecord):
     """Lower one-sided 95 % bound of the drop."""
     high: float | None = None
     needed: int | None = None
-    """Number of questions that would show in 80 % of the cases that nothing is lost."""
+    """Number of questions that show in 80 % of the cases that it kept this, if the true drop is the observed one
+    (drops.py). None if that is not below the margin."""
     is_rate: bool = True
     """Whether each answer is right or wrong. Then numbers are said in points."""
     because: str = ""
@@ -83,12 +84,13 @@ class BaseCheck(JsonRecord):
     @property
     def _more(self) -> str:
         """What would tell, if it cannot be told."""
-        if self.verdict != "cannot be told" or self.needed is None:
+        if self.verdict != "cannot be told" or self.drop is None:
             return ""
-        things, more = ("questions" if self.kind == "probes" else "documents"), self.needed - self.count
-        if more > 0:
-            return f" About {more:,} more {things} would tell."
-        return f" The drop is so near the margin that more {things} may not tell: read the answers that changed."
+        things = "questions" if self.kind == "probes" else "documents"
+        tells = f"no number of {things} would show that it is below the margin: read the answers that changed"
+        if self.needed is not None:
+            tells = f"about {max(1, self.needed - self.count):,} more {things} would tell"
+        return f" At the observed drop of {self._number(self.drop)}{self._unit}, {tells}."
 
     @property
     def _margin(self) -> str:

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.leads import Estimate, bounds, lead_values
+from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, lead_values
 
 LEVEL = 0.95
 """Level of each bound of the drop: one-sided, because only a drop matters."""
 POWER = 6.2
-"""(1.645 + 0.842)². To show in 80 % of the cases that nothing was lost, so many questions are needed: POWER · mean
-square of the differences / margin². Of rates, that is the share of questions whose result changed."""
+"""(1.645 + 0.842)²: the squared standard errors that must lie between a drop and the margin, so that the upper 95 %
+bound is below the margin in 80 % of the cases."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Drop:
     """Lower one-sided 95 % bound of the drop."""
     high: float
     wanted: int | None
-    """Number of questions that would show in 80 % of the cases that nothing is lost. None for a margin of 0."""
+    """See questions_to_decide."""
     verdict: Literal["kept", "lost", "cannot be told"]
 
 
@@ -54,6 +54,19 @@ def drop_between(base: Estimate, tuned: Estimate, margin: float, *, lower_is_bet
         float(np.mean(values)),
         low,
         high,
-        math.ceil(round(POWER * float(np.mean(values**2)) / margin**2, 6)) if margin else None,
+        questions_to_decide(values, margin),
         "kept" if high < margin else "lost" if low > margin else "cannot be told",
     )
+
+
+def questions_to_decide(values: Floats, margin: float) -> int | None:
+    """Return how many questions show in 80 % of the cases that the drop is below the margin, if the true drop is the
+    observed one, d. None if d is not below the margin, by a hundredth of it: then no number does.
+
+    The values have the variance s², of one question. With N questions the drop has the standard error s/√N, and its
+    upper bound, d + 1.645 s/√N, varies by as much. So it is below the margin in 80 % of the cases if 0.842 s/√N fit
+    between them: margin - d = (1.645 + 0.842) s/√N, from which N = POWER s² / (margin - d)². Of rates, s² is about the
+    share of questions whose result changed.
+    """
+    room = margin - float(np.mean(values))
+    return math.ceil(round(POWER * float(np.var(values, ddof=1)) / room**2, 6)) if room > margin / 100 else None

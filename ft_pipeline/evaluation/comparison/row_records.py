@@ -100,7 +100,8 @@ class Forgetting(JsonRecord):
     high: float
     margin: float
     wanted: int | None
-    """Number of questions that would show in 80 % of the cases that nothing is lost. None for a margin of 0."""
+    """Number of questions that show in 80 % of the cases that it keeps its knowledge, if the true drop is the observed
+    one (drops.py). None if that is not below the margin."""
 
     def describe(self) -> str:
         """Return the result as a sentence. Drops are in points."""
@@ -114,10 +115,12 @@ class Forgetting(JsonRecord):
             )
         if self.verdict == "forgets":
             return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
-        decides = f" About {self.wanted:,} questions would decide." if self.wanted else ""
+        decides = "no number of questions would show that it is below the margin"
+        if self.wanted is not None:
+            decides = f"about {self.wanted:,} questions in all would decide"
         return (
             f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
-            f"margin is {margin}.{decides}"
+            f"margin is {margin}. At the observed drop of {100 * self.drop:.1f} points, {decides}."
         )
 
 
