@@ -30,7 +30,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="3",
+    code_version="4",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -58,7 +58,7 @@ def decision(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison", "decision"],
     kinds={"json"},
-    code_version="3",
+    code_version="4",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: _recommendation_metadata(artifact),
 )
@@ -103,7 +103,7 @@ def _build_recommendation(build: BuildContext) -> dict[str, Any]:
         read_comparison(comparison_artifact),
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
-        Decided(row, decision["move"], decision["failed"]),
+        Decided(row, decision["move"], decision["failed"], document["verdict"]["kind"]),
         DataAtHand(**build.spec.config["at_hand"]),
     )
     return build_recommendation(facts, document["verdict"]["sentence"], build.out)

@@ -215,9 +215,10 @@ def _build_card(build: BuildContext) -> dict[str, Any]:
 
 
 def _decided_about(build: BuildContext, name: str) -> dict[str, Any] | None:
-    """Return decision.json if its verdict is about the champion, by the name of its row."""
+    """Return decision.json if its verdict is about the champion, by the name of its row, or made it the champion."""
     document = build.artifact("decision").document("decision.json")
-    return document if document["verdict"]["row"] in (name, CHAMPION) else None
+    made = document["decision"]["name"] if document["decision"]["move"] else None
+    return document if name == made or document["verdict"]["row"] in (name, CHAMPION) else None
 
 
 def _build_report(build: BuildContext) -> dict[str, Any]:

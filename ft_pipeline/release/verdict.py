@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from scipy.special import ndtri
@@ -67,13 +67,13 @@ def verdict(
     """
     champion = comparison.row(champion_row)
     if decision.move:
-        found = _use(comparison, comparison.row(decision.name))
+        found = _still_open(comparison, decision) or _use(comparison, comparison.row(decision.name))
     elif champion is not None:
         found = _keep(comparison, decision, champion)
     elif has_champion:
         return Verdict("keep", f"Keep the present model: it was not compared. {decision.reasons[-1]}.", "", None)
     else:
-        return _without_champion(comparison, decision)
+        return _tuned_or_prompt(comparison, decision)
     incumbent, own = comparison.incumbent, comparison.row(found.row)
     if incumbent is None or own is None or own.name == incumbent.name or found.kind in ("undecided", "none"):
         return found
@@ -109,6 +109,20 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
     return Verdict("undecided", sentence, basis, own.name)
 
 
+def _still_open(comparison: Comparison, decision: Decision) -> Verdict | None:
+    """Return what is not decided about the best tuned model though a prompt becomes the champion; None if nothing is.
+
+    That a prompt beats the plain base model says nothing about tuning.
+    """
+    prompt, tuned = comparison.row(decision.name), _best_examined(comparison, decision)
+    if prompt is None or prompt.kind in TUNED or tuned is None or decision.failed[tuned.name] in ([], [ALREADY]):
+        return None
+    found = _tuned_or_prompt(comparison, decision)
+    if found.kind != "undecided":
+        return None
+    return replace(found, sentence=f"{found.sentence} Until then, {prompt.name} is the champion.")
+
+
 def _use(comparison: Comparison, row: ComparisonRow | None) -> Verdict:
     """Return the verdict for the row that becomes champion."""
     assert row is not None
@@ -142,17 +156,28 @@ def _keep(comparison: Comparison, decision: Decision, champion: ComparisonRow) -
     return Verdict("keep", sentence, _basis(comparison, champion, opinion), champion.name)
 
 
-def _without_champion(comparison: Comparison, decision: Decision) -> Verdict:
-    """Return the verdict if nothing is released, and nothing was before."""
-    tuned = [row for row in comparison.ranked() if row.kind in TUNED]
-    examined = [row for row in tuned if row.name in decision.failed]
-    best = next((row for row in examined if row.is_sound), examined[0] if examined else None)
+def _examined(comparison: Comparison, decision: Decision) -> list[ComparisonRow]:
+    """Return the tuned rows that may be released, best first."""
+    return [row for row in comparison.ranked() if row.kind in TUNED and row.name in decision.failed]
+
+
+def _best_examined(comparison: Comparison, decision: Decision) -> ComparisonRow | None:
+    """Return the best sound one of the tuned rows that may be released; the best one if none is sound."""
+    rows = _examined(comparison, decision)
+    return next((row for row in rows if row.is_sound), rows[0] if rows else None)
+
+
+def _tuned_or_prompt(comparison: Comparison, decision: Decision) -> Verdict:
+    """Return whether the best tuned model, which is not released, or the best prompt is to be used."""
+    best = _best_examined(comparison, decision)
     bar = comparison.best_baseline(of=best)
     if best is None or bar is None:
         name = bar.name if bar else None
         return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
     lead, failed = comparison.difference(best, bar), decision.failed[best.name]
-    if (unmeasured := _unmeasured(comparison, [best] if best.is_sound and lead else examined)) is not None:
+    if (
+        unmeasured := _unmeasured(comparison, [best] if best.is_sound and lead else _examined(comparison, decision))
+    ) is not None:
         sentence = f"Not decided yet: {said_of(unmeasured.name, decision.failed[unmeasured.name][0])}."
         return Verdict("undecided", sentence, _basis(comparison, unmeasured), unmeasured.name)
     opinion = comparison.deciding_opinion(best, bar)

@@ -19,7 +19,7 @@ from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
 
 ANSWERS = {
-    "prompting_is_enough": ("prompt", "retrieved", "Do not fine-tune"),
+    "prompting_is_enough": ("prompt", "retrieved", "The prompt variant retrieved is at least as good"),
     "too_few_rows": ("more_data", "few_shot", "Too little data"),
     "gap_of_facts": ("retrieval", "passages", "The model lacks facts"),
 }

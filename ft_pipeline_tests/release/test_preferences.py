@@ -314,6 +314,6 @@ def test_the_recommendation_follows_people() -> None:
     assert "Tuning pays off: qlora beats the best use of its base model. Answers of qlora: preferred in 68" in reason
     lost = ComparisonFacts(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
     found = prompting_is_enough(lost)
-    assert found is not None and found.reason.startswith("Do not fine-tune: the answers of qlora are not shown to be")
+    assert found is not None and found.reason.startswith("The answers of qlora are not shown to be")
     pair = PairedDifference("qlora", "few_shot", "loss", 1.0, 0.9, 1.1)
     assert won.describe(pair).startswith("loss: qlora leads few_shot")

@@ -1,14 +1,18 @@
 """The verdict in a sentence, one measured situation each."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import Rail
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided, Recommendation
 from ft_pipeline.evaluation.recommendation.observations import observe_incumbent
+from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.verdict import Verdict, verdict
@@ -63,6 +67,69 @@ def test_a_prompt_that_is_as_good_is_enough() -> None:
     assert found.sentence.startswith(
         "Do not fine-tune; prompt it as few_shot: it predicts the answers that people wrote 14 %"
     )
+
+
+RAIL = Rail("repetition", "repeat themselves", 3, 40, 0.03, 0.2, 0.05, "cannot be told")
+PROBES = BaseCheck(kind="probes", name="refuse", verdict="unknown", margin=0.05, because="it was not asked")
+OPEN: dict[str, dict[str, Any]] = {
+    "Forgetting cannot be told: 30 of 400 questions": {"forgetting": forgetting(30, 15)},
+    "its general accuracy was not compared with that of its base model": {"forgetting": None},
+    "8% of its answers repeat themselves": {"rails": [RAIL]},
+    "Nothing is known of the probes refuse: it was not asked": {"base_checks": [PROBES]},
+}
+
+
+@pytest.mark.parametrize("named", OPEN)
+@pytest.mark.parametrize("passages", [0, 2])
+def test_what_cannot_be_told_of_the_tuned_model_is_named_though_a_prompt_becomes_champion(
+    named: str, passages: int
+) -> None:
+    values = {"qlora": OPEN[named], "few_shot": {"passages": passages}}
+    measured = comparison(LOSSES)
+    measured = replace(measured, rows=[replace(row, **values.get(row.name, {})) for row in measured.rows])
+    decision = decide(measured, ALL, SETTINGS, None)
+    assert (decision.move, decision.name) == (True, "few_shot")
+    found = verdict(measured, decision, None)
+    assert (found.kind, found.row) == ("undecided", "qlora")
+    assert found.sentence.startswith(f"Not decided yet: qlora: {named}")
+    assert found.sentence.endswith(" Until then, few_shot is the champion.")
+
+
+def test_a_lead_that_is_not_clear_is_named_though_a_prompt_becomes_champion() -> None:
+    found = said(comparison({**LOSSES, "qlora": 2.95}))
+    assert found.sentence.startswith("Not decided yet: qlora leads few_shot on loss by 0.050")
+    assert "more test conversations would decide. Until then, few_shot is the champion." in found.sentence
+
+
+def test_what_cannot_be_told_of_a_tuned_model_that_trails_decides_nothing() -> None:
+    found = said(comparison({**LOSSES, "qlora": 3.05}, forgetting_of={"qlora": forgetting(30, 15)}))
+    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot: ")
+
+
+@pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
+@pytest.mark.parametrize("qlora", [2.0, 2.95, 3.05])
+@pytest.mark.parametrize("lost", [0, 30, 60])
+def test_the_recommendation_concludes_nothing_but_the_verdict(
+    tmp_path: Path, standing: str | None, qlora: float, lost: int
+) -> None:
+    measured = comparison(
+        {**LOSSES, "qlora": qlora, "adapter": qlora - 0.01}, forgetting_of={"qlora": forgetting(lost)}
+    )
+    rows = [
+        replace(row, experiment="qlora", technique="qlora") if row.name == "qlora" else row for row in measured.rows
+    ]
+    measured = replace(measured, rows=rows)
+    decision = decide(measured, ALL, SETTINGS, champion(standing) if standing else None)
+    found = verdict(measured, decision, standing)
+    decided = Decided(decision.name if decision.move else standing, decision.move, decision.failed, found.kind)
+    facts = ComparisonFacts(measured, {"qlora": {"train_rows": 900}}, 20, decided)
+    document = build_recommendation(facts, found.sentence, tmp_path)
+    assert document["verdict"] == found.sentence
+    conclusions = ("Not decided yet", "Do not fine-tune", "Keep the present model", "cannot be released")
+    assert not [reason for reason in document["reasons"] if any(words in reason for words in conclusions)]
+    assert any("Tuning pays off" in reason for reason in document["reasons"]) == (found.kind == "use_tuned")
+    keys = {"undecided": {"more_data"}, "use_tuned": {"qlora"}, "prompt": {"prompt"}}
+    assert document["decision"] in keys.get(found.kind, {"qlora", "more_data", "prompt"})
 
 
 def test_passages_that_win_are_looked_up() -> None:

@@ -34,6 +34,7 @@ class Recommendation:
     decision: str
     """A key of report.DECISION_TEXTS."""
     reason: str
+    """What the scores show. Empty if the verdict says all."""
     row: ComparisonRow | None = None
     """The tuned row that the decision is based on."""
 
@@ -47,6 +48,8 @@ class Decided:
     moves: bool
     failed: Mapping[str, Sequence[str]]
     """By row that may be released, the requirements that it fails."""
+    kind: str
+    """Of the verdict (verdict.Kind), whose sentence is the only one that concludes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class ComparisonFacts:
     def decided_row(self) -> ComparisonRow | None:
         """The row that becomes or stays the champion."""
         return self.comparison.row(self.decided.row) if self.decided else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the verdict is that nothing is decided yet."""
+        return self.decided is not None and self.decided.kind == "undecided"
 
     @cached_property
     def scored_rows(self) -> list[ComparisonRow]:
@@ -137,8 +145,10 @@ class ComparisonFacts:
 
     @cached_property
     def tuned_rows(self) -> list[ComparisonRow]:
-        """The tuned rows with the primary metric, best first."""
-        return [row for row in self.scored_rows if row.kind in TUNED]
+        """The tuned rows with the primary metric, best first. Once it is decided: those that may be released, which an
+        adapter may not that has a merged model."""
+        rows = [row for row in self.scored_rows if row.kind in TUNED]
+        return [row for row in rows if self.decided and row.name in self.decided.failed] or rows
 
     @cached_property
     def sound_rows(self) -> list[ComparisonRow]:

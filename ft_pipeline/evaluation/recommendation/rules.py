@@ -1,7 +1,8 @@
 """Recommend what to do, by explicit rules on the measured comparison (docs: the table "When do you do what").
 
-The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. The rules in
-observations.py then add what else the scores show. "Clearly" always means that the paired 95 % interval of the
+The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. What it concludes is
+the sentence of the verdict (release/verdict.py): reasons only explain. The rules in observations.py then add what else
+the scores show. "Clearly" always means that the paired 95 % interval of the
 difference excludes zero.
 """
 
@@ -20,7 +21,6 @@ from ft_pipeline.evaluation.recommendation.evidence import (
     baseline_phrase,
     evidence,
     faults_of,
-    said_of,
 )
 from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
@@ -55,7 +55,7 @@ def recommend(facts: ComparisonFacts) -> dict[str, Any]:
         "decision": recommendation.decision,
         "experiment": experiment_row.experiment if experiment_row else None,
         "row": row.name if row else None,
-        "reasons": [recommendation.reason, *observations],
+        "reasons": [*filter(None, [recommendation.reason]), *observations],
         "evidence": evidence(facts, recommendation),
     }
 
@@ -69,8 +69,8 @@ def too_few_tests(facts: ComparisonFacts) -> Recommendation | None:
     if count >= least or not facts.tuned_rows:
         return None
     reason = (
-        f"Not decided yet: {count} test conversations are too few, {least} are needed. Add data: "
-        f"{least - count} more conversations in the test split."
+        f"{count} test conversations are too few, {least} are needed. Add data: {least - count} more conversations in "
+        "the test split."
     )
     return Recommendation("more_data", reason, facts.tuned_rows[0])
 
@@ -97,7 +97,7 @@ def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
         with_passages is None
         or without_passages is None
         or not facts.passages_help()
-        or (best and facts.clearly_better(best, with_passages))
+        or (best and (facts.is_open or facts.clearly_better(best, with_passages)))
     ):
         return None
     reason = (
@@ -141,21 +141,15 @@ def champion_stays(facts: ComparisonFacts) -> Recommendation | None:
     champion = facts.decided_row
     if facts.decided is None or facts.decided.moves or champion is None or champion.technique is None:
         return None
-    others = [row for row in facts.scored_rows if row.name in facts.decided.failed and row.is_usable]
-    better = next((row for row in others if row.name != champion.name), None)
-    reason = f"Keep the present model, {champion.name}"
-    if better:
-        reason += f": {said_of(better.name, facts.decided.failed[better.name][0])}"
-    return Recommendation(champion.technique, f"{reason}.", champion)
+    return Recommendation(champion.technique, "", champion)
 
 
 def not_shown(facts: ComparisonFacts) -> Recommendation | None:
-    """More data: a tuned model leads, but does not meet every requirement of a release."""
+    """More data: a tuned model leads, but does not meet every requirement of a release, or may lead."""
     best = facts.best_tuned
     if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
         return None
-    failed = facts.decided.failed.get(best.name) or ["cannot be released"]
-    return Recommendation("more_data", f"Not decided yet: {said_of(best.name, failed[0])}.", best)
+    return Recommendation("more_data", "", best) if facts.is_open or facts.beats_baselines(best) else None
 
 
 def evidence_is_missing(facts: ComparisonFacts) -> Recommendation | None:
@@ -166,7 +160,7 @@ def evidence_is_missing(facts: ComparisonFacts) -> Recommendation | None:
     bar = facts.bar_of(row)
     assert bar is not None
     ask = ask_for_ratings(row.name, bar.name, facts.comparison.opinions_on(row, bar))
-    return Recommendation("rate", f"Not decided yet: {ask}. {facts.why_undecided(row)}.", row)
+    return Recommendation("rate", f"To decide, {ask}. {facts.why_undecided(row)}.", row)
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
@@ -215,20 +209,18 @@ def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
         return None
     prompting, lead_of_prompting = baseline_phrase(bar), facts.lead(bar, best)
     if facts.deciding_opinion(best, bar) is not None:
-        reason = f"Do not fine-tune: the answers of {best.name} are not shown to be better than those of {prompting}. "
+        reason = f"The answers of {best.name} are not shown to be better than those of {prompting}. "
         return Recommendation("prompt", f"{reason}{facts.describe_lead(best, bar)}", best)
     if lead_of_prompting is not None:
-        reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(lead_of_prompting)}"
+        reason = f"{prompting[0].upper()}{prompting[1:]} is at least as good. {facts.describe(lead_of_prompting)}"
         return Recommendation("prompt", reason, best)
     lead = facts.describe(facts.lead(best, bar))
     for check in facts.comparison.failed_answer_checks(best, bar) if facts.clearly_better(best, bar) else ():
         label = facts.comparison.metric(check.metric).label
-        reason = f"Do not fine-tune: {best.name} expects the reference answers better than {prompting}, but its own "
-        reason += f"answers are not shown to be as good. {lead} {label}: {check.describe()}."
+        reason = f"{best.name} expects the reference answers better than {prompting}, but its own answers are not "
+        reason += f"shown to be as good. {lead} {label}: {check.describe()}."
         return Recommendation("prompt", reason, best)
-    return Recommendation(
-        "prompt", f"Do not fine-tune: no tuned model is clearly better than {prompting}. {lead}", best
-    )
+    return Recommendation("prompt", f"No tuned model is clearly better than {prompting}. {lead}", best)
 
 
 def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
@@ -255,7 +247,7 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
         if chosen.technique == best.technique:
             simpler = "its prompt is the simpler one"
         reason += (
-            f" It keeps {kept.share:.0%} of the lead of {best.name} (at least {kept.wanted:.0%} is shown), and "
+            f" It keeps {kept.share:.0%} of the lead of {kept.best} (at least {kept.wanted:.0%} is shown), and "
             f"{simpler}."
         )
     return Recommendation(SIMPLEST_FIRST[complexity(chosen.technique)], reason, chosen)
@@ -270,8 +262,8 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     no_model_is_sound,
     evidence_is_missing,
     too_few_rows,
-    prompting_is_enough,
     not_shown,
+    prompting_is_enough,
     tuning_wins,
 )
 """The rules that decide, in order. The last one always returns a recommendation."""
