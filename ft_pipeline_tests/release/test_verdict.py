@@ -128,6 +128,8 @@ def test_the_recommendation_concludes_nothing_but_the_verdict(
     conclusions = ("Not decided yet", "Do not fine-tune", "Keep the present model", "cannot be released")
     assert not [reason for reason in document["reasons"] if any(words in reason for words in conclusions)]
     assert any("Tuning pays off" in reason for reason in document["reasons"]) == (found.kind == "use_tuned")
+    lead = "loss: qlora leads few_shot by"
+    assert found.kind != "undecided" or document["reasons"][0].startswith(lead)
     keys = {"undecided": {"more_data"}, "use_tuned": {"qlora"}, "prompt": {"prompt"}}
     assert document["decision"] in keys.get(found.kind, {"qlora", "more_data", "prompt"})
 

@@ -149,7 +149,10 @@ def not_shown(facts: ComparisonFacts) -> Recommendation | None:
     best = facts.best_tuned
     if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
         return None
-    return Recommendation("more_data", "", best) if facts.is_open or facts.beats_baselines(best) else None
+    if not facts.is_open and not facts.beats_baselines(best):
+        return None
+    bar = facts.bar_of(best)
+    return Recommendation("more_data", facts.describe_lead(best, bar) if bar else "", best)
 
 
 def evidence_is_missing(facts: ComparisonFacts) -> Recommendation | None:
