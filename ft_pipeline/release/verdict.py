@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.comparison.opinion_records import LABELS, Opinion, a
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import said_of
 from ft_pipeline.release.decision import Decision
 from ft_pipeline.release.exposure import needed_lead
@@ -67,9 +67,10 @@ def verdict(
     """
     champion = comparison.row(champion_row)
     if decision.move:
-        found = _still_open(comparison, decision) or _use(comparison, comparison.row(decision.name))
+        moved = comparison.row(decision.name)
+        found = _still_open(comparison, decision, moved) or _use(comparison, moved)
     elif champion is not None:
-        found = _keep(comparison, decision, champion)
+        found = _still_open(comparison, decision, champion) or _keep(comparison, decision, champion)
     elif has_champion:
         return Verdict("keep", f"Keep the present model: it was not compared. {decision.reasons[-1]}.", "", None)
     else:
@@ -109,13 +110,13 @@ def _against_incumbent(comparison: Comparison, own: ComparisonRow, incumbent: Co
     return Verdict("undecided", sentence, basis, own.name)
 
 
-def _still_open(comparison: Comparison, decision: Decision) -> Verdict | None:
-    """Return what is not decided about the best tuned model though a prompt becomes the champion; None if nothing is.
-
-    That a prompt beats the plain base model says nothing about tuning.
-    """
-    prompt, tuned = comparison.row(decision.name), _best_examined(comparison, decision)
-    if prompt is None or prompt.kind in TUNED or tuned is None or decision.failed[tuned.name] in ([], [ALREADY]):
+def _still_open(comparison: Comparison, decision: Decision, prompt: ComparisonRow | None) -> Verdict | None:
+    """Return what is not decided about the best tuned model though a prompt becomes or stays the champion; None if
+    nothing is. That a prompt beats the plain base model says nothing about tuning."""
+    tuned = _best_examined(comparison, decision)
+    if prompt is None or prompt.kind not in BASELINES or not prompt.is_usable or tuned is None:
+        return None
+    if decision.failed[tuned.name] in ([], [ALREADY]):
         return None
     found = _tuned_or_prompt(comparison, decision)
     if found.kind != "undecided":

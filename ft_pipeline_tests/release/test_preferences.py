@@ -239,9 +239,14 @@ def test_the_incumbent_is_replaced_by_the_word_of_people() -> None:
 
 def test_ratings_may_also_decide_about_the_present_model() -> None:
     found = measured({"plain": 3.5, "few_shot": 3.0, "qlora": 2.95}, test_items=400)
-    kept = said(found, standing="few_shot")
+    prompt = said(found, standing="few_shot")
+    assert prompt.sentence.startswith(
+        "Not decided yet: rate 50 pairs with `ft rate qlora few_shot`. qlora leads few_shot"
+    )
+    losses, kinds = {"plain": 3.5, "qlora": 3.0, "full": 2.95}, {**KINDS, "full": "merged"}
+    kept = said(replace(comparison(losses, kinds=kinds), test_items=400), standing="qlora")
     assert kept.kind == "keep" and "people" not in kept.basis
-    assert kept.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate qlora few_shot`.")
+    assert kept.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate full qlora`.")
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------

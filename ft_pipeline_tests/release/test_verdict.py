@@ -93,6 +93,7 @@ def test_what_cannot_be_told_of_the_tuned_model_is_named_though_a_prompt_becomes
     assert (found.kind, found.row) == ("undecided", "qlora")
     assert found.sentence.startswith(f"Not decided yet: qlora: {named}")
     assert found.sentence.endswith(" Until then, few_shot is the champion.")
+    assert said(measured, standing="few_shot") == found
 
 
 def test_a_lead_that_is_not_clear_is_named_though_a_prompt_becomes_champion() -> None:
