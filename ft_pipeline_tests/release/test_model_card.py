@@ -3,16 +3,19 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from ft_pipeline.defs.release import _decided_about
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.execution.step import BuildContext
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import find_model
@@ -242,6 +245,17 @@ def test_the_card_of_a_prompt_variant_shows_no_training() -> None:
     assert "## Training\n\nNone." in card
     assert "no system prompt and 6 fixed examples of the train split" in card
     assert front_matter(card)["tags"] == ["ft-pipeline", "prompt"]
+
+
+@pytest.mark.parametrize(
+    ("move", "about", "shown"),
+    [(True, "few_shot", True), (True, "lora/merged", True), (False, "lora/merged", False), (False, "champion", True)],
+)
+def test_the_card_shows_the_verdict_that_names_the_champion_or_made_it(move: bool, about: str, shown: bool) -> None:
+    """Not decided about lora/merged, yet few_shot became the champion: its card says so."""
+    document = {"verdict": {"row": about}, "decision": {"move": move, "name": "few_shot"}}
+    build = SimpleNamespace(artifact=lambda _: SimpleNamespace(document=lambda _: document))
+    assert _decided_about(cast(BuildContext, build), "few_shot") == (document if shown else None)
 
 
 def test_values_are_escaped() -> None:
