@@ -25,6 +25,8 @@ from ft_pipeline.release.promotion_rules import PromotionRules
 from ft_pipeline.settings.promotion import PromotionSettings
 
 NOT_EXPOSED = Exposure()
+REJECTED = "was rejected manually"
+"""How the only requirement begins that a candidate fails because of a person."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _failed(rules: PromotionRules, row: ComparisonRow, rejected: Mapping[str, in
     failed = rules.failed_requirements(row)
     record_number = rejected.get(rules.candidates[row.name].fingerprint)
     if not failed and record_number is not None:
-        return [f"was rejected manually (record {record_number}): run `ft promote {row.name}` to release it"]
+        return [f"{REJECTED} (record {record_number}): run `ft promote {row.name}` to release it"]
     return failed
 
 

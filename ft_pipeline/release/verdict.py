@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import said_of
-from ft_pipeline.release.decision import Decision
+from ft_pipeline.release.decision import REJECTED, Decision
 from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
 
@@ -116,7 +116,8 @@ def _still_open(comparison: Comparison, decision: Decision, prompt: ComparisonRo
     tuned = _best_examined(comparison, decision)
     if prompt is None or prompt.kind not in BASELINES or not prompt.is_usable or tuned is None:
         return None
-    if decision.failed[tuned.name] in ([], [ALREADY]):
+    failed = decision.failed[tuned.name]
+    if failed in ([], [ALREADY]) or any(line.startswith(REJECTED) for line in failed):
         return None
     found = _tuned_or_prompt(comparison, decision)
     if found.kind != "undecided":
@@ -176,9 +177,8 @@ def _tuned_or_prompt(comparison: Comparison, decision: Decision) -> Verdict:
         name = bar.name if bar else None
         return Verdict("undecided", "Not decided yet: no tuned model was compared. Train one.", "", name)
     lead, failed = comparison.difference(best, bar), decision.failed[best.name]
-    if (
-        unmeasured := _unmeasured(comparison, [best] if best.is_sound and lead else _examined(comparison, decision))
-    ) is not None:
+    examined = [best] if best.is_sound and lead else _examined(comparison, decision)
+    if (unmeasured := _unmeasured(comparison, examined)) is not None:
         sentence = f"Not decided yet: {said_of(unmeasured.name, decision.failed[unmeasured.name][0])}."
         return Verdict("undecided", sentence, _basis(comparison, unmeasured), unmeasured.name)
     opinion = comparison.deciding_opinion(best, bar)

@@ -107,6 +107,15 @@ def test_what_cannot_be_told_of_a_tuned_model_that_trails_decides_nothing() -> N
     assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot: ")
 
 
+def test_a_model_that_a_person_rejected_is_not_open() -> None:
+    measured = comparison(LOSSES)
+    decision = decide(measured, ALL, SETTINGS, champion("few_shot"), {"qlora" * 4: 3})
+    found = verdict(measured, decision, "few_shot").sentence
+    assert found.startswith(
+        "Keep the present model (few_shot): qlora was rejected manually (record 3): run `ft promote"
+    )
+
+
 @pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
 @pytest.mark.parametrize("qlora", [2.0, 2.95, 3.05])
 @pytest.mark.parametrize("lost", [0, 30, 60])

@@ -1,9 +1,8 @@
 """Recommend what to do, by explicit rules on the measured comparison (docs: the table "When do you do what").
 
-The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. What it concludes is
-the sentence of the verdict (release/verdict.py): reasons only explain. The rules in observations.py then add what else
-the scores show. "Clearly" always means that the paired 95 % interval of the
-difference excludes zero.
+The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. The sentence that
+concludes is that of the verdict (release/verdict.py); reasons only explain. The rules in observations.py then add what
+else the scores show. "Clearly" always means that the paired 95 % interval of the difference excludes zero.
 """
 
 import json
