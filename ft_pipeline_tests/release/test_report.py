@@ -127,7 +127,7 @@ def test_the_report_shows_the_slices(shop: Trained, page: Page) -> None:
 
 def test_the_report_shows_the_cost_of_training(page: Page) -> None:
     assert "lora/merged reads " in page.text
-    assert "its training took 90 s, which " in page.text
+    assert "its training took 90 s. By time it is " in page.text
     assert page.cells.count("90 s") == 2  # the adapter's row, and the merged model's
 
 
