@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.dagster_names import STARTED_BY, asset_name
+from ft_pipeline.execution.dagster_names import asset_name, terminal_user
 from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
@@ -200,7 +200,7 @@ class _ArtifactBuilder:
         if self.context and (self.throttle.ready() or is_last):
             self.context.log.info(progress.line())
             self.context.log_event(_observation(self.context, progress))
-        elif self.context and STARTED_BY not in self.context.run.tags and self.line_throttle.ready():
+        elif self.context and terminal_user(self.context.run) is None and self.line_throttle.ready():
             sys.stderr.write(f"{progress.line()}\n")  # Dagster captures it; `ft run` shows the reports itself
 
 
@@ -275,8 +275,9 @@ def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
 
 def _started_by(run: dg.DagsterRun) -> str:
     """What started a run. `ft run` tags its runs, Dagster those of schedules, sensors and backfills, the UI none."""
+    if user := terminal_user(run):
+        return user
     for tag, prefix in (
-        (STARTED_BY, ""),
         ("dagster/schedule_name", "schedule "),
         ("dagster/sensor_name", "sensor "),
         ("dagster/backfill", "backfill "),

@@ -65,6 +65,14 @@ def experiment_of(run: dg.DagsterRun) -> str | None:
     return run.tags.get(PARTITION)
 
 
+def terminal_user(run: dg.DagsterRun) -> str | None:
+    """Return who started a run in the terminal (`cli anna`); None if Dagster started it.
+
+    A run that the UI executes again has the tags of the first one.
+    """
+    return run.tags.get(STARTED_BY) if run.parent_run_id is None else None
+
+
 def is_own_run(run: dg.DagsterRun) -> bool:
     """Return whether a run is this project's: by the keys that it selects, else by the tag of the project.
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS
-from ft_pipeline.execution.dagster_names import STARTED_BY, experiment_of
+from ft_pipeline.execution.dagster_names import experiment_of, terminal_user
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
@@ -44,5 +44,5 @@ def limit_run_time(context: dg.AssetExecutionContext, project: Project) -> None:
     run, hours = context.run, None
     with contextlib.suppress(UserError):  # the steps that need the experiment's settings report it
         hours = machine_settings(project, experiment_of(run)).max_hours
-    if hours is not None and STARTED_BY not in run.tags and dg.MAX_RUNTIME_SECONDS_TAG not in run.tags:
+    if hours is not None and terminal_user(run) is None and dg.MAX_RUNTIME_SECONDS_TAG not in run.tags:
         context.instance.add_run_tags(run.run_id, {dg.MAX_RUNTIME_SECONDS_TAG: str(round(hours * 3600))})

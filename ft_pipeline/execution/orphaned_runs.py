@@ -13,7 +13,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.garbage_collection import garbage_lock
-from ft_pipeline.execution.run_overview import STATUSES_WITH_PROCESS, run_lock_path
+from ft_pipeline.execution.run_overview import ACTIVE, process_is_gone, run_lock_path
 from ft_pipeline.store.locks import FileLock
 
 SINGLE_PROCESS_EXECUTORS = {"in_process", "execute_in_process_executor"}
@@ -24,21 +24,25 @@ _run_locks: dict[str, FileLock] = {}
 """Run id → its lock, held until this process ends, however it ends."""
 
 
+def lock_new_run(store: Path, run_id: str, log: Callable[[str], None] = lambda message: None) -> None:
+    """Lock the run, which shows that this process executes it. Then wait until `ft gc` has ended."""
+    lock = _run_lock(store, run_id)
+    with contextlib.suppress(UserError):  # the step itself reports that the store cannot be written
+        if lock.try_acquire():
+            _run_locks[run_id] = lock
+        with garbage_lock(store).hold(log):
+            pass  # from here on, `ft gc` sees the lock and removes nothing
+
+
 def lock_run(context: dg.AssetExecutionContext, store: Path) -> None:
-    """Lock the run, which shows that this process executes it. Then wait until `ft gc` has ended.
+    """Lock the run of a step, if it is not locked yet: that of the UI or the daemon.
 
     Only for runs in one process. On Kubernetes, and with an executor that starts a process per step, Dagster watches
     the processes itself.
     """
     run_id = context.run.run_id
-    if run_id in _run_locks or context.job_def.executor_def.name not in SINGLE_PROCESS_EXECUTORS:
-        return
-    lock = _run_lock(store, run_id)
-    with contextlib.suppress(UserError):  # the step itself reports that the store cannot be written
-        if lock.try_acquire():
-            _run_locks[run_id] = lock
-        with garbage_lock(store).hold(context.log.info):
-            pass  # from here on, `ft gc` sees the lock and removes nothing
+    if run_id not in _run_locks and context.job_def.executor_def.name in SINGLE_PROCESS_EXECUTORS:
+        lock_new_run(store, run_id, context.log.info)
 
 
 def end_orphaned_runs(
@@ -49,15 +53,11 @@ def end_orphaned_runs(
     A run of another store has no lock in this one, and is not touched.
     """
     ended = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=STATUSES_WITH_PROCESS)):
-        lock = _run_lock(store, run.run_id)
-        if lock.path.exists() and lock.try_acquire():
-            try:
-                if _end_run(instance, run.run_id):
-                    log(f"run {run.run_id[:8]}: {MESSAGE}")
-                    ended.append(run.run_id)
-            finally:
-                lock.release()
+    for record in instance.get_run_records(dg.RunsFilter(statuses=ACTIVE)):
+        run_id = record.dagster_run.run_id
+        if process_is_gone(instance, record, store) and _end_run(instance, run_id):
+            log(f"run {run_id[:8]}: {MESSAGE}")
+            ended.append(run_id)
     _remove_unused_locks(instance, store)
     return ended
 
@@ -65,7 +65,7 @@ def end_orphaned_runs(
 def _end_run(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Mark a run as ended. Returns whether it was not marked yet."""
     run = instance.get_run_by_id(run_id)  # it may have ended normally since the query
-    if run is None or run.status not in STATUSES_WITH_PROCESS:
+    if run is None or run.is_finished:
         return False
     if run.status == dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run, MESSAGE)

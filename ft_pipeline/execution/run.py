@@ -8,18 +8,18 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.execution.dagster_names import STARTED_BY, asset_keys, asset_of_step, project_tag
+from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.interrupts import noting_interrupts
+from ft_pipeline.execution.local_runs import NO_CONSOLE_LOG, definitions, execute_everything
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
@@ -40,7 +40,6 @@ from ft_pipeline.store.provenance import user_name
 
 RELEASE = ("decision", "recommendation", "champion", "model_card", "report")
 """The assets that follow from a decision about the champion."""
-NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ def current_comparison(project: Project) -> Comparison | None:
 def load_steps() -> None:
     """Load the definitions, which fill STEPS. They can be imported only after the project folder is known."""
     if not STEPS:
-        import_module("ft_pipeline.definitions").defs()
+        definitions()
 
 
 def _selected_experiments(request: RunRequest) -> list[str]:
@@ -349,22 +348,13 @@ def _materialize(
     if gguf_types := request.gguf_types_of(experiment):
         tags[GGUF] = ",".join(gguf_types)
     with noting_interrupts(), listening(StepEvent, note_failure):
-        result = dg.materialize(
-            [step.asset for step in STEPS.values()],
-            resources=RESOURCES,
-            instance=instance,
-            selection=asset_keys(assets),
-            partition_key=experiment,
-            raise_on_error=False,
-            run_config=NO_CONSOLE_LOG,
-            tags={**project_tag(), STARTED_BY: f"cli {user_name()}", **tags},
-        )
+        result = execute_everything(instance, request.project.store, assets, experiment, tags)
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
     return failures
 
 
-def _describe_crash(result: dg.ExecuteInProcessResult) -> str:
+def _describe_crash(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> str:
     """The step and the last line of an error that is not the user's."""
     for event in result.filter_events(lambda candidate: candidate.is_step_failure):
         if message := root_message(event.step_failure_data.error):

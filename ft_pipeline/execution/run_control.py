@@ -11,7 +11,7 @@ import psutil
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import PARTITION, is_own_run
-from ft_pipeline.execution.run_overview import run_lock_path
+from ft_pipeline.execution.run_overview import process_is_gone, run_lock_path
 from ft_pipeline.execution.workers.device_line import is_held
 
 POLL_SECONDS = 1.0
@@ -80,8 +80,8 @@ def cancel_run(instance: dg.DagsterInstance, store: Path, run: dg.DagsterRun, *,
         raise UserError(
             f"Run {run.run_id[:8]} has ended already ({run.status.value.lower()}). There is nothing to cancel."
         )
-    lock = run_lock_path(store, run.run_id)
-    if lock.exists() and not is_held(lock):
+    lock, record = run_lock_path(store, run.run_id), instance.get_run_record_by_id(run.run_id)
+    if record is not None and process_is_gone(instance, record, store):
         instance.report_run_canceled(run, "the process of this run was gone")
         return "its process was gone; it is marked as canceled"
     if (pid := _process(lock)) is not None:

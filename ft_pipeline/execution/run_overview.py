@@ -1,5 +1,6 @@
 """What runs, what waits and for what, what failed last: from Dagster's database and the locks, without definitions."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
+import psutil
 from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, TickStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.error import SerializableErrorInfo
 
-from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, experiment_of, is_own_run, prefixed
+from ft_pipeline.execution.dagster_names import asset_of_step, experiment_of, is_own_run, prefixed, terminal_user
 from ft_pipeline.execution.workers.device_line import DeviceUse, device_uses, is_held
 from ft_pipeline.execution.workers.devices import device_locks, lock_folder
 
@@ -25,6 +28,8 @@ FAILURES = 5
 """Number of failed runs that are shown."""
 SCHEDULES = ("nightly", "weekly")
 """Names of the schedules, without the project's prefix."""
+FIRST_STEP_SECONDS = 60.0
+"""Time after the start of a run in which its process begins the first step; usually it takes less than a second."""
 DAEMON_SECONDS = 120.0
 """Age of the daemon's last heartbeat after which it counts as stopped."""
 
@@ -67,6 +72,33 @@ def run_lock_path(store: Path, run_id: str) -> Path:
     return store / "locks" / "runs" / run_id
 
 
+def process_is_gone(instance: dg.DagsterInstance, record: dg.RunRecord, store: Path) -> bool:
+    """Return whether the process that executes a run has died, or died before it began.
+
+    It locks the run: `ft run` before the run exists, a process of the code server at its first step.
+    """
+    lock = run_lock_path(store, record.dagster_run.run_id)
+    return not is_held(lock) if lock.exists() else _died_before_first_step(instance, record)
+
+
+def _died_before_first_step(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a run that a code server executes has no lock although it must have one, and its process is gone.
+
+    With other executors than the one of a single process, Dagster watches the processes itself.
+    """
+    run, plan_id = record.dagster_run, record.dagster_run.execution_plan_snapshot_id
+    started = run.status in STATUSES_WITH_PROCESS
+    allowed = FIRST_STEP_SECONDS if started else instance.run_monitoring_start_timeout_seconds
+    if time.time() < record.update_timestamp.timestamp() + allowed or run.status == dg.DagsterRunStatus.QUEUED:
+        return False
+    if (started and GRPC_INFO_TAG not in run.tags) or plan_id is None or not is_own_run(run):
+        return False
+    plan = instance.get_execution_plan_snapshot(plan_id)
+    notes = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    pids = {int(pid) for note in notes for pid in re.findall(r"^Started process for run \(pid: (\d+)\)", note.message)}
+    return plan.executor_name == dg.in_process_executor.name and not any(map(psutil.pid_exists, pids))
+
+
 def read_overview(instance: dg.DagsterInstance, store: Path) -> Overview:
     """Read what `ft status` shows of the runs."""
     uses = [*device_uses(device_locks(store)), *device_uses(lock_folder())]
@@ -77,7 +109,7 @@ def read_overview(instance: dg.DagsterInstance, store: Path) -> Overview:
     reasons = _reasons(instance) if failed else {}
     beats = instance.get_daemon_heartbeats().values()
     return Overview(
-        active=[_active_row(record, uses, store, len(holders)) for record in reversed(active)],
+        active=[_active_row(instance, record, uses, store, len(holders)) for record in reversed(active)],
         failed=[
             _row(record, "failed", record.end_time, reasons.get(record.dagster_run.run_id, "see `ft logs`"))
             for record in failed
@@ -92,17 +124,18 @@ def _own(records: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
     return [record for record in records if is_own_run(record.dagster_run)]
 
 
-def _active_row(record: dg.RunRecord, uses: Sequence[DeviceUse], store: Path, under_way: int) -> RunRow:
-    state, reason = _state(record.dagster_run, uses, store, under_way)
+def _active_row(
+    instance: dg.DagsterInstance, record: dg.RunRecord, uses: Sequence[DeviceUse], store: Path, under_way: int
+) -> RunRow:
+    state, reason = _state(record.dagster_run, uses, under_way)
+    if process_is_gone(instance, record, store):
+        state, reason = "process gone", "`ft run`, the daemon or `ft cancel` ends it"
     return _row(record, state, record.start_time or record.create_timestamp.timestamp(), reason)
 
 
-def _state(run: dg.DagsterRun, uses: Sequence[DeviceUse], store: Path, under_way: int) -> tuple[RunState, str]:
+def _state(run: dg.DagsterRun, uses: Sequence[DeviceUse], under_way: int) -> tuple[RunState, str]:
     if run.status in WITHOUT_PROCESS:
         return "queued", f"the daemon starts it when one of {under_way} runs under way ends" if under_way else ""
-    lock = run_lock_path(store, run.run_id)
-    if lock.exists() and not is_held(lock):
-        return "process gone", "`ft run`, the daemon or `ft cancel` ends it"
     if run.status == dg.DagsterRunStatus.CANCELING:
         return "stopping", ""
     for use in uses:
@@ -146,8 +179,8 @@ def describe_step_failure(event: dg.DagsterEvent) -> str:
 
 def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str) -> RunRow:
     run = record.dagster_run
-    names = (STARTED_BY, "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
-    started_by = next((run.tags[name] for name in names if name in run.tags), "ui")
+    names = ("dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+    started_by = terminal_user(run) or next((run.tags[name] for name in names if name in run.tags), "ui")
     return RunRow(run.run_id, experiment_of(run), state, since, reason, started_by)
 
 
