@@ -6,12 +6,14 @@ a run would do.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
@@ -55,6 +57,10 @@ SCHEDULED = frozenset({"comparison", "champion"})
 FORCE = "ft/force"
 """Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
+SETTINGS = "experiment"
+"""The asset that reads the YAML of an experiment. The steps after it read what it read."""
+RESUMES = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
+"""Dagster's tags of a run that executes only what failed in another one, and what follows."""
 GGUF = "ft/gguf"
 """Tag of a run: types of GGUF files to make, separated by commas (`ft export --format gguf`)."""
 
@@ -117,12 +123,7 @@ def step(
             pool=pool_of_devices() if needs_gpu else None,
             op_tags=gpu_op_tags() if needs_gpu or input_needs_gpu else None,
             retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
-            check_specs=[
-                dg.AssetCheckSpec(
-                    check.name, asset=asset_key(asset_name), description=check.description, blocking=check.blocking
-                )
-                for check in checks
-            ],
+            check_specs=_check_specs(key, checks, per_experiment=per_experiment),
         )
         def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
             return _run_step(context, STEPS[asset_name], project)
@@ -146,6 +147,22 @@ def step(
         return materialize
 
     return decorator
+
+
+def _check_specs(key: dg.AssetKey, checks: Sequence[CheckSpec], *, per_experiment: bool) -> list[dg.AssetCheckSpec]:
+    """Return the checks of an asset, recorded for each experiment apart: one that passes hides no other's failure."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(
+                check.name,
+                asset=key,
+                description=check.description,
+                blocking=check.blocking,
+                partitions_def=experiments() if per_experiment else None,
+            )
+            for check in checks
+        ]
 
 
 def _description(text: str) -> str:
@@ -234,6 +251,8 @@ def _find_or_build(
 
     gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
     spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
+    if experiment and not RESUMES.isdisjoint(context.run.tags):
+        _require_same_settings(step, spec_context)
     pointers = AssetPointers(store.root)
     force = context.run.tags.get(FORCE) == "true"
     while True:
@@ -259,6 +278,19 @@ def _find_or_build(
     materialized = _materialize_result(context, step, experiment, result, store)
     publish(_end_event(step, experiment, result))
     return materialized
+
+
+def _require_same_settings(step: Step, context: SpecContext) -> None:
+    """Raise UserError if the YAML of the experiment has changed since the run that this one resumes read it.
+
+    Dagster runs only what failed, and what follows: the settings would be those of before, or differ between the steps.
+    """
+    read = context.find(SETTINGS)
+    if step.name != SETTINGS and read and read.spec["config"] != planned_spec(STEPS[SETTINGS], context).config:
+        raise UserError(
+            f"experiments/{context.experiment}.yaml has changed since the run that failed. "
+            "Choose *Re-execute all*, or run `ft run`."
+        )
 
 
 def _is_planned(step: Step, context: SpecContext, spec: Spec) -> bool:
