@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.cli.app import COMMANDS, load_command
+from ft_pipeline.errors import UserError
 
 HEAVY = (
     "dagster",
@@ -73,6 +75,37 @@ def test_the_help_and_completion_import_nothing_heavy() -> None:
 def test_the_help_of_a_command_begins_with_its_summary(name: str) -> None:
     text = " ".join((load_command(name).help or "").split())
     assert text.startswith(COMMANDS[name].summary)
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["-h"], ["help", "run"], ["run", "-h"], ["store", "-h"]])
+def test_help_is_shown_however_it_is_asked_for(arguments: list[str]) -> None:
+    asked = CliRunner().invoke(app, arguments)
+    same = CliRunner().invoke(app, [*(name for name in arguments if name not in {"help", "-h"}), "--help"])
+    assert (asked.exit_code, asked.stdout) == (0, same.stdout)
+
+
+def test_run_with_a_name_says_how_to_run_it() -> None:
+    refused = CliRunner().invoke(app, ["run", "qlora"])
+    assert str(refused.exception) == "`ft run` takes no name, but got 'qlora'. Write: ft run -e qlora"
+
+
+@pytest.mark.parametrize("command", [["run", "--plan"], ["run"], ["experiments"]])
+def test_an_invalid_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False, small_example="classification")
+    with (root / "project.yaml").open("a", encoding="utf-8") as file:
+        file.write("nonsense: 3\n")
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, UserError) and "unknown key `nonsense`" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_dg_checks_the_definitions_in_a_project_folder(tmp_path: Path) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False, small_example="classification")
+    env = {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home"), "DO_NOT_TRACK": "1"}
+    command = [Path(sys.executable).parent / "dg", "check", "defs"]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "All definitions loaded successfully." in done.stdout, done.stdout + done.stderr
 
 
 def test_an_unknown_command_is_refused_with_a_suggestion() -> None:

@@ -161,10 +161,17 @@ class LazyGroup(TyperGroup):
         entry = COMMANDS.get(cmd_name)
         return TyperCommand(cmd_name, help=entry.summary, hidden=entry.hidden) if entry else None
 
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        """Parse the arguments of `ft`. `ft help run` is `ft run --help`."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """Return the command that the first argument names, and the other arguments."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
+
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class _Loaded(Mapping[str, "Command"]):
@@ -190,11 +197,14 @@ def load_command(name: str) -> "Command":
         command.name = name
         return command
     single = typer.Typer(add_completion=False)
-    single.command(name, hidden=COMMANDS[name].hidden)(target)
+    settings = {**HELP_NAMES, "allow_extra_args": name == "run"}  # it says how to run what they name
+    single.command(name, hidden=COMMANDS[name].hidden, context_settings=settings)(target)
     return typer.main.get_command(single)
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, context_settings=HELP_NAMES
+)
 
 
 def _show_version(requested: bool) -> None:

@@ -86,6 +86,7 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
 
 def run(
+    context: typer.Context,
     experiment: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,6 +119,8 @@ def run(
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.store.journal import sign_new_store
 
+    if context.args:
+        raise UserError(f"`ft run` takes no name, but got {context.args[0]!r}. Write: ft run -e {context.args[0]}")
     opened_project = open_project(project)
     assets = tuple(select.split(",")) if select else ()
     request = running.RunRequest(opened_project, tuple(experiment or ()), assets, force)
@@ -173,7 +176,7 @@ def ui(
     os.environ["PYTHONWARNINGS"] = "ignore"
     arguments = ["--workspace", str(workspace), "--port", str(port)]
     arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]
-    say(stderr, f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
+    say(stderr, "Starting the Dagster UI. It loads the graph first; its address follows.")
     os.chdir(opened_project.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
     # -P: files in the project folder do not shadow packages.

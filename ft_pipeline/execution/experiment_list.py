@@ -11,8 +11,9 @@ from ft_pipeline.project import Project
 
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:
-    """Return the rows of `ft experiments --json`."""
+    """Return the rows of `ft experiments --json`. Raises UserError if project.yaml is invalid."""
     load_steps()
+    _ = project.settings
     comparison = current_comparison(project)
     rows = [_experiment_row(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])

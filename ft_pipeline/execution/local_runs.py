@@ -4,13 +4,14 @@ They belong to the job `everything` of the code location, so that the UI lists t
 them again.
 """
 
+import contextlib
 import uuid
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import dagster as dg
+import yaml
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.execution.api import execute_run
@@ -23,11 +24,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from ft_pipeline.execution.dagster_names import PARTITION, STARTED_BY, asset_keys, prefixed
 from ft_pipeline.execution.orphaned_runs import lock_new_run
+from ft_pipeline.project import Project
 from ft_pipeline.store.provenance import user_name
 
 DEFINITIONS = "ft_pipeline.definitions"
 CODE_LOCATION = "ft_pipeline"
-"""The name of the code location in workspace.yaml and dg.toml."""
+"""The name of the code location, unless the project's workspace.yaml has another one."""
 EVERYTHING = "everything"
 """The name of the job with all assets but the inbox, without the project's prefix."""
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -40,7 +42,11 @@ def definitions() -> dg.Definitions:
 
 
 def execute_everything(
-    instance: dg.DagsterInstance, store: Path, assets: Collection[str], experiment: str | None, tags: Mapping[str, str]
+    instance: dg.DagsterInstance,
+    project: Project,
+    assets: Collection[str],
+    experiment: str | None,
+    tags: Mapping[str, str],
 ) -> dg.JobExecutionResult:
     """Execute a run of the job `everything` for some of its assets, in this process.
 
@@ -49,7 +55,7 @@ def execute_everything(
     keys = frozenset(asset_keys(assets))
     job = definitions().resolve_job_def(prefixed(EVERYTHING)).with_executor_def(dg.in_process_executor)
     run_id = str(uuid.uuid4())
-    lock_new_run(store, run_id)
+    lock_new_run(project.store, run_id)
     partition = {PARTITION: experiment} if experiment is not None else {}
     run = instance.create_run_for_job(
         job.get_subset(asset_selection=keys),
@@ -57,13 +63,23 @@ def execute_everything(
         run_config=NO_CONSOLE_LOG,
         tags={**job.run_tags, STARTED_BY: f"cli {user_name()}", **partition, **tags},
         asset_selection=keys,
-        remote_job_origin=_origin(job.name),
+        remote_job_origin=_origin(project, job.name),
     )
     return execute_run(InMemoryJob(job), run, instance)
 
 
-def _origin(job: str) -> RemoteJobOrigin:
+def _origin(project: Project, job: str) -> RemoteJobOrigin:
     """Return where the UI finds the job. It looks for the names only."""
-    target = LoadableTargetOrigin(module_name=DEFINITIONS)
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=CODE_LOCATION)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name=DEFINITIONS), location_name=_location_name(project)
+    )
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
+
+
+def _location_name(project: Project) -> str:
+    """Return the name under which a workspace serves this package: that of the project, or one like it."""
+    with contextlib.suppress(OSError, ValueError, StopIteration, KeyError, TypeError, yaml.YAMLError):
+        workspace = yaml.safe_load((project.root / "workspace.yaml").read_text(encoding="utf-8"))
+        modules = [entry["python_module"] for entry in workspace["load_from"]]
+        return next(module["location_name"] for module in modules if module["module_name"] == DEFINITIONS)
+    return CODE_LOCATION

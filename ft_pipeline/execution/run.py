@@ -99,9 +99,10 @@ class RunResult:
 def plan_run(request: RunRequest) -> list[PlannedStep]:
     """Return the plan: every step that the request selects, whether it would run, and why.
 
-    Raises UserError for unknown names.
+    Raises UserError for unknown names, and if project.yaml is invalid.
     """
     load_steps()
+    _ = request.project.settings
     experiments = _selected_experiments(request)
     selected = _selected_assets(request)
     with open_instance() as instance:
@@ -348,7 +349,7 @@ def _materialize(
     if gguf_types := request.gguf_types_of(experiment):
         tags[GGUF] = ",".join(gguf_types)
     with noting_interrupts(), listening(StepEvent, note_failure):
-        result = execute_everything(instance, request.project.store, assets, experiment, tags)
+        result = execute_everything(instance, request.project, assets, experiment, tags)
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
     return failures

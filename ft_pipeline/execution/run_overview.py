@@ -33,6 +33,9 @@ FIRST_STEP_SECONDS = 60.0
 DAEMON_SECONDS = 120.0
 """Age of the daemon's last heartbeat after which it counts as stopped."""
 
+FAILED_CHECKS = re.compile(r"blocking asset checks? failed with ERROR severity:$")
+"""How Dagster begins the message of a step whose blocking checks failed."""
+
 RunState = Literal["running", "waiting", "queued", "stopping", "process gone", "failed"]
 
 
@@ -170,11 +173,13 @@ def root_message(error: SerializableErrorInfo | None) -> str:
 
 
 def describe_step_failure(event: dg.DagsterEvent) -> str:
-    """Return the step that failed, and the first line of the reason."""
+    """Return the step that failed, and the first line of the reason, or the checks that failed."""
     data = event.step_failure_data
     text = data.user_failure_data.description if data.user_failure_data else None
-    message = text or root_message(data.error) or "failed"
-    return f"{asset_of_step(event.step_key or '')}: {message.strip().splitlines()[0]}"
+    first, *others = (text or root_message(data.error) or "failed").strip().splitlines()
+    if FAILED_CHECKS.search(first):  # Dagster lists them below: `training_data: no_over_length`
+        first = f"failed the check {', '.join(line.partition(': ')[2] for line in others)}"
+    return f"{asset_of_step(event.step_key or '')}: {first}"
 
 
 def _row(record: dg.RunRecord, state: RunState, since: float | None, reason: str) -> RunRow:

@@ -25,7 +25,7 @@ from ft_pipeline.execution.build import (
     build_artifact,
     retry_request,
 )
-from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings
+from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings, terminal_user
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
 from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES, device_need, limit_run_time
@@ -227,6 +227,8 @@ def _run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectRes
         raise
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         if context.job_def.executor_def.name != PODS:
+            if terminal_user(context.run):  # Dagster would take Ctrl-C for a failure
+                context.instance.report_run_canceling(context.run)
             raise
         # Kubernetes evicts the pod. Dagster would count that as a failure. A canceled run starts no retry.
         raise retry_request() from None

@@ -8,6 +8,7 @@
 import argparse
 import contextlib
 import logging
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,16 @@ REQUEST_SECONDS = 10
 DAEMON_SECONDS = 60.0
 """How long the daemon may take to finish what it has begun."""
 logger = logging.getLogger("ft_pipeline.ui")
+
+
+class AnnouncedServer(uvicorn.Server):
+    """A web server that prints its address as soon as it answers."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port."""
+        await super().startup(sockets)
+        if self.started:
+            sys.stderr.write(f"The Dagster UI: http://{HOST}:{self.config.port}. Press Ctrl-C to stop it.\n")
 
 
 class FilteredWebserver(DagsterWebserver[WorkspaceProcessContext, WorkspaceRequestContext]):
@@ -107,7 +118,7 @@ def _serve(
         config = uvicorn.Config(
             app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=REQUEST_SECONDS
         )
-        server = uvicorn.Server(config)
+        server = AnnouncedServer(config)
         lost_daemon = threading.Event()
 
         def stop_with_daemon() -> None:

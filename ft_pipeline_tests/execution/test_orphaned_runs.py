@@ -49,11 +49,24 @@ def test_a_killed_run_is_ended(store: ArtifactStore, instance: dg.DagsterInstanc
     assert end_orphaned_runs(instance, store.root) == []
 
 
-def test_ft_run_that_dies_before_its_first_step_is_ended(tmp_path: Path) -> None:
-    root = scaffold.create(tmp_path / "messages", example=False, small_example="classification")
-    command = [sys.executable, "-m", "ft_pipeline_tests.execution.killed_run_subject", str(root)]
+def run_subject(root: Path, subject: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the tests for a new project in `root`."""
+    scaffold.create(root, example=False, small_example="classification")
+    command = [sys.executable, "-m", f"ft_pipeline_tests.execution.{subject}", str(root)]
     env = {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home")}
-    assert subprocess.run(command, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
+    return subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+
+
+def test_ft_run_that_ctrl_c_ends_is_recorded_as_canceled(tmp_path: Path) -> None:
+    assert "KeyboardInterrupt" in run_subject(tmp_path / "shop", "interrupted_run_subject").stderr
+    with dg.DagsterInstance.from_config(str(tmp_path / "shop" / "dagster_home")) as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.CANCELED
+
+
+def test_ft_run_that_dies_before_its_first_step_is_ended(tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    assert run_subject(root, "killed_run_subject").returncode == -signal.SIGKILL
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
         (run,) = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.STARTED

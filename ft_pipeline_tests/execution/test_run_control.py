@@ -98,6 +98,17 @@ def test_a_queued_and_a_failed_run_are_shown_and_the_queued_one_is_canceled(inst
     assert status()["runs"] == []
 
 
+@dg.asset(check_specs=[dg.AssetCheckSpec("no_over_length", asset="training_data", blocking=True)])
+def training_data() -> dg.MaterializeResult:
+    return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False)])
+
+
+def test_a_failed_check_is_named(instance: dg.DagsterInstance) -> None:
+    dg.materialize([training_data], instance=instance, raise_on_error=False)
+    (row,) = status()["failed"]
+    assert row["reason"] == "training_data: failed the check no_over_length"
+
+
 def test_the_champion_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop(tmp_path / "shop")
     shop.write_project()

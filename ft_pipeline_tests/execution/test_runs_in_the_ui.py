@@ -54,7 +54,7 @@ def test_a_run_from_failure_reads_no_older_settings(project: Project, instance: 
     def resume() -> tuple[bool, str]:
         said: list[StepEvent] = []
         with listening(StepEvent, said.append):
-            done = execute_everything(instance, project.store, ["base_model"], "lora", {tag: "true"})
+            done = execute_everything(instance, project, ["base_model"], "lora", {tag: "true"})
         return done.success, said[-1].message
 
     assert resume() == (True, "")

@@ -1,0 +1,26 @@
+"""`ft run` of one asset that Ctrl-C ends within its step: `python -m … PROJECT`."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.execution.local_runs import definitions
+from ft_pipeline.execution.run import RunRequest, run
+from ft_pipeline.execution.step import STEPS
+from ft_pipeline.project import Project
+
+
+def interrupt(context: Any) -> dict[str, Any]:
+    """Build nothing."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return {}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that started the tests may ignore it
+    definitions()
+    STEPS["experiment"] = replace(STEPS["experiment"], build=interrupt)
+    run(RunRequest(Project(Path(sys.argv[1])), select=("experiment",)))
