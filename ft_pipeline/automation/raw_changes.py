@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.step import STEPS, SpecContext
-from ft_pipeline.execution.step_asset import planned_spec
+from ft_pipeline.execution.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import folder_stamp, last_written, remote_sources
 from ft_pipeline.sources.remote.declaration import RemoteSource

@@ -177,3 +177,20 @@ def versions_of(*packages: str) -> dict[str, str]:
 def _version_of(package: str, period: int) -> str:
     """Read a version once in a period: a plan for 100 experiments asks thousands of times."""
     return version(package)
+
+
+def planned_spec(step: Step, context: SpecContext) -> Spec:
+    """Return the spec that materializing `step` now would build.
+
+    Raises UserError if it cannot be computed, and MissingInput if an input that belongs to no asset is not built yet.
+    """
+    return step.spec(context).with_code_version(step.code_version)
+
+
+def spec_with_inputs(step: Step, context: SpecContext, build_missing: Callable[[Spec], object]) -> Spec:
+    """Return the planned spec of `step`. Calls `build_missing` with the spec of each input that is not built yet."""
+    while True:
+        try:
+            return planned_spec(step, context)
+        except MissingInput as missing:
+            build_missing(missing.spec)

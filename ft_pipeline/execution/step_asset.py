@@ -44,6 +44,8 @@ from ft_pipeline.execution.step import (
     SpecFunction,
     Step,
     StepBuildFunction,
+    planned_spec,
+    spec_with_inputs,
 )
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -192,23 +194,6 @@ def _value_at_load_time(gpu: bool | Callable[[Project], bool]) -> bool:
         return gpu(Project.find())
     except UserError:
         return True
-
-
-def planned_spec(step: Step, context: SpecContext) -> Spec:
-    """Return the spec that materializing `step` now would build.
-
-    Raises UserError if it cannot be computed, and MissingInput if an input that belongs to no asset is not built yet.
-    """
-    return step.spec(context).with_code_version(step.code_version)
-
-
-def spec_with_inputs(step: Step, context: SpecContext, build_missing: Callable[[Spec], object]) -> Spec:
-    """Return the planned spec of `step`. Calls `build_missing` with the spec of each input that is not built yet."""
-    while True:
-        try:
-            return planned_spec(step, context)
-        except MissingInput as missing:
-            build_missing(missing.spec)
 
 
 def _run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectResource) -> dg.MaterializeResult:

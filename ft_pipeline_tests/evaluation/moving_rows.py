@@ -13,8 +13,7 @@ import pytest
 from ft_pipeline import scaffold
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.execution.step import STEPS, BuildContext, MissingInput, SpecContext
-from ft_pipeline.execution.step_asset import planned_spec
+from ft_pipeline.execution.step import STEPS, BuildContext, MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
 from ft_pipeline.settings.data import DataSettings

@@ -19,8 +19,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
 from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
-from ft_pipeline.execution.step_asset import planned_spec
+from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
