@@ -1,5 +1,6 @@
 """The UI in a real browser shows running, waiting, failed, recovered and new experiments as they are."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +91,36 @@ def test_a_new_experiment_appears_fails_with_its_reason_and_recovers(ui: Ui, roo
     check_shown(page, ui, recovered, "Success")
     page.goto(f"{ui.url}/assets/base_model?view=partitions", wait_until="domcontentloaded")
     page.get_by_text("lost", exact=True).first.wait_for()
+
+
+def re_execute(ui: Ui, run_id: str, strategy: str) -> str:
+    """What *Re-execute all* or *Re-execute from failure* does; the id of the new run."""
+    mutation = """mutation($given: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $given) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    launched = ui.query(mutation, given={"parentRunId": run_id, "strategy": strategy})["launchRunReexecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    again: str = launched["run"]["runId"]
+    return again
+
+
+def test_a_failed_ft_run_is_executed_again(ui: Ui, root: Path, page: Page) -> None:
+    """With the settings of today: a run from failure refuses a YAML that has changed since."""
+    write_experiment(root, "tight", root / "models" / "tiny", max_length=24)
+    steps = "experiment,base_model,training_data"
+    assert ft(root, "run", "-e", "tight", "--select", steps).returncode == 1
+    failed = ui.runs()[0]["runId"]
+    page.goto(f"{ui.url}/runs/{failed}", wait_until="domcontentloaded")
+    button = page.get_by_role("button", name=re.compile("Re-execute")).first
+    button.wait_for()
+    assert button.is_enabled()
+
+    page.goto(f"{ui.url}/assets/training_data?view=checks&checkDetail=no_over_length", wait_until="domcontentloaded")
+    page.get_by_text("rows longer than the max_length of 24 tokens").first.wait_for()
+
+    write_experiment(root, "tight", root / "models" / "tiny")
+    refused = re_execute(ui, failed, "FROM_FAILURE")
+    wait_for_status(ui, refused, "FAILURE")
+    page.goto(f"{ui.url}/runs/{refused}", wait_until="domcontentloaded")
+    page.get_by_text("experiments/tight.yaml has changed since the run that failed").first.wait_for()
+    again = re_execute(ui, failed, "ALL_STEPS")
+    wait_for_status(ui, again, "SUCCESS")
