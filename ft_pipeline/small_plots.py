@@ -13,11 +13,11 @@ from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 SHOWN_CHARACTERS = 999
 """Dagster shows Markdown of at most this many characters without a click."""
-WIDTH = 345
-LABEL_WIDTH = 190
+WIDTH = 290
+LABEL_WIDTH = 170
 ROW_HEIGHT = 22
-"""Sizes of a plot in pixels. The UI has this width for a value in a window of 1,280 pixels."""
-LABEL_CHARACTERS = 26
+"""Sizes of a plot in pixels. In a window of 1,280 pixels, the UI has this width for a value beside a key of 19 letters."""
+LABEL_CHARACTERS = 22
 """Maximum number of characters of a name in a plot."""
 _PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
@@ -56,19 +56,19 @@ def _loss_curve(losses: Sequence[tuple[int, float]], held_out: Sequence[tuple[in
     last = max([1, *(step for step, _ in [*losses, *held_out])])
 
     def path(curve: Sequence[tuple[float, float]]) -> str:
-        span = high - low or 1.0
-        places = [f"{45 + 290 * step / last:.0f} {170 - 150 * (loss - low) / span:.0f}" for step, loss in curve]
+        span, scale = high - low or 1.0, (WIDTH - 55) / last
+        places = [f"{45 + scale * step:.0f} {170 - 150 * (loss - low) / span:.0f}" for step, loss in curve]
         return f"M{'L'.join(places)}" if places else ""
 
     best = min((loss for _, loss in held_out), default=None)
     legend = "" if best is None else f"<tspan fill='{ORANGE}'> held out, best {best:.3f}</tspan>"
     return _svg(
         190,
-        f"<path d='M45 15V172H340' stroke='{GREY}'/>"
+        f"<path d='M45 15V172H{WIDTH - 5}' stroke='{GREY}'/>"
         f"<path d='{path(shown[0])}' stroke='{BLUE}'/><path d='{path(shown[1])}' stroke='{ORANGE}' stroke-width='2'/>",
         f"<text x='8' y='28'>{high:.2f}<tspan x='8' y='172'>{low:.2f}</tspan>"
-        f"<tspan x='260' y='187'>step {last:,.0f}</tspan>"
-        f"<tspan x='130' y='14' fill='{BLUE}'>training</tspan>{legend}</text>",
+        f"<tspan x='{WIDTH - 85}' y='187'>step {last:,.0f}</tspan>"
+        f"<tspan x='100' y='14' fill='{BLUE}'>training</tspan>{legend}</text>",
     )
 
 
@@ -127,16 +127,17 @@ def bars(edges: Sequence[float], counts: Sequence[int], unit: str, alternative_t
 
 def _bars(edges: Sequence[float], counts: Sequence[int], unit: str) -> str:
     most, last = max([*counts, 1]), max(edges[-1], 1)
+    scale = (WIDTH - 20) / last
     shapes = "".join(
-        f"M{9 + 325 * left / last:.0f} 120v-{100 * count / most:.0f}H{8 + 325 * right / last:.0f}V120"
+        f"M{9 + scale * left:.0f} 120v-{100 * count / most:.0f}H{8 + scale * right:.0f}V120"
         for (left, right), count in zip(itertools.pairwise(edges), counts, strict=True)
         if count
     )
     return _svg(
         140,
-        f"<path d='{shapes}' fill='{BLUE}'/><path d='M8 120H337' stroke='{GREY}'/>",
+        f"<path d='{shapes}' fill='{BLUE}'/><path d='M8 120H{WIDTH - 8}' stroke='{GREY}'/>",
         f"<text x='9' y='14'>most in a bar: {most:,} rows"
-        f"<tspan x='230' y='135'>{last:,.0f} {escape(unit)}</tspan></text>",
+        f"<tspan x='{WIDTH - 115}' y='135'>{last:,.0f} {escape(unit)}</tspan></text>",
     )
 
 
@@ -150,18 +151,18 @@ def _stacked_bar(parts: Mapping[str, float], limit: float | None, unit: str, cou
     shown = [*ordered[: count - 1], ("other", sum(size for _, size in ordered[count - 1 :]))]
     if len(ordered) <= count:
         shown = ordered
-    scale = 325 / (max(sum(parts.values()), limit or 0.0) or 1.0)
+    scale = (WIDTH - 20) / (max(sum(parts.values()), limit or 0.0) or 1.0)
     shapes, texts, left = "", "", 8.0
     for number, (name, size) in enumerate(shown):
         color = _PART_COLORS[number % len(_PART_COLORS)]
         shapes += f"<path d='M{left:.0f} 12h{size * scale:.0f}' stroke='{color}' stroke-width='22'/>"
-        place = f"x='{9 + 168 * (number % 2)}' y='{42 + 17 * (number // 2)}'"
+        place = f"x='9' y='{42 + 17 * number}'"
         texts += f"<tspan {place} fill='{color}'>{_name(name)} {size:.2f} {unit}</tspan>"
         left += size * scale
     if limit:
         shapes += f"<path d='M{8 + limit * scale:.0f} 0v25' stroke='black'/>"
-        texts += f"<tspan x='177' y='76'>line: {limit:g} {unit}</tspan>"
-    return _svg(84, shapes, f"<text>{texts}</text>")
+        texts += f"<tspan x='{WIDTH - 113}' y='42'>line: {limit:g} {unit}</tspan>"
+    return _svg(33 + 17 * len(shown), shapes, f"<text>{texts}</text>")
 
 
 def _name(text: str) -> str:

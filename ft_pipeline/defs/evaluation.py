@@ -22,6 +22,7 @@ from ft_pipeline.evaluation.comparison.plots import (
     confusion_picture,
     learning_curve_picture,
     score_picture,
+    shown_leads,
     slice_picture,
     small_lead_plot,
 )
@@ -32,6 +33,7 @@ from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.opinions.collect import JUDGED
 from ft_pipeline.execution.metadata import picture, sentences, small_picture, table
+from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
@@ -192,7 +194,8 @@ def _check_metadata(artifact: Artifact) -> dict[str, Any]:
     drawn = confusion_picture(matrices)
     metadata: dict[str, Any] = {}
     if fields or worst:
-        metadata["checks"] = dg.MetadataValue.md("\n\n".join([*field_tables(fields), *worst]))
+        metadata |= sentences("checks", worst)
+        metadata["all_checks"] = behind_a_click("\n\n".join([*field_tables(fields), *worst]))
     return metadata | ({"labels": picture(drawn, "labels of the references and of the answers")} if drawn else {})
 
 
@@ -226,10 +229,18 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _shown_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the rows of the comparison with their scores and what a call costs, best first."""
+    """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
     metrics = comparison.shown_metrics()
-    rows = []
+    primary = metrics.pop(comparison.primary_metric)
+    baseline, rows = shown_leads(comparison)[0], []
     for row in comparison.rows:
+        lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
+        deciding = row.scores.get(comparison.primary_metric)
+        decides = {
+            primary.label: describe_score(deciding) if deciding else "",
+            "lead": describe_score(lead, sign="+") if lead else "",
+            "usable": "yes" if row.is_usable else "no",
+        }
         scores = {
             f"{metric.label} ({metric.direction})": round(row.scores[name].value, 3) if name in row.scores else ""
             for name, metric in metrics.items()
@@ -239,5 +250,5 @@ def _shown_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "prompt tokens per call": "" if tokens is None else round(tokens),
             "s per call": "" if seconds is None else round(seconds, 2),
         }
-        rows.append({"": row.name, **scores, **costs})
+        rows.append({"": row.name, **decides, **scores, **costs})
     return rows

@@ -1,14 +1,14 @@
 """Release: the champion, its model card, and the report of the comparison that decided it."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
-
-import dagster as dg
 
 from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
 from ft_pipeline.execution.metadata import prose, sentences, table
+from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -176,13 +176,18 @@ def _card_metadata(artifact: Artifact) -> dict[str, Any]:
     """The card without the YAML before it, which is for the hub: its beginning, and the whole."""
     text = (artifact.path / "README.md").read_text(encoding="utf-8")
     body = text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text
-    return {"summary": dg.MetadataValue.md(_beginning(body)), "card": dg.MetadataValue.md(body)}
+    return {"summary": prose(_beginning(body)), "card": behind_a_click(body)}
 
 
 def _beginning(markdown: str) -> str:
-    """Return the first paragraphs of a text, as many as the page shows without a click."""
+    """Return the first paragraphs of a text, as many as the page shows without a click, up to the first table.
+
+    Headings are bold, as their large letters need too much room.
+    """
     shown = ""
-    for paragraph in markdown.strip().split("\n\n"):
+    for paragraph in re.sub("(?m)^#+ (.*)$", r"**\1**", markdown.strip()).split("\n\n"):
+        if paragraph.startswith("|"):
+            break
         if len(shown) + len(paragraph) + 2 > SHOWN_CHARACTERS:
             break
         shown += f"{paragraph}\n\n"
@@ -241,7 +246,7 @@ def _report_metadata(artifact: Artifact) -> dict[str, Any]:
     return {
         **_worse_answers_metadata(artifact),
         "how": "ft report --open opens it. It is a single self-contained file that you can share.",
-        "report": dg.MetadataValue.path(str(artifact.path / REPORT)),
+        "report": behind_a_click(str(artifact.path / REPORT)),
         "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
     }
 

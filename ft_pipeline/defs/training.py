@@ -249,15 +249,15 @@ def _experiment_metadata(artifact: Artifact) -> dict[str, Any]:
     config = artifact.spec["config"]
     defaults = flatten_settings(ExperimentSettings().model_dump(mode="json"))
     differing = [
-        {"setting": name, "value": _as_text(value), "default": _as_text(defaults.get(name))}
+        f"`{name}`: `{_as_text(value)}`; by default `{_as_text(defaults.get(name))}`"
         for name, value in flatten_settings(config).items()
         if name in ("base_model", "objective", "technique") or value != defaults.get(name)
     ]
-    return {"differs_from_the_defaults": table(differing), "settings": config}
+    return {**sentences("changed_settings", differing), "settings": config}
 
 
 def _as_text(value: Any) -> str:
-    return "" if value is None else json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)
+    return json.dumps(value) if value in (None, "") or isinstance(value, (dict, list, bool)) else str(value)
 
 
 def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:

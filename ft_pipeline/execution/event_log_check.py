@@ -102,6 +102,6 @@ def _parse(records: Sequence[dg.EventLogRecord]) -> Iterator[RecordedMaterializa
             asset_name(materialization.asset_key),
             materialization.partition,
             data_version,
-            str(manifest_sha256.value) if manifest_sha256 else None,
+            str(manifest_sha256.value).strip() if manifest_sha256 else None,
             record.run_id,
         )

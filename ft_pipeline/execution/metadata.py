@@ -4,9 +4,8 @@ A numpy scalar in the event log would make the step fail after its work is done.
 """
 
 import base64
+import itertools
 import math
-import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -15,25 +14,52 @@ import dagster as dg
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.execution.dagster_names import dagster_settings
+from ft_pipeline.execution.page_layout import (
+    behind_a_click,
+    fitting_json,
+    fitting_table,
+    fitting_text,
+    json_behind_a_click,
+    room_for_values,
+    with_breaks,
+)
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
-LINE_CHARACTERS = 44
-"""Characters of a line of a list for which the UI has room in a window of 1,280 pixels, beside the longest key."""
 NOT_RECORDED = "not_recorded"
 """The entry that says why others are missing."""
-_BEGINS_A_BLOCK = re.compile(r"^( *)(\d*)([.)>+*#-])(?= |$)")
-"""What makes a list, a quotation or a heading of a line."""
+_BREAK_IN_A_LIST = "  \n  "
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with numpy scalars as Python scalars, mappings and lists as JSON, and without None.
 
-    A float that is not finite becomes text.
+    A float that is not finite becomes text. What has no room on the page is behind a click (page_layout.py).
     """
+    return _fitted(_cleaned(values))
+
+
+def _cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _clean(value) for key, value in values.items() if value is not None}
+
+
+def _fitted(cleaned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a page as they fit beside the longest of their keys."""
+    room = room_for_values(
+        f"all_{key}" if isinstance(value, dg.TableMetadataValue) else key for key, value in cleaned.items()
+    )
+    return {name: shown for key, value in cleaned.items() for name, shown in _fitting(key, value, room).items()}
+
+
+def _fitting(key: str, value: Any, room: float) -> dict[str, Any]:
+    """Return an entry as it fits on the page, and a second one if it shows a part of it."""
+    if isinstance(value, dg.TableMetadataValue):
+        return fitting_table(key, value, room)
+    if isinstance(value, dg.JsonMetadataValue):
+        return {key: fitting_json(value.data, room)}
+    return {key: fitting_text(value, room) if isinstance(value, str) else value}
 
 
 def metadata_of_finished(
@@ -45,12 +71,18 @@ def metadata_of_finished(
     """
     metadata: dict[str, Any] = {}
     errors = []
-    for part in parts:
+
+    def attempt(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            metadata |= clean_metadata(part())
+            return make()
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             warn(f"some of its metadata was not recorded: {errors[-1]}. The result is complete.")
+            return {}
+
+    for part in parts:
+        metadata |= attempt(lambda part=part: _cleaned(part()))
+    metadata = attempt(lambda: _fitted(metadata)) or metadata
     return metadata | ({NOT_RECORDED: "\n".join(errors)} if errors else {})
 
 
@@ -85,7 +117,8 @@ def picture(png: bytes, alternative_text: str) -> dg.MetadataValue:
 
 
 def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | None = None) -> dg.MetadataValue:
-    """A table in the asset's page, with cells cut to PREVIEW_CHARACTERS. Its columns are those of the first row.
+    """A table in the asset's page, with cells cut to PREVIEW_CHARACTERS. Its columns are those of the first row; the
+    page shows the first ones, which have room, and the others behind a click.
 
     descriptions: column → description, which the UI shows under *Show schema*; it also sets the column order.
     """
@@ -105,40 +138,24 @@ def _column_type(value: Any) -> str:
 
 
 def prose(markdown: str) -> dg.MetadataValue:
-    """Sentences on the asset's page, which are read without scrolling to the side.
-
-    The long values below them (a path, hashes) make the page wider than the window, and text fills that width. So
-    each line gets a break of its own.
-    """
-    return dg.MetadataValue.md(_in_lines(markdown))
+    """Sentences on the asset's page. A long word in them, as the name of a model, has a break."""
+    return dg.MetadataValue.md(with_breaks(markdown, "  \n"))
 
 
 def sentences(name: str, texts: Sequence[str]) -> dict[str, dg.MarkdownMetadataValue]:
     """A list of sentences on the asset's page: the entry `name`, and `more_` with those that need a click."""
-    items = [_in_lines(f"- {text}") for text in texts]
-    while len(shown := "\n".join(items)) > SHOWN_CHARACTERS and len(items) > 1:
-        items.pop()
-    if not items:
+    if not texts:
         return {}
-    rest = "\n".join(f"- {text}" for text in texts[len(items) :])
-    more = {f"more_{name}": dg.MetadataValue.md(rest)} if rest else {}
-    return {name: dg.MetadataValue.md(shown), **more}
+    items = [with_breaks(f"- {text}", _BREAK_IN_A_LIST) for text in texts]
+    count = _shown_items(items)
+    more = {f"more_{name}": behind_a_click("\n".join(f"- {text}" for text in texts[count:]))} if texts[count:] else {}
+    return {name: dg.MetadataValue.md("\n".join(items[:count])), **more}
 
 
-def _in_lines(markdown: str) -> str:
-    """Return a text whose lines are at most as long as the page is wide. Two spaces at the end of one keep its break.
-
-    What would begin a list or a quotation at the start of a line is escaped: the text has it in the middle.
-    """
-    lines = []
-    for line in markdown.split("\n"):
-        indent = "  " if line.startswith("- ") else ""
-        parts = textwrap.wrap(
-            line, LINE_CHARACTERS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
-        begin, *rest = parts or [""]
-        lines.append("  \n".join([begin, *(_BEGINS_A_BLOCK.sub(r"\1\2\\\3", part) for part in rest)]))
-    return "\n".join(lines)
+def _shown_items(items: Sequence[str]) -> int:
+    """Return the number of items of a list that the page shows without a click."""
+    ends = itertools.accumulate(len(item) + 1 for item in items)
+    return max(1, sum(end - 1 <= SHOWN_CHARACTERS for end in ends))
 
 
 def table_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
@@ -175,24 +192,36 @@ def artifact_metadata(
     """Return what every asset's page shows last: the artifact's inputs, audit command, manifest and fingerprint.
 
     assets: asset name → whether it has a partition per experiment.
-    An input that belongs to no asset (the model of an earlier phase) has no page, so it is named without a link.
     """
     return {
-        "inputs": dg.MetadataValue.md(_input_table(artifact, index, assets, experiment)),
+        **_inputs(artifact, index, assets, experiment),
         "audit": f"ft audit {artifact.fingerprint[:SHOWN_DIGITS]}",
-        "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
-        "manifest_sha256": artifact.manifest_sha256,
-        "fingerprint": artifact.fingerprint,
+        "manifest": behind_a_click(str(artifact.path / "manifest.json")),
+        "manifest_sha256": behind_a_click(artifact.manifest_sha256),
+        "fingerprint": behind_a_click(artifact.fingerprint),
     }
 
 
-def _input_table(artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None) -> str:
+def _inputs(
+    artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
+) -> dict[str, dg.MetadataValue]:
+    """Return the entry `inputs`, with a link to the asset of each, and `all_inputs` with the manifests, after a click.
+
+    An input that belongs to no asset (the model of an earlier phase) has no page, so it is named without a link.
+    """
+    if not artifact.inputs:
+        return {"inputs": dg.MetadataValue.text("none: the user's files, or settings")}
     recorded = artifact.manifest.get("input_manifests") or {}
-    lines = ["| input | asset | fingerprint | manifest |", "| --- | --- | --- | --- |"]
+    items, records = [], []
     for name, (kind, fingerprint) in artifact.inputs.items():
         node = index.find(kind, fingerprint, recorded.get(name))
-        folder = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
+        manifest = f"{node.path.relative_to(index.root).as_posix()}/manifest.json" if node.path else "not in the store"
         partition = f"?partition={quote(experiment)}" if experiment and assets.get(kind) else ""
         asset = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
-        lines.append(f"| {name} | {asset} | `{fingerprint[:SHOWN_DIGITS]}` | `{folder}/manifest.json` |")
-    return "\n".join(lines) if artifact.inputs else "none: the user's files, or settings"
+        known_as = "" if name == kind else f"{with_breaks(name, _BREAK_IN_A_LIST)}: "
+        items.append(f"- {known_as}{asset} `{fingerprint[:SHOWN_DIGITS]}`")
+        records.append({"input": name, "asset": kind, "fingerprint": fingerprint, "manifest": manifest})
+    return {
+        "inputs": dg.MetadataValue.md("\n".join(items[: _shown_items(items)])),
+        "all_inputs": json_behind_a_click(records),
+    }

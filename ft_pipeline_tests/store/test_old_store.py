@@ -42,7 +42,7 @@ FIRST_ENTRIES = {
     "quarantine": "reasons",
     "teacher_answers": "answers_shown",
     "distilled": "samples",
-    "experiment": "differs_from_the_defaults",
+    "experiment": "changed_settings",
     "base_model": "source",
     "training_data": "example",
     "memory_estimate": "fits",
