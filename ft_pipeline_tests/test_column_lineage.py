@@ -141,6 +141,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
         assert result.success
         (event,) = result.asset_materializations_for_node("alpaca")
     metadata = {key: value.value for key, value in event.metadata.items()}
+    metadata |= {key: metadata[key].rstrip() for key in ("manifest", "manifest_sha256", "fingerprint")}
     manifest = json.loads(Path(metadata["manifest"]).read_bytes())
     assert sha256_of_file(Path(metadata["manifest"])) == metadata["manifest_sha256"]
     content = fingerprint_of("alpaca", [FileEntry(**entry) for entry in manifest["files"]])
@@ -202,7 +203,7 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
     experiments = {}
     for name in ("raw_text", "experiment"):
         (event,) = result.asset_materializations_for_node(name)
-        manifest = json.loads(Path(str(event.metadata["manifest"].value)).read_bytes())
+        manifest = json.loads(Path(str(event.metadata["manifest"].value).rstrip()).read_bytes())
         experiments[name] = manifest["run"]["experiment"]
     assert experiments == {"raw_text": None, "experiment": "qlora"}
 
@@ -217,10 +218,10 @@ def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> Non
     artifacts = shop.materialize()
     assets = {"training_data": True, "base_model": True, "conversations": False}
     index = ArtifactIndex(shop.store.root)
-    shown = artifact_metadata(artifacts["adapter"], index, assets, "qlora")["inputs"].value
-    assert "[training_data](/assets/training_data?partition=qlora)" in shown
+    metadata = artifact_metadata(artifacts["adapter"], index, assets, "qlora")
+    assert "[training_data](/assets/training_data?partition=qlora)" in metadata["inputs"].value
     folder = artifacts["base_model"].path.relative_to(shop.store.root)
-    assert f"`{folder}/manifest.json`" in shown
+    assert f"{folder}/manifest.json" in {record.get("manifest") for record in metadata["all_inputs"].data[:-1]}
     shown = artifact_metadata(artifacts["training_data"], index, assets, "qlora")["inputs"].value
-    assert "[conversations](/assets/conversations) |" in shown
+    assert "[conversations](/assets/conversations) `" in shown
     assert "none" in artifact_metadata(artifacts["raw_alpaca"], index, assets, None)["inputs"].value

@@ -41,8 +41,6 @@ def take(project: Path, names: Sequence[str]) -> None:
     with ui.serving(project, "--read-only") as served, ui.browsing() as browser:
         page = browser.new_page(viewport=VIEW)
         page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        page.goto(served.url, wait_until="domcontentloaded")
-        page.get_by_text("Hide navigation").click()
         for name in names:
             png = SCREENSHOTS[name](page, served.url, project)
             path = TARGET / f"{name}.png"

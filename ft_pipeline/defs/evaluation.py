@@ -32,7 +32,7 @@ from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.opinions.collect import JUDGED
-from ft_pipeline.execution.metadata import picture, sentences, small_picture, table
+from ft_pipeline.execution.metadata import beginning_with, picture, sentences, small_picture, table
 from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -203,6 +203,7 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
     """The test answers with the highest loss under the tuned model, for the page of the scores."""
     found = hardest_answers(ArtifactStore(Project.find().store), artifact, None, ROWS_TO_LOOK_AT)
     columns = {**LISTED_ROW_COLUMNS, "answer": "The reference answer, shortened", "model_answer": "The model's answer"}
+    columns = beginning_with(columns, "prompt", "model_answer")
     rows = [answer.to_json() for answer in found.highest_loss]
     return {"highest_loss": table([{column: row[column] for column in columns} for row in rows], columns)}
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_pipeline import plotting, small_plots
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
-from ft_pipeline.execution.metadata import small_picture, table, table_columns
+from ft_pipeline.execution.metadata import beginning_with, small_picture, table, table_columns
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 from ft_pipeline.tables.conversations import count_words
@@ -21,6 +21,12 @@ QUARANTINED_EXAMPLES = 3
 """Rows of the quarantine at the top of its page, of different reasons."""
 ROWS_TO_LOOK_AT = 5
 """Rows of each list of `ft inspect` that a page shows."""
+_ROWS = beginning_with(QUARANTINE_COLUMNS, "message", "raw")
+_FILES = beginning_with(ACCOUNT_COLUMNS, "file", "quarantined", "duplicates")
+_LOCATIONS = beginning_with(ACCOUNT_COLUMNS, "code", "count", "file")
+"""The columns of rows, files and reasons that a page shows first."""
+_BEHIND_THE_TEXTS = {"group", "tags", "table", "file", "row"}
+"""Columns of example rows that a page shows last."""
 
 
 def table_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -32,24 +38,22 @@ def table_metadata(artifact: Artifact) -> dict[str, Any]:
         "preview": _example_rows(summary["preview"], columns),
         "warnings": _warning_table(summary["warnings"]),
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
-        "files": table([_for_own_page(account) for account in unused_rows["accounts"]], ACCOUNT_COLUMNS),
+        "files": table([_for_own_page(account) for account in unused_rows["accounts"]], _FILES),
         "dagster/row_count": summary["accepted"],
         "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
         **table_columns(columns),
     }
     if unused_rows["where"]:
-        metadata["set_aside_where"] = table(
-            [_for_own_page(location) for location in unused_rows["where"]], ACCOUNT_COLUMNS
-        )
-        metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
+        metadata["set_aside_where"] = table([_for_own_page(location) for location in unused_rows["where"]], _LOCATIONS)
+        metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], _ROWS)
     return metadata | language_table(summary)
 
 
 def _example_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> dg.MetadataValue:
     """The first rows, without their ids and the columns that are empty in all of them."""
-    shown = [name for name, _, _ in columns if name != "id" and any(row.get(name) for row in rows)]
-    texts = {name: text for name, _, text in columns if name in shown}
-    return table([{name: row.get(name) for name in shown} for row in rows[:EXAMPLE_ROWS]], texts)
+    shown = {name: text for name, _, text in columns if name != "id" and any(row.get(name) for row in rows)}
+    texts = beginning_with(shown, *(name for name in shown if name not in _BEHIND_THE_TEXTS))
+    return table([{name: row.get(name) for name in texts} for row in rows[:EXAMPLE_ROWS]], texts)
 
 
 def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | None:
@@ -120,6 +124,7 @@ def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
         "list": f"oddest: of {found.searched:,} rows (ft inspect searches all rows). longest: of all rows.",
         **LISTED_ROW_COLUMNS,
     }
+    columns = beginning_with(columns, "prompt", "why")
     lists = {"oddest": found.oddest, "longest": found.longest}
     rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
     return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
@@ -130,12 +135,12 @@ def quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     examples, others = _examples(summary["first"])
     return {
-        "reasons": table(_reasons(summary), ACCOUNT_COLUMNS),
-        "examples": table(examples, QUARANTINE_COLUMNS),
+        "reasons": table(_reasons(summary), _LOCATIONS),
+        "examples": table(examples, _ROWS),
         "see_any_row": QUARANTINE_HELP,
-        "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
-        "where": table(summary["where"], ACCOUNT_COLUMNS),
-        "more_examples": table(others, QUARANTINE_COLUMNS) if others else None,
+        "accounts": table(summary["accounts"], _FILES),
+        "where": table(summary["where"], _LOCATIONS),
+        "more_examples": table(others, _ROWS) if others else None,
         "dagster/row_count": summary["rows"],
         **table_columns(describe_columns("quarantine")),
     }

@@ -249,9 +249,9 @@ def _experiment_metadata(artifact: Artifact) -> dict[str, Any]:
     config = artifact.spec["config"]
     defaults = flatten_settings(ExperimentSettings().model_dump(mode="json"))
     differing = [
-        f"`{name}`: `{_as_text(value)}`; by default `{_as_text(defaults.get(name))}`"
+        f"`{name}`: `{_as_text(value)}`" + (f", not `{_as_text(default)}`" if value != default else "")
         for name, value in flatten_settings(config).items()
-        if name in ("base_model", "objective", "technique") or value != defaults.get(name)
+        if (default := defaults.get(name)) != value or name in ("base_model", "objective", "technique")
     ]
     return {**sentences("changed_settings", differing), "settings": config}
 

@@ -131,6 +131,11 @@ def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | N
     return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns))
 
 
+def beginning_with(columns: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Return the descriptions of columns in another order: the page shows the first ones."""
+    return {name: columns[name] for name in names} | {**columns}
+
+
 def _column_type(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return "number"

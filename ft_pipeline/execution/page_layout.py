@@ -12,12 +12,12 @@ import dagster as dg
 
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 
-WORD_CHARACTERS = 24
+WORD_CHARACTERS = 28
 """Characters of a word in a text. Longer ones get a break."""
 _CELL_CHARACTERS = 100
 _CELL_WORD_CHARACTERS = 20
 """Characters of a cell, and of a word in it. An erasure recognizes a text by so many characters before an ellipsis."""
-_TEXT_CHARACTERS = 9
+_TEXT_CHARACTERS = 14
 """Characters of a line for which a column of text has room at least."""
 _TABLE_PIXELS = 670
 _TIMESTAMP_PIXELS = 165

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from ft_pipeline_tests.end_to_end.project import small_project, workers, write_experiment
-from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_lineage, serving, wait_until
+from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_lineage, serving, too_wide, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,6 +78,16 @@ def test_a_page_opens_with_what_a_person_wants_to_see(ui: Ui, page: Page) -> Non
     assert page.get_by_text("Columns", exact=True).count() == 0, "they would be above it"
     page.goto(f"{ui.url}/assets/decision", wait_until="domcontentloaded")
     assert first_entry(page) == "verdict"
+
+
+def test_nothing_on_an_assets_page_is_wider_than_its_place(ui: Ui, page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    nodes = ui.query("{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }")["assetNodes"]
+    assets = [node["assetKey"]["path"][-1] for node in nodes if node["assetMaterializations"]]
+    assert len(assets) > 30
+    wide = {asset: too_wide(page, ui, asset) for asset in assets}
+    assert page.get_by_text("Hide navigation").is_visible(), "the navigation is open"
+    assert {asset: values for asset, values in wide.items() if values} == {}
 
 
 def first_entry(page: Page) -> str:

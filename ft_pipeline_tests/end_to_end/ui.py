@@ -154,6 +154,26 @@ def open_lineage(page: Page, ui: Ui) -> None:
     page.wait_for_function("document.querySelectorAll('foreignObject').length > 5")
 
 
+TOO_WIDE = """async () => {
+  await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
+  const wide = [];
+  for (const element of document.querySelectorAll('table, td, table div, table p, table ul')) {
+    const box = element.parentElement;
+    const pixels = Math.max(box.scrollWidth - box.clientWidth, element.scrollWidth - element.clientWidth);
+    if (box.clientWidth && element.clientWidth && pixels > 2)
+      wide.push(`${pixels} pixels: ${element.innerText.slice(0, 60)}`);
+  }
+  return wide.slice(0, 3);
+}"""
+
+
+def too_wide(page: Page, ui: Ui, asset: str) -> list[str]:
+    """What is wider than its place on the page of an asset; the first few."""
+    page.goto(f"{ui.url}/assets/{asset}", wait_until="domcontentloaded")
+    page.get_by_text("manifest_sha256", exact=True).first.wait_for()
+    return page.evaluate(TOO_WIDE)
+
+
 def materialize_all(page: Page, ui: Ui, experiment: str) -> None:
     """*Materialize all*, one experiment chosen in the dialog, launched as one run."""
     open_lineage(page, ui)

@@ -1,10 +1,13 @@
 """Metadata entries: what Dagster shows without a click, and what only a catalog needs."""
 
+import json
+
 import dagster as dg
 import pytest
 
 from ft_pipeline.execution import metadata
 from ft_pipeline.settings.instance import DagsterSettings
+from ft_pipeline.store.text_redaction import PLACEHOLDER, ErasedTexts
 
 
 def test_as_many_sentences_as_dagster_shows_need_no_click() -> None:
@@ -16,22 +19,44 @@ def test_as_many_sentences_as_dagster_shows_need_no_click() -> None:
     assert "\n".join([shown, more]).split("\n") == [f"- {text}" for text in texts]
 
 
-def test_a_sentence_is_read_without_scrolling_to_the_side() -> None:
-    """A path or a hash below it makes the page wider than the window."""
-    text = "**Use the fine-tuned model qlora/merged: it is right more often than few_shot.** It was trained once."
-    shown = metadata.prose(f"{text}\n\nTwo\nthree {'long' * 20}").value
-    first, paragraph = shown.split("\n\n")
-    assert [line.strip() for line in first.split("\n")] == [
-        "**Use the fine-tuned model qlora/merged: it",
-        "is right more often than few_shot.** It was",
-        "trained once.",
-    ]
-    assert first.count("  \n") == 2, "two spaces keep the break in Markdown"
-    assert paragraph.replace("  \n", " ") == f"Two\nthree {'long' * 20}", "nothing is lost, and no word is cut"
-    escaped = metadata.prose(f"{'x' * metadata.LINE_CHARACTERS} 1) and - more").value
-    assert escaped.endswith("  \n1\\) and - more"), "a line must not begin a list"
-    (item,) = metadata.sentences("reasons", ["word " * 30]).values()
-    assert [line[:2] for line in (item.value or "").split("\n")] == ["- ", "  ", "  ", "  "]
+def test_a_long_word_in_a_sentence_has_breaks() -> None:
+    name = "x" * 70
+    assert metadata.prose(f"Use {name}/merged.").value == f"Use {'x' * 28}  \n{'x' * 28}  \n{'x' * 14}/merged."
+    (item,) = metadata.sentences("reasons", [f"{name} is used"]).values()
+    assert item.value == f"- {'x' * 28}  \n  {'x' * 28}  \n  {'x' * 14} is used", "it stays an item of the list"
+    chinese = "模型" * 50
+    assert metadata.prose(chinese).value == chinese, "a browser breaks it anywhere"
+
+
+def test_a_value_without_room_is_behind_a_click_and_complete() -> None:
+    path, words = f"/srv/{'models/' * 12}tiny", f"see {'y' * 50} there"
+    shown = metadata.clean_metadata({"path": path, "words": words, "short": "tiny", "digits": {"sha256": "0" * 64}})
+    assert len(shown["path"].value) > metadata.SHOWN_CHARACTERS and shown["path"].value.rstrip() == path
+    assert shown["words"].replace("\n", "") == words and "\n" in shown["words"]
+    assert shown["short"] == "tiny"
+    digits = shown["digits"].data
+    assert digits["sha256"] == "0" * 64 and len(json.dumps(digits)) > metadata.SHOWN_CHARACTERS
+
+
+def test_a_table_shows_the_columns_that_fit_and_all_behind_a_click() -> None:
+    row = {"name": "qlora/merged", "text": "a word " * 30, "more": "of the same " * 20, "n": 1, "id": "0" * 64}
+    shown = metadata.clean_metadata({"rows": metadata.table([row, row])})
+    assert list(shown) == ["rows", "all_rows"]
+    assert shown["rows"].records[0].data == {"name": "qlora/merged", "text": f"{row['text'][:100]}…", "n": 1}
+    assert [column.name for column in shown["rows"].schema.columns] == ["name", "text", "n"]
+    first, second, *rest = shown["all_rows"].data
+    assert first == second == row and "".join(rest).isspace() is bool(rest)
+    assert len(json.dumps(shown["all_rows"].data)) > metadata.SHOWN_CHARACTERS
+    fits = metadata.clean_metadata({"rows": metadata.table([{"name": "base", "n": 1}])})
+    assert list(fits) == ["rows"], "nothing is left out"
+
+
+def test_a_shortened_cell_can_be_erased() -> None:
+    """An erasure recognizes a text by its beginning and an ellipsis, so nothing is left out within it."""
+    secret = f"My address is https://example.org/{'letters/' * 9} and I live in Leeds"
+    (shown,) = metadata.clean_metadata({"rows": metadata.table([{"text": secret}])})["rows"].records
+    assert shown.data["text"].endswith("…") and secret.startswith(shown.data["text"][:-1])
+    assert ErasedTexts({}, frozenset({secret})).redact_text(shown.data["text"]) == f"{PLACEHOLDER}…"
 
 
 def test_a_conversation_in_a_table_reads_like_one() -> None:

@@ -200,10 +200,10 @@ def test_the_pages_of_its_assets_can_be_shown(
     assert {asset: next(iter(metadata), None) for asset, metadata in shown.items()} == FIRST_ENTRIES
     described = UI_PAGE.read_text(encoding="utf-8")
     names = {name for metadata in shown.values() for name in metadata}
-    assert {name for name in names if f"`{name}`" not in described} == set()
-    look_at = shown["conversations"]["rows_to_look_at"].records
-    assert {record.data["list"] for record in look_at} >= {"longest"} and look_at[0].data["origin"]
-    assert shown["scores"]["highest_loss"].records[0].data["origin"] != "?"
+    assert {name for name in names if f"`{name.removeprefix('all_')}`" not in described} == set()
+    look_at = shown["conversations"]["all_rows_to_look_at"].data
+    assert {row["list"] for row in look_at} >= {"longest"} and look_at[0]["origin"]
+    assert shown["scores"]["all_highest_loss"].data[0]["origin"] != "?"
 
 
 def test_its_model_of_preferences_is_not_compared_by_likelihood(root: Path) -> None:
