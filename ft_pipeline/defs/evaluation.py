@@ -217,7 +217,7 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "leads": small_picture(leads) if leads else None,
-        "rows": table(_shown_rows(comparison)),
+        "rows": _shown_rows(comparison),
         "comparison": dg.MetadataValue.md(markdown),
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
@@ -229,18 +229,28 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _shown_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
     """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
     metrics = comparison.shown_metrics()
     primary = metrics.pop(comparison.primary_metric)
-    baseline, rows = shown_leads(comparison)[0], []
+    baseline = shown_leads(comparison)[0]
+    columns = {
+        "": "The model or prompt",
+        primary.label: f"What decides: {primary.direction}, with the 95 % interval",
+        "usable": "Whether it may be released",
+        "lead": f"By how much it is better than {baseline.name}, with the 95 % interval" if baseline else "",
+    }
+    if all(row.is_usable for row in comparison.rows):
+        del columns["usable"]
+    rows = []
     for row in comparison.rows:
         lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
         deciding = row.scores.get(comparison.primary_metric)
         decides = {
+            "": row.name,
             primary.label: describe_score(deciding) if deciding else "",
-            "lead": describe_score(lead, sign="+") if lead else "",
             "usable": "yes" if row.is_usable else "no",
+            "lead": describe_score(lead, sign="+") if lead else "",
         }
         scores = {
             f"{metric.label} ({metric.direction})": round(row.scores[name].value, 3) if name in row.scores else ""
@@ -251,5 +261,5 @@ def _shown_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "prompt tokens per call": "" if tokens is None else round(tokens),
             "s per call": "" if seconds is None else round(seconds, 2),
         }
-        rows.append({"": row.name, **decides, **scores, **costs})
-    return rows
+        rows.append({column: decides[column] for column in columns} | scores | costs)
+    return table(rows, columns)

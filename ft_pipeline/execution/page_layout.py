@@ -17,8 +17,9 @@ WORD_CHARACTERS = 28
 _CELL_CHARACTERS = 100
 _CELL_WORD_CHARACTERS = 20
 """Characters of a cell, and of a word in it. An erasure recognizes a text by so many characters before an ellipsis."""
-_TEXT_CHARACTERS = 14
-"""Characters of a line for which a column of text has room at least."""
+_LINE_CHARACTERS = 14
+_TEXT_CHARACTERS = 30
+"""Characters of a line for which a column has room at least if it has texts, and from which on a cell is one."""
 _TABLE_PIXELS = 670
 _TIMESTAMP_PIXELS = 165
 _PADDING_PIXELS = 25
@@ -102,5 +103,6 @@ def _width(title: str, cells: Iterable[Any]) -> float:
     """Return the least pixels of a column that can be read. A title has no breaks."""
     texts = [str(cell) for cell in cells]
     words = [len(word) for text in texts for word in re.findall(f"{_IN_ONE_LINE}+", text)]
-    longest = max([*words, min(_TEXT_CHARACTERS, max(map(len, texts), default=0))], default=0)
+    has_texts = any(len(text) >= _TEXT_CHARACTERS for text in texts)
+    longest = max([*words, _LINE_CHARACTERS if has_texts else 0], default=0)
     return max(_CHARACTER_PIXELS * longest, _TITLE_CHARACTER_PIXELS * len(title)) + _CELL_PADDING_PIXELS
