@@ -22,11 +22,11 @@ SHOWN_ROWS = 100
 """Rows of the table. `ft inbox` lists all."""
 COLUMNS = {
     "id": "The id of the call, for `accept` and `reject`",
+    "question": "The last turn before the answer",
+    "correction": "What it should have answered",
     "kind": "Whether a person corrected the answer, or rated it up or down",
     "time": "When, in UTC",
-    "question": "The last turn before the answer",
     "answer": "What the model answered",
-    "correction": "What it should have answered",
     "user": "Who gave the feedback",
     "checks": "ok, or why the tables would not use it",
 }

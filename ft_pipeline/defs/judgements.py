@@ -184,9 +184,9 @@ def _numbers(names: dict[str, str], report: Mapping[str, Any]) -> dict[str, Any]
     similar = report["similar_length"]
     return {
         **names,
+        "win rate": _with_interval(report["win_rate"]),
         "judged": report["judged"],
         "equal answers": report["identical"],
-        "win rate": _with_interval(report["win_rate"]),
         "same in both orders": _percent(report["same_in_both_orders"]),
         "first position wins": _with_interval(report["first_position_wins"]),
         "no verdict": _percent(report["unparsable"]),

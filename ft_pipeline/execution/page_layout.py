@@ -42,7 +42,7 @@ def with_breaks(text: str, break_: str, characters: int = WORD_CHARACTERS) -> st
     return re.sub(f"{_IN_ONE_LINE}{{{characters}}}(?={_IN_ONE_LINE})", rf"\g<0>{break_}", text)
 
 
-def behind_a_click(text: str) -> dg.MetadataValue:
+def behind_a_click(text: str) -> dg.MarkdownMetadataValue:
     """A text that the page shows as *Show Markdown*: spaces at its end make it long enough for that."""
     return dg.MetadataValue.md(text.ljust(SHOWN_CHARACTERS + 1))
 
@@ -74,7 +74,7 @@ def fitting_table(name: str, table: dg.TableMetadataValue, room: float) -> dict[
     name with everything, behind a click, if it does not show that."""
     rows = [dict(record.data) for record in table.records]
     shown = [{column: _shortened(cell) for column, cell in row.items()} for row in rows]
-    columns = []
+    columns: list[dg.TableColumn] = []
     for column in table.schema.columns:
         width = _width(column.name, [row[column.name] for row in shown])
         if width <= room or not columns:

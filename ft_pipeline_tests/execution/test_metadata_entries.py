@@ -39,10 +39,11 @@ def test_a_value_without_room_is_behind_a_click_and_complete() -> None:
 
 
 def test_a_table_shows_the_columns_that_fit_and_all_behind_a_click() -> None:
-    row = {"name": "qlora/merged", "text": "a word " * 30, "more": "of the same " * 20, "n": 1, "id": "0" * 64}
+    text = "a word " * 30
+    row = {"name": "qlora/merged", "text": text, "more": "of the same " * 20, "n": 1, "id": "0" * 64}
     shown = metadata.clean_metadata({"rows": metadata.table([row, row])})
     assert list(shown) == ["rows", "all_rows"]
-    assert shown["rows"].records[0].data == {"name": "qlora/merged", "text": f"{row['text'][:100]}…", "n": 1}
+    assert shown["rows"].records[0].data == {"name": "qlora/merged", "text": f"{text[:100]}…", "n": 1}
     assert [column.name for column in shown["rows"].schema.columns] == ["name", "text", "n"]
     first, second, *rest = shown["all_rows"].data
     assert first == second == row and "".join(rest).isspace() is bool(rest)

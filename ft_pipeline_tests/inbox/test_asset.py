@@ -55,7 +55,7 @@ def test_the_ui_shows_proposals_and_decides_only_on_ids(shop: Simulation) -> Non
     write(log, said("a", 1, correction=RIGHT, user="ann"), said("b", 2, rating="up"), said("c", 3, correction="No."))
     metadata = shown(materialize(shop))
     assert open_ids(metadata) == ["c", "b", "a"] and metadata["proposals"] == 3
-    row = metadata["open"].records[2].data
+    row = metadata["all_open"][2]
     assert (row["question"], row["answer"], row["correction"]) == (QUESTION, WRONG, RIGHT)
     assert (row["user"], row["checks"]) == ("ann", "ok")
     assert metadata["broken_lines"][0].startswith("traces-2026-11-23.jsonl, line 4: ")
