@@ -16,7 +16,7 @@ SHOWN_CHARACTERS = 999
 WIDTH = 290
 LABEL_WIDTH = 170
 ROW_HEIGHT = 22
-"""Sizes of a plot in pixels. In a window of 1,280 pixels, the UI has this width for a value beside a key of 19."""
+"""Sizes of a plot in pixels. The UI has this width for a value beside a key of 19 letters, in a window of 1,280."""
 LABEL_CHARACTERS = 22
 """Maximum number of characters of a name in a plot."""
 _PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
