@@ -72,17 +72,17 @@ def metadata_of_finished(
     metadata: dict[str, Any] = {}
     errors = []
 
-    def attempt(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def attempt(make: Callable[[], Mapping[str, Any]], convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         try:
-            return make()
+            return convert(make())
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             warn(f"some of its metadata was not recorded: {errors[-1]}. The result is complete.")
             return {}
 
     for part in parts:
-        metadata |= attempt(lambda part=part: _cleaned(part()))
-    metadata = attempt(lambda: _fitted(metadata)) or metadata
+        metadata |= attempt(part, _cleaned)
+    metadata = attempt(lambda: metadata, _fitted) or metadata
     return metadata | ({NOT_RECORDED: "\n".join(errors)} if errors else {})
 
 
