@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
 from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
@@ -171,14 +172,17 @@ def _tick(
     except UserError as error:
         return dg.SkipReason(str(error))
     now = context.scheduled_execution_time
-    night = decide_tick(project, schedule, plan, experiments_under_way(context.instance), now)
+    # The scheduler evaluates a tick again in which the daemon died. A run that this tick has created is requested again:
+    # its key makes the scheduler find it, and start it if that had not happened.
+    this_tick = {SCHEDULE_NAME_TAG: prefixed(schedule), SCHEDULED_EXECUTION_TIME_TAG: now.astimezone(UTC).isoformat()}
+    under_way = experiments_under_way(context.instance, except_with=this_tick)
+    night = decide_tick(project, schedule, plan, under_way, now)
     if not night.due:
         return dg.SkipReason(night.skipped() or empty)
     if night.skipped():
         context.log.info(f"skipped: {night.skipped()}")
     # A YAML may be newer than the last tick of `experiment_files`. One unknown key would stop all runs of this tick.
     add_partitions(context.instance, night.due)
-    # The key makes a tick that is evaluated again find the runs that it started, instead of starting them again.
     return [
         dg.RunRequest(run_key=f"{name} {now.isoformat()}", partition_key=name, tags={"ft/reason": reason})
         for name, reason in night.due.items()

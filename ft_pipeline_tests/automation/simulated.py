@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.storage.tags import RUN_KEY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
 from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
@@ -136,6 +137,15 @@ class Simulation:
             self.instance, scheduled_execution_time=time, repository_def=self.repository
         ) as context:
             return schedule.evaluate_tick(context)
+
+    def create_run(self, request: dg.RunRequest, time: datetime) -> dg.DagsterRun:
+        """Create the run of a request as the scheduler does, or find it: before it starts the run, it may die."""
+        tags = {**request.tags, SCHEDULED_EXECUTION_TIME_TAG: time.astimezone(UTC).isoformat()}
+        if request.run_key:
+            tags[RUN_KEY_TAG] = request.run_key
+        found = self.instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
+        job = self.defs.resolve_job_def("retraining")
+        return found[0] if found else self.instance.create_run_for_job(job, tags=tags)
 
     def tick_files(self) -> dg.SensorResult:
         """One tick of the sensor over the experiments, with what the daemon does with its result."""

@@ -11,13 +11,15 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
 from ft_pipeline.defs import automation
+from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.project import Project
 from ft_pipeline.release import exposure_ledger
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.release.test_exposure import entry
@@ -117,6 +119,24 @@ def test_a_growing_file_is_read_only_once_it_stops_changing(shop: Simulation) ->
     (request,) = shop.tick_sensor().run_requests or []
     (again,) = shop.tick_sensor().run_requests or []
     assert request.run_key == again.run_key, "the same change is asked for under the same key, so it runs once"
+
+
+def test_a_table_whose_run_failed_is_built_the_next_day(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_run(shop)
+    shop.write("more.jsonl", rows(80, seed=3))
+    begin = ArtifactStore.begin
+
+    def begin_snapshots_only(store: ArtifactStore, spec: Spec, *, from_scratch: bool = False) -> Draft:
+        if not spec.kind.startswith("raw_"):
+            raise UserError("The disk is full. Free some space.")
+        return begin(store, spec, from_scratch=from_scratch)
+
+    with monkeypatch.context() as full:
+        full.setattr(ArtifactStore, "begin", begin_snapshots_only)
+        assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"], "once, and not again this day"
+    assert "alpaca is not up to date" in (shop.next_night().skip_message or "")
+    assert shop.settle() == ["alpaca", "conversations", "quarantine"]
+    assert [request.partition_key for request in shop.next_night().run_requests or []] == ["qlora"]
 
 
 def test_changing_a_file_back_is_a_new_change(shop: Simulation) -> None:

@@ -112,6 +112,19 @@ def test_a_run_that_is_under_way_since_yesterday_is_reported(shop: Simulation, m
     assert message.startswith("qlora: a run is already under way since ") and message.endswith("Cancel it if it hangs")
 
 
+def test_a_tick_in_which_the_daemon_died_is_completed(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler has created a run and not started it. It evaluates the tick again, and finds the run by its key."""
+    decide(shop, monkeypatch, due("qlora"), due("lora"))
+    (created, other) = shop.tick(automation.nightly, shop.now).run_requests
+    shop.create_run(created, shop.now)
+    again = shop.tick(automation.nightly, shop.now).run_requests
+    assert [request.run_key for request in again] == [created.run_key, other.run_key]
+    (next_one,) = shop.tick(automation.nightly, shop.now + timedelta(minutes=1)).run_requests
+    assert next_one.partition_key == other.partition_key, "for any other tick it is under way"
+    weekly = shop.tick(automation.weekly, shop.now).run_requests
+    assert created.partition_key not in {request.partition_key for request in weekly}
+
+
 def test_partitions_follow_the_files(shop: Simulation) -> None:
     def keys() -> set[str]:
         return set(shop.instance.get_dynamic_partitions(partitions_name()))
