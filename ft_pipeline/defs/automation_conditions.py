@@ -5,15 +5,19 @@ from typing import Any
 from dagster import AutomationCondition as Condition
 
 
+FAILED_BEFORE_TODAY = Condition.execution_failed() & Condition.cron_tick_passed("0 0 * * *")
+"""As with snapshots, a run that failed (a full disk, a power cut) is repeated the next day, in UTC, not at each tick."""
+
+
 def _follow(changed: Any) -> Any:  # Dagster's types of combined conditions are incompatible
-    """Rebuild an asset after `changed` or after a change of its code.
+    """Rebuild an asset after `changed` or after a change of its code, and the next day if its run failed.
 
     It must have been materialized before, and neither it nor one of its dependencies may be in progress.
 
     Dagster's eager() would fire on every materialization of a dependency, even one with the same data version.
     """
     return (
-        (changed | Condition.code_version_changed()).since_last_handled()
+        (changed | Condition.code_version_changed() | FAILED_BEFORE_TODAY).since_last_handled()
         & ~Condition.missing()
         & ~Condition.any_deps_missing()
         & ~Condition.any_deps_in_progress()
