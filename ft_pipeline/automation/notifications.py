@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -81,28 +82,32 @@ def notify(project: Project, notification: Notification, now: datetime | None = 
 def notify_daily(project: Project, notification: Notification, now: datetime | None = None) -> str:
     """Send a notification like `notify`, unless the same one about its subject was sent within the last day."""
     now = now or datetime.now(UTC)
-    earlier = latest_of_subjects(project).get((notification.kind, notification.subject))
-    is_same = earlier is not None and earlier["message"] == notification.message
-    if earlier and is_same and now - datetime.fromisoformat(earlier["time"]) < REPEAT_AFTER:
-        return f"not called: the same was sent at {earlier['time']}"
+    same = (notification.kind, notification.subject, notification.message)
+    for earlier in _entries_with_subject(project):
+        is_same = (earlier["kind"], earlier["subject"], earlier["message"]) == same
+        if is_same and now - datetime.fromisoformat(earlier["time"]) < REPEAT_AFTER:
+            return f"not called: the same was sent at {earlier['time']}"
     return notify(project, notification, now)
 
 
 def latest_of_subjects(project: Project) -> dict[tuple[str, str | None], dict[str, Any]]:
     """Return the latest entry of the log for each (kind, subject), of those with a subject."""
+    return {(entry["kind"], entry["subject"]): entry for entry in _entries_with_subject(project)}
+
+
+def _entries_with_subject(project: Project) -> Iterator[dict[str, Any]]:
+    """The latest entries of the log that have a subject, oldest first."""
     try:
         with (project.store / LOG).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG_BYTES))
             lines = log.read().splitlines()
     except OSError:
-        return {}
-    entries = {}
+        return
     for line in lines:
         with contextlib.suppress(ValueError):  # the first line may be cut off, and the last one half written
             entry = json.loads(line)
             if entry.get("subject"):
-                entries[entry["kind"], entry["subject"]] = entry
-    return entries
+                yield entry
 
 
 def _name_and_settings(project: Project) -> tuple[str, NotificationSettings]:

@@ -97,6 +97,10 @@ def test_a_missed_training_is_reported_once_a_day_and_at_once_if_its_reason_chan
     decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
     shop.tick(automation.nightly, shop.now + timedelta(minutes=3))
     assert reported(shop)[1:] == ["qlora: alpaca is not up to date"]
+    decide(shop, monkeypatch, blocked("qlora"), due("lora"))
+    shop.tick(automation.nightly, shop.now + timedelta(minutes=4))
+    decide(shop, monkeypatch, blocked("qlora", "alpaca is not up to date"), due("lora"))
+    assert len(reported(shop)) == 2, "the first reason was reported on this day, too"
     shop.tick(automation.nightly, shop.now + timedelta(days=1))
     assert reported(shop)[2:] == ["qlora: alpaca is not up to date"]
 
