@@ -4,9 +4,8 @@ from typing import Any
 
 from dagster import AutomationCondition as Condition
 
-
 FAILED_BEFORE_TODAY = Condition.execution_failed() & Condition.cron_tick_passed("0 0 * * *")
-"""As with snapshots, a run that failed (a full disk, a power cut) is repeated the next day, in UTC, not at each tick."""
+"""As with snapshots, a run that failed (a full disk, a power cut) is repeated the next day (UTC), not at each tick."""
 
 
 def _follow(changed: Any) -> Any:  # Dagster's types of combined conditions are incompatible

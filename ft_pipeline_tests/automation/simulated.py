@@ -4,7 +4,7 @@ instance; only what a teacher or a GPU would make is a stand-in of a few bytes."
 import gc
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,6 +55,9 @@ class Simulation:
         self.files_cursor = ""
         self.settings_cursor = ""
         self.condition_cursor: Any = None
+        self.run_keys: set[str] = set()
+        """Of the runs that the sensor over the raw folders started: Dagster starts each key once."""
+        self.on_failure: Callable[[dg.ExecuteInProcessResult], object] = lambda failed: None
 
     def write(self, name: str, content: list[dict[str, Any]], data_format: str = "alpaca") -> Path:
         path = self.project.raw_folder(data_format) / name
@@ -81,8 +84,11 @@ class Simulation:
             instance=self.instance,
             resources=RESOURCES,
             selection=list(assets),
+            tags={"dagster/sensor_name": "tables_follow"},
             raise_on_error=False,
         )
+        if not done.success:
+            self.on_failure(done)
         return done.success
 
     def tables(self) -> list[str]:
@@ -106,9 +112,10 @@ class Simulation:
     def settle(self) -> list[str]:
         """Run sensor and conditions until nothing more happens; returns the assets they requested, in order."""
         done: list[str] = []
-        idle = 0
-        while idle < 2:  # a changed folder is read at the second tick
-            requests = self.tick_sensor().run_requests or []
+        while True:
+            self.tick_sensor()  # a changed folder is read at the second tick
+            requests = [made for made in self.tick_sensor().run_requests or [] if made.run_key not in self.run_keys]
+            self.run_keys |= {made.run_key for made in requests if made.run_key}
             requested = [key.to_user_string() for request in requests for key in request.asset_selection or []]
             ticked = dg.evaluate_automation_conditions(
                 self.defs, self.instance, dg.AssetSelection.groups("tables"), self.now, cursor=self.condition_cursor
@@ -116,12 +123,11 @@ class Simulation:
             self.condition_cursor = ticked.cursor
             requested += [name for name in STEPS if ticked.get_num_requested(dg.AssetKey(name))]
             requested += [name for name in self.tick_settings() if name not in requested]
-            if requested:
-                self.materialize(*requested)
-            idle = 0 if requested else idle + 1
-            done += requested
             self.now += timedelta(minutes=1)
-        return done
+            if not requested:
+                return done
+            self.materialize(*requested)
+            done += requested
 
     def next_night(self) -> Any:
         """Settle the day, and evaluate the nightly schedule at its hour; returns its decision."""
