@@ -172,8 +172,8 @@ def _tick(
     except UserError as error:
         return dg.SkipReason(str(error))
     now = context.scheduled_execution_time
-    # The scheduler evaluates a tick again if the daemon died in it. A run that this tick has created is requested again:
-    # its key makes the scheduler find the run, and start it if that did not happen.
+    # The scheduler evaluates a tick again if the daemon died in it. A run that this tick has created is requested
+    # again: its key makes the scheduler find the run, and start it if that did not happen.
     this_tick = {SCHEDULE_NAME_TAG: prefixed(schedule), SCHEDULED_EXECUTION_TIME_TAG: now.astimezone(UTC).isoformat()}
     under_way = experiments_under_way(context.instance, except_with=this_tick)
     night = decide_tick(project, schedule, plan, under_way, now)
