@@ -201,7 +201,7 @@ def require_that_each_run_ended_once_and_was_reported(week: Week, instance: dg.D
 
 def require_that_nothing_was_trained_twice(instance: dg.DagsterInstance) -> None:
     built = trained(instance)
-    assert len(built) >= 3, "the first run, and some of the days"
+    assert len(built) >= 2, "the first run, and at least one of the days"
     assert [version for version, count in Counter(version for _, version in built).items() if count > 1] == []
     keys = Counter(run.tags["dagster/run_key"] for run in nightly_runs(instance))
     assert [key for key, count in keys.items() if count > 1] == []
