@@ -7,7 +7,6 @@ version materialized under its static partitions has the same keys.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 
 import dagster as dg
 
@@ -57,16 +56,16 @@ def find_partition_changes(instance: dg.DagsterInstance, project: Project) -> Pa
 
 
 def experiments_under_way(
-    instance: dg.DagsterInstance, except_with: Mapping[str, str] = MappingProxyType({})
+    instance: dg.DagsterInstance, except_with: Mapping[str, str] | None = None
 ) -> dict[str, datetime]:
     """Return this project's experiments of which a run has not ended, and when the oldest one was created.
 
-    except_with: the tags of runs that do not count.
+    except_with: runs with all these tags do not count.
     """
     records = instance.get_run_records(dg.RunsFilter(statuses=ACTIVE))
     under_way: dict[str, datetime] = {}
     for record in filter(lambda record: is_own_run(record.dagster_run), records):
-        counts = not except_with or not except_with.items() <= record.dagster_run.tags.items()
+        counts = except_with is None or not except_with.items() <= record.dagster_run.tags.items()
         if counts and (name := experiment_of(record.dagster_run)):
             under_way[name] = min(record.create_timestamp, under_way.get(name, record.create_timestamp))
     return under_way
