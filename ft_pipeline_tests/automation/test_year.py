@@ -71,7 +71,7 @@ class Year(Month):
         """Rows of the raw files that no complete training of `qlora` has seen."""
         self.has_news = True
         """Whether anything changed, or failed, since the last sound night."""
-        self.seen: Counter[str] = Counter()
+        self.seen: Counter[tuple[str, str]] = Counter()
         shop.on_failure = self.report
 
     def report(self, done: dg.ExecuteInProcessResult) -> None:

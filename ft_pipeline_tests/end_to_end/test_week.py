@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +149,7 @@ def live(week: Week) -> None:
         wait_until(lambda: is_quiet(week), "a night finds nothing to do, and no run is under way", PATIENCE)
 
 
-def ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:
+def ticks(instance: dg.DagsterInstance) -> Sequence[InstigatorTick]:
     """The ticks of `nightly`, oldest first."""
     (state,) = [
         state
@@ -172,7 +172,7 @@ def is_quiet(week: Week) -> bool:
     return reason == "qlora: nothing has changed since the last training" or "new rows, at least" in reason
 
 
-def nightly_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+def nightly_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
     return instance.get_runs(dg.RunsFilter(tags={"dagster/schedule_name": "nightly"}))[::-1]
 
 
@@ -182,7 +182,7 @@ def trained(instance: dg.DagsterInstance) -> list[tuple[str, str]]:
     built = []
     for record in records:
         event = record.asset_materialization
-        assert event is not None
+        assert event is not None and event.tags is not None
         if event.metadata["result"].value == "built":
             built.append((record.run_id, event.tags["dagster/data_version"]))
     return built[::-1]
