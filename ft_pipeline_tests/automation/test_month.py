@@ -116,7 +116,7 @@ def test_a_month(month: Month) -> None:
     assert nights(month, 3) == [["lora", "qlora"], quiet, quiet]
     assert month.reported("not_trained") == 3, "each day"
     shop.write_experiment("newer", retrain=True)
-    assert nights(month, 2) == [["newer"], quiet]
+    assert nights(month, 2) == [["lora", "newer", "qlora"], quiet]
     (shop.project.root / "experiments" / "newer.yaml").unlink()
     assert nights(month, 2) == [["lora", "qlora"], quiet], "they are compared without it"
     assert "newer" not in shop.instance.get_dynamic_partitions("experiments")

@@ -209,7 +209,9 @@ class Year(Month):
         shop = self.shop
         assert shop.instance.get_runs(dg.RunsFilter(statuses=ACTIVE)) == [], "no run is left"
         for entries, times in self.reports_of_last_day().items():
-            assert times == 1, f"reported {times} times on one day: {entries}"
+            # A failed snapshot is tried again at midnight, and once more when other rows arrive on that day.
+            allowed = 2 if FULL in entries[2] else 1
+            assert times <= allowed, f"reported {times} times on one day: {entries}"
         if not self.has_news:
             assert planned.due == {}, "nothing changed"
         if kind not in SOUND:
