@@ -97,13 +97,11 @@ def _has_rows(table: Artifact | None) -> bool:
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     document = build.artifact("decision").document("decision.json")
-    decision = document["decision"]
-    row = decision["name"] if decision["move"] else document["champion_row"]
     facts = ComparisonFacts(
         read_comparison(comparison_artifact),
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
-        Decided(row, decision["move"], decision["failed"], document["verdict"]["kind"]),
+        Decided.of(document),
         DataAtHand(**build.spec.config["at_hand"]),
     )
     return build_recommendation(facts, document["verdict"]["sentence"], build.out)

@@ -117,10 +117,11 @@ def _still_open(comparison: Comparison, decision: Decision, prompt: ComparisonRo
     if prompt is None or prompt.kind not in BASELINES or not prompt.is_usable or tuned is None:
         return None
     failed = decision.failed[tuned.name]
-    if failed in ([], [ALREADY]) or any(line.startswith(REJECTED) for line in failed):
+    if not failed or any(line.startswith(REJECTED) for line in failed):
         return None
-    found = _tuned_or_prompt(comparison, decision)
-    if found.kind != "undecided":
+    examine = _lost_by_merging if failed == [ALREADY] else _tuned_or_prompt
+    found = examine(comparison, decision)
+    if found is None or found.kind != "undecided":
         return None
     return replace(found, sentence=f"{found.sentence} Until then, {prompt.name} is the champion.")
 
@@ -171,6 +172,33 @@ def _best_examined(comparison: Comparison, decision: Decision) -> ComparisonRow 
 
 def _tuned_or_prompt(comparison: Comparison, decision: Decision) -> Verdict:
     """Return whether the best tuned model, which is not released, or the best prompt is to be used."""
+    found = _of_best(comparison, decision)
+    return (_lost_by_merging(comparison, decision) or found) if found.kind == "prompt" else found
+
+
+def _lost_by_merging(comparison: Comparison, decision: Decision) -> Verdict | None:
+    """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads the
+    best use of its base model; None if there is no such model."""
+    for merged in _examined(comparison, decision):
+        of_training = [row for row in comparison.ranked() if row.kind == "adapter" and row.is_sound]
+        same = (merged.experiment, merged.variant)
+        adapter = next((row for row in of_training if (row.experiment, row.variant) == same), None)
+        bar = comparison.best_baseline(of=merged)
+        if merged.kind != "merged" or adapter is None or bar is None:
+            continue
+        lead, lost = comparison.difference(adapter, bar), comparison.difference(adapter, merged)
+        if lead is not None and lost is not None and lost.is_clear:
+            sentence = (
+                f"Not decided yet: {merged.name} lost quality when it was merged. On {comparison.metric().label}, "
+                f"{adapter.name} leads it by {lost.describe()}, and {bar.name} by {lead.describe()}. "
+                f"`ft promote {adapter.name}` releases the adapter, if it passes."
+            )
+            return Verdict("undecided", sentence, _basis(comparison, merged), merged.name)
+    return None
+
+
+def _of_best(comparison: Comparison, decision: Decision) -> Verdict:
+    """Return whether the best tuned model or the best prompt is to be used."""
     best = _best_examined(comparison, decision)
     bar = comparison.best_baseline(of=best)
     if best is None or bar is None:

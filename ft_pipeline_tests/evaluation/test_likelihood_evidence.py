@@ -60,8 +60,8 @@ def decided(found: Comparison) -> tuple[Decision, Verdict]:
 def recommended(found: Comparison) -> dict[str, Any]:
     decision, said = decided(found)
     facts = {row.experiment: {"train_rows": 900} for row in found.rows if row.experiment}
-    by_rules = Decided(decision.name, decision.move, decision.failed, said.kind)
-    return recommend(ComparisonFacts(found, facts, 20, by_rules))
+    by_rules = {"verdict": said.to_json(), "champion_row": None, "decision": decision.to_json()}
+    return recommend(ComparisonFacts(found, facts, 20, Decided.of(by_rules)))
 
 
 def test_ratings_and_a_judge_are_asked_about_it_first(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_neither_a_lower_nor_a_higher_likelihood_decides_about_dpo(tmp_path: Pat
     assert said.sentence.startswith("Not decided yet: dpo/merged is not decided against base: ")
     document = recommended(found)
     assert (document["decision"], document["row"]) == ("rate", "base")
-    assert document["reasons"][0].startswith("To decide, rate 50 pairs with `ft rate dpo/")
+    assert document["reasons"][0].startswith("To decide about dpo/merged, rate 50 pairs with `ft rate dpo/")
     text = " ".join([*document["reasons"], said.sentence, markdown_table(found)])
     assert "Do not fine-tune" not in text and "worse" not in text
 

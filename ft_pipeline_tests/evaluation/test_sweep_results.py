@@ -80,7 +80,7 @@ def test_the_worst_seed_is_compared_with_the_best_prompt(tmp_path: Path) -> None
 def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path: Path) -> None:
     near = advice(compared(tmp_path / "near", lora=1.9, lora_at50=2.2))
     assert near["decision"] == "more_data"
-    assert "one more step like the last would close the gap. Collect more than its 800 rows" in near["reasons"][0]
+    assert "one more step like the last would close the gap. More than its 800 rows could change" in near["reasons"][0]
     far = advice(compared(tmp_path / "far", lora=2.2, lora_at50=2.3))
     assert far["decision"] == "prompt"
     assert any(each.startswith("More rows still help: lora/adapter, loss: ") for each in far["reasons"])

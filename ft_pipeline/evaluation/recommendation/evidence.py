@@ -32,7 +32,7 @@ class Recommendation:
     """The result of the rule that decides."""
 
     decision: str
-    """A key of report.DECISION_TEXTS."""
+    """A key of report.DECISION_TEXTS. Once there is a verdict, it only says what the reason is about."""
     reason: str
     """What the scores show. Empty if the verdict says all."""
     row: ComparisonRow | None = None
@@ -41,15 +41,25 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided about the champion. The recommendation follows it."""
+    """What was decided. The recommendation follows it."""
 
     row: str | None
-    """The row that becomes or stays the champion; None without a champion."""
+    """The row to use now: that of the verdict; while it is open, the champion. None if there is none."""
     moves: bool
     failed: Mapping[str, Sequence[str]]
     """By row that may be released, the requirements that it fails."""
     kind: str
     """Of the verdict (verdict.Kind), whose sentence is the only one that concludes."""
+    asks_for_ratings: bool
+    """Whether the sentence asks people to rate."""
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Decided":
+        """Return what a decision.json says."""
+        decision, said = document["decision"], document["verdict"]
+        champion = decision["name"] if decision["move"] else document["champion_row"]
+        row = champion if said["kind"] == "undecided" else said["row"]
+        return cls(row, decision["move"], decision["failed"], said["kind"], "`ft rate " in said["sentence"])
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,10 @@ class ComparisonFacts:
 
     @cached_property
     def decided_row(self) -> ComparisonRow | None:
-        """The row that becomes or stays the champion."""
-        return self.comparison.row(self.decided.row) if self.decided else None
+        """The row to use now, by the verdict; None if no model can go out."""
+        if self.decided is None or self.decided.kind == "none":
+            return None
+        return self.comparison.row(self.decided.row)
 
     @property
     def is_open(self) -> bool:

@@ -152,7 +152,7 @@ def observe_base_checks(facts: ComparisonFacts, recommendation: Recommendation) 
 
 
 def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
+    """Return that merging lowers the quality if the merged model is clearly worse and the adapter does not forget."""
     if recommendation.row is None:
         return None
     training = recommendation.row.experiment, recommendation.row.variant
@@ -162,7 +162,7 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.is_clear:
         return None
-    return f"Serve the adapter, not the merged model: merging lowers the quality. {facts.describe(pair)}"
+    return f"Merging lowers the quality. {facts.describe(pair)}"
 
 
 def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:

@@ -1,8 +1,9 @@
 """Recommend what to do, by explicit rules on the measured comparison (docs: the table "When do you do what").
 
-The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. The sentence that
-concludes is that of the verdict (release/verdict.py); reasons only explain. The rules in observations.py then add what
-else the scores show. "Clearly" always means that the paired 95 % interval of the difference excludes zero.
+What to use now, and the sentence that concludes, are those of the verdict (release/verdict.py). The rules in DECISIONS
+are asked in order for the first reason, which explains it or says what could change it. Without a verdict, and while it
+is open, the first that applies decides, too. The rules in observations.py then add what else the scores show.
+"Clearly" always means that the paired 95 % interval of the difference excludes zero.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.opinion_records import ask_for_ratings
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, complexity_of
-from ft_pipeline.evaluation.model_kinds import BASELINES, SIMPLEST_FIRST, TUNED, complexity
+from ft_pipeline.evaluation.model_kinds import SIMPLEST_FIRST, TUNED, complexity
 from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
     ComparisonFacts,
@@ -37,26 +38,44 @@ def build_recommendation(facts: ComparisonFacts, verdict: str, out: Path) -> dic
 def recommend(facts: ComparisonFacts) -> dict[str, Any]:
     """Return the document of `ft recommend --json`, without its verdict.
 
-    Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
-    reasons, evidence.
+    Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use; None
+    if there is none), reasons, evidence.
     """
     recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
     observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
-    if recommendation.decision == "distillation":
-        row, experiment_row = facts.teacher, recommendation.row
-    elif recommendation.decision in SIMPLEST_FIRST:
-        row = experiment_row = recommendation.row
-    else:
-        decided = facts.decided_row
-        bar = facts.bar_of(recommendation.row)
-        row = experiment_row = decided if decided and decided.kind in BASELINES else bar
+    decision, row = _by_verdict(facts, recommendation) if facts.decided else _by_rule(facts, recommendation)
+    experiment_row = recommendation.row if decision == "distillation" else row
     return {
-        "decision": recommendation.decision,
+        "decision": decision,
         "experiment": experiment_row.experiment if experiment_row else None,
         "row": row.name if row else None,
         "reasons": [*filter(None, [recommendation.reason]), *observations],
         "evidence": evidence(facts, recommendation),
     }
+
+
+def _by_rule(facts: ComparisonFacts, recommendation: Recommendation) -> tuple[str, ComparisonRow | None]:
+    """Return the decision and the row to use if there is no verdict."""
+    if recommendation.decision == "distillation":
+        return "distillation", facts.teacher
+    is_tuned = recommendation.decision in SIMPLEST_FIRST
+    return recommendation.decision, recommendation.row if is_tuned else facts.bar_of(recommendation.row)
+
+
+def _by_verdict(facts: ComparisonFacts, recommendation: Recommendation) -> tuple[str, ComparisonRow | None]:
+    """Return the decision and the row to use by the verdict. While it is open, the decision is the next step, and
+    without a champion, the row is the best baseline."""
+    assert facts.decided is not None
+    row, bar = facts.decided_row, facts.bar_of(recommendation.row)
+    if facts.decided.kind == "none":
+        return "none", None
+    if facts.is_open:
+        ask = "rate" if facts.decided.asks_for_ratings else "more_data"
+        step = recommendation.decision if recommendation.decision in ("distillation", "rate") else ask
+        return step, row or (bar if bar and bar.is_usable else None)
+    if row is None:
+        return "keep", None  # the champion was not compared
+    return row.technique or ("retrieval" if row.passages else "prompt"), row
 
 
 # --- deciding rules ---------------------------------------------------------------------------------------------------
@@ -82,21 +101,24 @@ def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
     student = next(iter(facts.sound_rows), None)
     reason = (
         f"The teacher's answers are clearly better than those of every baseline and tuned model: {lead} "
-        f"If you can accept its {costs}, prompt the teacher itself; otherwise distill it: use more unlabeled "
-        f"prompts and a higher weight of distilled rows{' in ' + str(student.experiment) if student else ''}."
+        "What could change the decision: more distillation, with more unlabeled prompts and a higher weight of "
+        f"distilled rows{' in ' + str(student.experiment) if student else ''}; or the teacher itself, at its {costs}."
     )
     return Recommendation("distillation", reason, student)
 
 
 def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
-    """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
+    """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn.
+    Only if the verdict is to use them."""
     with_passages, without_passages = facts.with_passages, facts.without_passages
+    if facts.decided and (facts.is_open or facts.decided_row != with_passages):
+        return None
     best = facts.best_tuned if facts.sound_rows else None
     if (
         with_passages is None
         or without_passages is None
         or not facts.passages_help()
-        or (best and (facts.is_open or facts.clearly_better(best, with_passages)))
+        or (best and facts.clearly_better(best, with_passages))
     ):
         return None
     reason = (
@@ -116,11 +138,9 @@ def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
     if facts.tuned_rows:
         return None
     if facts.comparison.contaminated_experiments:
-        reason = "No tuned model can be compared until it is trained again. Until then, prompt the base model."
-        return Recommendation("prompt", reason)
-    return Recommendation(
-        "prompt", "No model has been tuned yet. Start with prompting, and train an experiment to compare."
-    )
+        return Recommendation("prompt", "No tuned model can be compared until it is trained again.")
+    reason = "No model has been tuned yet: only an experiment shows whether tuning does better than prompting."
+    return Recommendation("prompt", reason)
 
 
 def no_model_is_sound(facts: ComparisonFacts) -> Recommendation | None:
@@ -129,8 +149,8 @@ def no_model_is_sound(facts: ComparisonFacts) -> Recommendation | None:
         return None
     best = facts.tuned_rows[0]
     reason = (
-        f"No tuned model can be used. {best.name}: {'; '.join(faults_of(best))}. Lower the learning rate or the number "
-        "of epochs, or correct the training data. Until then, prompt the base model."
+        f"No tuned model can be used. {best.name}: {'; '.join(faults_of(best))}. What could change that: a lower "
+        "learning rate, fewer epochs, or corrected training data."
     )
     return Recommendation("prompt", reason, best)
 
@@ -145,10 +165,10 @@ def champion_stays(facts: ComparisonFacts) -> Recommendation | None:
 
 def not_shown(facts: ComparisonFacts) -> Recommendation | None:
     """More data: a tuned model leads, but does not meet every requirement of a release, or may lead."""
-    best = facts.best_tuned
-    if facts.decided is None or (facts.decided_row is not None and facts.decided_row.kind in TUNED):
+    best, used = facts.best_tuned, facts.decided_row
+    if facts.decided is None:
         return None
-    if not facts.is_open and not facts.beats_baselines(best):
+    if not facts.is_open and (not facts.beats_baselines(best) or (used is not None and used.kind in TUNED)):
         return None
     bar = facts.bar_of(best)
     return Recommendation("more_data", facts.describe_lead(best, bar) if bar else "", best)
@@ -162,7 +182,7 @@ def evidence_is_missing(facts: ComparisonFacts) -> Recommendation | None:
     bar = facts.bar_of(row)
     assert bar is not None
     ask = ask_for_ratings(row.name, bar.name, facts.comparison.opinions_on(row, bar))
-    return Recommendation("rate", f"To decide, {ask}. {facts.why_undecided(row)}.", row)
+    return Recommendation("rate", f"To decide about {row.name}, {ask}. {facts.why_undecided(row)}.", row)
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
@@ -180,13 +200,13 @@ def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     if _has_few_rows(facts, best, rows):
         reason = (
             f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than {baseline}. "
-            f"Collect about {ENOUGH_ROWS} examples before you decide, and use {baseline} until then."
+            f"About {ENOUGH_ROWS} rows could change that."
         )
         return Recommendation("more_data", reason, best)
     if facts.one_step_closes_gap(best):
         reason = (
             f"More data should help: {best.name} is not clearly better than {baseline} yet. More rows still improve "
-            f"it, and one more step like the last would close the gap. Collect more than its {rows} rows."
+            f"it, and one more step like the last would close the gap. More than its {rows} rows could change that."
         )
         return Recommendation("more_data", reason, best)
     return None

@@ -54,6 +54,8 @@ DECISION_TEXTS = {
     "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
     "rate": "Rate answers before you decide.",
+    "keep": "Keep the present model.",
+    "none": "No model can go out.",
 }
 """By the recommendation's `decision`."""
 KIND_TEXTS = {
@@ -91,7 +93,7 @@ def render_report(
 
     comparison = read_comparison(comparison_artifact)
     recommended, decided = recommendation.document("recommendation.json"), decision.document("decision.json")
-    chosen = decided["verdict"]["row"] or recommended["row"]
+    chosen = decided["verdict"]["row"] or recommended["row"] or recommended["evidence"]["tuned"]
     values = _TemplateValues(store, comparison_artifact, comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
