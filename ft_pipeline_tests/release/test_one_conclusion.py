@@ -1,0 +1,154 @@
+"""The recommendation concludes nothing but the verdict, whatever was measured."""
+
+import random
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
+from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.release.decision import decide
+from ft_pipeline.release.verdict import Verdict, verdict
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, champion, comparison
+from ft_pipeline_tests.release.test_verdict import BREACH, PROBES, RAIL
+
+
+def recommended(
+    measured: Comparison, standing: str | None, train_rows: int = 900, least: int = 20
+) -> tuple[Verdict, str | None, dict[str, Any]]:
+    """The verdict, the champion after it, and the recommendation."""
+    decision = decide(measured, ALL, PromotionSettings(min_test_rows=least), champion(standing) if standing else None)
+    found = verdict(measured, decision, standing)
+    document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
+    facts = ComparisonFacts(measured, {"qlora": {"train_rows": train_rows}}, least, Decided.of(document))
+    return found, decision.name if decision.move else standing, recommend(facts)
+
+
+def of_training(measured: Comparison, values: dict[str, dict[str, Any]]) -> Comparison:
+    """The comparison with other values of some rows, in which adapter and merged model are of one training."""
+    own = {"experiment": "qlora", "technique": "qlora"}
+    rows = [
+        replace(row, **(own if row.name in ("qlora", "adapter") else {}), **values.get(row.name, {}))
+        for row in measured.rows
+    ]
+    return replace(measured, rows=rows)
+
+
+CONCLUDES = re.compile(
+    r"(?<!best )\buse\b|\bserve\b|\bkeep\b|\bcollect\b|prompt the|before you decide|until then|do not fine-tune|"
+    "not decided",
+    re.IGNORECASE,
+)
+
+
+def require_one_conclusion(
+    measured: Comparison, found: Verdict, champion_row: str | None, document: dict[str, Any]
+) -> None:
+    """Fail if the recommendation says to use another row than the verdict, or if a reason concludes."""
+    used = measured.row(document["row"])
+    if found.kind != "undecided":
+        assert document["row"] == found.row
+    elif champion_row is not None:
+        assert document["row"] == champion_row
+    else:
+        assert used is None or (used.kind in ("base", "prompt") and used.is_usable)
+    if found.kind in ("undecided", "none"):
+        assert document["decision"] == {"undecided": "more_data", "none": "none"}[found.kind]
+    else:
+        assert used is not None
+        assert document["decision"] == (used.technique or ("retrieval" if used.passages else "prompt"))
+        assert document["experiment"] == used.experiment
+    for reason in document["reasons"]:
+        if reason.startswith("The model lacks facts, so use retrieval"):
+            assert document["decision"] == "retrieval" and f"{document['row']} leads" in reason
+        else:
+            assert not CONCLUDES.search(reason), reason
+    merge_is_blamed = any(reason.startswith("Merging lowers") for reason in document["reasons"])
+    adapter, bar = measured.row("adapter"), measured.best_baseline()
+    if found.kind == "prompt" and merge_is_blamed:
+        assert adapter is not None and bar is not None and measured.difference(adapter, bar) is None
+
+
+SITUATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "passages": {"few_shot": {"passages": 2}},
+    "breach of the tuned model": {name: {"rails": [BREACH]} for name in ("qlora", "adapter")},
+    "breach of the prompt": {"few_shot": {"rails": [BREACH]}},
+}
+
+
+@pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
+@pytest.mark.parametrize("qlora", [2.0, 2.95, 3.05])
+@pytest.mark.parametrize("lost", [0, 30, 60])
+@pytest.mark.parametrize("train_rows", [60, 900])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_recommendation_concludes_nothing_but_the_verdict(
+    standing: str | None, qlora: float, lost: int, train_rows: int, situation: str
+) -> None:
+    losses = {**LOSSES, "qlora": qlora, "adapter": qlora - 0.01}
+    measured = comparison(losses, forgetting_of={"qlora": forgetting(lost)})
+    measured = of_training(measured, SITUATIONS[situation])
+    found, champion_row, document = recommended(measured, standing, train_rows)
+    require_one_conclusion(measured, found, champion_row, document)
+    assert any("Tuning pays off" in reason for reason in document["reasons"]) == (found.kind == "use_tuned")
+    assert found.kind != "undecided" or document["reasons"][0].startswith(
+        ("loss: qlora leads", "Too little data: qlora was trained on 60 rows")
+    )
+
+
+def test_more_rows_are_said_to_be_what_could_change_the_verdict() -> None:
+    measured = of_training(comparison({**LOSSES, "qlora": 3.05, "adapter": 3.05}), {})
+    found, _, document = recommended(measured, None, train_rows=60)
+    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot")
+    assert (document["decision"], document["row"]) == ("prompt", "few_shot")
+    assert document["reasons"][0] == (
+        "Too little data: qlora was trained on 60 rows and is not clearly better than the prompt variant few_shot. "
+        "About 500 rows could change that."
+    )
+
+
+@pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
+def test_a_merge_that_lost_quality_decides_nothing_about_tuning(standing: str | None) -> None:
+    measured = of_training(comparison({**LOSSES, "qlora": 3.4}), {})
+    found, champion_row, document = recommended(measured, standing)
+    assert (found.kind, found.row) == ("undecided", "qlora")
+    assert found.sentence == (
+        "Not decided yet: qlora lost quality when it was merged. On loss, adapter leads it by 1.390 (95 %: 1.290 to "
+        "1.490), and few_shot by 0.990 (95 %: 0.890 to 1.090). `ft promote adapter` releases the adapter, if it "
+        "passes. Until then, few_shot is the champion."
+    )
+    require_one_conclusion(measured, found, champion_row, document)
+    assert "Merging lowers the quality. loss: adapter leads qlora by 1.390" in " ".join(document["reasons"])
+    behind = of_training(comparison({**LOSSES, "qlora": 3.4, "adapter": 3.1}), {})
+    assert recommended(behind, standing)[0].kind == ("keep" if standing == "few_shot" else "prompt")
+
+
+def drawn(dice: random.Random) -> Comparison:
+    """A comparison of any results: losses, forgetting, faults, passages."""
+    qlora = dice.choice([2.0, 2.6, 2.95, 2.99, 3.05, 3.4])
+    losses = {**LOSSES, "qlora": qlora, "adapter": dice.choice([2.01, qlora - 0.05, qlora - 0.01, qlora + 0.2])}
+    lost = forgetting(*dice.choice([(0,), (30,), (60,), (30, 15)]))
+    faults: list[dict[str, Any]] = [{"rails": [BREACH]}, {"rails": [RAIL]}, {"base_checks": [PROBES]}]
+    nothing: list[dict[str, Any]] = [{}] * 6
+    values = {name: dice.choice([*nothing, *faults]) for name in ("qlora", "adapter")}
+    values |= {name: dice.choice([*nothing, faults[0]]) for name in ("plain", "system_prompt")}
+    values["few_shot"] = dice.choice([{}, {}, {}, {"passages": 2}, faults[0]])
+    return of_training(comparison(losses, forgetting_of={"qlora": lost}), values)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_comparison_makes_the_recommendation_conclude_something_else(seed: int) -> None:
+    dice, kinds = random.Random(seed), set()
+    for _ in range(100):
+        measured, standing = drawn(dice), dice.choice([None, None, "few_shot", "qlora", "plain"])
+        found, champion_row, document = recommended(
+            measured, standing, dice.choice([60, 300, 900]), dice.choice([20, 20, 20, 60])
+        )
+        require_one_conclusion(measured, found, champion_row, document)
+        kinds.add(found.kind)
+    assert kinds == {"use_tuned", "prompt", "retrieval", "undecided", "keep", "none"}
