@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from scipy.special import ndtri
@@ -179,12 +180,11 @@ def _tuned_or_prompt(comparison: Comparison, decision: Decision) -> Verdict:
 def _lost_by_merging(comparison: Comparison, decision: Decision) -> Verdict | None:
     """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads the
     best use of its base model; None if there is no such model."""
-    for merged in _examined(comparison, decision):
-        of_training = [row for row in comparison.ranked() if row.kind == "adapter" and row.is_sound]
-        same = (merged.experiment, merged.variant)
-        adapter = next((row for row in of_training if (row.experiment, row.variant) == same), None)
+    adapters = [row for row in comparison.ranked() if row.kind == "adapter" and row.is_sound]
+    merged_rows = [row for row in _examined(comparison, decision) if row.kind == "merged"]
+    for merged, adapter in product(merged_rows, adapters):
         bar = comparison.best_baseline(of=merged)
-        if merged.kind != "merged" or adapter is None or bar is None:
+        if bar is None or (adapter.experiment, adapter.variant) != (merged.experiment, merged.variant):
             continue
         lead, lost = comparison.difference(adapter, bar), comparison.difference(adapter, merged)
         if lead is not None and lost is not None and lost.is_clear:
