@@ -27,6 +27,8 @@ class Project:
     """The paths and settings of a project. All of them follow from its folder."""
 
     root: Path
+    despite_secrets: bool = False
+    """Whether settings that contain a secret are read, for what an operator must be able to do at any time."""
 
     @classmethod
     def find(cls, root: str | Path | None = None) -> "Project":
@@ -47,7 +49,7 @@ class Project:
         from ft_pipeline.settings.project import ProjectSettings
         from ft_pipeline.settings.yaml_file import read_settings
 
-        return read_settings(self.root / "project.yaml", ProjectSettings)
+        return read_settings(self.root / "project.yaml", ProjectSettings, despite_secrets=self.despite_secrets)
 
     def refuse_secrets(self) -> None:
         """Raise UserError if project.yaml or an experiment contains a secret, also if nothing reads that setting."""
@@ -92,7 +94,8 @@ class Project:
 
         owner = sweep_owner(name)
         if self._has_file(owner):
-            settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
+            path = self.root / "experiments" / f"{owner}.yaml"
+            settings = read_settings(path, ExperimentSettings, despite_secrets=self.despite_secrets)
             experiments = {owner: settings} if name == owner else sweep_members(owner, settings)
             if name in experiments:
                 return experiments[name]

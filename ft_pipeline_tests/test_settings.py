@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
+from ft_pipeline.audit.subject import NothingReleased
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
@@ -12,6 +15,7 @@ from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.automation import RetrainingSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.projects import project_of
@@ -88,7 +92,7 @@ def test_an_error_in_the_endpoint_never_repeats_an_api_key(tmp_path: Path, lines
     assert "secret" not in str(caught.value)
 
 
-BODY = "Ab3dEf6hIj9lMn2pQr5tUv8xYz1B"
+BODY = "Ab3dEf6hIj9lMn2pQr5tUv8xYz1B4cDe7F"
 SECRETS = [
     f"sk-{BODY}",
     f"sk-proj-{BODY}-{BODY}",
@@ -110,6 +114,11 @@ SECRETS = [
     f"https://dagster.example.org/runs?a=1&api_key={BODY}",
     f"models/hf_{BODY}/final",
     f"-----BEGIN EC PRIVATE KEY----- {BODY}",
+    "sk-9a385fb20bec6f0f9a385fb20bec6f0f",
+    f"gsk_{BODY}",
+    f"nvapi-{BODY[:12]}-{BODY}",
+    f"xai-{BODY}",
+    f"npm_{BODY}",
 ]
 NO_SECRETS = [
     "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -135,6 +144,17 @@ NO_SECRETS = [
     "ssh://git@example.org/data.git",
     "risk-adjusted-answers-for-customers",
     "<|eot_id|>",
+    "models/sk-slovak_support_model",
+    "models/sk-SK-slovak_support_messages_V2-2026-finetuned",
+    "data/hf_abcdefghijklmnopqrstuvwxyz/x",
+    "sk-...",
+    "postgres://user:password@host/db",
+    "postgres://user:${DB_PASSWORD}@host/db",
+    "https://<user>:<password>@host/db?token=…",
+    "https://host/v1?auth=none&api_key=YOUR_API_KEY",
+    "Write `postgres://user:password@host/db`, or postgres://shop:hunter2@localhost/shop.",
+    "The header is Authorization: Bearer YOUR_TOKEN_123.",
+    "Send the tracking link https://shop.example/track?sig=1 with it.",
 ]
 
 
@@ -162,18 +182,41 @@ def test_a_secret_in_any_setting_is_refused_and_not_repeated(
 
 
 @pytest.mark.parametrize("name", ["project.yaml", "experiments/mine.yaml"])
-@pytest.mark.parametrize("command", ["status", "audit", "experiments", "run"])
-def test_every_command_refuses_a_secret_even_if_it_reads_no_setting(tmp_path: Path, name: str, command: str) -> None:
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "project.yaml").write_text("name: shop\n", encoding="utf-8")
-    with (tmp_path / name).open("a", encoding="utf-8") as file:
-        file.write(f"unknown: {{api_key: '{BODY}'}}\n")
+@pytest.mark.parametrize("command", ["backup /nowhere", "experiments", "run", "serve", "logs x"])
+def test_commands_refuse_a_secret_even_if_they_read_no_setting(tmp_path: Path, name: str, command: str) -> None:
+    error = invoke_with_secret(tmp_path, name, command).exception
+    assert isinstance(
+        error, UserError
+    ) and "`teacher.chat_template_kwargs.api_key` contains a key or a password" in str(error)
+    assert BODY not in str(error)
+
+
+@pytest.mark.parametrize("name", ["project.yaml", "experiments/mine.yaml"])
+@pytest.mark.parametrize("command", ["status", "audit --verify", "erase data/raw/alpaca/a.jsonl 1 --reason asked"])
+def test_what_an_operator_must_be_able_to_do_warns_of_a_secret_and_goes_on(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    raw = tmp_path / "data" / "raw" / "alpaca"
+    raw.mkdir(parents=True)
+    (raw / "a.jsonl").write_text('{"instruction": "Who?", "output": "Ada."}\n' * 2, encoding="utf-8")
+    result = invoke_with_secret(tmp_path, name, command)
+    assert result.exit_code == 0 or isinstance(result.exception, NothingReleased), result.output
+    assert "`teacher.chat_template_kwargs.api_key` contains a key or a password" in " ".join(result.stderr.split())
+    assert "contains" not in result.stdout and BODY not in result.output
+    assert ("Ada" in (raw / "a.jsonl").read_text(encoding="utf-8").splitlines()[0]) != command.startswith("erase")
+
+
+def invoke_with_secret(root: Path, name: str, command: str) -> Result:
+    """Run a command of a project of which one file contains a secret."""
+    (root / "experiments").mkdir()
+    (root / "project.yaml").write_text("name: shop\n", encoding="utf-8")
+    with (root / name).open("a", encoding="utf-8") as file:
+        file.write(f"teacher: {{model: m, chat_template_kwargs: {{api_key: '{BODY}'}}}}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FT_PROJECT", "")  # open_project sets both
         patch.setenv("DAGSTER_HOME", "")
-        error = CliRunner().invoke(app, [command, "--project", str(tmp_path)]).exception
-    assert isinstance(error, UserError) and "`unknown.api_key` contains a key or a password" in str(error)
-    assert BODY not in str(error)
+        patch.chdir(root)
+        return CliRunner().invoke(app, [*command.split(), "--project", str(root)])
 
 
 @pytest.mark.parametrize("value", NO_SECRETS)
@@ -186,6 +229,32 @@ def test_a_name_a_hash_or_a_path_is_no_secret(tmp_path: Path, value: str) -> Non
 def test_a_key_that_only_resembles_a_secret_is_kept(tmp_path: Path, key: str) -> None:
     text = f"name: shop\nteacher: {{model: m, chat_template_kwargs: {{{key}: x}}}}\n"
     assert read_settings(write_yaml(tmp_path, text), ProjectSettings).teacher.chat_template_kwargs == {key: "x"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["api_key: 12345678901", "password: 12345678", "api_key: [ab12]", "api_keys: [ab12]", "api_keys: ab12"]
+    + ["private_key: ab12", "passphrase: ab12", "secret: {password: ab12}", "my-api-key: $ecret1", "token: 1234.5"],
+)
+def test_the_name_of_a_key_tells_a_secret_whatever_its_value(entry: str) -> None:
+    text = f"teacher: {{chat_template_kwargs: {{{entry}}}}}"
+    assert may_contain_secret(text) and find_secret(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["credentials: none", "secret: ${SECRET}", "password:", "api_key: <your key>", "password: xxx", "token: </s>"]
+    + ["api_key: true", "token: 5", "secret: []", "auth: {credentials: {}}", "env_secrets: [ft-pipeline]"]
+    + ["metrics: {secret: exact_match}", "metrics: {m: {fields: {password: exact}}}"],
+)
+def test_a_placeholder_or_a_name_that_the_user_gave_is_no_secret(text: str) -> None:
+    assert find_secret(yaml.safe_load(text)) is None
+
+
+@pytest.mark.parametrize("text", ["name: 0x{}\n", "? 0x{}\n: 1\n", "name: shop\nteacher: {{top_p: [0x{}]}}\n"])
+def test_a_number_of_thousands_of_digits_is_refused_in_any_base(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"mine\.yaml: line \d: the value cannot be read"):
+        read_settings(write_yaml(tmp_path, text.format("f" * 5000)), ProjectSettings)
 
 
 def bomb(line: str) -> str:

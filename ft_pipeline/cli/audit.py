@@ -69,7 +69,7 @@ def audit(
         )
     if (key or anchor) and not verify:
         raise UserError("--key and --anchor have no effect without --verify. Add --verify.")
-    opened_project = open_project(project)
+    opened_project = open_project(project, despite_secrets=True)
     if row:
         _answer_row(opened_project, row, as_json)
         return
@@ -245,5 +245,5 @@ def erase(
     from ft_pipeline.cli.display_audit_rows import show_erasure
     from ft_pipeline.erasure.erase import erase as erase_rows
 
-    result = erase_rows(open_project(project), path, rows, reason)
+    result = erase_rows(open_project(project, despite_secrets=True), path, rows, reason)
     print_result(result.to_json(), as_json, lambda _: show_erasure(stdout, result))

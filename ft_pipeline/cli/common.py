@@ -43,15 +43,24 @@ def experiment_names(context: typer.Context, incomplete: str) -> list[str]:
     return sorted(path.stem for path in (folder / "experiments").glob("*.yaml") if path.stem.startswith(incomplete))
 
 
-def open_project(folder: Path | None) -> "Project":
+def open_project(folder: Path | None, *, despite_secrets: bool = False) -> "Project":
     """Find the project, and set the environment so that Dagster's processes use the same one.
 
-    Raises UserError if its settings contain a secret.
+    Raises UserError if its settings contain a secret. despite_secrets: it only warns, for what an operator must be able
+    to do at any time.
     """
+    from ft_pipeline.cli.display_text import plain, say
+    from ft_pipeline.errors import UserError
     from ft_pipeline.project import Project
 
     project = Project.find(folder)
-    project.refuse_secrets()
+    try:
+        project.refuse_secrets()
+    except UserError as error:
+        if not despite_secrets:
+            raise
+        say(stderr, f"[yellow]ft:[/] {plain(str(error))}")
+        project = Project(project.root, despite_secrets=True)
     os.environ["FT_PROJECT"] = str(project.root)
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)
     project.dagster_home.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def status(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """
     from ft_pipeline.cli.display_runs import show_status
 
-    document = _status(open_project(project))
+    document = _status(open_project(project, despite_secrets=True))
     print_result(document, as_json, lambda shown: show_status(stdout, shown))
 
 

@@ -24,6 +24,15 @@ class BoundedLoader(yaml.SafeLoader):
         except RecursionError:
             raise yaml.MarkedYAMLError(None, None, "it is nested too deeply: simplify it") from None
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return the number. ValueError if it has thousands of digits, in any base: nothing could show it."""
+        value = int(super().construct_yaml_int(node))
+        str(value)  # raises for what Python itself refuses to read in base 10
+        return value
+
+
+BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
+
 
 def load_bounded(text: str) -> Any:
     """Return the content of a YAML text, as yaml.safe_load does. Raises yaml.YAMLError as BoundedLoader does."""

@@ -57,8 +57,10 @@ def rule_error(key: str, message: str) -> PydanticCustomError:
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def read_settings(path: Path, model: type[SectionT]) -> SectionT:
+def read_settings(path: Path, model: type[SectionT], *, despite_secrets: bool = False) -> SectionT:
     """Read a YAML file into `model`. UserError with the file, the line, the value and the fix of its faults.
+
+    despite_secrets: a secret alone is no fault.
 
     A file is read each time, but the same content is parsed once per process: a plan asks for each experiment often.
     """
@@ -66,39 +68,47 @@ def read_settings(path: Path, model: type[SectionT]) -> SectionT:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read ({error}). Save it as a UTF-8 YAML file.") from error
-    settings, error_message = _parse_once(path.name, text, model)
+    settings, error_message = _parse_once(path.name, text, model, despite_secrets)
     if settings is None:
         raise UserError(error_message)
     return settings
 
 
 @functools.lru_cache(maxsize=_MAX_PARSED)
-def _parse_once(name: str, text: str, model: type[SectionT]) -> tuple[SectionT | None, str]:
+def _parse_once(name: str, text: str, model: type[SectionT], despite_secrets: bool) -> tuple[SectionT | None, str]:
     """Return (settings, ""), or (None, the message of the error), which is kept as well."""
     try:
-        return _parse_settings(name, text, model), ""
+        return _parse_settings(name, text, model, despite_secrets), ""
     except UserError as error:
         return None, str(error)
 
 
-def _parse_settings(name: str, text: str, model: type[SectionT]) -> SectionT:
+def _parse_settings(name: str, text: str, model: type[SectionT], despite_secrets: bool) -> SectionT:
     root, document = _parse_yaml(name, text)
     if document is None:
         raise UserError(f"{name} is empty. Write `key: value` lines, or remove the file.")
     if not isinstance(document, dict):
         raise UserError(f"{name} contains {_describe_value(document)}. Write `key: value` lines instead.")
-    return validate_document(name, document, model, root)
+    return validate_document(name, document, model, root, despite_secrets=despite_secrets)
 
 
 def validate_document(
-    name: str, document: dict[str, Any], model: type[SectionT], root: yaml.Node | None = None
+    name: str,
+    document: dict[str, Any],
+    model: type[SectionT],
+    root: yaml.Node | None = None,
+    *,
+    despite_secrets: bool = False,
 ) -> SectionT:
     """Return the settings in `document`. UserError that begins with `name`, and has lines if `root` is given."""
-    if secret := find_secret(document):  # first: other errors repeat the value
+    secret = find_secret(document)
+    if secret and not despite_secrets:
         raise UserError(_describe_secret(name, *secret, root))
     try:
         return model.model_validate(document)
     except ValidationError as error:
+        if secret:  # other errors may repeat the value
+            raise UserError(_describe_secret(name, *secret, root)) from None
         faults = list(_faults_by_path(error, document).items())[:_MAX_FAULTS_SHOWN]
         lines = [_describe(name, key_path, same_path, root, model) for key_path, same_path in faults]
         sentences = [line if line.endswith((".", "?")) else f"{line}." for line in lines]
@@ -148,7 +158,7 @@ def _line_of_invalid_scalar(node: yaml.Node | None) -> int | None:
     """Return the line of the first scalar whose value YAML cannot read."""
     if isinstance(node, yaml.ScalarNode):
         try:
-            yaml.SafeLoader("").construct_object(node)
+            BoundedLoader("").construct_object(node)
         except ValueError:
             return node.start_mark.line + 1
         return None
