@@ -233,8 +233,10 @@ def test_a_key_that_only_resembles_a_secret_is_kept(tmp_path: Path, key: str) ->
 
 @pytest.mark.parametrize(
     "entry",
-    ["api_key: 12345678901", "password: 12345678", "api_key: [ab12]", "api_keys: [ab12]", "api_keys: ab12"]
-    + ["private_key: ab12", "passphrase: ab12", "secret: {password: ab12}", "my-api-key: $ecret1", "token: 1234.5"],
+    [
+        *("api_key: 12345678901", "password: 12345678", "api_key: [ab12]", "api_keys: [ab12]", "api_keys: ab12"),
+        *("private_key: ab12", "passphrase: ab12", "secret: {password: ab12}", "my-api-key: $ecret1", "token: 1234.5"),
+    ],
 )
 def test_the_name_of_a_key_tells_a_secret_whatever_its_value(entry: str) -> None:
     text = f"teacher: {{chat_template_kwargs: {{{entry}}}}}"
@@ -243,9 +245,11 @@ def test_the_name_of_a_key_tells_a_secret_whatever_its_value(entry: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["credentials: none", "secret: ${SECRET}", "password:", "api_key: <your key>", "password: xxx", "token: </s>"]
-    + ["api_key: true", "token: 5", "secret: []", "auth: {credentials: {}}", "env_secrets: [ft-pipeline]"]
-    + ["metrics: {secret: exact_match}", "metrics: {m: {fields: {password: exact}}}"],
+    [
+        *("credentials: none", "secret: ${SECRET}", "password:", "api_key: <your key>", "password: xxx"),
+        *("token: </s>", "api_key: true", "token: 5", "secret: []", "auth: {credentials: {}}"),
+        *("env_secrets: [ft-pipeline]", "metrics: {secret: exact_match}", "metrics: {m: {fields: {password: exact}}}"),
+    ],
 )
 def test_a_placeholder_or_a_name_that_the_user_gave_is_no_secret(text: str) -> None:
     assert find_secret(yaml.safe_load(text)) is None

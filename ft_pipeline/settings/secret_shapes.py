@@ -23,10 +23,11 @@ _TOKENS = {
     "a key of Groq": rf"\bgsk_{_run(20)}",
     "a key of NVIDIA": r"\bnvapi-(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Z])[\w-]{20}",
     "a key of xAI": rf"\bxai-{_run(20)}",
-    "a token of Slack": rf"\bxox[abeprs]-(?=[\w-]{{0,60}}\d)[\w-]{{10}}|hooks\.slack\.com/services/\w{{1,20}}/\w{{1,20}}/{_run(16)}",
+    "a token of Slack": r"\bxox[abeprs]-(?=[\w-]{0,60}\d)[\w-]{10}"
+    rf"|hooks\.slack\.com/services/\w{{1,20}}/\w{{1,20}}/{_run(16)}",
     "a signed token": r"\beyJ[\w-]{10,300}\.eyJ[\w-]{10}",
 }
-"""What it is → its unmistakable shape, which counts in every text. Repetitions have limits, so that no text takes long."""
+"""What it is → its unmistakable shape, which counts in every text. Repetitions have limits: no text takes long."""
 _CARRIERS = {
     "a bearer token": (r"\b[Bb]earer\s{1,8}(?P<key>[\w.~+/-]{8,300})",),
     "an address with a password": (
@@ -38,7 +39,7 @@ _CARRIERS = {
         r"=(?P<key>[^\s&#]{1,300})",
     ),
 }
-"""What it is → where a key of any shape stands. Prose shows how such things are written, so there it must look random."""
+"""What it is → where a key of any shape stands. In prose, which may explain how to write one, it must look random."""
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z]).{16,}")
 _PLACEHOLDER = re.compile(
     r"(?i:password|passwd|pwd|pass|secret|token|key|api[_-]?key|none|null|false|true|changeme|your[_ -].*|x{3,}|\*{3,})"
@@ -83,9 +84,8 @@ def find_secret(value: Any, path: tuple[str, ...] = (), *, named: bool = False) 
         what = _describe(value) if isinstance(value, str) else None
         what = what or ("a key or a password" if named and _may_be_password(value) else None)
         return (path, what) if what else None
-    return next(
-        filter(None, (find_secret(item, (*path, key), named=is_secret) for item, key, is_secret in items)), None
-    )
+    found = (find_secret(item, (*path, key), named=is_secret) for item, key, is_secret in items)
+    return next(filter(None, found), None)
 
 
 def _may_be_password(value: Any) -> bool:
