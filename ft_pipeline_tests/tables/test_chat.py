@@ -129,12 +129,18 @@ def test_text_and_the_calls_after_it_are_one_answer():
     assert record_of("preferences", {**pair, "tools": row["tools"]})["prompt_messages"] == messages[:-1]
 
 
-@pytest.mark.parametrize(("weights", "weight"), [((1, 1), None), ((0, 0), 0.0), ((0, 1), 0.0), ((1, 0), 0.0)])
-def test_an_answer_of_two_turns_is_not_trained_if_one_of_them_is_not(weights, weight):
+@pytest.mark.parametrize(("weights", "weight"), [((1, 1), None), ((0, 0), 0.0), ((0, 1), None), ((1, 0), None)])
+def test_an_answer_of_two_turns_is_trained_if_one_of_them_is(weights, weight):
     look = {"role": "assistant", "content": "I look it up.", "weight": weights[0]}
     called = {"role": "assistant", "tool_calls": [TRACK], "weight": weights[1]}
     row = {"messages": [USER, SHIPPED, USER, look, called], "tools": [TRACK_TOOL]}
     assert turns_of(row)[-1].get("weight") == weight
+
+
+def test_a_row_whose_only_trained_turn_is_a_call_after_a_shown_text_is_kept():
+    look = {"role": "assistant", "content": "I look it up.", "weight": 0}
+    row = {"messages": [USER, look, {"role": "assistant", "tool_calls": [TRACK], "weight": 1}], "tools": [TRACK_TOOL]}
+    assert turns_of(row) == [USER, {**CALL, "content": "I look it up."}]
 
 
 def test_two_texts_in_a_row_are_no_answer_unless_a_sidecar_allows_it():

@@ -10,6 +10,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.reading.containers import read_batches
+from ft_pipeline.tables.reading.tabular_reader import separator_of
 from ft_pipeline_tests.tables.helpers import GOOD, validate, write_jsonl
 
 ROWS = GOOD["alpaca"]
@@ -101,9 +102,12 @@ ALPACA_ROW, TURNS = {"instruction": "a", "input": "", "output": "b"}, [{"role": 
         (
             "alpaca",
             {"question": "a", "reply": "b"},
-            "has `instruction` and `output`; the rows have 'question', 'reply'.",
+            "has `instruction` and `output`; the rows have 'question', 'reply'. "
+            "Map them in a sidecar: `columns: {question: instruction, reply: output}`",
         ),
-        ("alpaca", {"question": "a"}, "Map them in a sidecar: `columns: {THEIRS: instruction, THEIRS: output}`"),
+        ("alpaca", {"input": "a", "yes": "b"}, "sidecar: `columns: {A: instruction, B: output}`"),
+        ("alpaca", {"output": "a", "yes": "b", "tags": "x"}, "sidecar: `columns: {'yes': instruction}`"),
+        ("alpaca", {"question": "a"}, "Map them in a sidecar: `columns: {A: instruction, B: output}`"),
         ("chat", {"question": "a"}, "has `messages`, or `prompt` and `completion`; the rows have 'question'."),
         ("sharegpt", ALPACA_ROW, "They are alpaca rows: move the file to data/raw/alpaca"),
         (
@@ -160,6 +164,26 @@ def test_other_separators_than_the_comma_keep_the_cells(tmp_path, separator):
     rows = [("Where, now?", "", first), ("How?", "so", "Thus.")]
     assert batch.values[:2] == [dict(zip(names, cells, strict=True)) for cells in rows]
     assert "is a " in batch.values[2].message and batch.values[2].raw.count(separator.decode()) == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (b"instruction, long;output\nq 1;a\n", ["instruction, long", "output"]),
+        (b"Frage, kurz;output;text\nq, 1;a;b\n", ["Frage, kurz", "output", "text"]),
+        (b"id;text, clean\ttext\n1;a, b\tc\n", ["id;text, clean", "text"]),
+        (b"instruction,output;x\na;b;c,d\n", ["instruction", "output;x"]),
+        (b'text,a;output\n"b;\nc",d\n', ["text", "a;output"]),
+    ],
+)
+def test_the_separator_is_the_one_with_which_the_columns_are_known(tmp_path, lines, names):
+    path = tmp_path / "a.csv"
+    for content in (lines, b"\xef\xbb\xbf" + lines):
+        path.write_bytes(content)
+        (batch,) = read_batches(path, ".csv")
+        assert list(batch.values[0]) == names
+        with path.open(encoding="utf-8", newline="") as file:  # as an erasure reads it
+            assert lines.decode().split("\n")[0].split(separator_of(file)) == names
 
 
 @pytest.mark.parametrize("header", [b"instruction,output;x", b'"instruction",output\tx', b"text", b"a;b,c;d;e"])

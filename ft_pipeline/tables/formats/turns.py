@@ -70,12 +70,15 @@ def _out_of_turn(number: int, role: str, next_role: str) -> str:
 
 
 def _joined(messages: list[Message]) -> list[Message]:
-    """Return the turns with model turns in a row as one. It has the weight 0 if one of them has it."""
+    """Return the turns with model turns in a row as one, which is trained if one of them is: no answer is lost."""
     joined: list[Message] = []
     for message in messages:
         if joined and joined[-1]["role"] == message["role"] == "assistant":
             texts = {key: [turn[key] for turn in (joined[-1], message) if turn.get(key)] for key in _TEXTS}
+            is_answer = is_trained(joined[-1]) or is_trained(message)
             joined[-1] = {**joined[-1], **message, **{key: "\n".join(parts) for key, parts in texts.items() if parts}}
+            if is_answer:
+                joined[-1].pop("weight", None)
         else:
             joined.append(message)
     return joined

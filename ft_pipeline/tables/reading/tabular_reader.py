@@ -1,6 +1,7 @@
 """Reads CSV and Parquet."""
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
+from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS
 from ft_pipeline.tables.reason_codes import Fault, Refused, damaged
 
 MAX_ROWS = 4096
@@ -57,11 +59,20 @@ def csv_batches(path: Path) -> Iterator[Batch]:
 def separator_of(file: TextIO) -> str:
     """Return what separates the columns of a CSV file that is open at its start, and stays so.
 
-    It is the comma if the header has one outside quotes, else what is more frequent there: semicolon or tab.
+    Of what the header has outside quotes, it is the one that gives it most columns with names that a format knows. Then
+    it is one that stands without a space behind it, as in no sentence; then the comma, then what is more frequent. No
+    row decides: an erasure replaces rows.
     """
-    header = re.split(r"[\r\n]", _QUOTED.sub("", file.read(HEAD_BYTES)), maxsplit=1)[0]
+    head = file.read(HEAD_BYTES).removeprefix("\ufeff")
     file.seek(0)
-    return "," if "," in header else max(_SEPARATORS, key=header.count)
+    header = re.split(r"[\r\n]", _QUOTED.sub("", head), maxsplit=1)[0]
+
+    def rank(separator: str) -> tuple[int, bool, bool, int]:
+        names = next(csv.reader(io.StringIO(head, newline=""), delimiter=separator), [])
+        known = len(TARGET_COLUMNS & {name.strip() for name in names})
+        return known, re.search(rf"{separator}\S", header) is not None, separator == ",", header.count(separator)
+
+    return max((separator for separator in _SEPARATORS if separator in header), key=rank, default=",")
 
 
 def _next_cells(reader: Any) -> list[str] | None:
