@@ -40,9 +40,10 @@ fails its table's blocking check until it is fixed or removed.
 Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. They may be
 compressed (below). Check a file before you put it into the folder: `ft validate FILE --format FORMAT`.
 
-CSV is separated by commas. If its header has none outside quotes, it is separated by what the header has more of:
-semicolons or tabs. Except in traces, a fault in a column that the format does not read sets no row aside, for example
-a cell that is not UTF-8, or a key that stands twice.
+CSV is separated by commas, semicolons or tabs: by what gives the header more columns with names that a format knows. If
+that does not decide, it is the comma, unless each comma of the header is followed by a space. Except in traces, a fault
+in a column that the format does not read sets no row aside, for example a cell that is not UTF-8, or a key that stands
+twice.
 
 A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
 test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
@@ -65,7 +66,8 @@ to write the text of the call as it is.
 Human and model take turns. These are exceptions:
 
 - In chat, feedback and traces, the human may have several turns in a row, as providers allow.
-- The text of an answer and its calls may be two turns. They become one, which has the weight 0 if one of them has it.
+- The text of an answer and its calls may be two turns. They become one, which is trained if one of them is: it has
+    the weight 0 only if both have it.
 - `allow: [non_alternating]` in a sidecar: no row of the file is set aside for turns in a row of one speaker, or for a
     human turn after the result of a call. Model turns in a row become one, each text on a line of its own.
 
