@@ -9,7 +9,6 @@ from typing import Any
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.audit.kind_shapes import shape_of
 from ft_pipeline.release.champion import ChampionRecord, history
-from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.checked_json import UnreadableJson, read_checked
 from ft_pipeline.store.hashing import sha256_of_file
@@ -20,7 +19,7 @@ from ft_pipeline.store.manifest import (
     manifest_hashes,
     read_manifest,
 )
-from ft_pipeline.store.spec import ArtifactReference
+from ft_pipeline.store.spec import NAME_DIGITS, ArtifactReference
 
 SHOWN_DIGITS = 12
 """Number of digits of a fingerprint or hash that are displayed."""

@@ -19,12 +19,12 @@ from ft_pipeline.audit.champion_records import (
 )
 from ft_pipeline.audit.extra_files import find_extra_files
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import MANIFEST_NAME
 from ft_pipeline.store.removals import LOG_NAME, damaged_removals
 from ft_pipeline.store.signature_check import SignatureFault, check_signatures
+from ft_pipeline.store.spec import NAME_DIGITS
 from ft_pipeline.store.verification import file_names
 
 Progress = Callable[[int, int], None]

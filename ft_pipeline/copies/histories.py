@@ -15,11 +15,11 @@ import orjson
 
 from ft_pipeline.copies.store_files import MANIFESTS
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.journal_lines import FILE_NAME, STATE, JournalContent, matches, read_lines
 from ft_pipeline.store.manifest import manifest_hashes
 from ft_pipeline.store.removals import LOG_NAME
 from ft_pipeline.store.signed_state import SignedState, state_of
+from ft_pipeline.store.spec import NAME_DIGITS
 
 POINTERS = "current/*.json"
 Order = Literal["equal", "ahead", "behind", "diverged"]

@@ -24,7 +24,7 @@ from ft_pipeline.copies.transfer import Report, fetch_objects
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal_head
 from ft_pipeline.store.artifact_redaction import drafts_folder, hold_alone
-from ft_pipeline.store.artifacts import NAME_DIGITS, ArtifactStore
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore, decompressed_sha256
 from ft_pipeline.store.hashing import hashes_of_files
@@ -32,6 +32,7 @@ from ft_pipeline.store.journal_lines import FILE_NAME, matches
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact
 from ft_pipeline.store.signing import PUBLIC_KEY_NAME
+from ft_pipeline.store.spec import NAME_DIGITS
 from ft_pipeline.store.sql_views import write_views
 from ft_pipeline.store.verification import verified_manifest
 from ft_pipeline.tables.excluded_rows import FILE as EXCLUDED

@@ -15,9 +15,9 @@ from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.decision import check_results
-from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
-from ft_pipeline.store.spec import ArtifactReference
+from ft_pipeline.store.spec import NAME_DIGITS, ArtifactReference
 
 CHAMPION = "champion"
 _WEIGHTS = ("base_model", "adapter", "merged_model")

@@ -42,9 +42,9 @@ from ft_pipeline.search.trials import (
     read_metrics,
     stored_trials,
 )
-from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import NAME_DIGITS, Spec
 
 PREPARED = "memory_estimate"
 """The asset that must be there before trials: with it come tables, tokens and the base model."""

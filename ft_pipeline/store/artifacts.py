@@ -40,12 +40,10 @@ from ft_pipeline.store.manifest import (
     read_manifest,
     sealed_manifest,
 )
-from ft_pipeline.store.spec import RETIRED_VERSIONS, ArtifactReference, Spec, without_retired_versions
+from ft_pipeline.store.spec import NAME_DIGITS, RETIRED_VERSIONS, ArtifactReference, Spec, without_retired_versions
 from ft_pipeline.store.stat_cache import StatCache
 from ft_pipeline.store.verification import verified_manifest
 
-NAME_DIGITS = 16
-"""Number of digits of a hash in the names of folders and locks, and in messages."""
 logger = logging.getLogger(__name__)
 
 

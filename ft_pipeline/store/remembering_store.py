@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import NAME_DIGITS, Spec
 
 logger = logging.getLogger(__name__)
 

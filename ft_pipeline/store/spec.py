@@ -9,6 +9,8 @@ from ft_pipeline.store.hashing import sha256_of_json
 
 ArtifactReference = tuple[str, str]
 """(kind, fingerprint): how a spec, a pointer or a record names an artifact."""
+NAME_DIGITS = 16
+"""Number of digits of a hash in the names of folders and locks, and in messages."""
 RETIRED_VERSIONS = {"adapter": frozenset({"trl"})}
 """Kind → libraries that its specs named once, although they changed no result. Artifacts with them stay up to date."""
 

@@ -17,9 +17,9 @@ from ft_pipeline.search.space import Dimension
 from ft_pipeline.search.study import SweepRequest
 from ft_pipeline.search.sweep import HANDLING, PRUNED_FILE, pruned_log
 from ft_pipeline.search.trials import State, Trial, describe_loss
-from ft_pipeline.store.artifacts import NAME_DIGITS, ArtifactStore
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.locks import FileLock
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import NAME_DIGITS, Spec
 
 REQUEST = SweepRequest(Project(Path("shop")), "lora", (), trials=9)
 LOST = WorkerLost("adapter: node 7 is gone.", 75, "")
