@@ -16,7 +16,7 @@ from ft_pipeline.store.journal_lines import (
     matches,
 )
 from ft_pipeline.store.manifest import WEIGHT_KINDS
-from ft_pipeline.store.spec import ArtifactReference
+from ft_pipeline.store.spec import NAME_DIGITS, ArtifactReference
 
 _PATTERNS_OF = {
     ADOPTED: STATE,
@@ -57,7 +57,7 @@ class SignedState:
     earlier: dict[str, dict[str, int]] = field(default_factory=dict)
     """Path → earlier hashes of it, with the number of their line: to name what was put back."""
     removed: set[ArtifactReference] = field(default_factory=set)
-    """Artifacts whose removal is signed."""
+    """Artifacts whose removal is signed, and that were not made again."""
     bad: list[BadChange] = field(default_factory=list)
 
 
@@ -77,7 +77,15 @@ def state_of(content: JournalContent) -> SignedState:
         if entry.change == ADOPTED:
             state.removed |= {(kind, fingerprint) for kind, fingerprint in entry.details.get("removed", ())}
         last = entry
+    made_again = {_content_of(path) for path in state.files if matches(path, _PATTERNS_OF[ARTIFACT])}
+    state.removed = {one for one in state.removed if (one[0], one[1][:NAME_DIGITS]) not in made_again}
     return state
+
+
+def _content_of(manifest: str) -> tuple[str, str]:
+    """Return the kind and the first digits of the fingerprint in the path of a manifest."""
+    _, kind, _, content, _ = manifest.split("/")
+    return kind, content[:NAME_DIGITS]
 
 
 def _remove(state: SignedState, entry: Entry) -> None:

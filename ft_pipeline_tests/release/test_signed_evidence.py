@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
+from ft_pipeline.store.garbage import Garbage, remove_garbage
 from ft_pipeline.store.journal import replace_key, sign_new_store
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline_tests.audit import attacks
 from ft_pipeline_tests.audit.tampering import edit
 from ft_pipeline_tests.release.material import Material
@@ -146,12 +147,15 @@ def rewrite_comparison_alone(shop: Released) -> None:
 def rewrite_scores(shop: Released) -> None:
     """The comparison of other scores is made by a run, which signs it."""
     rebuild(shop, newest(shop, "scores"), "scores.json", lambda document: document["rows"][0].update(note="x"))
+    compare_again(shop, shop.comparison.inputs)
+    shop.put_document("decision", shop.decision(), {"comparison": shop.comparison})
+
+
+def compare_again(shop: Released, inputs: Mapping[str, ArtifactReference]) -> None:
     scores = current_artifact(shop.store, "scores", "lora")
     assert scores is not None
-    inputs = shop.comparison.inputs
     shop.baseline = shop.store.require(*inputs["lora/prompt_baseline"])
     shop.compare(scores, (current(shop.store.root), shop.store.require(*inputs["champion/scores"])))
-    shop.put_document("decision", shop.decision(), {"comparison": shop.comparison})
 
 
 def pass_failed_check(shop: Released) -> None:
@@ -166,7 +170,23 @@ def put_back_comparison(shop: Released) -> None:
     edit(pointer, lambda found: found.update(fingerprint=old.fingerprint, manifest_sha256=old.manifest_sha256))
 
 
-ATTACKS = (rewrite_comparison, rewrite_comparison_alone, rewrite_scores, pass_failed_check, put_back_comparison)
+def pass_failed_check_after_garbage_was_made_again(shop: Released) -> None:
+    """`ft gc` removed the comparison, and a run made the same one again."""
+    before = shop.comparison
+    remove_garbage(shop.store, Garbage([before]))
+    compare_again(shop, before.inputs)
+    assert shop.comparison.reference == before.reference and shop.promote(two_people=True) is not None
+    pass_failed_check(shop)
+
+
+ATTACKS = (
+    rewrite_comparison,
+    rewrite_comparison_alone,
+    rewrite_scores,
+    pass_failed_check,
+    pass_failed_check_after_garbage_was_made_again,
+    put_back_comparison,
+)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
