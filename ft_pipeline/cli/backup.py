@@ -65,10 +65,10 @@ def _show_backup(document: dict[str, Any]) -> None:
 
 
 def _show_restore(document: dict[str, Any]) -> None:
-    folder = plain(document["project"])
+    folder, made = plain(document["project"]), plain(document["made"])
     say(
         stdout,
-        f"Restored {folder} as it was on {document['made']} (state {document['number']}): {document['files']} files, "
+        f"Restored {folder} as it was on {made} (state {document['number']}): {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB. Verify it: ft audit --verify --project {folder}",
     )
     show_notes(document["notes"])

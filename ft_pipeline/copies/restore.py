@@ -11,14 +11,22 @@ from ft_pipeline.copies.backup import KEYS, STORE, is_left_out
 from ft_pipeline.copies.places import Place, missing_object
 from ft_pipeline.copies.states import OBJECTS, State, newest_state, object_name
 from ft_pipeline.copies.store_files import RAW_SUFFIX, blob_of
-from ft_pipeline.copies.transfer import Report, fetch_objects
+from ft_pipeline.copies.transfer import ChangedCopy, Report, fetch_objects
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import has_separate_database
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
-from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.blobs import BlobStore, ChangedBlob
 from ft_pipeline.store.signature_check import check_signatures
-from ft_pipeline.store.signing import ID_DIGITS, key_id_of, keys_folder, read_key, read_public_key
+from ft_pipeline.store.signing import (
+    ID_DIGITS,
+    PUBLIC_KEY_NAME,
+    KeyIdError,
+    key_id_of,
+    keys_folder,
+    read_key,
+    read_public_key,
+)
 from ft_pipeline.store.sql_views import write_views
 
 _IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -58,26 +66,20 @@ def restore(place: Place, target: Path, report: Report, number: int | None = Non
     if state is None:
         raise UserError(f"There is no backup in {place.address}. Make one: ft backup {place.address}")
     if foreign := [name for name in state.files if is_left_out(name)]:
-        raise _changed(place, f"no backup has {foreign[0]}")
+        raise ChangedCopy(place.address, f"no backup has {foreign[0]}")
     staging = target.with_name(f".{target.name}.restoring")
     _require_sizes(place, state)
     _require_space(state, staging)
-    with translate_write_errors():
-        staging.mkdir(parents=True, exist_ok=True, mode=0o700)  # a private key may be among the objects
-    fetch_objects(place, state.files.values(), staging / "objects", report)
-    with translate_write_errors():
-        project = _assemble(place, state, staging)
-        _compress_raw_files(project, state)
-        key = _take_key(place, project)
-        target.mkdir(parents=True, exist_ok=True)
-        notes = [f"The private key was restored: {key[0]}"] if key and _write_key(*key) else []
-        project.replace(target)
+    try:
+        notes = _put_in_place(place, state, staging, target, report)
+    except ChangedCopy:
         shutil.rmtree(staging)
+        raise
     if has_separate_database(target / "dagster_home"):
         notes.append("Dagster's run history is in a separate database (dagster.yaml). Restore it with its own tools.")
     try:
         write_views(ArtifactStore(target / STORE))
-    except _MALFORMED as error:
+    except (OSError, *_MALFORMED) as error:
         message = (
             f"{target} was restored, but {STORE} cannot be read ({type(error).__name__}). Run `ft audit --verify`."
         )
@@ -86,8 +88,20 @@ def restore(place: Place, target: Path, report: Report, number: int | None = Non
     return RestoreResult(str(target), state.number, state.made, len(state.files), size, notes)
 
 
-def _changed(place: Place, why: str) -> UserError:
-    return UserError(f"{place.address} was changed: {why}. Nothing was used.")
+def _put_in_place(place: Place, state: State, staging: Path, target: Path, report: Report) -> list[str]:
+    """Fetch the files and make them the folder `target`. Return what the user should know."""
+    with translate_write_errors():
+        staging.mkdir(parents=True, exist_ok=True, mode=0o700)  # a private key may be among the objects
+    fetch_objects(place, state.files.values(), staging / "objects", report)
+    with translate_write_errors():
+        project = _assemble(place, state, staging)
+        _compress_raw_files(place, state, project)
+        key = _take_key(place, project)
+        target.mkdir(parents=True, exist_ok=True)
+        notes = [f"The private key was restored: {key[0]}"] if key and _write_key(*key) else []
+        project.replace(target)
+        shutil.rmtree(staging)
+    return notes
 
 
 def _require_sizes(place: Place, state: State) -> None:
@@ -98,7 +112,7 @@ def _require_sizes(place: Place, state: State) -> None:
         if size is None:
             raise missing_object(place.address, object_name(file.sha256))
         if size != file.bytes:
-            raise _changed(place, f"{name} does not have the size in its list of files")
+            raise ChangedCopy(place.address, f"{name} does not have the size in its list of files")
 
 
 def _require_space(state: State, staging: Path) -> None:
@@ -128,15 +142,19 @@ def _assemble(place: Place, state: State, staging: Path) -> Path:
         except (OSError, UnicodeEncodeError) as error:
             if isinstance(error, OSError) and error.errno not in _IMPOSSIBLE_NAME:
                 raise
-            raise _changed(place, f"no file can have the name {name[:100]!a} beside the others") from None
+            raise ChangedCopy(place.address, f"no file can have the name {name[:100]!a} beside the others") from None
     return project
 
 
-def _compress_raw_files(project: Path, state: State) -> None:
-    """Store the raw files that the backed-up store only referred to."""
+def _compress_raw_files(place: Place, state: State, project: Path) -> None:
+    """Store the raw files that the backed-up store only referred to. ChangedCopy if one is not what its
+    name says."""
     for name in state.files:
         if name.startswith(f"{STORE}/blobs/") and name.endswith(RAW_SUFFIX):
-            BlobStore(project / STORE).adopt(blob_of(name), project / name, compressed=False)
+            try:
+                BlobStore(project / STORE).adopt(blob_of(name), project / name, compressed=False)
+            except (ChangedBlob, FileExistsError, IsADirectoryError, NotADirectoryError):
+                raise ChangedCopy(place.address, f"{name} is not the raw file that its name says") from None
             (project / name).unlink()
 
 
@@ -144,12 +162,15 @@ def _take_key(place: Place, project: Path) -> tuple[Path, bytes] | None:
     """Remove the private key of the store from the project, and return its path in the user's folder of keys, and its
     content; None if there is none. Other files in that folder are the project's own.
 
-    UserError if it is not the key that signed the journal, or if the user has another one of that name.
+    ChangedCopy if it is not the key that signed the journal; UserError if the user has another one of that name.
     """
     public_pem = read_public_key(project / STORE)
     if public_pem is None or not (project / KEYS).is_dir():
         return None
-    name = f"{key_id_of(public_pem)[:ID_DIGITS]}.pem"
+    try:
+        name = f"{key_id_of(public_pem)[:ID_DIGITS]}.pem"
+    except KeyIdError:
+        raise ChangedCopy(place.address, f"{STORE}/{PUBLIC_KEY_NAME} is not a public key") from None
     path, own = project / KEYS / name, keys_folder() / name
     if not path.is_file():
         return None
@@ -159,7 +180,7 @@ def _take_key(place: Place, project: Path) -> tuple[Path, bytes] | None:
     except (UserError, *_MALFORMED):
         signed_here = False
     if not signed_here or any(fault.code not in _OF_AN_EARLIER_STATE for fault in check.changes):
-        raise _changed(place, f"its journal is not signed with {KEYS}/{name}")
+        raise ChangedCopy(place.address, f"its journal is not signed with {KEYS}/{name}")
     content = path.read_bytes()
     if own.exists() and own.read_bytes() != content:
         raise UserError(f"{own} is another key. Move it away, and restore again.")

@@ -23,6 +23,13 @@ Report = Callable[[int, int], None]
 _Item = TypeVar("_Item")
 
 
+class ChangedCopy(UserError):
+    """A copy is not as it was written, so that nothing of it is used."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where} was changed: {why}. Nothing was used.")
+
+
 @dataclass(frozen=True)
 class LocalFile:
     """A file that is copied."""
@@ -92,7 +99,7 @@ def _send(place: Place, name: str, file: LocalFile, count: Count) -> None:
 def fetch_objects(place: Place, wanted: Iterable[CopiedFile], folder: Path, report: Report) -> None:
     """Fetch objects into `folder`, under their SHA-256. What an interrupted call fetched is not fetched again.
 
-    UserError if one does not have the content of its name: it was changed at the place.
+    ChangedCopy if one does not have the content of its name.
     """
     files = {file.sha256: file for file in wanted if not (folder / file.sha256).is_file()}
     with translate_write_errors():
@@ -109,9 +116,7 @@ def _fetch(place: Place, file: CopiedFile, folder: Path, count: Count) -> None:
         place.fetch(name, part, count)
         if sha256_of_file(part) != file.sha256:
             part.unlink()
-            raise UserError(
-                f"{place.address}/{name} was changed: its content is not that of its name. Nothing was used."
-            )
+            raise ChangedCopy(f"{place.address}/{name}", "its content is not that of its name")
         sync_file(part)
         part.replace(folder / file.sha256)
 

@@ -32,6 +32,10 @@ ADD_ATTEMPTS = 3
 """Number of attempts to read a file that another program writes at the same time."""
 
 
+class ChangedBlob(UserError):
+    """A blob of another store has other bytes than its name says."""
+
+
 class BlobStore:
     """Compressed copies of files. Equal bytes are stored once, under any name. A copy is complete or absent.
 
@@ -91,7 +95,7 @@ class BlobStore:
     def adopt(self, sha256: str, source: Path, *, compressed: bool) -> None:
         """Store a blob of another store: `source` is its compressed copy, or has its bytes. It replaces what is here.
 
-        The caller has compared the bytes with the blob's hash, or with that of its redaction.
+        ChangedBlob if its bytes are not those of that hash, or those that a redaction left.
         """
         with translate_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ class BlobStore:
                     file.flush()
                     os.fsync(file.fileno())
                 if decompressed_sha256(temporary) != (self._redacted_sha256(sha256) or sha256):
-                    raise UserError(
+                    raise ChangedBlob(
                         f"The copy of the raw file {sha256[:16]} was changed. Restore it at the other side."
                     )
                 temporary.chmod(0o644)

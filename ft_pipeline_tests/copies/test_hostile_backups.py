@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.copies import states
 from ft_pipeline.copies.archive import reading_place
 from ft_pipeline.copies.restore import restore
@@ -159,6 +161,16 @@ def raw_file_of_another_name(archive: Archive) -> None:
     archive.add("data/store/blobs/ev/evil.raw")
 
 
+def raw_file_whose_folder_is_a_file(archive: Archive) -> None:
+    archive.add(f"data/store/blobs/zz/{ROWS_SHA256}.raw")
+    archive.add(f"data/store/blobs/{ROWS_SHA256[:2]}")
+
+
+def raw_file_whose_copy_is_a_folder(archive: Archive) -> None:
+    archive.add(f"data/store/blobs/{ROWS_SHA256[:2]}/{ROWS_SHA256}.raw")
+    archive.add(f"data/store/blobs/{ROWS_SHA256[:2]}/{ROWS_SHA256}.zst/x")
+
+
 def other_key_of_that_name(archive: Archive) -> None:
     """The backup has another private key under the name of the store's."""
     [name] = [name for name in archive.state["files"] if name.startswith("keys/")]
@@ -177,6 +189,10 @@ def key_that_signed_nothing(archive: Archive) -> None:
     key = create_key()
     archive.add("data/store/signing_key.pub", key.public_pem)
     archive.add(f"keys/{key.key_id[:16]}.pem", key.path.read_bytes())
+
+
+def text_in_place_of_the_public_key(archive: Archive) -> None:
+    archive.add("data/store/signing_key.pub", b"no key")
 
 
 def broken_journal(archive: Archive) -> None:
@@ -198,8 +214,9 @@ HOSTILE: list[Callable[[Archive], None]] = [
     *(member("", kind, object_name(ROWS_SHA256)) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)),
     *(member(STATE, kind, STATE) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE)),
     *(cut_in_the_middle, sparse_object, wrong_size, wrong_content, missing_object, broken_header),
-    *(raw_file_of_another_name, other_key_of_that_name, text_in_place_of_the_key, key_that_signed_nothing),
-    broken_journal,
+    *(raw_file_of_another_name, raw_file_whose_folder_is_a_file, raw_file_whose_copy_is_a_folder),
+    *(other_key_of_that_name, text_in_place_of_the_key, key_that_signed_nothing),
+    *(text_in_place_of_the_public_key, broken_journal),
 ]
 
 
@@ -237,7 +254,9 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(
     assert not (tmp_path / "target" / "shop").exists()
     assert not (tmp_path / "keys").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"shop.tar", "target", "attacker"}
-    assert {path.name for path in tmp_path.glob("target/*")} <= {".shop.restoring"}
+    # What was fetched of a file that ends early is not fetched again from the whole file.
+    left = {".shop.restoring"} if "cannot be read as a backup" in str(refused.value) else set()
+    assert {path.name for path in tmp_path.glob("target/*")} <= left
 
 
 @pytest.mark.parametrize("part", range(0, 90, 11))
@@ -299,8 +318,21 @@ def test_another_key_of_the_same_name_is_not_replaced(
     assert own.read_text() == "another key" and not (tmp_path / "target" / "shop").exists()
 
 
-def test_a_store_that_cannot_be_read_is_said(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive.add("data/store/current/comparison.json", b"[" * 100_000)
+def file_in_place_of_the_store(archive: Archive) -> None:
+    archive.state["files"] = {name: file for name, file in archive.state["files"].items() if "store/" not in name}
+    archive.add("data/store")
+
+
+def folder_in_place_of_a_file(archive: Archive) -> None:
+    archive.state["files"].pop("data/store/views.sql", None)
+    archive.add("data/store/views.sql/x")
+
+
+@pytest.mark.parametrize("attack", [file_in_place_of_the_store, folder_in_place_of_a_file])
+def test_a_store_that_cannot_be_read_is_said(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Callable[[Archive], None]
+) -> None:
+    attack(archive)
     with pytest.raises(UserError, match=r"was restored, but .* cannot be read"):
         bring_back(archive, tmp_path, monkeypatch)
     assert (tmp_path / "target" / "shop" / "project.yaml").is_file()
@@ -317,3 +349,10 @@ def test_a_folder_with_what_is_no_file_is_refused(honest: Path, tmp_path: Path) 
     os.mkfifo(victim)
     with reading_place(str(folder)) as place, pytest.raises(UserError, match="which it should have"):
         restore(place, tmp_path / "shop", lambda done, total: None)
+
+
+def test_the_time_of_a_backup_is_shown_as_it_is_written(archive: Archive, tmp_path: Path) -> None:
+    archive.state["made"] = "\x1b[31mnever"
+    archive.write(tmp_path / "shop.tar")
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "shop.tar"), str(tmp_path / "shop")])
+    assert done.exit_code == 0 and r"as it was on \x1b[31mnever (state 1)" in done.output
