@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.at_rest import require_as_signed
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.journal import check_at_rest
 from ft_pipeline.store.journal_lines import FILE_NAME, read_lines
 from ft_pipeline.store.provenance import user_name
 
@@ -46,12 +46,10 @@ def write_anchor(root: Path, target: str) -> AnchorResult:
     Raises UserError if the store is not signed or not as it was signed, if the anchor is inside the project, or if its
     lines are not the first ones of the journal.
     """
-    check = check_at_rest(root)
+    check = require_as_signed(root)
     content = check.content
     if not check.is_signed:
         raise UserError("This store is not signed, so there is nothing to anchor. Run `ft keys new --reason TEXT`.")
-    if check.changes:
-        raise UserError(f"The store cannot be anchored: {check.changes[0]}. Run `ft audit --verify`.")
     own = (root / FILE_NAME).read_bytes().splitlines()
     with _opened(target, root) as file:
         anchored = _lines(file)

@@ -71,9 +71,10 @@ def warn_of_changed_evidence(store: "ArtifactStore", evidence: "Iterable[Artifac
     """Say in one line if what is shown rests on something that is not as it was signed."""
     from ft_pipeline.cli.display_text import plain, say
     from ft_pipeline.release.intact import fault_in_evidence
+    from ft_pipeline.store.at_rest import not_as_signed
 
     if fault := fault_in_evidence(store, evidence):
-        say(stderr, f"[yellow]ft:[/] This is not as it was signed: {plain(fault)}. Run `ft audit --verify`.")
+        say(stderr, f"[yellow]ft:[/] {plain(not_as_signed('This', fault))}")
 
 
 def home_path(path: Path) -> str:

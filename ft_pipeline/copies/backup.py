@@ -30,9 +30,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.artifact_redaction import drafts_folder
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.at_rest import require_as_signed
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.journal import check_at_rest
 from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.signing import find_key
 
@@ -83,8 +83,7 @@ def back_up(project: Project, place: Place, report: Report, *, with_key: bool) -
     with_key: the private key of the store is part of it. UserError if the key is missing, if the store is not as it was
     signed, or if the place has something else.
     """
-    if changes := check_at_rest(project.store).changes:
-        raise UserError(f"The store cannot be backed up: {changes[0]}. Run `ft audit --verify`.")
+    require_as_signed(project.store)
     previous = newest_state(place, "project")
     drafts_folder(project.store).mkdir(parents=True, exist_ok=True)
     with (

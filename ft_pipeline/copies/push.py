@@ -13,8 +13,8 @@ from ft_pipeline.copies.store_files import Listing, list_store
 from ft_pipeline.copies.transfer import LocalFile, Report, missing_objects, send_objects
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal
+from ft_pipeline.store.at_rest import require_as_signed
 from ft_pipeline.store.locks import project_lock
-from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.signing import find_key
 
 HERE = "this store"
@@ -68,10 +68,7 @@ def plan_push(root: Path, place: Place) -> PushPlan:
     UserError if the store is empty or damaged, if the copy has changes that the store lacks, or if it is of another
     store.
     """
-    complete_last_change(root)
-    check = check_signatures(root)
-    if check.faults:
-        raise UserError(f"The store cannot be copied: {check.faults[0]}. Run `ft audit --verify`.")
+    require_as_signed(root)
     listing = list_store(root)
     here = local_history(listing)
     if here.is_empty:

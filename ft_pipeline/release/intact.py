@@ -7,13 +7,11 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import RELEASED_ARTIFACTS, ledger
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.journal import check_at_rest
+from ft_pipeline.store.at_rest import check_at_rest, complete_if_possible, not_as_signed, require_as_signed
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact
-from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.spec import ArtifactReference
 
 _ROLES = ("base_model", "adapter", "merged_model")
-_ADVICE = "Run `ft audit --verify` to see what was changed."
 
 
 def require_intact(store: ArtifactStore, model: ModelReference) -> None:
@@ -23,7 +21,7 @@ def require_intact(store: ArtifactStore, model: ModelReference) -> None:
     out. Raises UserError for the first difference. The cache of hashes, which anybody who can write to the store can
     edit, is not used. In a store that is not signed, the files are compared with the manifests only.
     """
-    require_signed(store)
+    require_as_signed(store.root)
     if model.record is not None and ledger(store.root).next_number() != model.record.sequence + 1:
         raise UserError(f"The champion is not record {model.record.sequence} any more. Run the command again.")
     for role in _ROLES:
@@ -33,29 +31,25 @@ def require_intact(store: ArtifactStore, model: ModelReference) -> None:
         require_intact_artifact(store, store.require(*reference))
 
 
-def require_signed(store: ArtifactStore) -> None:
-    """Raise UserError if the store is signed, and is not as it was signed."""
-    if changes := check_signatures(store.root).changes:
-        raise UserError(f"The store is not as it was signed: {changes[0]}. {_ADVICE}")
-
-
 def require_intact_artifact(store: ArtifactStore, artifact: Artifact) -> None:
     """Hash the files of an artifact again. Raises UserError if one was changed."""
     try:
         store.verify(artifact.path, thorough=True)
     except BrokenArtifact as error:
-        raise UserError(f"{artifact.kind} {artifact.fingerprint[:12]} was changed: {error}. {_ADVICE}") from error
+        what = f"{artifact.kind} {artifact.fingerprint[:12]}"
+        raise UserError(f"{what} was changed: {error}. Run `ft audit --verify` to see what was changed.") from error
 
 
 def require_signed_evidence(store: ArtifactStore, evidence: Iterable[ArtifactReference]) -> None:
     """Raise UserError if what a release rests on is not as it was signed. See fault_in_evidence."""
+    complete_if_possible(store.root)
     if fault := fault_in_evidence(store, evidence):
-        raise UserError(f"The evidence is not as it was signed: {fault}. Run `ft audit --verify`, and restore it.")
+        raise UserError(not_as_signed("The evidence", fault))
 
 
 def fault_in_evidence(store: ArtifactStore, evidence: Iterable[ArtifactReference]) -> str | None:
     """Return how some artifacts, anything that they were made from, or the records of a store differ from their
-    signatures; None if nothing does, or if the store is not signed.
+    signatures; None if nothing does, or if the store is not signed. Nothing is changed.
 
     Other artifacts do not count: a damaged one stays in the store when it is made again.
     """

@@ -14,9 +14,9 @@ from ft_pipeline.release import champion
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.at_rest import not_as_signed, require_as_signed
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
-from ft_pipeline.store.signature_check import check_signatures
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,8 @@ def approve(store: Path, number: int) -> ChampionRecord:
 
 def _require_as_signed(store: Path, request: MoveRequest) -> None:
     """Raise UserError if the store is signed, and the request is not as its author's process signed it."""
-    check = check_signatures(store)
-    if not check.is_signed:
-        return
-    name = f"requests/{ledger(store).path(request.sequence).name}"
-    signed = check.state.files.get(name)
-    if check.faults or signed is None or signed.entry.by != request.by:
-        reason = str(check.faults[0]) if check.faults else f"{name} is not as it was signed"
-        raise UserError(f"Request {request.sequence} cannot be approved: {reason}. Run `ft audit --verify`.")
+    check = require_as_signed(store)
+    signed = check.state.files.get(f"requests/{ledger(store).path(request.sequence).name}")
+    if check.is_signed and (signed is None or signed.entry.by != request.by):
+        signer = signed.entry.by if signed else "nobody"
+        raise UserError(not_as_signed(f"Request {request.sequence}", f"it names {request.by}, but {signer} signed it"))

@@ -42,7 +42,7 @@ from ft_pipeline.store.journal_lines import (
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.removals import logged_removals
-from ft_pipeline.store.signature_check import SignatureCheck, check_signatures
+from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.signing import (
     PUBLIC_KEY_NAME,
     STATEMENT_TYPE,
@@ -97,17 +97,6 @@ def complete_last_change(root: Path) -> None:
     before work whose result could not be recorded."""
     with changing(root):
         pass
-
-
-def check_at_rest(root: Path) -> SignatureCheck:
-    """Return check_signatures of the store `root` while nothing is recorded, so that a change under way is no fault.
-
-    Whoever cannot record a change, such as a person without the key, checks without waiting.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(UserError):
-            stack.enter_context(changing(root))
-        return check_signatures(root)
 
 
 def _require_never_signed(root: Path) -> None:
@@ -181,7 +170,7 @@ def replace_key(root: Path, reason: str) -> SigningKey:
                 raise UserError(f"The public key of this store is missing. Restore {root / PUBLIC_KEY_NAME}.")
             files, removed = file_hashes(root, *STATE), logged_removals(root)
             return _introduce(root, new_store_key(), ADOPTED, files, reason, removed)
-        if faults := check_signatures(root, files=False).faults:
+        if faults := check_signatures(root, files=False).changes:
             raise UserError(f"The signatures are damaged: {faults[0]}. Run `ft audit --verify`, and restore them.")
         try:
             old = find_key(root)

@@ -482,7 +482,7 @@ def test_a_request_is_approved_only_as_it_was_signed(signed: Shop, ft: Command) 
     assert request and request.sequence == 1
     edit(signed.store.root / "requests" / "000001.json", lambda document: document.update(by="bob"))
     assert "a: better" in ft("approve")[1]  # shows what waits
-    with pytest.raises(UserError, match=r"Request 1 cannot be approved: requests/000001\.json: was edited"):
+    with pytest.raises(UserError, match=r"The store is not as it was signed: requests/000001\.json: was edited"):
         requests.approve(signed.store.root, 1)
 
 

@@ -340,7 +340,7 @@ def test_a_damaged_store_is_not_pushed(projects: Projects, tmp_path: Path) -> No
         send(here, str(tmp_path / "disk"))
     assert not (tmp_path / "disk" / "states").exists()
     (here.store.root / "current" / "adapter@qlora.json").write_text("{}")
-    with pytest.raises(UserError, match=r"The store cannot be copied: current/adapter@qlora.json"):
+    with pytest.raises(UserError, match=r"The store is not as it was signed: current/adapter@qlora.json"):
         send(here, str(tmp_path / "disk"))
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ft_pipeline.audit.anchor import write_anchor
 from ft_pipeline.cli import app
 from ft_pipeline.copies.archive import writing_place
 from ft_pipeline.copies.backup import back_up
+from ft_pipeline.copies.places import open_place
+from ft_pipeline.copies.push import push
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.step import STEPS, BuildContext
 from ft_pipeline.project import Project
@@ -24,7 +27,8 @@ from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.garbage import Garbage, remove_garbage
-from ft_pipeline.store.journal import replace_key, sign_new_store
+from ft_pipeline.store.journal import changing, replace_key, sign_content, sign_new_store
+from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline_tests.audit import attacks
 from ft_pipeline_tests.audit.tampering import edit
@@ -266,6 +270,53 @@ def test_commands_that_show_changed_evidence_say_so(released: Released, command:
     again, said = ft()
     assert again == shown
     assert said.count("\n") == 1 and "is not as it was signed: merged_model" in said
+
+
+def test_a_clock_that_was_ahead_and_was_corrected_blocks_nothing(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = released.store.root
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    attacks.sign_line(released, {}, "pointer", tomorrow)  # type: ignore[arg-type]
+    released.promote(two_people=True)
+    assert {fault.code for fault in check_signatures(root).faults} == {"back_dated"}
+    push(root, open_place(str(released.root.parent / "copy")), "shop", lambda done, total: None)
+    released.back_up()
+    released.anchor()
+    replace_key(root, "a new one")
+    monkeypatch.setattr(provenance, "_name_of", lambda uid: "bob")
+    assert requests.approve(root, 1).sequence == 3
+
+
+def _content(folder: Path) -> dict[Path, bytes]:
+    """All files, without locks: they have the number of the process that held them."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "locks"}
+
+
+@pytest.mark.parametrize("command", ["compare", "recommend", "champion"])
+def test_commands_that_show_do_not_complete_a_change(
+    released: Released, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process signed a record, which is not written, or an artifact, which is still a draft."""
+    root = released.store.root
+    record = root / "champion" / "000003.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            released.put("merged_model", {}, "of a killed process")
+    _show(released, command)
+    with pytest.raises(KeyboardInterrupt), changing(root) as sign:
+        sign_content(sign, root, "champion", record, b'{"sequence": 3}')
+        raise KeyboardInterrupt
+    _show(released, command)
+    released.anchor()
+    assert record.read_bytes() == b'{"sequence": 3}'
+
+
+def _show(shop: Released, command: str) -> None:
+    before = _content(shop.root)
+    done = CliRunner().invoke(app, [command, "--json", "--project", str(shop.root)])
+    assert done.exit_code == 0 and _content(shop.root) == before
 
 
 def test_a_store_without_a_key_is_used_as_before(tmp_path: Path) -> None:

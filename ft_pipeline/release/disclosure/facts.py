@@ -9,11 +9,11 @@ from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.card.model_lineage import Lineage, card_facts, hub_id
 from ft_pipeline.release.disclosure.row_list import RowList, list_of_rows
-from ft_pipeline.release.intact import require_signed
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.store.at_rest import require_as_signed
 
 SNAPSHOT_PREFIX = "raw_"
 """The beginning of the kinds of snapshots of raw files."""
@@ -78,7 +78,7 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
     comparison = current_artifact(store, "comparison")
     card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     history = _history(store, adapters)
-    require_signed(store)
+    require_as_signed(store.root)
     kind = "merged_model" if model.kind == "merged" else "adapter"
     released = store.require(kind, model.fingerprints[kind])
     return ExportFacts(
