@@ -17,12 +17,11 @@ from typing import Any
 from ft_pipeline.copies.histories import POINTERS, Order
 from ft_pipeline.copies.places import Place
 from ft_pipeline.copies.pull_plan import PullPlan, has_new_erasures, plan_pull
-from ft_pipeline.copies.push import complete_last_change
 from ft_pipeline.copies.states import CopiedFile, newest_state
 from ft_pipeline.copies.store_files import COPY_SUFFIX, MANIFESTS, blob_of, journal_lock, list_records, redaction_note
 from ft_pipeline.copies.transfer import Report, fetch_objects
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal_head
+from ft_pipeline.store import journal, journal_head
 from ft_pipeline.store.artifact_redaction import drafts_folder, hold_alone
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
@@ -31,7 +30,7 @@ from ft_pipeline.store.hashing import hashes_of_files
 from ft_pipeline.store.journal_lines import FILE_NAME, matches
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact
-from ft_pipeline.store.signing import PUBLIC_KEY_NAME
+from ft_pipeline.store.signing import PUBLIC_KEY_NAME, find_key
 from ft_pipeline.store.spec import NAME_DIGITS
 from ft_pipeline.store.sql_views import write_views
 from ft_pipeline.store.verification import verified_manifest
@@ -83,7 +82,7 @@ def pull(root: Path, place: Place, report: Report) -> PullResult:
     state = newest_state(place, "store")
     if state is None:
         raise UserError(f"There is no copy of a store in {place.address}. Write one: ft store push {place.address}")
-    complete_last_change(root)
+    _complete_last_change(root)
     staging = drafts_folder(root) / "pull"
     with _held(root, alone=has_new_erasures(root, state)):
         with journal_lock(root).hold():
@@ -114,6 +113,16 @@ def pull(root: Path, place: Place, report: Report) -> PullResult:
         key=keys[-1].key_id if keys else None,
         notes=notes,
     )
+
+
+def _complete_last_change(root: Path) -> None:
+    """Complete a change that a killed process signed and did not make, if this machine has the key."""
+    try:
+        key = find_key(root)
+    except UserError:  # a store that somebody else signs
+        return
+    if key is not None:
+        journal.complete_last_change(root)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,8 @@ from ft_pipeline.copies.states import OBJECTS, State, newest_state, object_name,
 from ft_pipeline.copies.store_files import Listing, list_store
 from ft_pipeline.copies.transfer import LocalFile, Report, missing_objects, send_objects
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal
 from ft_pipeline.store.at_rest import require_as_signed
 from ft_pipeline.store.locks import project_lock
-from ft_pipeline.store.signing import find_key
 
 HERE = "this store"
 
@@ -104,16 +102,6 @@ def push(root: Path, place: Place, project: str, report: Report) -> PushResult:
     return PushResult(
         place.address, state.number, len(files), len(plan.missing), plan.bytes, unused, plan.listing.notes
     )
-
-
-def complete_last_change(root: Path) -> None:
-    """Complete a change that a killed process signed and did not make, if this machine has the key."""
-    try:
-        key = find_key(root)
-    except UserError:  # a store that somebody else signs
-        return
-    if key is not None:
-        journal.complete_last_change(root)
 
 
 def local_history(listing: Listing) -> History:
