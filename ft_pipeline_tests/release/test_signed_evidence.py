@@ -238,6 +238,16 @@ def test_a_request_on_changed_evidence_is_not_approved(released: Released, monke
         requests.approve(released.store.root, 1)
 
 
+def test_a_request_in_the_name_of_somebody_else_is_not_approved(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(requests, "user_name", lambda: "bob")
+        released.promote(two_people=True)
+    with pytest.raises(UserError, match=r"Request 1 is not as it was signed: it names bob, but .* signed it"):
+        requests.approve(released.store.root, 1)
+
+
 @pytest.mark.parametrize("command", [Released.anchor, Released.back_up])
 def test_a_changed_store_is_not_kept_elsewhere(released: Released, command: Callable[[Released], None]) -> None:
     rewrite_comparison(released)
