@@ -17,7 +17,10 @@ BUSY_SECONDS = 30.0
 
 
 def redact_database(path: Path, erased: ErasedTexts) -> int:
-    """Redact every text column of a database. Return the number of changed cells."""
+    """Redact every text column of a database. Return the number of changed cells.
+
+    Raises sqlite3.DatabaseError if the file is no database, or damaged.
+    """
     changed = 0
     with translate_write_errors(), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         for table, column in list(_text_columns(connection)):
@@ -48,9 +51,9 @@ def _redact_cell(text: str, erased: ErasedTexts) -> str:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
-        return erased.redact_text(text)
-    if isinstance(value, (dict, list)):
-        redacted = erased.redact_value(value)
-        return json.dumps(redacted) if redacted != value else text
+        if isinstance(value, (dict, list)):
+            redacted = erased.redact_value(value)
+            return json.dumps(redacted) if redacted != value else text
+    except (ValueError, RecursionError):
+        pass
     return erased.redact_text(text)

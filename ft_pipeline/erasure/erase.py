@@ -6,6 +6,7 @@ record included. Until then, the same command, run again, completes the erasure.
 """
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -103,7 +104,7 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
 
 def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> ErasureResult:
     index = ArtifactIndex(project.store)
-    reasons = read_reasons(project.root)
+    reasons, unread = read_reasons(project.root)
     lineage = trace(project, index, chosen, telling_words([reason, *(given.text for given in reasons)]))
     salt = salt_of(project.root / "data")
     rows = [_describe_row(placed, salt) for placed in lineage.rows]
@@ -115,8 +116,8 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     named = {given: found for given in reasons if (found := repeated_in(given.text, in_reasons, lineage.telling))}
     erased = replace(erased, texts=texts.union(given.text for given in named))
     when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
-    add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     usage = usage_of(index, chosen[0].origin, list(markers))
+    add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     models = [asdict(use) for use in usage.uses if use.how != MADE_FROM_IT]
     number = redaction_ledger(project.store).next_number()
     origins = origins_by_artifact(index, lineage)
@@ -129,6 +130,7 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
         f"not redacted, because it cannot be read: {place}. Remove it." for place in [*lineage.missing, *unreadable]
     ]
     notes += [describe_kept(given.file, found) for given, found in named.items()]
+    notes += [f"{file} cannot be read as a record, so that its reasons were not searched. Check it." for file in unread]
     notes += _notes_on_unread(project, erased, lineage, blobs)
     notes += [
         f"{name} names a remote file that still has erased rows. They are replaced when it is downloaded again. Remove "
@@ -236,7 +238,12 @@ def _redact_loose_files(
         elif treatment == "answers":
             answers += erase_answers(path, lambda event: _is_erased_answer(event, erased, lineage))
         elif treatment == "database":
-            events += redact_database(path, in_ui)
+            try:
+                events += redact_database(path, in_ui)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # such as a lock: the same command can be run again
+                    raise
+                notes.append(f"{path.relative_to(project.root)} was not searched ({error}). Check it.")
         elif treatment == "text":
             events += _redact_text_file(path, in_ui, project.store)
         else:

@@ -20,7 +20,7 @@ result names it if the reason repeats something of a row.
 removed: the file is removed, because it can be made again.
 named: the user's own file, which is not changed. The result names it if it contains a text.
 no rows: it contains no text of a row.
-unknown: nothing should be of this kind. The result names the file."""
+unknown: nothing should be of this kind, or it is no regular file, such as a pipe. The result names the file."""
 
 FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/raw/*", "rows"),
@@ -77,7 +77,9 @@ def treatment_of(relative: str) -> Treatment:
 def files_of(root: Path, *treatments: Treatment) -> Iterator[tuple[Path, Treatment]]:
     """Yield the files of a project that are treated in one of these ways. Links are not followed."""
     for folder, _, names in os.walk(root):
-        for path in (Path(folder) / name for name in sorted(names)):
+        for path in (Path(folder) / name for name in sorted(names) if not (Path(folder) / name).is_symlink()):
             treatment = treatment_of(path.relative_to(root).as_posix())
-            if treatment in treatments and not path.is_symlink():
+            if treatment not in ("no rows", "removed") and not path.is_file():
+                treatment = "unknown"  # who opens a pipe waits for its writer
+            if treatment in treatments:
                 yield path, treatment

@@ -3,7 +3,6 @@
 Records are signed, and each contains the hash of the one before it. So a reason stays in its record, and is named.
 """
 
-import json
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import yaml
 
 from ft_pipeline.erasure.file_kinds import files_of
 from ft_pipeline.erasure.near_copies import Words
+from ft_pipeline.settings.bounded_yaml import load_bounded
+from ft_pipeline.store.checked_json import parse_checked
 from ft_pipeline.store.journal_lines import unverified_statement
 from ft_pipeline.store.signing import BadSignature
 from ft_pipeline.store.text_redaction import ErasedTexts
@@ -35,24 +36,28 @@ class Reason:
     text: str
 
 
-def read_reasons(root: Path) -> list[Reason]:
-    """Return the reasons in all records of a project."""
-    return [
-        Reason(path.relative_to(root).as_posix(), text)
-        for path, _ in files_of(root, "record")
-        for text in dict.fromkeys(_reasons_in(_documents(path)))
-    ]
+def read_reasons(root: Path) -> tuple[list[Reason], list[str]]:
+    """Return the reasons in all records of a project, and the paths of the records that cannot be read in full."""
+    reasons: dict[Reason, None] = {}
+    unread: dict[str, None] = {}
+    for path, _ in files_of(root, "record"):
+        file = path.relative_to(root).as_posix()
+        content = path.read_bytes()
+        for part in content.splitlines() if path.suffix == ".jsonl" else [content]:
+            try:
+                document = _document(part, path.suffix)
+            except (ValueError, yaml.YAMLError, BadSignature):
+                unread[file] = None
+            else:
+                reasons |= {Reason(file, text): None for text in _reasons_in(document)}
+    return list(reasons), list(unread)
 
 
-def _documents(path: Path) -> Any:
-    """Return what is in a record, or the list of what is in a journal; None if it cannot be read."""
-    content = path.read_bytes()
-    try:
-        if path.suffix == ".jsonl":
-            return [unverified_statement(line) for line in content.splitlines()]
-        return yaml.safe_load(content) if path.suffix == ".yaml" else json.loads(content)
-    except (ValueError, yaml.YAMLError, BadSignature):
-        return None
+def _document(content: bytes, suffix: str) -> Any:
+    """Return what is in a record, or in a line of a journal."""
+    if suffix == ".jsonl":
+        return unverified_statement(content)
+    return load_bounded(content.decode("utf-8")) if suffix == ".yaml" else parse_checked(content, dict[str, Any])
 
 
 def _reasons_in(value: Any) -> Iterator[str]:

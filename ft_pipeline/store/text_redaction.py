@@ -193,9 +193,9 @@ class ErasedTexts:
     def _redact_json(self, content: bytes) -> bytes:
         try:
             value = json.loads(content)
-        except ValueError:
+            redacted = self.redact_value(value)
+        except (ValueError, RecursionError):
             return self.redact_plain_text(content)
-        redacted = self.redact_value(value)
         if redacted == value:
             return content
         indent = 2 if b"\n" in content.strip() else None

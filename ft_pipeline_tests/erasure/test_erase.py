@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -307,3 +309,88 @@ def test_an_invalid_excluded_yaml_stops_the_tables(released: Shop) -> None:
     (released.root / "data" / "excluded.yaml").write_text("rows: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"data/excluded\.yaml is invalid"):
         released.materialize()
+
+
+DEEP_JSON = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
+DEEP_YAML = b"[" * 5_000 + b"]" * 5_000
+BOMB = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]).encode()
+
+
+@pytest.fixture
+def no_endless_wait() -> Iterator[None]:
+    """Fail a test that waits for a pipe, or counts without end."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError("the erasure waits")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("no_endless_wait")
+def test_pipes_are_named_as_not_searched(released: Shop, ft_json: Command) -> None:
+    names = (
+        "data/raw/alpaca/pipe.jsonl",
+        "data/store/champion/000009.json",
+        "data/store/notifications.jsonl",
+        "data/store/teachers/t/log.jsonl",
+        "dagster_home/history/runs.db",
+        "dagster_home/run.err",
+        "notes/pipe.txt",
+    )
+    for name in names:
+        (released.root / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(released.root / name)
+    notes = erase_row(ft_json)["notes"]
+    assert [name for name in names if not any(name in note and "not searched" in note for note in notes)] == []
+    assert files_containing(released.root, *NAMES) == []
+
+
+@pytest.mark.usefixtures("no_endless_wait")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data/store/inbox/99999999.json", DEEP_JSON),
+        ("data/store/inbox/99999999.json", b"[1]"),
+        ("dagster_home/history/runs.db", b"no database" * 999),
+    ],
+)
+def test_records_that_cannot_be_read_are_named_as_not_searched(
+    released: Shop, ft_json: Command, name: str, content: bytes
+) -> None:
+    (released.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (released.root / name).write_bytes(content)
+    notes = erase_row(ft_json)["notes"]
+    assert any(note.startswith(name) and "not searched" in note for note in notes), notes
+    assert files_containing(released.root, *NAMES) == []
+
+
+@pytest.mark.usefixtures("no_endless_wait")
+@pytest.mark.parametrize("content", [BOMB, DEEP_YAML])
+def test_a_planted_list_of_erased_rows_is_refused(released: Shop, ft: Command, content: bytes) -> None:
+    (released.root / "data" / "excluded.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"data/excluded\.yaml is invalid"):
+        ft("erase", FILE, str(ROW), "--reason", "request 4711")
+    assert files_containing(released.root, *NAMES)
+
+
+def test_a_broken_champion_record_stops_an_erasure_before_it_begins(released: Shop, ft: Command) -> None:
+    """Which champions learned from the row could not be told."""
+    (released.store.root / "champion" / "99999999.json").write_bytes(DEEP_JSON)
+    with pytest.raises(UserError, match=r"The record champion/99999999\.json cannot be read"):
+        ft("erase", FILE, str(ROW), "--reason", "request 4711")
+    assert not (released.root / "data" / "excluded.yaml").exists()
+
+
+@pytest.mark.parametrize("line", [DEEP_JSON, b"[1]", b'{"answer": 3}', b'{"answer": "", "calls": [1]}'])
+def test_lines_of_another_form_do_not_stop_an_erasure(released: Shop, ft_json: Command, line: bytes) -> None:
+    event = json.dumps({"event": "answered", "key": "k", "answer": SECRET["output"]}).encode()
+    for name in ("notifications.jsonl", "teachers/t/log.jsonl"):
+        path = released.store.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(line + b"\n" + event + b"\n")
+    erase_row(ft_json)
+    assert files_containing(released.root, *NAMES) == []

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply, Spending
 from ft_pipeline.store.atomic_files import rewriting, sync_folder
+from ft_pipeline.store.checked_json import UnreadableJson, parse_checked
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.text_redaction import PLACEHOLDER
 
@@ -220,6 +222,20 @@ def _reply_fields(reply: Reply | None) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Call:
+    arguments: str
+
+
+@dataclass(frozen=True)
+class _Event:
+    """The types of an event's texts."""
+
+    answer: str | None = None
+    message: str | None = None
+    calls: list[_Call] = field(default_factory=list)
+
+
 def erase_answers(path: Path, is_erased: Callable[[dict[str, Any]], bool]) -> int:
     """Remove the texts of events from a log, and return their number. Later runs send these requests again.
 
@@ -228,8 +244,8 @@ def erase_answers(path: Path, is_erased: Callable[[dict[str, Any]], bool]) -> in
     erased = 0
     with rewriting(path) as target, path.open("rb") as file:
         for line in file:
-            with contextlib.suppress(orjson.JSONDecodeError):
-                event = orjson.loads(line)
+            with contextlib.suppress(UnreadableJson):
+                event = parse_checked(line, _Event)
                 if not event.get("erased") and is_erased(event):
                     erased += 1
                     event.pop("calls", None)
