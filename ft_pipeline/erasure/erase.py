@@ -18,7 +18,7 @@ from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.row_usage import MADE_FROM_IT, usage_of
 from ft_pipeline.erasure.dagster_log import redact_database
 from ft_pipeline.erasure.file_kinds import files_of
-from ft_pipeline.erasure.lineage import Lineage, PlacedRow, calls_of, origins_by_artifact, trace
+from ft_pipeline.erasure.lineage import Lineage, PlacedRow, origins_by_artifact, trace
 from ft_pipeline.erasure.own_files import NotSearched, find_text
 from ft_pipeline.erasure.raw_copies import RawFile, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
@@ -111,9 +111,8 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     markers = {identity: erasure_marker(salted(identity, salt)) for identity in sorted(lineage.ids)}
     texts = frozenset(text for text in lineage.texts - lineage.shared if words_of(text))
     erased = ErasedTexts(markers, texts, frozenset(lineage.texts), frozenset(lineage.kept))
-    in_reasons = replace(erased, texts=texts - calls_of(lineage.rows))  # records refer to calls by their ids
-    _require_neutral(reason, in_reasons, lineage)
-    named = {given: found for given in reasons if (found := repeated_in(given.text, in_reasons, lineage.telling))}
+    _require_neutral(reason, lineage)
+    named = {given: found for given in reasons if (found := repeated_in(given.text, lineage.telling, lineage.ids))}
     erased = replace(erased, texts=texts.union(given.text for given in named))
     when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
     usage = usage_of(index, chosen[0].origin, list(markers))
@@ -154,9 +153,9 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     )
 
 
-def _require_neutral(reason: str, erased: ErasedTexts, lineage: Lineage) -> None:
+def _require_neutral(reason: str, lineage: Lineage) -> None:
     """Raise UserError if the reason repeats what is to be erased: its record stays as it is."""
-    if found := repeated_in(reason, erased, lineage.telling):
+    if found := repeated_in(reason, lineage.telling, lineage.ids):
         raise UserError(
             f"The reason repeats {found} of the row, and its record can never be changed. Write the number of the "
             "request instead."

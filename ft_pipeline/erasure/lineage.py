@@ -68,7 +68,7 @@ class Lineage:
     kept: set[str] = field(default_factory=set)
     """Texts of other rows with which one of `texts` begins."""
     telling: set[Words] = field(default_factory=set)
-    """Names and numbers that a reason and no other row contains."""
+    """What identifies somebody (reasons.telling_words), and a reason and no other row contains."""
     also: dict[str, None] = field(default_factory=dict)
     """Rows that share a text and stay."""
     stays: dict[Words, dict[Place, None]] = field(default_factory=dict)
@@ -94,7 +94,7 @@ def trace(
 ) -> Lineage:
     """Return the lineage of the chosen rows of a raw file.
 
-    in_reasons: the names and numbers (reasons.telling_words) in what people wrote about decisions.
+    in_reasons: what identifies somebody (reasons.telling_words) in what people wrote about decisions.
     """
     lineage = Lineage(mask=project.settings.data.masked(FORMATS))
     fragments = _find_copies(project, index, chosen, lineage)
@@ -246,7 +246,7 @@ def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
 
 
 def _find_shared(project: Project, ids: set[str], lineage: Lineage, telling: Collection[Words]) -> set[Words]:
-    """Return the words of those texts, names and numbers that rows with other ids contain, too.
+    """Return the words of those texts, and those of `telling`, that rows with other ids contain, too.
 
     Rows that contain a turn of an erased row, or all of its turns if they are short, are added to `also`.
     """
