@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.project import has_separate_database
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.store.locks import FileLock
 
 
@@ -67,7 +67,7 @@ def connect_instance() -> dg.DagsterInstance:
 
 def _open_separate_database(settings: Path) -> dg.DagsterInstance:
     """Raises UserError if an environment variable that dagster.yaml refers to is not set."""
-    for name in _referenced_variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
+    for name in _referenced_variables(load_bounded(settings.read_text(encoding="utf-8"))["storage"]):
         if not os.environ.get(name):
             raise UserError(
                 f"{name} is not set, but {settings} reads the address of Dagster's database from it. Set it."

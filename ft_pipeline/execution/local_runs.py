@@ -25,6 +25,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from ft_pipeline.execution.dagster_names import PARTITION, STARTED_BY, asset_keys, prefixed
 from ft_pipeline.execution.orphaned_runs import lock_new_run
 from ft_pipeline.project import Project
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.store.provenance import user_name
 
 DEFINITIONS = "ft_pipeline.definitions"
@@ -79,7 +80,7 @@ def _origin(project: Project, job: str) -> RemoteJobOrigin:
 def _location_name(project: Project) -> str:
     """Return the name under which a workspace serves this package: that of the project, or one like it."""
     with contextlib.suppress(OSError, ValueError, StopIteration, KeyError, TypeError, yaml.YAMLError):
-        workspace = yaml.safe_load((project.root / "workspace.yaml").read_text(encoding="utf-8"))
+        workspace = load_bounded((project.root / "workspace.yaml").read_text(encoding="utf-8"))
         modules = [entry["python_module"] for entry in workspace["load_from"]]
         return next(module["location_name"] for module in modules if module["module_name"] == DEFINITIONS)
     return CODE_LOCATION

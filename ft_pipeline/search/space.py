@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 import yaml
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.yaml_file import section_of, validate_document
 
@@ -144,7 +145,7 @@ def _read_dimension(text: str) -> Dimension:
     if match := re.fullmatch(r"\s*([^,\[\]]+?)\.\.([^,\[\]]+?)\s*", values):
         return _read_range(key, match[1], match[2], kinds)
     try:
-        choices = yaml.safe_load(f"[{values}]")
+        choices = load_bounded(f"[{values}]")
     except yaml.YAMLError:
         raise UserError(f"--over {text} is not a list of values. Separate values with commas.") from None
     choices = tuple(_as_number(choice, kinds) for choice in choices)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from ft_pipeline.defs.training_chain import (
     ADAPTER_SHAPE,
     ADAPTER_TECHNIQUES,
@@ -21,6 +19,7 @@ from ft_pipeline.execution.machines import device_need
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
 from ft_pipeline.project import Project
 from ft_pipeline.search.space import Dimension, Value, current_value, read_space
+from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -82,7 +81,7 @@ def read_request(request: SweepRequest) -> tuple[dict[str, Any], tuple[Dimension
     if request.budget_seconds is None and request.trials is None:
         raise UserError("A search needs an end. Add --budget 2h, --trials 12, or both.")
     path = request.project.root / "experiments" / f"{request.experiment}.yaml"
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = load_bounded(path.read_text(encoding="utf-8"))
     space = read_space(request.over, document)
     _require_one_start(request, space)
     return document, space

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import local_runs
 from ft_pipeline.execution.instance import connect_instance
+from ft_pipeline.project import Project
 
 
 def test_ft_ui_starts_dagster_once_the_tables_are_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +73,17 @@ def test_a_port_in_use_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use"):
             CliRunner().invoke(app, ["ui", "--project", str(root), "--port", str(port)], catch_exceptions=False)
+
+
+def test_settings_with_aliases_without_end_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    text = "\n".join(["a0: &a0 [x]", *lines, "storage: *a11"])
+    (tmp_path / "dagster.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be opened: its aliases repeat too many values"):
+        connect_instance()
+    (tmp_path / "workspace.yaml").write_text("[" * 5000 + "]" * 5000, encoding="utf-8")
+    assert local_runs._location_name(Project(tmp_path)) == local_runs.CODE_LOCATION
 
 
 def test_a_database_without_an_address_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def test_the_own_document_is_kept_except_for_values_and_members() -> None:
         ("lora.r", r"--over lora\.r names no values\."),
         ("lora.r=8,8", r"--over lora\.r=8,8 names a value twice\."),
         ("lora.r=[8", r"is not a list of values\."),
+        (f"lora.r={'[' * 5000}8{']' * 5000}", r"is not a list of values\."),
         ("base_model=a,b", r"--over base_model: a search cannot vary it, because losses would not be comparable\."),
         ("dpo.beta=0.1,0.2", r"--over dpo\.beta: a search cannot vary it"),
         ("training.seed=1,2", r"The best of several seeds is luck\."),
