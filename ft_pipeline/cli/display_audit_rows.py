@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from posixpath import normpath
 from typing import Any
 
 from rich.console import Console
@@ -101,8 +102,11 @@ def show_changes(console: Console, changes: Mapping[str, Any]) -> None:
 def show_erasure(console: Console, result: ErasureResult) -> None:
     """Print what was erased, which models used it, and what to do next."""
     say(console, f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
-    for row in result.rows:
-        say(console, f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}")
+    # A document of a trace file has rows of several tables, which name it relative to their own folder.
+    for place in dict.fromkeys(
+        (normpath(f"data/raw/{row['format']}/{row['file']}"), row["row"]) for row in result.rows
+    ):
+        say(console, f"  {plain(place[0])}:{place[1]}")
     kinds = Counter(artifact["kind"] for artifact in result.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
     files = plain(", ".join(result.files)) or "no raw file"
