@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from ft_pipeline.store.text_redaction import ErasedTexts
 from ft_pipeline.tables.reading.compressed import codec_of, expanded, max_expanded_bytes
+from ft_pipeline.tables.reading.containers import LZMA_HEADER_BYTES, is_lzma
 from ft_pipeline.tables.reason_codes import Refused
 
 MAX_DEPTH = 3
 """How often a text may be packed into another file."""
-_HEAD_BYTES = 8
-_NOT_READ = {b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "RAR"}
+_NOT_READ = {b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "RAR", b"LZIP": "lzip", b"\x04\x22\x4d\x18": "lz4"}
 """How files begin that are packed in a way that is not read."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, pa.ArrowException)
 """Errors of an archive that is damaged, encrypted or packed in a way that is not read."""
@@ -47,7 +47,7 @@ class _Search:
         if self.erased.is_in_file(path):
             return True
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(LZMA_HEADER_BYTES)
         try:
             if head.startswith(b"PAR1"):
                 return self.erased.is_in_table(path)
@@ -57,7 +57,7 @@ class _Search:
                 return self._finds_in_stream(path, depth)
         except _DAMAGED as error:
             raise NotSearched(f"it cannot be unpacked: {error}") from error
-        if kind := next((kind for magic, kind in _NOT_READ.items() if head.startswith(magic)), None):
+        if kind := _packed_with(head):
             raise NotSearched(f"it is packed with {kind}")
         return False
 
@@ -84,6 +84,13 @@ class _Search:
         self.left -= size
         if self.left < 0:
             raise NotSearched("it expands to too many bytes")
+
+
+def _packed_with(head: bytes) -> str | None:
+    """Return the program that packed a file that is not read, by its beginning."""
+    if is_lzma(head):
+        return "lzma"
+    return next((kind for magic, kind in _NOT_READ.items() if head.startswith(magic)), None)
 
 
 def _deeper(depth: int) -> int:

@@ -230,6 +230,7 @@ def test_rows_with_all_short_turns_of_the_row_are_listed(shop: Shop) -> None:
     [
         ("utf-16.jsonl", "still contains a text"),
         ("packed.jsonl.xz", "was not searched (it is packed with xz)"),
+        ("packed.jsonl.lzma", "was not searched (it is packed with lzma)"),
         ("cut.jsonl.gz", "was not searched (the gzip stream is cut off"),
         ("cut.json", "cannot be read row by row"),
     ],
@@ -240,6 +241,7 @@ def test_raw_files_that_cannot_be_read_are_named_with_their_kept_copies(shop: Sh
     content = {
         "utf-16.jsonl": json.dumps(row).encode("utf-16"),
         "packed.jsonl.xz": lzma.compress(json.dumps(row).encode()),
+        "packed.jsonl.lzma": lzma.compress(json.dumps(row).encode(), lzma.FORMAT_ALONE),
         "cut.jsonl.gz": gzip.compress(json.dumps(row).encode())[:-4],
         "cut.json": json.dumps([row, row])[:-1].replace("O", "\\u004f").encode(),
     }
@@ -610,6 +612,7 @@ def test_what_cannot_be_unpacked_is_named_as_not_searched(shop: Shop, monkeypatc
         "damaged.zip": zipped({"a.txt": text}).replace(b"a.txt", b"b.txt", 1),
         "deep.gz": gzip.compress(gzip.compress(gzip.compress(gzip.compress(text)))),
         "x.xz": lzma.compress(text),
+        **{f"y{preset}.lzma": lzma.compress(text, lzma.FORMAT_ALONE, preset=preset) for preset in (0, 6, 9)},
     }
     for name, content in contents.items():
         (shop.root / name).write_bytes(content)
@@ -812,6 +815,9 @@ def test_a_corrected_call_is_erased_as_conversation_and_as_pair(shop: Shop) -> N
         ("preferences", "../traces/log.jsonl"),
         ("feedback", "../traces/log.jsonl"),
     }
+    shown = _shown(result)
+    assert shown.count("data/raw/traces/log.jsonl:1") == shown.count("data/raw/traces/log.jsonl:2") == 1
+    assert "../" not in shown
     assert traces(shop.root, asked, wrong, right) == []
 
 

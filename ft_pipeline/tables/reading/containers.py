@@ -32,6 +32,9 @@ _MAGIC = (
     (b"7z\xbc\xaf\x27\x1c", "7z"),
     (b"Rar!\x1a\x07", "rar"),
 )
+LZMA_HEADER_BYTES = 13
+_LZMA_PROPERTIES, _LZMA_MIN_DICTIONARY, _LZMA_MAX_BYTES = 9 * 5 * 5, 1 << 12, 1 << 38
+"""What the header of a .lzma file, which has no mark, may contain."""
 
 
 def check_path(path: Path, data_dir: Path) -> Path:
@@ -101,6 +104,8 @@ def _refuse_unreadable(head: bytes) -> None:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             raise Refused("compressed", f"the content is a {name} archive; unpack it and put the file itself here")
+    if is_lzma(head):
+        raise Refused("compressed", "the content is an lzma stream; unpack it and put the file itself here")
     if head[257:262] == b"ustar":
         raise Refused("compressed", "the content is a tar archive; unpack it and put the file itself here")
     encoding = next((name for bom, name in _UTF_BOMS if head.startswith(bom)), None) or _utf_by_zeros(head)
@@ -108,6 +113,15 @@ def _refuse_unreadable(head: bytes) -> None:
         raise Refused(
             "not_utf8", f"the content is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
         )
+
+
+def is_lzma(head: bytes) -> bool:
+    """Return whether this is the header of a .lzma file: properties, size of the dictionary, size of the content."""
+    properties, dictionary, size = head[:1], int.from_bytes(head[1:5], "little"), head[5:LZMA_HEADER_BYTES]
+    is_size = len(size) == 8 and (size == b"\xff" * 8 or int.from_bytes(size, "little") < _LZMA_MAX_BYTES)
+    # Programs write 2^n, or 2^n + 2^(n-1). No text begins like that.
+    is_dictionary = dictionary >= _LZMA_MIN_DICTIONARY and f"{dictionary:b}".rstrip("0") in ("1", "11")
+    return is_size and is_dictionary and properties[0] < _LZMA_PROPERTIES
 
 
 def _utf_by_zeros(head: bytes) -> str | None:
