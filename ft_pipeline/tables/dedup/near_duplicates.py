@@ -6,8 +6,8 @@ are read again. Their rarest shingles select the pairs to compare. An exact coun
 Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
 duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
 
-Boilerplate is what several of these rows share beside the answer, such as the instructions that an application sends
-with every request. By it, rows that differ only in a short question would all be near each other.
+Boilerplate is what several rows share, such as the instructions that an application sends with every request. By it,
+rows that differ only in a short question would all be near each other (comparison.py).
 """
 
 import tempfile
@@ -18,21 +18,17 @@ from typing import IO
 
 import numpy as np
 
+from ft_pipeline.tables.dedup.comparison import PAIR_ROWS, Comparison
 from ft_pipeline.tables.dedup.keys import Keys
 from ft_pipeline.tables.dedup.minhash import share_a_band
-from ft_pipeline.tables.dedup.shingles import ANSWER
 
 BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
 """Number of shingles, and of their rows, that are sorted at a time."""
 MAX_POSTINGS = 256
 """Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
 row that is not remembered may be missed."""
-MAX_CANDIDATES = 256
+MAX_CANDIDATES = 64
 """Rows that a row is compared with: those with which it shares the most rare shingles."""
-COMMON_ROWS = 4
-"""A shingle that more rows have is common."""
-MIN_BOILERPLATE = 16
-"""Number of common shingles of a row from which they are boilerplate. Fewer are phrases, such as "Have a nice day!"."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
 _FREQUENCY_BITS = 40
@@ -86,17 +82,8 @@ def find_near(
     ascending = np.sort(rows)
     sets = ShingleSets.of_rows(*read_shingles(ascending))
     frequencies = sets.frequencies()
-    own = sets.without(are_common(frequencies))
-    rare = drop_unshared(*select_rarest(own, frequencies))
-    return match_sets(ascending, np.searchsorted(ascending, rows), own, rare, may_replace, sets)
-
-
-def are_common(frequencies: np.ndarray) -> np.ndarray:
-    """Return a bool for each value of a shingle's lowest bits: whether it is common. frequencies: of all rows.
-
-    Among many rows, different shingles agree in these bits. They are not counted as one that many rows have.
-    """
-    return frequencies > COMMON_ROWS + 2 * np.median(frequencies)
+    rare = drop_unshared(*select_rarest(sets, frequencies))
+    return match_sets(ascending, np.searchsorted(ascending, rows), sets, rare, frequencies, may_replace)
 
 
 @dataclass
@@ -128,28 +115,19 @@ class ShingleSets:
             sizes[begin:end] = np.bincount(owners[distinct] - begin, minlength=end - begin)
         return cls(sets.read(), np.cumsum(sizes) - sizes, sizes, answers)
 
-    def without(self, is_common: np.ndarray) -> "ShingleSets":
-        """Return the sets without boilerplate. is_common: a bool for each value of a shingle's lowest bits."""
-        own, sizes = Spill(), np.zeros(len(self.sizes), dtype=np.int64)
-        for begin, end, first, last in _blocks(self.sizes):
-            owners, block = np.repeat(np.arange(end - begin), self.sizes[begin:end]), self.shingles[first:last]
-            is_own = ~is_common[lowest_bits(block)] | (block >= ANSWER)
-            has_phrases = np.bincount(owners[~is_own], minlength=end - begin) < MIN_BOILERPLATE
-            stays = is_own | has_phrases[owners]
-            own.append(block[stays])
-            sizes[begin:end] = np.bincount(owners[stays], minlength=end - begin)
-        return ShingleSets(own.read(), np.cumsum(sizes) - sizes, sizes, self.answers)
-
     def of(self, row: int) -> np.ndarray:
         return self.shingles[self.starts[row] : self.starts[row] + self.sizes[row]]
 
-    def common(self, row: int, others: np.ndarray) -> np.ndarray:
-        """Return, for each of the other rows, how many shingles of `row` it has."""
+    def compare(self, row: int, others: np.ndarray, counts: np.ndarray) -> Comparison:
+        """Compare a row with others. counts: of rows, for each value of a shingle's lowest bits."""
         row_set, sizes = self.of(row), self.sizes[others]
-        before = np.cumsum(sizes) - sizes
-        shingles = self.shingles[np.repeat(self.starts[others] - before, sizes) + np.arange(int(sizes.sum()))]
+        begins = np.cumsum(sizes) - sizes
+        shingles = self.shingles[np.repeat(self.starts[others] - begins, sizes) + np.arange(int(sizes.sum()))]
         places = np.minimum(np.searchsorted(row_set, shingles), len(row_set) - 1)
-        return np.add.reduceat((row_set[places] == shingles).astype(np.int64), before)
+        shared = row_set[places] == shingles
+        have = np.zeros((len(others), len(row_set)), dtype=bool)
+        have[np.repeat(np.arange(len(others)), sizes)[shared], places[shared]] = True
+        return Comparison(counts[lowest_bits(row_set)], counts[lowest_bits(shingles)], begins, shared, have)
 
     def frequencies(self) -> np.ndarray:
         """Return, for each value of a shingle's lowest bits, the number of sets that have it."""
@@ -189,11 +167,10 @@ def select_rarest(sets: ShingleSets, frequencies: np.ndarray) -> tuple[np.ndarra
 
     frequencies: over all sets that are compared, also those that are not in `sets`.
     """
-    parts = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
+    parts = []
     for begin, end, first, last in _blocks(sets.sizes):
-        if last > first:
-            owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
-            parts.append(_rarest(owners, sets.shingles[first:last], frequencies))
+        owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
+        parts.append(_rarest(owners, sets.shingles[first:last], frequencies))
     owners, shingles = (np.concatenate(column) for column in zip(*parts, strict=True))
     return owners, shingles if sets.answers is None else shingles ^ sets.answers[owners]
 
@@ -235,24 +212,29 @@ def match_sets(
     order: np.ndarray,
     sets: ShingleSets,
     rare: RareShingles,
+    frequencies: np.ndarray,
     may_replace: MayReplace | None,
-    whole: ShingleSets | None = None,
 ) -> dict[int, int]:
     """Return row → the first kept row before it that it is near to.
 
-    rows: the row of each set. order: the sets in the order in which they are kept. whole: the sets with their
-    boilerplate. What one of two rows alone has of it is a difference: two instructions may come with one question.
+    rows: the row of each set. order: the sets in the order in which they are kept. frequencies: as for select_rarest.
     """
+    # Among many rows, different shingles agree in the bits by which they are counted.
+    chance = int(np.median(frequencies))
+    counts, least = frequencies - chance, PAIR_ROWS + 2 * chance
 
     def may_replace_set(candidates: np.ndarray, number: int) -> np.ndarray:
         return may_replace(rows[candidates], int(rows[number]))  # type: ignore[misc]
 
-    matches = _match_in_order(sets, whole or sets, order, rare, may_replace_set if may_replace else None)
+    def are_near(candidates: np.ndarray, number: int) -> np.ndarray:
+        return sets.compare(number, candidates, counts).near(least)
+
+    matches = _match_in_order(sets, order, rare, may_replace_set if may_replace else None, are_near)
     return {int(rows[number]): int(rows[original]) for number, original in matches}
 
 
 def _match_in_order(
-    sets: ShingleSets, whole: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None
+    sets: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None, are_near: MayReplace
 ) -> Iterator[tuple[int, int]]:
     """Go through the sets in this order. Compare each with the kept sets that share enough rare shingles with it."""
     begins, ends = (np.searchsorted(rare.owners, order, side=side) for side in ("left", "right"))
@@ -265,9 +247,10 @@ def _match_in_order(
         candidates = _sharing_enough(sets, row, lists)
         if may_replace is not None and candidates.size:
             candidates = candidates[may_replace(candidates, row)]
-        original = _first_near(sets, whole, row, candidates[np.argsort(places[candidates])])
-        if original is not None:
-            yield row, original
+        candidates = _of_similar_size(sets, row, candidates)
+        near = candidates[are_near(candidates, row)] if candidates.size else candidates
+        if near.size:
+            yield row, int(near[np.argmin(places[near])])
             continue
         for shingle in shingle_ids:
             remembered = rows_by_id.setdefault(shingle, [])
@@ -295,16 +278,7 @@ def _sharing_enough(sets: ShingleSets, row: int, lists: list[list[int]]) -> np.n
     return rows[enough]
 
 
-def _first_near(sets: ShingleSets, whole: ShingleSets, row: int, candidates: np.ndarray) -> int | None:
-    """Return the first candidate that has nine tenths of the shingles that are in it or in the row, or None."""
-    row_size, candidate_sizes = sets.sizes[row], sets.sizes[candidates]
-    # Sets of very different sizes cannot be near.
-    is_possible = 10 * np.minimum(row_size, candidate_sizes) >= 9 * np.maximum(row_size, candidate_sizes)
-    candidates = candidates[is_possible]
-    if not candidates.size:
-        return None
-    common = sets.common(row, candidates)
-    in_whole = common if whole is sets else whole.common(row, candidates)
-    different = whole.sizes[row] + whole.sizes[candidates] - 2 * in_whole
-    near = np.flatnonzero(common >= 9 * different)
-    return int(candidates[near[0]]) if near.size else None
+def _of_similar_size(sets: ShingleSets, row: int, candidates: np.ndarray) -> np.ndarray:
+    """Return the candidates that are not too large or small to share nine tenths with the row."""
+    row_size, sizes = sets.sizes[row], sets.sizes[candidates]
+    return candidates[10 * np.minimum(row_size, sizes) >= 9 * np.maximum(row_size, sizes)]

@@ -21,7 +21,6 @@ from ft_pipeline.tables.dedup.near_duplicates import (
     RareShingles,
     ReadShingles,
     ShingleSets,
-    are_common,
     drop_unshared,
     match_sets,
     select_rarest,
@@ -54,8 +53,7 @@ class Shards:
         frequencies = self._frequencies(ascending, read_shingles)
         rare = self._rare_shingles(ascending, frequencies, read_shingles)
         groups = self._groups(ascending, np.searchsorted(ascending, rows), rare)
-        is_common = are_common(frequencies)
-        compare = partial(_compare, is_common=is_common, read_shingles=read_shingles, may_replace=may_replace)
+        compare = partial(_compare, frequencies=frequencies, read_shingles=read_shingles, may_replace=may_replace)
         return {row: original for matches in self.map(compare, groups) for row, original in matches.items()}
 
     def _groups(self, rows: np.ndarray, order: np.ndarray, rare: RareShingles) -> Iterator["_Group"]:
@@ -113,8 +111,7 @@ def _count(rows: np.ndarray, read_shingles: ReadShingles) -> tuple[np.ndarray, n
 
 
 def _select(rows: np.ndarray, frequencies: np.ndarray, read_shingles: ReadShingles) -> tuple[np.ndarray, np.ndarray]:
-    own = ShingleSets.of_rows(*read_shingles(rows)).without(are_common(frequencies))
-    return select_rarest(own, frequencies)
+    return select_rarest(ShingleSets.of_rows(*read_shingles(rows)), frequencies)
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,10 @@ class _Group:
 
 
 def _compare(
-    group: _Group, is_common: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None
+    group: _Group, frequencies: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None
 ) -> dict[int, int]:
     sets = ShingleSets.of_rows(*read_shingles(group.rows))
-    return match_sets(group.rows, group.order, sets.without(is_common), group.rare, may_replace, sets)
+    return match_sets(group.rows, group.order, sets, group.rare, frequencies, may_replace)
 
 
 def components(rare: RareShingles, count: int) -> np.ndarray:

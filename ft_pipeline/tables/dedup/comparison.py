@@ -1,0 +1,49 @@
+"""Which of some rows a row is near to, by the shingles that they share and by how many rows have each.
+
+Two rows are near if they share nine tenths of their shingles, and also nine tenths of those that are no boilerplate;
+or if a quarter of what they differ in is boilerplate, so that they are copies of one text, edited at different places.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PAIR_ROWS = 2
+"""Boilerplate is in more rows: with two rows, nobody can tell an instruction from a copied text."""
+
+
+@dataclass
+class Comparison:
+    """The shingles of a row and of others."""
+
+    row_counts: np.ndarray
+    """int64 per shingle of the row: how many rows have it."""
+    other_counts: np.ndarray
+    """The same for the shingles of the other rows, one row after the other."""
+    begins: np.ndarray
+    """int64 per other row: the position of its first shingle."""
+    shared: np.ndarray
+    """bool per shingle of the other rows: whether the row has it."""
+    have: np.ndarray
+    """bool per other row and shingle of the row: whether the other row has it."""
+
+    def near(self, least: int) -> np.ndarray:
+        """Return a bool for each other row. least: boilerplate is in more rows."""
+        in_both, in_one = self._count(self.row_counts == self.row_counts, self.other_counts == self.other_counts)
+        share_most = in_both >= 9 * in_one
+        usual = np.median(self.row_counts)
+        if usual <= least:
+            return share_most
+        own_in_both, own_in_one = self._count(2 * self.row_counts <= usual, 2 * self.other_counts <= usual)
+        # A phrase that still more rows have comes from elsewhere.
+        row_usual, others_usual = (
+            (2 * counts > usual) & (2 * counts <= 3 * usual) for counts in (self.row_counts, self.other_counts)
+        )
+        _, usual_in_one = self._count(row_usual, others_usual)
+        return share_most & ((own_in_both >= 9 * own_in_one) | (4 * usual_in_one >= in_one))
+
+    def _count(self, in_row: np.ndarray, in_others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (in both, in one alone) for each other row: the number of the selected shingles. Both: bool each."""
+        in_both = (self.have & in_row).sum(axis=1)
+        others_alone = np.add.reduceat((in_others & ~self.shared).astype(np.int64), self.begins)
+        return in_both, in_row.sum() - in_both + others_alone
