@@ -106,6 +106,7 @@ def row_of(shape: str, instruction: str, question: str, answer: str) -> dict[str
     }[shape]
 
 
+TOOLS = [{"type": "function", "function": {"name": "refund", "parameters": {"type": "object", "properties": {}}}}]
 SHAPES = (
     *("alpaca", "sharegpt", "sharegpt with system", "chat", "traces", "preferences", "feedback"),
     *("unlabelled", "unlabelled with system", "text"),
@@ -136,6 +137,106 @@ def test_a_question_that_changes_slightly_is_a_near_duplicate_under_a_long_instr
     asked = [words(at, 80) for at in range(20)]
     rows = [row_of(shape, words(-1, 100), question, "other") for question in [*asked, f"{asked[3]}, please"]]
     assert reasons_of(tmp_path, shape, rows) == {"near_duplicate": [21]}
+
+
+def copies_of(text: str, count: int, edits: int = 1) -> list[str]:
+    """Copies of a text with other words at random places."""
+    draw, copies = random.Random(text), []
+    for copy in range(count):
+        edited = text.split()
+        for place in draw.sample(range(len(edited)), edits):
+            edited[place] = f"edit{copy}"
+        copies.append(" ".join(edited))
+    return copies
+
+
+@pytest.mark.parametrize("shape", ["alpaca", "feedback", "unlabelled", "text"])
+@pytest.mark.parametrize(("length", "copies", "edits"), [(120, 2, 1), (120, 5, 1), (120, 20, 1), (300, 8, 3)])
+def test_a_text_and_its_copies_are_one_row_however_many_there_are(tmp_path, shape, length, copies, edits):
+    """Beside texts of other words, and under an instruction that all share."""
+    asked = [words(at, length) for at in range(5)]
+    rows = [row_of(shape, words(-1, 30), text, "other") for text in asked]
+    rows += [row_of(shape, words(-1, 30), copy, "other") for text in asked for copy in copies_of(text, copies, edits)]
+    assert reasons_of(tmp_path, shape, rows) == {"near_duplicate": list(range(6, 6 + 5 * copies))}
+
+
+@pytest.mark.parametrize("copies", [2, 3, 5, 50])
+def test_most_copies_are_found_without_their_original(tmp_path, copies):
+    """Two that are edited at the same place look like two questions under one instruction."""
+    rows = [row_of("text", "", copy, "") for at in range(10) for copy in copies_of(words(at, 120), copies)]
+    (reason,) = reasons_of(tmp_path, "text", rows).values()
+    assert len(rows) - len(reason) <= 10 + len(rows) / 20
+
+
+@pytest.mark.parametrize("copies", [1, 2, 4, 5, 20])
+def test_all_copies_of_a_held_out_row_are_found(tmp_path, copies):
+    """Whatever their answers."""
+    text, other = words(0, 120), row_of("alpaca", "Sort this.", words(1, 50), "other")
+    rows = [row_of("alpaca", "Sort this.", copy, f"label {at}") for at, copy in enumerate(copies_of(text, copies))]
+    held_out = write_jsonl(tmp_path / "gold.jsonl", [row_of("alpaca", "Sort this.", text, "label"), other])
+    unlike = row_of("alpaca", "Sort this.", words(2, 50), "other")
+    report = validate(write_jsonl(tmp_path / "a.jsonl", [*rows, unlike]), "alpaca", against=held_out)
+    assert report["reasons"] == {"train_test_overlap": list(range(1, copies + 1))}
+
+
+@pytest.mark.parametrize("copies", [2, 8])
+def test_no_copy_of_a_golden_row_is_trained_on(tmp_path, copies):
+    """Nor of a row without digits, which the search for templates would find."""
+    letters = str.maketrans("0123456789", "abcdefghij")
+    texts = [words(at, 120).translate(letters) for at in range(4)]
+    edited = [copy.translate(letters) for text in texts for copy in copies_of(text, copies)]
+    golden, rows, other = (
+        [row_of("alpaca", "Sort this.", text, "other") for text in some]
+        for some in (texts, edited, [words(9, 50).translate(letters)])
+    )
+    files = {"gold.jsonl": golden, "train.jsonl": [*rows, *other]}
+    report, _, _ = build_chat_tables(tmp_path, files, sidecars={"gold.jsonl": {"split": "test"}})
+    assert report.accepted == 5
+
+
+def test_a_held_out_question_hides_no_other_question_under_its_instruction(tmp_path):
+    rows = [row_of("alpaca", words(-1, 200), words(at, 5), f"label {at % 3}") for at in range(30)]
+    held_out = write_jsonl(tmp_path / "gold.jsonl", rows[:2])
+    assert validate(write_jsonl(tmp_path / "a.jsonl", rows[2:]), "alpaca", against=held_out)["reasons"] == {}
+
+
+def test_three_questions_under_each_of_many_passages_stay(tmp_path):
+    rows = [
+        row_of("alpaca", "Answer yes or no.", f"{words(at, 200)}\nQuestion: {words(1000 + 3 * at + number, 7)}", "yes")
+        for at in range(30)
+        for number in range(3)
+    ]
+    assert reasons_of(tmp_path, "alpaca", rows) == {}
+
+
+def test_a_phrase_of_many_questions_is_no_edit(tmp_path):
+    asked = [f"is it true that {words(at, 3)}" if at % 5 < 3 else words(at, 6) for at in range(100)]
+    rows = [row_of("alpaca", words(-1, 200), question, "yes") for question in asked]
+    assert reasons_of(tmp_path, "alpaca", rows) == {}
+
+
+def turns(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
+def test_conversations_with_different_answers_before_a_courtesy_are_no_duplicates(tmp_path):
+    rows = [
+        {"messages": turns(words(at, 60), f"{words(-at, 70)} {amount} euros", "Thank you very much", "You are welcome")}
+        for at in range(1, 6)
+        for amount in range(4)
+    ]
+    assert reasons_of(tmp_path, "chat", rows) == {}
+
+
+def test_different_calls_before_one_answer_are_no_duplicates(tmp_path):
+    rows = []
+    for amount in range(6):
+        function = {"name": "refund", "arguments": f'{{"amount": {amount}}}'}
+        call = {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "function": function}]}
+        result = {"role": "tool", "tool_call_id": "a", "content": "ok"}
+        asked, answer = turns(words(amount // 3, 90), "Done.")
+        rows.append({"messages": [asked, call, result, answer], "tools": TOOLS})
+    assert reasons_of(tmp_path, "chat", rows) == {}
 
 
 def test_one_question_under_two_long_instructions_is_asked_twice(tmp_path):

@@ -37,10 +37,10 @@ class Comparison:
         own_in_both, own_in_one = self._count(2 * self.row_counts <= usual, 2 * self.other_counts <= usual)
         # A phrase that still more rows have comes from elsewhere.
         row_usual, others_usual = (
-            (2 * counts > usual) & (2 * counts <= 3 * usual) for counts in (self.row_counts, self.other_counts)
+            (3 * counts >= 2 * usual) & (2 * counts <= 3 * usual) for counts in (self.row_counts, self.other_counts)
         )
         _, usual_in_one = self._count(row_usual, others_usual)
-        return share_most & ((own_in_both >= 9 * own_in_one) | (4 * usual_in_one >= in_one))
+        return share_most & ((own_in_both >= 9 * own_in_one) | (3 * usual_in_one >= in_one))
 
     def _count(self, in_row: np.ndarray, in_others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (in both, in one alone) for each other row: the number of the selected shingles. Both: bool each."""

@@ -27,7 +27,7 @@ BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
 MAX_POSTINGS = 256
 """Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
 row that is not remembered may be missed."""
-MAX_CANDIDATES = 64
+MAX_CANDIDATES = 32
 """Rows that a row is compared with: those with which it shares the most rare shingles."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""

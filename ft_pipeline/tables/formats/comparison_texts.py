@@ -32,14 +32,12 @@ class ComparisonTexts(NamedTuple):
     """Human turns, unchanged."""
     spoken: pa.Array
     """Normalized turns of the model."""
-    last_answers: pa.Array
-    """Those after the last turn of another; empty if the model has not the last word."""
     said: pa.Array | None = None
     """For conversations: the normalized text of each turn, all rows one after the other."""
 
     def filter(self, rows: pa.Array) -> "ComparisonTexts":
         """Return the texts of some rows, without `said`."""
-        return ComparisonTexts(*(texts.filter(rows) for texts in self[:6]))
+        return ComparisonTexts(**{name: self._asdict()[name].filter(rows) for name in self._fields if name != "said"})
 
 
 def normalise_all(texts: pa.Array) -> pa.Array:
@@ -85,8 +83,6 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
     owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
-    last_of_others = np.full(len(messages), -1)
-    np.maximum.at(last_of_others, owners[~is_model], np.flatnonzero(~is_model))
     normal = normal_content = normalise_all(content)
     exact = join_texts(roles, content, "\x1e")
     if reasoning.null_count < len(reasoning):
@@ -107,7 +103,6 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
         _joined(content, owners, is_user, len(messages), TURN),
         _joined(normal, owners, is_model, len(messages), TURN),
-        _joined(normal, owners, np.arange(len(owners)) > last_of_others[owners], len(messages), TURN),
         normal_content,
     )
 

@@ -92,12 +92,12 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     of different people on one answer are no duplicates."""
     views = views_of_messages(with_answers(columns["prompt_messages"], columns["completion"]))
     is_good = columns["label"]
-    answers, *said = (
+    answers, spoken = (
         pc.if_else(is_good, texts, join_texts(text_scalar(""), pc.replace_substring(texts, " ", " \x1e"), "\x1e"))
-        for texts in (views.answers, views.spoken, views.last_answers)
+        for texts in (views.answers, views.spoken)
     )
     exact = join_texts(views.exact, pc.if_else(is_good, text_scalar("up"), text_scalar("down")), "\x1f")
-    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked, *said), columns["tools"])
+    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked, spoken), columns["tools"])
 
 
 def normalized_thumbs(table: pa.Table) -> list[tuple[str, str, str]]:

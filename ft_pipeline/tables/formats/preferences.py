@@ -266,9 +266,9 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     views = views_of_messages(with_answers(columns["prompt_messages"], columns["chosen"]))
     rejected = _answers(columns["rejected"])
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
-    answers, *said = (join_texts(texts, marked, TURN) for texts in (views.answers, views.spoken, views.last_answers))
+    answers, spoken = (join_texts(texts, marked, TURN) for texts in (views.answers, views.spoken))
     exact = join_texts(views.exact, rejected, "\x1f")
-    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked, *said), columns["tools"])
+    return with_tools(ComparisonTexts(views.prompts, answers, exact, views.asked, spoken), columns["tools"])
 
 
 def with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
