@@ -1,7 +1,8 @@
 """Which of some rows a row is near to, by the shingles that they share and by how many rows have each.
 
-Two rows are near if they share nine tenths of their shingles, and also nine tenths of those that are no boilerplate;
-or if a quarter of what they differ in is boilerplate, so that they are copies of one text, edited at different places.
+Two rows are near if they share nine tenths of their shingles and, besides, nine tenths of those that are no
+boilerplate, or if a third of what they differ in is boilerplate: then they are copies of one text, which were edited at
+different places. Two questions under one instruction differ in what few rows have.
 """
 
 from dataclasses import dataclass
@@ -29,17 +30,16 @@ class Comparison:
 
     def near(self, least: int) -> np.ndarray:
         """Return a bool for each other row. least: boilerplate is in more rows."""
-        in_both, in_one = self._count(self.row_counts == self.row_counts, self.other_counts == self.other_counts)
+        both = self.row_counts, self.other_counts
+        in_both, in_one = self._count(*(np.ones(len(counts), dtype=bool) for counts in both))
         share_most = in_both >= 9 * in_one
         usual = np.median(self.row_counts)
         if usual <= least:
             return share_most
-        own_in_both, own_in_one = self._count(2 * self.row_counts <= usual, 2 * self.other_counts <= usual)
+        own_in_both, own_in_one = self._count(*(2 * counts <= usual for counts in both))
         # A phrase that still more rows have comes from elsewhere.
-        row_usual, others_usual = (
-            (3 * counts >= 2 * usual) & (2 * counts <= 3 * usual) for counts in (self.row_counts, self.other_counts)
-        )
-        _, usual_in_one = self._count(row_usual, others_usual)
+        is_usual = ((3 * counts >= 2 * usual) & (2 * counts <= 3 * usual) for counts in both)
+        _, usual_in_one = self._count(*is_usual)
         return share_most & ((own_in_both >= 9 * own_in_one) | (3 * usual_in_one >= in_one))
 
     def _count(self, in_row: np.ndarray, in_others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
