@@ -18,7 +18,7 @@ class Comparison:
     """The shingles of a row and of others."""
 
     row_counts: np.ndarray
-    """int64 per shingle of the row: how many rows have it."""
+    """int64 per shingle of the row: how many rows have it; 0 for its answer, which is no boilerplate."""
     other_counts: np.ndarray
     """The same for the shingles of the other rows, one row after the other."""
     begins: np.ndarray
@@ -33,7 +33,8 @@ class Comparison:
         both = self.row_counts, self.other_counts
         in_both, in_one = self._count(*(np.ones(len(counts), dtype=bool) for counts in both))
         share_most = in_both >= 9 * in_one
-        usual = np.median(self.row_counts)
+        asked = self.row_counts[self.row_counts > 0]
+        usual = np.median(asked) if asked.size else 0
         if usual <= least:
             return share_most
         own_in_both, own_in_one = self._count(*(2 * counts <= usual for counts in both))

@@ -17,7 +17,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
-from ft_pipeline.tables.dedup.shingles import shingle
+from ft_pipeline.tables.dedup.shingles import mark_answers, shingle
 from ft_pipeline.tables.dedup.templates import template_hashes
 from ft_pipeline.tables.dedup.tokens import Texts, tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
@@ -200,8 +200,10 @@ def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compared_parts(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (shingles, number per row, uint64 of all that the model says), as near_duplicates.find_near needs them."""
-    return *shingles_of_views(views), hash_texts(views.spoken)
+    """Return (marked shingles, number per row, uint64 of each answer), as near_duplicates.find_near needs them. The
+    answer is all that the model says."""
+    shingles, lengths = shingles_of_views(views)
+    return mark_answers(shingles, lengths, views.spoken), lengths, hash_texts(views.spoken)
 
 
 def group_names(group: np.ndarray) -> list[str]:

@@ -6,8 +6,8 @@ are read again. Their rarest shingles select the pairs to compare. An exact coun
 Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
 duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
 
-Boilerplate is what several rows share, such as the instructions that an application sends with every request. By it,
-rows that differ only in a short question would all be near each other (comparison.py).
+Boilerplate is what several rows share beside the answer, such as the instructions that an application sends with
+every request. By it, rows that differ only in a short question would all be near each other (comparison.py).
 """
 
 import tempfile
@@ -21,6 +21,7 @@ import numpy as np
 from ft_pipeline.tables.dedup.comparison import PAIR_ROWS, Comparison
 from ft_pipeline.tables.dedup.keys import Keys
 from ft_pipeline.tables.dedup.minhash import share_a_band
+from ft_pipeline.tables.dedup.shingles import ANSWER
 
 BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
 """Number of shingles, and of their rows, that are sorted at a time."""
@@ -127,7 +128,8 @@ class ShingleSets:
         shared = row_set[places] == shingles
         have = np.zeros((len(others), len(row_set)), dtype=bool)
         have[np.repeat(np.arange(len(others)), sizes)[shared], places[shared]] = True
-        return Comparison(counts[lowest_bits(row_set)], counts[lowest_bits(shingles)], begins, shared, have)
+        of_row, of_others = (np.where(part >= ANSWER, 0, counts[lowest_bits(part)]) for part in (row_set, shingles))
+        return Comparison(of_row, of_others, begins, shared, have)
 
     def frequencies(self) -> np.ndarray:
         """Return, for each value of a shingle's lowest bits, the number of sets that have it."""

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
-from ft_pipeline.tables.dedup.hashes import hash_pieces, shingles_of
+from ft_pipeline.tables.dedup.hashes import PLACES, hash_pieces, mix, shingles_of
 from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array, buffers
 
 _SEPARATORS = r"[ \x1f]+"
 """Between words, and between turns."""
+ANSWER = np.uint64(1 << 63)
+"""Marks the shingles of an answer."""
 
 _UNSPACED = regex.compile(rf"([{UNSPACED}]\p{{M}}*)")
 
@@ -43,6 +45,15 @@ def shingle(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
     shingles, lengths = zip(*parts, strict=True)
     return np.concatenate(shingles), np.concatenate(lengths)
+
+
+def mark_answers(shingles: np.ndarray, lengths: np.ndarray, answers: Texts) -> np.ndarray:
+    """Return the shingles of some rows, those of each row's answer marked by the bit ANSWER."""
+    own, of_answers = (
+        part ^ np.repeat(mix(np.arange(len(counts), dtype=np.uint64) * PLACES[0]), counts)
+        for part, counts in ((shingles, lengths), shingle(answers))
+    )
+    return np.where(np.isin(own, of_answers), shingles | ANSWER, shingles & ~ANSWER)
 
 
 def _with_spaces(texts: pa.Array) -> pa.Array:
