@@ -4,15 +4,30 @@ error that callers expect. Never a RecursionError, a document of another type, o
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+class _Limits:
+    """Limits of a value. pydantic asks for them when it reads the first document: what only opens a store needs no
+    pydantic."""
+
+    def __init__(self, kind: str, **limits: Any) -> None:
+        self.kind, self.limits = kind, limits
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return getattr(core_schema, f"{self.kind}_schema")(**self.limits)
+
+
+Digest = Annotated[str, _Limits("str", pattern=r"^[0-9a-f]{64}$")]
 """A hex SHA-256, which may be part of a path."""
-KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
+KindName = Annotated[str, _Limits("str", pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 """A kind of artifact, which is part of a path."""
-Number = Annotated[int, Field(ge=0, lt=10**18)]
+Number = Annotated[int, _Limits("int", ge=0, lt=10**18)]
 """A number of a record or of bytes."""
 
 
@@ -33,6 +48,8 @@ def read_checked(path: Path, shape: Any) -> Any:
 
 def parse_checked(content: bytes, shape: Any) -> Any:
     """Return the JSON document in `content`. shape, errors: as for read_checked."""
+    from pydantic import ValidationError
+
     try:
         _adapter(shape).validate_json(content, strict=True)
         return json.loads(content)
@@ -45,5 +62,7 @@ def parse_checked(content: bytes, shape: Any) -> Any:
 
 
 @cache
-def _adapter(shape: Any) -> TypeAdapter[Any]:
+def _adapter(shape: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
     return TypeAdapter(shape)

@@ -29,6 +29,9 @@ def test_nothing_runs_without_the_only_base_model(project: Project) -> None:
 def test_the_teacher_of_another_base_model_needs_it_too(project: Project, tiny_base: Path) -> None:
     experiment = project.root / "experiments" / "lora.yaml"
     experiment.write_text(f"base_model: {tiny_base}\nobjective: sft\ntechnique: lora\n", encoding="utf-8")
+    prompts = project.raw_folder("unlabelled") / "prompts.jsonl"
+    prompts.parent.mkdir(parents=True, exist_ok=True)
+    prompts.write_text('{"instruction": "Where is my parcel?"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"^The embedded model is not installed\."):
         run(RunRequest(project))
 
