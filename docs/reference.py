@@ -110,7 +110,7 @@ compressed, so that the suffix `.gz`, `.zst` or `.bz2` may be missing. These rul
   50 times its size, and a file that was made to fill the disk has more than 1,000.
 - The file is expanded into a temporary file, piece by piece. That takes disk space, and little memory.
 - `ft erase` replaces a row of such a file, and compresses the file again in the same way.
-- Archives (zip, tar, 7z, rar), xz and lz4, and files that are compressed twice, are refused. Unpack them.
+- Archives (zip, tar, 7z, rar), xz, lzma and lz4, and files that are compressed twice, are refused. Unpack them.
 
 ## Remote sources
 
