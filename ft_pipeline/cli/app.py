@@ -195,6 +195,7 @@ def load_command(name: str) -> "Command":
     if isinstance(target, typer.Typer):
         command: Command = typer.main.get_group(target)
         command.name = name
+        command.context_settings.update(HELP_NAMES)
         return command
     single = typer.Typer(add_completion=False)
     settings = {**HELP_NAMES, "allow_extra_args": name == "run"}  # it says how to run what they name
