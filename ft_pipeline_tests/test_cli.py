@@ -79,9 +79,8 @@ def test_the_help_of_a_command_begins_with_its_summary(name: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["help"], ["-h"], ["help", "run"], ["run", "-h"], ["store", "-h"]])
 def test_help_is_shown_however_it_is_asked_for(arguments: list[str]) -> None:
-    asked = CliRunner().invoke(app, arguments)
-    same = CliRunner().invoke(app, [*(name for name in arguments if name not in {"help", "-h"}), "--help"])
-    assert (asked.exit_code, asked.stdout) == (0, same.stdout)
+    same = [*(name for name in arguments if name not in {"help", "-h"}), "--help"]
+    assert run_ft(arguments) == run_ft(same) != ""
 
 
 def test_run_with_a_name_says_how_to_run_it() -> None:

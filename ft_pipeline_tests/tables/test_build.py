@@ -283,7 +283,7 @@ REAL_FILES = [
         4514,
         4512,
     ),
-    ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 495),
+    ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 496),
     (
         "sharegpt",
         "sharegpt/cucom_ecommerce.jsonl",

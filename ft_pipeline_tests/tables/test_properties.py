@@ -132,14 +132,17 @@ def pairwise_duplicates(texts):
 
 @settings(deadline=None, max_examples=80)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=40), min_size=1, max_size=12), st.data())
-def test_duplicates_equal_those_of_a_pairwise_comparison(rows, data):
+def test_duplicates_are_among_those_of_a_pairwise_comparison(rows, data):
     texts = [" ".join(words) for words in rows]
     for _ in range(3):  # near duplicates: one word of a long text changed
         words = list(data.draw(st.sampled_from(rows))) * 3
         words[data.draw(st.integers(0, len(words) - 1))] = "z"
         texts += [" ".join(words), " ".join([*words, "y"])]
     matches = find_duplicates(keys_of(FORMATS["text"], [(text,) for text in texts]), read_shingles(texts))
-    assert set(np.flatnonzero(~matches.kept).tolist()) == pairwise_duplicates(texts)
+    dropped, pairwise = set(np.flatnonzero(~matches.kept).tolist()), pairwise_duplicates(texts)
+    exact = {number for number, text in enumerate(texts) if text in texts[:number]}
+    # What three or more rows share may be an instruction: then rows that differ in little are not all dropped.
+    assert exact <= dropped <= pairwise
 
 
 @settings(deadline=None, max_examples=40)
