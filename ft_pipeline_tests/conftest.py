@@ -1,10 +1,16 @@
 """Fixtures that several stages share."""
 
 import atexit
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,20 +25,64 @@ for name in ("FT_KEYS", "FT_LEASE_DIR"):
     atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
 
 
-def _load_definitions() -> None:
-    """Load the graph for the project of this repository.
+class _DefinitionsOfThisRepository(MetaPathFinder):
+    """Load the graph for the project of this repository, whichever test needs the graph first.
 
-    A process loads it once, for the project that it finds. Without this, that would be the project of any test.
+    A process loads the graph once, for the project that it finds. Without this, that would be the project of any test.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FT_PROJECT", str(Path(__file__).parent.parent))
-        patch.delenv("DAGSTER_HOME", raising=False)
-        from ft_pipeline.definitions import defs
 
-        defs()
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the spec of `ft_pipeline.definitions`, with a loader that also loads the graph."""
+        if name != "ft_pipeline.definitions":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def execute_and_load(module: ModuleType) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("FT_PROJECT", str(Path(__file__).parent.parent))
+                patch.delenv("DAGSTER_HOME", raising=False)
+                execute(module)
+                module.defs()
+
+        spec.loader.exec_module = execute_and_load  # type: ignore[method-assign]
+        return spec
 
 
-_load_definitions()
+sys.meta_path.insert(0, _DefinitionsOfThisRepository())
+
+
+def pytest_collection_finish() -> None:
+    """Load the graph if a test module imports what reads it. Tests of pure functions do not wait for Dagster."""
+    if "ft_pipeline.execution.step" in sys.modules:
+        importlib.import_module("ft_pipeline.definitions")
+
+
+KINDS = ("long", "browser", "slow")
+_BEGAN = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Note the CPU time before the fixtures of a test."""
+    item.stash[_BEGAN] = _cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Write the CPU time and the kind of a test into the report of `--junitxml` (benchmarks/suite.py reads them)."""
+    result = yield
+    kind = next((name for name in KINDS if item.get_closest_marker(name)), "usual")
+    item.user_properties += [("cpu_seconds", round(_cpu_seconds() - item.stash[_BEGAN], 3)), ("kind", kind)]
+    return result
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of the finished processes that it started. Other work does not change them."""
+    return sum(os.times()[:4])
 
 
 @pytest.fixture(scope="session")
