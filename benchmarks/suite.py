@@ -80,9 +80,7 @@ def _times(tests: Iterable[Test]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
-    parser.add_argument(
-        "--note", default="", help="what ran, and other work on the machine"
-    )
+    parser.add_argument("--note", default="", help="what ran, and other work on the machine")
     given = parser.parse_args()
     result = {"machine": machine.describe(), "note": given.note, **summary(read(given.report))}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
