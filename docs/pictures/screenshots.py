@@ -12,6 +12,7 @@ in the environment of `make setup`.
 import argparse
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+
+sys.path.append(str(Path(__file__).parents[2]))  # the tests, which start the UI and the browser, are not installed
 from ft_pipeline_tests.end_to_end import ui
 
 TARGET = Path(__file__).parents[1] / "images"
