@@ -13,11 +13,14 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.automation import RetrainingSettings
+from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.preferences import KtoSettings
 from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
-from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline.settings.yaml_file import Section, later, read_settings
 from ft_pipeline_tests.projects import project_of
 
 
@@ -473,3 +476,64 @@ def test_zero_and_null_both_turn_early_stopping_off(tmp_path: Path, off: str) ->
         write_yaml(tmp_path, f"training: {{early_stopping_patience: {off}}}\n"), ExperimentSettings
     )
     assert settings.training.early_stopping_patience is None
+
+
+LATER = {
+    "CostSettings": {"cached_input_per_million": 0.1},
+    "DpoSettings": {"loss_type": "ipo", "sft_weight": 0.5},
+    "ExperimentData": {"reasoning": "drop"},
+    "ExperimentSettings": {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "kto": KtoSettings(beta=0.5),
+        "grpo": GrpoSettings(beta=0.5),
+        "distill": DistillSettings(teacher="teachers/large"),
+    },
+    "FunctionMetric": {"corpus": True},
+    "PromptVariant": {"replace_system": True},
+    "PromptingSettings": {"tuned_with": ["brief"]},
+    "TeacherSettings": {"chat_template_kwargs": {"enable_thinking": False}},
+    "TrainingSettings": {
+        "tokens_per_batch": 512,
+        "long_rows": "skip",
+        "evals_per_epoch": 2,
+        "eval_rows": 64,
+        "save_steps": 8,
+        "padding_free": False,
+        "torch_compile": True,
+        "use_liger_kernel": True,
+        "attn_implementation": "sdpa",
+        "pure_bf16": True,
+    },
+}
+"""Section → key that was added after the first projects ran → a value that is not its default."""
+
+
+def sections(model: type[Section] = Section) -> set[type[Section]]:
+    return {found for child in model.__subclasses__() for found in {child, *sections(child)}}
+
+
+def test_a_later_key_is_in_a_spec_only_if_it_has_another_value_than_its_default() -> None:
+    """A key that is dumped with its default would make every step that reads it run again in old projects."""
+    models = {model.__name__: model for model in sections() if model.__module__.startswith("ft_pipeline.")}
+    assert {
+        name: found
+        for name, model in models.items()
+        if (found := {key for key, field in model.model_fields.items() if field.exclude_if})
+    } == {name: set(values) for name, values in LATER.items()}
+    for name, values in LATER.items():
+        unset = models[name].model_construct().model_dump(mode="json").keys()
+        assert not unset & values.keys()
+        for key, value in values.items():
+            assert models[name].model_construct(**{key: value}).model_dump(mode="json").keys() - unset == {key}
+
+
+def test_a_later_key_keeps_its_rules() -> None:
+    class Later(Section):
+        share: float = later(0.5, gt=0)
+        names: list[str] = later(default_factory=list)
+
+    assert Later().model_dump() == Later(share=0.5, names=[]).model_dump() == {}
+    assert Later(share=1, names=["a"]).model_dump() == {"share": 1.0, "names": ["a"]}
+    assert Later().names is not Later().names
+    with pytest.raises(ValueError, match="greater than 0"):
+        Later(share=0)

@@ -1,12 +1,11 @@
 """Settings of `evaluation.metrics`: functions of the project, and checks of JSON answers, labels and calls."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 MACRO_F1, ALL_FIELDS = "macro_f1", "all"
 """The second values of a classification, and of the fields of JSON answers: `NAME/macro_f1` and `NAME/all`."""
@@ -41,13 +40,8 @@ class FunctionMetric(Section):
     lower_is_better: bool = False
     decides: bool = False
     """Whether it decides which model is better, where `promotion.metric` is auto. For a metric that checks answers."""
-    corpus: bool = False
+    corpus: bool = later(False)
     """Whether the function is of all answers together: its arguments are `references` and `answers`, two lists."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["FunctionMetric"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `corpus` if it is not set, as in the specs of older versions."""
-        return {key: value for key, value in serialize(self).items() if value or key != "corpus"}
 
 
 class FieldsMetric(Section):

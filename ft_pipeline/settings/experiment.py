@@ -1,9 +1,8 @@
 """experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.distill import DistillSettings
@@ -13,7 +12,7 @@ from ft_pipeline.settings.preferences import DpoSettings, KtoSettings
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "kto", "cpt", "grpo", "distill"]
@@ -39,14 +38,9 @@ class ExperimentData(Section):
     contains all rows of a smaller one. Validation uses all rows."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with. Null: none."""
-    reasoning: Literal["train", "keep", "drop"] = "train"
+    reasoning: Literal["train", "keep", "drop"] = later("train")
     """The reasoning of assistant turns (docs/training-rows.md). `train`: trained like the answer. `keep`: shown before
     the answer, not trained. `drop`: left out, in training and in scoring."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["ExperimentData"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out keys that older versions lack, if they have their defaults: old specs must not change."""
-        return {key: value for key, value in serialize(self).items() if (key, value) != ("reasoning", "train")}
 
 
 class MergeSettings(Section):
@@ -87,7 +81,7 @@ class ExperimentSettings(Section):
     base_model: str = Field("embedded", min_length=1)
     """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
-    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    chat_template_kwargs: TemplateVariables = later(default_factory=dict)
     """Variables of the base model's chat template, such as `{enable_thinking: false}`. They are written into the
     template, so that training, scoring, serving and exports use the same values, and a request cannot change them."""
     objective: Objective = "sft"
@@ -107,9 +101,9 @@ class ExperimentSettings(Section):
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
     dpo: DpoSettings = DpoSettings()
-    kto: KtoSettings = KtoSettings()
-    grpo: GrpoSettings = GrpoSettings()
-    distill: DistillSettings | None = None
+    kto: KtoSettings = later(KtoSettings())
+    grpo: GrpoSettings = later(GrpoSettings())
+    distill: DistillSettings | None = later(None)
     """The teacher of the objective `distill`, which needs this section."""
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
@@ -136,13 +130,6 @@ class ExperimentSettings(Section):
     @classmethod
     def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
         return check_template_variables(variables)
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["ExperimentSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out later keys that have their defaults: a new version must not change old specs."""
-        defaults = {"chat_template_kwargs": {}, "kto": KtoSettings(), "grpo": GrpoSettings(), "distill": None}
-        unset = {key for key, default in defaults.items() if getattr(self, key) == default}
-        return {key: value for key, value in serialize(self).items() if key not in unset}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "ExperimentSettings":

@@ -1,15 +1,12 @@
 """The sections `dpo` and `kto` of an experiment: how pairs of answers, or answers with a thumb, train it."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 PairLoss = Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero"]
-_LATER_KEYS = ("loss_type", "sft_weight")
-"""Keys that older versions did not have. With their defaults, they are left out of specs."""
 
 
 class DpoSettings(Section):
@@ -20,11 +17,11 @@ class DpoSettings(Section):
     per token is 1/(2·beta)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """The assumed share of pairs whose preference is reversed (`sigmoid`, `robust`)."""
-    loss_type: PairLoss = "sigmoid"
+    loss_type: PairLoss = later("sigmoid")
     """`sigmoid` (DPO); `robust`: the same for pairs of which some are reversed; `hinge`: stops at a margin of 1; `ipo`:
     aims at a margin, so that it does not overfit pairs that are always preferred; `apo_zero`: raises preferred answers
     and lowers rejected ones separately."""
-    sft_weight: float = Field(0.0, ge=0)
+    sft_weight: float = later(0.0, ge=0)
     """Weight of the loss of sft on the preferred answers, added to the loss of the pairs. It keeps preferred answers
     likely: DPO alone often lowers both (Pang et al. 2024, arXiv 2404.19733)."""
 
@@ -42,16 +39,6 @@ class DpoSettings(Section):
                 f"`loss_type: {self.loss_type}` has no label smoothing. Remove `label_smoothing`, or use `sigmoid`.",
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, serialize: Callable[["DpoSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out later keys that have their defaults: a key that a new version adds must not change old specs."""
-        defaults = {name: type(self).model_fields[name].default for name in _LATER_KEYS}
-        return {
-            key: value
-            for key, value in serialize(self).items()
-            if defaults.get(key, value) != value or key not in defaults
-        }
 
 
 class KtoSettings(Section):

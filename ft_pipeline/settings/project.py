@@ -1,9 +1,6 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
-from collections.abc import Callable
-from typing import Any
-
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from ft_pipeline.settings.automation import InboxSettings, NotificationSettings, RetentionSettings, RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
@@ -13,7 +10,7 @@ from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import TeacherSettings
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """Names of projects and experiments."""
@@ -23,14 +20,9 @@ class PromptingSettings(Section):
     """The prompt variants of `prompt_baseline`. `plain` (no prompt) is always scored too."""
 
     variants: dict[str, PromptVariant] = Field(default_factory=dict)
-    tuned_with: list[str] = Field(default_factory=list)
+    tuned_with: list[str] = later(default_factory=list)
     """Names of `variants` under which tuned models are scored, too. Retrieved texts are read for each question, so that
     such a variant takes several times as long as the model's own prompt."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["PromptingSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `tuned_with` if it is empty, as in the settings of older versions."""
-        return {key: value for key, value in serialize(self).items() if value or key != "tuned_with"}
 
     @model_validator(mode="after")
     def _check_names(self) -> "PromptingSettings":
@@ -57,14 +49,9 @@ class CostSettings(Section):
     input_per_million: float | None = Field(None, ge=0)
     """A million prompt tokens of the base model, if a provider serves it. Calls are then priced by tokens."""
     output_per_million: float | None = Field(None, ge=0)
-    cached_input_per_million: float | None = Field(None, ge=0)
+    cached_input_per_million: float | None = later(None, ge=0)
     """A million prompt tokens that all calls begin with, such as a system prompt and its examples: providers cache
     them. Null: they cost as much as others."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["CostSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `cached_input_per_million` if it is not set, as in the specs of older versions."""
-        return {key: value for key, value in serialize(self).items() if value is not None or key[:6] != "cached"}
 
 
 class ProjectSettings(Section):

@@ -1,9 +1,8 @@
 """Settings of the promotion: what a candidate must show to become champion."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_serializer
+from pydantic import Field
 
 from ft_pipeline.settings.yaml_file import Section
 
@@ -40,10 +39,5 @@ class PromotionSettings(Section):
     rails: dict[RailName, Ceiling | None] = Field(default_factory=dict)
     """Other ceilings for the share of test answers with a fault: cut_off (0.1), repetition, empty, refusal and format
     (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
-    two_people: bool = False
+    two_people: bool = Field(False, exclude=True)  # in no spec: it does not change what the rules decide
     """Whether another person must approve each move of the champion, by the rules or by `ft promote`: `ft approve`."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["PromotionSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `two_people`, which does not change what the rules decide."""
-        return {key: value for key, value in serialize(self).items() if key != "two_people"}

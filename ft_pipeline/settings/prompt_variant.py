@@ -1,11 +1,10 @@
 """A prompt variant: what comes before the question."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 PASSAGES = "{passages}"
 """The placeholder for retrieved passages in a variant's system prompt."""
@@ -16,7 +15,7 @@ class PromptVariant(Section):
 
     system_prompt: str | None = None
     """`{passages}` is replaced by the passages. Without it, they are appended."""
-    replace_system: bool = False
+    replace_system: bool = later(False)
     """Use the system prompt in place of the system turn that a conversation has. Otherwise that turn has priority."""
     few_shot: int = Field(0, ge=0, le=64)
     """Number of examples from the train split before the question."""
@@ -26,11 +25,6 @@ class PromptVariant(Section):
     """Number of passages from data/raw/text to add: those most similar to the question (BM25)."""
     passage_words: int = Field(120, ge=10, le=2000)
     """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["PromptVariant"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out `replace_system` if it is off, as in the specs of older versions."""
-        return {key: value for key, value in serialize(self).items() if value or key != "replace_system"}
 
     @model_validator(mode="after")
     def _check_retrieval(self) -> "PromptVariant":

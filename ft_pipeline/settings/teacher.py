@@ -1,14 +1,13 @@
 """The section `teacher` of project.yaml: the model that answers the unlabelled prompts, and what it may cost."""
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 
 class PriceSettings(Section):
@@ -97,7 +96,7 @@ class TeacherSettings(Section):
     model: str = "embedded"
     """`embedded`, a folder or a hub id. With an endpoint: the server's name for the model."""
     revision: str | None = None
-    chat_template_kwargs: TemplateVariables = Field(default_factory=dict)
+    chat_template_kwargs: TemplateVariables = later(default_factory=dict)
     """Only for a model that runs on this machine: variables of its chat template, such as `{enable_thinking: false}`.
     For an endpoint, write them into `extra_body` as the server wants them."""
     endpoint: EndpointSettings | None = None
@@ -128,11 +127,6 @@ class TeacherSettings(Section):
     @classmethod
     def _check_template_variables(cls, variables: TemplateVariables) -> TemplateVariables:
         return check_template_variables(variables)
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, serialize: Callable[["TeacherSettings"], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out keys that older versions lack, if they are empty: old specs must not change."""
-        return {key: value for key, value in serialize(self).items() if value or key != "chat_template_kwargs"}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "TeacherSettings":

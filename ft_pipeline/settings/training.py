@@ -1,18 +1,11 @@
 """The sections of an experiment that define what is trained and how: PEFT, quantization and training arguments."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 ALL_LINEAR = "all-linear"
 """PEFT's name for every matrix except the head."""
@@ -100,21 +93,6 @@ class QuantizationSettings(Section):
     bnb_4bit_use_double_quant: bool = True
 
 
-_LATER_KEYS = (
-    "evals_per_epoch",
-    "eval_rows",
-    "save_steps",
-    "padding_free",
-    "torch_compile",
-    "use_liger_kernel",
-    "attn_implementation",
-    "pure_bf16",
-    "long_rows",
-    "tokens_per_batch",
-)
-"""Keys of TrainingSettings that were added after the first experiments were trained."""
-
-
 class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
@@ -125,14 +103,14 @@ class TrainingSettings(Section):
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop after this many optimizer steps, regardless of num_train_epochs."""
     per_device_train_batch_size: int = Field(8, ge=1)
-    tokens_per_batch: int | None = Field(None, ge=8)
+    tokens_per_batch: int | None = later(None, ge=8)
     """Fill each batch with rows up to this many tokens, padding counted, in place of `per_device_train_batch_size`
     rows: many short rows or few long ones. At least `max_length`. With `padding_free` the rows of a batch are one
     packed sequence. Not for prompt_tuning and grpo."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8)
     """Tokens. `long_rows` decides about longer rows. cpt: the length of a block."""
-    long_rows: Literal["fail", "skip", "truncate"] = "fail"
+    long_rows: Literal["fail", "skip", "truncate"] = later("fail")
     """What to do with rows longer than `max_length` (docs/training-rows.md). `fail`: the token audit refuses them.
     `skip`: leave them out. `truncate`: cut off their end, and leave out those of which no answer remains. The audit
     counts and lists the rows."""
@@ -144,36 +122,36 @@ class TrainingSettings(Section):
     eval_steps: int | None = Field(None, ge=1)
     """Optimizer steps between two evaluations of the held-out loss. Null: `evals_per_epoch` decides. The last step is
     always evaluated."""
-    evals_per_epoch: int = Field(4, ge=1)
+    evals_per_epoch: int = later(4, ge=1)
     """Evaluations of the held-out loss per epoch, evenly spaced. A run that `max_steps` ends within its first epoch
     counts as one epoch. An epoch with fewer steps is evaluated after each step."""
-    eval_rows: int = Field(512, ge=1)
+    eval_rows: int = later(512, ge=1)
     """Number of validation rows for the held-out loss: the same rows every time, chosen by the hash of their ids. All
     rows if the split has no more."""
-    save_steps: int | None = Field(None, ge=1)
+    save_steps: int | None = later(None, ge=1)
     """Optimizer steps between two checkpoints. Null: one after each evaluation. The best and the last step are always
     saved. Two checkpoints are kept: the newest and the best."""
     early_stopping_patience: int | None = Field(3, ge=0)
     """Stop when the best held-out loss is this many evaluations old. Null or 0: never. A run does not stop before its
     schedule has decayed: `linear` and `cosine` to a tenth of the learning rate, constant schedules after warmup."""
     gradient_checkpointing: bool = False
-    padding_free: bool | None = None
+    padding_free: bool | None = later(None)
     """Put the rows of a batch end to end, without padding. Each row attends only to itself (variable-length attention).
     Null: only on a CPU, if the model supports it (Llama-like models); there it is up to a third faster. On a GPU
     (Ampere or newer) `true` uses torch's variable-length kernel, which has not been run on a GPU yet."""
-    torch_compile: bool = False
+    torch_compile: bool = later(False)
     """Compile the layers. This takes about half a minute at the first step; then training is a fifth faster on a CPU.
     A CPU needs g++, and bfloat16 as its compute type (`ft doctor` shows it): compiled layers give wrong results in
     float32."""
-    use_liger_kernel: bool = False
+    use_liger_kernel: bool = later(False)
     """Use Liger's Triton kernels for norms, rotary embedding and MLP. Needs a GPU (not run on one yet) and
     `pip install 'ft-pipeline[liger]'`."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
-        None
+        later(None)
     )
     """Attention during training, by transformers' name. Null: the model's default. All but `eager` and `sdpa` need a
     GPU, and the flash kernels need their package. `padding_free` has its own attention."""
-    pure_bf16: bool = False
+    pure_bf16: bool = later(False)
     """full: use bf16 weights and gradients, and round the updates stochastically. This takes half the memory: 6 bytes
     per parameter, so that 8B parameters fit one 80 GB GPU. Needs an 8-bit `optim`. For GPUs with native bf16."""
     neftune_noise_alpha: float | None = Field(None, gt=0)
@@ -194,9 +172,3 @@ class TrainingSettings(Section):
         """Whether `padding_free` can be used: NEFTune's noise depends on the length of a row, and a named attention
         does not keep rows apart that are end to end."""
         return self.neftune_noise_alpha is None and self.attn_implementation is None
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out later keys that have their defaults: a key that a new version adds must not change old specs."""
-        defaults = {name: type(self).model_fields[name].default for name in _LATER_KEYS}
-        return {key: value for key, value in dump(self).items() if key not in defaults or value != defaults[key]}

@@ -2,13 +2,14 @@
 
 import difflib
 import functools
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.settings.bounded_yaml import BoundedLoader, load_bounded
@@ -46,6 +47,14 @@ class Section(BaseModel):
             if {int, float} & {annotation, *get_args(annotation)}:
                 raise PydanticCustomError("yes_or_no", "input should be a number")
         return value
+
+
+def later(default: Any = PydanticUndefined, *, default_factory: Callable[[], Any] | None = None, **rules: Any) -> Any:
+    """A key that was added after the first projects ran. Specs leave it out while it has its default, so that a new
+    version of the package changes no old spec. rules: further arguments of pydantic's Field."""
+    unset = default_factory() if default_factory else default
+    given = {"default_factory": default_factory} if default_factory else {"default": default}
+    return Field(**given, exclude_if=lambda value: value == unset, **rules)
 
 
 def rule_error(key: str, message: str) -> PydanticCustomError:
