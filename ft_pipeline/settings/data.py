@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -46,10 +46,10 @@ class DataSettings(Section):
     """Share of the groups that are held out for early stopping and for the check of the merged model."""
     test_share: Share = 0.15
     """Share of the groups that are only used for scoring."""
-    golden_test: Literal["only", "added"] = "only"
+    golden_test: Literal["only", "added"] = later("only")
     """With golden test files (`split: test` in a sidecar), `only` their rows are test rows (`test_share` is not
     used), or they are `added` to the test share."""
-    group_templates: bool = True
+    group_templates: bool = later(True)
     """Keep rows of one template in one split: prompts that differ only in an order number, or long ones that differ in
     names."""
     max_quarantined: Share = 0.1
@@ -74,16 +74,12 @@ class DataSettings(Section):
         return licenses
 
     def config(self) -> dict[str, Any]:
-        """Return the settings as a spec has them: those that were added later only if they are changed. `licenses`
-        never is.
+        """Return the settings as a spec of tables has them. `licenses` changes no result.
 
         `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too. `mask` concerns
         only the tables of its formats.
         """
-        later = {"golden_test", "group_templates"}
-        return self.model_dump(
-            mode="json", exclude={*later, "semantic_duplicates", "mask", "licenses"}
-        ) | self.model_dump(mode="json", include=later, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude={"semantic_duplicates", "mask", "licenses"})
 
     def masked(self, data_formats: Iterable[str]) -> dict[str, list[str]]:
         """Return what is masked in the rows of these formats, without formats in which nothing is."""
