@@ -94,7 +94,7 @@ def make_project(root: Path, experiments: int, runs: int) -> None:
     with dg.DagsterInstance.get() as instance:
         shop = Simulation(root, instance)
         from ft_pipeline.execution.partitions import add_partitions
-        from ft_pipeline.execution.step import STEPS
+        from ft_pipeline.step import STEPS
 
         add_partitions(instance, shop.project.experiment_names())
         shop.materialize(*(name for name, step in STEPS.items() if step.stage == "sources"), *shop.tables())

@@ -56,7 +56,7 @@ sys.meta_path.insert(0, _DefinitionsOfThisRepository())
 
 def pytest_collection_finish() -> None:
     """Load the graph if a test module imports what reads it. Tests of pure functions do not wait for Dagster."""
-    if "ft_pipeline.execution.step" in sys.modules:
+    if "ft_pipeline.step" in sys.modules:
         importlib.import_module("ft_pipeline.definitions")
 
 

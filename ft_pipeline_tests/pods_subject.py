@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.execution import pods
-from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.spec import Spec
 
 LAST = 8

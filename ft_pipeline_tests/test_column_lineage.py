@@ -15,10 +15,10 @@ from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
-from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import BuildContext
+from ft_pipeline.step import BuildContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
@@ -52,7 +52,7 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
     from ft_pipeline.definitions import defs
-    from ft_pipeline.execution.step import STEPS
+    from ft_pipeline.step import STEPS
 
     defs()
     return STEPS

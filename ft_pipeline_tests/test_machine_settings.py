@@ -7,8 +7,8 @@ import pytest
 from ft_pipeline import scaffold
 from ft_pipeline.defs.training_chain import experiment_spec
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
+from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import ArtifactStore
 
 

@@ -22,8 +22,8 @@ from playwright.sync_api import Page
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 

@@ -8,8 +8,8 @@ import dagster as dg
 from ft_pipeline.automation.notifications import Notification, latest_of_subjects, notify
 from ft_pipeline.automation.run_failures import JOB
 from ft_pipeline.execution.dagster_names import PARTITION
-from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.project import Project
+from ft_pipeline.recorded_checks import failed_checks
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import folder_stamp, last_written, remote_sources
 from ft_pipeline.sources.remote.declaration import RemoteSource
 from ft_pipeline.sources.remote.fetch import look_for_revision
 from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_json

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.planning import only_inputs_differ, steps_in_order
-from ft_pipeline.execution.step import MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
+from ft_pipeline.step import MissingInput, SpecContext, planned_spec
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.remembering_store import RememberingStore
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_tables import new_table
 from ft_pipeline.cli.display_text import plain, say, say_line
-from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.pace import format_duration
 
 BATCH_STYLES = {"succeeded": "green", "failed": "red", "skipped": "yellow"}
 SHORT_REASON = 200

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ft_pipeline.cli.display_tables import new_table
 from ft_pipeline.cli.display_text import plain, say
-from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.pace import format_duration
 from ft_pipeline.training.memory.estimate import describe_cpu_memory
 from ft_pipeline.training.memory.rank_share import describe_ranks
 

@@ -16,9 +16,9 @@ from rich.table import Column
 from rich.text import Text
 
 from ft_pipeline.cli.display_text import is_terminal, say
-from ft_pipeline.execution.events import Progress as JobProgress
-from ft_pipeline.execution.events import StepEvent, listening
-from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.events import Progress as JobProgress
+from ft_pipeline.events import StepEvent, listening
+from ft_pipeline.pace import format_duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
-from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.pace import format_duration
 from ft_pipeline.search.sampling import MIN_FOR_IMPORTANCE
 from ft_pipeline.search.space import yaml_text
 from ft_pipeline.search.trials import describe_loss, measure_of

@@ -7,11 +7,11 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.tuned_variants import without_variant
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.run import RELEASE, RunRequest, load_steps, plan_run, run
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.project import Project
 from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE, in_order
+from ft_pipeline.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.spec import Spec

@@ -57,7 +57,7 @@ def _show(plan: "UpgradePlan") -> None:
 
 def _cost(steps: Sequence["UpgradedStep"]) -> str:
     """Return the number of the steps, and what they took before."""
-    from ft_pipeline.execution.pace import format_duration
+    from ft_pipeline.pace import format_duration
 
     times = [step.seconds for step in steps]
     known = [seconds for seconds in times if seconds is not None]

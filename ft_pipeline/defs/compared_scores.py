@@ -18,12 +18,12 @@ from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_co
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
-from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
+from ft_pipeline.step import STEPS, SpecContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference
 from ft_pipeline.training.objectives.registry import OBJECTIVES

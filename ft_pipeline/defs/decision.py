@@ -13,7 +13,6 @@ from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.execution.metadata import prose, sentences, table
-from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of
@@ -21,6 +20,7 @@ from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.sweep import is_sweep_member
+from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES

@@ -5,11 +5,11 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.tuned_variants import looks_up
-from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
 from ft_pipeline.settings.distill import OWN_PROMPT, DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.step import SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -11,11 +11,11 @@ from ft_pipeline.distillation.distill import distill
 from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import table, table_columns
-from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.checks.content_checks import describe_columns

@@ -34,10 +34,10 @@ from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.opinions.collect import JUDGED
 from ft_pipeline.execution.metadata import beginning_with, picture, sentences, small_picture, table
 from ft_pipeline.execution.page_layout import behind_a_click
-from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
 from ft_pipeline.settings.gguf_types import in_order
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS

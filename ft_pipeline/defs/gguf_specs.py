@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from ft_pipeline.defs.scoring_specs import scores_spec
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.models.llama_cpp.library import installed_versions
 from ft_pipeline.settings.gguf_types import in_order, parse_types
+from ft_pipeline.step import STEPS, SpecContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

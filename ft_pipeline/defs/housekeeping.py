@@ -10,8 +10,8 @@ from ft_pipeline.defs import automation
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import prefixed
 from ft_pipeline.execution.run_retention import purge_runs
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS
 
 CHECK_SECONDS = 600
 

@@ -16,10 +16,10 @@ from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgem
 from ft_pipeline.evaluation.judge.pairs import first_items, pairs_to_judge
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.execution.metadata import sentences, table
-from ft_pipeline.execution.step import BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
 from ft_pipeline.settings.judge import JudgeSettings
+from ft_pipeline.step import BuildContext, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

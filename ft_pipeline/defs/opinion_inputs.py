@@ -2,7 +2,7 @@
 
 from ft_pipeline.evaluation.opinions.collect import JUDGED, RATED
 from ft_pipeline.evaluation.opinions.verdict_tables import judgement_of, read_judgements, read_ratings
-from ft_pipeline.execution.step import SpecContext
+from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import Artifact
 
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from ft_pipeline.execution.metadata import sentences, table
-from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
 from ft_pipeline.ratings.rating_table import write_table
 from ft_pipeline.ratings.results import Result, results_of
+from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -9,7 +9,6 @@ from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
 from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.page_layout import behind_a_click
-from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
@@ -25,6 +24,7 @@ from ft_pipeline.release.report.report import render_report
 from ft_pipeline.release.requests import request_move
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -13,7 +13,6 @@ from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, 
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.scoring.probe_files import read_probes
 from ft_pipeline.evaluation.tuned_variants import VARIANTS, looks_up, variants_in
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.generation_config import ignored_while_decoding
@@ -23,6 +22,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import PriceSettings
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, spec_of_its_asset, versions_of
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.spec import ArtifactReference, Spec

@@ -13,7 +13,6 @@ from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOU
 from ft_pipeline.defs.table_pages import conversations_metadata, quarantine_metadata, table_metadata
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.evaluation.scoring.task_files import read_task_texts
-from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
@@ -21,6 +20,7 @@ from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ft_pipeline.evaluation.scoring.task_files import hash_files
-from ft_pipeline.execution.step import SpecContext
+from ft_pipeline.step import SpecContext
 from ft_pipeline.store.spec import ArtifactReference, Spec
 
 

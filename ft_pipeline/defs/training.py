@@ -22,10 +22,10 @@ from ft_pipeline.defs.training_chain import (
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.execution.metadata import prose, sentences, small_picture, table, table_columns
-from ft_pipeline.execution.pace import format_duration
-from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.pace import format_duration
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.gguf.index import INDEX

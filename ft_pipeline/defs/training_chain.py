@@ -8,13 +8,13 @@ from typing import Any
 from ft_pipeline.defs.distill_specs import teacher_distributions_spec, teacher_model
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.reward_config import reward_config
-from ft_pipeline.execution.recorded_checks import require_passed
-from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
+from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
+from ft_pipeline.step import SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES

@@ -12,15 +12,15 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.execution.dagster_names import asset_name, terminal_user
 from ft_pipeline.execution.device_wait import DeviceWait
-from ft_pipeline.execution.events import Progress, StepEvent, publish
-from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
+from ft_pipeline.pace import Throttle
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.spec import Spec

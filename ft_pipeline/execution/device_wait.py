@@ -3,8 +3,8 @@
 import dagster as dg
 from dagster._core.events import EngineEventData
 
+from ft_pipeline.events import StepEvent, publish
 from ft_pipeline.execution.dagster_names import asset_name
-from ft_pipeline.execution.events import StepEvent, publish
 
 MARKER = "waits for a device"
 """Name of the wait in the timeline of the run."""

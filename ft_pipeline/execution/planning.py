@@ -10,10 +10,10 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import asset_key
-from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.spec_differences import describe, differences
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step, planned_spec
 from ft_pipeline.project import Project, ProjectSnapshot
+from ft_pipeline.recorded_checks import failed_checks
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, Step, planned_spec
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec

@@ -13,9 +13,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import experiment_of
 from ft_pipeline.execution.device_pool import PODS
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.step import STEPS, Step
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, Step
 
 STOP_SECONDS = 60
 """Seconds that a pod gets to stop: a training saves a checkpoint, and a step writes its last event."""

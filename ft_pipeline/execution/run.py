@@ -14,9 +14,9 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
-from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.interrupts import noting_interrupts
 from ft_pipeline.execution.local_runs import NO_CONSOLE_LOG, definitions, execute_everything
@@ -27,13 +27,13 @@ from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
 from ft_pipeline.execution.run_overview import root_message
 from ft_pipeline.execution.run_process import RunProcesses
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE, GGUF
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import has_files
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name

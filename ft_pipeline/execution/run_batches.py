@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ft_pipeline.execution.events import StepEvent
+from ft_pipeline.events import StepEvent
 from ft_pipeline.execution.planning import PlannedStep
-from ft_pipeline.execution.step import STEPS
+from ft_pipeline.step import STEPS
 
 BatchState = Literal["succeeded", "failed", "skipped"]
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
-from ft_pipeline.execution.events import Progress, StepEvent, listening, publish
+from ft_pipeline.events import Progress, StepEvent, listening, publish
 
 MODULE = "ft_pipeline.execution.run_process"
 STOP_SECONDS = 60.0

@@ -17,6 +17,7 @@ from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
+from ft_pipeline.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution import orphaned_runs
 from ft_pipeline.execution.build import (
     MIN_OBSERVATION_INTERVAL,
@@ -27,14 +28,14 @@ from ft_pipeline.execution.build import (
 )
 from ft_pipeline.execution.dagster_names import asset_key, asset_keys, asset_tags, dagster_settings, terminal_user
 from ft_pipeline.execution.device_pool import EXECUTOR, PODS, pool_of_devices
-from ft_pipeline.execution.events import EventState, Progress, StepEvent, publish
 from ft_pipeline.execution.machines import LOST_MACHINE_RETRIES, device_need, limit_run_time
 from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_finished
-from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.partitions import experiments
-from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.resources import ProjectResource
-from ft_pipeline.execution.step import (
+from ft_pipeline.pace import Throttle
+from ft_pipeline.project import Project
+from ft_pipeline.recorded_checks import failed_checks, recorded_checks
+from ft_pipeline.step import (
     STEPS,
     BuildContext,
     CheckSpec,
@@ -47,7 +48,6 @@ from ft_pipeline.execution.step import (
     planned_spec,
     spec_with_inputs,
 )
-from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.locks import project_lock

@@ -7,8 +7,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.run import load_steps
 from ft_pipeline.execution.spec_differences import Difference, describe, differences
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 

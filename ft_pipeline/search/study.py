@@ -16,12 +16,12 @@ from ft_pipeline.defs.training_chain import (
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
 from ft_pipeline.project import Project
 from ft_pipeline.search.space import Dimension, Value, current_value, read_space
 from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import is_sweep_member
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.provenance import user_name

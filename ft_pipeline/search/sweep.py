@@ -10,14 +10,13 @@ from typing import Any
 
 from ft_pipeline.defs.training_chain import Phase, adapter_spec, assets_not_read, references, training_data_spec
 from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.events import EventState, StepEvent, publish
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifact
-from ft_pipeline.execution.events import EventState, StepEvent, publish
 from ft_pipeline.execution.garbage_collection import SEARCH_LOCK
-from ft_pipeline.execution.pace import format_duration
-from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.run import run_up_to
-from ft_pipeline.execution.step import spec_of_its_asset
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerLost
+from ft_pipeline.pace import format_duration
+from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.search.clock import TrialClock
 from ft_pipeline.search.sampling import next_values
 from ft_pipeline.search.space import Value, settings_with, yaml_text
@@ -42,6 +41,7 @@ from ft_pipeline.search.trials import (
     read_metrics,
     stored_trials,
 )
+from ft_pipeline.step import spec_of_its_asset
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import NAME_DIGITS, Spec

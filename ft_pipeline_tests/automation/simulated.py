@@ -18,8 +18,8 @@ from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 

@@ -17,9 +17,9 @@ from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote, rollback
+from ft_pipeline.step import STEPS
 from ft_pipeline_tests.automation.webhook import Webhook, webhook
 
 

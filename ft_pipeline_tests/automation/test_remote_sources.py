@@ -15,11 +15,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.sources.remote import fetch
 from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.fetch import ASK_SECONDS
 from ft_pipeline.sources.remote.records import SourceRecords
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.automation.simulated import Simulation, rows

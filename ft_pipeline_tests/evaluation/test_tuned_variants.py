@@ -18,7 +18,6 @@ from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.evaluation.scoring import tuned_scores
 from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, shown_texts
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, without_variant
-from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
@@ -26,6 +25,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation

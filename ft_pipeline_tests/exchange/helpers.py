@@ -13,9 +13,9 @@ from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import NOT_RECORDED
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.step import STEPS
 from ft_pipeline.tables.accounts import FileAccount
 from ft_pipeline.tables.validate import validate_file
 from ft_pipeline_tests.end_to_end.project import current

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ft_pipeline.execution.events import Progress
+from ft_pipeline.events import Progress
 
 
 class Cancelled(BaseException):

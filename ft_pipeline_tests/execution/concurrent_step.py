@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.spec import Spec
 
 FOLDER = Path(sys.argv[1])

@@ -9,8 +9,8 @@ from typing import Any
 
 from ft_pipeline.execution.local_runs import definitions
 from ft_pipeline.execution.run import RunRequest, run
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS
 
 
 def interrupt(context: Any) -> dict[str, Any]:

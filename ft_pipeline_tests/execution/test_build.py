@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import build_artifact, hub_environment
-from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.launchers import LocalLauncher, usable_cores, worker_environment
 from ft_pipeline.execution.workers.supervisor import WorkerError
 from ft_pipeline.store.artifacts import ArtifactStore

@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_pids, wait_until

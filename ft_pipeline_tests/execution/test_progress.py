@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from ft_pipeline.execution.events import Progress
-from ft_pipeline.execution.pace import Pace, Throttle, format_duration
+from ft_pipeline.events import Progress
+from ft_pipeline.pace import Pace, Throttle, format_duration
 
 
 def test_a_progress_line_shows_step_values_and_time_left() -> None:

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
-from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.heartbeat import STOP, write_heartbeat
 from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, RayLauncher, launcher_for

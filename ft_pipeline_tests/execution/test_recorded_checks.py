@@ -3,7 +3,7 @@
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require_passed
+from ft_pipeline.recorded_checks import failed_checks, recorded_checks, require_passed
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 

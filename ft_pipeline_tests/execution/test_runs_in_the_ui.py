@@ -9,16 +9,16 @@ import pytest
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG
 
 from ft_pipeline import scaffold
+from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.dagster_names import PARTITION
-from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.local_runs import execute_everything
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run import RunRequest, run
-from ft_pipeline.execution.step import STEPS, BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext
 from ft_pipeline.store.spec import Spec
 
 

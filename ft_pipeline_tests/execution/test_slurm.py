@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.events import Progress, listening
 from ft_pipeline.execution.build import BuildResult, build_artifact
-from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, SlurmLauncher, launcher_for
 from ft_pipeline.execution.workers.slurm_agent import _parameters

@@ -7,8 +7,8 @@ import time
 from rich.console import Console
 
 from ft_pipeline.cli.display_progress import Lines, live_progress
+from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -169,7 +169,7 @@ REDIRECTED = """
 import os, time
 from ft_pipeline.cli.common import stderr
 from ft_pipeline.cli.display_progress import live_progress
-from ft_pipeline.execution.events import Progress, StepEvent, publish
+from ft_pipeline.events import Progress, StepEvent, publish
 with live_progress(stderr):
     before = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -10,9 +10,9 @@ import yaml
 
 from ft_pipeline.execution.event_log_check import WITHOUT_ARTIFACT
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.inbox.decide import decide
 from ft_pipeline.inbox.decisions import ledger
+from ft_pipeline.step import STEPS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows, simulated
 from ft_pipeline_tests.inbox.served import QUESTION, RIGHT, WRONG, accepted_lines, call, new_project, said, write

@@ -18,9 +18,9 @@ from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
-from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
+from ft_pipeline.recorded_checks import failed_checks
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 
@@ -76,7 +76,7 @@ def _project_as_made(root: Path) -> Iterator[Project]:
         patch.setenv("FT_PROJECT", str(root))
         patch.chdir(root)
         installed = importlib.metadata.version
-        patch.setattr("ft_pipeline.execution.step.version", lambda name: recorded.get(name) or installed(name))
+        patch.setattr("ft_pipeline.step.version", lambda name: recorded.get(name) or installed(name))
         yield Project.find(root)
 
 

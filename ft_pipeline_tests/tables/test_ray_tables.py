@@ -20,10 +20,10 @@ import pytest
 
 from ft_pipeline.defs.tables import _build_table
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import BuildContext
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, write_listing
+from ft_pipeline.step import BuildContext
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables import cache_key, ray_tables

@@ -8,9 +8,9 @@ import pytest
 
 import ft_pipeline.defs.training  # noqa: F401  # registers the steps
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.step import STEPS
 from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split

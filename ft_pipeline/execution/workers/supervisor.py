@@ -21,13 +21,13 @@ import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.events import Progress, progress_is_shown
+from ft_pipeline.events import Progress, progress_is_shown
 from ft_pipeline.execution.interrupts import raise_if_interrupted
-from ft_pipeline.execution.pace import Pace
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.launchers import Launcher
 from ft_pipeline.execution.workers.message_channels import Channel, open_channel
 from ft_pipeline.execution.workers.stall_watch import StallWatch
+from ft_pipeline.pace import Pace
 from ft_pipeline.store.atomic_files import full_disk_message
 
 POLL_SECONDS = 0.1

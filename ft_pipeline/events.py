@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ft_pipeline.execution.pace import format_duration
+from ft_pipeline.pace import format_duration
 
 logger = logging.getLogger(__name__)
 EventState = Literal["waiting", "notes", "started", "built", "reused", "check failed", "failed"]

@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.events import Progress, StepEvent, publish
-from ft_pipeline.execution.recorded_checks import require_passed
+from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.project import Project
+from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.spec import Spec
