@@ -27,7 +27,7 @@ from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
 from ft_pipeline.execution.run_overview import root_message
 from ft_pipeline.execution.run_process import RunProcesses
-from ft_pipeline.execution.step_asset import FORCE, GGUF
+from ft_pipeline.execution.step_run import FORCE, GGUF
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded

@@ -12,7 +12,7 @@ from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import HUB_TOKENS, build_artifact, variables_of_job
 from ft_pipeline.execution.machines import device_need
-from ft_pipeline.execution.step_asset import trained_by
+from ft_pipeline.execution.step_run import trained_by
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
