@@ -1,4 +1,7 @@
-"""A step of the pipeline: how its spec is computed, how its artifact is built, and what its checks are."""
+"""A step of the pipeline: what it depends on, how its artifact is made, checked and shown. Without Dagster and torch.
+
+execution/step_asset.py makes Dagster's assets of these records; planning and the workers read them, too.
+"""
 
 import functools
 import time
@@ -8,10 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, StepEvent, publish
+from ft_pipeline.page import Page
 from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -136,32 +138,46 @@ class BuildContext:
 SpecFunction = Callable[[SpecContext], Spec]
 StepBuildFunction = Callable[[BuildContext], dict[str, Any]]
 """Writes the artifact's files to `out`, and returns its summary."""
-ShowFunction = Callable[[Artifact], dict[str, Any]]
-"""Returns the metadata that the UI shows."""
+PageFunction = Callable[[Artifact], Page]
+OfProject = bool | Callable[[Project], bool]
+"""A fact that may depend on the settings of a project."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """One asset of the graph, as planning sees it."""
+    """One asset of the graph."""
 
     name: str
+    """Of the asset, and of the kind of its artifact."""
     stage: str
-    deps: tuple[str, ...]
-    per_experiment: bool
-    gpu: Callable[[Project], bool]
-    """Whether its worker leases a device, for the settings of a project."""
-    may_use_gpu: Callable[[Project], bool]
-    """Whether an input that is missing may be built by a worker that leases a device, before the step itself."""
-    code_version: str
-    checks: tuple[CheckSpec, ...]
+    about: str
+    """What people read about it: what it is, where to look, what to do if it fails."""
     spec: SpecFunction
-    build: StepBuildFunction | None
-    builds_here: Callable[[Spec], bool]
+    """What of the store and the settings the result depends on."""
+    deps: tuple[str, ...] = ()
+    per_experiment: bool = False
+    build: StepBuildFunction | None = None
+    """Makes the artifact in this process, if that is light; otherwise a worker process does."""
+    builds_here: Callable[[Spec], bool] = lambda spec: True
     """Whether `build` builds a spec; otherwise a worker does."""
-    announce: Callable[[SpecContext], str] | None
+    code_version: str = "1"
+    """Another one makes every older artifact of the step again."""
+    checks: tuple[CheckSpec, ...] = ()
+    page: PageFunction | None = None
+    kinds: frozenset[str] = frozenset()
+    """Labels in the UI."""
+    gpu: OfProject = False
+    """Whether its worker leases a device."""
+    may_use_gpu: OfProject = False
+    """Whether an input that is missing may be built by a worker that leases a device, before the step itself."""
+    announce: Callable[[SpecContext], str] | None = None
     """Says what a run may send to a server, while the steps before it have still to run. Empty: nothing."""
-    show: ShowFunction | None
-    asset: dg.AssetsDefinition
+
+    def needs_gpu(self, project: Project) -> bool:
+        return self.gpu(project) if callable(self.gpu) else self.gpu
+
+    def may_need_gpu(self, project: Project) -> bool:
+        return self.may_use_gpu(project) if callable(self.may_use_gpu) else self.may_use_gpu
 
 
 STEPS: dict[str, Step] = {}

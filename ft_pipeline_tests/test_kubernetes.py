@@ -21,6 +21,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.execution.machines import limit_run_time
 from ft_pipeline.execution.pods import pod_configs
 from ft_pipeline.execution.run import load_steps
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -119,7 +120,7 @@ def job_of(step: str, experiment: str | None) -> dict[str, Any]:
     location = K8sContainerContext.create_from_config(
         {"k8s": {**shared, "volume_mounts": values["volumeMounts"], "env_secrets": ["ft-pipeline"]}}
     )
-    of_asset = K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(STEPS[step].asset.op.tags))
+    of_asset = K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(ASSETS[step].op.tags))
     merged = location.merge(of_asset).merge(K8sContainerContext(run_k8s_config=config)).run_k8s_config
     job_config = DagsterK8sJobConfig("registry.example.com/ft_pipeline:0.1.0", "/opt/dagster/dagster_home")
     job = construct_dagster_k8s_job(job_config, ["dagster", "api", "execute_step"], "step", merged)
@@ -152,8 +153,8 @@ def test_other_steps_request_one_gpu_or_none(root: Path) -> None:
 
 def test_a_comparison_that_may_score_the_champion_requests_a_gpu(root: Path) -> None:
     assert pod_of("comparison", "large")["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert "dagster-k8s/config" in STEPS["comparison"].asset.op.tags
-    assert not STEPS["comparison"].gpu(Project(root))  # by itself it needs no lease, and no slot of the pool
+    assert "dagster-k8s/config" in ASSETS["comparison"].op.tags
+    assert not STEPS["comparison"].needs_gpu(Project(root))  # by itself it needs no lease, and no slot of the pool
 
 
 def test_the_experiments_keys_replace_those_of_the_project(root: Path) -> None:

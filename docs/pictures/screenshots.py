@@ -21,7 +21,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
+from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_page
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -63,10 +64,10 @@ def refresh(project: Path) -> None:
     index = ArtifactIndex(store.root)
     with dg.DagsterInstance.get() as instance:
         for pointer in sorted(AssetPointers(store.root).all(), key=lambda pointer: pointer.when):
-            artifact, show = store.require(pointer.kind, pointer.fingerprint), STEPS[pointer.asset].show
-            shown = show(artifact) if show else {}
+            artifact, page = store.require(pointer.kind, pointer.fingerprint), STEPS[pointer.asset].page
+            shown = metadata_of_page(page(artifact)) if page else {}
             metadata = clean_metadata(shown | artifact_metadata(artifact, index, assets, pointer.partition))
-            key = STEPS[pointer.asset].asset.key
+            key = ASSETS[pointer.asset].key
             tags = _recorded_tags(instance, key, pointer.partition)
             event = dg.AssetMaterialization(key, metadata=metadata, partition=pointer.partition, tags=tags)
             instance.report_runless_asset_event(event)

@@ -73,7 +73,7 @@ def make_beside_graph(
                 spec = make_spec()
                 break
             except MissingInput as missing:
-                build_artifact(None, store, missing.spec, device=STEPS["scores"].gpu(project))
+                build_artifact(None, store, missing.spec, device=STEPS["scores"].needs_gpu(project))
         return build_artifact(None, store, spec.with_code_version(STEPS[spec.kind].code_version)).artifact
 
     with project_lock(store.root).hold(lambda message: None, shared=True):

@@ -23,6 +23,7 @@ from ft_pipeline.execution.page_layout import (
     room_for_values,
     with_breaks,
 )
+from ft_pipeline.page import Page, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 
@@ -31,6 +32,21 @@ PREVIEW_CHARACTERS = 300
 NOT_RECORDED = "not_recorded"
 """The entry that says why others are missing."""
 _BREAK_IN_A_LIST = "  \n  "
+
+
+def metadata_of_page(page: Page) -> dict[str, Any]:
+    """Return the blocks of a page as Dagster shows them, by name. Values that are Dagster's own are kept."""
+    return {name: _block(block) for name, block in page.items()}
+
+
+def _block(block: Any) -> Any:
+    match block:
+        case Words():
+            return prose(block.text)
+        case Table():
+            return table(block.rows, block.about)
+        case _:
+            return block
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def pod_configs(experiment: str | None) -> dict[str, dict[str, Any]]:
 
 def _pod_config(project: Project, experiment: str | None, step: Step) -> dict[str, Any]:
     pod: dict[str, Any] = {"termination_grace_period_seconds": STOP_SECONDS}
-    if not (step.gpu(project) or step.may_use_gpu(project)):
+    if not (step.needs_gpu(project) or step.may_need_gpu(project)):
         return {"pod_spec_config": pod}
     need = device_need(project, experiment, step.name)
     pod |= {

@@ -1,13 +1,11 @@
-"""The decorator `@step`, which makes a Dagster asset of a function.
+"""Dagster's asset of a step: it finds the artifact of the step's spec in the store, or builds it.
 
-The function computes the spec of the artifact that should exist, from the settings and the latest artifacts. The asset
-builds that artifact or finds it in the store. The function is also kept in STEPS, so that planning.py can compute what
-a run would do.
+The step is also kept in STEPS, so that planning.py can compute what a run would do.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -21,17 +19,10 @@ from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.execution.step_run import run_step
 from ft_pipeline.project import Project
-from ft_pipeline.step import (
-    STEPS,
-    CheckSpec,
-    ShowFunction,
-    SpecContext,
-    SpecFunction,
-    Step,
-    StepBuildFunction,
-)
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.step import STEPS, CheckSpec, PageFunction, SpecFunction, Step
 
+ASSETS: dict[str, dg.AssetsDefinition] = {}
+"""Every asset of a step by its name. Loading ft_pipeline/defs fills it."""
 SCHEDULED = frozenset({"comparison", "champion"})
 """Assets with a freshness policy, if the settings ask for one: those that the schedule `weekly` is there for."""
 
@@ -42,80 +33,70 @@ def gpu_op_tags(count: int = 1) -> dict[str, Any]:
     return {"dagster-k8s/config": {"container_config": {"resources": {"limits": limits}}}}
 
 
+def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg.AssetsDefinition:
+    """Return Dagster's asset of a step, and register both.
+
+    A step that leases a device is also in the pool `gpu`, and requests a GPU from Kubernetes. A step whose missing
+    input may need a device only requests it: its pod exists before that is known, and the lease of the input's worker
+    excludes others. Both follow the settings at load time.
+    automation: when Dagster's daemon materializes the asset automatically; None: never.
+    """
+    key = asset_key(step.name)
+    needs_gpu, input_needs_gpu = _at_load_time(step.needs_gpu), _at_load_time(step.may_need_gpu)
+
+    @dg.asset(
+        key=key,
+        deps=asset_keys(step.deps),
+        group_name=step.stage,
+        kinds=set(step.kinds),
+        owners=dagster_settings().owners,
+        tags=asset_tags(),
+        metadata=_code_reference(step.spec),
+        freshness_policy=_freshness_policy(step.name),
+        code_version=step.code_version,
+        description=_description(step.about),
+        partitions_def=experiments() if step.per_experiment else None,
+        automation_condition=automation,
+        pool=pool_of_devices() if needs_gpu else None,
+        op_tags=gpu_op_tags() if needs_gpu or input_needs_gpu else None,
+        retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
+        check_specs=_check_specs(key, step.checks, per_experiment=step.per_experiment),
+    )
+    def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
+        return run_step(context, STEPS[step.name], project)
+
+    STEPS[step.name], ASSETS[step.name] = step, materialize
+    return materialize
+
+
 def step(
     *,
-    stage: str,
-    deps: Sequence[str] = (),
-    kinds: set[str],
-    code_version: str = "1",
-    per_experiment: bool = False,
-    gpu: bool | Callable[[Project], bool] = False,
-    may_use_gpu: bool | Callable[[Project], bool] = False,
-    checks: Sequence[CheckSpec] = (),
-    build: StepBuildFunction | None = None,
-    builds_here: Callable[[Spec], bool] = lambda spec: True,
-    announce: Callable[[SpecContext], str] | None = None,
-    show: ShowFunction | None = None,
     name: str | None = None,
     description: str | None = None,
+    deps: Iterable[str] = (),
+    kinds: Iterable[str],
+    checks: Iterable[CheckSpec] = (),
+    show: PageFunction | None = None,
     automation: dg.AutomationCondition | None = None,
+    **facts: Any,
 ) -> Callable[[SpecFunction], dg.AssetsDefinition]:
-    """Make a Dagster asset of a function that computes a spec.
+    """Make a step, and its asset, of a function that computes a spec: the form of a step without a file in steps/.
 
-    build: builds the artifact in this process and returns its summary; None starts a worker process.
-    builds_here: whether `build` builds a spec; a worker process builds the others.
-    announce: says what a run may send to a server; the plan shows it while the steps before this one have still to run.
-    show: computes the metadata that the UI shows from the artifact.
-    automation: when Dagster's daemon materializes the asset automatically; None: never.
-    gpu: whether the worker leases a device. The asset is then also in the pool `gpu`, and requests a GPU from
-    Kubernetes. A function if that depends on the settings; pool and request follow the settings at load time.
-    may_use_gpu: whether a missing input may need a device. The asset then requests a GPU from Kubernetes, whose pod
-    exists before that is known, but is not in the pool: the lease of the input's worker excludes others.
+    show: computes the metadata that the UI shows from the artifact. facts: further fields of Step.
     """
 
-    def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
-        asset_name = name or spec_function.__name__
-        key = asset_key(asset_name)
-        needs_gpu, input_needs_gpu = _value_at_load_time(gpu), _value_at_load_time(may_use_gpu)
-
-        @dg.asset(
-            key=key,
-            deps=asset_keys(deps),
-            group_name=stage,
-            kinds=kinds,
-            owners=dagster_settings().owners,
-            tags=asset_tags(),
-            metadata=_code_reference(spec_function),
-            freshness_policy=_freshness_policy(asset_name),
-            code_version=code_version,
-            description=_description(description or spec_function.__doc__ or ""),
-            partitions_def=experiments() if per_experiment else None,
-            automation_condition=automation,
-            pool=pool_of_devices() if needs_gpu else None,
-            op_tags=gpu_op_tags() if needs_gpu or input_needs_gpu else None,
-            retry_policy=LOST_MACHINE_RETRIES if os.environ.get(EXECUTOR) == PODS else None,
-            check_specs=_check_specs(key, checks, per_experiment=per_experiment),
-        )
-        def materialize(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
-            return run_step(context, STEPS[asset_name], project)
-
-        STEPS[asset_name] = Step(
-            name=asset_name,
-            stage=stage,
+    def decorator(function: SpecFunction) -> dg.AssetsDefinition:
+        record = Step(
+            name=name or function.__name__,
+            about=description or function.__doc__ or "",
+            spec=function,
             deps=tuple(deps),
-            per_experiment=per_experiment,
-            gpu=gpu if callable(gpu) else lambda project: gpu,
-            may_use_gpu=may_use_gpu if callable(may_use_gpu) else lambda project: may_use_gpu,
-            code_version=code_version,
+            kinds=frozenset(kinds),
             checks=tuple(checks),
-            spec=spec_function,
-            build=build,
-            builds_here=builds_here,
-            announce=announce,
-            show=show,
-            asset=materialize,
+            page=show,
+            **facts,
         )
-        return materialize
+        return asset_of(record, automation)
 
     return decorator
 
@@ -155,11 +136,9 @@ def _freshness_policy(asset: str) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
 
 
-def _value_at_load_time(gpu: bool | Callable[[Project], bool]) -> bool:
+def _at_load_time(of_project: Callable[[Project], bool]) -> bool:
     """The value for the project's current settings. True if they cannot be read; every run then reports that error."""
-    if isinstance(gpu, bool):
-        return gpu
     try:
-        return gpu(Project.find())
+        return of_project(Project.find())
     except UserError:
         return True

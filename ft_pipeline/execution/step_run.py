@@ -21,7 +21,7 @@ from ft_pipeline.execution.build import (
 from ft_pipeline.execution.dagster_names import asset_key, terminal_user
 from ft_pipeline.execution.device_pool import PODS
 from ft_pipeline.execution.machines import device_need, limit_run_time
-from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_finished
+from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata, metadata_of_finished, metadata_of_page
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.pace import Throttle
 from ft_pipeline.project import Project
@@ -106,7 +106,7 @@ def _find_or_build(
             context,
             store,
             spec,
-            device=device_need(project, experiment, spec.kind) if step.gpu(project) and build is None else False,
+            device=device_need(project, experiment, spec.kind) if step.needs_gpu(project) and build is None else False,
             build=build,
             force=force,
         )
@@ -191,7 +191,7 @@ def _materialize_result(
 
     checks = recorded_checks(result.artifact)
     parts = (
-        lambda: step.show(result.artifact) if step.show else {},
+        lambda: metadata_of_page(step.page(result.artifact)) if step.page else {},
         lambda: _common_metadata(result, store, experiment),
     )
     return dg.MaterializeResult(

@@ -142,7 +142,7 @@ def _settings_that_stay(settings: ExperimentSettings, space: tuple[Dimension, ..
 def build_unlisted(context: SpecContext, experiment: str, spec: Spec, trial: int | None = None) -> Artifact:
     """Find or build an artifact that no asset of the graph has."""
     spec = spec_of_its_asset(spec)
-    gpu = STEPS[spec.kind].gpu(context.project)
+    gpu = STEPS[spec.kind].needs_gpu(context.project)
     device = device_need(context.project, experiment, spec.kind) if gpu else False
     label = None if trial is None else f"{spec.kind} [{trial_name(trial)}]"
     info = run_info_of_trial(experiment, trial)

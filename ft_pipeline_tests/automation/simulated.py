@@ -18,6 +18,7 @@ from ft_pipeline.automation.notifications import LOG
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -80,7 +81,7 @@ class Simulation:
     def materialize(self, *assets: str) -> bool:
         """Run these assets; returns whether they succeeded."""
         done = dg.materialize(
-            [step.asset for step in STEPS.values()],
+            list(ASSETS.values()),
             instance=self.instance,
             resources=RESOURCES,
             selection=list(assets),

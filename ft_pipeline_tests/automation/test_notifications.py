@@ -17,9 +17,9 @@ from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote, rollback
-from ft_pipeline.step import STEPS
 from ft_pipeline_tests.automation.webhook import Webhook, webhook
 
 
@@ -51,7 +51,7 @@ def run_that_fails(assets: list[str], partition: str | None = None) -> str:
     with dg.instance_for_test() as instance:
         add_partitions(instance, ["qlora"])
         done = dg.materialize(
-            [step.asset for step in STEPS.values()],
+            list(ASSETS.values()),
             instance=instance,
             resources=RESOURCES,
             selection=assets,

@@ -15,11 +15,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.sources.remote import fetch
 from ft_pipeline.sources.remote.declaration import read_source
 from ft_pipeline.sources.remote.fetch import ASK_SECONDS
 from ft_pipeline.sources.remote.records import SourceRecords
-from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.automation.simulated import Simulation, rows
@@ -106,9 +106,7 @@ def test_a_server_that_is_down_leaves_the_earlier_snapshot(
     let_the_interval_pass(shop)
     assert "answered 503" in str(shop.tick_sensor().skip_reason)
     assert not shop.tick_sensor().run_requests
-    result = dg.materialize(
-        [STEPS["raw_alpaca"].asset], instance=shop.instance, resources=RESOURCES, raise_on_error=False
-    )
+    result = dg.materialize([ASSETS["raw_alpaca"]], instance=shop.instance, resources=RESOURCES, raise_on_error=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     message = failure.step_failure_data.error.message
     assert f"{server.url}/support.jsonl cannot be read: 127.0.0.1 answered 503" in message

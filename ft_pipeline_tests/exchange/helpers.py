@@ -13,9 +13,9 @@ from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import NOT_RECORDED
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.step import STEPS
 from ft_pipeline.tables.accounts import FileAccount
 from ft_pipeline.tables.validate import validate_file
 from ft_pipeline_tests.end_to_end.project import current
@@ -68,7 +68,7 @@ def materialize(root: Path, *names: str) -> dg.ExecuteInProcessResult:
     """Materialize assets of a project in a Dagster instance. The metadata of each is recorded."""
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         patch.setenv("FT_PROJECT", str(root))
-        assets = [STEPS[name].asset for name in names]
+        assets = [ASSETS[name] for name in names]
         result = dg.materialize(assets, instance=instance, resources=RESOURCES, raise_on_error=False)
     for name in names:
         (event,) = result.asset_materializations_for_node(name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.definitions import defs
-from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -193,9 +193,9 @@ def test_the_pages_of_its_assets_can_be_shown(
     defs()
     shown = {}
     for pointer in AssetPointers(store.root).all():
-        show = STEPS[pointer.asset].show
+        page = STEPS[pointer.asset].page
         artifact = store.require(pointer.kind, pointer.fingerprint)
-        shown[pointer.asset] = clean_metadata(show(artifact)) if show else {}
+        shown[pointer.asset] = clean_metadata(metadata_of_page(page(artifact))) if page else {}
     assert "languages" not in shown["alpaca"], "its summary has none"
     assert {asset: next(iter(metadata), None) for asset, metadata in shown.items()} == FIRST_ENTRIES
     described = UI_PAGE.read_text(encoding="utf-8")

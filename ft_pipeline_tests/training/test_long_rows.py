@@ -84,7 +84,7 @@ def test_a_cut_answer_trains_no_stop_token_and_a_cut_prompt_is_left_out(tmp_path
     assert entries[501]["tokens"] - entries[501]["lost_tokens"] == LIMIT
     assert report["long_rows"]["lost_tokens"] == sum(entry["lost_tokens"] for entry in entries.values())
     spec = {"config": {"experiment": {"objective": "sft"}}}
-    page = STEPS["training_data"].show(SimpleNamespace(summary={"audit": report}, spec=spec, inputs={}))
+    page = STEPS["training_data"].page(SimpleNamespace(summary={"audit": report}, spec=spec, inputs={}))
     assert page["long_rows"] == report["long_rows"]["message"]
     table = [record.data for record in page["rows_too_long"].records]
     assert [(row["row"], row["left_out"]) for row in table] == [(502, "yes"), (501, "no"), (503, "no")]
