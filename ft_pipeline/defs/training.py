@@ -11,12 +11,9 @@ from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
-    experiment_phases,
-    experiment_settings,
     experiment_spec,
     merged_model_spec,
     references,
-    settings_for_base,
     starting_model,
     training_data_spec,
 )
@@ -26,6 +23,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.pace import format_duration
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext
+from ft_pipeline.steps.phases import experiment_phases, experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.gguf.index import INDEX

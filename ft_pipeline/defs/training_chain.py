@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.defs.distill_specs import teacher_distributions_spec, teacher_model
@@ -13,8 +12,8 @@ from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.step import SpecContext, versions_of
+from ft_pipeline.steps.phases import Phase, settings_for_base, without_trackers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
@@ -29,14 +28,6 @@ NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf", "machine"}
 change it."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One experiment of the chain."""
-
-    name: str
-    settings: ExperimentSettings
-
-
 def experiment_spec(context: SpecContext) -> Spec:
     """Return the spec of this partition's experiment: its phases, as their YAML files are now."""
     assert context.experiment is not None
@@ -45,26 +36,6 @@ def experiment_spec(context: SpecContext) -> Spec:
         for name, settings in context.project.training_chain(context.experiment)
     ]
     return Spec("experiment", config={**own, "stages_before": previous})
-
-
-def experiment_phases(context: SpecContext) -> list[Phase]:
-    """Return the phases that `experiment` was materialized with, whatever the YAML files are now.
-
-    The experiment itself is the last phase.
-    """
-    config = context.artifact("experiment").spec["config"]
-    own = {key: value for key, value in config.items() if key != "stages_before"}
-    return [_as_phase(phase) for phase in (*config["stages_before"], own)]
-
-
-def experiment_settings(context: SpecContext) -> ExperimentSettings:
-    """Return the settings that `experiment` was materialized with, whatever the YAML file is now."""
-    return experiment_phases(context)[-1].settings
-
-
-def _as_phase(config: dict[str, Any]) -> Phase:
-    settings = {key: value for key, value in config.items() if key != "name"}
-    return Phase(config["name"], ExperimentSettings.model_validate(settings))
 
 
 def starting_model(context: SpecContext, phases: list[Phase]) -> tuple[Artifact, Artifact | None]:
@@ -183,16 +154,6 @@ def trackers(context: SpecContext, name: str) -> list[str]:
         return list(context.project.experiment(name).training.report_to)
     except UserError:  # an earlier phase whose YAML was since renamed or broken
         return []
-
-
-def settings_for_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
-    """Return the settings as specs contain them: with the learning rate for the size of `base`, without trackers."""
-    return without_trackers(with_learning_rate(settings, base.summary["params"]))
-
-
-def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:
-    """Return the settings without trackers, because these change no result."""
-    return settings.model_copy(update={"training": settings.training.model_copy(update={"report_to": []})})
 
 
 def merged_model_spec(context: SpecContext, settings: ExperimentSettings, data: Artifact, adapter: Artifact) -> Spec:

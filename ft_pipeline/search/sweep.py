@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.defs.training_chain import Phase, adapter_spec, assets_not_read, references, training_data_spec
+from ft_pipeline.defs.training_chain import adapter_spec, assets_not_read, references, training_data_spec
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.events import EventState, StepEvent, publish
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifact
@@ -42,6 +42,7 @@ from ft_pipeline.search.trials import (
     stored_trials,
 )
 from ft_pipeline.step import spec_of_its_asset
+from ft_pipeline.steps.phases import Phase
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import NAME_DIGITS, Spec
