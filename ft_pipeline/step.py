@@ -4,18 +4,23 @@ execution/step_asset.py makes Dagster's assets of these records; planning and th
 """
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
+
+from pydantic import PlainSerializer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, StepEvent, publish
+from ft_pipeline.job import Job
 from ft_pipeline.page import Page
 from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import require_passed
+from ft_pipeline.settings.yaml_file import Section
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.spec import Spec
@@ -135,6 +140,32 @@ class BuildContext:
         publish(StepEvent(self.spec.kind, None, "notes", message=message))
 
 
+class HasConfig(Protocol):
+    """A spec, or a job."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+class StepConfig(Section):
+    """What the result of a step depends on, besides its inputs. It is hashed, and the worker reads it."""
+
+    @classmethod
+    def of(cls, source: HasConfig) -> Self:
+        return cls.model_validate(source.config)
+
+
+def only(*keys: str) -> PlainSerializer:
+    """Annotate settings of which a step's config has some keys. The worker reads defaults for the others."""
+    return PlainSerializer(lambda settings: settings.model_dump(mode="json", include=set(keys)), return_type=dict)
+
+
+def spec_of(kind: str, inputs: Mapping[str, Artifact], config: StepConfig, libraries: Sequence[str]) -> Spec:
+    """Return the spec of an artifact. libraries: the packages whose version matters."""
+    references = {name: artifact.reference for name, artifact in inputs.items()}
+    return Spec(kind, references, config.model_dump(mode="json"), versions_of(*libraries))
+
+
 SpecFunction = Callable[[SpecContext], Spec]
 StepBuildFunction = Callable[[BuildContext], dict[str, Any]]
 """Writes the artifact's files to `out`, and returns its summary."""
@@ -156,8 +187,13 @@ class Step:
     """What of the store and the settings the result depends on."""
     deps: tuple[str, ...] = ()
     per_experiment: bool = False
+    config: type[StepConfig] | None = None
+    """The type of the config of its specs; None: a step without a file in steps/."""
+    run: Callable[[Job], dict[str, Any]] | None = None
+    """Makes the artifact in a worker process, and returns its summary. Only here are heavy libraries imported. None:
+    workers/worker.py names the function."""
     build: StepBuildFunction | None = None
-    """Makes the artifact in this process, if that is light; otherwise a worker process does."""
+    """Makes the artifact in this process, if that is light."""
     builds_here: Callable[[Spec], bool] = lambda spec: True
     """Whether `build` builds a spec; otherwise a worker does."""
     code_version: str = "1"
@@ -178,6 +214,22 @@ class Step:
 
     def may_need_gpu(self, project: Project) -> bool:
         return self.may_use_gpu(project) if callable(self.may_use_gpu) else self.may_use_gpu
+
+
+def step_of(module: str, **facts: Any) -> Step:
+    """Return the step that a file in steps/ describes: the name of the file, its docstring, its class `Config`, its
+    CHECKS, and its functions `spec`, `run` and `page`."""
+    parts = vars(sys.modules[module])
+    return Step(
+        name=module.rpartition(".")[2],
+        about=parts["__doc__"],
+        config=parts["Config"],
+        spec=parts["spec"],
+        run=parts["run"],
+        checks=parts["CHECKS"],
+        page=parts["page"],
+        **facts,
+    )
 
 
 STEPS: dict[str, Step] = {}

@@ -14,7 +14,7 @@ from ft_pipeline.defs.scoring_specs import (
     served_settings,
     teacher_spec,
 )
-from ft_pipeline.defs.training_chain import base_model_of, references
+from ft_pipeline.defs.training_chain import references
 from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.markdown import field_tables
@@ -38,6 +38,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
 from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
+from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec

@@ -12,17 +12,17 @@ from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
     experiment_spec,
-    merged_model_spec,
     references,
     starting_model,
     training_data_spec,
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.execution.metadata import prose, sentences, small_picture, table, table_columns
-from ft_pipeline.execution.step_asset import step
+from ft_pipeline.execution.step_asset import asset_of, step
 from ft_pipeline.pace import format_duration
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext
+from ft_pipeline.steps.merged_model import STEP as MERGED_MODEL
 from ft_pipeline.steps.phases import experiment_phases, experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -45,7 +45,6 @@ TOKEN_CHECKS = (
     CheckSpec("ids_in_vocabulary", "The model has an embedding for every token."),
 )
 _LENGTHS = "tokens per row"
-_MERGE_NUMBERS = {"mode", "kl_adapter_merged", "max_kl", "adapter_heldout_loss", "compared_tokens"}
 _TRAINING_NUMBERS = (
     *("best_eval_loss", "first_eval_loss", "train_loss", "best_step", "steps", "stopped_early"),
     *("trainable_params", "trainable_share", "tokens_per_second", "peak_memory_gb", "computed_in"),
@@ -158,32 +157,7 @@ def adapter(context: SpecContext) -> Spec:
     return adapter_spec(context, phases[-1], context.checked_artifact("training_data"), base, continued_adapter)
 
 
-@step(
-    stage="training",
-    per_experiment=True,
-    deps=["experiment", "base_model", "training_data", "adapter"],
-    kinds={"pytorch", "huggingface"},
-    gpu=True,
-    code_version="2",
-    checks=[
-        CheckSpec(
-            "merge_equivalence",
-            "The merged model answers as the adapter does (KL per token), or better on held-out loss.",
-        )
-    ],
-    show=lambda artifact: _merged_model_metadata(artifact),
-)
-def merged_model(context: SpecContext) -> Spec:
-    """The base model with the adapter added to its weights: a plain Hugging Face model.
-
-    **Look here** to see whether merging changed its answers.
-
-    **If `merge_equivalence` is red:** the merged model answers differently from the adapter. Release the adapter
-    instead (`ft promote NAME/adapter`).
-    """
-    return merged_model_spec(
-        context, experiment_settings(context), context.checked_artifact("training_data"), context.artifact("adapter")
-    )
+merged_model = asset_of(MERGED_MODEL)
 
 
 @step(
@@ -316,18 +290,6 @@ def _gguf_metadata(artifact: Artifact) -> dict[str, Any]:
         for entry in artifact.document(INDEX)["files"].values()
     ]
     return {"files": table(files)} if files else {}
-
-
-def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.summary
-    candidates = [{"merge": name, **values} for name, values in summary.get("candidates", {}).items()]
-    noise = summary.get("noise")
-    return {
-        "equivalence": prose(summary["checks"]["merge_equivalence"]["message"]),
-        "candidates": table(candidates) if candidates else None,
-        "quantisation_noise": table(noise) if noise else None,
-        **{key: value for key, value in summary.items() if key in _MERGE_NUMBERS},
-    }
 
 
 def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:

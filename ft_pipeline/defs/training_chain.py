@@ -13,6 +13,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import SpecContext, versions_of
+from ft_pipeline.steps.merged_model import merged_model_spec
 from ft_pipeline.steps.phases import Phase, settings_for_base, without_trackers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
@@ -154,21 +155,6 @@ def trackers(context: SpecContext, name: str) -> list[str]:
         return list(context.project.experiment(name).training.report_to)
     except UserError:  # an earlier phase whose YAML was since renamed or broken
         return []
-
-
-def merged_model_spec(context: SpecContext, settings: ExperimentSettings, data: Artifact, adapter: Artifact) -> Spec:
-    """Return the spec of one phase's merged model, on the base model that its adapter was trained on."""
-    base = base_model_of(context, adapter)
-    inputs = {"adapter": adapter, "base_model": base, "training_data": data}
-    keys = {"objective", "technique", "quantization", "merge", "lora", "training", "distill"}
-    config = {"experiment": settings_for_base(settings, base).model_dump(mode="json", include=keys)}
-    versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
-    return Spec("merged_model", references(inputs), config, versions)
-
-
-def base_model_of(context: SpecContext, adapter: Artifact) -> Artifact:
-    """Return the base model that an adapter's manifest names, so that a user cannot mismatch the two."""
-    return context.store.require(*adapter.inputs["base_model"])
 
 
 def references(inputs: dict[str, Artifact]) -> dict[str, ArtifactReference]:

@@ -11,10 +11,10 @@ from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import ATTENTION
+from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import read_shape
-from ft_pipeline.training.merging import merge
 from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
 from ft_pipeline.training.techniques import new_model, save_adapter
 from ft_pipeline.training.trainer.batches import collate
@@ -89,7 +89,7 @@ def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, 
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "checkpoint", tmp_path / "adapter", base(kind))
     inputs = {"adapter": tmp_path / "adapter", "base_model": base(kind), "training_data": rows[0]}
-    summary = merge.run(job("merged_model", tmp_path / "merged", settings, inputs))
+    summary = merged_model.run(job("merged_model", tmp_path / "merged", settings, inputs))
     # In a mixture of experts, rounding can change the choice of a router.
     assert summary["kl_adapter_merged"] < (0.1 if "mo" in kind or "mix" in kind else 5e-3)
     untouched = measure_model(load_model(base(kind), "cpu"), rows[1], 0)

@@ -16,10 +16,10 @@ from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
 from ft_pipeline.models.chat import prompt_and_target
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.steps import merged_model
 from ft_pipeline.store.text_redaction import PLACEHOLDER, ErasedTexts
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.merging import merge
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.trainer.distribution_loss import distribution_columns
@@ -330,7 +330,7 @@ def test_a_students_adapter_is_merged_as_any_other(tmp_path, made, tiny_base):
     trained = job("adapter", tmp_path / "adapter", wanted, {"training_data": folder, "base_model": tiny_base})
     adapter.run(trained)
     inputs = {"adapter": trained.out, "base_model": tiny_base, "training_data": folder}
-    assert merge.run(job("merged_model", tmp_path / "merged", wanted, inputs))["passed"]
+    assert merged_model.run(job("merged_model", tmp_path / "merged", wanted, inputs))["passed"]
 
 
 @pytest.mark.slow

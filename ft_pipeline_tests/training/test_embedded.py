@@ -4,8 +4,8 @@ import pytest
 
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
+from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
-from ft_pipeline.training.merging import merge
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 
 
@@ -22,7 +22,7 @@ def test_qlora_trains_and_merges_the_embedded_model(tmp_path):
     assert summary["trainable_params"] == 921_600
     assert summary["best_eval_loss"] < summary["first_eval_loss"] - 0.5
     inputs = {"adapter": training.out, "base_model": base, "training_data": data}
-    merged = merge.run(job("merged_model", tmp_path / "merged", experiment, inputs))
+    merged = merged_model.run(job("merged_model", tmp_path / "merged", experiment, inputs))
     assert merged["mode"] == "dequantized" and merged["passed"]
     # Training reads rows end to end, the merge reads them padded: the same up to rounding.
     # In 16 bit, the mean over few answer tokens differs by more than that over the thousands of a test split.

@@ -15,6 +15,7 @@ from ft_pipeline.models.chat import render
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.merging.equivalence import Measurement, kl_divergence, measure_model
@@ -62,7 +63,7 @@ def trained(request, tmp_path_factory, data, tiny_base):
 def merged(folder, settings, data, base, adapter_folder):
     inputs = {"training_data": data, "base_model": base, "adapter": adapter_folder}
     work = job("merged_model", folder, settings, inputs)
-    return work.out, merge.run(work)
+    return work.out, merged_model.run(work)
 
 
 def test_learned_answers_survive_merging_and_reloading(trained, tmp_path, data, tiny_base):
@@ -199,7 +200,7 @@ def test_a_merge_without_the_adapters_updates_fails_the_check(trained, tmp_path,
     technique, adapter_folder = trained
     emptied = tmp_path / "emptied"
     shutil.copytree(adapter_folder, emptied)
-    reference = merge._load_adapter_model(
+    reference = merge.load_adapter_model(
         job("merged_model", tmp_path, experiment(technique), {"base_model": tiny_base, "adapter": adapter_folder}),
         experiment(technique),
     )
@@ -209,10 +210,10 @@ def test_a_merge_without_the_adapters_updates_fails_the_check(trained, tmp_path,
     save_file(
         {name: torch.zeros_like(weight) for name, weight in weights.items()}, emptied / "adapter_model.safetensors"
     )
-    mode = merge._modes(experiment(technique))[0]
+    mode = merge.modes(experiment(technique))[0]
     merge.write_merged(tiny_base, emptied, tmp_path / "out", experiment(technique), mode)
     merged = measure_model(load_model(tmp_path / "out", "cpu"), rows, pad)
-    result = merge._check_merge(merged, measured, None, experiment(technique))
+    result = merge.check_merge(merged, measured, None, experiment(technique))
     assert not result.passed and result.kl > 0.02
 
 
@@ -224,13 +225,13 @@ def measured_at(loss):
 @pytest.mark.parametrize(("loss", "passed"), [(2.05, True), (2.2, False), (3.5, False)])
 def test_a_merge_onto_another_base_must_keep_the_gain(loss, passed):
     """The loss is 3.0 without the adapter and 2.0 with it. Nine tenths of the gain must remain: at most 2.1."""
-    result = merge._check_merge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
+    result = merge.check_merge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
     assert result.passed is passed
     assert result.kept_gain == pytest.approx(3.0 - loss)
 
 
 def test_a_merge_fails_the_check_if_training_gained_nothing():
-    result = merge._check_merge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
+    result = merge.check_merge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
     assert not result.passed
 
 

@@ -12,8 +12,8 @@ from ft_pipeline.models.chat import render
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
-from ft_pipeline.training.merging import merge
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.training_data import read_split
@@ -120,6 +120,6 @@ def test_a_prompt_initialized_from_a_text_names_no_local_path(tmp_path, data, ti
 def test_the_merge_of_a_tuned_prompt_writes_no_model(trained, tmp_path, data, tiny_base):
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": trained[0].out}
     work = job("merged_model", tmp_path, experiment(), inputs)
-    summary = merge.run(work)
+    summary = merged_model.run(work)
     assert summary["mode"] == "none" and summary["checks"]["merge_equivalence"]["passed"]
     assert [path.name for path in work.out.iterdir()] == ["merge.json"]

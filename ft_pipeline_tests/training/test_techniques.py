@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
@@ -56,7 +57,7 @@ def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kin
     work, summary = train(tmp_path / "adapter", data, tiny_base, settings)
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": work.out}
-    merged = merge.run(job("merged_model", tmp_path / "merged", settings, inputs))
+    merged = merged_model.run(job("merged_model", tmp_path / "merged", settings, inputs))
     assert merged["passed"] and merged["kl_adapter_merged"] < 2e-3
 
 
@@ -133,7 +134,7 @@ def test_the_merged_model_of_full_has_the_same_files(full, tmp_path, data, tiny_
     settings, work, _ = full
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": work.out}
     merged = job("merged_model", tmp_path, settings, inputs)
-    summary = merge.run(merged)
+    summary = merged_model.run(merged)
     assert summary["mode"] == "full" and summary["checks"]["merge_equivalence"]["passed"]
     assert hashes(merged.out) == hashes(work.out)
     assert (merged.out / "model.safetensors").samefile(work.out / "model.safetensors")

@@ -34,7 +34,6 @@ WORKERS = {
     "teacher_distributions": "ft_pipeline.evaluation.scoring.teacher_distributions:run",
     "training_data": "ft_pipeline.training.training_data:run",
     "adapter": "ft_pipeline.training.adapter:run",
-    "merged_model": "ft_pipeline.training.merging.merge:run",
     "gguf": "ft_pipeline.training.gguf.files:run",
     "gguf_scores": "ft_pipeline.evaluation.scoring.gguf_scores:run",
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
@@ -44,7 +43,7 @@ WORKERS = {
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
     "judgements": "ft_pipeline.evaluation.judge.judgements:run",
 }
-"""Kind of artifact → `module:function` that builds it in a worker process."""
+"""Kind of artifact → `module:function` that builds it in a worker process, for those without a file in steps/."""
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.json"
 RANK = "FT_RANK"
@@ -135,10 +134,17 @@ def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
 
 
 def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
-    if kind not in workers:
-        raise ValueError(f"no worker function for {kind!r}; known: {', '.join(workers)}")
-    module, _, name = workers[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
+    if kind in workers:
+        module, _, name = workers[kind].partition(":")
+        return getattr(importlib.import_module(module), name)
+    from ft_pipeline.steps import find_step
+
+    step = find_step(kind)
+    if step is None or step.run is None:
+        raise ValueError(f"no worker function for {kind!r}")
+    if step.gpu:  # `run` imports it, but only after this process has looked at its GPU and seeded it
+        importlib.import_module("torch")
+    return step.run
 
 
 def _require_leased_gpu(device: str) -> None:

@@ -1,4 +1,4 @@
-"""Worker of `merged_model`: add the adapter to the weights of its base, and check that nothing is lost.
+"""Add the adapter to the weights of its base, and check that nothing is lost (steps/merged_model.py).
 
 PEFT's own merge of a 4-bit model quantizes the sum again, which can erase a weak adapter. Here the sum is 16 bit. For
 qlora there are two modes. `dequantized` adds to the dequantized NF4 weights, which the adapter was trained on. `w16`
@@ -44,51 +44,23 @@ class MergeResult:
     """Share of the gain over the untuned model that is kept, 1 = all; None if the KL is checked instead."""
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Write the merged model as a plain folder. Inputs: adapter, base_model, training_data (its validation rows check
-    the merge).
-
-    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, heldout_rows (of the losses),
-    compared_tokens and compared_rows (of the KL), computed_in, candidates, checks, and for qlora noise.
-    """
-    settings = ExperimentSettings.model_validate(job.config["experiment"])
-    if settings.technique == "full":
-        return _link_full_model(job)
-    if settings.technique == "prompt_tuning":
-        return _write_unmerged(job)
+def held_out_rows(job: Job) -> HeldOutRows:
+    """Return the validation rows, which check the merge."""
     pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
-    held_out = HeldOutRows(read_split(job.inputs["training_data"], "validation"), pad)
-    reference = held_out.load_and_measure(partial(_load_adapter_model, job, settings))
-    job.report.log(
-        f"adapter: held-out loss {reference.loss:.4f} nats per token on {reference.rows:,} of {len(held_out.rows):,} "
-        f"validation rows; {len(reference.states):,} tokens of {reference.compared_rows} rows are compared"
-    )
-    base = _measure_base(job, settings, held_out)
-    candidates: dict[str, MergeResult] = {}
-    merged: dict[str, Measurement] = {}
-    for mode in _modes(settings):
-        merged[mode] = _merge_and_measure(job, settings, mode, held_out)
-        base_loss = base.loss if base is not None and mode == "w16" else None
-        candidates[mode] = _check_merge(merged[mode], reference, base_loss, settings, job.device)
-        job.report.log(f"merged ({mode}): {_describe(candidates[mode])}")
-        job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
-    mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
+    return HeldOutRows(read_split(job.inputs["training_data"], "validation"), pad)
+
+
+def keep(job: Job, mode: str) -> None:
+    """Make the model that is merged in this mode the artifact."""
     for path in _merged_folder(job, mode).iterdir():
         shutil.move(path, job.out / path.name)
-    measurements = {"adapter": reference, "merged": merged[mode]}
-    if base is not None:
-        measurements["base"] = base
-    return {
-        **_summarize(mode, candidates, reference, settings, job.device),
-        **_measure_noise(job, settings, measurements, held_out),
-    }
 
 
 def _merged_folder(job: Job, mode: str) -> Path:
     return job.work / f"merged-{mode}"
 
 
-def _merge_and_measure(job: Job, settings: ExperimentSettings, mode: str, held_out: HeldOutRows) -> Measurement:
+def merge_and_measure(job: Job, settings: ExperimentSettings, mode: str, held_out: HeldOutRows) -> Measurement:
     """Write the model that is merged in this mode to its folder, and measure it."""
     folder = _merged_folder(job, mode)
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,13 +68,14 @@ def _merge_and_measure(job: Job, settings: ExperimentSettings, mode: str, held_o
     return held_out.load_and_measure(partial(load_model, folder, job.device))
 
 
-def _describe(result: MergeResult) -> str:
+def describe(result: MergeResult) -> str:
+    """Return a result as the log shows it."""
     gain = "" if result.kept_gain is None else f", {result.kept_gain:.0%} of the gain kept"
     check = "passed" if result.passed else "failed"
     return f"held-out loss {result.heldout_loss:.4f} nats per token, KL {result.kl:.4g}{gain}; check {check}"
 
 
-def _measure_noise(
+def measure_noise(
     job: Job, settings: ExperimentSettings, measured: dict[str, Measurement], held_out: HeldOutRows
 ) -> dict[str, Any]:
     """Return `noise` (quantization_error.noise_table) if the experiment uses 4 bit and requests it. Two or three more
@@ -127,7 +100,7 @@ def _load_four_bit_model(folder: Path, device: str, quantization: dict[str, Any]
     return model
 
 
-def _link_full_model(job: Job) -> dict[str, Any]:
+def link_full_model(job: Job) -> dict[str, Any]:
     """Link the files of the trained model: `full` trains a whole model, of which the disk needs no second copy."""
     link_files(job.inputs["adapter"], job.out, exclude=_NOT_MODEL_FILES)
     message = "all weights were trained, so there is no adapter to merge"
@@ -138,7 +111,7 @@ def _link_full_model(job: Job) -> dict[str, Any]:
     }
 
 
-def _write_unmerged(job: Job) -> dict[str, Any]:
+def write_unmerged(job: Job) -> dict[str, Any]:
     """Write only merge.json: a learned prompt is not part of the weights, and is served as an adapter."""
     message = "a learned prompt does not change the weights, so there is nothing to merge; serve the adapter"
     (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
@@ -184,28 +157,29 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
             yield name, weight
 
 
-def _modes(settings: ExperimentSettings) -> list[str]:
+def modes(settings: ExperimentSettings) -> list[str]:
     """Return the modes in which the adapter is merged. The best one is used."""
     if settings.technique == "lora":
         return ["w16"]  # its base is the 16-bit model
     return ["dequantized", "w16"] if settings.merge.mode == "auto" else [settings.merge.mode]
 
 
-def _load_adapter_model(job: Job, settings: ExperimentSettings) -> Any:
+def load_adapter_model(job: Job, settings: ExperimentSettings) -> Any:
+    """Load the base as it was trained on, with the adapter."""
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
     keep_weights_unpacked(model)
     return model
 
 
-def _measure_base(job: Job, settings: ExperimentSettings, held_out: HeldOutRows) -> Measurement | None:
+def measure_base(job: Job, settings: ExperimentSettings, held_out: HeldOutRows) -> Measurement | None:
     """Measure the 16-bit base on the held-out rows, if a merge into it is checked by the share of the gain it keeps."""
-    if settings.technique != "qlora" or "w16" not in _modes(settings):
+    if settings.technique != "qlora" or "w16" not in modes(settings):
         return None
     return held_out.load_and_measure(partial(load_model, job.inputs["base_model"], job.device))
 
 
-def _check_merge(
+def check_merge(
     merged: Measurement,
     adapter: Measurement,
     base_loss: float | None,
@@ -224,7 +198,7 @@ def _check_merge(
     return MergeResult(merged.loss, kl, kept_gain >= settings.merge.min_kept_gain, kept_gain)
 
 
-def _summarize(
+def summarize(
     mode: str,
     candidates: dict[str, MergeResult],
     reference: Measurement,
