@@ -68,7 +68,7 @@ def merge_and_compare(item: dict[str, Any]) -> dict[str, Any]:
     from gpu_parts.trainings import train
 
     from ft_pipeline.job import Job
-    from ft_pipeline.training.merging import merge
+    from ft_pipeline.steps import merged_model
 
     folder, device = Path(item["folder"]), item["device"]
     trained = train({**item, "dtype": "auto", "folder": str(folder / "training")})
@@ -87,7 +87,7 @@ def merge_and_compare(item: dict[str, Any]) -> dict[str, Any]:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         job = Job("merged_model", {"experiment": _settings(item)}, inputs, out, work, where, Silent())
-        summaries[name] = merge.run(job)
+        summaries[name] = merged_model.run(job)
         merged[name] = out
         shutil.rmtree(work)
     summary = summaries["device"]
