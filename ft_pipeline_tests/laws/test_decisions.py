@@ -1,0 +1,182 @@
+"""The order in which rows, models and results are listed changes no decision."""
+
+import random
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, KeptLead, RecipeLead, Screen
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
+from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.ratings.rating_ledger import Rating
+from ft_pipeline.ratings.results import result_of
+from ft_pipeline.release.champion import Candidate
+from ft_pipeline.release.decision import Decision, decide
+from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.verdict import verdict
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, forgetting, losses, scored
+from ft_pipeline_tests.laws.values import plain, records_of
+from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, SETTINGS, candidates, champion, comparison
+from ft_pipeline_tests.release.test_verdict import BREACH
+
+DICE = st.randoms(use_true_random=False)
+LISTS = ("pairs", "lead_tests", "kept_leads", "recipe_leads", "answer_checks", "screens")
+"""Results of a comparison in an order that means nothing."""
+
+
+def shuffled(values: Any, dice: random.Random) -> Any:
+    """Return a list or a mapping in another order."""
+    if isinstance(values, dict):
+        return {name: values[name] for name in dice.sample(list(values), len(values))}
+    return dice.sample(list(values), len(values))
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> Comparison:
+    """A comparison of any results, in which no two rows are equal."""
+    levels = st.floats(1.5, 3.6).map(lambda value: round(value, 3))
+    drawn = draw(st.lists(levels, min_size=5, max_size=5, unique=True))
+    measured = comparison(dict(zip(LOSSES, drawn, strict=True)), noise=draw(st.sampled_from([0.05, 0.1, 0.5])))
+    changes = st.sampled_from([{}, {}, {}, {"rails": [BREACH]}, {"forgetting": forgetting(60)}, {"forgetting": None}])
+    rows = [replace(row, experiment=row.name, **draw(changes)) for row in measured.rows]
+    names = st.sampled_from(list(LOSSES))
+    near = st.sampled_from([-0.1, 0.1])
+    every: dict[str, st.SearchStrategy[Any]] = {
+        "kept_leads": st.builds(KeptLead, names, names, names, st.just(0.9), st.just(0.8), near),
+        "recipe_leads": st.builds(
+            RecipeLead, names, names, st.just(3), st.just([0.1]), near, near, st.just(0.3), st.none() | near
+        ),
+        "answer_checks": st.builds(AnswerCheck, names, names, st.just("chrf"), near, st.none() | near, st.just(0.05)),
+        "screens": st.builds(Screen, names, st.just("plain"), st.just(40), near, st.just(0.05)),
+    }
+    # The first entry of a row and a rival counts, so that each has one.
+    found = {
+        name: draw(st.lists(drawn, max_size=3, unique_by=lambda entry: (entry.row, getattr(entry, "rival", ""))))
+        for name, drawn in every.items()
+    }
+    return replace(measured, rows=rows, **found)
+
+
+def concluded(measured: Comparison, decision: Decision, standing: str | None) -> dict[str, Any]:
+    """Return what a decision, its verdict and the recommendation conclude."""
+    found = verdict(measured, decision, standing)
+    document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
+    advice = recommend(ComparisonFacts(measured, {}, 20, Decided.of(document)))
+    return {
+        "decision": asdict(replace(decision, failed=dict(sorted(decision.failed.items())))),
+        "verdict": asdict(found),
+        "advice": {name: advice[name] for name in ("decision", "row", "experiment", "reasons")},
+    }
+
+
+@settings(deadline=None, max_examples=80)
+@given(comparisons(), st.sampled_from([None, "few_shot", "qlora", "gone"]), st.integers(0, 3), DICE)
+def test_the_order_of_results_changes_no_decision(
+    measured: Comparison, standing: str | None, earlier: int, dice: random.Random
+) -> None:
+    record, exposure = champion(standing) if standing else None, Exposure(count=earlier)
+    row = standing if standing in LOSSES else None
+    mixed = replace(measured, **{name: shuffled(getattr(measured, name), dice) for name in (*LISTS, "rows")})
+    one, other = (
+        concluded(world, decide(world, named, SETTINGS, record, {}, exposure), row)
+        for world, named in ((measured, ALL), (mixed, shuffled(ALL, dice)))
+    )
+    assert other == one
+
+
+@given(comparisons())
+def test_a_lead_between_rows_is_the_negative_of_the_reversed_one(measured: Comparison) -> None:
+    for row in measured.rows:
+        for rival in measured.rows:
+            lead, back = measured.lead_over(row, rival), measured.lead_over(rival, row)
+            assert (lead is None) == (back is None) == (row is rival)
+            if lead is not None and back is not None:
+                assert (lead.value, lead.low, lead.high) == (-back.value, -(back.high or 0), -(back.low or 0))
+                assert not (measured.clearly_better(row, rival) and measured.clearly_better(rival, row))
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "forgets": {"forgetting": forgetting(200)},
+    "was not asked general questions": {"forgetting": None},
+    "repeats itself": {"rails": [BREACH]},
+}
+
+
+@given(comparisons(), st.sampled_from([*FAULTS, "failed a check", "too few rows"]))
+def test_no_row_with_a_fault_is_released(measured: Comparison, fault: str) -> None:
+    rows = [replace(row, **FAULTS.get(fault, {})) if row.name == "qlora" else row for row in measured.rows]
+    named = ALL | (candidates("qlora", gates={"merge": False}) if fault == "failed a check" else {})
+    least = measured.test_rows + 1 if fault == "too few rows" else SETTINGS.min_test_rows
+    rules = SETTINGS.model_copy(update={"min_test_rows": least})
+    decision = decide(replace(measured, rows=rows), named, rules, None)
+    assert decision.name != "qlora" and not (decision.move and fault == "too few rows")
+
+
+LEVELS = st.sampled_from([1.8, 2.0, 2.0, 2.4, 3.0])
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.fixed_dictionaries(dict.fromkeys(("plain", "few_shot", "other", "a", "b"), LEVELS)), DICE)
+def test_the_order_of_models_and_items_changes_no_decision(levels: dict[str, float], dice: random.Random) -> None:
+    """From the files with the scores to the decision. Equal models are among them."""
+    kinds = {"plain": "base", "few_shot": "prompt", "other": "prompt", "a": "merged", "b": "merged"}
+    rows = {
+        name: {"kind": kinds[name], "losses": losses(level), "correct": CORRECT, "technique": "lora" * (name in "ab")}
+        for name, level in levels.items()
+    }
+    groups = {"a/prompt_baseline": ["plain", "few_shot", "other"], "a/scores": ["a"], "b/scores": ["b"]}
+    config = {"primary_metric": "loss", "bases": {"a/scores": "x", "b/scores": "x", "a/prompt_baseline": "x"}}
+
+    def decided(order: dict[str, list[str]], items: list[int]) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = {}
+            for number, (source, names) in enumerate(order.items()):
+                inputs[source] = scored(Path(folder) / str(number), {name: rows[name] for name in names})
+                path = inputs[source] / "samples.parquet"
+                at = [begin * ITEMS + item for begin in range(len(names)) for item in items]
+                pq.write_table(pq.read_table(path).take(at), path)
+            measured = compare(inputs, config)
+        named = {
+            row.name: Candidate(row.name, "merged" if row.kind == "merged" else "prompt", row.experiment, row.name)
+            for row in measured.rows
+            if row.kind in ("merged", "prompt")
+        }
+        decision = decide(measured, named, PromotionSettings(min_test_rows=20), None)
+        return (
+            (decision.move, decision.name, decision.reasons, sorted(decision.failed.items())),
+            [row.name for row in measured.rows],
+            [(pair.better, pair.worse, pair.metric) for pair in measured.pairs if pair.difference > 1e-9],
+        )
+
+    mixed = {source: shuffled(names, dice) for source, names in shuffled(groups, dice).items()}
+    assert decided(mixed, shuffled(range(ITEMS), dice)) == decided(groups, list(range(ITEMS)))
+
+
+RATINGS = st.lists(
+    records_of(
+        Rating,
+        candidate=st.just("a"),
+        rival=st.just("b"),
+        item=st.sampled_from(["x:1", "x:3", "y:1", "z:1"]),
+        rater=st.sampled_from(["ann", "bob"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(RATINGS, DICE)
+def test_the_order_of_verdicts_changes_no_result(ratings: list[Rating], dice: random.Random) -> None:
+    one, other = (plain(result_of("a", "b", rated)) for rated in (ratings, shuffled(ratings, dice)))
+    for name in ("win_rate", "can_go_out", "agreement"):
+        assert one.pop(name) == pytest.approx(other.pop(name))
+    assert one == other
