@@ -200,4 +200,5 @@ def wilson(rate: float, count: float, level: float = LEVEL) -> tuple[float, floa
     z = float(ndtri(level))
     center, spread = rate + z**2 / (2 * count), z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+    # At 0 and 1 the rate is a bound itself, which rounding may miss.
+    return max(0.0, min(rate, (center - spread) / scale)), min(1.0, max(rate, (center + spread) / scale))

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 _TIE = 0.5
 _INVENTED = (1.0, 0.0)
 """Where all verdicts are the same: two more conversations, one won and one lost, so that the interval has a width."""
+_ROUNDING = 1e-12
+"""Up to this sum of squares, the scores of a judge are all the same, and the rest is rounding."""
 
 
 class WinRate(NamedTuple):
@@ -64,7 +66,8 @@ def prediction_powered(people: Floats, judge: Floats, judge_of_all: Floats) -> t
     rated, judged = people.shape[-1], judge_of_all.shape[-1]
     centered, of_judge = (values - values.mean(-1, keepdims=True) for values in (people, judge))
     spread = (of_judge**2).sum(-1)
-    weight = np.divide((centered * of_judge).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    varies = spread > _ROUNDING
+    weight = np.divide((centered * of_judge).sum(-1), spread, out=np.zeros_like(spread), where=varies)
     estimate = people.mean(-1) + weight * (judge_of_all.mean(-1) - judge.mean(-1))
     rest = ((centered - weight[..., None] * of_judge) ** 2).sum(-1) / (rated - 2)
     variance = (centered**2).sum(-1) / (rated - 2) / judged + (1 / rated - 1 / judged) * rest
