@@ -132,3 +132,24 @@ def test_the_shell_completes_experiments(tmp_path: Path, shell: str, variables: 
     shown = complete("logs q")
     assert "qlora" in shown and "qlora_long" in shown and "full" not in shown
     assert shell in run_ft(["--show-completion", shell], {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["promote", "lora"],
+        ["rollback"],
+        ["erase", "data/raw/alpaca/support_01.jsonl", "1"],
+        ["inbox", "accept", "1"],
+        ["inbox", "reject", "1"],
+        ["keys", "new"],
+        ["keys", "accept"],
+    ],
+    ids=" ".join,
+)
+def test_a_reason_that_no_record_can_have_is_refused_first(command: list[str], tmp_path: Path) -> None:
+    """A terminal with another encoding than UTF-8 sends such a text. It stands for bytes that are no characters."""
+    scaffold.create(tmp_path / "shop", example=True)
+    result = CliRunner().invoke(app, [*command, "--reason", "caf\udce9", "--project", str(tmp_path / "shop")])
+    assert isinstance(result.exception, UserError), result.exception
+    assert "--reason is not UTF-8" in str(result.exception)

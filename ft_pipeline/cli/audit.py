@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.common import (
+    FAILED,
+    JsonOption,
+    ProjectOption,
+    ReasonOption,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -234,7 +243,7 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
 def erase(
     path: Annotated[Path, typer.Argument(help="File in data/raw.")],
     rows: Annotated[list[int], typer.Argument(help="Rows to erase: line, list index or data row, counted from 1.")],
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    reason: ReasonOption,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -33,6 +33,20 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")
 ]
 
+
+def checked_reason(reason: str) -> str:
+    """Return the value of --reason. UserError if no record can have it: then nothing has been done yet."""
+    from ft_pipeline.errors import UserError
+
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise UserError("--reason is not UTF-8. Type it in a terminal that uses UTF-8.") from None
+    return reason
+
+
+ReasonOption = Annotated[str, typer.Option("--reason", callback=checked_reason, help="Reason, kept in the record.")]
+
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes: the command was run and something failed, the command or its input was refused, or Ctrl-C ended it."""
 

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli import display_inbox
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.common import (
+    FAILED,
+    JsonOption,
+    ProjectOption,
+    ReasonOption,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
@@ -21,7 +30,6 @@ LogOption = Annotated[
     Path | None,
     typer.Option("--log", help="Folder or file of `ft serve --log` (default: `inbox.log` in project.yaml)."),
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 RatedUpOption = Annotated[bool, typer.Option("--rated-up", help="Also answers that were rated up.")]
 RatedDownOption = Annotated[bool, typer.Option("--rated-down", help="Also answers that were rated down.")]
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.common import JsonOption, ProjectOption, checked_reason, open_project, print_result, stdout
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
 app = typer.Typer(help="The key that signs the changes of the store.", invoke_without_command=True)
 
-ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the journal.")]
+ReasonOption = Annotated[str, typer.Option("--reason", callback=checked_reason, help="Reason, kept in the journal.")]
 
 
 @app.callback()

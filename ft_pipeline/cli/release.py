@@ -9,6 +9,7 @@ from ft_pipeline.cli.common import (
     FAILED,
     JsonOption,
     ProjectOption,
+    ReasonOption,
     open_project,
     print_result,
     stderr,
@@ -31,7 +32,7 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Release it even if the comparison or a check rejects it. Needs --reason.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")] = "",
+    reason: ReasonOption = "",
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,7 +84,7 @@ def approve(
 
 
 def rollback(
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")] = "",
+    reason: ReasonOption = "",
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
