@@ -4,8 +4,8 @@ The rule: the prompt of a row decides its split (or its session, where its file 
 rows appended, but no golden test file under `golden_test: only`, a row that was accepted
 
 - is accepted in the same split,
-- or is set aside, because it equals or nearly equals a row that is kept, or shows a held-out row. Test rows are set aside
-  only for the first of these reasons.
+- or is set aside, because it equals or nearly equals a row that is kept, or shows a held-out row. Test rows are set
+  aside only for the first of these reasons.
 """
 
 import tempfile
