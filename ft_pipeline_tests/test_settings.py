@@ -371,11 +371,6 @@ def test_an_experiment_needs_only_three_lines(tmp_path: Path) -> None:
     assert settings.lora.target_modules == "all-linear"
 
 
-def test_settings_are_unchanged_after_a_json_round_trip(tmp_path: Path) -> None:
-    settings = read_settings(write_yaml(tmp_path, "technique: lora\n"), ExperimentSettings)
-    assert ExperimentSettings.model_validate(settings.model_dump(mode="json")) == settings
-
-
 def test_shares_must_leave_training_rows(tmp_path: Path) -> None:
     text = "name: shop\ndata:\n  validation_share: 0.5\n  test_share: 0.4\n"
     with pytest.raises(UserError, match=r"to at most 0\.8"):

@@ -1,14 +1,11 @@
-"""Properties for all inputs: the parsers, the accounts, the duplicates and the splits."""
+"""Properties for all inputs: the parsers and the duplicates. laws/ has those of accounts and splits."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.hashes import WINDOW, shingles_of
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
@@ -16,9 +13,7 @@ from ft_pipeline.tables.dedup.shingles import shingle, shingle_words
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.splits import SPLITS, place_in_splits
 from ft_pipeline.tables.text_rules import is_empty, normalise
-from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 TEXTS = st.text(max_size=30)
 VALUES = st.recursive(
@@ -61,47 +56,6 @@ def test_a_duplicate_key_is_always_detected(pairs, space):
     result = parse_line(line)
     has_duplicate = len({key for key, _ in pairs}) < len(pairs)
     assert (isinstance(result, Fault) and result.code == "duplicate_key") if has_duplicate else result == dict(pairs)
-
-
-LINES = st.lists(
-    st.one_of(
-        st.fixed_dictionaries(
-            {"instruction": TEXTS, "output": TEXTS}, optional={"input": TEXTS, "system": VALUES, "history": VALUES}
-        ),
-        VALUES,
-        st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")),
-    ),
-    max_size=12,
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(LINES, st.sampled_from(["alpaca", "sharegpt", "text", "preferences", "feedback", "unlabelled"]))
-def test_every_row_of_any_file_is_accounted_for(rows, data_format):
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_jsonl(Path(folder) / "a.jsonl", rows)
-        report = validate(path, data_format)
-        assert report["read"] == report["accepted"] + report["quarantined"] + report["duplicates"]
-        assert (
-            sum(len(numbers) for numbers in report["reasons"].values()) == report["quarantined"] + report["duplicates"]
-        )
-        if report["status"] == "accepted":
-            lines = path.read_bytes().split(b"\n")
-            assert report["read"] == sum(bool(line.strip()) for line in lines)
-            table = build(Path(folder), data_format, {"a.jsonl": rows}, max_quarantined=1.0)
-            assert table.checks["rows_accounted_for"].passed and table.accepted == report["accepted"]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}), min_size=2, max_size=8), st.integers(1, 3)
-)
-def test_a_json_array_and_json_lines_give_the_same_report(rows, indent):
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_jsonl(Path(folder) / "a.json", rows)
-        lines = validate(path, "alpaca")
-        path.write_text(json.dumps(rows, indent=indent))
-        assert validate(path, "alpaca") == lines
 
 
 def read_shingles(texts):
@@ -199,36 +153,6 @@ def test_normalizing_ignores_outer_spaces_and_never_empties_a_text(text):
     assert normalise(f"  {text}\n") == once
     assert once or not text.split()
     assert not is_empty("x" + text)
-
-
-def split_of(group, shares):
-    return SPLITS[place_in_splits(np.array([[0, group]], dtype=np.uint64), shares)[0]]
-
-
-@given(st.integers(0, 2**64 - 1), st.floats(0, 0.4), st.floats(0, 0.4), st.floats(0, 0.4))
-def test_a_larger_test_share_keeps_every_group_already_in_test(group, validation, test, smaller):
-    wide = DataSettings(validation_share=validation, test_share=test)
-    narrow = DataSettings(validation_share=validation, test_share=min(test, smaller))
-    if split_of(group, narrow) == "test":
-        assert split_of(group, wide) == "test"
-
-
-@settings(deadline=None, max_examples=20)
-@given(
-    st.lists(st.tuples(TEXTS, TEXTS), min_size=2, max_size=10),
-    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10),
-)
-def test_adding_rows_never_changes_the_split_of_old_rows(old, added):
-    """From raw files to conversations."""
-    from ft_pipeline_tests.tables.helpers import build_chat_tables
-
-    def splits(pairs):
-        rows = [{"instruction": f"Ask {question}", "output": f"Say {answer}"} for question, answer in pairs]
-        with tempfile.TemporaryDirectory() as folder:
-            return {row["id"]: row["split"] for row in build_chat_tables(Path(folder), {"a.jsonl": rows})[1]}
-
-    before, after = splits(old), splits(old + added)
-    assert all(after[row_id] == split for row_id, split in before.items() if row_id in after)
 
 
 def test_match_against_nothing_finds_nothing():
