@@ -46,7 +46,10 @@ def comparisons(draw: st.DrawFn) -> Comparison:
     levels = st.floats(1.5, 3.6).map(lambda value: round(value, 3))
     drawn = draw(st.lists(levels, min_size=5, max_size=5, unique=True))
     measured = comparison(dict(zip(LOSSES, drawn, strict=True)), noise=draw(st.sampled_from([0.05, 0.1, 0.5])))
-    changes = st.sampled_from([{}, {}, {}, {"rails": [BREACH]}, {"forgetting": forgetting(60)}, {"forgetting": None}])
+    no_change: dict[str, Any] = {}
+    changes = st.sampled_from(
+        [no_change] * 3 + [{"rails": [BREACH]}, {"forgetting": forgetting(60)}, {"forgetting": None}]
+    )
     rows = [replace(row, experiment=row.name, **draw(changes)) for row in measured.rows]
     names = st.sampled_from(list(LOSSES))
     near = st.sampled_from([-0.1, 0.1])
@@ -59,7 +62,7 @@ def comparisons(draw: st.DrawFn) -> Comparison:
         "screens": st.builds(Screen, names, st.just("plain"), st.just(40), near, st.just(0.05)),
     }
     # The first entry of a row and a rival counts, so that each has one.
-    found = {
+    found: dict[str, Any] = {
         name: draw(st.lists(drawn, max_size=3, unique_by=lambda entry: (entry.row, getattr(entry, "rival", ""))))
         for name, drawn in every.items()
     }

@@ -1,5 +1,7 @@
 """Values, leads and their bounds: what holds for any numbers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -27,7 +29,11 @@ from ft_pipeline.evaluation.opinions.correction import corrected_win_rate, win_r
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False) | st.integers(-3, 3).map(float)
 SHARES = st.integers(0, 12).map(lambda count: count / 12)
 GROUPS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12)
-near = {"rel": 1e-7, "abs": 1e-7}
+
+
+def near(expected: Any) -> Any:
+    """Return what equals numbers up to rounding."""
+    return pytest.approx(expected, rel=1e-7, abs=1e-7)
 
 
 @st.composite
@@ -58,11 +64,11 @@ def test_a_reversed_lead_is_its_negative(models: tuple[Estimate, Estimate], lowe
     lead = difference(first, second, lower_is_better=lower_is_better)
     back = difference(second, first, lower_is_better=lower_is_better)
     assert lead.difference == -back.difference
-    assert ends(lead) == pytest.approx(ends(back, -1.0), **near)
+    assert ends(lead) == near(ends(back, -1.0))
     values, reversed_ = (
         lead_values(*pair, lower_is_better=lower_is_better) for pair in ((first, second), (second, first))
     )
-    assert sorted(values) == pytest.approx(sorted(-reversed_), **near)
+    assert sorted(values) == near(sorted(-reversed_))
 
 
 @given(two_estimates())
@@ -70,7 +76,7 @@ def test_a_lead_by_a_metric_is_the_negative_of_one_by_its_opposite(models: tuple
     lead, opposite = (difference(*models, lower_is_better=lower) for lower in (False, True))
     assert lead.difference == -opposite.difference
     if not models[0].is_rate:
-        assert ends(lead) == pytest.approx(ends(opposite, -1.0), **near)
+        assert ends(lead) == near(ends(opposite, -1.0))
 
 
 @given(two_estimates(), st.booleans())
@@ -116,8 +122,8 @@ def test_the_order_of_items_and_models_changes_no_estimate(groups: list[str], da
     one = Conversations(groups).means(values)
     other = Conversations([groups[at] for at in order]).means(values[order][:, models])
     for at, model in enumerate(models):
-        assert other[at].value == pytest.approx(one[model].value, **near)
-        assert other[at].influence == pytest.approx(one[model].influence, **near)
+        assert other[at].value == near(one[model].value)
+        assert other[at].influence == near(one[model].influence)
 
 
 @given(two_estimates(), st.floats(0.01, 100), NUMBERS)
@@ -151,7 +157,7 @@ def test_a_drop_is_kept_or_lost_and_never_both(models: tuple[Estimate, Estimate]
     assert (drop is None) == (gain is None)
     if drop is not None and gain is not None:
         assert drop.low <= drop.drop <= drop.high and (drop.lost, drop.won) == (gain.won, gain.lost)
-        assert drop.drop == pytest.approx(-gain.drop, **near)
+        assert drop.drop == near(-gain.drop)
         assert {drop.verdict, gain.verdict} != {"lost"}
         assert (drop.verdict == "kept") == (drop.high < margin)
 
@@ -165,7 +171,7 @@ def test_a_reversed_win_rate_is_its_complement(scores: np.ndarray) -> None:
     assert won.value == pytest.approx(1 - lost.value)
     if won.low is not None and won.high is not None and lost.low is not None and lost.high is not None:
         assert 0 <= won.low <= won.high <= 1
-        assert (won.low, won.high) == pytest.approx((1 - lost.high, 1 - lost.low), **near)
+        assert (won.low, won.high) == near((1 - lost.high, 1 - lost.low))
         assert won.low <= won.value + 1e-9 and won.value - 1e-9 <= won.high
 
 
@@ -177,7 +183,7 @@ def test_a_judge_corrected_by_people_is_reversed_with_them(rated: list[tuple], m
     won, lost = (
         corrected_win_rate(*scores) for scores in ((people, judge, of_all), (1 - people, 1 - judge, 1 - of_all))
     )
-    assert won.value == pytest.approx(1 - lost.value, **near)
+    assert won.value == near(1 - lost.value)
     if won.low is not None and won.high is not None and lost.low is not None and lost.high is not None:
         assert 0 <= won.low <= won.high <= 1
         assert (won.low, won.high) == pytest.approx((1 - lost.high, 1 - lost.low), abs=1e-6)
@@ -230,7 +236,7 @@ def test_the_spread_of_a_corpus_value_has_it_as_its_mean(rows: list[tuple[str, s
     for label in set(references):
         right = sum(reference == answer == label for reference, answer, _ in rows)
         f1.append(2 * right / (references.count(label) + answers.count(label)))
-    assert estimate.value == pytest.approx(np.mean(f1), **near) and -1e-9 <= estimate.value <= 1 + 1e-9
+    assert estimate.value == near(np.mean(f1)) and -1e-9 <= estimate.value <= 1 + 1e-9
 
 
 @given(NUMBERS, st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), st.data())
@@ -239,5 +245,5 @@ def test_a_spread_gives_its_influence_back(value: float, groups: list[str], data
     influence = data.draw(arrays(float, len(names), elements=NUMBERS))
     influence -= influence.mean()
     [estimate] = Conversations(groups).means(np.array(spread(value, influence, groups))[:, None])
-    assert estimate.value == pytest.approx(value, **near)
+    assert estimate.value == near(value)
     assert estimate.influence == pytest.approx(influence, rel=1e-6, abs=1e-6)

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".md", ".txt")
-PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+}
 formats = pytest.mark.parametrize("data_format", FORMATS)
 
 

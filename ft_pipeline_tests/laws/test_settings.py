@@ -83,12 +83,11 @@ def documents_of(draw: st.DrawFn, model: type[BaseModel]) -> dict[str, Any]:
     needed = [name for name, field in fields.items() if field.is_required()]
     others = st.lists(st.sampled_from(sorted(set(fields) - set(needed)) or [""]), max_size=3, unique=True)
     names = [*needed, *(name for name in draw(others) if name)]
-    return {
-        fields[name].alias or name: draw(
-            OF_FIELDS.get((model.__name__, name)) or values_of(fields[name].annotation, tuple(fields[name].metadata))
-        )
+    strategies = {
+        name: OF_FIELDS.get((model.__name__, name), values_of(fields[name].annotation, tuple(fields[name].metadata)))
         for name in names
     }
+    return {fields[name].alias or name: draw(strategy) for name, strategy in strategies.items()}
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))

@@ -39,7 +39,7 @@ def test_a_larger_test_share_keeps_every_group_already_in_test(
 
 
 WORDS = st.sampled_from(["parcel", "kettle", "refund", "Monday", "order", "10400", "10401", "Anna", "Bert", "late"])
-SENTENCES = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
+SENTENCES = st.lists(WORDS | st.text(max_size=4), min_size=1, max_size=12).map(" ".join)
 PAIRS = st.tuples(SENTENCES, SENTENCES)
 ALPACA = PAIRS.map(lambda pair: {"instruction": pair[0], "input": "", "output": f"Say {pair[1]}."})
 SHAREGPT = st.lists(PAIRS, min_size=1, max_size=3).map(
