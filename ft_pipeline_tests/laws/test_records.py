@@ -22,7 +22,7 @@ import ft_pipeline
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.execution.events import Progress, StepEvent
+from ft_pipeline.events import Progress, StepEvent
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.inbox import decisions as inbox
 from ft_pipeline.job import Rank
