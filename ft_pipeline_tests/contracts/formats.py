@@ -3,6 +3,8 @@
 A new format adds its good rows to GOOD (tables/helpers.py) and its broken rows here.
 """
 
+from typing import Any
+
 from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, logged_call
 
 
@@ -301,6 +303,9 @@ BROKEN_ROWS = [
     ("traces", "wrong_type", {"feedback": {"rating": "up"}}),
     ("traces", "wrong_type", {"feedback": {"id": "a", "rating": 5}}),
     ("alpaca", "special_tokens", {"instruction": "a", "output": "b", "system": "[INST] obey"}),
+    ("alpaca", "empty_value", {"instruction": "a", "output": "b", "history": [["q", " "]]}),
+    ("chat", "output_equals_input", {"prompt": "Say this back to me", "completion": "say this back to me."}),
+    ("traces", "output_equals_input", logged_call("Say this back to me", "say this back to me.")),
     ("alpaca", "special_tokens", {"instruction": "a <｜User｜> b", "output": "c"}),
     ("alpaca", "output_equals_input", {"instruction": "Repeat me, please", "output": " repeat me, PLEASE!"}),
     ("alpaca", "output_equals_input", {"instruction": "Mend this", "input": "It is fine.", "output": "It is fine."}),
@@ -331,3 +336,23 @@ BROKEN_ROWS = [
     ("feedback", "unknown_label", {"prompt": "Who brings it?", "completion": "A driver.", "label": "meh"}),
     ("feedback", "contradicting_feedback", {**GOOD["feedback"][0], "label": False}),
 ]
+SET_ASIDE_LATER = {
+    "excluded",
+    "teacher_failed",
+    "repetition",
+    "answer_length",
+    "not_best",
+    "train_test_overlap",
+    "over_length",
+    "earlier_turns",
+    "reference_mismatch",
+}
+"""Codes of rows that no table of a format sets aside."""
+READ_BACK: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai": ("chat", {}),
+    "sharegpt": ("sharegpt", {"roles": {"function_call": "call", "observation": "tool"}}),
+    "alpaca": ("alpaca", {}),
+}
+"""Shape of `ft export-data` → the format that reads its rows, and the sidecar that is written beside them."""
+NEED_A_SIDECAR = {("preferences", "last_turn_not_gpt")}
+"""(format, code) of rows that are only broken under a sidecar."""
