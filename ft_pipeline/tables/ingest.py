@@ -248,6 +248,8 @@ def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
                 f"no line is a JSON object{totals.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
                 "needs one JSON object on each line, or a list of them",
             )
+        if codes == {"wrong_format"}:
+            raise Refused("unknown_format", totals.first_messages["wrong_format"])
         raise Refused("unknown_format" if totals.is_array else "not_json", "no row is a JSON object")
     if not totals.known:
         raise Refused("unknown_format", no_row_fits(FORMATS[data_format], totals.columns))
