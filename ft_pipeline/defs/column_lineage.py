@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from ft_pipeline.execution.dagster_names import asset_key
-from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
+from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS, type_name
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.training.objectives.registry import Column
 
@@ -34,6 +34,7 @@ TOKEN_COLUMNS = {
 ANSWER_COLUMNS = {
     "id": ("str", "The prompt's id in `unlabelled`"),
     "prompt_messages": ("list<{role, content}>", "The prompt that the teacher received"),
+    **{column.name: (type_name(column.arrow_type), column.description) for column in (TOOLS, TAGS)},
     "answer": ("str", "The teacher's answer"),
     "file": ("str", "The prompt's file"),
     "row": ("int", "The prompt's row number in the file"),
