@@ -107,11 +107,11 @@ def _write_lines(
             for row in table.to_pylist():
                 messages = plain(row["messages"])
                 try:
-                    shaped = SHAPES[data_format](messages, row["tools"])
+                    shaped = SHAPES[data_format](messages, row.get("tools"))
                 except CannotHold as error:
                     _leave_out(report, str(error), row)
                     continue
-                if row["tags"] and data_format in WITH_TAGS:
+                if row.get("tags") and data_format in WITH_TAGS:
                     shaped["tags"] = row["tags"]
                     report.extra_keys["tags"] = report.extra_keys.get("tags", 0) + 1
                 _write_row(rows, origins, shaped, row)
@@ -141,7 +141,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def _write_row(rows: BinaryIO, origins: BinaryIO, shaped: dict[str, Any], row: dict[str, Any]) -> None:
     rows.write(dump(shaped) + b"\n")
     names = ("id", "table", "file", "row", "split", "tags")
-    origins.write(orjson.dumps({name: row[name] for name in names}) + b"\n")
+    origins.write(orjson.dumps({name: row.get(name) for name in names}) + b"\n")
 
 
 def _leave_out(report: ExportReport, reason: str, row: dict[str, Any]) -> None:
