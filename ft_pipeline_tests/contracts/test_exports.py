@@ -110,7 +110,13 @@ def make_gguf(project: Project, store: ArtifactStore, model: ModelReference, typ
     draft = store.begin(Spec("gguf_scores", inputs, {"types": [*types]}))
     (draft.out / "scores.json").write_text("{}", encoding="utf-8")
     costs = {"f32": dict.fromkeys(MEASURES, COST)}
-    summary = {"costs": costs, "broken_rails": {"f32": []}, "notes": [], "conversion": {}, "rows": [{"max_new_tokens": 8}]}
+    summary = {
+        "costs": costs,
+        "broken_rails": {"f32": []},
+        "notes": [],
+        "conversion": {},
+        "rows": [{"max_new_tokens": 8}],
+    }
     return ScoredFiles(files, store.commit(draft, summary))
 
 

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS
+from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.registry import OBJECTIVES, ObjectiveSpec
 from ft_pipeline.training.tokens.token_audit import failures
@@ -75,6 +78,13 @@ def trained(subject: Subject, data: Path, tmp_path_factory: pytest.TempPathFacto
     return subject.train(tmp_path_factory.mktemp("trained"), data)
 
 
+def table_columns(table: str) -> set[str]:
+    """The columns of a table."""
+    if table == "distilled":
+        return {*DISTILLED.names}
+    return {column for column, _, _ in describe_columns(table)} | {"id"}
+
+
 def test_every_objective_has_material() -> None:
     covered = {material.objective for material in MATERIAL.values()}
     assert covered == set(OBJECTIVES), "add its smallest rows to MATERIAL in contracts/objectives.py"
@@ -85,6 +95,10 @@ def test_its_rows_pass_the_audit_and_have_the_columns_of_its_lineage(subject: Su
     assert failures(audit) == [] and all(audit["rows"].values()) and audit["left_out"] == []
     columns = {*pq.read_schema(data / "train.parquet").names}
     assert columns == {*subject.spec.lineage, "source"} <= {*TOKEN_COLUMNS}
+    for column, sources in subject.spec.lineage.items():
+        assert sources, column
+        for table, name in sources:
+            assert table in STEPS["training_data"].deps and name in table_columns(table), f"{column}: {table}.{name}"
     train, validation = (read_split(data, split) for split in ("train", "validation"))
     assert train and validation and not {row["id"] for row in train} & {row["id"] for row in validation}
     sequences = (len(train) + len(validation)) * subject.spec.sequences_per_row
