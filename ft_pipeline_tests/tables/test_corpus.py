@@ -6,8 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.contracts.formats import ASK, BROKEN_ROWS, TELL, turns
+from ft_pipeline_tests.contracts.formats import ASK, TELL, turns
 from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
@@ -29,20 +28,6 @@ def test_broken_file_gives_the_expected_account(case):
         assert report["reasons"] == case["reasons"]
         assert report["quarantined"] + report["duplicates"] == case["quarantine"]
         assert report["read"] == case["rows"]
-
-
-@pytest.mark.parametrize(
-    ("data_format", "code", "row"),
-    BROKEN_ROWS,
-    ids=[f"{number}-{row[0]}-{row[1]}" for number, row in enumerate(BROKEN_ROWS)],
-)
-def test_a_broken_row_is_set_aside_and_other_rows_are_kept(tmp_path, data_format, code, row):
-    first, second = GOOD[data_format]
-    report = validate(write_jsonl(tmp_path / "file.jsonl", [first, second, row]), data_format)
-    assert (report["status"], report["reasons"]) == ("accepted", {code: [3]})
-    assert (report["read"], report["accepted"]) == (3, 2)
-    assert report["quarantined"] + report["duplicates"] == 1
-    assert report["duplicates"] == (code in {"duplicate", "near_duplicate"})
 
 
 UNUSUAL_ROWS = [
@@ -84,22 +69,6 @@ UNUSUAL_ROWS = [
 def test_unusual_row_is_accepted(tmp_path, data_format, row):
     report = validate(write_jsonl(tmp_path / "file.jsonl", [*GOOD[data_format], row]), data_format)
     assert (report["reasons"], report["accepted"]) == ({}, 3)
-
-
-def test_every_reason_code_of_the_tables_has_a_broken_row():
-    tested_elsewhere = {
-        "excluded",
-        "teacher_failed",
-        "repetition",
-        "answer_length",
-        "not_best",
-        "train_test_overlap",
-        "over_length",
-        "earlier_turns",
-        "reference_mismatch",
-    }
-    assert {code for _, code, _ in BROKEN_ROWS} == ROW_CODES.keys() - tested_elsewhere
-    assert all(ROW_CODES.values()) and all(FILE_CODES.values())
 
 
 MESSAGES = [
