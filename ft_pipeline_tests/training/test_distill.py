@@ -28,7 +28,6 @@ from ft_pipeline_tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from ft_pipeline_tests.training.subject import (
     PAIRS,
     SHARES,
-    conversation,
     job,
     known_rows,
     make_training_data,
@@ -187,20 +186,6 @@ def test_the_training_rows_pass_the_audit_and_carry_a_distribution_per_trained_t
             trained = sum(label != MASKED for label in row["labels"])
             assert len(row["rest"]) == trained and len(row["top_ids"]) == 16 * trained
             assert row["source"] == "teacher"
-
-
-def test_an_answer_near_a_held_out_row_is_left_out_and_named(tmp_path, asked, tiny_base):
-    work, _ = asked
-    shown = pq.read_table(work.out / "rows.parquet").to_pylist()[0]
-    heldout = conversation(700, [(shown["prompt_messages"][0]["content"], "Something else.")], "test")
-    conversations = write_conversations(tmp_path / "conversations", [*known_rows(), heldout])
-    inputs = {"teacher_distributions": work.out, "conversations": conversations, "base_model": tiny_base}
-    data = job("training_data", tmp_path / "data", experiment(), inputs)
-    data.config["data"] = SHARES
-    report = training_data.run(data)["audit"]
-    assert {(row["row"], row["copy_of"]) for row in report["left_out"]} >= {(shown["row"], "alpaca/rows.jsonl:701")}
-    used = {row["id"] for split in ("train", "validation") for row in read_split(data.out, split)}
-    assert shown["id"] not in used
 
 
 def test_a_long_answer_is_listed_with_the_table_of_its_prompt(tmp_path, asked, made, tiny_base):

@@ -1,9 +1,7 @@
 """grpo: its rows, its loss against plain computations, and trainings of a tiny model on rewards."""
 
 import json
-import os
 import re
-import signal
 from statistics import fmean
 
 import pytest
@@ -350,35 +348,6 @@ def test_groups_with_equal_rewards_change_no_weights(train):
     assert {step["groups_without_signal"] for step in steps} == {1.0} and {step["loss"] for step in steps} == {0.0}
     trained = load_file(work.out / "adapter_model.safetensors")
     assert all(not tensor.any() for name, tensor in trained.items() if "lora_B" in name)
-
-
-class StopsAt:
-    """A reporter that interrupts the training after a step."""
-
-    def __init__(self, step):
-        self._step = step
-
-    def progress(self, step, total, **values):
-        if step == self._step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def log(self, message):
-        pass
-
-
-@pytest.mark.long
-def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
-    settings = experiment(training={"max_steps": 6})
-    whole, _ = train(settings, "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, "stopped", StopsAt(3))  # the signal arrives in the next step
-    resumed, summary = train(settings, "stopped")
-    assert summary["resumed_from_step"] in (3, 4)
-    weights = [(work.out / "adapter_model.safetensors").read_bytes() for work in (whole, resumed)]
-    assert weights[0] == weights[1]
-    rewards = [[entry.get("reward") for entry in logged(work)] for work in (whole, resumed)]
-    assert rewards[0] == rewards[1]
-    assert (whole.out / "held_out.json").read_bytes() == (resumed.out / "held_out.json").read_bytes()
 
 
 def test_a_prompt_and_an_answer_that_are_too_long_together_raise_a_clear_error(train):

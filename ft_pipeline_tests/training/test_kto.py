@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from safetensors.torch import load_file
 from trl import KTOConfig, KTOTrainer
 
 from ft_pipeline.errors import UserError
@@ -38,7 +37,6 @@ from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.trainer.token_trainer import TrainerSetup
 from ft_pipeline.training.training_data import read_split
-from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.training.subject import (
     SHARES,
     conversation,
@@ -281,31 +279,6 @@ def test_the_kl_of_a_step_does_not_depend_on_how_it_is_divided(tmp_path, thumbs,
     assert trainer._estimate_kl(half) == pytest.approx(kl, rel=1e-3)
     filler = trainer._collate([])
     assert trainer._estimate_kl([*whole, filler]) == kl
-
-
-@pytest.mark.long
-def test_a_training_resumes_with_the_same_losses(tmp_path, thumbs, tiny_base):
-    settings = experiment(max_steps=8, learning_rate=5e-3, optim="adamw_torch")
-    whole, _ = train(tmp_path / "whole", thumbs[0], tiny_base, settings)
-    inputs = {"training_data": thumbs[0], "base_model": tiny_base}
-    part = WorkerJob(
-        "adapter",
-        "adapter",
-        job("adapter", tmp_path / "part", settings, inputs).config,
-        inputs,
-        tmp_path / "part",
-        tmp_path / "part" / "out",
-        tmp_path / "part" / "work",
-    )
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with pytest.raises(Cancelled):
-        run_worker(None, part, AccelerateLauncher(), cancel_at(3))
-    work, summary = train(tmp_path / "part", thumbs[0], tiny_base, settings)
-    assert summary["resumed_from_step"] >= 3
-    tensors, expected = (load_file(each.out / "adapter_model.safetensors") for each in (work, whole))
-    for name, tensor in expected.items():
-        torch.testing.assert_close(tensors[name], tensor)
-    assert losses(work.out, "eval_loss") == pytest.approx(losses(whole.out, "eval_loss"))
 
 
 @pytest.mark.slow

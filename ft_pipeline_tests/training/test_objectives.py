@@ -28,7 +28,6 @@ from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
     SHARES,
-    conversation,
     job,
     known_rows,
     make_training_data,
@@ -94,27 +93,6 @@ def test_each_pair_gives_two_texts_whose_answers_are_trained(pairs, tiny_base):
             trained = tokenizer.decode([label for label in row[labels] if label != MASKED])
             assert trained.endswith("<|im_end|>") and trained.startswith(opening) and "Tell me" not in trained
             assert len(row[ids]) == len(row[labels])
-
-
-def test_a_pair_near_a_held_out_row_is_left_out_and_named(tmp_path, tiny_base):
-    near = preference_rows(4)[3]
-    heldout = conversation(700, [(near["prompt_messages"][0]["content"], "Something else.")], "test")
-    rows = preference_rows()
-    folder, report = make(tmp_path, tiny_base, experiment("dpo"), rows, [*known_rows(), heldout])
-    (left_out,) = report["left_out"]
-    assert left_out == {
-        "file": "pairs.jsonl",
-        "row": 4,
-        "code": "train_test_overlap",
-        "copy_of": "alpaca/rows.jsonl:701",
-    }
-    assert near["id"] not in {row["id"] for split in ("train", "validation") for row in read_split(folder, split)}
-
-
-def test_an_empty_preference_table_raises_a_clear_error(tmp_path, tiny_base):
-    empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
-    with pytest.raises(UserError, match="No train pairs: 0 in data/raw/preferences"):
-        make(tmp_path, tiny_base, experiment("dpo"), empty)
 
 
 @pytest.mark.parametrize("technique", ["lora", "full"])

@@ -27,7 +27,6 @@ from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import tiny_model
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 from ft_pipeline_tests.training.test_distill import ask, make, unlabelled_rows
-from ft_pipeline_tests.training.test_grpo import StopsAt
 
 PROMPT = {"system_prompt": "You are the shop.", "few_shot": 2}
 CONFIG = {
@@ -169,18 +168,6 @@ def test_steps_on_the_teachers_answers_stay_as_they_are(train):
     ]
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
     assert losses[1][1] == pytest.approx(losses[2][1], rel=1e-2) and losses[1][1] != losses[0][1]
-
-
-@pytest.mark.long
-def test_a_run_that_is_stopped_and_resumed_gives_the_same_adapter(train):
-    wanted = experiment(on_policy=0.5, training={"max_steps": 6, "eval_steps": 2})
-    whole, _ = train(wanted, "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(wanted, "stopped", StopsAt(3))  # the signal arrives in the next step
-    resumed, summary = train(wanted, "stopped")
-    assert summary["resumed_from_step"] in (3, 4)
-    weights = [(work.out / "adapter_model.safetensors").read_bytes() for work in (whole, resumed)]
-    assert weights[0] == weights[1]
 
 
 def test_several_processes_are_refused(data, base):
