@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
+from ft_pipeline.distillation.answer_table import ANSWERS
+from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
@@ -19,6 +22,7 @@ from ft_pipeline.execution.step import BuildContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
+from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS, parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
@@ -53,6 +57,14 @@ def raw_fields(asset: str, column: str) -> Iterator[str]:
             yield f"{upstream}.{name}"
         else:
             yield from raw_fields(upstream, name)
+
+
+@pytest.mark.parametrize(
+    ("asset", "schema"),
+    [("conversations", SCHEMA), ("teacher_answers", ANSWERS), ("distilled", DISTILLED), ("training_data", _SCHEMA)],
+)
+def test_lineage_names_only_columns_of_the_table(asset: str, schema: pa.Schema) -> None:
+    assert set(TABLES[asset]) <= set(schema.names)
 
 
 @pytest.mark.parametrize("name", FORMATS)
