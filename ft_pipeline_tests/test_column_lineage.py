@@ -15,10 +15,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
-from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import BuildContext
+from ft_pipeline.execution.step_asset import ASSETS
+from ft_pipeline.step import BuildContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
@@ -44,7 +45,7 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
     from ft_pipeline.definitions import defs
-    from ft_pipeline.execution.step import STEPS
+    from ft_pipeline.step import STEPS
 
     defs()
     return STEPS
@@ -114,7 +115,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
     (raw / "foreign.yaml").write_text("columns: {question: instruction}\n", encoding="utf-8")
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [step.asset for step in steps.values()],
+            [*ASSETS.values()],
             instance=instance,
             resources=RESOURCES,
             selection=["raw_alpaca", "alpaca"],
@@ -136,7 +137,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
 
 def materialize_pairs(steps: dict, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """Materialize the table of preference pairs."""
-    assets = [step.asset for step in steps.values()]
+    assets = [*ASSETS.values()]
     selection = ["raw_preferences", "preferences"]
     return dg.materialize(assets, instance=instance, resources=RESOURCES, selection=selection, raise_on_error=False)
 
@@ -175,7 +176,7 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         add_partitions(instance, ["qlora"])
         result = dg.materialize(
-            [step.asset for step in steps.values()],
+            [*ASSETS.values()],
             instance=instance,
             resources=RESOURCES,
             selection=["raw_text", "experiment"],

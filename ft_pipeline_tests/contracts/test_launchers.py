@@ -15,7 +15,6 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
     LAUNCHERS,
@@ -28,6 +27,7 @@ from ft_pipeline.execution.workers.launchers import (
     launcher_for,
 )
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
+from ft_pipeline.step import STEPS
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.execution.conftest import ROOT, job
 from ft_pipeline_tests.test_kubernetes import pod_of

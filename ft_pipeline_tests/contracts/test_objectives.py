@@ -14,9 +14,9 @@ import pytest
 from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS
 from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.step import STEPS
 from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.registry import OBJECTIVES, ObjectiveSpec

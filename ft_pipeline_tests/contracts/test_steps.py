@@ -14,9 +14,10 @@ from ft_pipeline.definitions import defs
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import metadata
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, planned_spec
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import DagsterSettings
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
@@ -45,7 +46,7 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_jsonl(root / "data" / "raw" / name / "a.jsonl", rows)
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         patch.setenv("FT_PROJECT", str(root))
-        assets = [step.asset for step in STEPS.values()]
+        assets = [*ASSETS.values()]
         dg.materialize(assets, instance=instance, resources=RESOURCES, selection=TABLES, raise_on_error=False)
     return root
 
@@ -66,21 +67,23 @@ def pages(new: Path, old: Path) -> Iterator[dict[str, list[dict[str, Any]]]]:
             patch.setenv("FT_PROJECT", str(root))
             store = ArtifactStore(root / "data" / "store")
             for pointer in AssetPointers(store.root).all():
-                if show := STEPS[pointer.asset].show:
-                    found[pointer.asset].append(show(store.require(pointer.kind, pointer.fingerprint)))
+                if page := STEPS[pointer.asset].page:
+                    found[pointer.asset].append(
+                        metadata.metadata_of_page(page(store.require(pointer.kind, pointer.fingerprint)))
+                    )
         yield found
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_it_says_what_it_is(name: str) -> None:
-    step = STEPS[name]
-    assert step.code_version.isdecimal() and step.code_version == step.asset.code_versions_by_key[step.asset.key]
+    step, asset = STEPS[name], ASSETS[name]
+    assert step.code_version.isdecimal() and step.code_version == asset.code_versions_by_key[asset.key]
     assert set(step.deps) <= set(STEPS) - {name}
-    description = step.asset.descriptions_by_key[step.asset.key]
+    description = asset.descriptions_by_key[asset.key]
     assert "**Look here**" in description and "\n" not in description
     checks = [check.name for check in step.checks]
     assert len(set(checks)) == len(checks) and all(check.description.endswith(".") for check in step.checks)
-    assert {spec.name for spec in step.asset.check_specs} == {*checks}
+    assert {spec.name for spec in asset.check_specs} == {*checks}
 
 
 def specs_of(name: str, root: Path) -> Iterator[Spec]:
@@ -110,7 +113,7 @@ def test_its_spec_is_plain_json_without_a_path_of_this_machine(name: str, old: P
         assert spec.versions["code"] == STEPS[name].code_version and str(root) not in text
 
 
-@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.show])
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.page])
 def test_its_page_can_be_shown_and_stored(name: str, pages: dict[str, list[dict[str, Any]]]) -> None:
     if name in NOWHERE:
         pytest.skip("it needs a trained model of the present version")
@@ -124,7 +127,7 @@ def test_its_page_can_be_shown_and_stored(name: str, pages: dict[str, list[dict[
         assert {key for key in shown if f"`{key.removeprefix('all_')}`" not in described} == set()
 
 
-@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.show])
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.page])
 def test_each_column_of_its_lineage_is_in_its_schema_and_made_from_columns_of_its_inputs(
     name: str, pages: dict[str, list[dict[str, Any]]]
 ) -> None:
