@@ -1,6 +1,7 @@
 """lm-eval on the tiny model: its results equal those of a direct computation."""
 
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_our_rendering_equals_that_of_lm_eval(wide_model: Any, tokenizer: Any, t
     assert [sample["filtered_resps"][0][0] for sample in samples] == [
         sample["filtered_resps"][0][0] for sample in our_samples
     ]
+
+
+def test_no_program_is_started_to_score_a_model(
+    wide_model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval can describe the machine, by `pip list` and others, which takes longer than a tiny model."""
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments) or 1 / 0)
+    run_tasks(loaded(wide_model, tokenizer), [loss_task(documents(tokenizer, Prompt()))], tmp_path)
+    assert started == []
 
 
 def test_the_general_suite_equals_the_direct_computation(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:

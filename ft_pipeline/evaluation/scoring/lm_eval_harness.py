@@ -55,19 +55,15 @@ def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sa
     not read.
     """
     import datasets
-    import lm_eval
+    from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
     write_tasks(tasks, folder)
-    results = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=[task.name for task in tasks],
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        apply_chat_template=False,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    loaded = TaskManager(include_path=str(folder), include_defaults=False).load([task.name for task in tasks])
+    # `simple_evaluate` would also describe the machine, for which it runs a dozen programs, `pip list` among them.
+    results = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+    assert results is not None
     return {task.name: sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"]) for task in tasks}
 
 
