@@ -32,9 +32,15 @@ ROWS = {"unlabelled": 8, "sharegpt": 12}
 
 @dataclass(frozen=True)
 class Finished:
-    """A small project after its first `ft run`, and that run."""
+    """A small project after its first `ft run`."""
 
     root: Path
+
+
+@dataclass(frozen=True)
+class FirstRun(Finished):
+    """A small project that was run now."""
+
     run: subprocess.CompletedProcess[str]
 
 
@@ -67,6 +73,14 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
         path.unlink()
     write_experiment(root, "qlora", model, epochs=epochs)
     return root
+
+
+def first_run(folder: Path) -> FirstRun:
+    """Run a small project for the first time. Its model is named relative to the project folder."""
+    root = small_project(folder / "shop")
+    for path in (root / "project.yaml", *(root / "experiments").glob("*.yaml")):
+        path.write_text(path.read_text(encoding="utf-8").replace(f"{root}/", "./"), encoding="utf-8")
+    return FirstRun(root, ft(root, "run", "--experiment", "qlora"))
 
 
 def write_experiment(
@@ -119,7 +133,7 @@ def ft(root: Path, *arguments: str, timeout: float = 900, **more: str) -> subpro
     """Run `ft` as a user does, in a separate process; more: environment variables to add."""
     command = [str(Path(sys.executable).parent / "ft"), *arguments]
     env = environment(root) | more
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def ft_json(root: Path, *arguments: str) -> Any:
@@ -150,6 +164,7 @@ def ft_in_turn(root: Path, *commands: tuple[str, ...], timeout: float = 900) -> 
     arguments = json.dumps([[*command, "--json"] for command in commands])
     done = subprocess.run(
         [sys.executable, "-c", IN_ONE_PROCESS, arguments],
+        cwd=root,
         env=environment(root),
         capture_output=True,
         text=True,
@@ -186,6 +201,7 @@ def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str
     ]
     return subprocess.run(
         command,
+        cwd=root,
         env=environment(root) | env,
         capture_output=True,
         text=True,

@@ -35,7 +35,9 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A small project whose tuned model is trained enough to answer something, after its first run."""
     root = small_project(tmp_path_factory.mktemp("judged") / "shop")
     write_experiment(root, "qlora", root / "models" / "tiny", technique="full", epochs=6, learning_rate=0.01)
-    return Finished(root, ft(root, "run", "--experiment", "qlora"))
+    done = ft(root, "run", "--experiment", "qlora")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Finished(root)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.project import (
     PER_EXPERIMENT,
     SHARED,
-    Finished,
+    FirstRun,
     current,
     environment,
+    first_run,
     ft,
     ft_json,
     small_project,
@@ -29,27 +30,33 @@ pytestmark = pytest.mark.slow
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 
-def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """A small project that is run now, from the raw files to the report."""
+    return first_run(tmp_path_factory.mktemp("lifecycle"))
+
+
+def test_the_first_run_materializes_every_asset(finished: FirstRun) -> None:
     assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
     assert "not recorded" not in finished.run.stderr + finished.run.stdout, "metadata of a step"
     current = {(pointer.asset, pointer.partition) for pointer in AssetPointers(finished.root / "data" / "store").all()}
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-def test_the_run_ends_with_what_changed_and_what_to_do_next(finished: Finished) -> None:
+def test_the_run_ends_with_what_changed_and_what_to_do_next(finished: FirstRun) -> None:
     for shown in ("Done in ", "Verdict: ", "Champion: ", "ft report --open", "ft compare", "ft ui", "Next: "):
         assert shown in finished.run.stdout
     assert len(finished.run.stdout.splitlines()) <= 12
 
 
-def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
+def test_a_second_run_has_nothing_to_do(finished: FirstRun) -> None:
     again = ft_json(finished.root, "run", "--experiment", "qlora")
     assert again["steps"] == []
     assert again["fresh"] == len(SHARED) + len(PER_EXPERIMENT)
     assert "Up to date" in ft(finished.root, "run", "--experiment", "qlora").stdout
 
 
-def test_the_comparison_contains_prompts_and_tuned_models_with_intervals(finished: Finished) -> None:
+def test_the_comparison_contains_prompts_and_tuned_models_with_intervals(finished: FirstRun) -> None:
     document = ft_json(finished.root, "compare")
     kinds = {row["kind"] for row in document["rows"]}
     assert {"base", "prompt", "adapter", "merged"} <= kinds
@@ -62,20 +69,20 @@ def test_the_comparison_contains_prompts_and_tuned_models_with_intervals(finishe
     assert {pair["metric"] for pair in document["pairs"]} >= {"loss", "chrf", "rouge_l"}
 
 
-def test_the_recommendation_gives_reasons(finished: Finished) -> None:
+def test_the_recommendation_gives_reasons(finished: FirstRun) -> None:
     document = ft_json(finished.root, "recommend")
     assert document["reasons"]
     assert any("500" in reason for reason in document["reasons"])  # far too few rows here
 
 
-def test_the_verdict_comes_first(finished: Finished) -> None:
+def test_the_verdict_comes_first(finished: FirstRun) -> None:
     """In the output of the run, in the recommendation and in decision.json."""
     sentence = current(finished.root, "decision").document("decision.json")["verdict"]["sentence"]
     assert ft_json(finished.root, "recommend")["verdict"] == sentence
     assert sentence in finished.run.stdout
 
 
-def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: Finished) -> None:
+def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: FirstRun) -> None:
     document = ft_json(finished.root, "exposures")
     decided = current(finished.root, "decision").document("decision.json")
     assert document["tests"] == decided["exposure"]["before"] + (
@@ -85,13 +92,13 @@ def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: Finished
     assert "standard errors" in ft(finished.root, "exposures").stdout
 
 
-def test_ft_experiments_lists_the_state(finished: Finished) -> None:
+def test_ft_experiments_lists_the_state(finished: FirstRun) -> None:
     (row,) = ft_json(finished.root, "experiments")["experiments"]
     assert (row["name"], row["technique"], row["state"]) == ("qlora", "qlora", "fresh")
     assert row["primary_score"] > 0 and row["primary_metric"].endswith("lower is better)")
 
 
-def test_every_row_is_accounted_for_in_sql(finished: Finished) -> None:
+def test_every_row_is_accounted_for_in_sql(finished: FirstRun) -> None:
     query = "select sum(read), sum(accepted) + sum(quarantined) + sum(duplicates) from alpaca_files"
     ((read, accounted),) = ft_json(finished.root, "sql", query)["rows"]
     assert read == accounted == 102
@@ -101,13 +108,13 @@ def test_every_row_is_accounted_for_in_sql(finished: Finished) -> None:
     assert ["duplicate", "legacy_export.jsonl", 41] in rows
 
 
-def test_sql_reads_only_the_tables(finished: Finished) -> None:
+def test_sql_reads_only_the_tables(finished: FirstRun) -> None:
     done = ft(finished.root, "sql", "select * from read_csv('/etc/passwd')")
     assert done.returncode == 2
     assert "root:" not in done.stdout + done.stderr
 
 
-def test_the_plan_runs_only_what_a_changed_file_affects(finished: Finished) -> None:
+def test_the_plan_runs_only_what_a_changed_file_affects(finished: FirstRun) -> None:
     path = finished.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     before = path.read_bytes()
     row = {
@@ -125,7 +132,7 @@ def test_the_plan_runs_only_what_a_changed_file_affects(finished: Finished) -> N
         path.write_bytes(before)
 
 
-def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(finished: Finished) -> None:
+def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(finished: FirstRun) -> None:
     path = finished.root / "experiments" / "typo.yaml"
     try:
         path.write_text("technique: qlora\nlora:\n  rr: 4\n", encoding="utf-8")
@@ -141,7 +148,7 @@ def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(fin
         path.unlink()
 
 
-def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path, finished: Finished) -> None:
+def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path, finished: FirstRun) -> None:
     root = shutil.copytree(finished.root, tmp_path / "shop")
     write_experiment(root, "large", root / "models" / "tiny", epochs=2)
     with (root / "experiments" / "large.yaml").open("a", encoding="utf-8") as file:
@@ -152,14 +159,14 @@ def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path,
     assert failure.startswith("adapter: The experiment sets `gpu`: this step needs 2 GPUs of at least 40 GB, and ")
 
 
-def test_the_memory_for_a_training_on_the_cpu_is_estimated(finished: Finished) -> None:
+def test_the_memory_for_a_training_on_the_cpu_is_estimated(finished: FirstRun) -> None:
     estimate = current(finished.root, "memory_estimate", "qlora").summary
     assert estimate["cpu_gb"]["float32"] > estimate["cpu_gb"]["bfloat16"] > 0
     assert "no GPU size declared; on a CPU 0." in estimate["checks"]["fits"]["message"]
 
 
 @pytest.mark.long
-def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished: Finished) -> None:
+def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished: FirstRun) -> None:
     """`kill -9` of `ft run` in the middle of training: no process is left, Dagster records that the run failed, and the
     next run resumes to the same adapter, byte for byte, as an uninterrupted one."""
     root = small_project(tmp_path / "shop")

@@ -17,19 +17,12 @@ from ft_pipeline.evaluation.comparison.result_records import (
 from ft_pipeline.evaluation.comparison.row_records import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
-
-PROBES = [
-    {"query": query} for query in ("Where is <b>it</b>?", "Who are you?", "When?", "Is it late?", "Can I return it?")
-]
+from ft_pipeline_tests.release.trained import Trained
 
 
-def full_report(folder: Path) -> Path:
-    """Make a project with two trained models, and return its report. folder: for the project."""
-    shop = Trained(folder / "shop", probes={"comply": PROBES})
-    shop.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
-    shop.train("whole", "full")
-    compared = shop.compare()
+def full_report(shop: Trained) -> Path:
+    """Return the report of a project with two trained models and a comparison."""
+    compared = shop.store.all("comparison")[-1]
     inputs = {name: shop.store.require(*reference) for name, reference in compared.inputs.items()}
     config = {**compared.spec["config"], "rare": True}
     shop.put("comparison", inputs, lambda out: _with_rare_results(compared, out), {}, config)

@@ -30,8 +30,8 @@ Export = Callable[..., dict[str, Any]]
 def export(trained: Trained, tmp_path: Path) -> Export:
     """`ft export NAME` to a new folder; its JSON document."""
 
-    def run(name: str, *options: str) -> dict[str, Any]:
-        arguments = ["export", name, str(tmp_path / "out"), "--project", str(trained.root), "--json", *options]
+    def run(name: str, *options: str, of: Trained = trained) -> dict[str, Any]:
+        arguments = ["export", name, str(tmp_path / "out"), "--project", str(of.root), "--json", *options]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
@@ -63,9 +63,9 @@ def scored_answers(trained: Trained, row: str) -> dict[str, str]:
     ("name", "options", "row"), [("lora", ["--merged"], "lora/merged"), ("whole", [], "whole/merged")]
 )
 def test_an_exported_whole_model_gives_the_scored_answers(
-    trained: Trained, export: Export, name: str, options: list[str], row: str
+    trained_here: Trained, export: Export, name: str, options: list[str], row: str
 ) -> None:
-    document = export(name, *options)
+    document = export(name, *options, of=trained_here)
     folder = Path(document["path"])
     assert (document["name"], document["kind"], document["base_model"]) == (row, "merged", None)
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(
@@ -75,7 +75,7 @@ def test_an_exported_whole_model_gives_the_scored_answers(
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16  # whatever this machine computes in
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    answers = scored_answers(trained, row)
+    answers = scored_answers(trained_here, row)
     assert len(answers) == ITEMS
     for prompt, answer in answers.items():
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)

@@ -69,7 +69,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     shop.train("lora", "lora", system_prompt="You work in a shop.")
     shop.train("learned", "prompt_tuning")
     text = shop.put("text", {}, write_texts(*TEXTS))
-    shop.compare(VARIANTS, TUNED_WITH, {"text": text})
+    shop.score(VARIANTS, TUNED_WITH, {"text": text})
+    shop.compare_scored()
     return shop
 
 

@@ -21,8 +21,8 @@ from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
-from ft_pipeline_tests.release.full_report import PROBES
-from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
+from ft_pipeline_tests.fixtures.make_present import PROBES
+from ft_pipeline_tests.release.trained import ITEMS, TALKS, Trained
 
 VOID = {"meta", "img", "br", "input"}
 
@@ -58,13 +58,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def shop(probed: Trained) -> Trained:
     """A project with two trained models and a comparison."""
-    project = Trained(tmp_path_factory.mktemp("report") / "shop", probes={"comply": PROBES})
-    project.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
-    project.train("whole", "full")
-    project.compare()
-    return project
+    return probed
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 from ft_pipeline_tests.end_to_end.accessibility import SCREEN, WAYS, is_wider_than_the_screen, reading, violations
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.full_report import full_report
-from ft_pipeline_tests.release.trained import ITEMS
+from ft_pipeline_tests.release.trained import ITEMS, Trained
 
 PAPER = {"width": 688, "height": 1017}
 """A4 without the margins, in CSS pixels."""
@@ -43,8 +43,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return full_report(tmp_path_factory.mktemp("report")).as_uri()
+def report(probed: Trained) -> str:
+    return full_report(probed).as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,10 @@ from ft_pipeline_tests.release.trained import Trained
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedProject:
-    """A project with one experiment, compared and decided."""
-    project = Trained(tmp_path_factory.mktemp("results") / "shop")
-    project.train("lora", "lora")
-    project.compare()
-    project.decide()
-    return FinishedProject(project.root)
+def finished(probed: Trained) -> FinishedProject:
+    """A project with two experiments, compared and decided."""
+    probed.decide()
+    return FinishedProject(probed.root)
 
 
 def test_a_result_has_scores_leads_verdict_times_and_origin(finished: FinishedProject) -> None:

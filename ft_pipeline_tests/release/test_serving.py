@@ -122,16 +122,16 @@ def ask(served: Served, messages: list[Any], **options: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), [("lora", "lora/merged"), ("few_shot", "few_shot")])
-def test_a_served_model_gives_the_scored_answers(trained: Trained, name: str, row: str) -> None:
+def test_a_served_model_gives_the_scored_answers(trained_here: Trained, name: str, row: str) -> None:
     """Merged weights under a system prompt, and a prompt variant with examples; then Ctrl-C."""
-    with serving(trained.root, name) as served:
+    with serving(trained_here.root, name) as served:
         assert [model.id for model in served.client.models.list()] == [name]
-        assert [(ask(served, messages), answer) for messages, answer in items(trained, row)] == [
-            (answer, answer) for _, answer in items(trained, row)
+        assert [(ask(served, messages), answer) for messages, answer in items(trained_here, row)] == [
+            (answer, answer) for _, answer in items(trained_here, row)
         ]
         with pytest.raises(openai.BadRequestError, match="writes no tools"):
             ask(served, [{"role": "user", "content": "Hi"}], tools=TOOLS)
-        messages, answer = items(trained, row)[0]
+        messages, answer = items(trained_here, row)[0]
         assert ask(served, messages, temperature=0.0) == answer
         changed_answer = ask(served, [{"role": "system", "content": "Say something else."}, *messages])
         assert changed_answer != answer  # the client's own system prompt wins
@@ -211,10 +211,9 @@ def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, na
         require_servable(find_model(trained.store, name))
 
 
-def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
-    shop = Trained(tmp_path / "shop")
-    shop.train("lora", "lora")
-    comparison = shop.compare()
+def test_a_new_champion_is_served_from_the_next_start(probed: Trained, tmp_path: Path) -> None:
+    shop = probed
+    comparison = shop.store.all("comparison")[-1]
     merged = {role: artifact.fingerprint for role, artifact in shop.inputs["lora"].items()}
     variant = {"base_model": shop.base.fingerprint, "prompt_variant": "v"}
     moves = [

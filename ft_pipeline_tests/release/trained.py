@@ -20,6 +20,7 @@ from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
@@ -106,6 +107,27 @@ class Trained:
         self.inputs: dict[str, dict[str, Artifact]] = {}
         self.served: dict[str, dict[str, Any]] = {}
 
+    @classmethod
+    def opened(
+        cls, root: Path, experiments: Sequence[str], probes: Mapping[str, list[dict[str, str]]] | None = None
+    ) -> "Trained":
+        """Open a project that this class made and scored elsewhere. probes: those that it was made with."""
+        project = cls.__new__(cls)
+        project.root, project.store, project.probes = root, ArtifactStore(root / "data" / "store"), probes or {}
+        (project.base,), (project.conversations,) = project.store.all("base_model"), project.store.all("conversations")
+        project.inputs, project.served = {}, {}
+        for name in experiments:
+            parts = {asset: project._current(asset, name) for asset in ("adapter", "merged_model")}
+            project.inputs[name] = {"base_model": project.base, **parts}
+            config = project._current("scores", name).spec["config"]
+            project.served[name] = {key: config[key] for key in ("technique", "quantization", "system_prompt")}
+        return project
+
+    def _current(self, asset: str, experiment: str) -> Artifact:
+        pointer = AssetPointers(self.store.root).read(asset, experiment)
+        assert pointer is not None
+        return self.store.require(pointer.kind, pointer.fingerprint)
+
     def _table(self, name: str, counts: dict[str, Any]) -> Artifact:
         """A table, and the snapshot of a raw file that it was read from."""
         listing = [{"name": RAW_FILE, "sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": 4711}]
@@ -132,9 +154,15 @@ class Trained:
         write: Any,
         summary: dict[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        *,
+        versioned: bool = False,
     ) -> Artifact:
-        """Commit an artifact of what `write` writes to its folder; a summary that it returns is added."""
+        """Commit an artifact of what `write` writes to its folder; a summary that it returns is added.
+
+        versioned: whether a step wrote it; its code version is recorded.
+        """
         spec = Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}, dict(config or {}))
+        spec = spec.with_code_version(STEPS[kind].code_version) if versioned else spec
         draft = self.store.begin(spec)
         if kind in {"alpaca", "sharegpt"}:
             (draft.out / "table.txt").write_text(kind, encoding="utf-8")
@@ -182,24 +210,30 @@ class Trained:
         self.inputs[name] = {"base_model": self.base, "adapter": adapter, "merged_model": merged}
         self.served[name] = {"technique": technique, "quantization": None, "system_prompt": system_prompt}
 
-    def compare(
+    def compare(self) -> Artifact:
+        """Score every trained model and the prompts, and compare them."""
+        self.score()
+        return self.compare_scored()
+
+    def score(
         self,
         variants: Mapping[str, Any] = VARIANTS,
         tuned_with: Sequence[str] = (),
         texts: Mapping[str, Artifact] | None = None,
-    ) -> Artifact:
-        """Score every trained model and the prompts, and compare them. texts: the input `text`, if there is one."""
-        scored = {}
+    ) -> None:
+        """Score every trained model and the prompts. texts: the input `text`, if there is one."""
         read = {"conversations": self.conversations, **(texts or {})}
         chosen = {"prompting": {"variants": {name: variants[name] for name in tuned_with}}} if tuned_with else {}
         for name, parts in self.inputs.items():
             scores = self._score("scores", tuned_scores.run, {**read, **parts}, {**self.served[name], **chosen})
             AssetPointers(self.store.root).write("scores", name, scores)
-            scored[f"{name}/scores"] = scores
         inputs = {**read, "base_model": self.base}
-        prompts = {"prompting": {"variants": dict(variants)}}
-        baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
-        compared = {"any/prompt_baseline": baseline, **scored}
+        self._score("prompt_baseline", prompt_baseline.run, inputs, {"prompting": {"variants": dict(variants)}})
+
+    def compare_scored(self) -> Artifact:
+        """Compare the newest scores in the store."""
+        compared = {"any/prompt_baseline": self.store.all("prompt_baseline")[-1]}
+        compared |= {f"{name}/scores": self._current("scores", name) for name in self.inputs}
         folders = {name: artifact.path for name, artifact in compared.items()}
         talks = self.conversations.path
         rule = {"expect": "answer", "must_not": None, "refusal": None, "margin": 0.05}
@@ -247,9 +281,11 @@ class Trained:
         folders = {name: artifact.path for name, artifact in inputs.items()}
         work = self.work / f"{kind}{len(list(self.work.iterdir()))}"
         work.mkdir()
-        return self.put(
-            kind, inputs, lambda out: run(Job(kind, config, folders, out, work, "cpu", Quiet())), {}, config
-        )
+
+        def write(out: Path) -> Any:
+            return run(Job(kind, config, folders, out, work, "cpu", Quiet()))
+
+        return self.put(kind, inputs, write, {}, config, versioned=True)
 
     def _save(self, model: Any, out: Path, technique: str) -> None:
         if technique == "full":

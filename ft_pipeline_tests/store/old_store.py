@@ -27,10 +27,6 @@ from ft_pipeline.store.spec import Spec
 LIST = Path(__file__).with_name("runs_again.yaml")
 Section = Literal["changed", "follows"]
 SECTIONS: tuple[Section, ...] = ("changed", "follows")
-ADVICE = (
-    f"The plan for an old store is not what {LIST.name} says. If you did not mean to change a step, keep its spec as "
-    f"it was (docs/architecture.md). If you did, edit {LIST.name}, with the reason, and tell users in CHANGELOG.md."
-)
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,12 @@ def compared_again(root: Path) -> Comparison:
         return compare(folders, config, training_facts_of(store, inputs))
 
 
+def has_installed_versions(root: Path) -> bool:
+    """Whether a project was made with the installed versions of its libraries, so that `ft run` has nothing to do."""
+    recorded = library_versions(ArtifactStore(root / "data" / "store"))
+    return all(importlib.metadata.version(name) == version for name, version in recorded.items())
+
+
 def library_versions(store: ArtifactStore) -> dict[str, str]:
     """Return package → version from the specs of the store. AssertionError if two specs disagree."""
     named = {pair for artifact in store.all() for pair in artifact.spec["versions"].items() if pair[0] != "code"}
@@ -126,6 +128,15 @@ def _own_change(context: SpecContext, asset: str) -> str | None:
     if not latest.is_of(spec):
         return describe_difference(latest, spec)
     return "; ".join(failed_checks(latest)) or None
+
+
+def advice(path: Path) -> str:
+    """What to do if a plan is not what the list in `path` says."""
+    return (
+        f"The plan for an old store is not what {path.name} says. If you did not mean to change a step, keep its spec "
+        f"as it was (docs/architecture.md). If you did, edit {path.name}, with the reason, and tell users in "
+        "CHANGELOG.md."
+    )
 
 
 def read_list(text: str, experiments: Sequence[str]) -> dict[str, Section]:

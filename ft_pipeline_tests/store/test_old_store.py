@@ -18,9 +18,9 @@ from ft_pipeline.store.manifest import describe_files, fingerprint_of
 from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.store.old_store import (
-    ADVICE,
     LIST,
     Rerun,
+    advice,
     compared_again,
     disagreements,
     own_spec,
@@ -217,7 +217,7 @@ def test_its_model_of_preferences_is_not_compared_by_likelihood(root: Path) -> N
 
 def test_only_listed_steps_run_again(planned_reruns: dict[str, Rerun]) -> None:
     messages = disagreements(planned_reruns, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
-    assert not messages, "\n".join([*messages, ADVICE])
+    assert not messages, "\n".join([*messages, advice(LIST)])
 
 
 @pytest.mark.parametrize("experiment", ["qlora", "dpo"])
