@@ -17,7 +17,7 @@ def scored_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(scored_projects: Path) -> Trained:
     """Three experiments with different techniques, and a comparison; tests must not change the store."""
-    project = Trained.opened(scored_projects / "trained", [*SCORED_PROJECTS["trained"]])
+    project = Trained.opened(scored_projects / "trained" / "shop", [*SCORED_PROJECTS["trained"]])
     project.compare_scored()
     return project
 
@@ -36,7 +36,7 @@ def trained_here(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def probed(scored_projects: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two trained models that were asked whether they still answer, and a comparison. A module may add to it."""
     root = tmp_path_factory.mktemp("probed") / "shop"
-    shutil.copytree(scored_projects / "probed", root)
+    shutil.copytree(scored_projects / "probed" / "shop", root)
     project = Trained.opened(root, [*SCORED_PROJECTS["probed"]], {"comply": PROBES})
     project.compare_scored()
     return project

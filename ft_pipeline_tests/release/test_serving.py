@@ -214,13 +214,13 @@ def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, na
 def test_a_new_champion_is_served_from_the_next_start(probed: Trained, tmp_path: Path) -> None:
     shop = probed
     comparison = shop.store.all("comparison")[-1]
-    merged = {role: artifact.fingerprint for role, artifact in shop.inputs["lora"].items()}
+    merged = {role: artifact.fingerprint for role, artifact in shop.inputs["whole"].items()}
     variant = {"base_model": shop.base.fingerprint, "prompt_variant": "v"}
     moves = [
-        Candidate("lora/merged", "merged", "lora", merged["merged_model"], merged),
+        Candidate("whole/merged", "merged", "whole", merged["merged_model"], merged),
         Candidate("system_prompt", "prompt", None, "p", variant),
     ]
-    served = [shop.served["lora"], VARIANTS["system_prompt"]]
+    served = [shop.served["whole"], VARIANTS["system_prompt"]]
     folders = []
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
@@ -228,7 +228,7 @@ def test_a_new_champion_is_served_from_the_next_start(probed: Trained, tmp_path:
         folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)).path)
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]
-    assert weights[0].parent == shop.inputs["lora"]["merged_model"].path
+    assert weights[0].parent == shop.inputs["whole"]["merged_model"].path
     assert weights[1].parent == shop.base.path
     prompts = [
         json.dumps(VARIANTS["system_prompt"]["system_prompt"], ensure_ascii=False) in text(folder) for folder in folders

@@ -21,7 +21,7 @@ def test_it_is_small(packed: Path) -> None:
 
 @pytest.mark.parametrize("name", SCORED_PROJECTS)
 def test_scores_are_those_of_the_present_steps(tmp_path: Path, name: str) -> None:
-    store = ArtifactStore(unpack(SCORED, tmp_path) / name / "data" / "store")
+    store = ArtifactStore(unpack(SCORED, tmp_path) / name / "shop" / "data" / "store")
     made = [artifact for kind in ("scores", "prompt_baseline") for artifact in store.all(kind)]
     assert len(made) == len(SCORED_PROJECTS[name]) + 1
     versions = {artifact.kind: artifact.spec["versions"]["code"] for artifact in made}
