@@ -146,7 +146,7 @@ def test_a_page_that_cannot_be_shown_fails_no_finished_table(steps: dict, monkey
     def show(artifact: Artifact) -> dict:
         raise KeyError("languages")
 
-    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], show=show))
+    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], page=show))
     notes: list[StepEvent] = []
     with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, notes.append):
         result = materialize_pairs(steps, instance)

@@ -20,7 +20,6 @@ from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
-from ft_pipeline.execution.step import STEPS
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
@@ -28,6 +27,7 @@ from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

@@ -12,7 +12,7 @@ import pytest
 
 from ft_pipeline.definitions import defs
 from ft_pipeline.execution.metadata import clean_metadata
-from ft_pipeline.execution.step import STEPS
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers

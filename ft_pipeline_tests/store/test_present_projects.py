@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.execution.step import STEPS
+from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.fixtures.make_present import SCORED_PROJECTS
 from ft_pipeline_tests.fixtures.packing import FINISHED, SCORED, unpack
