@@ -1,6 +1,7 @@
 """Fixtures that several stages share."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -58,6 +59,8 @@ def pytest_collection_finish() -> None:
     """Load the graph if a test module imports what reads it. Tests of pure functions do not wait for Dagster."""
     if "ft_pipeline.step" in sys.modules:
         importlib.import_module("ft_pipeline.definitions")
+    gc.collect()
+    gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
 
 
 KINDS = ("long", "browser", "slow")
