@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo demo-small test test-all mutations ui lint docs clean
+.PHONY: setup demo demo-small test nightly test-all ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -40,13 +40,13 @@ PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxproces
 test: setup
 	$(PYTEST)
 
-# Also what takes minutes each: faults over whole runs, a file that becomes a champion by itself, PostgreSQL.
+# The tests marked `long`: browsers, the installed wheel, pushes, clusters, PostgreSQL, model families, kills, whole runs.
+# Once before a change is handed over.
+nightly: setup
+	$(PYTEST) -m long
+
 test-all: setup
 	$(PYTEST) -m "long or not long"
-
-# Which small faults the tests find (benchmarks/mutations.py).
-mutations: setup
-	$(BIN)/python -m benchmarks.mutations
 
 lint: setup
 	$(BIN)/ruff check .
