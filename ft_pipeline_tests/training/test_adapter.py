@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from ft_pipeline.errors import UserError
 from ft_pipeline.training import adapter
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
-from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
+from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 
 
 @pytest.fixture(scope="module")
@@ -119,32 +120,47 @@ from ft_pipeline.training import adapter
 class Killer:
     def progress(self, step, total, **values):
         if step == 10:
-            os.kill(os.getpid(), given["signal"])
+            os.kill(os.getpid(), signal.SIGKILL)
     def log(self, message):
         pass
 
 given = json.loads(sys.argv[1])
 inputs = {name: Path(path) for name, path in given["inputs"].items()}
-try:
-    adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
-except KeyboardInterrupt:
-    sys.exit(130)
+adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
 """
 
 
-@pytest.mark.parametrize(
-    ("signal_number", "exit_code", "saved_step"), [(signal.SIGKILL, -9, 9), (signal.SIGINT, 130, 11)]
-)
-def test_a_stopped_run_resumes_and_gives_the_same_adapter(
-    trained, tmp_path, data, tiny_base, signal_number, exit_code, saved_step
-):
-    """After SIGINT the run saves its current step; after SIGKILL it resumes from the last evaluation."""
+@pytest.mark.parametrize("trained", ["lora", pytest.param("qlora", marks=pytest.mark.long)], indirect=True)
+def test_a_killed_run_resumes_and_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
+    """After SIGKILL it resumes from the last evaluation."""
     technique, uninterrupted, _ = trained
     work = job("adapter", tmp_path, settings(technique), {"training_data": data, "base_model": tiny_base})
-    arguments = {"config": work.config, "out": str(work.out), "work": str(work.work), "signal": signal_number}
+    arguments = {"config": work.config, "out": str(work.out), "work": str(work.work)}
     arguments["inputs"] = {name: str(path) for name, path in work.inputs.items()}
     process = subprocess.run([sys.executable, "-c", KILLED, json.dumps(arguments)], capture_output=True, check=False)
-    assert process.returncode == exit_code, process.stderr.decode()[-2000:]
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2000:]
+    require_resumed(work, 9, uninterrupted)
+
+
+class Interrupter(Listener):
+    """A listener that interrupts the training of this process once, as Ctrl-C does."""
+
+    def progress(self, step, total, **values):
+        super().progress(step, total, **values)
+        if step == 10:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_saves_its_step_and_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
+    technique, uninterrupted, _ = trained
+    inputs = {"training_data": data, "base_model": tiny_base}
+    work = job("adapter", tmp_path, settings(technique), inputs, Interrupter())
+    with pytest.raises(KeyboardInterrupt):
+        adapter.run(work)
+    require_resumed(work, 11, uninterrupted)
+
+
+def require_resumed(work, saved_step, uninterrupted):
     assert checkpoint_step(newest_valid(work.work / "checkpoints")) == saved_step
     summary = adapter.run(work)
     assert summary["resumed_from_step"] == saved_step
@@ -152,10 +168,8 @@ def test_a_stopped_run_resumes_and_gives_the_same_adapter(
     assert losses(work) == losses(uninterrupted)
 
 
-def test_a_damaged_checkpoint_is_skipped(trained, tmp_path, data, tiny_base):
-    technique, _, _ = trained
-    work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=9))
-    root = work.work / "checkpoints"
+def test_a_damaged_checkpoint_is_skipped(trained, tmp_path):
+    root = shutil.copytree(trained[1].work / "checkpoints", tmp_path / "checkpoints")
     newest = newest_valid(root)
     (newest / "optimizer.safetensors").write_bytes(b"cut off")
     assert checkpoint_step(newest_valid(root)) < checkpoint_step(newest)

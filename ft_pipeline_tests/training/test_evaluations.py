@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+from transformers import TrainerControl, TrainerState, get_scheduler
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Rank
@@ -14,7 +16,7 @@ from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import Ranks
-from ft_pipeline.training.trainer.evaluations import evaluation_intervals, steps_per_epoch
+from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals, steps_per_epoch
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
@@ -133,10 +135,20 @@ LEARNS, STALLS = {"learning_rate": 3e-3}, {"learning_rate": 1e-30}
 """A run whose held-out losses fall, and one whose losses stay the same, so that its first evaluation is its best."""
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data, tiny_base):
+    """An uninterrupted run whose losses fall, and what was watched."""
+    return watched(tmp_path_factory.mktemp("whole"), data, tiny_base, LEARNS)
+
+
+def watched(folder, data, base, rate):
+    watcher = Watcher(folder / "work" / "checkpoints")
+    return (*train(folder, data, base, settings(**SAVES, **rate), watcher), watcher)
+
+
 @pytest.mark.parametrize("rate", [LEARNS, STALLS], ids=["learns", "stalls"])
-def test_checkpoints_follow_save_steps_and_the_best_is_always_kept(tmp_path, data, tiny_base, rate):
-    watcher = Watcher(tmp_path / "work" / "checkpoints")
-    work, summary = train(tmp_path, data, tiny_base, settings(**SAVES, **rate), watcher)
+def test_checkpoints_follow_save_steps_and_the_best_is_always_kept(tmp_path, data, tiny_base, whole, rate):
+    work, summary, watcher = whole if rate is LEARNS else watched(tmp_path, data, tiny_base, rate)
     losses = {step: loss for step, loss in evaluated(work).items() if step}
     assert list(losses) == [3, 6, 9, 12, 15, 18]
     assert (summary["best_step"] == 3) is (rate is STALLS)
@@ -151,22 +163,42 @@ def test_checkpoints_follow_save_steps_and_the_best_is_always_kept(tmp_path, dat
     assert checkpoint_step(newest_valid(work.work / "checkpoints")) == 18
 
 
-def test_a_run_resumes_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base):
-    whole, expected = train(tmp_path / "whole", data, tiny_base, settings(**SAVES))
-    folder = tmp_path / "stopped"
+def test_a_run_resumes_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base, whole):
+    experiment = settings(**SAVES, **LEARNS)
     with pytest.raises(UserError, match="stopped by the test"):
-        train(folder, data, tiny_base, settings(**SAVES), Watcher(folder, last=11))
-    assert checkpoint_step(newest_valid(folder / "work" / "checkpoints")) in (8, 9)
-    work, summary = train(folder, data, tiny_base, settings(**SAVES))
+        train(tmp_path, data, tiny_base, experiment, Watcher(tmp_path, last=11))
+    assert checkpoint_step(newest_valid(tmp_path / "work" / "checkpoints")) in (8, 9)
+    work, summary = train(tmp_path, data, tiny_base, experiment)
     assert summary["resumed_from_step"] in (8, 9)
-    assert evaluated(work) == evaluated(whole)
-    assert summary["best_step"] == expected["best_step"]
-    resumed, uninterrupted = (run.out / "adapter_model.safetensors" for run in (work, whole))
+    assert evaluated(work) == evaluated(whole[0])
+    assert summary["best_step"] == whole[1]["best_step"]
+    resumed, uninterrupted = (run.out / "adapter_model.safetensors" for run in (work, whole[0]))
     assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
 EARLY_STOPPING = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
 """A run of 48 steps that is evaluated after every third step."""
+
+
+def steps_until_stopped(folder, training, last):
+    """The steps of a run whose held-out losses stay the same, by its schedule alone: no model is trained."""
+    arguments = training_arguments(training, folder, "cpu", torch.float32)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=training.learning_rate)
+    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(last), last)
+    state, stopping = TrainerState(max_steps=last), EarlyStopping(training.early_stopping_patience)
+    for step in range(1, last + 1):
+        state.global_step = step
+        state.log_history.append({"step": step, "learning_rate": schedule.get_last_lr()[0]})
+        optimizer.step()
+        schedule.step()
+        if step % training.eval_steps == 0:
+            state.log_history.append({"step": step, "eval_loss": 1.0})
+            control = TrainerControl()
+            stopping.on_evaluate(arguments, state, control)
+            if control.should_training_stop:
+                assert control.should_save
+                return step
+    return last
 
 
 @pytest.mark.parametrize(
@@ -181,16 +213,22 @@ EARLY_STOPPING = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
         ({"lr_scheduler_type": "cosine", "early_stopping_patience": 15}, 48),  # reached only at the end
     ],
 )
-def test_early_stopping_waits_until_the_schedule_has_decayed(tmp_path, data, tiny_base, keys, steps):
-    work, summary = train(tmp_path, data, tiny_base, settings(**{**EARLY_STOPPING, **keys}))
-    assert (summary["best_step"], summary["steps"]) == (3, steps)
-    assert list(evaluated(work)) == list(range(0, steps + 1, 3))
-    assert summary["stopped_early"] is (steps < 48)
+def test_early_stopping_waits_until_the_schedule_has_decayed(tmp_path, keys, steps):
+    assert steps_until_stopped(tmp_path, settings(**{**EARLY_STOPPING, **keys}).training, 48) == steps
+
+
+def test_a_training_stops_early_where_its_schedule_says(tmp_path, data, tiny_base):
+    keys = {**EARLY_STOPPING, "num_train_epochs": 2, "eval_steps": 1, "lr_scheduler_type": "cosine"}
+    work, summary = train(tmp_path, data, tiny_base, settings(**keys))
+    assert summary["steps"] == steps_until_stopped(tmp_path, settings(**keys).training, 12) == 11
+    assert summary["best_step"] == 1 and summary["stopped_early"]
+    assert list(evaluated(work)) == list(range(12))
 
 
 def test_resuming_a_run_that_stopped_early_trains_no_further_step(tmp_path, data, tiny_base):
     experiment = settings(**EARLY_STOPPING, lr_scheduler_type="constant", save_steps=100)
     work, summary = train(tmp_path, data, tiny_base, experiment)
+    assert list(evaluated(work)) == [0, 3, 6, 9] and summary["best_step"] == 3
     assert checkpoint_step(newest_valid(work.work / "checkpoints")) == summary["steps"] == 9
     resumed = adapter.run(work)
     assert resumed["resumed_from_step"] == resumed["steps"] == 9 and resumed["stopped_early"]
