@@ -98,6 +98,7 @@ def test_an_invalid_project_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_dg_checks_the_definitions_in_a_project_folder(tmp_path: Path) -> None:
     root = scaffold.create(tmp_path / "shop", example=False, small_example="classification")
     env = {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home"), "DO_NOT_TRACK": "1"}

@@ -15,6 +15,7 @@ from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]
@@ -121,7 +122,6 @@ def test_the_lineage_of_a_score_reaches_the_raw_file(ui: Ui, page: Page) -> None
     page.get_by_text("support_01.jsonl").first.wait_for()
 
 
-@pytest.mark.long
 def test_canceling_a_run_ends_its_trainer(ui: Ui, root: Path, page: Page) -> None:
     materialize_all(page, ui, "long")
     run_id = wait_until(lambda: [run["runId"] for run in ui.runs() if run["status"] == "STARTED"], "it started", 60)[0]
@@ -147,7 +147,6 @@ def test_training_records_its_loss_in_the_event_log(ui: Ui) -> None:
     assert all(entry["floatValue"] > 0 for entry in losses)
 
 
-@pytest.mark.long
 def test_an_unreadable_file_fails_a_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:
     root = small_project(tmp_path / "broken")
     (root / "data" / "raw" / "alpaca" / "export.jsonl").write_bytes('[{"instruction": "Hi"'.encode("utf-16"))

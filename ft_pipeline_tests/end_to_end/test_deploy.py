@@ -82,12 +82,14 @@ def started(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_services_work_together(started: Services) -> None:
     ui = started.ui()
     wait_until(lambda: _all_healthy(ui.query(HEALTH)), "every part of the daemon is healthy", 60)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_auditors_can_read_but_not_change_anything(started: Services) -> None:
     auditors = started.ui("auditors")
     assert auditors.query("{ assetNodes { id } }")["assetNodes"]
@@ -96,6 +98,7 @@ def test_auditors_can_read_but_not_change_anything(started: Services) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ("webserver", "auditors"))
 def test_the_web_server_is_closed_to_other_machines_and_sites(started: Services, name: Name) -> None:
     started.ui(name)
@@ -111,6 +114,7 @@ def test_the_web_server_is_closed_to_other_machines_and_sites(started: Services,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_stopping_the_services_ends_every_process(started: Services) -> None:
     started.ui()
     for name in ("webserver", "daemon", "code"):

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(https?:|//)|<link\b[^>]*\bhref=\"?(https?:|//)")
 """What a browser loads from another host. Links that a reader may follow are not loaded."""
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

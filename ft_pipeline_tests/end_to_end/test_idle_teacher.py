@@ -45,6 +45,7 @@ def materialize(root: Path, assets: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
+@pytest.mark.long
 def test_nothing_of_the_embedded_model_is_made_without_prompts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_steps(monkeypatch)
     materialize_tables(root)

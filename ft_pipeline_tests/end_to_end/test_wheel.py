@@ -89,6 +89,7 @@ def test_the_wheel_holds_the_package_and_the_examples_and_nothing_else(wheel: Pa
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ft_pipeline"}
 
 
+@pytest.mark.long
 def test_the_wheel_can_plan_the_run_of_its_example(wheel: Path, tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
