@@ -2,6 +2,7 @@
 
 import json
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 
 from ft_pipeline import doctor, scaffold
 from ft_pipeline.cli import app
-from ft_pipeline.models.compute_setting import query_compute_dtype
+from ft_pipeline.models import compute_setting
+from ft_pipeline.models.compute_setting import query_compute_dtype, requested_dtype
 from ft_pipeline.project import Project
 from ft_pipeline_tests.packages import hide_package
 
@@ -27,6 +29,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("FT_COMPUTE_DTYPE", raising=False)
     return root
+
+
+@cache
+def measured() -> dict[str, Any]:
+    """What the process that imports torch and measures answers: asked once for most of these tests."""
+    return query_compute_dtype(measure=True)
+
+
+@pytest.fixture
+def asked_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    answer = measured()
+
+    def query(**_: Any) -> dict[str, Any]:
+        requested_dtype()
+        return answer
+
+    monkeypatch.setattr(compute_setting, "query_compute_dtype", query)
+    return project
 
 
 def compute_finding(project: Path) -> doctor.Finding:
@@ -53,7 +73,7 @@ def test_the_compute_type_is_reported_with_measured_speeds(monkeypatch: pytest.M
     assert findings["embedded_model"]["what"] == "embedded model"
 
 
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("asked_once")
 def test_an_unknown_compute_type_is_reported_as_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
     code, findings = findings_as_json()
@@ -74,7 +94,7 @@ def test_a_compute_type_that_the_cpu_emulates_causes_a_warning(project: Path, mo
     assert finding.fix == "unset FT_COMPUTE_DTYPE: float32 is much faster here"
 
 
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize(("variable", "value"), [("FT_LAUNCHER", "ray"), ("FT_RAY_TABLES", "head:6379")])
 def test_a_missing_ray_is_reported_where_it_is_needed(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +106,7 @@ def test_a_missing_ray_is_reported_where_it_is_needed(
     assert (launcher["status"], launcher["seen"]) == ("problem", "ray is not installed")
 
 
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("asked_once")
 def test_a_package_that_only_the_benchmarks_need_may_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_package(monkeypatch, "trl")
     packages = findings_as_json()[1]["packages"]
