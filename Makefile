@@ -34,8 +34,8 @@ ui: setup
 
 # Two to four processes, each with one thread. Output is not captured: once, something closed the file of the capture, and
 # each later test of that process failed.
-PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --capture=no --durations=40 --durations-min=4 \
-  --junitxml=build/suite.xml
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --capture=no \
+  --durations=40 --durations-min=4 --junitxml=build/suite.xml
 
 test: setup
 	$(PYTEST)

@@ -5,14 +5,16 @@ import gc
 import importlib.util
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,12 +57,30 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
 sys.meta_path.insert(0, _DefinitionsOfThisRepository())
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of few tests, among which are the dearest, so that no process is left with one of them."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
+
+
 def pytest_collection_finish() -> None:
     """Load the graph if a test module imports what reads it. Tests of pure functions do not wait for Dagster."""
     if "ft_pipeline.step" in sys.modules:
         importlib.import_module("ft_pipeline.definitions")
+        _never_wait_for_the_disk()
     gc.collect()
     gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
+
+
+def _never_wait_for_the_disk() -> None:
+    """Let SQLite, in which Dagster keeps its instances, leave it to the system when a commit reaches the disk."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def hurry(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 KINDS = ("long", "browser", "slow")
