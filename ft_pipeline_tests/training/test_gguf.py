@@ -60,6 +60,7 @@ def test_a_bos_token_is_added_only_if_the_template_writes_one(
     assert fields(tmp_path / "bos.gguf")["tokenizer.ggml.add_bos_token"] is True
 
 
+@pytest.mark.long
 def test_an_unknown_pre_tokenizer_is_one_line(tmp_path: Path) -> None:
     model = spm_model(tmp_path / "model", architecture="qwen2")  # llama.cpp recognizes its tokenizers by a hash
     with pytest.raises(UserError, match=r"does not know the pre-tokenizer of this model \(hash \w+…\)\. Export"):
@@ -67,6 +68,7 @@ def test_an_unknown_pre_tokenizer_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "file.gguf").exists()
 
 
+@pytest.mark.long
 def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     model = spm_model(tmp_path / "model")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -81,6 +83,14 @@ def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
         ("ModuleNotFoundError: No module named 'sentencepiece'", "needs the package sentencepiece. Install the extra"),
         ("INFO: fine\nValueError: bad tensor.\n\n", "converter failed: ValueError: bad tensor. Export"),
         ("", "converter failed: exit code 7."),
+        (
+            "ERROR:hf-to-gguf:Model NewForCausalLM is not supported",
+            "the architecture NewForCausalLM. Export",
+        ),
+        (
+            "** WARNING: The BPE pre-tokenizer was not recognized!\n** chkhsh:  8aeee3860c56296a157a1fe2fad249ec40\n",
+            "does not know the pre-tokenizer of this model (hash 8aeee3860c56…). Export",
+        ),
     ],
 )
 def test_other_failures_are_named(log: str, message: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -44,6 +45,18 @@ def train(folder, data, base, settings):
     return work, adapter.run(work)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data, tiny_base):
+    """A function that trains a kind of LoRA once; it returns its settings, its job and its summary."""
+
+    @cache
+    def train_kind(technique, kind):
+        settings = experiment(technique, LORAS[kind])
+        return (settings, *train(tmp_path_factory.mktemp("lora"), data, tiny_base, settings))
+
+    return train_kind
+
+
 # The formula does not depend on the base, so two kinds are enough for qlora.
 @pytest.mark.parametrize(
     ("technique", "kind"),
@@ -52,9 +65,8 @@ def train(folder, data, base, settings):
         *(pytest.param("qlora", kind, marks=pytest.mark.long) for kind in ("dora", "patterns")),
     ],
 )
-def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kind, tmp_path, data, tiny_base):
-    settings = experiment(technique, LORAS[kind])
-    work, summary = train(tmp_path / "adapter", data, tiny_base, settings)
+def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kind, trained, tmp_path, data, tiny_base):
+    settings, work, summary = trained(technique, kind)
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": work.out}
     merged = merged_model.run(job("merged_model", tmp_path / "merged", settings, inputs))
@@ -62,11 +74,11 @@ def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kin
 
 
 @pytest.mark.parametrize("kind", LORAS)
-def test_the_lora_update_equals_that_of_peft(kind, tmp_path, data, tiny_base):
+def test_the_lora_update_equals_that_of_peft(kind, trained, tiny_base):
     """In fp32, where nothing is rounded, our sum and PEFT's own merge are the same weights."""
     from peft import PeftModel
 
-    work, _ = train(tmp_path / "adapter", data, tiny_base, experiment("lora", LORAS[kind]))
+    _, work, _ = trained("lora", kind)
     base = load_model(tiny_base, "cpu", dtype=torch.float32)
     updated = {
         name: update.apply(base.get_submodule(name).weight.data.clone())
