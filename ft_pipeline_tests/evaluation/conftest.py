@@ -113,13 +113,15 @@ JobMaker = Callable[..., Job]
 
 @pytest.fixture
 def make_job(tmp_path: Path, tiny_base: Path, conversations: Path) -> JobMaker:
-    """A function that makes a job of a kind over the tiny inputs; keywords add config and inputs.
+    """A function that makes a job of a kind over the tiny inputs; keywords add config and inputs."""
+    return job_maker(tmp_path, tiny_base, conversations)
 
-    The same `folder` gives the same job.
-    """
+
+def job_maker(place: Path, tiny_base: Path, conversations: Path) -> JobMaker:
+    """Jobs below `place`. The same `folder` gives the same job."""
 
     def make(kind: str, folder: str = "job", inputs: dict[str, Path] | None = None, **config: Any) -> Job:
-        out, work = tmp_path / folder / "out", tmp_path / folder / "work"
+        out, work = place / folder / "out", place / folder / "work"
         for path in (out, work):
             path.mkdir(parents=True, exist_ok=True)
         evaluation = {"max_new_tokens": 8, "batch_size": 4, "max_test_rows": None, "seed": 0}

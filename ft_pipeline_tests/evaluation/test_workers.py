@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, teacher_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
-from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker
+from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, job_maker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
 COMPARISON_CONFIG = {"primary_metric": "loss"}
@@ -25,17 +25,23 @@ def read(job: Job, name: str) -> list[dict[str, Any]]:
     return pq.read_table(job.out / f"{name}.parquet").to_pylist()
 
 
-@pytest.fixture
-def baseline(make_job: JobMaker) -> Job:
-    job = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
+@pytest.fixture(scope="module")
+def make_shared_job(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, conversations: Path) -> JobMaker:
+    """As make_job. Its jobs run once; no test changes them."""
+    return job_maker(tmp_path_factory.mktemp("workers"), tiny_base, conversations)
+
+
+@pytest.fixture(scope="module")
+def baseline(make_shared_job: JobMaker) -> Job:
+    job = make_shared_job("prompt_baseline", "baseline", prompting=VARIANTS)
     prompt_baseline.run(job)
     return job
 
 
-@pytest.fixture
-def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
+@pytest.fixture(scope="module")
+def tuned(make_shared_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
     inputs = {"adapter": tiny_adapter, "merged_model": tiny_merged}
-    job = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt="Be brief.")
+    job = make_shared_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt="Be brief.")
     tuned_scores.run(job)
     return job
 
@@ -101,8 +107,9 @@ def test_progress_ends_at_its_total(baseline: Job) -> None:
     assert steps == sorted(steps)
 
 
-def test_a_restart_scores_only_what_is_missing(baseline: Job, make_job: JobMaker) -> None:
-    (baseline.work / "scored_few_shot.json").unlink()
+def test_a_restart_scores_only_what_is_missing(baseline: Job, make_job: JobMaker, tmp_path: Path) -> None:
+    shutil.copytree(baseline.out.parent, tmp_path / "baseline")
+    (tmp_path / "baseline" / "work" / "scored_few_shot.json").unlink()
     before = (baseline.out / "scores.json").read_text(encoding="utf-8")
     restarted = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
     prompt_baseline.run(restarted)
