@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo demo-small test nightly test-all ui lint docs clean
+.PHONY: setup demo demo-small test nightly test-all mutations ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +47,10 @@ nightly: setup
 
 test-all: setup
 	$(PYTEST) -m "long or not long"
+
+# Which small faults the tests find (benchmarks/mutations.py).
+mutations: setup
+	$(BIN)/python -m benchmarks.mutations
 
 lint: setup
 	$(BIN)/ruff check .

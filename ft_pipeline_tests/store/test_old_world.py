@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.definitions import defs
-from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -140,8 +140,8 @@ def test_the_pages_of_its_assets_can_be_shown(
     defs()
     shown = set()
     for pointer in AssetPointers(store.root).all():
-        show, artifact = STEPS[pointer.asset].show, store.require(pointer.kind, pointer.fingerprint)
-        if show and clean_metadata(show(artifact)):
+        page, artifact = STEPS[pointer.asset].page, store.require(pointer.kind, pointer.fingerprint)
+        if page and clean_metadata(metadata_of_page(page(artifact))):
             shown.add((pointer.asset, pointer.partition))
     named = {asset for asset, _ in shown}
     assert named >= (SHARED | PER_EXPERIMENT) - NOTHING_TO_SHOW
