@@ -15,7 +15,8 @@ from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.plots import lead_picture
 from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.project import Project
 from ft_pipeline.release.report.answers import Samples, before_and_after, conversations_of

@@ -6,7 +6,7 @@ from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS

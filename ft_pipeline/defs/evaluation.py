@@ -27,7 +27,7 @@ from ft_pipeline.evaluation.comparison.plots import (
     small_lead_plot,
 )
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers

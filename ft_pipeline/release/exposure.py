@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy.special import ndtri
 
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.store.hashing import sha256_of_json
 
 USED_UP = 20

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.comparison.leads import bounds, values_over
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.store.artifacts import Artifact
 
 ENOUGH_FRESH = 30

@@ -8,7 +8,8 @@ from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lea
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.exposure import Exposure, key_of_test

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
 from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected

@@ -9,7 +9,8 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.records import FIRST_RULES, RULES, Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts

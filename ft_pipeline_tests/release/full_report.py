@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.comparison.result_records import (
     SeedScores,
     SeedSpread,
 )
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained

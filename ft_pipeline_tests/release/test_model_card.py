@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from ft_pipeline.defs.release import _decided_about
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.execution.step import BuildContext
 from ft_pipeline.release.card.model_card import CardFacts, render_card

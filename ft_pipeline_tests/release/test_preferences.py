@@ -9,7 +9,7 @@ import pytest
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.opinion_records import By, Opinion
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import prompting_is_enough, tuning_wins

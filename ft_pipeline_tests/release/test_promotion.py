@@ -8,7 +8,8 @@ from scipy.special import ndtr
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck, BaseVerdict
 from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import check_results, decide, promotion_of

@@ -10,7 +10,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.champion_records import check_exposures
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.champion import ChampionRecord, history

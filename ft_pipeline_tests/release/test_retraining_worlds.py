@@ -11,7 +11,8 @@ import pytest
 from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, Screen
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds, p_value
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.exposure import Exposure

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG, credit
 

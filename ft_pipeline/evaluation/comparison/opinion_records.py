@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 
 WANTED_RATINGS = 50

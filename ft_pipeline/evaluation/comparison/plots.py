@@ -8,7 +8,8 @@ from ft_pipeline import small_plots
 from ft_pipeline.evaluation.comparison.check_results import Confusion
 from ft_pipeline.evaluation.comparison.lead_units import lead_scale, lead_unit
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.model_kinds import TUNED

@@ -37,7 +37,8 @@ from ft_pipeline.evaluation.comparison.result_records import (
     QuantizationError,
     SeedSpread,
 )
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric

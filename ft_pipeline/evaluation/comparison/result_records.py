@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
+from ft_pipeline.evaluation.comparison.row_records import TrainingCost
+from ft_pipeline.evaluation.comparison.score import Score
 
 
 @dataclass(frozen=True)

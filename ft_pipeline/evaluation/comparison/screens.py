@@ -12,7 +12,8 @@ import numpy as np
 from ft_pipeline.evaluation.comparison.lead_records import Screen
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.model_kinds import TUNED
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.lead_records import lead_digits
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, describe_interval
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 if TYPE_CHECKING:

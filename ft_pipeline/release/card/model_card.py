@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.release.card.usage import usage_paragraphs
 from ft_pipeline.release.first_screen import cost_lines, lights, risks

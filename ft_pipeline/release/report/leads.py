@@ -7,7 +7,8 @@ from typing import Literal
 from ft_pipeline.evaluation.comparison.lead_units import lead_scale, lead_unit
 from ft_pipeline.evaluation.comparison.plots import shown_leads
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score
 
 MARGIN = 0.04
 """Empty share of the plot at each end, so that a mark is not cut."""

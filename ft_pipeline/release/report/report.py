@@ -20,7 +20,8 @@ from ft_pipeline.evaluation.comparison.plots import (
 )
 from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
+from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.evaluation.comparison.score import Score, describe_interval
 from ft_pipeline.evaluation.comparison.slice_records import slices_of
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
