@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.store.checked_json import read_checked
 
 CHAMPION = "champion"

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
@@ -15,7 +16,6 @@ from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.recorded_decision import decision_document

@@ -5,6 +5,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.evaluation.comparison.records import CHAMPION
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
 from ft_pipeline.execution.metadata import prose, sentences, table
@@ -14,9 +16,8 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, current, promote
+from ft_pipeline.release.champion import current, promote
 from ft_pipeline.release.decision import Decision, promotion_of
-from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import model_of_record
 from ft_pipeline.release.recorded_decision import decide_and_record

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.tuned_variants import looks_up, scored_with, variants_in
-from ft_pipeline.release.champion import Candidate, decision_key
+from ft_pipeline.release.champion import decision_key
 from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json

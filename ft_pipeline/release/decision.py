@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, complexity_of
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.promotion_rules import PromotionRules
 from ft_pipeline.settings.promotion import PromotionSettings
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.decision import promotion_of
-from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
-from ft_pipeline.release.champion import ChampionRecord, current
+from ft_pipeline.release.champion import current
 from ft_pipeline.release.decision import check_results
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from ft_pipeline.decide.exposure import Exposure, key_of_test
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference, lead_digits
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion, ask_for_ratings
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -11,8 +13,6 @@ from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.exposure import Exposure, key_of_test
 from ft_pipeline.release.preferences import (
     decided_by,
     describe_win,

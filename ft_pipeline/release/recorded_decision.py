@@ -7,14 +7,15 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
-from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected
+from ft_pipeline.release.champion import history, manually_rejected
 from ft_pipeline.release.decision import Decision, decide, decide_one
-from ft_pipeline.release.exposure import USED_UP, Exposure, needed_lead
 from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, fresh_rows, lead_on
 from ft_pipeline.release.promotion_rules import PromotionRules
 from ft_pipeline.release.verdict import verdict

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
+from ft_pipeline.decide.exposure import needed_lead
 from ft_pipeline.evaluation.comparison.costs import describe_prices
 from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
 from ft_pipeline.evaluation.comparison.lead_units import IN_PERCENT, IN_POINTS, lead_scale
@@ -18,7 +19,6 @@ from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.evaluation.recommendation.evidence import said_of
 from ft_pipeline.release.decision import REJECTED, Decision
-from ft_pipeline.release.exposure import needed_lead
 from ft_pipeline.release.promotion_rules import ALREADY
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.execution.step import STEPS, BuildContext, MissingInput, SpecContext, planned_spec
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers

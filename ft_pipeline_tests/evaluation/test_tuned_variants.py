@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.defs.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import compare
@@ -20,7 +21,6 @@ from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, shown_te
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, without_variant
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import PromptingSettings

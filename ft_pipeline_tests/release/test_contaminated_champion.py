@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
-from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import decide
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.settings.promotion import PromotionSettings

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import find_candidates, released_row
-from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
+from ft_pipeline.release.champion import current, history, manually_rejected
 from ft_pipeline.release.decision import decide, promotion_of
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
 from ft_pipeline.settings.promotion import PromotionSettings

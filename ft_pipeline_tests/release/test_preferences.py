@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.opinion_records import By, Opinion
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -14,7 +15,6 @@ from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
 from ft_pipeline.evaluation.recommendation.rules import prompting_is_enough, tuning_wins
 from ft_pipeline.release.decision import Decision, decide, decide_one
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.first_screen import NOT_READ, Light, lights, risks
 from ft_pipeline.release.preferences import who_decided
 from ft_pipeline.release.verdict import Verdict, verdict

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from scipy.special import ndtr
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck, BaseVerdict
 from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
-from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.decision import check_results, decide, promotion_of
 from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.promotion import PromotionSettings

@@ -8,14 +8,15 @@ import pytest
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.champion_records import check_exposures
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import find_candidates
-from ft_pipeline.release.champion import ChampionRecord, history
+from ft_pipeline.release.champion import history
 from ft_pipeline.release.decision import decide
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows

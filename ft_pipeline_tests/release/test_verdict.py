@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest, RecipeLead
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -12,7 +13,6 @@ from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
 from ft_pipeline.evaluation.recommendation.observations import observe_incumbent
 from ft_pipeline.release.decision import decide
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.release.verdict import Verdict, verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
@@ -22,7 +23,7 @@ from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings

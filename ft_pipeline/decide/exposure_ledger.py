@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import ChampionRecord
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.checked_json import Digest, Number, read_checked
