@@ -24,23 +24,40 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     primary_metric: str
-    decides: str | None = None
-    """The metric of the project with `decides: true`."""
+    """promotion.metric: a metric, or `auto` (deciding_metric.py)."""
     notice: str | None = None
+    """About the metric."""
     answers_margin: float = 2.0
+    """By how much answers may be worse by the second key."""
     incumbent_margin: float = 0.05
+    """The same against what answers today."""
     forgetting_margin: float = 0.05
     keeps: float = 0.8
+    """The share of the best lead that a simpler technique must be shown to keep."""
     rails: Mapping[str, float | None] = {}
+    """The ceilings that the project changes, by name; None switches a rail off."""
     bases: Mapping[str, str] = {}
     """Input → fingerprint of the base model that its models come from."""
     base_names: Mapping[str, str] = {}
+    """Fingerprint of a base model → its name."""
     contenders: Mapping[str, Mapping[str, Any]] = {}
+    """By name: incumbent, ends."""
     probes: Mapping[str, Mapping[str, Any]] = {}
+    """By name: expect, must_not, refusal, margin, and digest, a hash of the questions."""
     must_hold: Mapping[str, float] = {}
+    """Task → margin."""
     slices: Mapping[str, Mapping[str, Any]] = {}
+    """`evaluation.slices` as JSON."""
+    labels: Mapping[str, Sequence[str]] | None = None
+    """Of classifications, by metric: in their order."""
+    prices: Mapping[str, Any] = {}
+    """CostSettings."""
     champion: Mapping[str, Any] | None = None
+    """Its record: name, experiment, fingerprint, base_model, learned_from."""
     stale: Sequence[str] = ()
+    """Sweep members that were not trained again with the rest of their sweep."""
+    not_asked: Sequence[str] = ()
+    """A sentence for each contender without a key."""
 
 
 @dataclass(frozen=True)

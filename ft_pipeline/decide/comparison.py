@@ -9,9 +9,22 @@ from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.kinds import KINDS, Kind
-from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LearningCurve, LeftOut, SeedSpread
+from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.lead_records import Incomparable
+from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
+from ft_pipeline.evaluation.comparison.result_records import (
+    BreakEven,
+    Changes,
+    ContaminatedModel,
+    LearningCurve,
+    LeftOut,
+    QuantizationError,
+    SeedSpread,
+)
 from ft_pipeline.evaluation.comparison.row_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.comparison.slice_records import Slice
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import complexity
 
@@ -116,8 +129,28 @@ class Comparison(BaseModel):
     contaminated: Sequence[ContaminatedModel] = ()
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
     left_out: Sequence[LeftOut] = ()
-    learning_curves: Sequence[LearningCurve] = ()
+    not_asked: Sequence[str] = ()
+    """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    incomparable: Sequence[Incomparable] = ()
+    """The rows that cannot be paired on a metric that one of them has."""
+    evaluation: Mapping[str, Any] = {}
+    """The parts of `fingerprint`."""
+    break_even: Sequence[BreakEven] = ()
     seeds: Sequence[SeedSpread] = ()
+    learning_curves: Sequence[LearningCurve] = ()
+    quantization_noise: Mapping[str, Sequence[QuantizationError]] = {}
+    """By experiment."""
+    changes: Changes | None = None
+    kept_prompts: Sequence[KeptPrompt] = ()
+    """Of the tuned rows whose training moved a prompt into the weights."""
+    own_targets: Sequence[OwnTarget] = ()
+    """Of each experiment, what its training was to improve on held-out rows; the most important one comes first."""
+    slices: Sequence[Slice] = ()
+    """Parts of the test conversations, those of the project's rules first."""
+    field_results: Sequence[FieldResults] = ()
+    """Of every row and check of JSON answers."""
+    confusions: Sequence[Confusion] = ()
+    """Of every row and classification."""
 
     @property
     def primary(self) -> str:
@@ -127,6 +160,10 @@ class Comparison(BaseModel):
         """Return the comparison with further claims, which later sources and the rules then see."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return self.model_construct(**{**fields, "claims": [*self.claims, *claims]})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document. What is empty, or has its default, is left out: most comparisons never have it."""
+        return {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
 
     # --- claims
 
@@ -156,6 +193,11 @@ class Comparison(BaseModel):
         decides = [claim for claim in opinions if claim.facts["may_decide"]]
         unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
         return next(iter(decides), None) or self.lead(row, rival) or unknown
+
+    def is_silent(self, row: Row, rival: Row) -> bool:
+        """Return whether the metric that decides says nothing about two rows."""
+        lead = self.lead(row, rival)
+        return lead is not None and lead.because == "no_evidence"
 
     def leads(self, row: Row, rival: Row, metric: str | None = None) -> bool:
         """Return whether a row is before a rival, by however little: of equal rows, the first one."""
@@ -211,7 +253,11 @@ class Comparison(BaseModel):
 
     def usable(self, row: Row) -> bool:
         """Return whether no fault of its answers is too common."""
-        return not self.about(row, "rail", verdict="refuted")
+        return not self.breaches(row)
+
+    def breaches(self, row: Row) -> list[Claim]:
+        """Return the faults of its answers that are too common."""
+        return self.about(row, "rail", verdict="refuted")
 
     def sound(self, row: Row) -> bool:
         """Return whether it is usable, and not shown to have lost anything that its base model had."""

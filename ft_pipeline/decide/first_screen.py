@@ -5,11 +5,12 @@ from typing import Any, Literal, NamedTuple
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row, is_unheard
+from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
 from ft_pipeline.decide.words import ask_for_ratings, describe_slices, say, tell_opinion
 
 Color = Literal["green", "amber", "red"]
 COLORS: Sequence[Color] = ("green", "amber", "red")
-ENOUGH_TEST_ROWS, FEW_TEST_ROWS = 100, 50
+FEW_TEST_ROWS = 50
 MANY_TESTS = 10
 """Earlier tests on the same rows from which on a result is named as less certain."""
 CAN_GO_OUT = 0.9

@@ -111,11 +111,12 @@ def _probes(row: str, name: str, rule: Mapping[str, Any], base: ScoredModel | No
     before, after = _answers(base, name, rule["digest"]), _answers(model, name, rule["digest"])
     margin, wanted = rule["margin"], WANTED[rule["expect"]]
     if base is None:
-        return _unknown("probes", row, name, margin, "no_base")
+        return _unknown("probes", row, name, margin, "no_base", wanted=wanted)
     if not before or not after:
-        return _unknown("probes", row, name, margin, "base_unasked" if after else "unasked", base=base.name)
+        because = "base_unasked" if after else "unasked"
+        return _unknown("probes", row, name, margin, because, base=base.name, wanted=wanted)
     if not is_readable([record["query"] for record in after], rule):
-        return _unknown("probes", row, name, margin, "language")
+        return _unknown("probes", row, name, margin, "language", wanted=wanted)
     results = np.array([[is_wanted(record["answer"], rule) for record in records] for records in (before, after)]).T
     items = Conversations([record["item"] for record in before])
     share_before, share_after = items.means(results.astype(float), is_rate=True)

@@ -1,15 +1,17 @@
 """Leads on the test conversations: of every two rows on every metric, and what follows from the primary ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from ft_pipeline.decide.bench import ONE_SIDED, Bench
+from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
 from ft_pipeline.decide.claim import Claim, verdict_of
 from ft_pipeline.decide.comparison import Row
-from ft_pipeline.evaluation.comparison.estimates import rank
+from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
+from ft_pipeline.evaluation.comparison.lead_records import Incomparable
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
-from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
+from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
 
 
 def claims(bench: Bench) -> Iterator[Claim]:
@@ -60,6 +62,47 @@ def _why_not(bench: Bench, one: Row, other: Row, metric: str) -> str:
 def _is_silent(bench: Bench, one: Row, other: Row) -> bool:
     """Return whether a likelihood says nothing about two rows, unless the project names it."""
     return bench.config.primary_metric not in LIKELIHOODS and why_no_evidence(one, other) is not None
+
+
+def incomparable(
+    models: Sequence[ScoredModel], estimates: Estimates, primary: str, metrics: Mapping[str, Metric], config: Config
+) -> list[Incomparable]:
+    """Return the models that cannot be paired on a metric that one of them has, and why; the primary metric first."""
+    by_name, found = {model.name: model for model in models}, []
+    for metric in dict.fromkeys((primary, *metrics)):
+        measured = {name: by_metric for name, by_metric in estimates.items() if metric in by_metric}
+        for one, other in combinations(rank(metrics[metric], metric, measured), 2):
+            if because := _why_unpaired(by_name[one], by_name[other], metric, config):
+                found.append(Incomparable(one, other, metric, because))
+        lacking = [name for name in estimates if name not in measured]
+        found += [
+            Incomparable(name, other, metric, because)
+            for name in lacking
+            if measured and (because := _why_missing(by_name[name], metric))
+            for other in estimates
+            if other != name and (other not in lacking or other > name)
+        ]
+    return found
+
+
+def _why_unpaired(first: ScoredModel, second: ScoredModel, metric: str, config: Config) -> str | None:
+    """Return why two models that have a metric cannot be paired on it; None if they can."""
+    if metric in PER_TOKEN and first.tokens != second.tokens:
+        parts = [name for name in ("vocabulary", "template") if first.parts.get(name) != second.parts.get(name)]
+        return f"another {' and '.join(parts)}: a loss per token is not comparable"
+    is_named = config.primary_metric in LIKELIHOODS
+    return why_no_evidence(first, second) if metric in LIKELIHOODS and not is_named else None
+
+
+def _why_missing(model: ScoredModel, metric: str) -> str | None:
+    """Return why a model cannot have a metric; None if it just was not measured."""
+    if reason := model.row.get("withheld", {}).get(metric):
+        return str(reason)
+    if metric not in LIKELIHOODS:
+        return None
+    if model.kind in ("teacher", "contender"):
+        return "its server gives no likelihoods"
+    return "its template ends a turn without a control token" if metric == "stop_nats" else None
 
 
 def answers(bench: Bench) -> Iterator[Claim]:

@@ -4,15 +4,17 @@ Only likelihoods are compared there. Everyone may try things on the validation r
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ft_pipeline.decide.bench import Bench
 from ft_pipeline.decide.claim import Claim, Verdict
-from ft_pipeline.evaluation.comparison.leads import Conversations, lead_values
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 
 MIN_SCREENED = 30
 """Validation conversations from which on candidates are screened."""
@@ -32,10 +34,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
         groups = [ours[item]["group"] for item in items]
         if len(set(groups)) < 2:
             continue
-        estimates = [
-            Conversations(groups).ratios(*(_column(side, items, name) for name in ("content_nats", "content_bytes")))[0]
-            for side in (ours, theirs)
-        ]
+        estimates = [_estimate(groups, [side[item] for item in items]) for side in (ours, theirs)]
         values = lead_values(*estimates, lower_is_better=True)
         lead, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
         verdict: Verdict = "void" if len(values) < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
@@ -43,10 +42,20 @@ def claims(bench: Bench) -> Iterator[Claim]:
         yield Claim(**known, count=len(values), verdict=verdict, facts={"error": error})
 
 
-def _records(model: Any) -> dict[str, dict[str, Any]]:
+def score_on_validation(model: ScoredModel) -> Score | None:
+    """Return the nats per byte of a model on the validation rows, with their interval; None if not measured."""
+    records = list(_records(model).values())
+    return interval(_estimate([record["group"] for record in records], records)) if records else None
+
+
+def _records(model: ScoredModel) -> dict[str, dict[str, Any]]:
+    """Return the records of validation.parquet of a model, by item."""
     records = model.records("validation.parquet")
     return {record["item"]: record for record in records if record["content_nats"] is not None}
 
 
-def _column(records: dict[str, dict[str, Any]], items: list[str], name: str) -> np.ndarray:
-    return np.array([[float(records[item][name])] for item in items])
+def _estimate(groups: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Estimate:
+    nats, sizes = (
+        np.array([[record[name]] for record in records], dtype=float) for name in ("content_nats", "content_bytes")
+    )
+    return Conversations(groups).ratios(nats, sizes)[0]
