@@ -98,6 +98,11 @@ class Row(BaseModel):
         return None if self.cost_per_call is None else 1000 * self.cost_per_call
 
     @property
+    def accuracy(self) -> float | None:
+        """The general accuracy; None if it was not measured."""
+        return (self.general or {}).get("accuracy")
+
+    @property
     def complexity(self) -> tuple[int, bool]:
         """How much it needs, to be sorted: its technique, then whether it has a prompt variant besides."""
         return complexity(self.technique), self.variant is not None
@@ -194,6 +199,11 @@ class Comparison(BaseModel):
         unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
         return next(iter(decides), None) or self.lead(row, rival) or unknown
 
+    def lead_over(self, row: Row, rival: Row) -> Score | None:
+        """Return the lead of a row over a rival as a value, negative if it is behind; None if unknown."""
+        lead = self.lead(row, rival)
+        return None if lead is None or lead.value is None else Score(lead.value, lead.low, lead.high)
+
     def is_silent(self, row: Row, rival: Row) -> bool:
         """Return whether the metric that decides says nothing about two rows."""
         lead = self.lead(row, rival)
@@ -213,6 +223,11 @@ class Comparison(BaseModel):
     def has_two_keys(self) -> bool:
         """Whether a candidate's answers must not be worse, where a likelihood decides."""
         return any(claim.kind == "answers" for claim in self.claims)
+
+    @property
+    def champion_fingerprint(self) -> str | None:
+        """The fingerprint of the champion that is compared; None if there is none, or if it was not recorded."""
+        return (self.champion or {}).get("fingerprint")
 
     @property
     def contaminated_champion(self) -> ContaminatedModel | None:

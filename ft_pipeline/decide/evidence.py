@@ -85,7 +85,7 @@ def forgetting_of(comparison: Comparison, row: Row) -> dict[str, Any] | None:
 
 def check_of(comparison: Comparison, claim: Claim) -> dict[str, Any]:
     """Return what a row kept of its base model's behavior, or of its result on a task."""
-    because, base = "", claim.rival
+    because, base = claim.facts.get("because", ""), claim.rival
     if claim.verdict == "unknown":
         because, base = say(comparison, claim).partition(": ")[2], claim.facts.get("base", "")
     told = {key: claim.facts.get(key) for key in ("before", "after")}

@@ -9,7 +9,8 @@ from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
 from ft_pipeline.decide.words import ask_for_ratings, describe_slices, say, tell_opinion
 
 Color = Literal["green", "amber", "red"]
-COLORS: Sequence[Color] = ("green", "amber", "red")
+SYMBOLS: Mapping[Color, str] = {"green": "✓", "amber": "?", "red": "✗"}
+COLORS: Sequence[Color] = tuple(SYMBOLS)
 FEW_TEST_ROWS = 50
 MANY_TESTS = 10
 """Earlier tests on the same rows from which on a result is named as less certain."""
@@ -45,6 +46,15 @@ class Light(NamedTuple):
     color: Color
     words: str
     detail: str
+    """The number behind it."""
+
+    @property
+    def symbol(self) -> str:
+        return SYMBOLS[self.color]
+
+
+NOT_READ = Light("amber", *NOT_MEASURED["people"])
+"""The light that only people can turn green."""
 
 
 def lights(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None = None) -> list[Light]:
@@ -99,7 +109,7 @@ def _of_people(comparison: Comparison, row: Row) -> Light:
     claim = _rated(comparison, row)
     out = claim.facts["can_go_out"] if claim else None
     if claim is None or out is None:
-        return Light("amber", *NOT_MEASURED["people"])
+        return NOT_READ
     rated = claim.facts["rated"]
     low, high = (out["value"] if out[end] is None else out[end] for end in ("low", "high"))
     color = 0 if rated >= WANTED_RATINGS and low >= CAN_GO_OUT else 2 if high < CAN_GO_OUT else 1

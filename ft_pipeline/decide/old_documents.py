@@ -108,6 +108,7 @@ def _kept(row: str, check: Document) -> Claim:
     value, low, high = (None if check.get(key) is None else -check[key] for key in ("drop", "high", "low"))
     facts = {key: check[key] for key in ("lost", "won", "before", "after", "is_rate") if key in check}
     facts |= {"wanted": check["wanted"]} if check["kind"] == "probes" else {}
+    facts |= {"because": check["because"]} if check.get("because") else {}
     needed = check.get("needed") if "needed" in check else check.get("wanted")
     because = "not_in_base" if verdict == "void" else ""
     count = check.get("questions", check.get("count", 0))

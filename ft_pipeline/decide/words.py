@@ -255,7 +255,8 @@ def _primary_lead(comparison: Comparison, claim: Claim) -> str:
     return describe_lead(lead) if lead else ""
 
 
-def _of_recipe(comparison: Comparison, claim: Claim) -> str:
+def describe_recipe(claim: Claim) -> str:
+    """Return the lead of a recipe with its interval."""
     leads, trainings = claim.facts["leads"], f"{claim.value:.3f} in {len(claim.facts['leads'])} trainings"
     if claim.low is None:
         return f"{trainings} ({min(leads):.3f} to {max(leads):.3f})"
@@ -305,7 +306,7 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "lead_1": lambda comparison, claim: f"{claim.value:+.1f}",
     "low_1": lambda comparison, claim: "unknown" if claim.low is None else f"{claim.low:.1f}",
     "limit_1": lambda comparison, claim: f"{claim.limit:.1g}",
-    "of_recipe": _of_recipe,
+    "of_recipe": lambda comparison, claim: describe_recipe(claim),
     "p_": lambda comparison, claim: "unknown" if claim.p is None else f"{claim.p:.2g}",
     "who": lambda comparison, claim: who_of(claim),
     "wins": lambda comparison, claim: wins(claim),
