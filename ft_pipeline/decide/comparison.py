@@ -26,7 +26,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.slice_records import Slice
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
-from ft_pipeline.evaluation.model_kinds import complexity
+from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
@@ -44,7 +44,7 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
-    kind: str
+    kind: ModelKind
     experiment: str | None = None
     technique: str | None = None
     base_model: str | None = None
@@ -184,6 +184,10 @@ class Comparison(BaseModel):
         claims = (claim for kind in kinds for claim in self._index.get((kind, row.name), ()))
         return [claim for claim in claims if all(getattr(claim, key) == value for key, value in wanted.items())]
 
+    def of_kind(self, kind: str) -> list[Claim]:
+        """Return all claims of a kind."""
+        return [claim for claim in self.claims if claim.kind == kind]
+
     def lead(self, row: Row, rival: Row, metric: str | None = None) -> Claim | None:
         """Return the lead of a row over a rival, seen from the row; None if they cannot be compared."""
         measure = metric or self.primary
@@ -198,6 +202,11 @@ class Comparison(BaseModel):
         decides = [claim for claim in opinions if claim.facts["may_decide"]]
         unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
         return next(iter(decides), None) or self.lead(row, rival) or unknown
+
+    def ahead(self, row: Row, rival: Row, metric: str | None = None) -> Claim | None:
+        """Return the lead between two rows, seen from the one that is ahead; None if they cannot be compared."""
+        pair = (row, rival) if self.leads(row, rival, metric) else (rival, row)
+        return self.lead(*pair, metric) if self.leads(*pair, metric) else None
 
     def lead_over(self, row: Row, rival: Row) -> Score | None:
         """Return the lead of a row over a rival as a value, negative if it is behind; None if unknown."""

@@ -1,6 +1,9 @@
 """What a row is, and what it may do: a line per kind. No other module names kinds to ask for their rights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ft_pipeline.evaluation.model_kinds import ModelKind
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Kind:
     """Whether it was trained from a base model, and must keep what that had."""
 
 
-KINDS = {
+KINDS: Mapping[ModelKind, Kind] = {
     "merged": Kind(is_candidate=True, is_tuned=True, has_base=True),
     "adapter": Kind(is_candidate=True, is_tuned=True, has_base=True),
     "prompt": Kind(is_bar=True, is_candidate=True),

@@ -107,7 +107,7 @@ def _kept(row: str, check: Document) -> Claim:
         return Claim(**known, verdict=verdict, because=because, facts=facts)
     value, low, high = (None if check.get(key) is None else -check[key] for key in ("drop", "high", "low"))
     facts = {key: check[key] for key in ("lost", "won", "before", "after", "is_rate") if key in check}
-    facts |= {"wanted": check["wanted"]} if check["kind"] == "probes" else {}
+    facts |= {"wanted": check["wanted"]} if check.get("wanted") and check["kind"] != "general" else {}
     facts |= {"because": check["because"]} if check.get("because") else {}
     needed = check.get("needed") if "needed" in check else check.get("wanted")
     because = "not_in_base" if verdict == "void" else ""

@@ -146,14 +146,14 @@ class Court:
 def is_new(court: Court, row: Row) -> Iterator[Claim]:
     """The champion is no candidate."""
     if court.is_champion(row):
-        yield Claim(kind="champion", row=row.name, because="already")
+        yield Claim(kind="champion", row=row.name, verdict="refuted", because="already")
 
 
 def is_sound(court: Court, row: Row) -> Iterator[Claim]:
     """Enough test rows, passed checks of its training, and nothing lost, and no fault too often: whatever it leads."""
     count, least = court.comparison.test_rows, court.settings.min_test_rows
-    if count < least:
-        yield Claim(kind="rows", row=row.name, count=count, limit=least, because="few")
+    enough = {"verdict": "shown"} if count >= least else {"because": "few"}
+    yield Claim(kind="rows", row=row.name, count=count, limit=least, **enough)
     for name, passed in court.candidates[row.name].gates.items():
         yield Claim(kind="gate", row=row.name, measure=name, verdict="shown" if passed else "refuted")
     kept = court.comparison.about(row, "general")

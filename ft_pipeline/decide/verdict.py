@@ -289,7 +289,8 @@ class Summary:
         leads = self.comparison.leads(row, rival)
         if claim.kind == "opinion":
             leads = claim.measure == "judge" and claim.is_ahead and claim.verdict != "shown"
-        is_asked = any(failed.because in ("no_evidence", "unheard") for failed in self.decision.failed[row.name])
+        asking = ("lead", "no_evidence"), ("opinion", "unheard")
+        is_asked = any((failed.kind, failed.because) in asking for failed in self.decision.failed[row.name])
         was_tested = any(test.name == row.name for test in self.decision.tests)
         return was_tested and leads and self.comparison.ratings_may_decide and not is_asked
 

@@ -33,9 +33,11 @@ SENTENCES: dict[str, str] = {
     "champion.left_out": "the champion's experiment {experiment} must be trained and scored again first",
     "champion.unscored": "the champion {name} has no score in this comparison: run `ft run`",
     "champion.rejected": "was rejected manually (record {number}): run `ft promote {row}` to release it",
+    "rows.shown": "{count} test conversations, and {limit:.0f} are needed",
     "rows.few": "{count} test conversations are too few, {limit:.0f} are needed",
     "rows.used_up": "waits for fresh test rows",
     "rivals.none": "has no baseline to be compared with",
+    "gate.shown": "the check {measure} passed",
     "gate.refuted": "the check {measure} failed",
     # leads
     "lead.shown": _LEADS,
@@ -50,9 +52,13 @@ SENTENCES: dict[str, str] = {
     "answers.behind": "leads {rival} on {primary} by {primary_lead}, but its answers are not shown to be as good: "
     "{label} {lead_1} (at least {low_1}; {limit_1} is the limit)",
     "answers.numbers": "{lead_1} (at least {low_1}; {limit_1} is the limit)",
+    "recipe.shown": "its recipe leads {rival} by {of_recipe}",
     "recipe.open": "its recipe is not shown to beat {rival}: it leads by {of_recipe}",
+    "screen.shown": "leads {rival} on the {count} validation conversations by {errors} standard errors",
+    "screen.void": "too few validation conversations to screen: {count}",
     "screen.refuted": "{leads_} {rival} on the {count} validation conversations by {errors} standard errors, and a "
     "lead of 1 is wanted before the test rows are used",
+    "fresh.shown": "is not behind {rival} on the test conversations that arrived after it was designed",
     "fresh.refuted": "trails {rival} on the test conversations that arrived after it was designed: by {behind} (95 %: "
     "{behind_ends})",
     # opinions
@@ -285,8 +291,9 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
     return f". At the observed drop of {_points(claim, 0.0 - claim.value)}{unit}, {tells}"
 
 
-def _errors(claim: Claim) -> float:
-    return (claim.value or 0.0) / claim.facts["error"] if claim.facts["error"] else 0.0
+def standard_errors(screen: Claim) -> float | None:
+    """Return a lead on the validation rows in standard errors; None if it is the same in every conversation."""
+    return (screen.value or 0.0) / screen.facts["error"] if screen.facts["error"] else None
 
 
 def _in_slice(comparison: Comparison, value: float | None, sign: str = "+") -> str:
@@ -317,8 +324,8 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     ),
     "behind": lambda comparison, claim: f"{-(claim.value or 0.0):.4f}",
     "behind_ends": lambda comparison, claim: describe_interval(-(claim.high or 0.0), -(claim.low or 0.0), 4),
-    "leads_": lambda comparison, claim: "leads" if _errors(claim) >= 0 else "trails",
-    "errors": lambda comparison, claim: f"{abs(_errors(claim)):.1f}",
+    "leads_": lambda comparison, claim: "leads" if (standard_errors(claim) or 0.0) >= 0 else "trails",
+    "errors": lambda comparison, claim: f"{abs(standard_errors(claim) or 0.0):.1f}",
     "conversations": lambda comparison, claim: _conversations(claim),
     "value_": lambda comparison, claim: _in_slice(comparison, claim.value),
     "low_": lambda comparison, claim: _in_slice(comparison, claim.low),

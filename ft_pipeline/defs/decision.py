@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.desk import Decided, Desk
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step import BuildContext, SpecContext
@@ -30,7 +30,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="4",
+    code_version="5",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -97,14 +97,15 @@ def _has_rows(table: Artifact | None) -> bool:
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     document = build.artifact("decision").document("decision.json")
-    facts = ComparisonFacts(
-        read_comparison(comparison_artifact),
+    comparison = read_comparison(comparison_artifact)
+    desk = Desk(
+        comparison,
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
         Decided.of(document),
-        DataAtHand(**build.spec.config["at_hand"]),
+        DataAtHand(**build.spec.config["at_hand"]).describe_fits(comparison),
     )
-    return build_recommendation(facts, document["verdict"]["sentence"], build.out)
+    return build_recommendation(desk, document["verdict"]["sentence"], build.out)
 
 
 def _build_decision(build: BuildContext) -> dict[str, Any]:
@@ -144,4 +145,11 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
         **sentences("reasons", artifact.summary["reasons"]),
         "uses_of_the_test_rows": uses,
         **({"tests": table(tests)} if tests else {}),
+        **({"requirements": table(_requirements(artifact))} if _requirements(artifact) else {}),
     }
+
+
+def _requirements(artifact: Artifact) -> list[dict[str, str]]:
+    """What each candidate meets of each requirement of a release. Decisions of older versions do not say it."""
+    matrix = artifact.document("decision.json").get("matrix", {})
+    return [{"candidate": name, **cell} for name, cells in matrix.items() for cell in cells]
