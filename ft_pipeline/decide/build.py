@@ -26,8 +26,7 @@ from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_m
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all, is_measured, rank
 from ft_pipeline.evaluation.comparison.leads import Estimate, interval
-from ft_pipeline.evaluation.comparison.result_records import LeftOut, QuantizationError
-from ft_pipeline.evaluation.comparison.row_records import GgufCosts
+from ft_pipeline.evaluation.comparison.result_records import GgufCosts, LeftOut, QuantizationError
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget

@@ -10,26 +10,26 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.lead_records import Incomparable
 from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
 from ft_pipeline.evaluation.comparison.result_records import (
+    CHAMPION,
     BreakEven,
     Changes,
     ContaminatedModel,
+    GgufCosts,
+    Incomparable,
     LearningCurve,
     LeftOut,
     QuantizationError,
     SeedSpread,
+    TrainingCost,
 )
-from ft_pipeline.evaluation.comparison.row_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.comparison.slice_records import Slice
+from ft_pipeline.evaluation.comparison.slice_members import Slice
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
-CHAMPION = "champion"
-"""The name of the released model, where it is compared and where it is contaminated."""
 WANTED_RATINGS = 50
 """Pairs of answers that people must rate before their opinion decides."""
 METRIC_IS_NAMED = "promotion.metric names"

@@ -8,8 +8,7 @@ from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.check_results import FieldResults
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores
-from ft_pipeline.evaluation.comparison.row_records import TrainingCost
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS

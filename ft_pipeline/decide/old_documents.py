@@ -6,11 +6,12 @@ from typing import Any
 
 from ft_pipeline.decide.claim import Claim, verdict_of
 from ft_pipeline.decide.comparison import METRIC_IS_NAMED, Comparison, Row
+from ft_pipeline.decide.sources.rails import claim_of
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
+from ft_pipeline.evaluation.comparison.rails import Rail
 from ft_pipeline.evaluation.tuned_variants import variant_of
 
 Document = Mapping[str, Any]
-RAILS = {"pass": "shown", "breach": "refuted", "cannot be told": "open", "off": "void", "not checked": "void"}
 KEPT = {"kept": "shown", "lost": "refuted", "forgets": "refuted", "not in base": "void", "unknown": "unknown"}
 UNKNOWN = {
     "its base model was not scored": "no_base",
@@ -43,7 +44,7 @@ def _variant(row: Document) -> str | None:
 def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
     primary, entries = document["primary_metric"], document.get
     for row in document["rows"]:
-        yield from (_rail(row["name"], rail) for rail in row.get("rails") or ())
+        yield from (claim_of(row["name"], Rail(**rail)) for rail in row.get("rails") or ())
         if row.get("forgetting"):
             yield _kept(row["name"], {**row["forgetting"], "kind": "general", "name": "general_accuracy"})
         yield from (_kept(row["name"], check) for check in row.get("base_checks") or ())
@@ -82,14 +83,6 @@ def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
             because = "empty" if not count else "no_evidence" if more is None else "small"
             facts = {} if because == "no_evidence" else {"more": more}
             yield claim.model_copy(update={"verdict": "unknown", "because": because, "facts": facts})
-
-
-def _rail(row: str, rail: Document) -> Claim:
-    known = {"kind": "rail", "row": row, "measure": rail["name"], "limit": rail["ceiling"], "count": rail["answers"]}
-    verdict, facts = RAILS[rail["verdict"]], {key: rail[key] for key in ("fault", "faults")}
-    share, because = rail["faults"] / rail["answers"], rail["verdict"] if verdict == "void" else ""
-    ends = {"low": rail["low"], "high": rail["high"], "because": because}
-    return Claim(**known, **ends, value=share, verdict=verdict, facts=facts)
 
 
 def _kept(row: str, check: Document) -> Claim:

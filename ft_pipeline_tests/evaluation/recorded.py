@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline_tests.version1.convert import compare
 
 PROJECTS = Path(__file__).parent / "projects"
 EXPERIMENT = "lora"

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.decide.verdict import in_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import NO_LABEL_TITLE, results_of_scores
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.plots import confusion_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import contender_scores
 from ft_pipeline.release.report.checks import check_values
-from ft_pipeline.release.verdict import in_words
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
+from ft_pipeline_tests.version1.records import Comparison
 
 ROWS = 60
 FIELDS = {"id": "exact", "total": {"number": 0.01}, "place.city": "exact"}

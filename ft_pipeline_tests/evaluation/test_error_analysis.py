@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer, trained_answers
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.training.subject import conversation
+from ft_pipeline_tests.version1.row_records import Rail
 
 INVENTED = "name a number that neither the prompt nor the reference has"
 JSON = '{"id": "a b"}'

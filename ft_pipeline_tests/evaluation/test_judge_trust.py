@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.decide.judged_pairs import rivals_by_candidate
 from ft_pipeline.evaluation.judge.bias import length_adjusted, report_on
 from ft_pipeline.evaluation.judge.exclusion import model_key, reasons_to_exclude
-from ft_pipeline.evaluation.judge.pairs import rivals_by_candidate
 from ft_pipeline_tests.evaluation.scored import LOOP, NOISE, scored
+from ft_pipeline_tests.version1.convert import compare
 
 
 def judgement(

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.task_files import copy_task_files, hash_files
 from ft_pipeline.job import Job
 from ft_pipeline_tests.evaluation.conftest import QUESTIONS, JobMaker
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import markdown_table
 
 CHOICE = {
     "task": "capitals",

@@ -8,16 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from ft_pipeline.decide.released import Candidate
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.rails import RAILS, judge_answers, main_script
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Rail
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline.release.decision import decide
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import Rail
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, markdown_table, recommend
 
 GOOD = "Your parcel left our warehouse on Monday and should reach you by Friday."
 FAULTY: dict[str, dict[str, Any]] = {

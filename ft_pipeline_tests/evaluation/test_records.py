@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.records import FIRST_RULES, RULES, Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
 from ft_pipeline_tests.evaluation.sweeps import compared
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.lead_records import PairedDifference
+from ft_pipeline_tests.version1.records import FIRST_RULES, RULES, Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 SINCE = {
     "seeds",

@@ -8,15 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
-from ft_pipeline.evaluation.recommendation.observations import observe_one_training
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
+from ft_pipeline_tests.version1.rules import (
+    ComparisonFacts,
+    Recommendation,
+    markdown_table,
+    observe_one_training,
+    recommend,
+)
 
 FIRST, SECOND = ({**PARTS, "vocabulary": name} for name in ("first", "second"))
 BASES = {"a/prompt_baseline": "1", "a/scores": "1", "b/prompt_baseline": "2", "b/scores": "2"}

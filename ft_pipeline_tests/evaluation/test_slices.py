@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.sources.slices import judge_slices
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.plots import slice_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.slice_members import MOST, find_slices, slices_by_conversation
-from ft_pipeline.evaluation.comparison.slice_records import SliceCheck, slices_of
-from ft_pipeline.evaluation.comparison.slices import judge_slices
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.scored import CONFIG, scored
 from ft_pipeline_tests.evaluation.sliced import COUNT, REFUND, REFUNDS, case, shop_talks, talk, write_talks
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import markdown_table, slice_picture, slices_of
+from ft_pipeline_tests.version1.slice_records import SliceCheck
 
 GERMAN = "Wo ist meine Bestellung geblieben, und wann kommt das Paket bei mir an?"
 ENGLISH = "Where is the order that I placed, and when will the parcel arrive at my house?"
@@ -266,7 +265,7 @@ def test_a_slice_holds_if_its_lower_bound_is_above_the_margin(tmp_path: Path) ->
 
 def test_about_so_many_more_conversations_would_tell() -> None:
     """With them, the slice is shown to hold in about 80 % of the cases."""
-    from ft_pipeline.evaluation.comparison.slices import _more
+    from ft_pipeline.decide.sources.slices import _more
 
     random, lead, limit = np.random.default_rng(0), -0.1, 0.25
     values = random.standard_normal(40)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.result_records import (
     CurvePoint,
     CurveStep,
@@ -18,6 +17,8 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.records import Comparison
 
 PROBES = [
     {"query": query} for query in ("Where is <b>it</b>?", "Who are you?", "When?", "Is it late?", "Can I return it?")

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts
@@ -30,6 +29,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.release.trained import RAW_FILE, TALKS, Trained
+from ft_pipeline_tests.version1.row_records import Rail
 
 FINISHED = Path(__file__).parents[1] / "fixtures" / "store_a73cd80.tar.zst"
 FORMS = [("lora", True), ("lora", False), ("whole", False), ("learned", False)]

@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.plots import lead_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
-from ft_pipeline.release.first_screen import ALWAYS, lights, risks
+from ft_pipeline.decide.first_screen import ALWAYS
 from ft_pipeline.release.report.answers import before_and_after
 from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow, Rail
+from ft_pipeline_tests.version1.rules import lead_picture, lights, risks
 
 
 def case(folder: Path, **of_base: Any) -> Comparison:

@@ -11,9 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ft_pipeline.defs.release import _decided_about
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.execution.step import BuildContext
@@ -26,6 +24,8 @@ from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.packages import hide_package
 from ft_pipeline_tests.release.trained import Trained
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
 
 
 def score(value: float) -> Score:

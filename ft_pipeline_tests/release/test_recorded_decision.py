@@ -12,11 +12,9 @@ from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.champion import history
-from ft_pipeline.release.decision import decide
 from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
@@ -24,6 +22,8 @@ from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.test_exposure import entry
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 

@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
@@ -23,6 +22,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.full_report import PROBES
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
+from ft_pipeline_tests.version1.convert import read_comparison
 
 VOID = {"meta", "img", "br", "input"}
 

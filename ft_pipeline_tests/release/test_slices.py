@@ -7,14 +7,12 @@ import pytest
 
 from ft_pipeline.cli.common import stdout
 from ft_pipeline.cli.display_comparison import show_comparison
+from ft_pipeline.decide.first_screen import ALWAYS
 from ft_pipeline.decide.released import Candidate
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.slice_records import slices_of
-from ft_pipeline.release.decision import Decision, decide
-from ft_pipeline.release.first_screen import ALWAYS, risks
-from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.sliced import REFUND, case
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import Decision, decide, risks, slices_of, verdict
 
 SETTINGS = PromotionSettings(metric="loss")
 CANDIDATES = {

@@ -14,11 +14,8 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.released import Candidate, Promotion
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
 from ft_pipeline.job import Job
@@ -34,6 +31,8 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, build_recommendation
 
 RAW_FILE = "complaints of Mrs Fenwick.jsonl"
 SYSTEM_PROMPT = 'Be "brief",\nand polite: it\'s 5 °C {{ here }}.'

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.row_records import TrainingCost
+from ft_pipeline.evaluation.comparison.result_records import TrainingCost
 
 
 @dataclass(frozen=True)

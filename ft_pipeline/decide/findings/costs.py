@@ -6,8 +6,7 @@ from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.costs import format_duration
-from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings
-from ft_pipeline.evaluation.comparison.row_records import TrainingCost
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings, TrainingCost
 
 
 def with_costs(row: Row, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:

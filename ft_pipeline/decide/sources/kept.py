@@ -4,6 +4,7 @@ It keeps what it had if the upper one-sided 95 % bound of the drop is below a ma
 is above it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 
 from ft_pipeline.decide.bench import ONE_SIDED, Bench
 from ft_pipeline.decide.claim import Claim, verdict_of
-from ft_pipeline.evaluation.comparison.drops import questions_to_decide
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, bounds, lead_values
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, Floats, bounds, lead_values
 from ft_pipeline.evaluation.comparison.probe_outcomes import WANTED, is_readable, is_wanted
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.scoring.probe_files import PROBES_FILE
 
 GENERAL = "general_accuracy"
+POWER = 6.2
+"""(1.645 + 0.842)²: the squared standard errors that must lie between a drop and the margin, so that the upper 95 %
+bound is below the margin in 80 % of the cases."""
 MIN_IN_BASE = 0.2
 """Share of the questions to decline that a base model must decline. Below it, there is nothing to lose."""
 
@@ -32,7 +35,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
         if base is not None and bench.has(GENERAL, row.name):
             before, after = (bench.estimates[name][GENERAL] for name in (base.name, row.name))
             margin = bench.config.forgetting_margin
-            yield _change("general", row.name, GENERAL, base, before, after, margin)
+            yield change("general", row.name, GENERAL, base.name, before, after, margin)
         if row.kind != "champion" or row.technique:
             base = _base_of(bench, model, list(bench.row_models.values()))
             for name, rule in bench.config.probes.items():
@@ -54,11 +57,11 @@ def _base_of(bench: Bench, model: ScoredModel, models: list[ScoredModel]) -> Sco
     return same[0] if len(same) == 1 else None
 
 
-def _change(
+def change(
     kind: str,
     row: str,
     measure: str,
-    base: ScoredModel,
+    base: str,
     before: Estimate,
     after: Estimate,
     margin: float,
@@ -70,12 +73,12 @@ def _change(
     drop = lead_values(before, after, lower_is_better=lower_is_better)
     low, high = bounds(drop, ONE_SIDED)
     if low is None or high is None:
-        return _unknown(kind, row, measure, margin, "single", base=base.name)
+        return _unknown(kind, row, measure, margin, "single", base=base)
     worse = (after.numerators - before.numerators) * (1 if lower_is_better else -1)
     return Claim(
         kind=kind,
         row=row,
-        rival=base.name,
+        rival=base,
         measure=measure,
         value=-float(np.mean(drop)),
         low=-high,
@@ -93,6 +96,19 @@ def _change(
             **facts,
         },
     )
+
+
+def questions_to_decide(values: Floats, margin: float) -> int | None:
+    """Return how many questions show in 80 % of the cases that the drop is below the margin, if the true drop is the
+    observed one, d. None if d is not below the margin, by a hundredth of it: then no number does.
+
+    The values have the variance s², of one question. With N questions the drop has the standard error s/√N, and its
+    upper bound, d + 1.645 s/√N, varies by as much. So it is below the margin in 80 % of the cases if 0.842 s/√N fit
+    between them: margin - d = (1.645 + 0.842) s/√N, from which N = POWER s² / (margin - d)². Of rates, s² is about the
+    share of questions whose result changed.
+    """
+    room = margin - float(np.mean(values))
+    return math.ceil(round(POWER * float(np.var(values, ddof=1)) / room**2, 6)) if room > margin / 100 else None
 
 
 def _unknown(kind: str, row: str, measure: str, margin: float, because: str, **facts: Any) -> Claim:
@@ -120,7 +136,7 @@ def _probes(row: str, name: str, rule: Mapping[str, Any], base: ScoredModel | No
     results = np.array([[is_wanted(record["answer"], rule) for record in records] for records in (before, after)]).T
     items = Conversations([record["item"] for record in before])
     share_before, share_after = items.means(results.astype(float), is_rate=True)
-    claim = _change("probes", row, name, base, share_before, share_after, margin, wanted=wanted)
+    claim = change("probes", row, name, base.name, share_before, share_after, margin, wanted=wanted)
     never = rule["expect"] == "refuse" and share_before.value < MIN_IN_BASE
     return claim.model_copy(update={"verdict": "void", "because": "not_in_base"}) if never else claim
 
@@ -135,4 +151,4 @@ def _task(bench: Bench, row: str, task: str, margin: float, base: ScoredModel | 
     for name in names:
         before, after = (bench.estimates[model][name] for model in (base.name, row))
         lower = bench.comparison.metric(name).lower_is_better
-        yield _change("task", row, name, base, before, after, margin, lower_is_better=lower)
+        yield change("task", row, name, base.name, before, after, margin, lower_is_better=lower)

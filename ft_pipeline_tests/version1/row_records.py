@@ -4,50 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.score import Score, describe_score
+from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
 from ft_pipeline.evaluation.tuned_variants import variant_of
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
 
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
-
-
-@dataclass(frozen=True)
-class GgufCosts(JsonRecord):
-    """What a GGUF file costs against its merged model, on the test rows."""
-
-    loss_increase: Score
-    """Nats per token of the reference answers."""
-    kl: Score
-    """KL(merged || GGUF), nats per token of the reference answers."""
-    agreement: Score
-    """In 32 bit: share of the answers that equal the merged model's own, up to the first token whose two best
-    candidates differ by less than 0.1 nats."""
-    identical: Score
-    """In 32 bit: share of the answers that equal the merged model's own as a whole."""
-
-    def describe(self, merged: str) -> str:
-        """Return the costs as a clause. merged: the name of the merged model's row."""
-        return (
-            f"{describe_score(self.loss_increase, 4, sign='+')} nats per token against {merged}, KL "
-            f"{describe_score(self.kl, 4)}; agreement {describe_score(self.agreement)}, identical "
-            f"{describe_score(self.identical)}"
-        )
-
-
-@dataclass(frozen=True)
-class TrainingCost(JsonRecord):
-    """The time and cost of a training, over all phases and with merging."""
-
-    seconds: float
-    gpu_hours: float
-    """Hours times GPUs. Without a GPU: hours of the machine."""
-    cost: float | None = None
-    """With the teacher's bill. None if a GPU-hour has no price."""
-    teacher: float | None = None
-    """The bill of the teacher whose answers it was trained on; None if there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,10 @@ older versions may lack.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.lead_records import (
-    AnswerCheck,
-    Incomparable,
-    KeptLead,
-    LeadTest,
-    PairedDifference,
-    RecipeLead,
-    Screen,
-)
 from ft_pipeline.evaluation.comparison.likelihood_evidence import (
     DECIDE_BY,
     LIKELIHOODS,
@@ -29,26 +20,32 @@ from ft_pipeline.evaluation.comparison.likelihood_evidence import (
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
 from ft_pipeline.evaluation.comparison.result_records import (
+    CHAMPION,
     BreakEven,
     Changes,
     ContaminatedModel,
+    Incomparable,
     LearningCurve,
     LeftOut,
     QuantizationError,
     SeedSpread,
 )
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.comparison.slice_records import Slice, SliceCheck, SliceLead
+from ft_pipeline.evaluation.comparison.slice_members import Slice
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
+from ft_pipeline_tests.version1.lead_records import (
+    AnswerCheck,
+    KeptLead,
+    LeadTest,
+    PairedDifference,
+    RecipeLead,
+    Screen,
+)
+from ft_pipeline_tests.version1.row_records import ComparisonRow
+from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead
 
-if TYPE_CHECKING:
-    from ft_pipeline.store.artifacts import Artifact
-
-CHAMPION = "champion"
-"""The name of the released model, where it is compared and where it is contaminated."""
 ENOUGH_TEST_ROWS = 100
 """With fewer test conversations a comparison is small: intervals are wide, and only large leads show."""
 FIRST_RULES = "1: percentile bootstrap; forgetting against the best base row; no rails"
@@ -152,6 +149,13 @@ class Comparison(JsonRecord):
             for row in document["rows"]
         ]
         return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Comparison":
+        """Return the comparison of a document of any version."""
+        from ft_pipeline_tests.version1.convert import as_version_1, comparison_of
+
+        return as_version_1(comparison_of(document)) if "version" in document else super().from_json(document)
 
     @property
     def unusable(self) -> list[str]:
@@ -390,8 +394,3 @@ class Comparison(JsonRecord):
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:
         return {(pair.better, pair.worse, pair.metric): pair for pair in self.pairs}
-
-
-def read_comparison(artifact: "Artifact") -> Comparison:
-    """Return the comparison in an artifact."""
-    return Comparison.from_json(artifact.document("comparison.json"))

@@ -98,16 +98,6 @@ class RecipeLead(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Incomparable(JsonRecord):
-    """Two rows that cannot be paired on a metric."""
-
-    a: str
-    b: str
-    metric: str
-    because: str
-
-
-@dataclass(frozen=True)
 class AnswerCheck(JsonRecord):
     """The second key: whether the answers of a row are not worse than those of a rival."""
 
