@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.kinds import KINDS, Kind
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     BreakEven,
@@ -18,14 +17,15 @@ from ft_pipeline.evaluation.comparison.result_records import (
     ContaminatedModel,
     GgufCosts,
     Incomparable,
+    KeptPrompt,
     LearningCurve,
     LeftOut,
     QuantizationError,
     SeedSpread,
+    Slice,
     TrainingCost,
 )
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.comparison.slice_members import Slice
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity

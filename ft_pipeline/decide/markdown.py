@@ -6,7 +6,7 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say
-from ft_pipeline.evaluation.comparison.check_results import FieldResults
+from ft_pipeline.evaluation.comparison.check_records import FieldResults
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score

@@ -3,7 +3,7 @@
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
 from ft_pipeline.decide.words import say, tell_opinion
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
 

@@ -286,11 +286,15 @@ def _own_target(desk: Desk, target: OwnTarget) -> str:
     if not target.has_improved:
         return f"{target.experiment} {target.verdict}. {target.describe()}"
     beats, label = any(desk.beats_bar(row) for row in rows), desk.comparison.metric().label
-    if beats and OBJECTIVES[target.objective].learns_from == "answers":
+    if beats and _learns_from(target) == "answers":
         return ""  # that its loss fell is no news
     is_open = beats or any(desk.is_silent(row) for row in rows)
     but = "" if is_open else f", but does not clearly beat the best use of its base model ({label})"
     return f"{target.experiment} {target.verdict}{but}. {target.describe()}"
+
+
+def _learns_from(target: OwnTarget) -> str:
+    return next(spec.learns_from for name, spec in OBJECTIVES.items() if name == target.objective)
 
 
 def observe_no_evidence(desk: Desk, advice: Advice) -> str | None:

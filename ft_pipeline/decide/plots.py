@@ -9,7 +9,7 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.slice_table import is_worse, slices_of
 from ft_pipeline.decide.units import lead_scale, lead_unit
-from ft_pipeline.evaluation.comparison.check_results import Confusion
+from ft_pipeline.evaluation.comparison.check_records import Confusion
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.plotting import BLUE, GREEN, GREY, KIND_COLORS, ORANGE, PURPLE, draw_confusion, draw_intervals, panels

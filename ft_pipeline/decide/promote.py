@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
+from typing import Protocol
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import BY, Comparison, Row, is_unheard
@@ -16,7 +17,15 @@ from ft_pipeline.decide.exposure import Exposure, key_of_test
 from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
-from ft_pipeline.settings.promotion import PromotionSettings
+
+
+class Limits(Protocol):
+    """The settings of a promotion that the rules ask for (PromotionSettings)."""
+
+    @property
+    def min_test_rows(self) -> int: ...
+    @property
+    def false_moves(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Court:
 
     comparison: Comparison
     candidates: Mapping[str, Candidate]
-    settings: PromotionSettings
+    settings: Limits
     champion: ChampionRecord | None = None
     exposure: Exposure = field(default_factory=Exposure)
     rejected: Mapping[str, int] = field(default_factory=dict)

@@ -28,7 +28,8 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import base_model_of, experiment_settings, references
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of

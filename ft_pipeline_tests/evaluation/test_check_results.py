@@ -15,7 +15,8 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.plots import confusion_picture
 from ft_pipeline.decide.verdict import in_words
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.check_results import NO_LABEL_TITLE, results_of_scores
+from ft_pipeline.evaluation.comparison.check_records import NO_LABEL_TITLE
+from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.scoring import contender_scores
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CurvePoint,
     CurveStep,

@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.release.test_promotion import KINDS, LOSSES, candidates, champion, comparison
-from ft_pipeline_tests.version1.lead_records import AnswerCheck, PairedDifference, RecipeLead
+from ft_pipeline_tests.version1.lead_records import AnswerCheck, RecipeLead
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import (
     ComparisonFacts,
@@ -328,5 +328,3 @@ def test_the_recommendation_follows_people() -> None:
     lost = ComparisonFacts(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
     found = prompting_is_enough(lost)
     assert found is not None and found.reason.startswith("The answers of qlora are not shown to be")
-    pair = PairedDifference("qlora", "few_shot", "loss", 1.0, 0.9, 1.1)
-    assert won.describe(pair).startswith("loss: qlora leads few_shot")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.likelihood_evidence import (
     DECIDE_BY,
@@ -18,20 +18,20 @@ from ft_pipeline.evaluation.comparison.likelihood_evidence import (
     why_no_evidence,
 )
 from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
-from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     BreakEven,
     Changes,
     ContaminatedModel,
     Incomparable,
+    KeptPrompt,
     LearningCurve,
     LeftOut,
     QuantizationError,
     SeedSpread,
+    Slice,
 )
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.comparison.slice_members import Slice
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES

@@ -7,8 +7,7 @@ from scipy.optimize import brentq
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, values_over
-from ft_pipeline.evaluation.comparison.prompt_records import KeptPrompt
-from ft_pipeline.evaluation.comparison.result_records import Savings
+from ft_pipeline.evaluation.comparison.result_records import KeptPrompt, Savings
 
 _PLAIN = "base"
 """The kind of the row of a model without a prompt."""

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.result_records import SliceKind
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
@@ -29,21 +29,6 @@ MOST = 30
 MAX_TAG_CHARS = 60
 """A longer tag is a text and no label, and is no slice."""
 THIRDS = ("short", "middle", "long")
-
-
-Kind = Literal["rule", "tag", "source", "language", "length", "turns"]
-"""What a slice is defined on. `rule`: `evaluation.slices` of the project."""
-
-
-@dataclass(frozen=True)
-class Slice(JsonRecord):
-    """A part of the test conversations."""
-
-    name: str
-    kind: Kind
-    about: str
-    """What its conversations share, as the end of "conversations …"."""
-    conversations: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class SliceMembers:
     """A slice with its conversations."""
 
     name: str
-    kind: Kind
+    kind: SliceKind
     about: str
     """What its conversations share, as the end of "conversations …"."""
     members: frozenset[str]
@@ -200,7 +185,7 @@ def _without_rules(talks: Sequence[Talk]) -> list[SliceMembers]:
 
 
 def _by_value(
-    kind: Kind, name: str, about: str, talks: Sequence[Talk], values_of: Callable[[Talk], Iterable[str]]
+    kind: SliceKind, name: str, about: str, talks: Sequence[Talk], values_of: Callable[[Talk], Iterable[str]]
 ) -> list[SliceMembers]:
     """Return a slice per value that enough conversations have, but not all of them; the most frequent values first.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.plots import confusion_picture
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.score import describe_interval
 
 
