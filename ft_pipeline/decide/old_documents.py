@@ -46,7 +46,7 @@ def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
     for row in document["rows"]:
         yield from (claim_of(row["name"], Rail(**rail)) for rail in row.get("rails") or ())
         if row.get("forgetting"):
-            yield _kept(row["name"], {**row["forgetting"], "kind": "general", "name": "general_accuracy"})
+            yield kept_of(row["name"], row["forgetting"])
         yield from (_kept(row["name"], check) for check in row.get("base_checks") or ())
     yield from (_opinion(entry) for entry in entries("opinions", ()))
     yield from _leads(document, rows)
@@ -83,6 +83,11 @@ def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
             because = "empty" if not count else "no_evidence" if more is None else "small"
             facts = {} if because == "no_evidence" else {"more": more}
             yield claim.model_copy(update={"verdict": "unknown", "because": because, "facts": facts})
+
+
+def kept_of(row: str, forgetting: Document) -> Claim:
+    """Return the claim of what a row forgot."""
+    return _kept(row, {**forgetting, "kind": "general", "name": "general_accuracy"})
 
 
 def _kept(row: str, check: Document) -> Claim:

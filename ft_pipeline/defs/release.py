@@ -135,7 +135,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
             recorded = decide_and_record(
                 build.store, comparison_artifact, settings, standing, test_share=config["test_share"]
             )
-            decision, entry = recorded.ruling, recorded.entry
+            decision, entry = recorded.decision, recorded.entry
         reasons[:] = decision.reasons
         candidates, serving = find_candidates(comparison_artifact, build.store)
         move = decision.promotion(candidates, comparison_artifact.fingerprint)

@@ -55,7 +55,7 @@ def promote(
         if not is_new:
             return None
         recorded = decide_and_record(store, comparison_artifact, settings, current, test_share=test_share, row=row)
-        decision = recorded.ruling
+        decision = recorded.decision
         if not decision.move and not force:
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
         promotion = replace(decision, move=True).promotion(candidates, comparison_artifact.fingerprint)

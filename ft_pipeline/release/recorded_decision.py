@@ -29,7 +29,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 class RecordedDecision:
     """A decision with what it was made from."""
 
-    ruling: Ruling
+    decision: Ruling
     verdict: Verdict | None
     """None if it is about one row."""
     matrix: Mapping[str, Sequence[Cell]]
@@ -193,7 +193,7 @@ def decision_document(
     return {
         "verdict": recorded.verdict.to_json(),
         "champion_row": recorded.champion_row,
-        "decision": recorded.ruling.to_json(),
+        "decision": recorded.decision.to_json(),
         "exposure": {
             "before": recorded.exposure.count,
             "tests": len(tests),

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
@@ -22,7 +23,6 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.full_report import PROBES
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
-from ft_pipeline_tests.version1.convert import read_comparison
 
 VOID = {"meta", "img", "br", "input"}
 
@@ -111,7 +111,8 @@ def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained
 
 def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     document = shop.store.all("comparison")[-1].document("comparison.json")
-    lows = [pair["low"] for pair in document["pairs"] if pair["metric"] == "loss"]
+    leads = [claim for claim in document["claims"] if (claim["kind"], claim.get("measure")) == ("lead", "loss")]
+    lows = [lead["low"] for lead in leads if "low" in lead]
     chance = sum(low <= 0 for low in lows)
     assert 0 < chance < len(lows)
     assert page.cells.count("may be chance") == chance

@@ -1,13 +1,15 @@
 """The rules of this version, asked about records of version 1."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide import advise, first_screen, markdown, observations, plots, slice_table
 from ft_pipeline.decide import recommend as decide_recommend
 from ft_pipeline.decide import verdict as decide_verdict
+from ft_pipeline.decide.comparison import Comparison as Claims
+from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
@@ -135,21 +137,26 @@ def _advice(facts: ComparisonFacts, said: Recommendation) -> advise.Advice:
     return advise.Advice(said.decision, said.reason, row)
 
 
+def _with_row(comparison: Comparison, row: ComparisonRow) -> tuple[Claims, Row]:
+    """The comparison with this row in place of the one of its name."""
+    rows = [row if each.name == row.name else each for each in comparison.rows]
+    claims = as_claims(replace(comparison, rows=rows))
+    found = claims.row(row.name)
+    assert found is not None
+    return claims, found
+
+
 def lights(
     comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None = None
 ) -> list[first_screen.Light]:
-    claims = as_claims(comparison)
-    found = claims.row(row.name)
-    assert found is not None
+    claims, found = _with_row(comparison, row)
     return first_screen.lights(claims, found, exposure)
 
 
 def risks(
     comparison: Comparison, row: ComparisonRow, exposure: Mapping[str, Any] | None = None, looks: int = 0
 ) -> list[str]:
-    claims = as_claims(comparison)
-    found = claims.row(row.name)
-    assert found is not None
+    claims, found = _with_row(comparison, row)
     return first_screen.risks(claims, found, exposure, looks)
 
 
