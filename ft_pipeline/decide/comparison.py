@@ -168,7 +168,9 @@ class Comparison(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. What is empty, or has its default, is left out: most comparisons never have it."""
-        return {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        filled = {key: value for key, value in document.items() if value not in ([], {}) or key == "rows"}
+        return {"version": self.version, **filled}
 
     # --- claims
 

@@ -176,8 +176,8 @@ def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Pa
 
 
 def test_comparisons_import_no_heavy_library() -> None:
-    names = ("comparison.compare", "recommendation.rules", "comparison.plots")
-    modules = ", ".join(f"ft_pipeline.evaluation.{name}" for name in names)
+    names = ("decide.build", "decide.recommend", "decide.plots")
+    modules = ", ".join(f"ft_pipeline.{name}" for name in names)
     heavy = "{'torch', 'transformers', 'lm_eval', 'peft', 'matplotlib', 'dagster'}"
     code = f"import sys, {modules}; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

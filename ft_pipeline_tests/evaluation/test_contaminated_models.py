@@ -14,6 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import GOLDEN, ROWS, Moving, load_steps
+from ft_pipeline_tests.version1.convert import as_claims
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
@@ -207,7 +208,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     assert sentence.startswith("a learned from ") and "alpaca/a.jsonl:" in sentence
     assert f"Not compared: {sentence}" in markdown_table(comparison)
     console = Console(record=True, width=200)
-    show_comparison(console, comparison)
+    show_comparison(console, as_claims(comparison))
     assert f"Not compared: {sentence}" in console.export_text()
     reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."

@@ -15,7 +15,7 @@ from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, ra
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
 from ft_pipeline_tests.release.test_promotion import candidates
-from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.convert import as_claims, compare
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import ComparisonFacts, Decision, decide, markdown_table, recommend, verdict
 
@@ -64,8 +64,8 @@ def recommended(found: Comparison) -> dict[str, Any]:
 
 def test_ratings_and_a_judge_are_asked_about_it_first(tmp_path: Path) -> None:
     found = compared(tmp_path, sft=0.3, other=0.2, dpo=-0.4)
-    assert str(pairs_worth_rating(found, [])[0]["candidate"]).startswith("dpo/")
-    assert ("dpo/merged", "base") in rivals_by_candidate(found)
+    assert str(pairs_worth_rating(as_claims(found), [])[0]["candidate"]).startswith("dpo/")
+    assert ("dpo/merged", "base") in rivals_by_candidate(as_claims(found))
 
 
 @pytest.mark.parametrize("lead", [0.4, -0.4])

@@ -201,7 +201,7 @@ def test_answers_to_other_questions_are_not_paired(
 def test_what_was_lost_is_in_every_view_of_the_comparison(tmp_path: Path) -> None:
     lost = compared(tmp_path, [NO] * 60, [YES] * 60)
     assert "a/merged: Fails the probes p: the base model declined 60 of 60 questions" in markdown_table(lost)
-    assert Comparison.from_json(lost.to_json()) == lost
+    assert Comparison.from_json(lost.to_json()).to_json() == lost.to_json()
     recommended = recommend(ComparisonFacts(lost, {}, 20))
     assert recommended["decision"] == "prompt"
     assert "No tuned model can be used. a/merged: Fails the probes p: " in recommended["reasons"][0]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.comparison import Row
 from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
 from ft_pipeline_tests.version1.convert import compare
@@ -170,15 +171,21 @@ def test_answers_must_confirm_what_a_likelihood_proposes(tmp_path: Path, worse: 
     assert check.is_shown is shown
 
 
+def of_claims(facts: ComparisonFacts, row: ComparisonRow) -> Row:
+    found = facts.desk.comparison.row(row.name)
+    assert found is not None
+    return found
+
+
 def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[str, Path]) -> None:
     comparison = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
     alone = ComparisonFacts(comparison, {}, 20)
     row = named(comparison, "a/merged")
-    assert alone.pooled_spread(row) is None
+    assert alone.desk.pooled_spread(of_claims(alone, row)) is None
     values = [0.70, 0.72, 0.71]
     spread = SeedSpread("a/merged", "a", 3, {"nats_per_byte": SeedScores(0.71, 0.70, 0.72, values)})
     known = ComparisonFacts(replace(comparison, seeds=[spread]), {}, 20)
-    assert known.pooled_spread(row) == pytest.approx(0.01)
+    assert known.desk.pooled_spread(of_claims(known, row)) == pytest.approx(0.01)
     said = observe_one_training(known, Recommendation("lora", "", row)) or ""
     assert (
         "this speaks for these weights, not for lora. Another training of this technique may differ by ± 0.010" in said
