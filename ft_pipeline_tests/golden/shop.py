@@ -67,7 +67,7 @@ class World:
     """Facts about the trainings."""
     at_hand: DataAtHand | None
     samples: Samples
-    """The answers by row name."""
+    """The answers by row name; empty if nothing that is told depends on them."""
     shows_answers: bool
     """Whether the three answers of the first screen are told."""
 
@@ -235,11 +235,10 @@ class Shop:
         inputs = {key: self._write(folder, key, rows) for key, rows in self.inputs.items()}
         bases = {key: "1" for key in inputs if not key.endswith(("teacher_scores", "contender_scores"))}
         config = {"bases": bases, "base_names": {"1": "small"}, **self.config}
-        models = drop_sweep_members(comparable_models(inputs, config)[0])
-        samples = {model.name: model.records("samples.parquet") for model in models}
+        samples = self._samples(inputs, config)
         inputs |= self._write_opinions(folder, samples)
         talks = write_talks(folder / "talks", self.talks) if self.talks else None
-        with patch.object(rails, "language_of", _language_of):  # the references of all models are the same
+        with patch.multiple(rails, **CACHED):  # most answers are the same in every world
             comparison = compare(inputs, config, self.facts, talks)
         candidates = self._candidates(comparison)
         champion_row = None if self.released == "gone" else self.released
@@ -259,6 +258,13 @@ class Shop:
             samples=samples,
             shows_answers=self.shows_answers,
         )
+
+    def _samples(self, inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Samples:
+        """Return the answers by row name, if somebody reads them."""
+        if not (self.shows_answers or self.ratings or self.judgements):
+            return {}
+        models = drop_sweep_members(comparable_models(inputs, config)[0])
+        return {model.name: model.records("samples.parquet") for model in models}
 
     def _candidates(self, comparison: Comparison) -> dict[str, Candidate]:
         found = {}
@@ -343,7 +349,9 @@ class Shop:
         return written
 
 
-_language_of = cache(rails.language_of)
+OF_A_TEXT = ("find_placeholder", "find_refusal", "find_values", "language_of", "main_script", "repeated_share", "words_of")
+CACHED = {name: cache(getattr(rails, name)) for name in OF_A_TEXT}
+"""The functions of a text that rails ask, each with a memory."""
 EXTRA = ("faults", "columns", "document", "validation", "seed")
 """Values of a row that are not those of scored()."""
 

@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.evaluation.recommendation import observations, rules
 from ft_pipeline.release.verdict import Kind
-from ft_pipeline_tests.golden import worlds
+from ft_pipeline_tests.golden import invented, worlds
 from ft_pipeline_tests.golden.record import TOLD, UNREACHED
 from ft_pipeline_tests.golden.shop import World
 from ft_pipeline_tests.golden.told import decided, facts_of, tell
@@ -60,6 +60,13 @@ def test_the_worlds_have_every_verdict_rule_and_kind_of_row() -> None:
     assert kinds == set(ModelKind.__args__)  # type: ignore[attr-defined]
     checked = {check.verdict for name in worlds.MADE for row in made(name).comparison.rows for check in row.base_checks}
     assert checked == {"kept", "lost", "cannot be told", "not in base", "unknown"}
+
+
+def test_invented_worlds_are_decided_and_are_the_same_again() -> None:
+    bases = [made(name) for name in worlds.MADE]
+    first, again = ([decided(world) for world in invented.invent(1, 200, bases)] for _ in range(2))
+    assert first == again
+    assert len({document["verdict"]["kind"] for document in first}) >= 5
 
 
 def test_a_world_is_the_same_again() -> None:

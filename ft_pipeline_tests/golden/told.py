@@ -1,4 +1,4 @@
-"""What people read about a world, as one text: claims, decision, verdict, recommendation, terminal, pages, report, card."""
+"""What people read about a world, as one text: claims, decision, recommendation, terminal, pages, report and card."""
 
 import io
 import json

@@ -25,6 +25,6 @@ def make(name: str) -> World:
         return shop.build(name, " ".join((function.__doc__ or "").split()), Path(folder))
 
 
-def all() -> Iterator[World]:
-    """Yield every world."""
+def every() -> Iterator[World]:
+    """Yield each world: a comparison, and what promotion, verdict and recommendation read besides."""
     yield from map(make, MADE)
