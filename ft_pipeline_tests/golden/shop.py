@@ -349,7 +349,15 @@ class Shop:
         return written
 
 
-OF_A_TEXT = ("find_placeholder", "find_refusal", "find_values", "language_of", "main_script", "repeated_share", "words_of")
+OF_A_TEXT = (
+    "find_placeholder",
+    "find_refusal",
+    "find_values",
+    "language_of",
+    "main_script",
+    "repeated_share",
+    "words_of",
+)
 CACHED = {name: cache(getattr(rails, name)) for name in OF_A_TEXT}
 """The functions of a text that rails ask, each with a memory."""
 EXTRA = ("faults", "columns", "document", "validation", "seed")

@@ -14,6 +14,13 @@ def the_champion_stays(shop: Shop) -> None:
     shop.release("style/merged")
 
 
+def the_champion_stays_alone(shop: Shop) -> None:
+    """The champion is the only model that can be released."""
+    shop.prompts()
+    shop.train("style", 0.4)
+    shop.release("style/merged")
+
+
 def the_champion_may_be_beaten(shop: Shop) -> None:
     """A candidate leads the champion by chance: ratings would decide."""
     shop.prompts()
@@ -86,13 +93,6 @@ def earlier_tests_make_it_stricter(shop: Shop) -> None:
     shop.train("other", 0.01)
     shop.exposure = Exposure(count=12.4, test_share=0.15)
     shop.looks = {"style/merged": 4}
-
-
-def one_test_may_be_luck(shop: Shop) -> None:
-    """A lead that is just clear, of one candidate."""
-    shop.prompts()
-    shop.train("style", 0.065, spread=0.2)
-    shop.settings = {"false_moves": 0.02}
 
 
 def designed_for_these_rows(shop: Shop) -> None:

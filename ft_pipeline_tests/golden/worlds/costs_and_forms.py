@@ -88,6 +88,13 @@ def the_teacher_leads(shop: Shop) -> None:
     shop.teach(20.0, document={"cost_per_call": 0.004})
 
 
+def the_teacher_leads_and_nothing_else(shop: Shop) -> None:
+    """The teacher's answers are clearly better, and the tuned model leads by chance."""
+    shop.prompts()
+    shop.train("style", 0.02, spread=0.3)
+    shop.teach(20.0, document={"seconds_per_call": None})
+
+
 def the_teacher_does_not_lead(shop: Shop) -> None:
     """The teacher's answers are not clearly better."""
     shop.prompts(few_shot=0.1)

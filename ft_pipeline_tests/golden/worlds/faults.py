@@ -120,11 +120,6 @@ def _tasks(shop: Shop, **after: list[int]) -> None:
     shop.train("style", 0.4, tasks={f"{name}/acc": values for name, values in after.items()})
 
 
-def tasks_hold(shop: Shop) -> None:
-    """A task holds, and another one got better."""
-    _tasks(shop, good=[1] * 200 + [0] * 200, better=[1] * 240 + [0] * 160)
-
-
 def a_task_is_lost(shop: Shop) -> None:
     """A task got clearly worse."""
     _tasks(shop, lost=[0] * 60 + [1] * 140 + [0] * 200)
