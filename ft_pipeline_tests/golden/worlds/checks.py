@@ -118,7 +118,7 @@ def the_incumbent_is_replaced(shop: Shop) -> None:
     """A tuned model is not worse than what answers today, by exact answers, and costs less."""
     shop.config["prices"] = {"input_per_million": 2.0, "output_per_million": 6.0}
     shop.prompts(of_plain={"right": 0.3})
-    shop.train("style", 0.4, right=0.85)
+    shop.train("style", 0.4, right=0.95)
     _incumbent(shop, 0.8)
 
 
