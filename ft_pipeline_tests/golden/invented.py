@@ -152,9 +152,16 @@ class _Change:
         verdict: Any = self.dice.choice(["kept", "lost", "cannot be told", "not in base", "unknown"])
         low = 0.06 if verdict == "lost" else -0.02
         high = 0.04 if verdict == "kept" else 0.2
-        numbers = {"before": 0.5, "after": self.dice.random(), "drop": 0.1, "low": low, "high": high}
+        numbers: dict[str, Any] = {"before": 0.5, "after": self.dice.random(), "drop": 0.1, "low": low, "high": high}
         kind: Any = self.dice.choice(["probes", "task"])
-        about = {"wanted": "declined", "base": "base", "because": "it was not asked", "count": 60, "lost": 3, "won": 1}
+        about: dict[str, Any] = {
+            "wanted": "declined",
+            "base": "base",
+            "because": "it was not asked",
+            "count": 60,
+            "lost": 3,
+            "won": 1,
+        }
         needed = self.dice.choice([None, 30, 90])
         return BaseCheck(kind=kind, name="refuse", verdict=verdict, margin=0.05, needed=needed, **about, **numbers)
 
@@ -238,7 +245,7 @@ class _Change:
 
     def _opinions(self, changed: Comparison, row: ComparisonRow, rival: ComparisonRow) -> Iterator[Opinion]:
         """Yield the opinion of people, of a judge, or of both: the first that may decides."""
-        by: list[By] = [who for who in ("people", "judge") if self.dice.random() < 0.6]  # type: ignore[misc]
+        by: list[By] = [who for who in ("people", "judge") if self.dice.random() < 0.6]
         is_named, is_decided = METRIC_IS_NAMED in changed.decided_by, False
         for who in by:
             win_rate, width = self.dice.choice([(0.7, 0.1), (0.55, 0.1), (0.3, 0.1)])

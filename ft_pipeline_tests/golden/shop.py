@@ -358,7 +358,7 @@ OF_A_TEXT = (
     "repeated_share",
     "words_of",
 )
-CACHED = {name: cache(getattr(rails, name)) for name in OF_A_TEXT}
+CACHED: dict[str, Any] = {name: cache(getattr(rails, name)) for name in OF_A_TEXT}
 """The functions of a text that rails ask, each with a memory."""
 EXTRA = ("faults", "columns", "document", "validation", "seed")
 """Values of a row that are not those of scored()."""

@@ -62,7 +62,7 @@ def _templates_of(tree: ast.AST) -> Iterator[str]:
         if id(node) in inner or id(node) in skipped:
             continue
         if isinstance(node, ast.JoinedStr):
-            text = "".join(value.value if isinstance(value, ast.Constant) else HOLE for value in node.values)
+            text = "".join(str(value.value) if isinstance(value, ast.Constant) else HOLE for value in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
         else:

@@ -124,7 +124,7 @@ def left_out_of_another_evaluation(shop: Shop) -> None:
     shop.config["stale"] = ["style.seed1"]
 
 
-MOVED = {"rows": 12, "first": ["alpaca/a.jsonl:1", "alpaca/a.jsonl:5"], "since": "2026-01-02 10:00 UTC"}
+MOVED: dict[str, Any] = {"rows": 12, "first": ["alpaca/a.jsonl:1", "alpaca/a.jsonl:5"], "since": "2026-01-02 10:00 UTC"}
 """Facts about a model that learned from test rows."""
 
 

@@ -174,7 +174,11 @@ def a_prompt_without_gain_moved_into_the_weights(shop: Shop) -> None:
 
 def _target(experiment: str, objective: str, gain: float, **values: Any) -> dict[str, Any]:
     share = values.pop("unit", "share") == "share"
-    entry = {"experiment": experiment, "objective": objective, "unit": "share" if share else "nats per token"}
+    entry: dict[str, Any] = {
+        "experiment": experiment,
+        "objective": objective,
+        "unit": "share" if share else "nats per token",
+    }
     entry |= {"label": "Held-out pairs ranked right" if share else "Held-out loss", "lower_is_better": not share}
     before = 0.5 if share else 2.0
     entry |= {"conversations": 60, "before": before, "after": before + gain * (1 if share else -1), "gain": gain}
