@@ -167,26 +167,6 @@ def test_people_do_not_outweigh_a_rail_or_the_seeds() -> None:
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_is_in_people_s_terms() -> None:
-    found = said(measured(TRAILS, opinion()))
-    assert found.sentence == (
-        "Use the fine-tuned model qlora: its answers were preferred in 68 of 100 comparisons with few_shot (59 to 76)."
-    )
-    assert found.basis == (
-        "Trained once, tested on 40 conversations. Decided by people, who rated 60 pairs blind. They agree with each "
-        "other: 0.61 (Krippendorff's alpha, 0.42 to 0.77; 60 pairs)."
-    )
-
-
-def test_people_who_prefer_the_prompt_end_the_question() -> None:
-    found = said(without_prompts(measured(LOSSES, opinion(0.3, 0.99, rival="plain"))))
-    assert (found.kind, found.row) == ("prompt", "plain")
-    assert found.sentence == (
-        "Do not fine-tune; use the base model as it is: the answers of qlora were preferred in 30 of 100 comparisons "
-        "with plain (21 to 38)."
-    )
-
-
 def test_how_many_more_ratings_would_decide_is_said() -> None:
     near = opinion(0.59, 0.03, rival="plain", low=0.49, high=0.68)
     found = said(without_prompts(measured(LOSSES, near, test_items=400)))
