@@ -87,7 +87,8 @@ def check_of(comparison: Comparison, claim: Claim) -> dict[str, Any]:
     """Return what a row kept of its base model's behavior, or of its result on a task."""
     because, base = claim.facts.get("because", ""), claim.rival
     if claim.verdict == "unknown":
-        because, base = say(comparison, claim).partition(": ")[2], claim.facts.get("base", "")
+        because = say(comparison, claim).partition(": ")[2]
+        base = claim.facts["base"] if claim.because == "single" else ""
     told = {key: claim.facts.get(key) for key in ("before", "after")}
     counts = {key: claim.facts.get(key, 0) for key in ("lost", "won")}
     return {
