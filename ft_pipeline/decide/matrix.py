@@ -15,7 +15,7 @@ from ft_pipeline.decide.words import say
 Outcome = Literal["holds", "fails", "cannot be told"]
 REQUIREMENTS = {
     "is_new": "is another model than the champion",
-    "is_sound": "is sound",
+    "is_sound": "answers without faults",
     "has_rivals": "can be compared",
     "leads_on_validation": "leads on the validation rows",
     "has_fresh_rows": "test rows are left",
@@ -26,6 +26,14 @@ REQUIREMENTS = {
     "is_not_designed_for_these_rows": "holds on rows that came later",
 }
 """By rule of promote.py, what it asks."""
+OF_KINDS = {
+    "rows": "enough test rows",
+    "gate": "checks of its training passed",
+    "general": "keeps general knowledge",
+    "probes": "behaves as its base model",
+    "task": "tasks hold",
+}
+"""By kind of claim, what a rule asks that asks several things."""
 
 
 class Cell(BaseModel):
@@ -53,4 +61,8 @@ def _asked(court: Court, name: str) -> list[tuple[str, Claim]]:
 
 def _cell(court: Court, rule: str, claim: Claim) -> Cell:
     outcome: Outcome = "holds" if claim.holds else "fails" if claim.verdict == "refuted" else "cannot be told"
-    return Cell(requirement=REQUIREMENTS[rule], outcome=outcome, sentence=say(court.comparison, claim))
+    return Cell(
+        requirement=OF_KINDS.get(claim.kind) or REQUIREMENTS[rule],
+        outcome=outcome,
+        sentence=say(court.comparison, claim),
+    )

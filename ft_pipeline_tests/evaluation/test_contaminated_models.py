@@ -92,7 +92,7 @@ def test_a_model_that_trained_on_rows_of_a_larger_test_share_is_named_and_left_o
     moving.experiment("a", large, level=0.5)
     again = moving.compare()
     assert names(again) == {"base", "a/adapter", "a/merged", "b/adapter", "b/merged"}
-    assert again.contaminated == []
+    assert not again.contaminated
 
 
 def test_a_model_with_older_scores_is_told_to_train_and_not_to_score_again(moving: Moving) -> None:
@@ -100,7 +100,7 @@ def test_a_model_with_older_scores_is_told_to_train_and_not_to_score_again(movin
     moving.experiment("b", moving.conversations(test_share=0.3))
     comparison = moving.compare()
     assert [entry.model for entry in comparison.contaminated] == ["a"]
-    assert comparison.left_out == []
+    assert not comparison.left_out
 
 
 def test_a_golden_file_with_a_training_row_contaminates_the_model(moving: Moving) -> None:

@@ -190,7 +190,7 @@ def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[
     assert (
         "this speaks for these weights, not for lora. Another training of this technique may differ by ± 0.010" in said
     )
-    assert known.pooled_spread(replace(row, technique="full")) is None
+    assert known.desk.pooled_spread(of_claims(known, row).model_copy(update={"technique": "full"})) is None
 
 
 def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) -> None:

@@ -127,7 +127,9 @@ def test_a_slice_has_the_lead_that_its_conversations_have_alone(tmp_path: Path) 
     ours, base = (alone.row(name) for name in ("a/merged", "base"))
     assert ours is not None and base is not None and (pair := alone.difference(base, ours)) is not None
     assert lead is not None and is_worse(lead) and lead.count == REFUNDS
-    assert (-lead.lead, -(lead.high or 0), -(lead.low or 0)) == pytest.approx((pair.difference, pair.low, pair.high))
+    assert (-(lead.value or 0), -(lead.high or 0), -(lead.low or 0)) == pytest.approx(
+        (pair.difference, pair.low, pair.high)
+    )
 
 
 def test_only_a_slice_that_is_shown_to_be_worse_is_called_worse(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_a_row_is_compared_with_the_champion_and_its_baseline_in_one_family(tmp_
     assert parts is not None and alone is not None and parts.rivals == ["champion", "base"]
     assert {lead.rival for lead in parts.worse} == {"champion"} and parts.worse[0].scope == "refund"
     assert len(parts.leads) == 2 * len(alone.leads)
-    assert parts.lead("refund", "base").unseen > alone.lead("refund", "base").unseen  # type: ignore[union-attr]
+    assert parts.lead("refund", "base").facts["unseen"] > alone.lead("refund", "base").facts["unseen"]  # type: ignore[union-attr]
     assert "| slice | conversations | lead over champion | lead over base |" in markdown_table(measured)
 
 
