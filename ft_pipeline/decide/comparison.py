@@ -30,6 +30,8 @@ from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
+OPTIONAL = ("contaminated", "not_asked", "kept_prompts", "own_targets", "slices", "field_results", "confusions")
+"""Keys of the document that are left out if their lists are empty."""
 WANTED_RATINGS = 50
 """Pairs of answers that people must rate before their opinion decides."""
 METRIC_IS_NAMED = "promotion.metric names"
@@ -167,10 +169,11 @@ class Comparison(BaseModel):
         return self.model_construct(**{**fields, "claims": [*self.claims, *claims]})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document. What is empty, or has its default, is left out: most comparisons never have it."""
-        document = self.model_dump(mode="json", exclude_defaults=True)
-        filled = {key: value for key, value in document.items() if value not in ([], {}) or key == "rows"}
-        return {"version": self.version, **filled}
+        """Return the document. It has the keys of OPTIONAL only if there are entries: most comparisons never do. Claims
+        have no keys whose values are the default."""
+        document = self.model_dump(mode="json", exclude={"claims"})
+        claims = [claim.model_dump(mode="json", exclude_defaults=True) for claim in self.claims]
+        return {**{key: value for key, value in document.items() if value or key not in OPTIONAL}, "claims": claims}
 
     # --- claims
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
 from ft_pipeline.decide.promote import BEFORE, TESTS, Court
 from ft_pipeline.decide.words import say
 
@@ -61,8 +62,7 @@ def _asked(court: Court, name: str) -> list[tuple[str, Claim]]:
 
 def _cell(court: Court, rule: str, claim: Claim) -> Cell:
     outcome: Outcome = "holds" if claim.holds else "fails" if claim.verdict == "refuted" else "cannot be told"
-    return Cell(
-        requirement=OF_KINDS.get(claim.kind) or REQUIREMENTS[rule],
-        outcome=outcome,
-        sentence=say(court.comparison, claim),
-    )
+    requirement, comparison = OF_KINDS.get(claim.kind) or REQUIREMENTS[rule], court.comparison
+    is_unused = claim.because in UNUSED_RAIL
+    sentence = describe_rail(comparison, claim) if is_unused else say(comparison, claim)
+    return Cell(requirement=requirement, outcome=outcome, sentence=sentence)
