@@ -12,6 +12,8 @@ from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
+    METRIC_IS_NAMED,
+    WANTED_RATINGS,
     BreakEven,
     Changes,
     ContaminatedModel,
@@ -32,10 +34,6 @@ from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 OPTIONAL = ("contaminated", "not_asked", "kept_prompts", "own_targets", "slices", "field_results", "confusions")
 """Keys of the document that are left out if their lists are empty."""
-WANTED_RATINGS = 50
-"""Pairs of answers that people must rate before their opinion decides."""
-METRIC_IS_NAMED = "promotion.metric names"
-"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
 BY = ("people", "judge")
 """Whose opinion decides between two rows in place of the metric, the surer first."""
 

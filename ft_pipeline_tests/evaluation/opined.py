@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
 from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.opinion_records import Opinion
 from ft_pipeline_tests.version1.records import Comparison
 
 ITEMS = 134

@@ -10,8 +10,7 @@ from typing import Any
 
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, By, Opinion
-from ft_pipeline.evaluation.comparison.result_records import CurveStep, LearningCurve
+from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, CurveStep, LearningCurve
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -27,6 +26,7 @@ from ft_pipeline_tests.version1.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline_tests.version1.opinion_records import By, Opinion
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.row_records import ComparisonRow, Rail
 from ft_pipeline_tests.version1.slice_records import SliceCheck

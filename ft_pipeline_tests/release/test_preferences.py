@@ -10,12 +10,12 @@ from ft_pipeline.decide.evidence import who_decided
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.first_screen import NOT_READ, Light
 from ft_pipeline.decide.verdict import Verdict
-from ft_pipeline.evaluation.comparison.opinion_records import By, Opinion
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.release.test_promotion import KINDS, LOSSES, candidates, champion, comparison
 from ft_pipeline_tests.version1.lead_records import AnswerCheck, RecipeLead
+from ft_pipeline_tests.version1.opinion_records import By, Opinion
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import (
     ComparisonFacts,

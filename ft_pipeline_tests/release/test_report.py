@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
@@ -97,11 +98,11 @@ def test_the_report_shows_scores_recommendation_and_champion(shop: Trained, page
 
 def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained, page: Page) -> None:
     comparison = read_comparison(shop.store.all("comparison")[-1])
-    checks = {row.name: check for row in comparison.rows for check in row.base_checks}
+    checks = {claim.row: claim for claim in comparison.of_kind("probes")}
     assert set(checks) == {row.name for row in comparison.rows if row.kind in TUNED}
-    assert all(f"{name}: {check.describe()}" in page.text for name, check in checks.items())
-    [first, *_] = [row for row in comparison.rows if row.base_checks]
-    changed = checks[first.name].lost + checks[first.name].won
+    assert all(f"{name}: {say(comparison, check)}." in page.text for name, check in checks.items())
+    [first, *_] = [row.name for row in comparison.rows if row.name in checks]
+    changed = checks[first].facts["lost"] + checks[first].facts["won"]
     titles = page.text.count("comply: lost") + page.text.count("comply: won")
     assert titles == min(changed, 3) and changed > 0
     records = pq.read_table(shop.store.all("scores")[-1].path / "probes.parquet").to_pylist()

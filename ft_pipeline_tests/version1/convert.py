@@ -11,7 +11,6 @@ from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.sources import kept, recipes
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.lead_records import (
@@ -22,6 +21,7 @@ from ft_pipeline_tests.version1.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline_tests.version1.opinion_records import Opinion
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.row_records import ComparisonRow, Forgetting, Rail
 from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead

@@ -17,9 +17,10 @@ from ft_pipeline.evaluation.comparison.likelihood_evidence import (
     learned_rows,
     why_no_evidence,
 )
-from ft_pipeline.evaluation.comparison.opinion_records import LABELS, METRIC_IS_NAMED, WANTED_RATINGS, Opinion
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
+    METRIC_IS_NAMED,
+    WANTED_RATINGS,
     BreakEven,
     Changes,
     ContaminatedModel,
@@ -43,6 +44,7 @@ from ft_pipeline_tests.version1.lead_records import (
     RecipeLead,
     Screen,
 )
+from ft_pipeline_tests.version1.opinion_records import LABELS, Opinion
 from ft_pipeline_tests.version1.row_records import ComparisonRow
 from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead
 

@@ -11,6 +11,10 @@ CHAMPION = "champion"
 """The name of the released model, where it is compared and where it is contaminated."""
 
 
+WANTED_RATINGS = 50
+"""Pairs of answers that people must rate before their opinion decides."""
+METRIC_IS_NAMED = "promotion.metric names"
+"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
 SliceKind = Literal["rule", "tag", "source", "language", "length", "turns"]
 """What a slice is defined on. `rule`: `evaluation.slices` of the project."""
 
