@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
-from ft_pipeline.decide.promote import BEFORE, TESTS, Court
+from ft_pipeline.decide.promote import BEFORE, TESTS, Court, is_sound
 from ft_pipeline.decide.words import say
 
-Outcome = Literal["holds", "fails", "cannot be told"]
+Outcome = Literal["holds", "cannot be told", "fails"]
 REQUIREMENTS = {
     "is_new": "is another model than the champion",
     "is_sound": "answers without faults",
@@ -34,7 +34,7 @@ OF_KINDS = {
     "probes": "behaves as its base model",
     "task": "tasks hold",
 }
-"""By kind of claim, what a rule asks that asks several things."""
+"""By kind of claim, what is_sound asks."""
 
 
 class Cell(BaseModel):
@@ -62,7 +62,7 @@ def _asked(court: Court, name: str) -> list[tuple[str, Claim]]:
 
 def _cell(court: Court, rule: str, claim: Claim) -> Cell:
     outcome: Outcome = "holds" if claim.holds else "fails" if claim.verdict == "refuted" else "cannot be told"
-    requirement, comparison = OF_KINDS.get(claim.kind) or REQUIREMENTS[rule], court.comparison
+    several, comparison = OF_KINDS if rule == is_sound.__name__ else {}, court.comparison
     is_unused = claim.because in UNUSED_RAIL
     sentence = describe_rail(comparison, claim) if is_unused else say(comparison, claim)
-    return Cell(requirement=requirement, outcome=outcome, sentence=sentence)
+    return Cell(requirement=several.get(claim.kind) or REQUIREMENTS[rule], outcome=outcome, sentence=sentence)

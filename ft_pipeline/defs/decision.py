@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.matrix import Outcome
 from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
@@ -24,6 +26,9 @@ from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES
+
+OUTCOMES: Sequence[str] = get_args(Outcome)
+"""Of a requirement, the worst last."""
 
 
 @step(
@@ -133,7 +138,7 @@ def _recommendation_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
-    said, exposure = artifact.summary["verdict"], artifact.summary["exposure"]
+    said, exposure, requirements = artifact.summary["verdict"], artifact.summary["exposure"], _requirements(artifact)
     document = artifact.document("decision.json")["decision"]
     tests = [
         {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
@@ -145,11 +150,21 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
         **sentences("reasons", artifact.summary["reasons"]),
         "uses_of_the_test_rows": uses,
         **({"tests": table(tests)} if tests else {}),
-        **({"requirements": table(_requirements(artifact))} if _requirements(artifact) else {}),
+        **({"requirements": table(requirements)} if requirements else {}),
     }
 
 
 def _requirements(artifact: Artifact) -> list[dict[str, str]]:
-    """What each candidate meets of each requirement of a release. Decisions of older versions do not say it."""
+    """A line per requirement of a release, with what each candidate meets of it: the worst, if it has several parts.
+    Decisions of older versions do not say it."""
     matrix = artifact.document("decision.json").get("matrix", {})
-    return [{"candidate": name, **cell} for name, cells in matrix.items() for cell in cells]
+    names = dict.fromkeys(cell["requirement"] for cells in matrix.values() for cell in cells)
+    return [
+        {"requirement": name, **{candidate: _worst(cells, name) for candidate, cells in matrix.items()}}
+        for name in names
+    ]
+
+
+def _worst(cells: Sequence[Mapping[str, str]], requirement: str) -> str:
+    outcomes = [cell["outcome"] for cell in cells if cell["requirement"] == requirement]
+    return max(outcomes, key=OUTCOMES.index, default="")

@@ -51,7 +51,8 @@ def decided(world: World) -> Document:
     return {
         "verdict": said.to_json(),
         "champion_row": world.champion_row,
-        "decision": {key: value for key, value in decision.to_json().items() if key != "of_claims"},
+        "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
+        | {"tests": [vars(test) for test in decision.tests]},
         "exposure": {
             "before": exposure.count,
             "tests": len(decision.tests),
@@ -61,6 +62,7 @@ def decided(world: World) -> Document:
             "entry": 1,
         },
         "looks": dict(world.looks),
+        "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},
     }
 
 
@@ -160,6 +162,12 @@ def _decision(document: Document) -> str:
     lines = _lines({"verdict": document["verdict"], "champion_row": document["champion_row"]})
     lines += _lines({**{key: made[key] for key in ("move", "name", "reasons")}, "tests": tests})
     lines += [f"failed by {name}: {'; '.join(failed) or 'nothing'}" for name, failed in made["failed"].items()]
+    lines += [
+        f"requirement of {name}: {cell['requirement']} | {cell['outcome']} | {cell['sentence']}"
+        for name, cells in document["matrix"].items()
+        for cell in cells
+        if cell["outcome"] != "holds" or cell["requirement"] != "answers without faults"
+    ]
     lines += [f"evidence {line}" for line in _lines(made["evidence"])]
     return "\n".join([*lines, *_lines({key: document[key] for key in ("exposure", "looks")})])
 

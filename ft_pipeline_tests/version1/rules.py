@@ -1,7 +1,7 @@
 """The rules of this version, asked about records of version 1."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.matrix import Cell, matrix
 from ft_pipeline.decide.promote import Court
 from ft_pipeline.decide.promote import Decision as OfClaims
 from ft_pipeline.decide.promote import decide as decide_all
@@ -32,10 +33,11 @@ class Decision(Ruling):
     """A ruling, with the claims that it rests on."""
 
     of_claims: OfClaims | None = None
+    matrix: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
 
 
-def _decision(ruling: Ruling, decision: OfClaims) -> Decision:
-    return Decision(**vars(ruling), of_claims=decision)
+def _decision(ruling: Ruling, decision: OfClaims, court: Court) -> Decision:
+    return Decision(**vars(ruling), of_claims=decision, matrix=matrix(court))
 
 
 def decide(
@@ -49,7 +51,7 @@ def decide(
     """What a run decides."""
     court = Court(as_claims(comparison), candidates, settings, champion, exposure, rejected or {})
     decision = decide_all(court)
-    return _decision(ruling_of(court, decision), decision)
+    return _decision(ruling_of(court, decision), decision, court)
 
 
 def decide_one(
@@ -66,7 +68,7 @@ def decide_one(
     assert found is not None
     court = Court(claims, candidates, settings, champion, exposure, extra=found)
     decision = decide_about(court, found)
-    return _decision(ruling_about(court, decision, found), decision)
+    return _decision(ruling_about(court, decision, found), decision, court)
 
 
 def verdict(
