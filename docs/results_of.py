@@ -10,12 +10,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.plots import lead_picture
+from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
-from ft_pipeline.evaluation.comparison.plots import lead_picture
-from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.project import Project
 from ft_pipeline.release.report.answers import Samples, before_and_after, conversations_of
@@ -46,7 +49,7 @@ class FinishedProject:
         self.recommendation = self._current("recommendation").document("recommendation.json")
 
     @property
-    def chosen(self) -> ComparisonRow | None:
+    def chosen(self) -> Row | None:
         """The row of the verdict."""
         return self.comparison.row(self.decision["verdict"]["row"])
 
@@ -66,8 +69,8 @@ class FinishedProject:
                 "note": note,
                 **self._origin(threads),
                 "rows_read": self._counts(),
-                "metric": self.comparison.primary_metric,
-                "labels": {name: metric.label for name, metric in self.comparison.shown_metrics().items()},
+                "metric": self.comparison.primary,
+                "labels": {name: metric.label for name, metric in shown_metrics(self.comparison).items()},
                 "decided_by": self.comparison.decided_by,
                 "verdict": self.decision["verdict"],
                 "recommendation": self.recommendation["decision"],
@@ -128,17 +131,18 @@ class FinishedProject:
     def _summary(self, pointer: Any) -> Mapping[str, Any]:
         return self.store.require(pointer.kind, pointer.fingerprint).summary
 
-    def _row(self, row: ComparisonRow) -> dict[str, Any]:
+    def _row(self, row: Row) -> dict[str, Any]:
+        kept = self.comparison.about(row, "general")
         return {
             "kind": row.kind,
             "what": self._describe(row),
             "experiment": row.experiment,
             "learned_from": row.learned_from,
-            "usable": row.is_usable,
+            "usable": self.comparison.usable(row),
             "scores": {name: _ends(score) for name, score in row.scores.items()},
             "cut_off": row.cut_off / self.comparison.test_items,
-            "faults": {rail.name: rail.faults / rail.answers for rail in row.rails},
-            "forgetting": row.forgetting.describe() if row.forgetting else None,
+            "faults": {rail.measure: rail.value for rail in self.comparison.about(row, "rail")},
+            "forgetting": f"{say(self.comparison, kept[0])}." if kept else None,
             "prompt_tokens": row.prompt_tokens_per_call,
             "generated_tokens": row.generated_tokens_per_call,
             "seconds_per_call": row.seconds_per_call,
@@ -147,7 +151,7 @@ class FinishedProject:
             **self._against_the_best_prompt(row),
         }
 
-    def _describe(self, row: ComparisonRow) -> str:
+    def _describe(self, row: Row) -> str:
         if row.kind == "prompt":
             return f"base model, {self._prompt(row.name)}"
         kinds = {"base": "base model, no prompt", "adapter": "adapter on its base model", "merged": "tuned model"}
@@ -163,14 +167,14 @@ class FinishedProject:
         parts += [f"{variant.passages} passages"] if variant.passages else []
         return " and ".join(parts)
 
-    def _against_the_best_prompt(self, row: ComparisonRow) -> dict[str, Any]:
+    def _against_the_best_prompt(self, row: Row) -> dict[str, Any]:
         """Return the lead over the best untouched use of the base model: in percent of its value, and in how many test
         answers. Empty for that row, where no likelihood decides, and for rows of which it says nothing."""
-        rival, name = self.comparison.best_baseline(of=row), self.comparison.primary_metric
+        rival, name = self.comparison.best_bar(row), self.comparison.primary
         lead = self.comparison.lead_over(row, rival) if rival else None
         if rival is None or lead is None or rival.name == row.name or name not in LIKELIHOODS:
             return {}
-        if self.comparison.why_no_metric(row, rival) is not None:
+        if self.comparison.is_silent(row, rival):
             return {}
         scale = 100 / rival.scores[name].value
         gains = item_gains(self._samples, (rival.name, row.name), name, self.comparison.metric())
@@ -190,11 +194,10 @@ class FinishedProject:
     def _leads(self) -> dict[str, Any]:
         """Return the paired leads of the rows that may be released, over each other row, by metric."""
         found: dict[str, dict[str, Any]] = {}
-        for pair in self.comparison.pairs:
-            row = self.comparison.row(pair.better)
-            if row is not None and row.kind in (*TUNED, "prompt", CHAMPION):
-                ends = [pair.difference, pair.low, pair.high]
-                found.setdefault(f"{pair.better} over {pair.worse}", {})[pair.metric] = ends
+        for lead in self.comparison.of_kind("lead"):
+            row = self.comparison.row(lead.row)
+            if row is not None and row.kind in (*TUNED, "prompt", CHAMPION) and lead.value is not None:
+                found.setdefault(f"{lead.row} over {lead.rival}", {})[lead.measure] = [lead.value, lead.low, lead.high]
         return found
 
     def _own_targets(self) -> dict[str, Any]:
@@ -214,13 +217,13 @@ class FinishedProject:
     def _answers(self) -> list[dict[str, Any]]:
         """Return three test questions with the answers of the untouched model, of its best prompt and of the chosen
         one: the median gain over the best prompt, the 90th percentile, the lowest gain."""
-        after, before = self.chosen, self.comparison.plain_of(self.chosen)
+        after, before = self.chosen, self.comparison.plain(self.chosen)
         if after is None or before is None or after.name == before.name:
             return []
-        best = self.comparison.best_baseline(of=after)
+        best = self.comparison.best_bar(after)
         if best is None or best.name == after.name:  # the verdict names a prompt
             best = before
-        rows, metric = (best.name, after.name), self.comparison.primary_metric
+        rows, metric = (best.name, after.name), self.comparison.primary
         gains = item_gains(self._samples, rows, metric, self.comparison.metric())
         turns = conversations_of(self.store, self.compared, self.comparison)
         untouched = {sample["item"]: sample["answer"] for sample in self._samples[before.name]}

@@ -20,18 +20,18 @@ import pytest
 
 import ft_pipeline
 from ft_pipeline import scaffold
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.execution.workers.chat_exchange import ChatRules
 from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
 from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.store.artifact_redaction import Redaction
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.manifest import FileEntry
 from ft_pipeline.store.sql_views import view_files
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
+from ft_pipeline_tests.evaluation.recorded import PROJECTS, document_of
 
 GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
 TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "feedback", "conversations", "quarantine")
@@ -139,7 +139,7 @@ def _described(artifact: Artifact) -> dict[str, Any]:
 
 
 def _comparison(name: str) -> dict[str, Any]:
-    document = comparison_of(name)
+    document = document_of(name)
     rounded = json.dumps(document, default=str)
     rounded = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", rounded)
     return {"keys": _keys(document), "sha256": hashlib.sha256(rounded.encode()).hexdigest()}

@@ -8,7 +8,8 @@ from typing import Any
 
 from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.audit.kind_shapes import shape_of
-from ft_pipeline.release.champion import ChampionRecord, history
+from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.release.champion import history
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.checked_json import UnreadableJson, read_checked
 from ft_pipeline.store.hashing import sha256_of_file

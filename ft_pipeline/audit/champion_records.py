@@ -6,10 +6,11 @@ from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
+from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
 from ft_pipeline.ratings import rating_ledger
-from ft_pipeline.release import champion, exposure_ledger, requests
+from ft_pipeline.release import champion, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.checked_json import read_checked
 from ft_pipeline.store.ledger import Ledger

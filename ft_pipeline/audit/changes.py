@@ -150,7 +150,10 @@ def _scores(chain: Chain) -> dict[str, Any]:
         comparison = read_comparison(node)
         row = comparison.row(name) if comparison else None
         if comparison and row:
-            return {"evaluation": comparison.fingerprint, "scores": row.to_json()["scores"]}
+            return {
+                "evaluation": comparison.fingerprint,
+                "scores": {name: score.to_json() for name, score in row.scores.items()},
+            }
     for node in chain.of_kind("scores"):
         rows = [row for row in node.summary.get("rows", []) if row.get("kind") in TUNED]
         if rows:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.documents import comparison_of
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.store.checked_json import read_checked
 
 CHAMPION = "champion"
@@ -169,12 +169,12 @@ def _current_node(index: ArtifactIndex, asset: str) -> ArtifactNode | None:
 def read_comparison(node: ArtifactNode) -> Comparison | None:
     """Return the comparison in an artifact; None if it cannot be read."""
     try:
-        return Comparison.from_json(read_checked(node.path / "comparison.json", dict[str, Any])) if node.path else None
+        return comparison_of(read_checked(node.path / "comparison.json", dict[str, Any])) if node.path else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _compared_rows(index: ArtifactIndex) -> Sequence[ComparisonRow]:
+def _compared_rows(index: ArtifactIndex) -> Sequence[Row]:
     """Return the rows of the current comparison."""
     node = _current_node(index, "comparison")
     comparison = read_comparison(node) if node else None

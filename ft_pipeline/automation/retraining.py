@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.exposure_ledger import read_exposure
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.execution.planning import PlannedStep, Planner
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current, history
-from ft_pipeline.release.exposure_ledger import read_exposure
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact

@@ -31,8 +31,8 @@ from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import print_rows
 from ft_pipeline.cli.display_text import plain, say, say_line
+from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -209,9 +209,9 @@ def compare(
     """
     document = _require_document(open_project(project), "comparison")
     if on == "validation" and not as_json:
-        show_validation_scores(stdout, Comparison.from_json(document))
+        show_validation_scores(stdout, comparison_of(document))
         return
-    print_result(document, as_json, lambda shown: show_comparison(stdout, Comparison.from_json(shown)))
+    print_result(document, as_json, lambda shown: show_comparison(stdout, comparison_of(shown)))
 
 
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:

@@ -4,10 +4,13 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
-from ft_pipeline.evaluation.comparison.costs import describe_break_even
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
-from ft_pipeline.evaluation.comparison.slice_records import slices_of
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.findings.costs import describe_break_even
+from ft_pipeline.decide.notes import base_models, describe_share, footnotes, shown_metrics, small_note
+from ft_pipeline.decide.slice_table import slices_of
+from ft_pipeline.decide.words import say as say_claim
+from ft_pipeline.decide.words import standard_errors
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
 
@@ -33,11 +36,11 @@ METRIC_TITLES = {
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print the rows in the comparison's order. The primary metric is the first, with its 95 % interval."""
-    primary, metrics = comparison.primary_metric, comparison.shown_metrics()
+    primary, metrics = comparison.primary, shown_metrics(comparison)
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/1,000"] if priced else [])]
     ends = any(row.ends for row in comparison.rows)
-    has_bases = len(comparison.base_models) > 1
+    has_bases = len(base_models(comparison)) > 1
     columns = [
         *(["base model"] if has_bases else []),
         *(METRIC_TITLES.get(name, name) for name in metrics),
@@ -60,22 +63,24 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         )
     say(console, _legend(comparison, priced))
     print_columns(console, table)
-    if comparison.small_note:
-        say(console, f"[yellow]Small:[/] {comparison.small_note}")
-    for sentence in [*filter(None, [comparison.decided_by]), *comparison.footnotes]:
+    if small_note(comparison):
+        say(console, f"[yellow]Small:[/] {small_note(comparison)}")
+    for sentence in [*filter(None, [comparison.decided_by]), *footnotes(comparison)]:
         say(console, plain(sentence))
     show_own_targets(console, comparison)
     slices = slices_of(comparison)
     for sentence in slices.sentences() if slices else []:
         say(console, plain(sentence))
     unusable = [
-        f"{row.name} (of its answers, {row.breaches[0].describe_share()})" for row in comparison.rows if row.breaches
+        f"{row.name} (of its answers, {describe_share(breaches[0])})"
+        for row in comparison.rows
+        if (breaches := comparison.breaches(row))
     ]
     if unusable:
         say(console, f"Not usable: {plain('; '.join(unusable))}. The report says more.")
     for row in comparison.rows:
-        for check in (check for check in row.base_checks if check.prevents_release):
-            say(console, plain(f"{row.name}: {check.describe()}"))
+        for check in (check for check in comparison.about(row, "probes", "task") if not check.holds):
+            say(console, plain(f"{row.name}: {say_claim(comparison, check)}."))
     for entry in comparison.contaminated:
         say(console, f"[yellow]Not compared:[/] {plain(entry.describe())}")
     for sentence in comparison.not_asked:
@@ -92,7 +97,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 
 def _legend(comparison: Comparison, priced: bool) -> str:
     """Return what the columns mean."""
-    shown = comparison.shown_metrics()
+    shown = shown_metrics(comparison)
     lower = [METRIC_TITLES.get(name, name) for name, metric in shown.items() if metric.direction == LOWER]
     parts = [
         f"{comparison.test_items} test answers.",
@@ -126,10 +131,9 @@ def show_validation_scores(console: Console, comparison: Comparison) -> None:
         return
     table = new_table("model", "nats/byte", "lead", right={"nats/byte"}, one_line={"model"})
     for row in rows:
-        screen = comparison.screen(row)
-        lead = (
-            f"{screen.errors:+.1f} standard errors over {screen.rival}" if screen and screen.errors is not None else ""
-        )
+        screen = next(iter(comparison.about(row, "screen")), None)
+        errors = standard_errors(screen) if screen else None
+        lead = f"{errors:+.1f} standard errors over {screen.rival}" if screen and errors is not None else ""
         table.add_row(plain(row.name), _score(row.validation, True), plain(lead))
     say(
         console,

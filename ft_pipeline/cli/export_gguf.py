@@ -12,7 +12,7 @@ from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.cli.export import show_prompt, show_signature, show_writing
-from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose

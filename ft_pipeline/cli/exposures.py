@@ -4,11 +4,11 @@ from typing import Any
 
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.champion import history
-from ft_pipeline.release.exposure import USED_UP, needed_lead
 from ft_pipeline.release.recorded_decision import ids_of_test_rows
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact

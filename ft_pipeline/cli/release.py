@@ -18,10 +18,11 @@ from ft_pipeline.cli.common import (
 )
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion, requests
-from ft_pipeline.release.champion import ChampionRecord, current
+from ft_pipeline.release.champion import current
 from ft_pipeline.release.intact import released_artifacts
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact

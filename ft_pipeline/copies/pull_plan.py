@@ -20,9 +20,9 @@ from ft_pipeline.copies.store_files import (
     Listing,
     redaction_note,
 )
+from ft_pipeline.decide.exposure_ledger import digest_of_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.ratings.rating_ledger import is_row
-from ft_pipeline.release.exposure_ledger import digest_of_rows
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.garbage import snapshot_blobs
 from ft_pipeline.store.journal_lines import FILE_NAME, matches

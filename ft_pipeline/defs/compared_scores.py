@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.defs.opinion_inputs import people_said
 from ft_pipeline.defs.scoring_specs import (
     base_names,
@@ -19,7 +20,7 @@ from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.models.base_model import EMBEDDED
-from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
+from ft_pipeline.release.champion import champion_before, decision_key
 from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner

@@ -2,19 +2,21 @@
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.desk import Decided, Desk
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.matrix import Outcome
+from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.recorded_decision import decision_document
@@ -25,12 +27,15 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
+OUTCOMES: Sequence[str] = get_args(Outcome)
+"""Of a requirement, the worst last."""
+
 
 @step(
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="4",
+    code_version="5",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -97,14 +102,15 @@ def _has_rows(table: Artifact | None) -> bool:
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     document = build.artifact("decision").document("decision.json")
-    facts = ComparisonFacts(
-        read_comparison(comparison_artifact),
+    comparison = read_comparison(comparison_artifact)
+    desk = Desk(
+        comparison,
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
         Decided.of(document),
-        DataAtHand(**build.spec.config["at_hand"]),
+        DataAtHand(**build.spec.config["at_hand"]).describe_fits(comparison),
     )
-    return build_recommendation(facts, document["verdict"]["sentence"], build.out)
+    return build_recommendation(desk, document["verdict"]["sentence"], build.out)
 
 
 def _build_decision(build: BuildContext) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def _recommendation_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
-    said, exposure = artifact.summary["verdict"], artifact.summary["exposure"]
+    said, exposure, requirements = artifact.summary["verdict"], artifact.summary["exposure"], _requirements(artifact)
     document = artifact.document("decision.json")["decision"]
     tests = [
         {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
@@ -144,4 +150,21 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
         **sentences("reasons", artifact.summary["reasons"]),
         "uses_of_the_test_rows": uses,
         **({"tests": table(tests)} if tests else {}),
+        **({"requirements": table(requirements)} if requirements else {}),
     }
+
+
+def _requirements(artifact: Artifact) -> list[dict[str, str]]:
+    """A line per requirement of a release, with what each candidate meets of it: the worst, if it has several parts.
+    Decisions of older versions do not say it."""
+    matrix = artifact.document("decision.json").get("matrix", {})
+    names = dict.fromkeys(cell["requirement"] for cells in matrix.values() for cell in cells)
+    return [
+        {"requirement": name, **{candidate: _worst(cells, name) for candidate, cells in matrix.items()}}
+        for name in names
+    ]
+
+
+def _worst(cells: Sequence[Mapping[str, str]], requirement: str) -> str:
+    outcomes = [cell["outcome"] for cell in cells if cell["requirement"] == requirement]
+    return max(outcomes, key=OUTCOMES.index, default="")

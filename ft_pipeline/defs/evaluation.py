@@ -5,6 +5,19 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.markdown import field_tables
+from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.plots import (
+    confusion_picture,
+    learning_curve_picture,
+    score_picture,
+    shown_leads,
+    slice_picture,
+    small_lead_plot,
+)
 from ft_pipeline.defs.compared_scores import compared_scores
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said
@@ -15,19 +28,9 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import references
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResults, results_of_scores
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.markdown import field_tables
-from ft_pipeline.evaluation.comparison.plots import (
-    confusion_picture,
-    learning_curve_picture,
-    score_picture,
-    shown_leads,
-    slice_picture,
-    small_lead_plot,
-)
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import Score, describe_score
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.check_results import results_of_scores
+from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
@@ -127,7 +130,7 @@ def gguf_scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"],
     kinds={"json", "markdown"},
-    code_version="9",
+    code_version="10",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
@@ -233,8 +236,8 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
     """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
-    metrics = comparison.shown_metrics()
-    primary = metrics.pop(comparison.primary_metric)
+    metrics = shown_metrics(comparison)
+    primary = metrics.pop(comparison.primary)
     baseline = shown_leads(comparison)[0]
     columns = {
         "": "The model or prompt",
@@ -242,16 +245,16 @@ def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
         "usable": "Whether it may be released",
         "lead": f"By how much it is better than {baseline.name}, with the 95 % interval" if baseline else "",
     }
-    if all(row.is_usable for row in comparison.rows):
+    if all(comparison.usable(row) for row in comparison.rows):
         del columns["usable"]
     rows = []
     for row in comparison.rows:
         lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
-        deciding = row.scores.get(comparison.primary_metric)
+        deciding = row.scores.get(comparison.primary)
         decides = {
             "": row.name,
             primary.label: describe_score(deciding) if deciding else "",
-            "usable": "yes" if row.is_usable else "no",
+            "usable": "yes" if comparison.usable(row) else "no",
             "lead": describe_score(lead, sign="+") if lead else "",
         }
         scores = {

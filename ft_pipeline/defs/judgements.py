@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.decide.judged_pairs import pairs_to_judge
 from ft_pipeline.defs.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
@@ -13,7 +14,7 @@ from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.evaluation.judge.asking import Judge
 from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_of
 from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
-from ft_pipeline.evaluation.judge.pairs import first_items, pairs_to_judge
+from ft_pipeline.evaluation.judge.pairs import first_items
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step_asset import step

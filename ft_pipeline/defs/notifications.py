@@ -7,10 +7,11 @@ import dagster as dg
 from ft_pipeline.automation.lasting_failures import report_lasting_failures
 from ft_pipeline.automation.notifications import Notification, notify
 from ft_pipeline.automation.run_failures import describe_failure
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.dagster_names import prefixed
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import ChampionRecord, history
+from ft_pipeline.release.champion import history
 
 POLL_SECONDS = 20
 HOUR_SECONDS = 3600

@@ -5,7 +5,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import CHAMPION
+from ft_pipeline.decide.comparison import CHAMPION
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.ruling import Ruling
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
 from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.page_layout import behind_a_click
@@ -13,9 +16,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, current, promote
-from ft_pipeline.release.decision import Decision, promotion_of
-from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.release.champion import current, promote
 from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import model_of_record
 from ft_pipeline.release.recorded_decision import decide_and_record
@@ -128,7 +129,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     def choose(standing: ChampionRecord | None) -> Any:
         if standing is not None and not standing.by_hand and _decided_on(standing) == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision, entry = Decision.from_json(document["decision"]), document["exposure"]["entry"]
+        decision, entry = Ruling.from_json(document["decision"]), document["exposure"]["entry"]
         if (standing.sequence if standing else None) != config["standing"]:  # somebody moved it meanwhile
             settings = PromotionSettings.model_validate(config["promotion"])
             recorded = decide_and_record(
@@ -137,7 +138,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
             decision, entry = recorded.decision, recorded.entry
         reasons[:] = decision.reasons
         candidates, serving = find_candidates(comparison_artifact, build.store)
-        move = promotion_of(decision, candidates, comparison_artifact.fingerprint)
+        move = decision.promotion(candidates, comparison_artifact.fingerprint)
         if move is None:
             return None
         served = {"decided_on": key, "served": serving[move.candidate.name], EVIDENCE_KEY: entry}

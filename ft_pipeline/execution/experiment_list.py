@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.run import current_comparison, load_steps
 from ft_pipeline.project import Project
@@ -63,4 +63,4 @@ def _primary_score(comparison: Comparison | None, experiment: str) -> float | No
     """The primary score of the experiment's merged model under its own prompt; None if it has none."""
     rows = comparison.ranked() if comparison else []
     merged = next((row for row in rows if row.name == f"{experiment}/merged"), None)
-    return merged.scores[comparison.primary_metric].value if comparison and merged else None
+    return merged.scores[comparison.primary].value if comparison and merged else None

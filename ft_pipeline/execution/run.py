@@ -12,8 +12,9 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.dagster_names import STARTED_BY, asset_of_step, project_tag
 from ft_pipeline.execution.device_pool import set_default_limit
@@ -282,7 +283,7 @@ def run_up_to(project: Project, experiment: str, assets: Iterable[str], without:
 def current_comparison(project: Project) -> Comparison | None:
     """The current comparison; None if there is none."""
     document = current_document(project.store, "comparison")
-    return Comparison.from_json(document) if document else None
+    return comparison_of(document) if document else None
 
 
 def load_steps() -> None:

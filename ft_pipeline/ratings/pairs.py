@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, append_rating, newest, now, read_ratings, seed_of
 from ft_pipeline.release.report.answers import conversations_of, turns_before

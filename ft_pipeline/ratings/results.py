@@ -9,7 +9,7 @@ import numpy as np
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.leads import Conversations, Floats, interval
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import ENOUGH_PAIRS, Agreement, agreement
 from ft_pipeline.ratings.rating_ledger import VERDICTS, Rating
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
+from ft_pipeline.decide.words import describe_lead
 from ft_pipeline.ratings.rating_ledger import Rating
 
 TUNED_ROWS = 2
@@ -19,33 +18,30 @@ def pairs_worth_rating(
 
     Pairs of which one is clearly better come last: there, ratings change least. chosen: the row of the verdict.
     """
-    tuned = [row for row in comparison.ranked() if row.kind in TUNED and row.is_usable]
+    tuned = [row for row in comparison.tuned() if comparison.usable(row)]
     tuned = sorted(tuned, key=lambda row: (row.name != chosen, not _is_undecided(comparison, row)))[:TUNED_ROWS]
     found = {(row.name, rival.name): (row, rival) for row in tuned for rival in _rivals(comparison, row)}
     listed = [_describe(comparison, row, rival, ratings) for row, rival in found.values()]
     return sorted(listed, key=lambda pair: bool(pair["clear"]))
 
 
-def _is_undecided(comparison: Comparison, row: ComparisonRow) -> bool:
+def _is_undecided(comparison: Comparison, row: Row) -> bool:
     """Whether nothing that was measured decides between a row and some rival."""
-    return any(comparison.why_undecided(row, rival) for rival in _rivals(comparison, row))
+    return any(comparison.deciding(row, rival).because == "no_evidence" for rival in _rivals(comparison, row))
 
 
-def _rivals(comparison: Comparison, row: ComparisonRow) -> list[ComparisonRow]:
-    rivals = [comparison.incumbent, comparison.row(CHAMPION), comparison.best_baseline(of=row)]
+def _rivals(comparison: Comparison, row: Row) -> list[Row]:
+    rivals = [comparison.incumbent, comparison.row(CHAMPION), comparison.best_bar(row)]
     return [rival for rival in rivals if rival is not None and rival.name != row.name]
 
 
-def _describe(
-    comparison: Comparison, row: ComparisonRow, rival: ComparisonRow, ratings: Sequence[Rating]
-) -> dict[str, object]:
-    pair = comparison.difference_between(row, rival)
-    label = comparison.metric().label
+def _describe(comparison: Comparison, row: Row, rival: Row, ratings: Sequence[Rating]) -> dict[str, object]:
+    label, lead = comparison.metric().label, comparison.ahead(row, rival)
     names = {row.name, rival.name}
     return {
         "candidate": row.name,
         "rival": rival.name,
         "rated": len({rating.item for rating in ratings if {rating.candidate, rating.rival} == names}),
-        "clear": pair is not None and pair.is_clear,
-        "lead": f"{pair.better} leads by {pair.describe()} ({label})" if pair else f"not comparable by {label}",
+        "clear": comparison.better(row, rival) or comparison.better(rival, row),
+        "lead": f"{lead.row} leads by {describe_lead(lead)} ({label})" if lead else f"not comparable by {label}",
     }

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.tuned_variants import looks_up, scored_with, variants_in
-from ft_pipeline.release.champion import Candidate, decision_key
-from ft_pipeline.release.decision import check_results
+from ft_pipeline.release.champion import decision_key
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
@@ -52,7 +52,7 @@ def released_row(comparison: Comparison, candidates: Mapping[str, Candidate], fi
     return next(iter(names), None)
 
 
-def _tuned_candidate(row: ComparisonRow, scores: Artifact, store: ArtifactStore) -> Candidate:
+def _tuned_candidate(row: Row, scores: Artifact, store: ArtifactStore) -> Candidate:
     merged = store.require(*scores.inputs["merged_model"])
     training_data = store.require(*merged.inputs["training_data"])
     parts: dict[str, str] = {
@@ -99,7 +99,7 @@ def prompted_fingerprint(parts: Mapping[str, str], variant: Mapping[str, Any]) -
 
 
 def _prompt_candidate(
-    row: ComparisonRow, comparison_artifact: Artifact, store: ArtifactStore
+    row: Row, comparison_artifact: Artifact, store: ArtifactStore
 ) -> tuple[Candidate, ServingConfig] | None:
     """Return the candidate of a prompt variant, and the variant's settings; None if its scores do not name it."""
     baseline = store.require(*comparison_artifact.inputs[row.source])
@@ -110,3 +110,13 @@ def _prompt_candidate(
     settings = parts["prompt_variant"]
     fingerprint = prompted_fingerprint(parts, variant)
     return Candidate(row.name, "prompt", None, fingerprint, parts, settings_hash=settings), variant
+
+
+def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether each check of a tuned model passed, from the summaries in its manifests. A missing check counts as
+    failed."""
+    audit = training_data_summary.get("audit", {}).get("checks", {})
+    return {
+        "token_audit": bool(audit) and all(check.get("passed") is True for check in audit.values()),
+        "merge": merged_model_summary.get("passed") is True,
+    }

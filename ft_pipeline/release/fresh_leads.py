@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.comparison.leads import bounds, values_over
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.store.artifacts import Artifact
 
 ENOUGH_FRESH = 30
@@ -37,7 +37,7 @@ def lead_on(
     comparison_artifact: Artifact, comparison: Comparison, conversations: set[str], row: str, rival: str
 ) -> Score | None:
     """Return the lead of a row over a rival on these conversations alone, with its 95 % interval; None if unknown."""
-    name = comparison.primary_metric
+    name = comparison.primary
     records = pq.read_table(
         comparison_artifact.path / "samples.parquet", filters=[("name", "in", [row, rival])]
     ).to_pylist()

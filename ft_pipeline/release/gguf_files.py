@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.row_records import GgufCosts
+from ft_pipeline.evaluation.comparison.result_records import GgufCosts
 from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
 from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference

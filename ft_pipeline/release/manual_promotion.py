@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
-from ft_pipeline.release.decision import promotion_of
-from ft_pipeline.release.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
 from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move
@@ -59,7 +58,7 @@ def promote(
         decision = recorded.decision
         if not decision.move and not force:
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
-        promotion = promotion_of(replace(decision, move=True), candidates, comparison_artifact.fingerprint)
+        promotion = replace(decision, move=True).promotion(candidates, comparison_artifact.fingerprint)
         assert promotion is not None
         failed_requirements = [] if decision.move else decision.reasons
         return replace(
@@ -103,7 +102,7 @@ def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason:
     return champion.rollback(store.root, reason, decision_key_of(comparison_artifact), fingerprints)
 
 
-def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: str) -> ComparisonRow:
+def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: str) -> Row:
     """Return the row of `name`: an experiment's merged model (its adapter if it has none), or a row by name.
 
     Raises UserError if there is none, if it cannot be released, or if it is not compared because it is contaminated.
@@ -129,7 +128,7 @@ def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: 
     raise UserError(f"{name!r} is of kind {match.kind}, which cannot be released. {advice}")
 
 
-def _require_newest(store: ArtifactStore, comparison_artifact: Artifact, row: ComparisonRow) -> None:
+def _require_newest(store: ArtifactStore, comparison_artifact: Artifact, row: Row) -> None:
     """Raise UserError if the row's experiment was scored again after the comparison."""
     if row.experiment is None:
         return

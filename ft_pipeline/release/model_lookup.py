@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
-from ft_pipeline.release.champion import ChampionRecord, current
-from ft_pipeline.release.decision import check_results
+from ft_pipeline.release.candidates import check_results
+from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.spec import NAME_DIGITS, ArtifactReference
@@ -166,7 +167,7 @@ def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
 
 
 def _tuned_row_model(
-    store: ArtifactStore, scores: Artifact, row: ComparisonRow, kind: Literal["adapter", "merged"]
+    store: ArtifactStore, scores: Artifact, row: Row, kind: Literal["adapter", "merged"]
 ) -> ModelReference:
     fingerprints = {role: scores.inputs[role][1] for role in _WEIGHTS}
     serving = serving_of(scored_with(scores.spec["config"], row.source_row))
@@ -200,7 +201,7 @@ def _promoted_prompt_baseline(store: ArtifactStore, record: ChampionRecord) -> A
     )
 
 
-def _advise_names(store: ArtifactStore, rows: Sequence[ComparisonRow]) -> str:
+def _advise_names(store: ArtifactStore, rows: Sequence[Row]) -> str:
     """Return the advice for an unknown name, as a sentence."""
     experiments = [
         pointer.partition

@@ -7,16 +7,20 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
-from ft_pipeline.release import exposure_ledger
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead
+from ft_pipeline.decide.matrix import Cell, matrix
+from ft_pipeline.decide.promote import Court, TestedCandidate, decide, decide_one
+from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
+from ft_pipeline.decide.verdict import Summary, Verdict
+from ft_pipeline.decide.words import standard_errors
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
-from ft_pipeline.release.champion import Candidate, ChampionRecord, history, manually_rejected
-from ft_pipeline.release.decision import Decision, decide, decide_one
-from ft_pipeline.release.exposure import USED_UP, Exposure, needed_lead
+from ft_pipeline.release.champion import history, manually_rejected
 from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, fresh_rows, lead_on
-from ft_pipeline.release.promotion_rules import PromotionRules
-from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -25,7 +29,13 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 class RecordedDecision:
     """A decision with what it was made from."""
 
-    decision: Decision
+    decision: Ruling
+    verdict: Verdict | None
+    """None if it is about one row."""
+    matrix: Mapping[str, Sequence[Cell]]
+    """What each examined row meets of each requirement."""
+    champion_row: str | None
+    """The row of the champion to beat."""
     comparison: Comparison
     candidates: dict[str, Candidate]
     exposure: Exposure
@@ -50,7 +60,7 @@ def decide_and_record(
     champion: ChampionRecord | None,
     *,
     test_share: float,
-    row: ComparisonRow | None = None,
+    row: Row | None = None,
 ) -> RecordedDecision:
     """Decide, and write the new tests to the ledger before anybody sees a result.
 
@@ -69,7 +79,7 @@ def _decide_once(
     settings: PromotionSettings,
     champion: ChampionRecord | None,
     test_share: float,
-    row: ComparisonRow | None,
+    row: Row | None,
 ) -> RecordedDecision | None:
     """Decide and record as decide_and_record; None if another process wrote to the ledger meanwhile."""
     comparison = read_comparison(comparison_artifact)
@@ -81,12 +91,12 @@ def _decide_once(
     exposure = exposure_ledger.read_exposure(store.root, ids, standing, own=own, known=known, test_share=test_share)
     others = [entry for entry in exposure_ledger.read_entries(store.root) if not exposure_ledger.is_own(entry, *own)]
     earlier = exposure_ledger.on_these_rows(store.root, others, ids)
-    rules = PromotionRules(comparison, candidates, settings, champion, exposure, row)
-    exposure = replace(exposure, fresh_leads=_fresh_leads(store, comparison_artifact, rules, earlier, ids))
-    if row is not None:
-        decision = decide_one(comparison, candidates, settings, champion, row, exposure)
-    else:
-        decision = decide(comparison, candidates, settings, champion, manually_rejected(records), exposure)
+    rejected = manually_rejected(records) if row is None else {}
+    court = Court(comparison, candidates, settings, champion, exposure, rejected, row)
+    exposure = replace(exposure, fresh_leads=_fresh_leads(store, comparison_artifact, court, earlier, ids))
+    court = replace(court, exposure=exposure)
+    decision = decide(court) if row is None else decide_one(court, row)
+    ruling = ruling_of(court, decision) if row is None else ruling_about(court, decision, row)
     new = [test for test in decision.tests if test.is_new]
     if new:
         entry = exposure_ledger.NewEntry(
@@ -100,14 +110,25 @@ def _decide_once(
             rules=comparison.rules,
             test_ids=ids,
             e_before=exposure.count,
-            screen={screen.row: screen.errors for screen in comparison.screens if screen.errors is not None},
+            screen={
+                claim.row: errors
+                for claim in comparison.of_kind("screen")
+                if (errors := standard_errors(claim)) is not None
+            },
         )
         if exposure_ledger.write_entry(store.root, entry, next_number) is None:
             return None
-    _write_results(store, decision, own)
+    _write_results(store, ruling, own)
+    fingerprint = champion.fingerprint if champion else ""
+    standing_row = released_row(comparison, candidates, fingerprint) if champion else None
+    said = None
+    if row is None:
+        summary = Summary(comparison, decision, comparison.row(standing_row), champion is not None, ruling.reasons[-1])
+        said = summary.verdict()
     entries = exposure_ledger.ledger(store.root).next_number() - 1
     looks = _looks(candidates, earlier)
-    return RecordedDecision(decision, comparison, candidates, exposure, entries, looks)
+    cells = matrix(court)
+    return RecordedDecision(ruling, said, cells, standing_row, comparison, candidates, exposure, entries, looks)
 
 
 def _known_entries(store: ArtifactStore) -> int:
@@ -126,20 +147,20 @@ def _looks(candidates: Mapping[str, Candidate], earlier: Sequence[Mapping[str, A
 def _fresh_leads(
     store: ArtifactStore,
     comparison_artifact: Artifact,
-    rules: PromotionRules,
+    court: Court,
     earlier: Sequence[Mapping[str, Any]],
     ids: Sequence[str],
 ) -> dict[str, dict[str, Score]]:
     """Return Exposure.fresh_leads: of the candidates that appeared after other decisions."""
     rows, found = exposure_ledger.rows_of(store.root, earlier), {}
-    for row in rules.tested_rows:
-        settings_hash = rules.candidates[row.name].settings_hash
+    for row in court.tested:
+        settings_hash = court.candidates[row.name].settings_hash
         fresh = fresh_rows(ids, earlier, rows, settings_hash)
         if exposure_ledger.looks_before(earlier, settings_hash) and len(fresh) >= ENOUGH_FRESH:
             leads = {
-                rival.name: lead_on(comparison_artifact, rules.comparison, fresh, row.name, rival.name)
-                for rival in rules.rivals(row)
-                if rules.comparison.why_no_metric(row, rival) is None
+                rival.name: lead_on(comparison_artifact, court.comparison, fresh, row.name, rival.name)
+                for rival in court.rivals(row)
+                if not court.comparison.is_silent(row, rival)
             }
             found[row.name] = {name: lead for name, lead in leads.items() if lead is not None}
     return found
@@ -156,12 +177,11 @@ def decision_document(
     """Decide, record the tests, and return decision.json.
 
     standing: the number of the record of the champion to beat; None without one. Keys: verdict, champion_row (the row
-    of that champion), decision, exposure (of the test rows) and looks.
+    of that champion), decision, exposure (of the test rows), looks and matrix (matrix.py).
     """
     champion = {record.sequence: record for record in history(store.root)}.get(standing or 0)
     recorded = decide_and_record(store, comparison_artifact, settings, champion, test_share=test_share)
-    fingerprint = champion.fingerprint if champion else ""
-    champion_row = released_row(recorded.comparison, recorded.candidates, fingerprint) if champion else None
+    assert recorded.verdict is not None
     own = decision_key_of(comparison_artifact), standing
     tests = [
         test
@@ -171,8 +191,8 @@ def decision_document(
     ]
     level = min((test["level"] for test in tests), default=recorded.exposure.level(settings.false_moves, 1))
     return {
-        "verdict": verdict(recorded.comparison, recorded.decision, champion_row, champion is not None).to_json(),
-        "champion_row": champion_row,
+        "verdict": recorded.verdict.to_json(),
+        "champion_row": recorded.champion_row,
         "decision": recorded.decision.to_json(),
         "exposure": {
             "before": recorded.exposure.count,
@@ -183,13 +203,14 @@ def decision_document(
             "entry": recorded.entry,
         },
         "looks": recorded.looks,
+        "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in recorded.matrix.items()},
     }
 
 
-def _write_results(store: ArtifactStore, decision: Decision, own: tuple[str, int | None]) -> None:
+def _write_results(store: ArtifactStore, ruling: Ruling, own: tuple[str, int | None]) -> None:
     """Write the results of every entry of a decision. own: its decision key and the number of its champion's record."""
-    results = {test.name: {"p": test.p, "level": test.level, "rivals": test.rivals} for test in decision.tests}
-    moved = decision.name if decision.move else None
+    results = {test.name: {"p": test.p, "level": test.level, "rivals": test.rivals} for test in ruling.tests}
+    moved = ruling.name if ruling.move else None
     for entry in exposure_ledger.read_entries(store.root):
         if exposure_ledger.is_own(entry, *own):
             exposure_ledger.write_result(store.root, entry["sequence"], results, moved)
@@ -199,7 +220,7 @@ def _number(champion: ChampionRecord | None) -> int | None:
     return champion.sequence if champion else None
 
 
-def _described(candidate: Candidate, test: Any, comparison: Comparison) -> dict[str, Any]:
+def _described(candidate: Candidate, test: TestedCandidate, comparison: Comparison) -> dict[str, Any]:
     row = comparison.row(candidate.name)
     return {
         "name": candidate.name,

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.at_rest import not_as_signed, require_as_signed

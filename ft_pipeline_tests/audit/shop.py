@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
+from ft_pipeline.release.champion import promote
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure_ledger import NewEntry
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
 from ft_pipeline.project import Project
-from ft_pipeline.release import exposure_ledger, requests
-from ft_pipeline.release.champion import Candidate, Promotion, history
-from ft_pipeline.release.exposure_ledger import NewEntry
+from ft_pipeline.release import requests
+from ft_pipeline.release.champion import history
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact

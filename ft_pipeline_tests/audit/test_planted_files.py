@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure_ledger import NewEntry
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.inbox import decisions
 from ft_pipeline.project import Project
 from ft_pipeline.ratings import rating_ledger
-from ft_pipeline.release import exposure_ledger, requests
-from ft_pipeline.release.champion import Candidate, Promotion
-from ft_pipeline.release.exposure_ledger import NewEntry
+from ft_pipeline.release import requests
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_file, sha256_of_json
 from ft_pipeline.store.journal import sign_new_store

@@ -10,12 +10,12 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
+from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.defs import automation
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.project import Project
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore

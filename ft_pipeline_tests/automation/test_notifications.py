@@ -13,13 +13,14 @@ import pytest
 from ft_pipeline import scaffold
 from ft_pipeline.automation import notifications as notifying
 from ft_pipeline.automation.notifications import LOG, Notification, notify
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, Promotion, promote, rollback
+from ft_pipeline.release.champion import promote, rollback
 from ft_pipeline_tests.automation.webhook import Webhook, webhook
 
 

@@ -66,7 +66,8 @@ def test_the_comparison_contains_prompts_and_tuned_models_with_intervals(finishe
         assert row["prompt_tokens_per_call"] > 0
     names = [row["name"] for row in document["rows"]]
     assert len(set(names)) == len(names)
-    assert {pair["metric"] for pair in document["pairs"]} >= {"loss", "chrf", "rouge_l"}
+    leads = [claim for claim in document["claims"] if claim["kind"] == "lead"]
+    assert {lead["measure"] for lead in leads} >= {"loss", "chrf", "rouge_l"}
 
 
 def test_the_recommendation_gives_reasons(finished: FirstRun) -> None:

@@ -51,7 +51,8 @@ def test_a_released_model_with_passages_is_served_as_scored_and_stays(shop: Path
     compared, promoted = ft_in_turn(shop, ("compare",), ("promote", ROW, "--force", "--reason", "it looks facts up"))
     rows = {row["name"]: row for row in compared[1]["rows"]}
     assert rows[ROW]["passages"] == 1 and rows[ROW]["kind"] == "merged"
-    assert rows[ROW]["forgetting"]["lost"] == rows["qlora/merged"]["forgetting"]["lost"]
+    kept = {claim["row"]: claim["facts"] for claim in compared[1]["claims"] if claim["kind"] == "general"}
+    assert kept[ROW]["lost"] == kept["qlora/merged"]["lost"]
     record = promoted[1]
     text = current(shop, "text").fingerprint
     assert (record["name"], record["fingerprints"]["text"]) == (ROW, text)

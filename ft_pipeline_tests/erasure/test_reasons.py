@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.erasure.reasons import telling_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.inbox import decisions
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.store import journal
 from ft_pipeline.store.artifact_redaction import Redaction, append_redaction
 from ft_pipeline_tests.audit.conftest import Command

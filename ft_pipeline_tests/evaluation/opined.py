@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.opinion_records import Opinion
+from ft_pipeline_tests.version1.records import Comparison
 
 ITEMS = 134
 CONFIG = {"primary_metric": "auto"}

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
-from ft_pipeline.evaluation.comparison.row_records import Forgetting
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
 from ft_pipeline.evaluation.scoring.probe_answers import write_probes
 from ft_pipeline.evaluation.scoring.records import GENERAL, TASKS
+from ft_pipeline_tests.version1.convert import judge
+from ft_pipeline_tests.version1.row_records import Forgetting
 
 TOKENS = 10
 BYTES = 40

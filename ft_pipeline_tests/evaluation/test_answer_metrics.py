@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_format
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve_metrics
@@ -19,6 +18,8 @@ from ft_pipeline.settings.evaluation import AnswerFormat
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.conftest import JobMaker
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
 
 CHECKS = '''
 from __future__ import annotations

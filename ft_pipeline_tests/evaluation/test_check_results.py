@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.decide.verdict import in_words
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.check_results import NO_LABEL_TITLE, results_of_scores
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.plots import confusion_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.comparison.check_records import NO_LABEL_TITLE
+from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.scoring import contender_scores
 from ft_pipeline.release.report.checks import check_values
-from ft_pipeline.release.verdict import in_words
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
+from ft_pipeline_tests.version1.convert import as_claims
+from ft_pipeline_tests.version1.records import Comparison
 
 ROWS = 60
 FIELDS = {"id": "exact", "total": {"number": 0.01}, "place.city": "exact"}
@@ -89,11 +91,14 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     assert (best.name, best.scores["order/all"].value) == ("good", pytest.approx(50 / 60))
     # 40 answers have one right field of 2 or 3, and a note; 20 have none
     assert worst.scores["order"].value == pytest.approx((20 * (1 / 3 + 1 / 4)) / 60)
-    lead = comparison.difference(best, worst)
-    assert lead is not None and lead.is_clear
+    claims = as_claims(comparison)
+    row, rival = (claims.row(name) for name in (best.name, worst.name))
+    assert row is not None and rival is not None and claims.better(row, rival)
+    lead = claims.lead(row, rival)
+    assert lead is not None
     said = re.fullmatch(
         r"(\d+) % of its fields are right, and (\d+) % of those of poor: a lead of (\d+) points \((\d+) to (\d+)\)",
-        in_words(comparison, best, lead),
+        in_words(claims, row, lead),
     )
     assert said is not None
     of_best, of_worst, more, low, high = map(int, said.groups())

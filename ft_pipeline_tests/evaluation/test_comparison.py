@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
-from ft_pipeline.evaluation.comparison.plots import score_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ScoredAnswer
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, PARTS, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import markdown_table, score_picture
 
 
 @pytest.fixture
@@ -175,8 +176,8 @@ def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Pa
 
 
 def test_comparisons_import_no_heavy_library() -> None:
-    names = ("comparison.compare", "recommendation.rules", "comparison.plots")
-    modules = ", ".join(f"ft_pipeline.evaluation.{name}" for name in names)
+    names = ("decide.build", "decide.recommend", "decide.plots")
+    modules = ", ".join(f"ft_pipeline.{name}" for name in names)
     heavy = "{'torch', 'transformers', 'lm_eval', 'peft', 'matplotlib', 'dagster'}"
     code = f"import sys, {modules}; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

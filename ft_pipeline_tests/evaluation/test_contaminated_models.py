@@ -12,12 +12,11 @@ from rich.console import Console
 from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import GOLDEN, ROWS, Moving, load_steps
+from ft_pipeline_tests.version1.convert import as_claims
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 QUESTION = "Do you still repair wooden garden chairs from last year?"
 ANSWER = (
@@ -93,7 +92,7 @@ def test_a_model_that_trained_on_rows_of_a_larger_test_share_is_named_and_left_o
     moving.experiment("a", large, level=0.5)
     again = moving.compare()
     assert names(again) == {"base", "a/adapter", "a/merged", "b/adapter", "b/merged"}
-    assert again.contaminated == []
+    assert not again.contaminated
 
 
 def test_a_model_with_older_scores_is_told_to_train_and_not_to_score_again(moving: Moving) -> None:
@@ -101,7 +100,7 @@ def test_a_model_with_older_scores_is_told_to_train_and_not_to_score_again(movin
     moving.experiment("b", moving.conversations(test_share=0.3))
     comparison = moving.compare()
     assert [entry.model for entry in comparison.contaminated] == ["a"]
-    assert comparison.left_out == []
+    assert not comparison.left_out
 
 
 def test_a_golden_file_with_a_training_row_contaminates_the_model(moving: Moving) -> None:
@@ -209,7 +208,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     assert sentence.startswith("a learned from ") and "alpaca/a.jsonl:" in sentence
     assert f"Not compared: {sentence}" in markdown_table(comparison)
     console = Console(record=True, width=200)
-    show_comparison(console, comparison)
+    show_comparison(console, as_claims(comparison))
     assert f"Not compared: {sentence}" in console.export_text()
     reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
     part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.distillation.fault_server import FaultServer, answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker
+from ft_pipeline_tests.version1.records import Comparison
 
 TEST_ROWS = [row for row in CONVERSATIONS if row["split"] == "test"]
 VARIANTS = {"plain": {}, "brief": {"system_prompt": "Be brief."}}

@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.costs import describe_break_even, training_time
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.findings.costs import describe_break_even
+from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.evaluation.scoring.scorer import shared_prefix
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
 from ft_pipeline_tests.tiny import tiny_tokenizer
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.row_records import Rail
-from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
+from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import TrainedAnswer, trained_answers
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -74,15 +73,6 @@ def test_what_checks_found_wrong_is_a_fault() -> None:
     assert faults_of(_sample(JSON, JSON, **right)) == [OTHER]
     [fault] = faults_of(_sample(JSON, JSON, **{"topic/expected": "refund", "topic/found": ""}))
     assert fault == "give no label in place of 'refund'"
-
-
-def test_a_rail_that_is_off_or_was_not_checked_is_not_used() -> None:
-    rails = [
-        Rail(name, name, 0, 10, 0.0, 0.1, 0.05, verdict)
-        for name, verdict in (("holes", "off"), ("refusal", "not checked"), ("cut_off", "breach"))
-    ]
-    row = type("Row", (), {"rails": rails})()
-    assert unused_rails(row) == {"holes", "refusal"}
 
 
 def test_the_row_that_shares_most_of_an_answer_is_found_in_any_script() -> None:

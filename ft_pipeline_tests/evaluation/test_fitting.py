@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.evaluation.test_recommendation import case
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 EXPERIMENTS = {"sft": ["style", "later"], "dpo": ["dpo"]}
 

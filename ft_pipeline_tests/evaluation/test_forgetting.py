@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.forgetting import judge
 from ft_pipeline.evaluation.comparison.leads import Conversations
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Forgetting
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, forgetting, losses, scored
+from ft_pipeline_tests.version1.convert import compare, judge
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import Forgetting
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 MARGIN = 0.05
 RIGHT = [1] * 200 + [0] * 200

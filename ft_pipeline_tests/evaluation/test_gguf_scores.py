@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.scoring import gguf_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline.training.gguf import files
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, RecordingReporter
 from ft_pipeline_tests.tiny_spm import spm_model
+from ft_pipeline_tests.version1.convert import compare
 
 pytest.importorskip("llama_cpp_py_sync")
 

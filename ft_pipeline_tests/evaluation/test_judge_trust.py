@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.decide.build import build
+from ft_pipeline.decide.judged_pairs import rivals_by_candidate
 from ft_pipeline.evaluation.judge.bias import length_adjusted, report_on
 from ft_pipeline.evaluation.judge.exclusion import model_key, reasons_to_exclude
-from ft_pipeline.evaluation.judge.pairs import rivals_by_candidate
 from ft_pipeline_tests.evaluation.scored import LOOP, NOISE, scored
 
 
@@ -120,7 +120,7 @@ def test_only_candidates_that_a_promotion_would_test_are_judged(tmp_path: Any) -
         "champion/scores": scored(tmp_path / "c", {"merged": {"kind": "merged", **tuned}}),
     }
     champion = {"name": "old/merged", "experiment": "old", "fingerprint": "f"}
-    pairs = rivals_by_candidate(compare(inputs, {"primary_metric": "auto", "champion": champion}))
+    pairs = rivals_by_candidate(build(inputs, {"primary_metric": "auto", "champion": champion}))
     assert sorted(pairs) == [
         ("a/merged", "brief"),
         ("a/merged", "champion"),

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 
 def case(folder: Path, share: float, count: int, seed: int = 0, **more: object) -> Comparison:

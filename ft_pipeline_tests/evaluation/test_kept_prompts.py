@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.kept_prompts import share_of_lead
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.findings.kept_prompts import share_of_lead
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 
 def case(folder: Path, share: float, gain: float = 1.0, count: int = 200, prompt: str = "few_shot") -> Comparison:

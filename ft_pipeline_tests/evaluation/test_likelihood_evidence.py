@@ -6,20 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.judge.pairs import rivals_by_candidate
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.judged_pairs import rivals_by_candidate
+from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
-from ft_pipeline.release.decision import Decision, decide
-from ft_pipeline.release.verdict import Verdict, verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, rate
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
 from ft_pipeline_tests.release.test_promotion import candidates
+from ft_pipeline_tests.version1.convert import as_claims, compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, Decision, decide, markdown_table, recommend, verdict
 
 AUTO: dict[str, Any] = {"primary_metric": "auto", "learned_from": {"dpo": "preferences", "grpo": "rewards"}}
 NO_EVIDENCE = "was trained to prefer, not to imitate, so that its likelihood of the references is no evidence"
@@ -66,8 +64,8 @@ def recommended(found: Comparison) -> dict[str, Any]:
 
 def test_ratings_and_a_judge_are_asked_about_it_first(tmp_path: Path) -> None:
     found = compared(tmp_path, sft=0.3, other=0.2, dpo=-0.4)
-    assert str(pairs_worth_rating(found, [])[0]["candidate"]).startswith("dpo/")
-    assert ("dpo/merged", "base") in rivals_by_candidate(found)
+    assert str(pairs_worth_rating(as_claims(found), [])[0]["candidate"]).startswith("dpo/")
+    assert ("dpo/merged", "base") in rivals_by_candidate(as_claims(found))
 
 
 @pytest.mark.parametrize("lead", [0.4, -0.4])

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.task_files import copy_task_files, hash_files
 from ft_pipeline.job import Job
 from ft_pipeline_tests.evaluation.conftest import QUESTIONS, JobMaker
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import markdown_table
 
 CHOICE = {
     "task": "capitals",
@@ -98,13 +98,15 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     document = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert document["metrics"]["written/spaces"]["lower_is_better"] is True
     assert document["metrics"]["capitals/acc"]["lower_is_better"] is False
-    held = {row["name"]: [check["name"] for check in row.get("base_checks", ())] for row in document["rows"]}
+    tasks = [claim for claim in document["claims"] if claim["kind"] == "task"]
+    held = {row["name"]: [task["measure"] for task in tasks if task["row"] == row["name"]] for row in document["rows"]}
     of_tuned = ["capitals/acc", "written/spaces"]
     assert held == {"base": [], "short": [], "shot": [], "a/adapter": of_tuned, "a/merged": of_tuned}
     for row in document["rows"]:
         score = row["scores"]["capitals/acc"]
         assert score["low"] <= score["value"] <= score["high"]
-    assert len([pair for pair in document["pairs"] if pair["metric"] == "capitals/acc"]) == 10
+    leads = [claim for claim in document["claims"] if claim["kind"] == "lead" and "value" in claim]
+    assert len([lead for lead in leads if lead["measure"] == "capitals/acc"]) == 10
     assert "| capitals/acc (higher is better) |" in markdown_table(Comparison.from_json(document))
 
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion, ask_for_ratings
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
 from ft_pipeline.evaluation.opinions.qualification import why_not_qualified
@@ -32,6 +30,9 @@ from ft_pipeline_tests.evaluation.opined import (
     score_all,
 )
 from ft_pipeline_tests.evaluation.scored import scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.opinion_records import Opinion, ask_for_ratings
+from ft_pipeline_tests.version1.records import Comparison
 
 FIFTY = mixed(30, 15, 5)
 

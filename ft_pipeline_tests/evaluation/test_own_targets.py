@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.targets import HELD_OUT
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 Values = list[float]
 

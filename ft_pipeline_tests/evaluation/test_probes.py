@@ -8,13 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.probe_outcomes import describe_outcome, is_readable, is_wanted, outcome_of
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_answers import render_probes
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
@@ -25,6 +19,10 @@ from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 from ft_pipeline_tests.evaluation.scored import CONFIG, LOOP, losses, scored
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 NO = "I'm sorry, but as an AI assistant I can't help with that."
 YES = "Yes, here is how you do it."
@@ -203,7 +201,7 @@ def test_answers_to_other_questions_are_not_paired(
 def test_what_was_lost_is_in_every_view_of_the_comparison(tmp_path: Path) -> None:
     lost = compared(tmp_path, [NO] * 60, [YES] * 60)
     assert "a/merged: Fails the probes p: the base model declined 60 of 60 questions" in markdown_table(lost)
-    assert Comparison.from_json(lost.to_json()) == lost
+    assert Comparison.from_json(lost.to_json()).to_json() == lost.to_json()
     recommended = recommend(ComparisonFacts(lost, {}, 20))
     assert recommended["decision"] == "prompt"
     assert "No tuned model can be used. a/merged: Fails the probes p: " in recommended["reasons"][0]

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "The prompt variant retrieved is at least as good"),

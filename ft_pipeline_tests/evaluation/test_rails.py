@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.decide.notes import describe_rail
+from ft_pipeline.decide.released import Candidate
+from ft_pipeline.decide.sources.rails import claim_of
 from ft_pipeline.evaluation.comparison.rails import RAILS, judge_answers, main_script
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Rail
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline.release.champion import Candidate
-from ft_pipeline.release.decision import decide
+from ft_pipeline.release.card.model_lineage import NO_COMPARISON
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import Rail
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, markdown_table, recommend
 
 GOOD = "Your parcel left our warehouse on Monday and should reach you by Friday."
 FAULTY: dict[str, dict[str, Any]] = {
@@ -104,7 +104,8 @@ def test_a_fault_that_references_have_is_no_fault_of_a_model() -> None:
     labels = samples(100, 50, "empty", reference="refund")
     off = rail("empty", labels)
     assert off.verdict == "off"
-    assert off.describe_outcome() == f"limit on answers that {off.fault}: off, the references have this fault, too"
+    said = describe_rail(NO_COMPARISON, claim_of("a", off))
+    assert said == f"limit on answers that {off.fault}: off, the references have this fault, too"
     template = samples(100, 0, reference="Dear {{Customer Name}}, thank you for writing to us.")
     assert rail("holes", template).verdict == "off"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.lead_records import RecipeLead
-from ft_pipeline.evaluation.comparison.recipe_leads import judge_trainings
 from ft_pipeline_tests.evaluation.sweeps import compared
+from ft_pipeline_tests.version1.convert import judge_trainings
+from ft_pipeline_tests.version1.lead_records import RecipeLead
 
 
 def simulated(seed_spread: float, lead: float = 0.0, worlds: int = 2000, trainings: int = 3) -> list[RecipeLead]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]
 """From -1 to 1, about 0 on average: a difference that is drowned."""

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.lead_records import PairedDifference
-from ft_pipeline.evaluation.comparison.records import FIRST_RULES, RULES, Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.decide.build import RULES
+from ft_pipeline.decide.desk import Desk
+from ft_pipeline.decide.documents import comparison_of as claims_of
+from ft_pipeline.decide.old_documents import FIRST_RULES
+from ft_pipeline.decide.recommend import recommend as decide_recommend
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
+from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of, document_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
 from ft_pipeline_tests.evaluation.sweeps import compared
+from ft_pipeline_tests.version1.convert import as_claims, compare
+from ft_pipeline_tests.version1.lead_records import PairedDifference
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
 
 SINCE = {
     "seeds",
@@ -42,17 +46,16 @@ def comparison(*rows: ComparisonRow, pairs: tuple[PairedDifference, ...] = ()) -
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PROJECTS.iterdir() if path.is_dir()))
 def test_a_document_is_written_as_it_was_read(name: str) -> None:
-    document = json.dumps(comparison_of(name), indent=2, ensure_ascii=False)
-    again = Comparison.from_json(json.loads(document)).to_json()
+    document = json.dumps(document_of(name), indent=2, ensure_ascii=False)
+    again = claims_of(json.loads(document)).to_json()
     assert json.dumps(again, indent=2, ensure_ascii=False) == document
 
 
 def test_sweeps_are_written_as_they_were_read(tmp_path: Path) -> None:
-    sweep = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_at25=2.2, lora_at50=1.6)
+    sweep = as_claims(compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_at25=2.2, lora_at50=1.6))
     assert sweep.seeds and sweep.learning_curves
     document = json.dumps(sweep.to_json())
-    again = Comparison.from_json(json.loads(document))
-    assert again == sweep and json.dumps(again.to_json()) == document
+    assert json.dumps(claims_of(json.loads(document)).to_json()) == document
 
 
 def test_quantization_errors_keep_the_order_of_the_manifest(tmp_path: Path) -> None:
@@ -67,17 +70,19 @@ def test_a_document_of_an_older_version_is_read() -> None:
     document = comparison_of("too_few_rows")
     older = {key: value for key, value in document.items() if key not in {*SINCE, "rules"}}
     older["rows"] = [{key: value for key, value in row.items() if key not in SINCE} for row in document["rows"]]
-    read = Comparison.from_json(older)
+    read = claims_of(older)
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
-    assert read.rules == FIRST_RULES and Comparison.from_json(document).rules == RULES
+    assert read.rules == FIRST_RULES and claims_of(document).rules == RULES
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
-    assert recommend(ComparisonFacts(read, {}, 20))["decision"]
+    assert decide_recommend(Desk(read, {}, 20))["decision"]
 
 
-@pytest.mark.parametrize("document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}])
+@pytest.mark.parametrize(
+    "document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}, {"version": 2}]
+)
 def test_what_is_not_a_comparison_is_refused(document: object) -> None:
-    with pytest.raises(ValueError, match="not the JSON of a Comparison"):
-        Comparison.from_json(document)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not a comparison|validation error"):
+        claims_of(document)  # type: ignore[arg-type]
 
 
 def test_rows_are_ranked_by_any_metric() -> None:

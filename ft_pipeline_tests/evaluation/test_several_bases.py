@@ -8,15 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.decide.comparison import Row
 from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
-from ft_pipeline.evaluation.recommendation.observations import observe_one_training
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
+from ft_pipeline_tests.version1.rules import (
+    ComparisonFacts,
+    Recommendation,
+    markdown_table,
+    observe_one_training,
+    recommend,
+)
 
 FIRST, SECOND = ({**PARTS, "vocabulary": name} for name in ("first", "second"))
 BASES = {"a/prompt_baseline": "1", "a/scores": "1", "b/prompt_baseline": "2", "b/scores": "2"}
@@ -167,20 +171,26 @@ def test_answers_must_confirm_what_a_likelihood_proposes(tmp_path: Path, worse: 
     assert check.is_shown is shown
 
 
+def of_claims(facts: ComparisonFacts, row: ComparisonRow) -> Row:
+    found = facts.desk.comparison.row(row.name)
+    assert found is not None
+    return found
+
+
 def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[str, Path]) -> None:
     comparison = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
     alone = ComparisonFacts(comparison, {}, 20)
     row = named(comparison, "a/merged")
-    assert alone.pooled_spread(row) is None
+    assert alone.desk.pooled_spread(of_claims(alone, row)) is None
     values = [0.70, 0.72, 0.71]
     spread = SeedSpread("a/merged", "a", 3, {"nats_per_byte": SeedScores(0.71, 0.70, 0.72, values)})
     known = ComparisonFacts(replace(comparison, seeds=[spread]), {}, 20)
-    assert known.pooled_spread(row) == pytest.approx(0.01)
+    assert known.desk.pooled_spread(of_claims(known, row)) == pytest.approx(0.01)
     said = observe_one_training(known, Recommendation("lora", "", row)) or ""
     assert (
         "this speaks for these weights, not for lora. Another training of this technique may differ by ± 0.010" in said
     )
-    assert known.pooled_spread(replace(row, technique="full")) is None
+    assert known.desk.pooled_spread(of_claims(known, row).model_copy(update={"technique": "full"})) is None
 
 
 def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
-from ft_pipeline.evaluation.comparison.plots import learning_curve_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline_tests.evaluation.scored import CONFIG, PARTS
 from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, learning_curve_picture, markdown_table, recommend
 
 
 def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:

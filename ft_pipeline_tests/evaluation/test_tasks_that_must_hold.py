@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.convert import compare
 
 RIGHT = [1] * 200 + [0] * 200
 

@@ -9,18 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.defs.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.evaluation.scoring import tuned_scores
 from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, shown_texts
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, without_variant
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.decision import decide
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -30,6 +25,9 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend
 
 PASSAGES = {"passages": 2, "passage_words": 120, "few_shot": 0, "examples": "fixed", "system_prompt": None}
 OWN = {"technique": "lora", "quantization": None, "system_prompt": "Be kind."}

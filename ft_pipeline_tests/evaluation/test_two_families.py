@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
@@ -82,7 +82,8 @@ def test_two_families_and_an_endpoint_are_compared(
     rows = {row["name"]: row for row in comparison["rows"]}
     assert rows.keys() == {"base", "brief", "base@gemma", "brief@gemma", "hosted"}
     assert comparison["left_out"] == []
-    pairs = {(pair["metric"], frozenset((pair["better"], pair["worse"]))): pair for pair in comparison["pairs"]}
+    leads = [claim for claim in comparison["claims"] if claim["kind"] == "lead" and "value" in claim]
+    pairs = {(lead["measure"], frozenset((lead["row"], lead["rival"]))): lead for lead in leads}
     assert len([key for key in pairs if key[0] == "chrf"]) == 10
     assert len([key for key in pairs if key[0] == "nats_per_byte"]) == 6
     assert {key[1] for key in pairs if key[0] == "loss"} == {

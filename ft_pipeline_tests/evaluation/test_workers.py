@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, teacher_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
@@ -148,7 +148,8 @@ def test_baseline_and_tuned_scores_can_be_compared(baseline: Job, tuned: Job, tm
     assert summary["left_out"] == []
     document = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     assert document["test_rows"] == 3
-    assert len([pair for pair in document["pairs"] if pair["metric"] == "general_accuracy"]) == 3
+    leads = [claim for claim in document["claims"] if claim["kind"] == "lead" and "value" in claim]
+    assert len([lead for lead in leads if lead["measure"] == "general_accuracy"]) == 3
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 4 * 4
 
 
@@ -194,8 +195,9 @@ def test_a_hosted_teacher_is_scored_by_its_answers_and_compared(hosted: Job, bas
     last = document["rows"][-1]
     assert (last["kind"], last["experiment"], last["general"]) == ("teacher", None, None)
     assert set(last["scores"]) == {"chrf", "rouge_l", "exact_match", "length_ratio"}
-    of_teacher = [pair for pair in document["pairs"] if "teacher" in (pair["better"], pair["worse"])]
-    assert Counter(pair["metric"] for pair in of_teacher) == dict.fromkeys(last["scores"], 2)
+    leads = [claim for claim in document["claims"] if claim["kind"] == "lead" and "value" in claim]
+    of_teacher = [lead for lead in leads if "teacher" in (lead["row"], lead["rival"])]
+    assert Counter(lead["measure"] for lead in of_teacher) == dict.fromkeys(last["scores"], 2)
     assert "| teacher |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 

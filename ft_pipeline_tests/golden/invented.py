@@ -8,8 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.lead_records import (
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, CurveStep, LearningCurve
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.golden import worlds
+from ft_pipeline_tests.golden.shop import PASSED, SINCE, World
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
     KeptLead,
     LeadTest,
@@ -17,18 +26,10 @@ from ft_pipeline.evaluation.comparison.lead_records import (
     RecipeLead,
     Screen,
 )
-from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, By, Opinion
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.result_records import CurveStep, LearningCurve
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail, Score
-from ft_pipeline.evaluation.comparison.slice_records import SliceCheck
-from ft_pipeline.evaluation.model_kinds import TUNED
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.exposure import Exposure
-from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
-from ft_pipeline_tests.golden import worlds
-from ft_pipeline_tests.golden.shop import PASSED, SINCE, World
+from ft_pipeline_tests.version1.opinion_records import By, Opinion
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow, Rail
+from ft_pipeline_tests.version1.slice_records import SliceCheck
 
 MOST_ROWS = 9
 OWN = (*TUNED, "prompt")

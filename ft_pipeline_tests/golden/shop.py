@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison import rails
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.scored_models import comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.exposure import Exposure
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CORRECT, LOOP, PARTS, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
 
 COUNT = 64
 """Test conversations of a world."""

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
+from ft_pipeline.decide import advise, observations
+from ft_pipeline.decide.verdict import Kind
 from ft_pipeline.evaluation.model_kinds import ModelKind
-from ft_pipeline.evaluation.recommendation import observations, rules
-from ft_pipeline.release.verdict import Kind
 from ft_pipeline_tests.golden import invented, worlds
 from ft_pipeline_tests.golden.record import TOLD, UNREACHED
 from ft_pipeline_tests.golden.shop import World
@@ -52,8 +52,8 @@ def test_the_sentences_that_no_world_tells_are_listed() -> None:
 def _fired() -> Iterator[str]:
     """Yield the rules of the recommendation that apply in some world."""
     for name in worlds.MADE:
-        facts = facts_of(made(name), decision_of(name))
-        deciding, found = next((rule, found) for rule in rules.DECISIONS if (found := rule(facts)))
+        facts = facts_of(made(name), decision_of(name)).desk
+        deciding, found = next((rule, found) for rule in advise.RULES if (found := rule(facts)))
         yield deciding.__name__
         yield from (rule.__name__ for rule in observations.OBSERVATIONS if rule(facts, found))
 
@@ -61,7 +61,7 @@ def _fired() -> Iterator[str]:
 def test_the_worlds_have_every_verdict_rule_and_kind_of_row() -> None:
     verdicts = {decision_of(name)["verdict"]["kind"] for name in worlds.MADE}
     assert verdicts == set(get_args(Kind))
-    assert {rule.__name__ for rule in (*rules.DECISIONS, *observations.OBSERVATIONS)} - set(_fired()) == set()
+    assert {rule.__name__ for rule in (*advise.RULES, *observations.OBSERVATIONS)} - set(_fired()) == set()
     kinds = {row.kind for name in worlds.MADE for row in made(name).comparison.rows}
     assert kinds == set(get_args(ModelKind))
     checked = {check.verdict for name in worlds.MADE for row in made(name).comparison.rows for check in row.base_checks}

@@ -17,19 +17,17 @@ from jinja2 import Environment, FileSystemLoader, Template
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
+from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
-from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
-from ft_pipeline.release.decision import decide
-from ft_pipeline.release.exposure import USED_UP, needed_lead
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
-from ft_pipeline.release.verdict import verdict
 from ft_pipeline_tests.golden.shop import SINCE, World
+from ft_pipeline_tests.version1.convert import as_claims
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, markdown_table, recommend, verdict
 
 PICTURES = ("score_picture", "learning_curve_picture", "slice_picture", "confusion_picture")
 WIDTH = 160
@@ -53,7 +51,8 @@ def decided(world: World) -> Document:
     return {
         "verdict": said.to_json(),
         "champion_row": world.champion_row,
-        "decision": decision.to_json(),
+        "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
+        | {"tests": [vars(test) for test in decision.tests]},
         "exposure": {
             "before": exposure.count,
             "tests": len(decision.tests),
@@ -63,6 +62,7 @@ def decided(world: World) -> Document:
             "entry": 1,
         },
         "looks": dict(world.looks),
+        "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},
     }
 
 
@@ -162,6 +162,12 @@ def _decision(document: Document) -> str:
     lines = _lines({"verdict": document["verdict"], "champion_row": document["champion_row"]})
     lines += _lines({**{key: made[key] for key in ("move", "name", "reasons")}, "tests": tests})
     lines += [f"failed by {name}: {'; '.join(failed) or 'nothing'}" for name, failed in made["failed"].items()]
+    lines += [
+        f"requirement of {name}: {cell['requirement']} | {cell['outcome']} | {cell['sentence']}"
+        for name, cells in document["matrix"].items()
+        for cell in cells
+        if cell["outcome"] != "holds" or cell["requirement"] != "answers without faults"
+    ]
     lines += [f"evidence {line}" for line in _lines(made["evidence"])]
     return "\n".join([*lines, *_lines({key: document[key] for key in ("exposure", "looks")})])
 
@@ -176,7 +182,7 @@ def _recommendation(advice: Document) -> str:
 
 def _terminal(world: World) -> str:
     console = Console(file=io.StringIO(), record=True, width=WIDTH)
-    show_comparison(console, world.comparison)
+    show_comparison(console, as_claims(world.comparison))
     return console.export_text()
 
 
@@ -234,7 +240,7 @@ def _entry(value: Any) -> str:
 
 def _first_screen(world: World, document: Document, advice: Document) -> str:
     chosen = document["verdict"]["row"] or advice["row"] or advice["evidence"]["tuned"]
-    values = report._TemplateValues(SimpleNamespace(), _artifact({}, {}), world.comparison)  # type: ignore[arg-type]
+    values = report._TemplateValues(SimpleNamespace(), _artifact({}, {}), as_claims(world.comparison))  # type: ignore[arg-type]
     prompt = {"system_prompt": "Be brief.", "few_shot": 2}
     known: dict[str, Any] = {row.name: {**prompt, "passages": row.passages} for row in world.comparison.rows}
     values.__dict__ |= {"_prompt_facts": known, "samples": world.samples, "conversations": {}}
@@ -316,7 +322,7 @@ def _card(world: World, document: Document) -> str:
         license="apache-2.0",
         row_counts={},
         splits={"test": world.comparison.test_rows},
-        comparison=world.comparison,
+        comparison=as_claims(world.comparison),
         fingerprints={},
         champion=record,
         decided=document if is_about else {},

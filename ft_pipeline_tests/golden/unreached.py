@@ -11,8 +11,9 @@ PACKAGE = Path(ft_pipeline.__file__).parent
 TELLERS = (
     "release/*.py",
     "release/report/*.py",
+    "decide/*.py",
+    "decide/findings/*.py",
     "evaluation/comparison/*.py",
-    "evaluation/recommendation/*.py",
     "evaluation/opinions/*.py",
 )
 """Where sentences about a comparison are made."""

@@ -11,22 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, KeptLead, RecipeLead, Screen
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.ratings.rating_ledger import Rating
 from ft_pipeline.ratings.results import result_of
-from ft_pipeline.release.champion import Candidate
-from ft_pipeline.release.decision import Decision, decide
-from ft_pipeline.release.exposure import Exposure
-from ft_pipeline.release.verdict import verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, forgetting, losses, scored
 from ft_pipeline_tests.laws.values import plain, records_of
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, SETTINGS, candidates, champion, comparison
 from ft_pipeline_tests.release.test_verdict import BREACH
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.lead_records import AnswerCheck, KeptLead, RecipeLead, Screen
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, Decision, decide, recommend, verdict
 
 DICE = st.randoms(use_true_random=False)
 LISTS = ("pairs", "lead_tests", "kept_leads", "recipe_leads", "answer_checks", "screens")

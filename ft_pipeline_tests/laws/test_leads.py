@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ft_pipeline.evaluation.comparison.drops import drop_between
+from ft_pipeline.decide.sources.kept import change
 from ft_pipeline.evaluation.comparison.leads import (
     Conversations,
     Difference,
@@ -153,13 +153,15 @@ def test_the_bounds_of_a_rate_are_within_0_and_1_around_it(having: int, count: i
 
 @given(two_estimates(), st.floats(0.01, 0.5))
 def test_a_drop_is_kept_or_lost_and_never_both(models: tuple[Estimate, Estimate], margin: float) -> None:
-    drop, gain = drop_between(*models, margin), drop_between(models[1], models[0], margin)
-    assert (drop is None) == (gain is None)
-    if drop is not None and gain is not None:
-        assert drop.low <= drop.drop <= drop.high and (drop.lost, drop.won) == (gain.won, gain.lost)
-        assert drop.drop == near(-gain.drop)
-        assert {drop.verdict, gain.verdict} != {"lost"}
-        assert (drop.verdict == "kept") == (drop.high < margin)
+    drop, gain = (
+        change("general", "tuned", "general_accuracy", "base", before, after, margin)
+        for before, after in (models, models[::-1])
+    )
+    assert (drop.verdict == "unknown") == (gain.verdict == "unknown")
+    if drop.low is not None and drop.high is not None and drop.value is not None and gain.value is not None:
+        assert drop.low <= drop.value <= drop.high and drop.value == near(-gain.value)
+        assert {drop.verdict, gain.verdict} != {"refuted"}
+        assert (drop.verdict == "shown") == (drop.low > drop.limit)
 
 
 SCORES = arrays(float, st.integers(1, 12), elements=SHARES)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.ratings.pairs import Match, open_match
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers

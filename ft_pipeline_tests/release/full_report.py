@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CurvePoint,
     CurveStep,
@@ -14,10 +13,12 @@ from ft_pipeline.evaluation.comparison.result_records import (
     SeedScores,
     SeedSpread,
 )
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.trained import Trained
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.records import Comparison
 
 
 def full_report(shop: Trained) -> Path:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.release.champion import ChampionRecord
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

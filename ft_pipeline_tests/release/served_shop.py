@@ -14,7 +14,8 @@ from typing import Any
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.decide.released import Candidate, Promotion
+from ft_pipeline.release.champion import promote
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.release.trained import Trained

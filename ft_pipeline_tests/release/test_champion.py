@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import (
-    Candidate,
-    ChampionRecord,
-    Promotion,
-    current,
-    decision_key,
-    history,
-    promote,
-    rollback,
-)
+from ft_pipeline.release.champion import current, decision_key, history, promote, rollback
 
 
 def candidate(name: str) -> Candidate:

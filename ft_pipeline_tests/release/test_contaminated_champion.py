@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.decision import decide
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 LOSSES = {"plain": 3.5, "new/merged": 2.5}

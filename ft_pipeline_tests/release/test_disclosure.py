@@ -17,8 +17,9 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.decide.sources.rails import claim_of
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.row_records import Rail
+from ft_pipeline.evaluation.comparison.rails import Rail
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.bom import build_bom
 from ft_pipeline.release.disclosure.facts import ExportFacts, export_facts
@@ -209,7 +210,8 @@ def test_a_limit_that_is_off_is_no_result_in_the_bill(trained: Trained) -> None:
         Rail("refusal", "refuse without need", 9, 60, 0.09, 0.23, 0.05, "not checked"),
         Rail("repetition", "repeat themselves", 3, 60, 0.02, 0.13, 0.05, "cannot be told"),
     ]
-    comparison = replace(facts.card.comparison, rows=[replace(row, rails=rails)])
+    compared, claims = facts.card.comparison, [claim_of(row.name, rail) for rail in rails]
+    comparison = compared.model_copy(update={"rows": [row], "claims": claims})
     facts = replace(facts, card=replace(facts.card, comparison=comparison))
     bom = build_bom(facts, {"model.safetensors": "2" * 64}, REFERENCES)
     limits = bom["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide import exposure_ledger as ledger
+from ft_pipeline.decide.exposure import Exposure, key_of_test, needed_lead
+from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
-from ft_pipeline.release import exposure_ledger as ledger
-from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, history, promote, rollback
-from ft_pipeline.release.exposure import Exposure, key_of_test, needed_lead
+from ft_pipeline.release.champion import history, promote, rollback
 
 IDS = [f"row{number:03}" for number in range(100)]
 

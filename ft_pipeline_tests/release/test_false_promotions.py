@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
-from ft_pipeline.release.champion import Candidate
-from ft_pipeline.release.decision import decide
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.version1.lead_records import LeadTest, PairedDifference
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow
+from ft_pipeline_tests.version1.rules import decide
 
 CONVERSATIONS = 134
 KEPT = forgetting(0)

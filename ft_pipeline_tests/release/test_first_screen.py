@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.plots import lead_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Rail
-from ft_pipeline.release.first_screen import ALWAYS, lights, risks
+from ft_pipeline.decide.first_screen import ALWAYS
 from ft_pipeline.release.report.answers import before_and_after
-from ft_pipeline.release.report.leads import lead_plot
+from ft_pipeline.release.report.leads import LeadPlot, lead_plot
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.convert import as_claims, compare
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow, Rail
+from ft_pipeline_tests.version1.rules import lead_picture, lights, risks
 
 
 def case(folder: Path, **of_base: Any) -> Comparison:
@@ -40,7 +40,7 @@ def test_a_small_comparison_is_called_small_in_the_terminal(comparison: Comparis
     shown = {}
     for count in (65, 100):
         console = Console(record=True, width=200)
-        show_comparison(console, replace(comparison, test_rows=count))
+        show_comparison(console, as_claims(replace(comparison, test_rows=count)))
         shown[count] = console.export_text()
     assert "Small: 65 test conversations, fewer than 100. Only large leads show." in shown[65]
     assert "Small" not in shown[100]
@@ -164,8 +164,13 @@ def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path
     assert lead_picture(compare(only_tuned, CONFIG)) is None
 
 
+def _plot(comparison: Comparison, row: ComparisonRow) -> LeadPlot | None:
+    claims = as_claims(comparison)
+    return lead_plot(claims, claims.row(row.name))
+
+
 def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Comparison, merged: ComparisonRow) -> None:
-    plot = lead_plot(comparison, merged)
+    plot = _plot(comparison, merged)
     assert plot is not None and plot.baseline == "base" and plot.unit.startswith("percent better")
     [line], base = plot.lines, comparison.row("base")
     assert base is not None and line.numbers.startswith(f"{150 / base.scores['loss'].value:+.1f} (+")
@@ -176,7 +181,7 @@ def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Compariso
 def test_a_row_that_cannot_be_used_says_why_beside_its_lead(comparison: Comparison, merged: ComparisonRow) -> None:
     broken = replace(merged, rails=[rail("repetition", "breach", 60)])
     rows = [broken if row.name == merged.name else row for row in comparison.rows]
-    plot = lead_plot(replace(comparison, rows=rows), broken)
+    plot = _plot(replace(comparison, rows=rows), broken)
     assert plot is not None
     assert [(line.words, line.mark) for line in plot.lines] == [("cannot be used: 34% repeat themselves", "unusable")]
 

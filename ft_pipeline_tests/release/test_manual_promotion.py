@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import find_candidates, released_row
-from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
-from ft_pipeline.release.decision import decide, promotion_of
+from ft_pipeline.release.champion import current, history, manually_rejected
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.racing import promote_at_once
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 
@@ -40,7 +41,7 @@ def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
     compared = read_comparison(comparison)
     return champion.promote(
         material.store.root,
-        lambda present: promotion_of(decide(compared, candidates, SETTINGS, present, held), candidates),
+        lambda present: decide(compared, candidates, SETTINGS, present, held).promotion(candidates),
     )
 
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.old_documents import kept_of
 from ft_pipeline.defs.release import _decided_about
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -31,15 +32,14 @@ def score(value: float) -> Score:
     return Score(value, value - 0.1, value + 0.1)
 
 
-def row(name: str, kind: ModelKind, loss: float, accuracy: float) -> ComparisonRow:
-    return ComparisonRow(
+def row(name: str, kind: ModelKind, loss: float, accuracy: float) -> Row:
+    return Row(
         name=name,
         kind=kind,
         scores={"loss": score(loss), "chrf": score(20.0)},
         general={"accuracy": accuracy, "loss": 3.0},
         prompt_tokens_per_call=54.25,
         seconds_per_call=1.5,
-        forgetting=forgetting(30, 10) if kind == "merged" else None,
     )
 
 
@@ -65,6 +65,8 @@ FACTS = CardFacts(
             row("few_shot", "prompt", 3.0, 0.5),
             row("base", "base", 3.5, 0.5),
         ],
+        rules="",
+        claims=[kept_of("qlora/merged", forgetting(30, 10).to_json())],
     ),
     fingerprints={"merged_model": "m" * 64, "adapter": "a" * 64},
     settings={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
@@ -193,7 +195,7 @@ def test_the_card_says_which_package_was_not_installed(trained: Trained, monkeyp
 
 def test_the_card_of_a_champion_that_learned_from_test_rows_says_so() -> None:
     entry = ContaminatedModel("champion", 12, [], "learned from 12 rows that are test rows now", "Train it again.")
-    compared = replace(FACTS.comparison, contaminated=[entry], champion={"fingerprint": "m" * 64})
+    compared = FACTS.comparison.model_copy(update={"contaminated": [entry], "champion": {"fingerprint": "m" * 64}})
     facts = replace(FACTS, row=None, comparison=compared)
     sentence = "This model has no score in the current comparison. It learned from 12 rows that are test rows now."
     assert sentence in render_card(replace(facts, champion={**FACTS.champion, "fingerprint": "m" * 64}))

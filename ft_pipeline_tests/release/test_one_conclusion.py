@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Decided
-from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline.release.decision import decide
-from ft_pipeline.release.verdict import Verdict, verdict
+from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, champion, comparison
 from ft_pipeline_tests.release.test_verdict import BREACH, PROBES, RAIL
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend, verdict
 
 
 def recommended(

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
-from ft_pipeline.release import exposure_ledger
 from ft_pipeline.release.card.model_card import CardFacts, render_card
-from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.release.manual_promotion import NotPromoted, promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, decision_document
 from ft_pipeline.settings.promotion import PromotionSettings

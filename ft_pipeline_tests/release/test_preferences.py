@@ -6,20 +6,28 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, PairedDifference, RecipeLead
-from ft_pipeline.evaluation.comparison.opinion_records import By, Opinion
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.decide.evidence import who_decided
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.first_screen import NOT_READ, Light
+from ft_pipeline.decide.verdict import Verdict
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import prompting_is_enough, tuning_wins
-from ft_pipeline.release.decision import Decision, decide, decide_one
-from ft_pipeline.release.exposure import Exposure
-from ft_pipeline.release.first_screen import NOT_READ, Light, lights, risks
-from ft_pipeline.release.preferences import who_decided
-from ft_pipeline.release.verdict import Verdict, verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.release.test_promotion import KINDS, LOSSES, candidates, champion, comparison
+from ft_pipeline_tests.version1.lead_records import AnswerCheck, RecipeLead
+from ft_pipeline_tests.version1.opinion_records import By, Opinion
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.rules import (
+    ComparisonFacts,
+    Decision,
+    decide,
+    decide_one,
+    lights,
+    prompting_is_enough,
+    risks,
+    tuning_wins,
+    verdict,
+)
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 TRAILS = {"plain": 3.5, "few_shot": 3.0, "qlora": 3.1}
@@ -300,5 +308,3 @@ def test_the_recommendation_follows_people() -> None:
     lost = ComparisonFacts(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
     found = prompting_is_enough(lost)
     assert found is not None and found.reason.startswith("The answers of qlora are not shown to be")
-    pair = PairedDifference("qlora", "few_shot", "loss", 1.0, 0.9, 1.1)
-    assert won.describe(pair).startswith("loss: qlora leads few_shot")

@@ -5,16 +5,17 @@ from dataclasses import replace
 import pytest
 from scipy.special import ndtr
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck, BaseVerdict
-from ft_pipeline.evaluation.comparison.lead_records import LeadTest, PairedDifference, RecipeLead
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Forgetting, Score
+from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
-from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.decision import check_results, decide, promotion_of
-from ft_pipeline.release.verdict import verdict
+from ft_pipeline.release.candidates import check_results
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.version1.base_check_records import BaseCheck, BaseVerdict
+from ft_pipeline_tests.version1.lead_records import LeadTest, PairedDifference, RecipeLead
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow, Forgetting
+from ft_pipeline_tests.version1.rules import decide, verdict
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
 KINDS: dict[str, ModelKind] = {
@@ -79,7 +80,7 @@ def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "qlora")
     assert decision.reasons == [f"qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss; {ONE_TRAINING}"]
-    move = promotion_of(decision, ALL, "c" * 64)
+    move = decision.promotion(ALL, "c" * 64)
     assert move is not None
     assert (move.candidate.name, move.forced, move.evidence["comparison"]) == ("qlora", False, "c" * 64)
     assert [pair["worse"] for pair in move.evidence["pairs"]] == ["few_shot"]
@@ -96,7 +97,7 @@ def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
     decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
     assert not decision.move
     assert f"the check {failed} failed" in decision.reasons[0]
-    assert promotion_of(decision, {}) is None
+    assert decision.promotion({}) is None
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.decide.released import Promotion
 from ft_pipeline.execution.workers.chat_exchange import ChatExchange, chat_rules
 from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.serving_engines import find_engine
 from ft_pipeline.release.candidates import find_candidates
-from ft_pipeline.release.champion import Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.manual_promotion import find_row
@@ -25,6 +25,7 @@ from ft_pipeline_tests.release.served_shop import ServedShop
 from ft_pipeline_tests.release.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.test_serving import ask, serving
 from ft_pipeline_tests.release.trained import Trained
+from ft_pipeline_tests.version1.convert import read_comparison
 
 pytestmark = pytest.mark.long
 

@@ -8,14 +8,14 @@ import pytest
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.champion_records import check_exposures
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
-from ft_pipeline.release import exposure_ledger
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import find_candidates
-from ft_pipeline.release.champion import ChampionRecord, history
-from ft_pipeline.release.decision import decide
-from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.release.champion import history
 from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
@@ -23,6 +23,8 @@ from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
 from ft_pipeline_tests.release.test_exposure import entry
+from ft_pipeline_tests.version1.convert import as_version_1
+from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 
@@ -185,7 +187,7 @@ def test_a_lead_on_some_rows_alone_is_that_of_these_rows(material: Material) -> 
 
 
 def test_a_candidate_that_is_behind_on_fresh_rows_is_blocked(material: Material) -> None:
-    comparison = read_comparison(material.compare(material.train(2.0)))
+    comparison = as_version_1(read_comparison(material.compare(material.train(2.0))))
     candidates, _ = find_candidates(material.store.all("comparison")[-1], material.store)
     behind = Exposure(fresh_leads={"lora/merged": {"few_shot": Score(-0.2, -0.3, -0.1)}})
     decision = decide(comparison, candidates, SETTINGS, None, exposure=behind)

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
-from ft_pipeline.evaluation.comparison.records import read_comparison
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
 from ft_pipeline.evaluation.metrics.definitions import METRICS
@@ -93,11 +94,11 @@ def test_the_report_shows_scores_recommendation_and_champion(shop: Trained, page
 
 def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained, page: Page) -> None:
     comparison = read_comparison(shop.store.all("comparison")[-1])
-    checks = {row.name: check for row in comparison.rows for check in row.base_checks}
+    checks = {claim.row: claim for claim in comparison.of_kind("probes")}
     assert set(checks) == {row.name for row in comparison.rows if row.kind in TUNED}
-    assert all(f"{name}: {check.describe()}" in page.text for name, check in checks.items())
-    [first, *_] = [row for row in comparison.rows if row.base_checks]
-    changed = checks[first.name].lost + checks[first.name].won
+    assert all(f"{name}: {say(comparison, check)}." in page.text for name, check in checks.items())
+    [first, *_] = [row.name for row in comparison.rows if row.name in checks]
+    changed = checks[first].facts["lost"] + checks[first].facts["won"]
     titles = page.text.count("comply: lost") + page.text.count("comply: won")
     assert titles == min(changed, 3) and changed > 0
     records = pq.read_table(shop.store.all("scores")[-1].path / "probes.parquet").to_pylist()
@@ -107,7 +108,8 @@ def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained
 
 def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     document = shop.store.all("comparison")[-1].document("comparison.json")
-    lows = [pair["low"] for pair in document["pairs"] if pair["metric"] == "loss"]
+    leads = [claim for claim in document["claims"] if (claim["kind"], claim.get("measure")) == ("lead", "loss")]
+    lows = [lead["low"] for lead in leads if "low" in lead]
     chance = sum(low <= 0 for low in lows)
     assert 0 < chance < len(lows)
     assert page.cells.count("may be chance") == chance

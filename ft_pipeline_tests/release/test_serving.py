@@ -17,9 +17,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.serving import require_free_port
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained

@@ -16,10 +16,11 @@ from ft_pipeline.copies.archive import writing_place
 from ft_pipeline.copies.backup import back_up
 from ft_pipeline.copies.places import open_place
 from ft_pipeline.copies.push import push
+from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion, requests
-from ft_pipeline.release.champion import ChampionRecord, current, history
+from ft_pipeline.release.champion import current, history
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.step import STEPS, BuildContext

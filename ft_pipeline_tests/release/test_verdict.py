@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
-from ft_pipeline.evaluation.comparison.lead_records import AnswerCheck, LeadTest
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Rail
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts, Recommendation
-from ft_pipeline.evaluation.recommendation.observations import observe_incumbent
-from ft_pipeline.release.decision import decide
-from ft_pipeline.release.exposure import Exposure
-from ft_pipeline.release.verdict import Verdict, verdict
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.release.test_promotion import ALL, KINDS, LOSSES, candidates, champion, comparison
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.lead_records import AnswerCheck, LeadTest
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import Rail
+from ft_pipeline_tests.version1.rules import ComparisonFacts, Recommendation, decide, observe_incumbent, verdict
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 BREACH = Rail("repetition", "repeat themselves", 20, 40, 0.4, 0.6, 0.05, "breach")

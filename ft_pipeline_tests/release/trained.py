@@ -14,15 +14,13 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.recommendation.evidence import ComparisonFacts
-from ft_pipeline.evaluation.recommendation.rules import build_recommendation
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -34,6 +32,8 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
+from ft_pipeline_tests.version1.convert import read_comparison
+from ft_pipeline_tests.version1.rules import ComparisonFacts, build_recommendation
 
 RAW_FILE = "complaints of Mrs Fenwick.jsonl"
 SYSTEM_PROMPT = 'Be "brief",\nand polite: it\'s 5 °C {{ here }}.'

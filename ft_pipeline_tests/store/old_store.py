@@ -14,8 +14,6 @@ from pydantic import ValidationError
 from ft_pipeline import scaffold
 from ft_pipeline.defs import compared_scores
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
 from ft_pipeline.project import Project
@@ -23,6 +21,8 @@ from ft_pipeline.recorded_checks import failed_checks
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.version1.convert import compare
+from ft_pipeline_tests.version1.records import Comparison
 
 LIST = Path(__file__).with_name("runs_again.yaml")
 Section = Literal["changed", "follows"]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.garbage_collection import collect_garbage
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.champion import promote
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

@@ -7,104 +7,22 @@ They are read from the columns that checks leave in samples.parquet: `NAME/field
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG, credit
 
 OTHER_FIELDS = "other fields"
 """Stands for all fields that only answers have."""
-NO_LABEL_TITLE = "no label"
-"""The heading of the answers without a label."""
-
 Samples = Sequence[Mapping[str, Any]]
 """The records of one row in samples.parquet."""
-
-
-@dataclass(frozen=True)
-class FieldResult(JsonRecord):
-    """A field in the answers of a row."""
-
-    field: str
-    answers: int
-    """In which it counts: the answer or the reference has it."""
-    right: Score
-    wrong: int
-    missing: int
-    extra: int
-
-    def describe(self) -> str:
-        """Return how often it is wrong, and how."""
-        counts = {"another value": self.wrong, MISSING: self.missing, EXTRA: self.extra}
-        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        return f"`{self.field}` ({1 - self.right.value:.0%} of {self.answers} answers{': ' if kinds else ''}{kinds})"
-
-
-@dataclass(frozen=True)
-class FieldResults(JsonRecord):
-    """The fields of a check of JSON answers, for one row."""
-
-    row: str
-    metric: str
-    fields: Sequence[FieldResult]
-    """The one that is wrong most often first."""
-
-    @property
-    def worst(self) -> FieldResult | None:
-        """The field that is wrong most often; None if all are right."""
-        return next((result for result in self.fields if result.right.value < 1), None)
-
-    def describe_worst(self) -> list[str]:
-        """Return what is wrong most often, as a sentence; none if all fields are right."""
-        worst = self.worst
-        return [] if worst is None else [f"{self.row}, {self.metric}: wrong most often is {worst.describe()}."]
-
-
-@dataclass(frozen=True)
-class Confusion(JsonRecord):
-    """The labels of a classification, for one row."""
-
-    row: str
-    metric: str
-    labels: Sequence[str]
-    counts: Sequence[Sequence[int]]
-    """A list per label of the references, with a number per label of the answers; the last: answers without a label."""
-
-    @property
-    def worst(self) -> tuple[str, str, int] | None:
-        """The label, what it is taken for most often, and how often; None if all answers are right."""
-        titles = [*self.labels, NO_LABEL_TITLE]
-        wrong = [
-            (count, -row, -column)
-            for row, counts in enumerate(self.counts)
-            for column, count in enumerate(counts)
-            if column != row and count
-        ]
-        if not wrong:
-            return None
-        count, row, column = max(wrong)
-        return self.labels[-row], titles[-column], count
-
-    def describe_worst(self) -> list[str]:
-        """Return which label is mistaken most often, as a sentence; none if all answers are right."""
-        if self.worst is None:
-            return []
-        expected, found, count = self.worst
-        taken = "has no label" if found == NO_LABEL_TITLE else f"is taken for {found!r}"
-        return [f"{self.row}, {self.metric}: most often {expected!r} {taken} ({count} of {self.answers} answers)."]
-
-    @property
-    def answers(self) -> int:
-        """The number of answers."""
-        return sum(map(sum, self.counts))
 
 
 def field_results(row: str, samples: Samples) -> list[FieldResults]:

@@ -15,8 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.records import CHAMPION
-from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
+from ft_pipeline.evaluation.comparison.result_records import CHAMPION, ContaminatedModel
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.bounded_duckdb import bounded_duckdb

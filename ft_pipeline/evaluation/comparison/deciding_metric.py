@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
-from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, Opinion
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
 
 AUTO = "auto"
 EXACT = 0.3

@@ -21,7 +21,6 @@ from ft_pipeline.distillation.answer_filters import (
     repeated_share,
 )
 from ft_pipeline.evaluation.comparison.leads import Conversations, effective_answers, wilson
-from ft_pipeline.evaluation.comparison.row_records import Rail
 from ft_pipeline.tables.checks.pii import find_values
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.languages import language_of
@@ -38,6 +37,23 @@ SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK"}
 
 Sample = Mapping[str, Any]
 """A record of samples.parquet."""
+
+
+@dataclass(frozen=True)
+class Rail:
+    """The share of a model's test answers with one fault, and what it means."""
+
+    name: str
+    fault: str
+    """What these answers do, as the end of a sentence."""
+    faults: int
+    answers: int
+    low: float
+    """Lower one-sided 95 % bound of the share."""
+    high: float
+    ceiling: float
+    verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
+    """off: the references have the fault too. not checked: its patterns are for another language."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,57 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.row_records import Score, TrainingCost
+from ft_pipeline.evaluation.comparison.score import Score, describe_score
+
+CHAMPION = "champion"
+"""The name of the released model, where it is compared and where it is contaminated."""
+
+
+WANTED_RATINGS = 50
+"""Pairs of answers that people must rate before their opinion decides."""
+METRIC_IS_NAMED = "promotion.metric names"
+"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
+SliceKind = Literal["rule", "tag", "source", "language", "length", "turns"]
+"""What a slice is defined on. `rule`: `evaluation.slices` of the project."""
+
+
+@dataclass(frozen=True)
+class GgufCosts(JsonRecord):
+    """What a GGUF file costs against its merged model, on the test rows."""
+
+    loss_increase: Score
+    """Nats per token of the reference answers."""
+    kl: Score
+    """KL(merged || GGUF), nats per token of the reference answers."""
+    agreement: Score
+    """In 32 bit: share of the answers that equal the merged model's own, up to the first token whose two best
+    candidates differ by less than 0.1 nats."""
+    identical: Score
+    """In 32 bit: share of the answers that equal the merged model's own as a whole."""
+
+    def describe(self, merged: str) -> str:
+        """Return the costs as a clause. merged: the name of the merged model's row."""
+        return (
+            f"{describe_score(self.loss_increase, 4, sign='+')} nats per token against {merged}, KL "
+            f"{describe_score(self.kl, 4)}; agreement {describe_score(self.agreement)}, identical "
+            f"{describe_score(self.identical)}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingCost(JsonRecord):
+    """The time and cost of a training, over all phases and with merging."""
+
+    seconds: float
+    gpu_hours: float
+    """Hours times GPUs. Without a GPU: hours of the machine."""
+    cost: float | None = None
+    """With the teacher's bill. None if a GPU-hour has no price."""
+    teacher: float | None = None
+    """The bill of the teacher whose answers it was trained on; None if there was none."""
 
 
 @dataclass(frozen=True)
@@ -169,3 +217,67 @@ class ContaminatedModel(JsonRecord):
         """Return why it is not compared, and what to do."""
         more = ", …" if self.rows > len(self.first) else ""
         return f"{self.model} {self.because} ({', '.join(self.first)}{more}). {self.fix}"
+
+
+@dataclass(frozen=True)
+class Incomparable(JsonRecord):
+    """Two rows that cannot be paired on a metric."""
+
+    a: str
+    b: str
+    metric: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Slice(JsonRecord):
+    """A part of the test conversations."""
+
+    name: str
+    kind: SliceKind
+    about: str
+    """What its conversations share, as the end of "conversations …"."""
+    conversations: int
+
+
+@dataclass(frozen=True)
+class KeptPrompt(JsonRecord):
+    """How much of a prompt's lead over the model without a prompt is in the weights, and what each call saves."""
+
+    row: str
+    prompt: str
+    """The row of the prompt variant."""
+    plain: str
+    """The row of the model without a prompt."""
+    metric: str
+    share: float | None
+    """The row's lead over `plain`, divided by that of `prompt`. None if the prompt does not clearly lead."""
+    low: float | None
+    """The ends of the 95 % interval of the share."""
+    high: float | None
+    saved: Savings
+    """Against the prompt."""
+
+    def describe(self) -> str:
+        """Return what was kept and saved, in two sentences."""
+        return f"{self._kept()} Each call {self._saving()} than with the prompt."
+
+    def _kept(self) -> str:
+        if self.share is None or self.low is None or self.high is None:
+            return f"{self.prompt} does not clearly lead {self.plain}, so there is no gain that {self.row} could keep."
+        interval = f"95 %: {self.low:.0%} to {self.high:.0%}"
+        return f"{self.row} keeps {self.share:.0%} ({interval}) of the lead of {self.prompt} over {self.plain}."
+
+    def _saving(self) -> str:
+        parts = [
+            _amount(self.saved.prompt_tokens_per_call, "{:.0f} fewer prompt tokens", "{:.0f} more prompt tokens"),
+            _amount(self.saved.seconds_per_call, "{:.2g} s less", "{:.2g} s more"),
+            _amount(self.saved.cost_per_call, "{:.2g} less money", "{:.2g} more money"),
+        ]
+        known = ", ".join(filter(None, parts))
+        return f"takes {known}" if known else "takes no known amount less"
+
+
+def _amount(saved: float | None, less: str, more: str) -> str:
+    """Return what is saved as text; empty if it is unknown."""
+    return "" if saved is None else (less if saved >= 0 else more).format(abs(saved))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.slice_records import Kind
+from ft_pipeline.evaluation.comparison.result_records import SliceKind
 from ft_pipeline.settings.slices import SliceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
@@ -54,7 +54,7 @@ class SliceMembers:
     """A slice with its conversations."""
 
     name: str
-    kind: Kind
+    kind: SliceKind
     about: str
     """What its conversations share, as the end of "conversations …"."""
     members: frozenset[str]
@@ -185,7 +185,7 @@ def _without_rules(talks: Sequence[Talk]) -> list[SliceMembers]:
 
 
 def _by_value(
-    kind: Kind, name: str, about: str, talks: Sequence[Talk], values_of: Callable[[Talk], Iterable[str]]
+    kind: SliceKind, name: str, about: str, talks: Sequence[Talk], values_of: Callable[[Talk], Iterable[str]]
 ) -> list[SliceMembers]:
     """Return a slice per value that enough conversations have, but not all of them; the most frequent values first.
 

@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.comparison.result_records import (
     SeedScores,
     SeedSpread,
 )
-from ft_pipeline.evaluation.comparison.row_records import describe_interval
+from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_owner

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.settings.experiment import Objective
 
 OWN_TARGETS = (
     "Own targets: what each training was to improve, on its held-out rows, before the first step and at the best one."
@@ -19,7 +18,7 @@ class OwnTarget(JsonRecord):
     kept."""
 
     experiment: str
-    objective: Objective
+    objective: str
     label: str
     """The begin of a sentence, such as "Held-out loss"."""
     unit: str

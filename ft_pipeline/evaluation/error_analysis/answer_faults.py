@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.rails import RAILS
-from ft_pipeline.evaluation.comparison.row_records import UNUSED_RAIL, ComparisonRow
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG
 
@@ -55,15 +54,10 @@ DIFFERENCES: dict[str, Callable[[Sample], bool]] = {
 """By the fault in a sentence, in the order in which they are shown."""
 
 
-def unused_rails(row: ComparisonRow) -> set[str]:
-    """Return the names of the rails that say nothing about this task: their fault is usual in it, or not checked."""
-    return {rail.name for rail in row.rails if rail.verdict in UNUSED_RAIL}
-
-
 def faults_of(sample: Sample, unused: Collection[str] = ()) -> list[str]:
     """Return the faults of an answer, as parts of a sentence: "are cut off …". `[OTHER]` if it has none.
 
-    unused: see unused_rails.
+    unused: the names of the rails that say nothing about this task: their fault is usual in it, or not checked.
     """
     of_rails = [
         rule.fault

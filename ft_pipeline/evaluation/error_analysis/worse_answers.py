@@ -1,15 +1,16 @@
 """The test answers that got worse, by kind of fault and by slice, beside the training rows that are like them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of, unused_rails
+from ft_pipeline.evaluation.comparison.result_records import Changes
+from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswer, SimilarAnswers
+from ft_pipeline.evaluation.metrics.definitions import Metric
 
 Sample = Mapping[str, Any]
 """A record of samples.parquet."""
@@ -84,28 +85,25 @@ class WorseAnswers(JsonRecord):
 
 
 def find_worse_answers(
-    comparison: Comparison,
+    changes: Changes,
+    metric: Metric,
+    unused: Collection[str],
     samples: Mapping[str, Sequence[Sample]],
     questions: Mapping[str, str],
     slices: Mapping[str, Sequence[str]],
     trained: SimilarAnswers,
     count: int,
-) -> WorseAnswers | None:
-    """Return the answers that got worse from `comparison.changes.before` to `.after`; None if nothing was tuned.
+) -> WorseAnswers:
+    """Return the answers that got worse from `changes.before` to `.after`.
 
-    samples: by row name, in the order of the items. questions: by item. slices: the names of the slices of each
-    conversation. count: how many of the worst answers are listed.
+    metric: that of the changes. unused: the rails that say nothing about this task (faults_of). samples: by row name,
+    in the order of the items. questions: by item. slices: the names of the slices of each conversation. count: how many
+    of the worst answers are listed.
     """
-    changes = comparison.changes
-    if changes is None:
-        return None
-    metric = comparison.metric(changes.metric)
     olds, news = samples[changes.before], samples[changes.after]
     gains = item_gains(samples, (changes.before, changes.after), changes.metric, metric)
     worse = [index for index, gain in enumerate(gains) if gain < -metric.worth_noticing]
     worse.sort(key=lambda index: (gains[index], index))
-    row = comparison.row(changes.after)
-    unused = unused_rails(row) if row else set()
     faults = [[faults_of(sample, unused) for sample in side] for side in (olds, news)]
 
     def describe(index: int) -> WorseAnswer:

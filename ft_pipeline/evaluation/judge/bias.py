@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Conversations, bounds, interval
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions import correction
 
 SIMILAR_LENGTH = 0.2

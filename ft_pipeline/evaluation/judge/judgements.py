@@ -1,4 +1,4 @@
-"""The worker for `judgements`: verdicts of a judge on the answers of candidates and their rivals."""
+"""The verdicts of a judge on pairs of answers, and the files of the artifact `judgements`."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.evaluation.judge.asking import Judge, Outcome, Stop, ask, questions_of
 from ft_pipeline.evaluation.judge.bias import report_on
-from ft_pipeline.evaluation.judge.pairs import Pair, first_items, pairs_to_judge
+from ft_pipeline.evaluation.judge.pairs import Pair, first_items
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
@@ -42,16 +42,14 @@ FOLDER_PREFIX = "judge-"
 """Of the folder of a judge's log, so that its budget is not that of a teacher of the same name."""
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Ask the judge, and write judgements.parquet, replies.parquet and judge.json.
+def judge_pairs(job: Job, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Ask the judge about pairs, and write judgements.parquet, replies.parquet and judge.json.
 
-    config: comparison (see compare.build_comparison), judge (JudgeSettings, without what is in `handling`), task,
-    prompt_version, excluded (sentences), max_test_rows. Optional: not_asked (why nothing is sent). handling: endpoint,
-    plan. inputs: the scores, conversations. A judge that cannot be asked is no error: what it said before is kept.
+    config: judge (JudgeSettings, without what is in `handling`), task, prompt_version, excluded (sentences). Optional:
+    not_asked (why nothing is sent). handling: endpoint, plan. A judge that cannot be asked is no error: what it said
+    before is kept.
     """
     judge = Judge(judge_settings(job.config, job.handling), job.config["task"])
-    conversations, compared = job.inputs["conversations"], job.config["comparison"]
-    pairs = pairs_to_judge(job.inputs, compared, conversations, job.config["max_test_rows"])
     pairs = first_items(pairs, judge.settings.rows)
     with AnswerLog.open(log_folder(job.shared or job.work, judge), job.report.log) as log:
         if (not_asked := job.config.get("not_asked")) is None:

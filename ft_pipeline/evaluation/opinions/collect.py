@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
-from ft_pipeline.evaluation.comparison.opinion_records import METRIC_IS_NAMED, WANTED_RATINGS, Opinion
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
+from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, WANTED_RATINGS
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.opinions.agreement import Agreement, agreement
 from ft_pipeline.evaluation.opinions.correction import Floats, WinRate, corrected_win_rate, win_rate

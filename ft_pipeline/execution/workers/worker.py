@@ -41,7 +41,7 @@ WORKERS = {
     "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
     "contender_scores": "ft_pipeline.evaluation.scoring.contender_scores:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
-    "judgements": "ft_pipeline.evaluation.judge.judgements:run",
+    "judgements": "ft_pipeline.decide.judged_pairs:run",
 }
 """Kind of artifact → `module:function` that builds it in a worker process, for those without a file in steps/."""
 RESULT_FILE = "result.json"

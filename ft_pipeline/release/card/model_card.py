@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import Score
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.evidence import who_decided
+from ft_pipeline.decide.findings.cost_lines import cost_lines
+from ft_pipeline.decide.first_screen import lights, risks
+from ft_pipeline.decide.words import say
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.release.card.usage import usage_paragraphs
-from ft_pipeline.release.first_screen import cost_lines, lights, risks
-from ft_pipeline.release.preferences import who_decided
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
@@ -313,11 +315,13 @@ def _limitation_lines(facts: CardFacts) -> Iterable[str]:
     if facts.has_erased_rows:
         yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)
-    base = facts.comparison.row(row.forgetting.base) if row and row.forgetting else None
-    if row and row.forgetting and base:
+    kept = facts.comparison.about(row, "general") if row else []
+    base = facts.comparison.row(kept[0].rival) if kept else None
+    if row and base:
         values = f"{base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)"
-        yield f"General accuracy: {values}. {row.forgetting.describe()}"
-    yield from (check.describe() for check in (row.base_checks if row else ()))
+        yield f"General accuracy: {values}. {say(facts.comparison, kept[0])}."
+    checks = facts.comparison.about(row, "probes", "task") if row else []
+    yield from (f"{say(facts.comparison, check)}." for check in checks)
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.release.candidates import find_candidates, released_row
@@ -15,7 +16,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.provenance import NOT_INSTALLED
 from ft_pipeline.tables.formats.registry import FORMATS
 
-NO_COMPARISON = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
+NO_COMPARISON = Comparison(test_rows=0, test_items=0, primary_metric="loss", rules="", rows=())
 """Shown on a card if no models have been compared yet."""
 _CARD_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 """Packages whose versions are on the card."""

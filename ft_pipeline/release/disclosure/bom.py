@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.notes import describe_rail
+from ft_pipeline.decide.words import say
 from ft_pipeline.release.card.model_card import LIMITATIONS, METRIC_TITLES
 from ft_pipeline.release.disclosure.facts import ExportFacts, package_url
 from ft_pipeline.release.disclosure.licenses import license_entries
@@ -165,11 +167,11 @@ def _considerations(facts: ExportFacts) -> dict[str, Any]:
     if row is not None:
         limits.append(f"Its scores rest on {card.comparison.test_rows} test rows.")
     limits += LIMITATIONS
-    limits += [rail.describe_outcome() for rail in (row.rails if row else ())]
+    limits += [describe_rail(card.comparison, rail) for rail in (card.comparison.about(row, "rail") if row else ())]
     if row is None:
         limits.append("It has no score in the current comparison of its project.")
-    tradeoffs = [row.forgetting.describe()] if row and row.forgetting else []
-    tradeoffs += [check.describe() for check in (row.base_checks if row else ())]
+    kept = card.comparison.about(row, "general", "probes", "task") if row else []
+    tradeoffs = [f"{say(card.comparison, claim)}." for claim in kept]
     return {
         **({"useCases": [card.task]} if card.task else {}),
         "technicalLimitations": limits,

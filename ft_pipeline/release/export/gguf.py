@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.row_records import describe_score
+from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.card.usage import what_weights_lack

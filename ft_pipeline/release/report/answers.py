@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.evaluation.comparison.estimates import item_value
-from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.turns import spoken_text

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_results import Confusion, FieldResult, FieldResults
-from ft_pipeline.evaluation.comparison.plots import confusion_picture
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import describe_interval
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.plots import confusion_picture
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
+from ft_pipeline.evaluation.comparison.score import describe_interval
 
 
 def check_values(comparison: Comparison, chosen: str | None) -> dict[str, Any]:

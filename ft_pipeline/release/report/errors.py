@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.notes import UNUSED_RAIL
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswers
 from ft_pipeline.evaluation.error_analysis.trained_rows import trained_answers
@@ -38,7 +39,10 @@ def explain_worse_answers(
     }
     trained = SimilarAnswers(trained_answers(store, adapter))
     slices = slices_of_test_conversations(store, comparison_artifact)
-    return find_worse_answers(comparison, samples, questions, slices, trained, MAX_WORST)
+    assert comparison.changes is not None
+    unused = {rail.measure for rail in comparison.about(row, "rail") if rail.because in UNUSED_RAIL}
+    metric = comparison.metric(comparison.changes.metric)
+    return find_worse_answers(comparison.changes, metric, unused, samples, questions, slices, trained, MAX_WORST)
 
 
 def _question(item: str, conversations: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:

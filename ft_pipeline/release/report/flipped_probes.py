@@ -5,10 +5,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.base_check_records import BaseCheck
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.evidence import KEPT
+from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.probe_outcomes import Rule, describe_outcome, is_wanted
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow
 from ft_pipeline.evaluation.scoring.probe_files import PROBES_FILE
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -26,39 +27,39 @@ def base_check_values(
 
     artifact: of the comparison.
     """
-    tested = [row for row in comparison.rows if row.base_checks]
+    tested = [row for row in comparison.rows if comparison.about(row, "probes", "task")]
     row = next((row for row in tested if row.name == chosen), tested[0] if tested else None)
     rules: Mapping[str, Rule] = artifact.spec["config"].get("probes", {})
     return {
         "base_checks": [
-            {"row": entry.name, "sentence": check.describe(), "verdict": check.verdict}
+            {"row": entry.name, "sentence": f"{say(comparison, check)}.", "verdict": KEPT["checks"][check.verdict]}
             for entry in tested
-            for check in entry.base_checks
+            for check in comparison.about(entry, "probes", "task")
         ],
         "flipped_row": row.name if row else "",
         "flipped": [
             entry
-            for check in (row.base_checks if row else ())
-            if row and check.kind == "probes" and check.base is not None
-            for entry in _flipped(store, artifact, comparison, row, check, rules[check.name])
+            for check in (comparison.about(row, "probes") if row else ())
+            if row and check.rival
+            for entry in _flipped(store, artifact, comparison, row, check, rules[check.measure])
         ],
     }
 
 
 def _flipped(
-    store: ArtifactStore, artifact: Artifact, comparison: Comparison, row: ComparisonRow, check: BaseCheck, rule: Rule
+    store: ArtifactStore, artifact: Artifact, comparison: Comparison, row: Row, check: Claim, rule: Rule
 ) -> list[dict[str, Any]]:
     """Return the first answers that are wanted of only one of the two models: first those that the row has lost."""
-    base = comparison.row(check.base)
+    base = comparison.row(check.rival)
     if base is None:
         return []
-    queries, before = _answers(store, artifact, base, check.name)
-    _, after = _answers(store, artifact, row, check.name)
+    queries, before = _answers(store, artifact, base, check.measure)
+    _, after = _answers(store, artifact, row, check.measure)
     changes = {item: is_wanted(after[item], rule) - is_wanted(before[item], rule) for item in sorted(before)}
     changed = sorted((item for item in changes if changes[item]), key=lambda item: changes[item])
     return [
         {
-            "probes": check.name,
+            "probes": check.measure,
             "query": queries[item],
             "is_lost": changes[item] < 0,
             "answers": [
@@ -70,7 +71,7 @@ def _flipped(
     ]
 
 
-def _answers(store: ArtifactStore, artifact: Artifact, row: ComparisonRow, probes: str) -> tuple[Answers, Answers]:
+def _answers(store: ArtifactStore, artifact: Artifact, row: Row, probes: str) -> tuple[Answers, Answers]:
     """Return (questions, answers) of a row by item."""
     scores = store.require(*artifact.inputs[row.source])
     filters = [("name", "=", row.source_row), ("probe", "=", probes)]

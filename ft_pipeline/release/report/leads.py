@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.evaluation.comparison.lead_units import lead_scale, lead_unit
-from ft_pipeline.evaluation.comparison.plots import shown_leads
-from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.notes import describe_share
+from ft_pipeline.decide.plots import shown_leads
+from ft_pipeline.decide.units import lead_scale, lead_unit
+from ft_pipeline.evaluation.comparison.score import Score
 
 MARGIN = 0.04
 """Empty share of the plot at each end, so that a mark is not cut."""
@@ -43,7 +44,7 @@ class LeadPlot:
     lines: Sequence[LeadLine]
 
 
-def lead_plot(comparison: Comparison, chosen: ComparisonRow | None) -> LeadPlot | None:
+def lead_plot(comparison: Comparison, chosen: Row | None) -> LeadPlot | None:
     """Return the leads over the best baseline of a row; None if nothing is compared. chosen: the row of the verdict."""
     baseline, rows = shown_leads(comparison, chosen)
     if baseline is None or not rows:
@@ -55,13 +56,13 @@ def lead_plot(comparison: Comparison, chosen: ComparisonRow | None) -> LeadPlot 
     def position(value: float) -> float:
         return round(100 * (MARGIN + (1 - 2 * MARGIN) * (value - first) / width), 2)
 
-    scale = lead_scale(comparison, comparison.primary_metric, baseline)
+    scale = lead_scale(comparison, comparison.primary, baseline)
     lines = [
         LeadLine(
             row.name,
             _numbers(lead, scale),
-            _words(row, lead),
-            _mark(row, lead),
+            _words(comparison, row, lead),
+            _mark(comparison, row, lead),
             row.kind == "champion",
             row is chosen,
             position(lead.ends[0]),
@@ -79,15 +80,15 @@ def _numbers(lead: Score, scale: float) -> str:
     return f"{lead.value * scale:+.{digits}f} ({low * scale:+.{digits}f} to {high * scale:+.{digits}f})"
 
 
-def _mark(row: ComparisonRow, lead: Score) -> Mark:
-    if not row.is_usable:
+def _mark(comparison: Comparison, row: Row, lead: Score) -> Mark:
+    if not comparison.usable(row):
         return "unusable"
     low, high = lead.ends
     return "clear" if low > 0 or high < 0 else "open"
 
 
-def _words(row: ComparisonRow, lead: Score) -> str:
-    if not row.is_usable:
-        return f"cannot be used: {row.breaches[0].describe_share()}"
+def _words(comparison: Comparison, row: Row, lead: Score) -> str:
+    if breaches := comparison.breaches(row):
+        return f"cannot be used: {describe_share(breaches[0])}"
     low, high = lead.ends
     return "better" if low > 0 else "worse" if high < 0 else "may be chance"

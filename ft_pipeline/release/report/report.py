@@ -8,25 +8,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
-from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
-from ft_pipeline.evaluation.comparison.estimates import item_gains
-from ft_pipeline.evaluation.comparison.markdown import score_digits
-from ft_pipeline.evaluation.comparison.plots import (
+from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.findings.cost_lines import cost_lines
+from ft_pipeline.decide.findings.costs import describe_break_even
+from ft_pipeline.decide.first_screen import lights, risks
+from ft_pipeline.decide.markdown import score_digits
+from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable
+from ft_pipeline.decide.plots import (
     change_picture,
     learning_curve_picture,
     score_picture,
     slice_picture,
 )
-from ft_pipeline.evaluation.comparison.records import CHAMPION, Comparison, read_comparison
+from ft_pipeline.decide.slice_table import slices_of
+from ft_pipeline.evaluation.comparison.costs import format_duration
+from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
+from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
-from ft_pipeline.evaluation.comparison.row_records import ComparisonRow, Score, describe_interval
-from ft_pipeline.evaluation.comparison.slice_records import slices_of
+from ft_pipeline.evaluation.comparison.score import Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
-from ft_pipeline.release.first_screen import cost_lines, lights, risks
 from ft_pipeline.release.report.answers import (
     MAX_ITEMS,
     Samples,
@@ -135,7 +139,7 @@ class _TemplateValues:
         self.store = store
         self.artifact = comparison_artifact
         self.comparison = comparison
-        self.metrics = comparison.shown_metrics()
+        self.metrics = shown_metrics(comparison)
         self.primary = comparison.metric()
         self.costs = [key for key in COST_COLUMNS if any(getattr(row, key) is not None for row in comparison.rows)]
 
@@ -145,8 +149,8 @@ class _TemplateValues:
         return {
             "primary": _title(self.primary),
             "decided_by": self.comparison.decided_by,
-            "footnotes": self.comparison.footnotes,
-            "several_bases": len(self.comparison.base_models) > 1,
+            "footnotes": footnotes(self.comparison),
+            "several_bases": len(base_models(self.comparison)) > 1,
             "metrics": [
                 {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
                 for metric in self.metrics.values()
@@ -157,7 +161,7 @@ class _TemplateValues:
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
             ],
-            "unusable": self.comparison.unusable,
+            "unusable": unusable(self.comparison),
             "not_compared": [
                 *(entry.describe() for entry in self.comparison.contaminated),
                 *self.comparison.not_asked,
@@ -190,9 +194,9 @@ class _TemplateValues:
             "leads": lead_plot(self.comparison, row),
         }
 
-    def _who(self, row: ComparisonRow | None) -> list[dict[str, str]]:
+    def _who(self, row: Row | None) -> list[dict[str, str]]:
         """Return what the chosen row is, and what it is measured against."""
-        rows = [row, self.comparison.best_baseline(of=row)] if row else []
+        rows = [row, self.comparison.best_bar(row)] if row else []
         named = {entry.name: entry for entry in rows if entry}
         return [{"name": name, "description": self._describe(entry)} for name, entry in named.items()]
 
@@ -206,19 +210,19 @@ class _TemplateValues:
         """Return the paired differences in the primary metric."""
         return [
             {
-                "better": pair.better,
-                "worse": pair.worse,
-                "difference": f"{pair.difference:.3f}",
-                "interval": describe_interval(pair.low, pair.high),
-                "is_clear": pair.is_clear,
+                "better": lead.row,
+                "worse": lead.rival,
+                "difference": f"{lead.value:.3f}",
+                "interval": describe_interval(lead.low, lead.high),
+                "is_clear": lead.verdict == "shown",
             }
-            for pair in self.comparison.pairs
-            if pair.metric == self.comparison.primary_metric
+            for lead in self.comparison.of_kind("lead")
+            if lead.measure == self.comparison.primary and lead.value is not None
         ]
 
     def _sweeps(self) -> dict[str, Any]:
         """Return the results of sweeps: other seeds, and shares of the rows."""
-        metric_name, picture = self.comparison.primary_metric, learning_curve_picture(self.comparison)
+        metric_name, picture = self.comparison.primary, learning_curve_picture(self.comparison)
         return {
             "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.comparison.seeds],
             "learning_curves": [
@@ -227,12 +231,12 @@ class _TemplateValues:
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
-    def _before_and_after(self, chosen: str | None) -> tuple[ComparisonRow, ComparisonRow] | None:
+    def _before_and_after(self, chosen: str | None) -> tuple[Row, Row] | None:
         """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base
         model), and the chosen row. If it replaces nothing: the best baseline and the best tuned row."""
         row, champion = self.comparison.row(chosen), self.comparison.row(CHAMPION)
         is_champion = row is not None and champion is not None and row.scores == champion.scores
-        before = self.comparison.best_baseline(of=row) if champion is None or is_champion else champion
+        before = self.comparison.best_bar(row) if champion is None or is_champion else champion
         if row is not None and before is not None and before.name != row.name:
             return before, row
         if (changes := self.comparison.changes) is None:
@@ -242,12 +246,12 @@ class _TemplateValues:
 
     def _first_answers(self, chosen: str | None, turns: Mapping[str, Any]) -> dict[str, Any]:
         """Return three answers of two rows, before and after."""
-        samples, metric = self.samples, self.comparison.primary_metric
+        samples, metric = self.samples, self.comparison.primary
         found = self._before_and_after(chosen)
         if found is None:
             return {"first_answers": [], "answers_before": "", "answers_after": ""}
         before, row = found
-        if self.comparison.why_no_metric(row, before) is not None:
+        if self.comparison.is_silent(row, before):
             metric = SECOND_KEY
         gains = item_gains(samples, (before.name, row.name), metric, self.comparison.metric(metric))
         return {
@@ -265,7 +269,7 @@ class _TemplateValues:
         if changes:
             gains = item_gains(samples, (changes.before, changes.after), changes.metric, self.primary)
         turns = self.conversations
-        items = side_by_side(samples, turns, (self.comparison.primary_metric, self.primary), gains)
+        items = side_by_side(samples, turns, (self.comparison.primary, self.primary), gains)
         return {
             **self._first_answers(chosen, turns),
             "samples": items,
@@ -287,7 +291,7 @@ class _TemplateValues:
         """Return the best value of a metric. The first row is only the best by the primary metric."""
         return min((row.scores[name].value for row in self.comparison.rows if name in row.scores), key=metric.rank_key)
 
-    def _score_row(self, row: ComparisonRow, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
+    def _score_row(self, row: Row, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
         """Return a line of the table of scores."""
         costs = [(getattr(row, key), COST_COLUMNS[key][1]) for key in self.costs]
         return {
@@ -303,7 +307,7 @@ class _TemplateValues:
             ],
         }
 
-    def _describe(self, row: ComparisonRow) -> str:
+    def _describe(self, row: Row) -> str:
         """Return what the row is, as part of a sentence."""
         if row.kind == "prompt":
             return f"the base model without training, with {self._describe_prompt(row)}"
@@ -311,7 +315,7 @@ class _TemplateValues:
         end += f", which ends on {row.ends}" if row.ends else ""
         return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "") + end
 
-    def _describe_prompt(self, row: ComparisonRow) -> str:
+    def _describe_prompt(self, row: Row) -> str:
         prompt = self._prompt_facts[row.name]
         parts = []
         if prompt.get("system_prompt"):
@@ -327,7 +331,7 @@ class _TemplateValues:
         """By row name, the facts about its prompt (`system_prompt`, `few_shot`, `passages`)."""
         return {row.name: self._read_prompt_facts(row) for row in self.comparison.rows}
 
-    def _read_prompt_facts(self, row: ComparisonRow) -> Mapping[str, Any]:
+    def _read_prompt_facts(self, row: Row) -> Mapping[str, Any]:
         """Return the facts about the row's prompt from its scores."""
         scores = self.store.require(*self.artifact.inputs[row.source])
         scored_row = next(entry for entry in scores.document("scores.json")["rows"] if entry["name"] == row.source_row)

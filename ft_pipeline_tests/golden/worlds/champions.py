@@ -1,8 +1,8 @@
 """Worlds with a champion, with test rows that were used before, and with what prevents every decision."""
 
-from ft_pipeline.evaluation.comparison.row_records import Score
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
-from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline_tests.golden.shop import REFUSE, Shop, answered, declining
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
+from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
 from ft_pipeline_tests.golden.shop import Shop
 

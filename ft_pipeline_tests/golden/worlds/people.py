@@ -1,6 +1,6 @@
 """Worlds in which people, or a judge, compared answers."""
 
-from ft_pipeline.release.exposure import Exposure
+from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline_tests.golden.shop import Shop
 
 

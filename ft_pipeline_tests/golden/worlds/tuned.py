@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.evaluation.model_kinds import TUNED
-from ft_pipeline.evaluation.recommendation.fitting import DataAtHand
 from ft_pipeline_tests.golden.shop import Shop
 
 

@@ -1,0 +1,319 @@
+"""A comparison: the rows that were scored, and the claims about them. Written as comparison.json by pydantic."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.kinds import KINDS, Kind
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.result_records import (
+    CHAMPION,
+    METRIC_IS_NAMED,
+    WANTED_RATINGS,
+    BreakEven,
+    Changes,
+    ContaminatedModel,
+    GgufCosts,
+    Incomparable,
+    KeptPrompt,
+    LearningCurve,
+    LeftOut,
+    QuantizationError,
+    SeedSpread,
+    Slice,
+    TrainingCost,
+)
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.comparison.target_records import OwnTarget
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
+
+OPTIONAL = ("contaminated", "not_asked", "kept_prompts", "own_targets", "slices", "field_results", "confusions")
+"""Keys of the document that are left out if their lists are empty."""
+BY = ("people", "judge")
+"""Whose opinion decides between two rows in place of the metric, the surer first."""
+
+
+class Row(BaseModel):
+    """One model under one prompt: what it is, what it scored, and what a call costs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    kind: ModelKind
+    experiment: str | None = None
+    technique: str | None = None
+    base_model: str | None = None
+    """The base model that it is, or was trained from. None: another server's, or not recorded."""
+    learned_from: str | None = None
+    """`preferences` or `rewards`: its likelihood of the references is no evidence. None if it imitates."""
+    variant: str | None = None
+    """The prompt variant under which a tuned model was scored; None for its own prompt, and for other models."""
+    passages: int = 0
+    """Number of passages that are retrieved per call."""
+    scores: Mapping[str, Score]
+    general: Mapping[str, Any] | None = None
+    """Results of the general suite: `accuracy`, `loss`; None if it was not run."""
+    validation: Score | None = None
+    """Nats per byte on the validation rows; None if it was not measured."""
+    prompt_tokens_per_call: float | None = None
+    shared_prompt_tokens: int = 0
+    """Number of prompt tokens that all calls begin with."""
+    generated_tokens_per_call: float | None = None
+    seconds_per_call: float | None = None
+    cost_per_call: float | None = None
+    cut_off: int = 0
+    """Answers that reached the maximum length."""
+    max_new_tokens: int | None = None
+    """The longest answer, in its own tokens."""
+    trainable_params: int = 0
+    training: TrainingCost | None = None
+    gguf: GgufCosts | None = None
+    """None for all rows but GGUF files."""
+    incumbent: bool = False
+    """Whether it is what answers today, and is to be replaced by a model that is not worse."""
+    ends: str | None = None
+    """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    tokens: str | None = None
+    """Fingerprint of its vocabulary and template. Losses per token are comparable only within one."""
+    computed_in: str | None = None
+    """The data type of the computation. None: scored by a server, or before this was recorded."""
+    source: str = ""
+    """The input that it was read from, `<experiment>/<asset>`."""
+    source_row: str = ""
+    """Its name in scores.json."""
+
+    @property
+    def rights(self) -> Kind:
+        return KINDS[self.kind]
+
+    @property
+    def cost_per_1000(self) -> float | None:
+        return None if self.cost_per_call is None else 1000 * self.cost_per_call
+
+    @property
+    def accuracy(self) -> float | None:
+        """The general accuracy; None if it was not measured."""
+        return (self.general or {}).get("accuracy")
+
+    @property
+    def complexity(self) -> tuple[int, bool]:
+        """How much it needs, to be sorted: its technique, then whether it has a prompt variant besides."""
+        return complexity(self.technique), self.variant is not None
+
+
+class Comparison(BaseModel):
+    """The document of `ft compare --json`, with a method for each role that a row can have."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = 2
+    test_rows: int
+    """Number of test conversations."""
+    test_items: int
+    primary_metric: str
+    rules: str
+    """The rules by which it was made: those of its intervals, of forgetting and of rails."""
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    decided_by: str = ""
+    """Why the primary metric is the one that decides."""
+    metrics: Mapping[str, Metric] = {}
+    """The metrics that some row has, in display order."""
+    champion: Mapping[str, Any] | None = None
+    """The champion that is compared: `name`, `experiment`, `fingerprint`."""
+    rows: Sequence[Row]
+    """Best first by the primary metric; rows that do not have it come last."""
+    claims: Sequence[Claim] = ()
+    contaminated: Sequence[ContaminatedModel] = ()
+    """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
+    left_out: Sequence[LeftOut] = ()
+    not_asked: Sequence[str] = ()
+    """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    incomparable: Sequence[Incomparable] = ()
+    """The rows that cannot be paired on a metric that one of them has."""
+    evaluation: Mapping[str, Any] = {}
+    """The parts of `fingerprint`."""
+    break_even: Sequence[BreakEven] = ()
+    seeds: Sequence[SeedSpread] = ()
+    learning_curves: Sequence[LearningCurve] = ()
+    quantization_noise: Mapping[str, Sequence[QuantizationError]] = {}
+    """By experiment."""
+    changes: Changes | None = None
+    kept_prompts: Sequence[KeptPrompt] = ()
+    """Of the tuned rows whose training moved a prompt into the weights."""
+    own_targets: Sequence[OwnTarget] = ()
+    """Of each experiment, what its training was to improve on held-out rows; the most important one comes first."""
+    slices: Sequence[Slice] = ()
+    """Parts of the test conversations, those of the project's rules first."""
+    field_results: Sequence[FieldResults] = ()
+    """Of every row and check of JSON answers."""
+    confusions: Sequence[Confusion] = ()
+    """Of every row and classification."""
+
+    @property
+    def primary(self) -> str:
+        return self.primary_metric
+
+    def with_claims(self, claims: Iterable[Claim]) -> "Comparison":
+        """Return the comparison with further claims, which later sources and the rules then see."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return self.model_construct(**{**fields, "claims": [*self.claims, *claims]})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document. It has the keys of OPTIONAL only if there are entries: most comparisons never do. Claims
+        have no keys whose values are the default."""
+        document = self.model_dump(mode="json", exclude={"claims"})
+        claims = [claim.model_dump(mode="json", exclude_defaults=True) for claim in self.claims]
+        return {**{key: value for key, value in document.items() if value or key not in OPTIONAL}, "claims": claims}
+
+    # --- claims
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str], list[Claim]]:
+        index = defaultdict(list)
+        for claim in self.claims:
+            index[claim.kind, claim.row].append(claim)
+        return index
+
+    def about(self, row: Row, *kinds: str, **wanted: Any) -> list[Claim]:
+        """Return the claims of these kinds about a row. wanted: values of their fields."""
+        claims = (claim for kind in kinds for claim in self._index.get((kind, row.name), ()))
+        return [claim for claim in claims if all(getattr(claim, key) == value for key, value in wanted.items())]
+
+    def of_kind(self, kind: str) -> list[Claim]:
+        """Return all claims of a kind."""
+        return [claim for claim in self.claims if claim.kind == kind]
+
+    def lead(self, row: Row, rival: Row, metric: str | None = None) -> Claim | None:
+        """Return the lead of a row over a rival, seen from the row; None if they cannot be compared."""
+        measure = metric or self.primary
+        own = self.about(row, "lead", rival=rival.name, measure=measure)
+        theirs = self.about(rival, "lead", rival=row.name, measure=measure)
+        return next(iter([*own, *(claim.reversed for claim in theirs)]), None)
+
+    def deciding(self, row: Row, rival: Row) -> Claim:
+        """Return the claim that decides between two rows: the opinion of people, then that of a judge that agrees with
+        them, then the lead on the primary metric."""
+        opinions = self.about(row, "opinion", rival=rival.name)
+        decides = [claim for claim in opinions if claim.facts["may_decide"]]
+        unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
+        return next(iter(decides), None) or self.lead(row, rival) or unknown
+
+    def ahead(self, row: Row, rival: Row, metric: str | None = None) -> Claim | None:
+        """Return the lead between two rows, seen from the one that is ahead; None if they cannot be compared."""
+        pair = (row, rival) if self.leads(row, rival, metric) else (rival, row)
+        return self.lead(*pair, metric) if self.leads(*pair, metric) else None
+
+    def lead_over(self, row: Row, rival: Row) -> Score | None:
+        """Return the lead of a row over a rival as a value, negative if it is behind; None if unknown."""
+        lead = self.lead(row, rival)
+        return None if lead is None or lead.value is None else Score(lead.value, lead.low, lead.high)
+
+    def is_silent(self, row: Row, rival: Row) -> bool:
+        """Return whether the metric that decides says nothing about two rows."""
+        lead = self.lead(row, rival)
+        return lead is not None and lead.because == "no_evidence"
+
+    def leads(self, row: Row, rival: Row, metric: str | None = None) -> bool:
+        """Return whether a row is before a rival, by however little: of equal rows, the first one."""
+        claims = self.about(row, "lead", rival=rival.name, measure=metric or self.primary)
+        return any(claim.verdict != "unknown" for claim in claims)
+
+    def better(self, row: Row, rival: Row, metric: str | None = None) -> bool:
+        """Return whether a row clearly leads a rival on a metric."""
+        claim = self.lead(row, rival, metric)
+        return claim is not None and claim.verdict == "shown"
+
+    @cached_property
+    def has_two_keys(self) -> bool:
+        """Whether a candidate's answers must not be worse, where a likelihood decides."""
+        return any(claim.kind == "answers" for claim in self.claims)
+
+    @property
+    def champion_fingerprint(self) -> str | None:
+        """The fingerprint of the champion that is compared; None if there is none, or if it was not recorded."""
+        return (self.champion or {}).get("fingerprint")
+
+    @property
+    def contaminated_champion(self) -> ContaminatedModel | None:
+        """The champion's entry in `contaminated`."""
+        return next((entry for entry in self.contaminated if entry.model == CHAMPION), None)
+
+    @property
+    def contaminated_experiments(self) -> list[ContaminatedModel]:
+        """The experiments in `contaminated`."""
+        return [entry for entry in self.contaminated if entry.model != CHAMPION]
+
+    # --- roles
+
+    def row(self, name: str | None) -> Row | None:
+        return next((row for row in self.rows if row.name == name), None)
+
+    def metric(self, name: str | None = None) -> Metric:
+        return self.metrics.get(name or self.primary) or METRICS[name or self.primary]
+
+    def ranked(self, metric: str | None = None, rows: Sequence[Row] | None = None) -> list[Row]:
+        """Return the rows with a metric, by default the primary one, best first. Equal rows keep their order."""
+        name, definition = metric or self.primary, self.metric(metric)
+        measured = [row for row in (self.rows if rows is None else rows) if name in row.scores]
+        return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
+
+    @property
+    def ratings_may_decide(self) -> bool:
+        """Whether people's opinion decides once they rate enough: the project names no metric."""
+        return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
+
+    @property
+    def incumbent(self) -> Row | None:
+        """The row of what answers today; the best one if it has several prompts. None without one."""
+        return next((row for row in self.rows if row.incumbent), None)
+
+    def tuned(self) -> list[Row]:
+        return [row for row in self.ranked() if row.rights.is_tuned]
+
+    def usable(self, row: Row) -> bool:
+        """Return whether no fault of its answers is too common."""
+        return not self.breaches(row)
+
+    def breaches(self, row: Row) -> list[Claim]:
+        """Return the faults of its answers that are too common."""
+        return self.about(row, "rail", verdict="refuted")
+
+    def sound(self, row: Row) -> bool:
+        """Return whether it is usable, and not shown to have lost anything that its base model had."""
+        return self.usable(row) and not self.about(row, "general", "probes", "task", verdict="refuted")
+
+    def bars(self, of: Row | None = None, *, passages: bool | None = None) -> list[Row]:
+        """Return the untouched uses of a row's base model, or of all, best first."""
+        bars = [row for row in self.ranked() if row.rights.is_bar and passages in (None, bool(row.passages))]
+        if of is None or of.base_model is None:
+            return bars
+        return [row for row in bars if row.base_model == of.base_model] or bars
+
+    def best_bar(self, of: Row | None = None, *, passages: bool | None = None) -> Row | None:
+        """Return the best usable one of them; the best one if none is usable."""
+        bars = self.bars(of, passages=passages)
+        return next((row for row in bars if self.usable(row)), bars[0] if bars else None)
+
+    def plain(self, of: Row | None = None) -> Row | None:
+        """Return the base model of a row without a prompt; the best one if its own was not scored."""
+        plain = [row for row in self.ranked() if row.kind == "base"]
+        own = [row for row in plain if of is not None and row.base_model == of.base_model]
+        return next(iter(own or plain), None)
+
+    def bar(self, row: Row) -> Row | None:
+        """Return what a candidate must beat: the best untouched use of its base model; a prompt, the plain model."""
+        return self.plain(row) if row.kind == "prompt" else self.best_bar(row)
+
+
+def is_unheard(opinion: Claim) -> bool:
+    """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
+    named = opinion.facts["because"].startswith(METRIC_IS_NAMED)
+    return opinion.verdict == "refuted" and not opinion.facts["may_decide"] and not named

@@ -1,0 +1,1 @@
+"""What a comparison shows besides claims: costs, kept prompts, changed answers."""

@@ -1,0 +1,108 @@
+"""The costs of trainings and of calls, and after how many calls the cheaper calls have paid for the training."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.evaluation.comparison.costs import format_duration
+from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings, TrainingCost
+
+
+def with_costs(row: Row, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:
+    """Return the row with `training`, whose cost is known if a GPU-hour has a price, and `cost_per_call`.
+
+    time: from training_time. prices: CostSettings. A cost per call that the row already has (a teacher's) is kept.
+    """
+    training = None if time is None else _training_cost(time, prices.get("gpu_hour"))
+    cost_per_call = _cost_per_call(row, prices) if row.cost_per_call is None else row.cost_per_call
+    return row.model_copy(update={"training": training, "cost_per_call": cost_per_call})
+
+
+def _training_cost(time: Mapping[str, Any], gpu_hour_price: float | None) -> TrainingCost:
+    """Return what a training cost: device time, and the bill of the teacher."""
+    bill = time.get("teacher")
+    cost = None if gpu_hour_price is None else gpu_hour_price * time["gpu_hours"] + (bill or 0.0)
+    return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill)
+
+
+def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
+    """Return the cost of a call by tokens, or by GPU seconds if tokens have no price; None if unknown.
+
+    Tokens that all calls begin with have a price of their own if there is one.
+    """
+    if row.kind in ("teacher", "contender"):
+        return None  # these prices are not those of the teacher
+    token_prices = (prices.get("input_per_million"), prices.get("output_per_million"))
+    token_counts = (row.prompt_tokens_per_call, row.generated_tokens_per_call)
+    if any(token_prices):
+        per_million = sum((count or 0) * (price or 0) for count, price in zip(token_counts, token_prices, strict=True))
+        cached = prices.get("cached_input_per_million")
+        saved = 0.0 if cached is None else row.shared_prompt_tokens * ((token_prices[0] or 0.0) - cached)
+        return (per_million - saved) / 1e6
+    gpu_hour_price = prices.get("gpu_hour")
+    return (
+        None if gpu_hour_price is None or row.seconds_per_call is None else gpu_hour_price * row.seconds_per_call / 3600
+    )
+
+
+def break_even(comparison: Comparison) -> list[BreakEven]:
+    """Return per tuned row, best first, the savings per call and how many calls pay for the training.
+
+    Savings are against the best baseline of its base model; a row without one has no entry. `calls_by_time` applies if
+    the model is served on the machine that trained and scored it.
+    """
+    tuned = [(row, row.training, comparison.best_bar(row)) for row in comparison.rows if row.rights.is_tuned]
+    return [_break_even_entry(row, training, baseline) for row, training, baseline in tuned if training and baseline]
+
+
+def _break_even_entry(row: Row, training: TrainingCost, baseline: Row) -> BreakEven:
+    saved = Savings(
+        _saving(baseline.prompt_tokens_per_call, row.prompt_tokens_per_call),
+        _saving(baseline.seconds_per_call, row.seconds_per_call),
+        _saving(baseline.cost_per_call, row.cost_per_call),
+    )
+    by_time = _calls_to_pay(training.gpu_hours * 3600, saved.seconds_per_call)
+    by_cost = _calls_to_pay(training.cost, saved.cost_per_call)
+    return BreakEven(row.name, baseline.name, saved, training, by_time, by_cost)
+
+
+def _saving(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else before - after
+
+
+def _calls_to_pay(spent: float | None, saved: float | None) -> int | None:
+    """Return after how many calls the savings reach what was spent; None if they never do, or if that is unknown."""
+    if spent is None or saved is None or saved <= 0:
+        return None
+    return math.ceil(round(spent / saved, 6))  # 9000.000000001 is 9,000
+
+
+def describe_break_even(entry: BreakEven) -> str:
+    """Return an entry of `break_even` as sentences. Only what was measured is concluded: fewer prompt tokens may take
+    longer, and without prices nothing is known of costs."""
+    saved, training = entry.saved, entry.training
+    saved_tokens = saved.prompt_tokens_per_call or 0.0
+    fewer = "fewer" if saved_tokens >= 0 else "more"
+    tokens = f"{abs(saved_tokens):.0f} {fewer} prompt tokens per call than {entry.untouched}"
+    known = []
+    if (seconds := saved.seconds_per_call) is not None:
+        numbers = f"{abs(seconds):.2g} s {_saved_or_more(seconds)}, measured here with shared prompt parts read once"
+        known.append(f"By time it is {_paid_back(entry.calls_by_time)} ({numbers}).")
+    if (cost := saved.cost_per_call) is not None and training.cost is not None:
+        numbers = f"{training.cost:.2f} for the training{_bill(training)}, {abs(cost):.2g} {_saved_or_more(cost)}"
+        known.append(f"By cost it is {_paid_back(entry.calls_by_cost)} ({numbers}).")
+    took = f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}."
+    return " ".join([took, *(known or ["When it is paid back is not known."])])
+
+
+def _paid_back(calls: int | None) -> str:
+    return "never paid back" if calls is None else f"paid back after {calls:,} calls"
+
+
+def _saved_or_more(saved: float) -> str:
+    return f"{'saved' if saved >= 0 else 'more'} per call"
+
+
+def _bill(training: TrainingCost) -> str:
+    return f" with {training.teacher:.2f} for the teacher" if training.teacher else ""

@@ -1,0 +1,31 @@
+"""What a row is, and what it may do: a line per kind. No other module names kinds to ask for their rights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ft_pipeline.evaluation.model_kinds import ModelKind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The rights of a row."""
+
+    is_bar: bool = False
+    """Whether tuning must beat it."""
+    is_candidate: bool = False
+    """Whether it may be released."""
+    is_tuned: bool = False
+    has_base: bool = False
+    """Whether it was trained from a base model, and must keep what that had."""
+
+
+KINDS: Mapping[ModelKind, Kind] = {
+    "merged": Kind(is_candidate=True, is_tuned=True, has_base=True),
+    "adapter": Kind(is_candidate=True, is_tuned=True, has_base=True),
+    "prompt": Kind(is_bar=True, is_candidate=True),
+    "base": Kind(is_bar=True),
+    "champion": Kind(has_base=True),
+    "teacher": Kind(),
+    "contender": Kind(),
+    "gguf": Kind(),
+}

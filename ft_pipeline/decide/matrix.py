@@ -1,0 +1,68 @@
+"""The matrix of a decision: what each row that may be released meets of each requirement, with its sentence.
+
+It is made once, with the decision, and stored beside it. Pages and commands show it; none decides again.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
+from ft_pipeline.decide.promote import BEFORE, TESTS, Court, is_sound
+from ft_pipeline.decide.words import say
+
+Outcome = Literal["holds", "cannot be told", "fails"]
+REQUIREMENTS = {
+    "is_new": "is another model than the champion",
+    "is_sound": "answers without faults",
+    "has_rivals": "can be compared",
+    "leads_on_validation": "leads on the validation rows",
+    "has_fresh_rows": "test rows are left",
+    "beats_bar": "beats the baseline",
+    "beats_champion": "beats the champion",
+    "recipe_leads": "the recipe leads",
+    "slices_hold": "slices hold",
+    "is_not_designed_for_these_rows": "holds on rows that came later",
+}
+"""By rule of promote.py, what it asks."""
+OF_KINDS = {
+    "rows": "enough test rows",
+    "gate": "checks of its training passed",
+    "general": "keeps general knowledge",
+    "probes": "behaves as its base model",
+    "task": "tasks hold",
+}
+"""By kind of claim, what is_sound asks."""
+
+
+class Cell(BaseModel):
+    """What is known of one requirement of one row."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requirement: str
+    outcome: Outcome
+    sentence: str
+    """Without the name of the row, and without a full stop."""
+
+
+def matrix(court: Court) -> Mapping[str, Sequence[Cell]]:
+    """Return the cells of each examined row, best row first, in the order of the rules. A rule that does not apply to a
+    row has none."""
+    return {row.name: [_cell(court, name, claim) for name, claim in _asked(court, row.name)] for row in court.examined}
+
+
+def _asked(court: Court, name: str) -> list[tuple[str, Claim]]:
+    row = court.comparison.row(name)
+    assert row is not None
+    return [(rule.__name__, claim) for rule in (*BEFORE, *TESTS) for claim in rule(court, row)]
+
+
+def _cell(court: Court, rule: str, claim: Claim) -> Cell:
+    outcome: Outcome = "holds" if claim.holds else "fails" if claim.verdict == "refuted" else "cannot be told"
+    several, comparison = OF_KINDS if rule == is_sound.__name__ else {}, court.comparison
+    is_unused = claim.because in UNUSED_RAIL
+    sentence = describe_rail(comparison, claim) if is_unused else say(comparison, claim)
+    return Cell(requirement=several.get(claim.kind) or REQUIREMENTS[rule], outcome=outcome, sentence=sentence)

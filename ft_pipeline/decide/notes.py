@@ -1,0 +1,134 @@
+"""What a reader of the scores must know besides them, for every page."""
+
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
+from ft_pipeline.decide.words import say, tell_opinion
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
+from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
+
+ENOUGH_TEST_ROWS = 100
+"""With fewer test conversations a comparison is small: intervals are wide, and only large leads show."""
+UNUSED_RAIL = {
+    "off": "the references have this fault, too",
+    "not checked": "its patterns are for another language",
+}
+"""Reason of a rail that says nothing about a model → in words."""
+RAIL_VERDICTS = {"shown": "pass", "refuted": "breach", "open": "cannot be told"}
+"""What the verdict of a rail is called."""
+
+
+def shown_metrics(comparison: Comparison) -> dict[str, Metric]:
+    """Return the metrics worth a column: first the primary one, then the others in their order.
+
+    Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric. With
+    several tokenizers, losses per token are left out.
+    """
+    primary = comparison.primary
+    per_token = PER_TOKEN if has_several_tokenizers(comparison) and primary not in PER_TOKEN else ()
+    shown = {name: metric for name, metric in comparison.metrics.items() if name not in per_token}
+    matches = any(row.scores["exact_match"].value for row in comparison.rows if "exact_match" in row.scores)
+    if not matches and primary != "exact_match":
+        shown.pop("exact_match", None)
+    return dict(sorted(shown.items(), key=lambda entry: entry[0] != primary))
+
+
+def has_several_tokenizers(comparison: Comparison) -> bool:
+    """Return whether the rows differ in vocabulary or template."""
+    return len({row.tokens for row in comparison.rows if row.tokens}) > 1
+
+
+def base_models(comparison: Comparison) -> list[str]:
+    """Return the base models of the rows, in their order."""
+    return list(dict.fromkeys(row.base_model for row in comparison.rows if row.base_model))
+
+
+def small_note(comparison: Comparison) -> str:
+    """Return what few test conversations mean, as a sentence; empty if there are enough."""
+    if comparison.test_rows >= ENOUGH_TEST_ROWS:
+        return ""
+    return f"{comparison.test_rows} test conversations, fewer than {ENOUGH_TEST_ROWS}. Only large leads show."
+
+
+def unusable(comparison: Comparison) -> list[str]:
+    """Return a sentence per row whose answers have a fault too often."""
+    breaches = [(row.name, comparison.breaches(row)) for row in comparison.rows]
+    return [f"{name}: {'; '.join(say(comparison, claim) for claim in claims)}" for name, claims in breaches if claims]
+
+
+def describe_rail(comparison: Comparison, rail: Claim) -> str:
+    """Return the share and the verdict of a rail. Without a verdict there is no share: it would read as a result."""
+    if rail.because in UNUSED_RAIL:
+        return f"limit on answers that {rail.facts['fault']}: {rail.because}, {UNUSED_RAIL[rail.because]}"
+    return f"{say(comparison, rail)}: {RAIL_VERDICTS[rail.verdict]}"
+
+
+def describe_share(rail: Claim) -> str:
+    """Return how often a fault is found, for the end of a sentence."""
+    return f"{rail.value:.0%} {rail.facts['fault']}"
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """Return what a reader of the scores must know."""
+    notes = []
+    if has_several_tokenizers(comparison):
+        notes.append("Loss per token is not comparable between tokenizers, and not shown.")
+    withheld = {
+        (entry.a, entry.because)
+        for entry in comparison.incomparable
+        if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and entry.metric not in row.scores
+    }
+    notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+    notes += _learned_otherwise(comparison)
+    notes += [tell_opinion(opinion) for opinion in opinions_told(comparison)]
+    notes += _worst_of_best(comparison)
+    files = [(row, row.gguf) for row in comparison.rows if row.gguf is not None]
+    return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+
+
+def _learned_otherwise(comparison: Comparison) -> list[str]:
+    """Return what the likelihoods of models that do not imitate mean."""
+    learned = [f"{clause}, not to imitate." for clause in learned_rows(comparison.rows)]
+    if not learned:
+        return []
+    is_likelihood = comparison.primary in LIKELIHOODS
+    if is_likelihood and METRIC_IS_NAMED in comparison.decided_by:
+        label = comparison.metric().label
+        means = f"Their answers may be better where {label} is worse. The project names this metric."
+    elif is_likelihood:
+        means = f"The likelihood of the references is no evidence for or against them: {DECIDE_BY}."
+    else:
+        means = "The likelihood of the references is no evidence for or against them."
+    return [" ".join([*learned, means])]
+
+
+def opinions_told(comparison: Comparison) -> list[Claim]:
+    """Return the opinions that readers see: those between a row and what it must beat, or the champion, or what answers
+    today, each pair once."""
+    told: dict[tuple[str, ...], Claim] = {}
+    for claim in comparison.claims:
+        row, rival = (comparison.row(name) for name in (claim.row, claim.rival))
+        if claim.kind != "opinion" or row is None or rival is None or row.kind == CHAMPION:
+            continue
+        if rival.incumbent or rival.kind == CHAMPION or comparison.bar(row) is rival:
+            told.setdefault((*sorted((row.name, rival.name)), claim.measure), claim)
+    return list(told.values())
+
+
+def _worst_of_best(comparison: Comparison) -> list[str]:
+    """Return what the checks found wrong most often in the answers of the best row."""
+    best = comparison.rows[0].name if comparison.rows else None
+    results: list[FieldResults | Confusion] = [*comparison.field_results, *comparison.confusions]
+    return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
+
+
+def label(comparison: Comparison, check: Claim) -> str:
+    """Return what a claim measures: a metric, or the preference of people or of a judge."""
+    preference = {"people": "people's preference", "judge": "the judge's preference"}
+    return preference.get(check.measure) or comparison.metric(check.measure).label
+
+
+def numbers_of(check: Claim, digits: int) -> str:
+    """Return the value of a claim that a row is not worse, with its bound."""
+    low = "unknown" if check.low is None else f"{check.low:.{digits}f}"
+    return f"{check.value:+.{digits}f} (at least {low}; {check.limit:.{digits}g} is the limit)"

@@ -1,0 +1,82 @@
+"""What may be released, and what was: plain records. release/champion.py keeps them."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["merged", "adapter", "prompt"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the comparison that may become champion, with its artifacts."""
+
+    name: str
+    """The row's name in the comparison, e.g. `qlora` or the name of a prompt variant."""
+    kind: Kind
+    """`merged` or `adapter` (tuned weights, also under a prompt variant), or `prompt` (the base model under one)."""
+    experiment: str | None
+    """The experiment that trained it; for a prompt variant the one whose base model was scored."""
+    fingerprint: str
+    """Identity of what is released: the merged model's; under a prompt variant, a hash of its parts."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`; of a prompt that
+    looks things up also the artifacts `text` and `conversations`, whose passages and examples stay as they are."""
+    gates: dict[str, bool] = field(default_factory=dict)
+    """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
+    settings_hash: str = ""
+    """Hash of the settings that it was made with: of the experiment, whatever its data, or of the prompt variant."""
+
+
+@dataclass(frozen=True)
+class ChampionRecord:
+    """A record of the sequence: the fields of `ft champion --json`, and the fingerprints of the artifacts."""
+
+    sequence: int
+    name: str
+    kind: Kind
+    experiment: str | None
+    fingerprint: str
+    fingerprints: dict[str, str]
+    since: str
+    """UTC, ISO 8601: when this record was written."""
+    reason: str
+    forced: bool
+    previous: str | None
+    """The name of the champion that a rollback would restore; None for the first champion."""
+    previous_sequence: int | None
+    """The number of that champion's record."""
+    evidence: dict[str, Any]
+    """The basis of the promotion: the comparison's fingerprint and the numbers."""
+    restores: int | None = None
+    """For a rollback: the number of the record that it restores."""
+    by_hand: bool = False
+    """Whether a person moved the champion (`ft promote`, `ft rollback`), and not the rules of a run."""
+    looked_at: str | None = None
+    """For a manual move: the decision key of the comparison at that time."""
+    passed_over: list[str] = field(default_factory=list)
+    """For a manual move: fingerprints of the other candidates. No run promotes one of them over it."""
+    by: str | None = None
+    """The operating system's user whose process wrote the record. With a request: who approved it."""
+    request: int | None = None
+    """Number of the request that this record carries out (`promotion.two_people`)."""
+    requested_by: str | None = None
+    """The user who made that request."""
+    previous_sha256: str | None = None
+    """SHA-256 of the file of the record before this one. It no longer matches if that record is edited."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A decision to release a candidate. Its fields become those of the ChampionRecord."""
+
+    candidate: Candidate
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    forced: bool = False
+    by_hand: bool = False
+    looked_at: str | None = None
+    passed_over: tuple[str, ...] = ()

@@ -1,0 +1,62 @@
+"""What decision.json keeps of a decision: plain JSON, with the reasons as sentences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.evidence import evidence
+from ft_pipeline.decide.promote import Court, Decision, TestedCandidate
+from ft_pipeline.decide.reasons import describe_win, reasons
+from ft_pipeline.decide.released import Candidate, Promotion
+from ft_pipeline.decide.words import say_all
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """Whether the champion moves, and why."""
+
+    move: bool
+    name: str | None
+    """The row to release; None if the rules release none."""
+    reasons: list[str]
+    """Of a run: a line per examined candidate, with what it beats or the requirements that it fails. About one row:
+    what it beats, or a line per failed requirement."""
+    evidence: dict[str, Any]
+    """The numbers behind it (evidence.py); empty if a run releases nothing."""
+    tests: Sequence[TestedCandidate] = field(default_factory=list)
+    failed: Mapping[str, list[str]] = field(default_factory=dict)
+    """The requirements that each examined row fails, by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ruling as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Ruling":
+        """Return the ruling of to_json."""
+        return cls(**{**document, "tests": [TestedCandidate(**test) for test in document["tests"]]})
+
+    def promotion(
+        self, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
+    ) -> Promotion | None:
+        """Return the promotion that champion.promote expects; None if nothing is released."""
+        if not self.move or self.name is None:
+            return None
+        evidence = {"comparison": comparison_fingerprint, **self.evidence}
+        return Promotion(candidates[self.name], self.reasons[-1], evidence)
+
+
+def ruling_of(court: Court, decision: Decision) -> Ruling:
+    """Return the ruling of a run."""
+    failed = {name: say_all(court.comparison, claims) for name, claims in decision.failed.items()}
+    row = court.comparison.row(decision.name) if decision.move else None
+    found = evidence(court, row) if row else {}
+    return Ruling(decision.move, decision.name, reasons(court, decision), found, decision.tests, failed)
+
+
+def ruling_about(court: Court, decision: Decision, row: Row) -> Ruling:
+    """Return the ruling about one row (promote.decide_one)."""
+    failed = say_all(court.comparison, decision.failed[row.name])
+    said = failed or [describe_win(court, row)]
+    return Ruling(decision.move, row.name, said, evidence(court, row), decision.tests)

@@ -1,0 +1,61 @@
+"""The screen: leads on the validation rows, so that the test rows are not used up by candidates that are no better.
+
+Only likelihoods are compared there. Everyone may try things on the validation rows; they decide nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ft_pipeline.decide.bench import Bench
+from ft_pipeline.decide.claim import Claim, Verdict
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
+
+MIN_SCREENED = 30
+"""Validation conversations from which on candidates are screened."""
+
+
+def claims(bench: Bench) -> Iterator[Claim]:
+    """Yield the lead of each row that may be released over the champion, or else over its bar."""
+    records = {name: _records(model) for name, model in bench.row_models.items()}
+    for row in bench.comparison.rows:
+        rival = bench.champion or bench.comparison.bar(row)
+        if not row.rights.is_candidate or rival is None or rival.name == row.name:
+            continue
+        if bench.config.primary_metric not in LIKELIHOODS and why_no_evidence(row, rival):
+            continue
+        ours, theirs = records[row.name], records[rival.name]
+        items = sorted(ours.keys() & theirs.keys())
+        groups = [ours[item]["group"] for item in items]
+        if len(set(groups)) < 2:
+            continue
+        estimates = [_estimate(groups, [side[item] for item in items]) for side in (ours, theirs)]
+        values = lead_values(*estimates, lower_is_better=True)
+        lead, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+        verdict: Verdict = "void" if len(values) < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
+        known = {"kind": "screen", "row": row.name, "rival": rival.name, "scope": "validation", "value": lead}
+        yield Claim(**known, count=len(values), verdict=verdict, facts={"error": error})
+
+
+def score_on_validation(model: ScoredModel) -> Score | None:
+    """Return the nats per byte of a model on the validation rows, with their interval; None if not measured."""
+    records = list(_records(model).values())
+    return interval(_estimate([record["group"] for record in records], records)) if records else None
+
+
+def _records(model: ScoredModel) -> dict[str, dict[str, Any]]:
+    """Return the records of validation.parquet of a model, by item."""
+    records = model.records("validation.parquet")
+    return {record["item"]: record for record in records if record["content_nats"] is not None}
+
+
+def _estimate(groups: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Estimate:
+    nats, sizes = (
+        np.array([[record[name]] for record in records], dtype=float) for name in ("content_nats", "content_bytes")
+    )
+    return Conversations(groups).ratios(nats, sizes)[0]

@@ -1,1 +1,0 @@
-"""What a comparison recommends, and the observations that explain it."""

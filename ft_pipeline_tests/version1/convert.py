@@ -1,0 +1,188 @@
+"""A comparison of this version as the records of version 1, which the tests speak of."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.decide import build as decide_build
+from ft_pipeline.decide import comparison as decide_comparison
+from ft_pipeline.decide import evidence, old_documents
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.documents import comparison_of
+from ft_pipeline.decide.sources import kept, recipes
+from ft_pipeline.evaluation.comparison.leads import Estimate, Floats
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.lead_records import (
+    AnswerCheck,
+    KeptLead,
+    LeadTest,
+    PairedDifference,
+    RecipeLead,
+    Screen,
+)
+from ft_pipeline_tests.version1.opinion_records import Opinion
+from ft_pipeline_tests.version1.records import Comparison
+from ft_pipeline_tests.version1.row_records import ComparisonRow, Forgetting, Rail
+from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead
+
+RAILS = {"shown": "pass", "refuted": "breach", "open": "cannot be told"}
+
+
+def compare(
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    experiments: Mapping[str, Mapping[str, Any]] | None = None,
+    conversations: Path | None = None,
+) -> Comparison:
+    """Compare, as `build` does."""
+    return as_version_1(decide_build.build(inputs, config, experiments, conversations))
+
+
+def read_comparison(artifact: Artifact) -> Comparison:
+    """The comparison in an artifact."""
+    return of_document(artifact.document("comparison.json"))
+
+
+def of_document(document: Mapping[str, Any]) -> Comparison:
+    """The comparison of a document of any version."""
+    if "version" in document:
+        return as_version_1(comparison_of(document))
+    return Comparison.from_json(document)
+
+
+def as_claims(comparison: Comparison | decide_comparison.Comparison) -> decide_comparison.Comparison:
+    """The same comparison as claims."""
+    if isinstance(comparison, decide_comparison.Comparison):
+        return comparison
+    return old_documents.read(comparison.to_json())
+
+
+def as_version_1(found: decide_comparison.Comparison) -> Comparison:
+    """The same comparison as records of version 1."""
+    return Comparison(
+        **{name: getattr(found, name) for name in _SAME},
+        rows=[_row(found, row) for row in found.rows],
+        pairs=[
+            PairedDifference(claim.row, claim.rival, claim.measure, claim.value, claim.low, claim.high)
+            for claim in found.of_kind("lead")
+            if claim.value is not None
+        ],
+        lead_tests=[
+            LeadTest(claim.row, claim.rival, claim.p) for claim in found.of_kind("lead") if _is_tested(found, claim)
+        ],
+        kept_leads=[
+            KeptLead(
+                claim.row, claim.rival, claim.facts["baseline"], claim.value or 0.0, claim.facts["wanted"], claim.low
+            )
+            for claim in found.of_kind("share")
+        ],
+        recipe_leads=[_recipe(claim) for claim in found.of_kind("recipe")],
+        answer_checks=[_check(claim) for claim in found.of_kind("answers")],
+        incumbent_checks=[_check(claim) for claim in found.of_kind("replaces")],
+        screens=[
+            Screen(claim.row, claim.rival, claim.count, claim.value or 0.0, claim.facts["error"])
+            for claim in found.of_kind("screen")
+        ],
+        opinions=[Opinion.from_json(evidence.opinion_of(claim)) for claim in found.of_kind("opinion")],
+        slice_leads=[_slice_lead(claim) for claim in found.of_kind("slice_lead")],
+        slice_checks=[
+            SliceCheck(
+                claim.row,
+                claim.rival,
+                claim.scope,
+                claim.count,
+                claim.value,
+                claim.low,
+                -claim.limit,
+                claim.facts.get("more"),
+            )
+            for claim in found.of_kind("slice")
+        ],
+    )
+
+
+_SAME = (
+    *("test_rows", "test_items", "primary_metric", "metrics", "break_even", "seeds", "learning_curves"),
+    *("quantization_noise", "changes", "fingerprint", "evaluation", "left_out", "champion", "rules", "contaminated"),
+    *("incomparable", "decided_by", "not_asked", "slices", "field_results", "confusions", "kept_prompts"),
+    "own_targets",
+)
+_OF_ROWS = (
+    *("name", "kind", "experiment", "technique", "passages", "scores", "prompt_tokens_per_call"),
+    *("shared_prompt_tokens", "generated_tokens_per_call", "seconds_per_call", "cut_off", "cost_per_call"),
+    *("trainable_params", "general", "fingerprint", "computed_in", "source", "source_row", "training", "base_model"),
+    *("tokens", "max_new_tokens", "validation", "incumbent", "gguf", "ends", "learned_from"),
+)
+
+
+def _row(found: decide_comparison.Comparison, row: decide_comparison.Row) -> ComparisonRow:
+    forgetting = evidence.forgetting_of(found, row)
+    return ComparisonRow(
+        **{name: getattr(row, name) for name in _OF_ROWS},
+        rails=[
+            Rail(
+                claim.measure,
+                claim.facts["fault"],
+                claim.facts["faults"],
+                claim.count,
+                claim.low or 0.0,
+                claim.high or 0.0,
+                claim.limit,
+                claim.because or RAILS[claim.verdict],
+            )
+            for claim in found.about(row, "rail")
+        ],
+        forgetting=Forgetting.from_json(forgetting) if forgetting else None,
+        base_checks=[
+            BaseCheck.from_json(evidence.check_of(found, claim)) for claim in found.about(row, "probes", "task")
+        ],
+    )
+
+
+def _is_tested(found: decide_comparison.Comparison, claim: Claim) -> bool:
+    row = found.row(claim.row)
+    is_tested = claim.measure == found.primary and claim.value is not None and claim.because != "untested"
+    return is_tested and row is not None and row.rights.is_candidate
+
+
+def _recipe(claim: Claim) -> RecipeLead:
+    leads = list(claim.facts["leads"])
+    return RecipeLead(
+        claim.row, claim.rival, len(leads), leads, claim.value or 0.0, claim.low, claim.high, claim.facts["lower"]
+    )
+
+
+def _check(claim: Claim) -> AnswerCheck:
+    return AnswerCheck(claim.row, claim.rival, claim.measure, claim.value or 0.0, claim.low, -claim.limit)
+
+
+def _slice_lead(claim: Claim) -> SliceLead:
+    return SliceLead(
+        claim.row,
+        claim.rival,
+        claim.scope,
+        claim.count,
+        claim.value or 0.0,
+        claim.low,
+        claim.high,
+        claim.p,
+        claim.verdict == "refuted",
+        claim.facts["deviation"],
+        claim.facts["unseen"],
+    )
+
+
+def judge(base: str, before: Estimate, after: Estimate, margin: float) -> Forgetting:
+    """What a tuned model forgot, from the answers of both to the same general questions."""
+    claim = kept.change("general", "row", "general_accuracy", base, before, after, margin)
+    row = decide_comparison.Row(name="row", kind="merged", scores={})
+    found = decide_comparison.Comparison(
+        test_rows=1, test_items=1, primary_metric="loss", rules="", rows=[row], claims=[claim]
+    )
+    return Forgetting.from_json(evidence.forgetting_of(found, row) or {})
+
+
+def judge_trainings(row: str, rival: str, values: Sequence[Floats]) -> RecipeLead:
+    """The lead of a recipe over its trainings."""
+    return _recipe(recipes.over_seeds(row, rival, values))

@@ -1,0 +1,200 @@
+"""What comparison.json says of one row: scores, costs, forgetting and rails."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
+from ft_pipeline.evaluation.tuned_variants import variant_of
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
+
+GENERAL_ACCURACY = "general_accuracy"
+"""The metric that shows forgetting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetting(JsonRecord):
+    """How much general accuracy a tuned model loses against its own base model (forgetting.py)."""
+
+    base: str
+    """The row of its base model."""
+    verdict: Literal["kept", "forgets", "cannot be told"]
+    questions: int
+    lost: int
+    """Number of questions that the base model answers rightly, and the tuned model wrongly."""
+    won: int
+    """The reverse."""
+    drop: float
+    """Of the accuracy, as is `margin`. Negative: a gain. One question is added to `lost` and one to `won`."""
+    low: float
+    """Lower one-sided 95 % bound of the drop."""
+    high: float
+    margin: float
+    wanted: int | None
+    """Number of questions that show in 80 % of the cases that it keeps its knowledge, if the true drop is the observed
+    one (drops.py). None if that is not below the margin."""
+
+    def describe(self) -> str:
+        """Return the result as a sentence. Drops are in points."""
+        counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
+        low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
+        if self.verdict == "kept" and self.high < 0:
+            return f"Keeps general knowledge: {counted}; the true gain is at least {-100 * self.high:.1f} points."
+        if self.verdict == "kept":
+            return (
+                f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."
+            )
+        if self.verdict == "forgets":
+            return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
+        decides = "no number of questions would show that it is below the margin"
+        if self.wanted is not None:
+            decides = f"about {self.wanted:,} questions in all would decide"
+        return (
+            f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
+            f"margin is {margin}. At the observed drop of {100 * self.drop:.1f} points, {decides}."
+        )
+
+
+UNUSED_RAIL = {
+    "off": "the references have this fault, too",
+    "not checked": "its patterns are for another language",
+}
+"""Verdict of a rail that says nothing about a model → why."""
+
+
+@dataclass(frozen=True)
+class Rail(JsonRecord):
+    """The share of a model's test answers with one fault, and what it means (rails.py)."""
+
+    name: str
+    fault: str
+    """What these answers do, as the end of a sentence."""
+    faults: int
+    answers: int
+    low: float
+    """Lower one-sided 95 % bound of the share."""
+    high: float
+    ceiling: float
+    verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
+    """off: the references have the fault too. not checked: its patterns are for another language."""
+
+    @property
+    def prevents_release(self) -> bool:
+        """Whether a model is not released because of it."""
+        return self.verdict in ("breach", "cannot be told")
+
+    def describe_share(self) -> str:
+        """Return the share of the answers and what they do, without its bounds."""
+        return f"{self.faults / self.answers:.0%} {self.fault}"
+
+    def describe(self) -> str:
+        """Return the share as a sentence."""
+        share = self.faults / self.answers
+        bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
+        return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
+
+    def describe_outcome(self) -> str:
+        """Return the share and the verdict. Without a verdict there is no share: it would read as a result."""
+        if self.verdict in UNUSED_RAIL:
+            return f"limit on answers that {self.fault}: {self.verdict}, {UNUSED_RAIL[self.verdict]}"
+        return f"{self.describe()}: {self.verdict}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow(JsonRecord):
+    """One model under one prompt."""
+
+    name: str
+    kind: ModelKind
+    experiment: str | None = None
+    technique: str | None = None
+    passages: int = 0
+    """Number of passages that are retrieved per call."""
+    scores: Mapping[str, Score]
+    prompt_tokens_per_call: float | None = None
+    shared_prompt_tokens: int = 0
+    """Number of prompt tokens that all calls begin with."""
+    generated_tokens_per_call: float | None = None
+    seconds_per_call: float | None = None
+    cut_off: int = 0
+    """Answers that reached the maximum length."""
+    cost_per_call: float | None = None
+    trainable_params: int = 0
+    general: Mapping[str, Any] | None = None
+    """Results of the general suite: `accuracy`, `loss`; None if it was not run."""
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    computed_in: str | None = None
+    """The data type of the computation. None: scored by a server, or before this was recorded."""
+    source: str = ""
+    """The input that it was read from, `<experiment>/<asset>`."""
+    source_row: str = ""
+    """Its name in scores.json."""
+    training: TrainingCost | None = None
+    forgetting: Forgetting | None = None
+    """None for models that are not tuned, and where general accuracy was not measured."""
+    rails: Sequence[Rail] = ()
+    """Empty in comparisons of older versions."""
+    base_model: str | None = None
+    """The base model that it is, or was trained from. None: another server's, or not recorded."""
+    tokens: str | None = None
+    """Fingerprint of its vocabulary and template. Losses per token are comparable only within one."""
+    max_new_tokens: int | None = None
+    """The longest answer, in its own tokens."""
+    validation: Score | None = None
+    """Nats per byte on the validation rows; None if it was not measured."""
+    incumbent: bool = False
+    """Whether it is what answers today, and is to be replaced by a model that is not worse."""
+    gguf: GgufCosts | None = None
+    """None for all rows but GGUF files."""
+    ends: str | None = None
+    """The day on which it is switched off (ISO 8601): then it is never what is recommended."""
+    base_checks: Sequence[BaseCheck] = ()
+    """What it must keep of its own base model: the behavior of probes, and tasks. Empty if the project has none."""
+    learned_from: str | None = None
+    """`preferences` or `rewards`: its likelihood of the references is no evidence. None if it imitates."""
+
+    @property
+    def variant(self) -> str | None:
+        """The prompt variant under which a tuned model was scored; None for its own prompt, and for other models."""
+        of_a_tuned_model = self.experiment is not None and self.kind in (*TUNED, "champion")
+        return variant_of(self.source_row) if of_a_tuned_model else None
+
+    @property
+    def breaches(self) -> list[Rail]:
+        """The rails that are in breach: then the model is not usable."""
+        return [rail for rail in self.rails if rail.verdict == "breach"]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no fault of its answers is too common for it to be used."""
+        return not self.breaches
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is usable, and not shown to have lost anything that its base model had."""
+        forgets = self.forgetting is not None and self.forgetting.verdict == "forgets"
+        return self.is_usable and not forgets and not self.lost_checks
+
+    @property
+    def lost_checks(self) -> list[BaseCheck]:
+        """What it has lost of the behavior and the tasks that it must keep."""
+        return [check for check in self.base_checks if check.verdict == "lost"]
+
+    @property
+    def cost_per_1000(self) -> float | None:
+        """The cost of 1,000 answers; None if it is unknown."""
+        return None if self.cost_per_call is None else 1000 * self.cost_per_call
+
+    @property
+    def accuracy(self) -> float | None:
+        """The general accuracy; None if it was not measured."""
+        return (self.general or {}).get("accuracy")
+
+
+def complexity_of(row: ComparisonRow) -> tuple[int, bool]:
+    """Return how much a row needs, to be sorted: its technique, then whether it has a prompt variant besides."""
+    return complexity(row.technique), row.variant is not None
