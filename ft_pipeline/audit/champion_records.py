@@ -28,7 +28,7 @@ def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     return len(paths), findings
 
 
-def _ledger_findings(ledger: Ledger, last: int) -> list[Finding]:
+def _ledger_findings(ledger: Ledger[Any], last: int) -> list[Finding]:
     return [
         Finding(fault.kind, f"{ledger.folder.name}/{ledger.path(fault.number).name}", fault.message)
         for fault in ledger.faults(last)

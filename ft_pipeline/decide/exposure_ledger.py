@@ -71,7 +71,7 @@ class _EntryShape:
     rows: Digest = "0" * 64
 
 
-def ledger(store: Path) -> Ledger:
+def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
     return Ledger(store / "exposures", "sequence", _EntryShape)
 

@@ -29,6 +29,22 @@ class Limits(Protocol):
 
 
 @dataclass(frozen=True)
+class TestedCandidate:
+    """A candidate whose lead was tested on the test rows."""
+
+    name: str
+    fingerprint: str
+    key: str
+    """The identity of the test (exposure.key_of_test)."""
+    rivals: list[str]
+    p: float | None
+    level: float
+    """The largest p-value that counts."""
+    is_new: bool
+    """Whether the test was not made before."""
+
+
+@dataclass(frozen=True)
 class Court:
     """What the rules see: the comparison, what may be released, and what was tested before."""
 
@@ -133,7 +149,7 @@ class Court:
         known = [p for p in values if p is not None]
         return max(known) if known and len(known) == len(values) else None
 
-    def tests(self) -> "list[TestedCandidate]":
+    def tests(self) -> list[TestedCandidate]:
         """Return the tests that a decision makes."""
         return [
             TestedCandidate(
@@ -286,22 +302,6 @@ def failing(court: Court, row: Row) -> list[Claim]:
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TestedCandidate:
-    """A candidate whose lead was tested on the test rows."""
-
-    name: str
-    fingerprint: str
-    key: str
-    """The identity of the test (exposure.key_of_test)."""
-    rivals: list[str]
-    p: float | None
-    level: float
-    """The largest p-value that counts."""
-    is_new: bool
-    """Whether the test was not made before."""
 
 
 @dataclass(frozen=True)

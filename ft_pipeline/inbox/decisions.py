@@ -51,7 +51,7 @@ class _RecordShape:
     previous_sha256: str | None = None
 
 
-def ledger(store: Path) -> Ledger:
+def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
     return Ledger(store / "inbox", "sequence", _RecordShape)
 

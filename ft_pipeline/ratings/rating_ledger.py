@@ -76,7 +76,7 @@ class _RecordShape:
     seed: str = ""
 
 
-def ledger(store: Path) -> Ledger:
+def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
     return Ledger(store / "ratings", "sequence", _RecordShape)
 

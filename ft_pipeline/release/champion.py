@@ -37,14 +37,14 @@ class _RecordShape(ChampionRecord):
     evidence: _Evidence  # type: ignore[assignment]
 
 
-def ledger(store: Path) -> Ledger:
+def ledger(store: Path) -> Ledger[ChampionRecord]:
     """Return the ledger of champion records under the store folder `store`."""
-    return Ledger(store / "champion", "sequence", _RecordShape)
+    return Ledger(store / "champion", "sequence", _RecordShape, ChampionRecord)
 
 
 def history(store: Path) -> list[ChampionRecord]:
     """Return all records under the store folder `store`, oldest first. Raises UserError if one cannot be read."""
-    return [_parse_record(store, record) for record in ledger(store).read()]
+    return ledger(store).read()
 
 
 def current(store: Path) -> ChampionRecord | None:
@@ -120,7 +120,7 @@ def promote(
             return champion
         record = replace(_new_record(promotion, champion), request=request, requested_by=requested_by)
         if written := ledger(store).append(asdict(record)):
-            return ChampionRecord(**written)
+            return written
 
 
 def previous_champion(store: Path) -> ChampionRecord:
@@ -155,7 +155,7 @@ def rollback(
             by=user_name(),
         )
         if written := ledger(store).append(asdict(restored)):
-            return ChampionRecord(**written)
+            return written
 
 
 def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
@@ -191,15 +191,6 @@ def _new_record(promotion: Promotion, previous: ChampionRecord | None) -> Champi
         passed_over=sorted(set(promotion.passed_over) - {candidate.fingerprint}),
         by=user_name(),
     )
-
-
-def _parse_record(store: Path, fields: dict[str, Any]) -> ChampionRecord:
-    try:
-        return ChampionRecord(**fields)
-    except TypeError as error:
-        raise UserError(
-            f"A champion record cannot be read ({error}). Restore {store / 'champion'} from a backup."
-        ) from error
 
 
 def _now() -> str:

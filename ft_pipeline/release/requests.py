@@ -59,9 +59,9 @@ class _RequestShape(MoveRequest):
     promotion: _Promotion  # type: ignore[assignment]
 
 
-def ledger(store: Path) -> Ledger:
+def ledger(store: Path) -> Ledger[MoveRequest]:
     """Return the ledger of requests under the store folder `store`."""
-    return Ledger(store / "requests", "sequence", _RequestShape)
+    return Ledger(store / "requests", "sequence", _RequestShape, MoveRequest)
 
 
 def open_request(store: Path) -> MoveRequest | None:
@@ -69,10 +69,7 @@ def open_request(store: Path) -> MoveRequest | None:
     records = ledger(store).read()
     if not records:
         return None
-    try:
-        request, current = MoveRequest(**records[-1]), champion.current(store)
-    except TypeError as error:
-        raise UserError(f"The last request cannot be read. Restore {ledger(store).folder} from a backup.") from error
+    request, current = records[-1], champion.current(store)
     return request if request.standing == (current.sequence if current else None) else None
 
 
@@ -97,7 +94,7 @@ def request_move(
         standing = current.sequence if current else None
         request = MoveRequest(ledger(store).next_number(), asdict(promotion), standing, now, user_name())
         if written := ledger(store).append(asdict(request)):
-            return current, MoveRequest(**written)
+            return current, written
 
 
 def approve(store: Path, number: int) -> ChampionRecord:

@@ -72,19 +72,14 @@ class _RedactionShape(Redaction):
     models: list[_Model]  # type: ignore[assignment]
 
 
-def redaction_ledger(root: Path) -> Ledger:
+def redaction_ledger(root: Path) -> Ledger[Redaction]:
     """Return the ledger of `ft erase` in the store `root`."""
-    return Ledger(root / "redactions", "number", _RedactionShape)
+    return Ledger(root / "redactions", "number", _RedactionShape, Redaction)
 
 
 def read_redactions(root: Path) -> list[Redaction]:
     """Return all records of `ft erase` in the store `root`, oldest first. UserError if a record cannot be read."""
-    try:
-        return [Redaction(**record) for record in redaction_ledger(root).read()]
-    except TypeError as error:
-        raise UserError(
-            f"A record in {root / 'redactions'} cannot be read ({error}). Restore it from a backup."
-        ) from error
+    return redaction_ledger(root).read()
 
 
 def append_redaction(root: Path, redaction: Redaction) -> None:

@@ -5,11 +5,11 @@ A record is never changed or removed. An edited record breaks the chain, because
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import journal
@@ -19,6 +19,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 PREVIOUS_HASH_KEY = "previous_sha256"
 """Key of a record: the SHA-256 of the previous record's file; None for the first."""
+Record = TypeVar("Record")
 RECORD_NAME = re.compile(r"^(?!000000)([0-9]{6}|[1-9][0-9]{6,})\.json$")
 
 
@@ -32,14 +33,16 @@ class LedgerFault:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class Ledger(Generic[Record]):
     """The records in one folder of a store. The store's journal signs each of them."""
 
     folder: Path
     number_key: str
     """Key of a record's own number."""
     shape: Any = dict[str, Any]
-    """The type of a record (checked_json.py). A record of another type cannot be read."""
+    """The type of a record's file (checked_json.py). A file of another type cannot be read."""
+    record: Callable[..., Record] = dict  # type: ignore[assignment]
+    """What a record is made of, from the keys of its file."""
 
     def path(self, number: int) -> Path:
         """Return the file of a record, whether it exists or not."""
@@ -55,18 +58,19 @@ class Ledger:
         paths = self.paths()
         return int(paths[-1].stem) + 1 if paths else 1
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return all records, oldest first. Raises UserError if one cannot be read, or has the number of another."""
+    def read(self) -> list[Record]:
+        """Return all records, oldest first. Raises UserError, which names the file, if one cannot be read, or has the
+        number of another."""
         records = []
         for path in self.paths():
-            record = self._read(path)
-            if record.get(self.number_key) != int(path.stem):
+            fields = self._read(path)
+            if fields.get(self.number_key) != int(path.stem):
                 where = f"{self.folder.name}/{path.name}"
                 raise UserError(f"The record {where} has the number of another one. Restore it from a backup.")
-            records.append(record)
+            records.append(self._made(path, fields))
         return records
 
-    def append(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    def append(self, record: Mapping[str, Any]) -> Record | None:
         """Write the record under its number, completely or not at all, and return it with the hash of the one before.
 
         Return None if the number is taken. The caller then decides again, knowing the record that took it.
@@ -80,7 +84,7 @@ class Ledger:
             chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
             content = json.dumps(chained, ensure_ascii=False, indent=2).encode()
             journal.sign_content(sign, self.folder.parent, self.folder.name, path, content)
-            return chained if create_atomically(path, content) else None
+            return self._made(path, chained) if create_atomically(path, content) else None
 
     def faults(self, last: int = 0) -> Iterator[LedgerFault]:
         """Yield gaps, unreadable records, and records whose number or hash differs from what was written.
@@ -113,6 +117,13 @@ class Ledger:
         if previous_sha256 and previous is not None and previous_sha256 != _hash_of(previous):
             message = f"does not match its hash in {self.folder.name}/{paths[number].name}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
+
+    def _made(self, path: Path, fields: Mapping[str, Any]) -> Record:
+        try:
+            return self.record(**fields)
+        except TypeError as error:
+            where = f"{self.folder.name}/{path.name}"
+            raise UserError(f"The record {where} cannot be read ({error}). Restore it from a backup.") from error
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

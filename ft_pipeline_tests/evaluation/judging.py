@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.judge import judgements
+from ft_pipeline.decide import judged_pairs
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer
@@ -92,7 +92,7 @@ def judge_job(
 
 def judged(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run the job. Returns its summary and its table."""
-    summary = judgements.run(job)
+    summary = judged_pairs.run(job)
     return summary, pq.read_table(job.out / "judgements.parquet").to_pylist()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.judge import judgements
+from ft_pipeline.decide import judged_pairs
 from ft_pipeline.evaluation.judge.asking import Judge
 from ft_pipeline.evaluation.judge.pairs import hash_of_item
 from ft_pipeline.settings.judge import JudgeSettings
@@ -166,7 +166,7 @@ def test_a_budget_keeps_what_was_paid_for_and_says_what_was_not_asked(
 def test_a_kill_loses_no_verdict_and_pays_for_none_twice(tmp_path: Path, inputs: dict[str, Path]) -> None:
     with serving(reply=prefers(likes_good), latency=0.05) as server:
         job = judge_job(tmp_path, inputs, server)
-        process = multiprocessing.get_context("spawn").Process(target=judgements.run, args=(job,))
+        process = multiprocessing.get_context("spawn").Process(target=judged_pairs.run, args=(job,))
         process.start()
         while server.requests < 20 and process.is_alive():
             time.sleep(0.005)

@@ -90,6 +90,15 @@ def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
         current(tmp_path)
 
 
+def test_a_record_with_other_fields_is_named(tmp_path: Path) -> None:
+    """Its file is JSON of the right types, and has a key that no record has."""
+    promote(tmp_path, lambda _: Promotion(Candidate("a", "merged", "a", "f" * 64), "why"))
+    path = tmp_path / "champion" / "000001.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "made_up": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"The record champion/000001\.json cannot be read .*made_up"):
+        history(tmp_path)
+
+
 def test_the_loser_of_a_race_decides_again_about_the_new_champion(tmp_path: Path) -> None:
     champions_seen: list[str | None] = []
 
