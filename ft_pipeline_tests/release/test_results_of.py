@@ -26,10 +26,9 @@ def test_a_result_has_scores_leads_verdict_times_and_origin(finished: FinishedPr
         value = result["rows"][row.name]["scores"]["loss"][0]
         assert value == pytest.approx(row.scores["loss"].value, rel=1e-5)
         assert len(f"{value}".replace(".", "").replace("-", "").lstrip("0")) <= 6
-    pair = comparison.pairs[0]
-    assert result["leads"][f"{pair.better} over {pair.worse}"][pair.metric][0] == pytest.approx(
-        pair.difference, rel=1e-5
-    )
+    lead = next(claim for claim in comparison.of_kind("lead") if claim.value is not None)
+    said = result["leads"][f"{lead.row} over {lead.rival}"][lead.measure][0]
+    assert said == pytest.approx(lead.value, rel=1e-5)
     assert result["rows_read"]["test_answers"] == comparison.test_items
     assert result["machine"]["threads"] == 1 and result["machine"]["cpu"]
     assert result["command"] == "make demo" and result["note"] == "next to other work"
@@ -42,7 +41,7 @@ def test_a_result_has_scores_leads_verdict_times_and_origin(finished: FinishedPr
 
 def test_gains_against_the_best_prompt_are_counted_by_answer(finished: FinishedProject) -> None:
     rows = finished.to_json("x", "", 1)["rows"]
-    best = finished.comparison.best_baseline()
+    best = finished.comparison.best_bar()
     assert best is not None and "better_answers" not in rows[best.name]
     others = [row for row in rows.values() if "better_answers" in row]
     assert others and all(row["best_prompt"] in rows for row in others)
