@@ -18,12 +18,13 @@ from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.events import StepEvent, listening
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.step import BuildContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
-from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import SCHEMA
+from ft_pipeline.tables.finished_tables import finished_table
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS, parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
@@ -39,7 +40,7 @@ TABLES = {
 }
 COLUMNS: dict[str, set[str]] = {
     **{f"raw_{name}": {field for field, _, _ in lineage.raw_schema(name)} for name in FORMATS},
-    **{name: {*(column for column, _, _ in describe_columns(name)), "id"} for name in FORMATS},
+    **{name: {*finished_table(name).descriptions} for name in FORMATS},
     "conversations": set(SCHEMA.names),
     "teacher_answers": set(ANSWERS.names),
     "distilled": set(DISTILLED.names),
@@ -133,7 +134,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
     (raw / "foreign.yaml").write_text("columns: {question: instruction}\n", encoding="utf-8")
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [step.asset for step in steps.values()],
+            [*ASSETS.values()],
             instance=instance,
             resources=RESOURCES,
             selection=["raw_alpaca", "alpaca"],
@@ -155,7 +156,7 @@ def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None
 
 def materialize_pairs(steps: dict, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """Materialize the table of preference pairs."""
-    assets = [step.asset for step in steps.values()]
+    assets = [*ASSETS.values()]
     selection = ["raw_preferences", "preferences"]
     return dg.materialize(assets, instance=instance, resources=RESOURCES, selection=selection, raise_on_error=False)
 
@@ -164,7 +165,7 @@ def test_a_page_that_cannot_be_shown_fails_no_finished_table(steps: dict, monkey
     def show(artifact: Artifact) -> dict:
         raise KeyError("languages")
 
-    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], show=show))
+    monkeypatch.setitem(steps, "preferences", replace(steps["preferences"], page=show))
     notes: list[StepEvent] = []
     with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, notes.append):
         result = materialize_pairs(steps, instance)
@@ -194,7 +195,7 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         add_partitions(instance, ["qlora"])
         result = dg.materialize(
-            [step.asset for step in steps.values()],
+            [*ASSETS.values()],
             instance=instance,
             resources=RESOURCES,
             selection=["raw_text", "experiment"],

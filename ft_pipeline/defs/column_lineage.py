@@ -31,14 +31,6 @@ TOKEN_COLUMNS = {
     "answer": ("str", "For distill: the answer whose tokens train"),
 }
 """The columns of `training_data`: type and content."""
-ANSWER_COLUMNS = {
-    "id": ("str", "The prompt's id in `unlabelled`"),
-    "prompt_messages": ("list<{role, content}>", "The prompt that the teacher received"),
-    "answer": ("str", "The teacher's answer"),
-    "file": ("str", "The prompt's file"),
-    "row": ("int", "The prompt's row number in the file"),
-}
-"""Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
 RAW_ROW_COLUMNS = ("file", "row")
 """Columns that locate the raw row."""
 UNCHANGED_COLUMNS = (TOOLS.name, TAGS.name)
