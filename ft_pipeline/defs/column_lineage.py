@@ -16,21 +16,6 @@ from ft_pipeline.training.objectives.registry import Column
 Lineage = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""
 
-TOKEN_COLUMNS = {
-    "id": ("str", "The row's id in its table"),
-    "source": ("str", "human, distilled, preferred, up, down, prompt, text, replay or teacher"),
-    "input_ids": ("list<int>", "The tokens that the model reads"),
-    "labels": ("list<int>", "The token where it is trained, -100 elsewhere"),
-    "rejected_ids": ("list<int>", "For a pair: the prompt and the rejected answer"),
-    "rejected_labels": ("list<int>", "For a pair: the rejected answer's tokens, -100 elsewhere"),
-    "conversation": ("str", "For grpo: the turns that rewards compare an answer with, as JSON"),
-    "top_ids": ("list<int>", "For distill: the teacher's most likely tokens at each trained token"),
-    "top_log_probabilities": ("list<float>", "For distill: their log probabilities"),
-    "rest": ("list<float>", "For distill: the probability of all other tokens at each trained token"),
-    "teacher_prompt": ("str", "For distill: what the teacher read before the answer"),
-    "answer": ("str", "For distill: the answer whose tokens train"),
-}
-"""The columns of `training_data`: type and content."""
 RAW_ROW_COLUMNS = ("file", "row")
 """Columns that locate the raw row."""
 UNCHANGED_COLUMNS = (TOOLS.name, TAGS.name)

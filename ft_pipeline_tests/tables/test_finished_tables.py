@@ -6,8 +6,6 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
-import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,8 +21,9 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.quarantine import Part, build_quarantine
 from ft_pipeline.tables.table_schemas import TableCheck, check_table
+from ft_pipeline.training.token_table import token_table
 from ft_pipeline_tests.distillation import material
-from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables
+from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables, spy_on_pandera
 
 TURNS = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}]
 ROW = {"split": "train", "group": "g", "messages": TURNS, "table": "alpaca", "file": "a.jsonl", "row": 1}
@@ -33,15 +32,7 @@ ROW = {"split": "train", "group": "g", "messages": TURNS, "table": "alpaca", "fi
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """The number of rows that pandera saw, by the name of their schema."""
-    rows: Counter[str] = Counter()
-    validate = pandera.DataFrameSchema.validate
-
-    def spy(schema: pandera.DataFrameSchema, frame: pd.DataFrame, *args: Any, **options: Any) -> pd.DataFrame:
-        rows[str(schema.name)] += len(frame)
-        return validate(schema, frame, *args, **options)
-
-    monkeypatch.setattr(pandera.DataFrameSchema, "validate", spy)
-    return rows
+    return spy_on_pandera(monkeypatch)
 
 
 def rows_in(folder: Path, name: str = "rows") -> int:
@@ -128,6 +119,14 @@ def test_an_account_that_does_not_add_up_fails_the_schema() -> None:
     assert check_table(FILES, pa.Table.from_pylist([account], FILES.arrow_schema)).passed
     check = check_table(FILES, pa.Table.from_pylist([account | {"read": 6}], FILES.arrow_schema))
     assert "row 1: read = accepted + quarantined + duplicates" in check.message and not check.passed
+
+
+def test_a_row_without_a_label_for_each_token_fails_the_schema() -> None:
+    table = token_table(["id", "source", "input_ids", "labels"])
+    row = {"id": "a", "source": "human", "input_ids": [1, 2], "labels": [-100, 2]}
+    assert check_table(table, pa.Table.from_pylist([row], table.arrow_schema)).passed
+    check = check_table(table, pa.Table.from_pylist([row, row | {"labels": [2]}], table.arrow_schema))
+    assert not check.passed and "row 2: a label for each token" in check.message
 
 
 def test_a_row_that_stands_in_two_batches_fails_unless_it_may_repeat() -> None:
