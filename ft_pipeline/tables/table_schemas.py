@@ -102,10 +102,11 @@ class TableCheck:
     def result(self, may_repeat: np.ndarray | None = None) -> CheckResult:
         """Return whether all rows passed. may_repeat: a bool per row, whether it may be equal to others."""
         if self._keys:
-            keys = np.concatenate(self._keys)
-            rows = np.arange(len(keys)) if may_repeat is None else np.flatnonzero(~may_repeat)
             name = ", ".join(self._table.unique)
-            frame = pd.DataFrame({name: keys[rows]}, index=rows)
+            frame = pd.DataFrame({name: np.concatenate(self._keys)}, copy=False)
+            self._keys.clear()
+            if may_repeat is not None and may_repeat.any():
+                frame = frame[~may_repeat]
             self._validate(pandera.DataFrameSchema({name: pandera.Column(np.uint64, unique=True)}), frame, 0)
         if not self._failures:
             return CheckResult(True, f"{self._table.name}: {self._rows:,} rows, as declared", 0)
@@ -116,7 +117,7 @@ class TableCheck:
     def _validate(self, table_schema: pandera.DataFrameSchema, frame: pd.DataFrame, begin: int) -> None:
         """Validate rows. begin: the number of rows of the table before them."""
         try:
-            table_schema.validate(frame, lazy=True)
+            table_schema.validate(frame, lazy=True, inplace=True)
         except pandera.errors.SchemaErrors as error:
             cases = error.failure_cases
             is_cell = cases["schema_context"] == "Column"

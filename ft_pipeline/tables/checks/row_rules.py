@@ -225,6 +225,7 @@ def _repeats_turn(rows: Rows) -> Found:
     In conversations of more than two turns, a repetition of one or two words (a greeting) is allowed.
     """
     messages, said = rows.columns["messages"], rows.views.said
+    assert said is not None
     roles = messages.flatten().field("role")
     spoken = np.flatnonzero(_flags(pc.is_in(roles, pa.array(["user", "assistant"]))))
     owners = _flags(pc.list_parent_indices(messages))[spoken]
@@ -276,7 +277,10 @@ def _last_text(rows: Rows, column: str, position: int) -> str:
 def _pattern_rule(
     code: str, message: str, fix: str, pattern: str, what: Callable[[Rows, str, int, str], str] = _matched_text
 ) -> RowRule:
-    return RowRule(code, message, fix, partial(_matching, pattern=pattern), partial(what, pattern=pattern), pattern)
+    def shown(rows: Rows, column: str, position: int) -> str:
+        return what(rows, column, position, pattern)
+
+    return RowRule(code, message, fix, partial(_matching, pattern=pattern), shown, pattern)
 
 
 REAL_ANSWER = "write a real answer, or remove the row"
