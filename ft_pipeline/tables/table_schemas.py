@@ -104,7 +104,6 @@ class TableCheck:
         if self._keys:
             name = ", ".join(self._table.unique)
             frame = pd.DataFrame({name: np.concatenate(self._keys)}, copy=False)
-            self._keys.clear()
             if may_repeat is not None and may_repeat.any():
                 frame = frame[~may_repeat]
             self._validate(pandera.DataFrameSchema({name: pandera.Column(np.uint64, unique=True)}), frame, 0)
