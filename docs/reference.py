@@ -33,6 +33,10 @@ One rule: **read = accepted + quarantined + duplicates**, for every file, always
 table `quarantine` with its file, row number, reason and raw text. A file that cannot be read is refused as a whole and
 fails its table's blocking check until it is fixed or removed.
 
+Rules judge what people wrote, row by row. pandera then checks every row of each finished table: columns, types, values
+that must be there, ids that stand once, and that the account of each file adds up. If its blocking check
+`matches_schema` fails, that is a defect of the pipeline and not of the data: report it.
+
 | format | folder | a row |
 |---|---|---|
 <!-- formats -->

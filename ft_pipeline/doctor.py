@@ -138,7 +138,7 @@ def _check_compute(_: Project) -> Finding:
 
 
 def _check_launcher(_: Project) -> Finding:
-    from ft_pipeline.tables.ray_tables import RAY_TABLES  # it imports pandera, which most commands do not need
+    from ft_pipeline.tables.ray_tables import RAY_TABLES  # its libraries take a second to load
 
     try:
         launcher_for("adapter", DeviceNeed())

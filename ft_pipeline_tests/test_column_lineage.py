@@ -27,7 +27,8 @@ from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import TARGET_COLUMNS, parse_sidecar
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-from ft_pipeline.training.training_data import _PAIR_SCHEMA, _SCHEMA
+from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
+from ft_pipeline.training.token_table import OF_EVERY_ROW, OF_PAIRS, token_table
 
 SFT = ("conversations", "base_model", "distilled", "text")
 TABLES = {
@@ -62,7 +63,12 @@ def raw_fields(asset: str, column: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("asset", "schema"),
-    [("conversations", SCHEMA), ("teacher_answers", ANSWERS), ("distilled", DISTILLED), ("training_data", _SCHEMA)],
+    [
+        ("conversations", SCHEMA),
+        ("teacher_answers", ANSWERS),
+        ("distilled", DISTILLED),
+        ("training_data", token_table(OF_EVERY_ROW).arrow_schema),
+    ],
 )
 def test_lineage_names_only_columns_of_the_table(asset: str, schema: pa.Schema) -> None:
     assert set(TABLES[asset]) <= set(schema.names)
@@ -94,9 +100,9 @@ def test_a_training_label_leads_back_to_raw_fields() -> None:
 @pytest.mark.parametrize(
     ("objective", "labels", "columns"),
     [
-        ("sft", {"conversations.messages"}, _SCHEMA.names),
-        ("cpt", {"text.text"}, _SCHEMA.names),
-        ("dpo", {"preferences.chosen"}, _PAIR_SCHEMA.names),
+        ("sft", {"conversations.messages"}, [*OF_EVERY_ROW]),
+        ("cpt", {"text.text"}, [*OF_EVERY_ROW]),
+        ("dpo", {"preferences.chosen"}, [*OF_EVERY_ROW, *OF_PAIRS]),
     ],
 )
 def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], columns: list[str]) -> None:
@@ -104,7 +110,7 @@ def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], co
     sources = OBJECTIVES[objective].lineage_from(inputs[objective])
     assert {".".join(source) for source in sources["labels"]} == labels
     assert set(sources) == set(columns) - {"source"}
-    assert set(columns) <= set(lineage.TOKEN_COLUMNS)
+    assert set(columns) <= set(TOKEN_COLUMNS)
 
 
 def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None:

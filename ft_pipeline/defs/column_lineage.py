@@ -9,37 +9,13 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from ft_pipeline.execution.dagster_names import asset_key
-from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS, type_name
+from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.training.objectives.registry import Column
 
 Lineage = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""
 
-TOKEN_COLUMNS = {
-    "id": ("str", "The row's id in its table"),
-    "source": ("str", "human, distilled, preferred, up, down, prompt, text, replay or teacher"),
-    "input_ids": ("list<int>", "The tokens that the model reads"),
-    "labels": ("list<int>", "The token where it is trained, -100 elsewhere"),
-    "rejected_ids": ("list<int>", "For a pair: the prompt and the rejected answer"),
-    "rejected_labels": ("list<int>", "For a pair: the rejected answer's tokens, -100 elsewhere"),
-    "conversation": ("str", "For grpo: the turns that rewards compare an answer with, as JSON"),
-    "top_ids": ("list<int>", "For distill: the teacher's most likely tokens at each trained token"),
-    "top_log_probabilities": ("list<float>", "For distill: their log probabilities"),
-    "rest": ("list<float>", "For distill: the probability of all other tokens at each trained token"),
-    "teacher_prompt": ("str", "For distill: what the teacher read before the answer"),
-    "answer": ("str", "For distill: the answer whose tokens train"),
-}
-"""The columns of `training_data`: type and content."""
-ANSWER_COLUMNS = {
-    "id": ("str", "The prompt's id in `unlabelled`"),
-    "prompt_messages": ("list<{role, content}>", "The prompt that the teacher received"),
-    **{column.name: (type_name(column.arrow_type), column.description) for column in (TOOLS, TAGS)},
-    "answer": ("str", "The teacher's answer"),
-    "file": ("str", "The prompt's file"),
-    "row": ("int", "The prompt's row number in the file"),
-}
-"""Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
 RAW_ROW_COLUMNS = ("file", "row")
 """Columns that locate the raw row."""
 UNCHANGED_COLUMNS = (TOOLS.name, TAGS.name)

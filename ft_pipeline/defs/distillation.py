@@ -4,13 +4,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, column_lineage, distilled_lineage
+from ft_pipeline.defs.column_lineage import answers_lineage, column_lineage, distilled_lineage
+from ft_pipeline.defs.table_pages import MATCHES_SCHEMA
 from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
-from ft_pipeline.distillation.answer_table import count_prompts
-from ft_pipeline.distillation.distill import distill
+from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
+from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
-from ft_pipeline.execution.metadata import table, table_columns
+from ft_pipeline.execution.metadata import declared_columns, table
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.generation_config import ignored_while_decoding
@@ -18,7 +19,6 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.tables.checks.content_checks import describe_columns
 
 SHOWN_ANSWERS = 20
 """Number of answers on the asset's page."""
@@ -37,6 +37,7 @@ ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
     deps=["unlabelled", "conversations"],
     kinds={"pytorch", "huggingface"},
     code_version="3",
+    checks=[MATCHES_SCHEMA],
     gpu=lambda project: project.settings.teacher.endpoint is None,
     build=lambda build: answer_nothing(build.spec.config["teacher"], build.out),
     builds_here=lambda spec: spec.handling.get("prompts") == 0,
@@ -101,6 +102,7 @@ def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[
     checks=[
         CheckSpec("answers_accounted_for", "answers = kept + set aside."),
         CheckSpec("some_answers_kept", "At least one answer passed the filters.", blocking=False),
+        MATCHES_SCHEMA,
     ],
     build=lambda build: _build_distilled(build),
     show=lambda artifact: _distilled_metadata(artifact),
@@ -162,7 +164,7 @@ def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
         "answers_shown": table(answers),
         **{key: value for key, value in artifact.summary.items() if key not in NOT_SHOWN},
         "dagster/column_lineage": column_lineage(answers_lineage()),
-        **table_columns([(name, *content) for name, content in ANSWER_COLUMNS.items()]),
+        **declared_columns(TEACHER_ANSWERS),
     }
 
 
@@ -180,5 +182,5 @@ def _distilled_metadata(artifact: Artifact) -> dict[str, Any]:
         **{key: summary[key] for key in keys},
         "dagster/row_count": summary["kept"],
         "dagster/column_lineage": column_lineage(distilled_lineage()),
-        **table_columns(describe_columns("conversations")),
+        **declared_columns(DISTILLED_TABLE),
     }

@@ -7,13 +7,20 @@ import dagster as dg
 
 from ft_pipeline import plotting, small_plots
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
-from ft_pipeline.execution.metadata import beginning_with, small_picture, table, table_columns
+from ft_pipeline.execution.metadata import beginning_with, declared_columns, small_picture, table
+from ft_pipeline.step import CheckSpec
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 from ft_pipeline.tables.conversations import count_words
+from ft_pipeline.tables.finished_tables import CONVERSATIONS, FILES, QUARANTINE, FinishedTable, finished_table
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.quarantine import Part, overview
 
+MATCHES_SCHEMA = CheckSpec(
+    "matches_schema",
+    "pandera: every row has the columns, types and values that the table declares, and no id stands twice.",
+    optional=True,
+)
+"""Artifacts of older versions have no result."""
 QUARANTINE_HELP = "ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 EXAMPLE_ROWS = 5
 """Rows of a table on its page."""
@@ -21,7 +28,18 @@ QUARANTINED_EXAMPLES = 3
 """Rows of the quarantine at the top of its page, of different reasons."""
 ROWS_TO_LOOK_AT = 5
 """Rows of each list of `ft inspect` that a page shows."""
-_ROWS = beginning_with(QUARANTINE_COLUMNS, "message", "raw")
+ACCOUNT_COLUMNS = {
+    "table": "The table, and the folder under data/raw",
+    **{name: FILES.descriptions[name] for name in ("file", "status", "read", "accepted", "quarantined", "duplicates")},
+    "later": "Accepted rows that `conversations` sets aside: duplicates across tables, overlap with held-out rows",
+    "reasons": "Rows by code, most frequent first",
+    "refused": "Why the whole file is refused, and what to do",
+    "code": QUARANTINE.descriptions["code"],
+    "count": "Number of rows",
+    "rows": "Row numbers in the file, counted from 1",
+    "meaning": "What the code means",
+}
+_ROWS = beginning_with(QUARANTINE.descriptions, "message", "raw")
 _FILES = beginning_with(ACCOUNT_COLUMNS, "file", "quarantined", "duplicates")
 _LOCATIONS = beginning_with(ACCOUNT_COLUMNS, "code", "count", "file")
 """The columns of rows, files and reasons that a page shows first."""
@@ -32,16 +50,16 @@ _BEHIND_THE_TEXTS = {"group", "tags", "table", "file", "row"}
 def table_metadata(artifact: Artifact) -> dict[str, Any]:
     """Return the page of a table: example rows, warnings, files, and what was set aside."""
     summary = artifact.summary
-    columns = describe_columns(artifact.kind)
+    declared = finished_table(artifact.kind)
     unused_rows = overview(Part(artifact.kind, artifact.path))
     metadata: dict[str, Any] = {
-        "preview": _example_rows(summary["preview"], columns),
+        "preview": _example_rows(summary["preview"], declared),
         "warnings": _warning_table(summary["warnings"]),
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
         "files": table([_for_own_page(account) for account in unused_rows["accounts"]], _FILES),
         "dagster/row_count": summary["accepted"],
         "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
-        **table_columns(columns),
+        **declared_columns(declared),
     }
     if unused_rows["where"]:
         metadata["set_aside_where"] = table([_for_own_page(location) for location in unused_rows["where"]], _LOCATIONS)
@@ -49,9 +67,13 @@ def table_metadata(artifact: Artifact) -> dict[str, Any]:
     return metadata | language_table(summary)
 
 
-def _example_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> dg.MetadataValue:
+def _example_rows(rows: Sequence[Mapping[str, Any]], declared: FinishedTable) -> dg.MetadataValue:
     """The first rows, without their ids and the columns that are empty in all of them."""
-    shown = {name: text for name, _, text in columns if name != "id" and any(row.get(name) for row in rows)}
+    shown = {
+        name: text
+        for name, text in declared.descriptions.items()
+        if name != "id" and any(row.get(name) for row in rows)
+    }
     texts = beginning_with(shown, *(name for name in shown if name not in _BEHIND_THE_TEXTS))
     return table([{name: row.get(name) for name in texts} for row in rows[:EXAMPLE_ROWS]], texts)
 
@@ -94,9 +116,8 @@ def conversations_metadata(artifact: Artifact) -> dict[str, Any]:
     """Return the page of the conversations: example rows, splits, warnings, and rows to look at."""
     summary = artifact.summary
     edges, counts = plotting.histogram(count_words(artifact.path))
-    columns = describe_columns("conversations")
     return {
-        "preview": _example_rows(summary["preview"], columns),
+        "preview": _example_rows(summary["preview"], CONVERSATIONS),
         "splits": _split_table(summary["tables"]),
         "warnings": _warning_table(summary["warnings"]),
         **_rows_to_look_at(artifact),
@@ -105,7 +126,7 @@ def conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         **language_table(summary),
         "dagster/row_count": summary["accepted"],
         "dagster/column_lineage": column_lineage(conversations_lineage()),
-        **table_columns(columns),
+        **declared_columns(CONVERSATIONS),
     }
 
 
@@ -142,7 +163,7 @@ def quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
         "where": table(summary["where"], _LOCATIONS),
         "more_examples": table(others, _ROWS) if others else None,
         "dagster/row_count": summary["rows"],
-        **table_columns(describe_columns("quarantine")),
+        **declared_columns(QUARANTINE),
     }
 
 

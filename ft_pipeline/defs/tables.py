@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
-from ft_pipeline.defs.table_pages import conversations_metadata, quarantine_metadata, table_metadata
+from ft_pipeline.defs.table_pages import MATCHES_SCHEMA, conversations_metadata, quarantine_metadata, table_metadata
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.evaluation.scoring.task_files import read_task_texts
 from ft_pipeline.execution.step_asset import step
@@ -52,6 +52,7 @@ TABLE_CHECKS = (
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
     CheckSpec("quarantined_share", "The share of quarantined rows is within the limit (max_quarantined)."),
     CheckSpec("some_rows_accepted", "A folder with files yields at least one row."),
+    MATCHES_SCHEMA,
 )
 
 
@@ -152,13 +153,14 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
 @step(
     stage="tables",
     deps=CONVERSATIONAL,
-    kinds={"duckdb", "parquet"},
+    kinds={"duckdb", "pandera", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
     code_version="4",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),
         CheckSpec("every_split_has_rows", "Train, validation and test each have rows."),
+        MATCHES_SCHEMA,
     ],
     build=lambda build: _build_conversations(build),
     show=conversations_metadata,
@@ -260,6 +262,7 @@ def _moved_rows(build: BuildContext) -> list[RowWarning]:
     deps=[*FORMATS, "conversations"],
     kinds={"duckdb", "parquet"},
     code_version="2",
+    checks=[MATCHES_SCHEMA],
     automation=FOLLOW_ALL_INPUTS,
     build=lambda build: build_quarantine(
         [Part(name, folder, build.spec.inputs[name][1]) for name, folder in build.inputs.items()], build.out

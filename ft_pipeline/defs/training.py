@@ -5,9 +5,10 @@ from typing import Any
 
 from ft_pipeline import small_plots
 from ft_pipeline.audit.changes import flatten_settings
-from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS, column_lineage
+from ft_pipeline.defs.column_lineage import column_lineage
 from ft_pipeline.defs.distill_specs import asks_a_teacher
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
+from ft_pipeline.defs.table_pages import MATCHES_SCHEMA
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
@@ -17,7 +18,7 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.execution.metadata import prose, sentences, small_picture, table, table_columns
+from ft_pipeline.execution.metadata import declared_columns, prose, sentences, small_picture, table
 from ft_pipeline.execution.step_asset import asset_of, step
 from ft_pipeline.pace import format_duration
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -32,6 +33,7 @@ from ft_pipeline.training.memory.rank_share import describe_ranks
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.reading_teacher import reading_teacher
 from ft_pipeline.training.step_history import hindsight, measured_steps
+from ft_pipeline.training.token_table import COLUMNS, token_table
 
 TOKEN_CHECKS = (
     CheckSpec("no_over_length", "No row that trains is longer than max_length."),
@@ -43,6 +45,7 @@ TOKEN_CHECKS = (
     CheckSpec("prompts_masked", "No token of a prompt is trained."),
     CheckSpec("calls_read_back", "Every trained call of a tool reads back equal from its tokens.", optional=True),
     CheckSpec("ids_in_vocabulary", "The model has an embedding for every token."),
+    MATCHES_SCHEMA,
 )
 _LENGTHS = "tokens per row"
 _TRAINING_NUMBERS = (
@@ -236,7 +239,7 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
     audit = artifact.summary["audit"]
     objective = artifact.spec["config"]["experiment"]["objective"]
     lineage = OBJECTIVES[objective].lineage_from(artifact.inputs)
-    columns = [name for name in TOKEN_COLUMNS if name == "source" or name in lineage]
+    columns = [name for name in COLUMNS if name == "source" or name in lineage]
     return {
         "example": audit["example"]["marked"],
         "rows": audit["rows"],
@@ -249,7 +252,7 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
         "split_by_turn": audit["split_by_turn"] or None,
         "reasoning": audit["reasoning"]["message"] or None,
         "dagster/column_lineage": column_lineage(lineage),
-        **table_columns([(name, *TOKEN_COLUMNS[name]) for name in columns]),
+        **declared_columns(token_table(columns)),
     }
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +10,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.store.parquet_files import open_parquet
+from ft_pipeline.tables.accounts import CheckResult
+from ft_pipeline.tables.finished_tables import FinishedTable
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.formats.base import Column
 
 BATCH_ROWS = 1000
 """Rows in memory at a time."""
-ANSWERS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("sample", pa.int16()),
-        ("prompt_messages", MESSAGES),
-        ("tools", TOOLS.arrow_type),
-        ("tags", TAGS.arrow_type),
-        ("answer", pa.string()),
-        ("finish_reason", pa.string()),
-        ("failure", pa.string()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("prompt_tokens", pa.int32()),
-        ("answer_tokens", pa.int32()),
-        ("answered_at", pa.string()),
-        ("request_id", pa.string()),
-        ("reply_model", pa.string()),
-        ("reference", pa.string()),
-    ]
+TEACHER_ANSWERS = FinishedTable(
+    "teacher_answers",
+    (
+        Column("id", "The prompt's id in `unlabelled`"),
+        Column("sample", "Number of the answer among several answers to one prompt, from 0", pa.int16(), minimum=0),
+        Column("prompt_messages", "The prompt that the teacher received", MESSAGES),
+        TOOLS,
+        TAGS,
+        Column("answer", "The teacher's answer"),
+        Column(
+            "finish_reason",
+            "length: cut off. context: prompt and answer together do not fit the model, which was not asked",
+            values=("stop", "length", "context", "failed"),
+        ),
+        Column("failure", "Why it failed", nullable=True),
+        Column("file", "The prompt's file"),
+        Column("row", "The prompt's row number in the file", pa.int64(), minimum=1),
+        Column("prompt_tokens", "Tokens of the prompt", pa.int32(), nullable=True),
+        Column("answer_tokens", "Tokens of the answer", pa.int32(), nullable=True),
+        Column("answered_at", "Time of an endpoint's answer (UTC, ISO 8601)", nullable=True),
+        Column("request_id", "The endpoint's id of the request", nullable=True),
+        Column("reply_model", "The model that the endpoint names", nullable=True),
+        Column("reference", "The right answer to the prompt, if its row has one", nullable=True),
+    ),
+    unique=("id", "sample"),
 )
-"""sample: number of the answer among several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off),
-`context` (prompt and answer together do not fit the model, which was not asked) or `failed` (`failure` gives the
-reason). answered_at (UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers
-can be reproduced, so their time has no meaning. reference: the right answer to the prompt, if its row has one."""
+"""A local model's answers can be reproduced, so that their time has no meaning, and is not set."""
+ANSWERS = TEACHER_ANSWERS.arrow_schema
 FILE_NAME = "answers.parquet"
 
 
@@ -71,14 +79,19 @@ def calling_answer_columns(calls: Sequence[Mapping[str, str]]) -> dict[str, Any]
     return {"answer": "", "finish_reason": "failed", "failure": failure}
 
 
-def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:
-    """Write answers.parquet into `out`, with one batch in memory at a time."""
-    write_rows(rows, out / FILE_NAME, ANSWERS)
+def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Write answers.parquet into `out`, with one batch in memory at a time. Return the checks for the summary."""
+    return {"matches_schema": asdict(write_rows(rows, out / FILE_NAME, TEACHER_ANSWERS))}
 
 
-def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None:
-    """Write a Parquet file, with one batch in memory at a time."""
-    remaining = iter(rows)
+def write_rows(rows: Iterable[dict[str, Any]], path: Path, table: FinishedTable) -> CheckResult:
+    """Write a Parquet file, with one batch in memory at a time. Return whether its rows are as declared."""
+    from ft_pipeline.tables.table_schemas import TableCheck  # pandera takes a second to load
+
+    remaining, schema, check = iter(rows), table.arrow_schema, TableCheck(table)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(itertools.islice(remaining, BATCH_ROWS)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            written = pa.Table.from_pylist(batch, schema=schema)
+            check.add(written)
+            writer.write_table(written)
+    return check.result()

@@ -6,12 +6,12 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,33 +20,34 @@ from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
 from ft_pipeline.distillation.best_of_n import agreements, best_of
 from ft_pipeline.distillation.judged_answers import TABLE, JudgedAnswers, Reason
-from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
-from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
+from ft_pipeline.tables.accounts import CheckResult
+from ft_pipeline.tables.checks.row_rules import Rows, find_faults
 from ft_pipeline.tables.dedup.keys import Keys, group_names, keys_of_messages, merge
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
+from ft_pipeline.tables.finished_tables import CONVERSATIONS, CONVERSATIONS_SET_ASIDE
 from ft_pipeline.tables.formats import sharegpt
-from ft_pipeline.tables.formats.arrow_schema import read_columns
+from ft_pipeline.tables.formats.arrow_schema import columns_of, read_columns
+from ft_pipeline.tables.formats.base import Column
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.raw_text import raw_json
+from ft_pipeline.tables.table_schemas import together
 
-DISTILLED = pa.schema(
-    [
-        *SCHEMA,
-        ("teacher", pa.string()),
-        ("teacher_fingerprint", pa.string()),
-        ("prompt_sha256", pa.string()),
-        ("template_sha256", pa.string()),
-        ("sampling", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("answer_tokens", pa.int32()),
-        ("endpoint_host", pa.string()),
-        ("answered_at", pa.string()),
-        ("request_id", pa.string()),
-    ]
+DISTILLED_TABLE = CONVERSATIONS.with_columns(
+    "distilled",
+    Column("teacher", "The teacher's name"),
+    Column("teacher_fingerprint", "Hash of a local model, or of an endpoint's address and model name", nullable=True),
+    Column("prompt_sha256", "Hash of the teacher's system prompt and examples"),
+    Column("template_sha256", "Hash of the chat template, or of the text around an endpoint's prompts", nullable=True),
+    Column("sampling", "The teacher's sampling, as JSON"),
+    Column("prompt_tokens", "Tokens of the prompt", pa.int32(), nullable=True),
+    Column("answer_tokens", "Tokens of the answer", pa.int32(), nullable=True),
+    Column("endpoint_host", "The endpoint's host", nullable=True),
+    Column("answered_at", "Time of an endpoint's answer (UTC, ISO 8601)", nullable=True),
+    Column("request_id", "The endpoint's id of the request", nullable=True),
 )
-"""A conversation and the origin of its answer. `sampling` is JSON. `template_sha256` is the hash of the chat template,
-or, for an endpoint, which does not show its template, the hash of the text around each prompt."""
+"""A conversation and the origin of its answer."""
+DISTILLED = DISTILLED_TABLE.arrow_schema
 COPIED_COLUMNS = ("tools", "tags", "file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
 """Columns that a kept row takes unchanged from answers.parquet. Answers of older versions have no tools and tags."""
 SAMPLES = 8
@@ -71,9 +72,12 @@ def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[s
     _set_aside_copies_of_human_rows(judged, human)
     _set_aside_all_but_best(judged)
     _set_aside_duplicates(judged)
-    write_rows(_kept_rows(judged, _provenance(teacher, teacher_facts)), out / "rows.parquet", DISTILLED)
-    write_rows(_set_aside_rows(judged), out / "set_aside.parquet", ASIDE_SCHEMA)
-    return _summary(judged, context, out)
+    kept = _kept_rows(judged, _provenance(teacher, teacher_facts))
+    check = together(
+        write_rows(kept, out / "rows.parquet", DISTILLED_TABLE),
+        write_rows(_set_aside_rows(judged), out / "set_aside.parquet", CONVERSATIONS_SET_ASIDE),
+    )
+    return _summary(judged, context, out, check)
 
 
 def _read_human_rows(conversations: Path) -> pa.Table:
@@ -135,10 +139,10 @@ def _set_aside_filtered(judged: JudgedAnswers, context: answer_filters.Context) 
 def _set_aside_invalid(judged: JudgedAnswers) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
     for batch in judged.batches(judged.kept):
-        frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in batch], dtype=object)})
-        frame["tools"] = pd.Series([answer.columns.get("tools") for answer in batch], dtype=TEXT)
-        frame["tags"] = pd.Series([answer.columns.get("tags") for answer in batch], dtype=object)
-        for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
+        records = [(answer.messages, answer.columns.get("tools"), answer.columns.get("tags")) for answer in batch]
+        columns = columns_of(sharegpt.FORMAT, records)
+        rows = Rows.of(sharegpt.FORMAT, columns, sharegpt.FORMAT.comparison_texts(columns))
+        for position, fault in find_faults(rows, frozenset()).items():
             judged.reasons[batch[position].position] = Reason(fault.code, fault.message)
 
 
@@ -226,7 +230,7 @@ def _set_aside_rows(judged: JudgedAnswers) -> Iterator[dict[str, Any]]:
             }
 
 
-def _summary(judged: JudgedAnswers, context: answer_filters.Context, out: Path) -> dict[str, Any]:
+def _summary(judged: JudgedAnswers, context: answer_filters.Context, out: Path, check: CheckResult) -> dict[str, Any]:
     kept, set_aside = judged.kept, judged.set_aside
     reasons = dict(sorted(Counter(reason.code for reason in judged.reasons.values()).items()))
     return {
@@ -247,6 +251,7 @@ def _summary(judged: JudgedAnswers, context: answer_filters.Context, out: Path) 
         "checks": {
             "answers_accounted_for": _check_accounted_for(len(judged), out),
             "some_answers_kept": _check_some_kept(len(kept), len(judged), reasons),
+            "matches_schema": asdict(check),
         },
     }
 

@@ -36,12 +36,13 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
     requests = (request for _, request in _requests(unlabelled, teacher_prompt))
     with AnswerLog.open(log_folder(job.shared or job.work, teacher), job.report.log) as log:
         totals = send_requests(log, requests, wanted, teacher, job)
-        write_answers(_answer_rows(log, unlabelled, teacher_prompt), job.out)
+        checks = write_answers(_answer_rows(log, unlabelled, teacher_prompt), job.out)
         return {
             "prompts": prompts,
             "wanted": wanted,
             **run_summary(totals),
             **spending_summary(log, teacher),
+            "checks": checks,
         }
 
 

@@ -35,7 +35,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
     rows = list(read_prompts(job.inputs["unlabelled"]))
     answers, resumed = generate_missing(job, rows, teacher_prompt)
     samples = range(teacher_prompt.teacher.answers_per_prompt)
-    write_answers(
+    checks = write_answers(
         (_answer_row(row, sample, answers[answer_key(row["id"], sample)]) for row in rows for sample in samples),
         job.out,
     )
@@ -50,6 +50,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
         "resumed": resumed,
         "engine": "transformers",
+        "checks": checks,
     }
 
 

@@ -16,9 +16,9 @@ def answer_nothing(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
     config: TeacherSettings, as in a spec.
     """
-    write_answers([], out)
+    checks = write_answers([], out)
     write_facts(TeacherPrompt(TeacherSettings.model_validate(config), []), None, out)
-    return {"prompts": 0, "wanted": 0, "answered": 0, "seconds": 0.0, "answer_tokens": 0}
+    return {"prompts": 0, "wanted": 0, "answered": 0, "seconds": 0.0, "answer_tokens": 0, "checks": checks}
 
 
 def write_facts(teacher_prompt: TeacherPrompt, template: str | None, out: Path) -> None:

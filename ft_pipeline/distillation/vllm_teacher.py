@@ -77,7 +77,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt, engine: Engine) -> dict[
                 lambda: _WatchedEndpoint(server, teacher, extra), log, requests, len(requests), teacher, job.report
             )
         answers = [plan.answer_row(planned, log) for planned in plan.answers]
-    write_answers(answers, job.out)
+    checks = write_answers(answers, job.out)
     tokens = sum(answer["answer_tokens"] or 0 for answer in answers)
     return {
         "prompts": len(rows),
@@ -88,6 +88,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt, engine: Engine) -> dict[
         "tokens_per_second": round(tokens / totals.seconds, 1) if missing else 0.0,
         "resumed": resumed,
         "engine": "vllm",
+        "checks": checks,
     }
 
 

@@ -161,7 +161,7 @@ def _allow_what_theirs_trains(data: DataSet, path: Path, report: ImportReport) -
 
     None, if at most MAX_QUARANTINED of the rows would be set aside: these are better left out.
     """
-    from ft_pipeline.tables.validate import validate_file  # imports pandera, which other commands do not need
+    from ft_pipeline.tables.validate import validate_file  # its libraries take a second to load
 
     account = validate_file(path, data.data_format, data_dir=path.parent).account
     if account.quarantined <= MAX_QUARANTINED * account.read:

@@ -26,6 +26,8 @@ from ft_pipeline.execution.page_layout import (
 from ft_pipeline.page import Page, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.tables.finished_tables import FinishedTable
+from ft_pipeline.tables.formats.arrow_schema import type_name
 
 PREVIEW_CHARACTERS = 300
 """Maximum characters of a cell in a table."""
@@ -188,6 +190,30 @@ def table_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     if not dagster_settings().columns:
         return {}
     return {"dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(*column) for column in columns])}
+
+
+def declared_columns(declared: FinishedTable) -> dict[str, Any]:
+    """Return Dagster's schema of a finished table, as `table_columns` does, with what its pandera schema demands."""
+    if not dagster_settings().columns:
+        return {}
+    from ft_pipeline.tables.table_schemas import schema  # pandera takes a second to load
+
+    checked = schema(declared)
+    columns = [
+        dg.TableColumn(
+            column.name,
+            type_name(column.arrow_type),
+            column.description,
+            dg.TableColumnConstraints(
+                nullable=column.nullable,
+                unique=declared.unique == (column.name,),
+                other=[check.name for check in checked.columns[column.name].checks],
+            ),
+        )
+        for column in declared.columns
+    ]
+    of_rows = dg.TableConstraints(other=[check.name for check in checked.checks])
+    return {"dagster/column_schema": dg.TableSchema(columns=columns, constraints=of_rows)}
 
 
 def _cell(value: Any) -> str | int | float | bool:

@@ -191,7 +191,7 @@ def _check(
     """Return why the tables would set calls aside, and warnings, both by id. The code is that of the tables."""
     if not lines:
         return {}, {}
-    from ft_pipeline.tables.process_batch import SIDECAR_HINT, process_batch  # pandera takes a second to load
+    from ft_pipeline.tables.process_batch import SIDECAR_HINT, process_batch  # its libraries take a second to load
 
     identities, sidecar = list(lines), Sidecar()
     calls, feedback = [call for call, _ in lines.values()], [logged for _, logged in lines.values()]

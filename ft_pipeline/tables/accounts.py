@@ -63,7 +63,7 @@ class TableReport:
     data_format: str
     files: list[FileAccount]
     checks: dict[str, CheckResult]
-    """Keys: all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted."""
+    """Keys: all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted, matches_schema."""
     warnings: list[RowWarning]
     preview: list[dict[str, Any]]
     """The first accepted rows, with long texts shortened."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.folder_cache import FolderCache
-from ft_pipeline.tables.accounts import FileAccount, TableReport
+from ft_pipeline.tables.accounts import CheckResult, FileAccount, TableReport
 from ft_pipeline.tables.dedup.keys import write_keys
 from ft_pipeline.tables.dedup.sharding import Shards
 from ft_pipeline.tables.duplicates import (
@@ -24,9 +24,9 @@ from ft_pipeline.tables.duplicates import (
     fill_accounts,
     flag_duplicates,
 )
-from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.file_result import FileResult, SourceFile
 from ft_pipeline.tables.file_task import MapFiles, map_files
-from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
+from ft_pipeline.tables.finished_tables import FILES, SET_ASIDE, table_of_format
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import RowsDigest
@@ -36,40 +36,13 @@ from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.table_checks import table_checks
+from ft_pipeline.tables.table_schemas import TableCheck, check_table, together
 
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
 """Options for writing rows.parquet."""
 PREVIEW_ROWS = 10
 PREVIEW_CHARS = 200
 """Length to which a text in the preview is shortened."""
-SET_ASIDE = pa.schema(
-    [
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("code", pa.string()),
-        ("message", pa.string()),
-        ("raw", pa.string()),
-        ("copy_of", pa.string()),
-    ]
-)
-"""Columns of set_aside.parquet, see content_checks.QUARANTINE_COLUMNS."""
-FILES = pa.schema(
-    [
-        ("file", pa.string()),
-        ("sha256", pa.string()),
-        ("status", pa.string()),
-        ("read", pa.int64()),
-        ("accepted", pa.int64()),
-        ("quarantined", pa.int64()),
-        ("duplicates", pa.int64()),
-        ("error_code", pa.string()),
-        ("error_message", pa.string()),
-        ("max_quarantined", pa.float64()),
-        ("split", pa.string()),
-        ("allow", pa.list_(pa.string())),
-    ]
-)
-"""Columns of files.parquet: fields of FileAccount."""
 
 
 def build_table(
@@ -109,12 +82,13 @@ def build_table(
         readable = [file for file in results if not file.refused]
         flags = flag_duplicates(row_format, readable, shares, shards)
         fill_accounts(flags)
-        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet")
-        set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet")
+        rows_check, aside_check = TableCheck(table_of_format(row_format)), TableCheck(SET_ASIDE)
+        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet", rows_check)
+        set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet", aside_check)
         if row_format.is_conversational:
             write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
     accounts = [file.account for file in results]
-    _write_files(accounts, out / "files.parquet")
+    files_check = _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
     warnings += duplicate_warnings(readable)
     if row_format.is_conversational:
@@ -122,17 +96,26 @@ def build_table(
     languages = identify_languages(out / "rows.parquet", data_format)
     warnings += languages.warnings
     checks = table_checks(data_format, results, max_quarantined, written, set_aside)
+    may_repeat = np.repeat([_may_repeat(file) for file in readable], written).astype(bool)
+    checks["matches_schema"] = together(rows_check.result(may_repeat), aside_check.result(), files_check)
     return TableReport(
         data_format, accounts, checks, warnings, preview, rows_hash, languages.to_json(), ingestor.from_cache
     )
 
 
-def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
+def _may_repeat(file: FileResult) -> bool:
+    """Return whether rows of a file may be equal to others. Golden files are compared only with each other."""
+    return file.account.split == "test" or "duplicate" in file.sidecar.allow
+
+
+def _write_rows(
+    row_format: Format, flags: DuplicateFlags, path: Path, check: TableCheck
+) -> tuple[str, list[dict[str, Any]], list[int]]:
     """Write rows.parquet. Returns (hash of the rows, preview, number of rows written per file)."""
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
-    schema = schema_of(row_format, *ORIGIN)
-    with RowGroupWriter(path, schema, **PARQUET) as writer:
+    schema = table_of_format(row_format).arrow_schema
+    with RowGroupWriter(path, schema, check.add, **PARQUET) as writer:
         for index, file in enumerate(flags.files):
             stays, count, begin = flags.of_file(index)[0] == 0, 0, 0
             for batch in file.stored.row_batches():
@@ -167,16 +150,16 @@ def cut(value: Any) -> Any:
     return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path) -> list[int]:
+def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path, check: TableCheck) -> list[int]:
     """Write each file's faulty rows, then its duplicates and contradicting pairs. Returns the rows written per file."""
-    written = []
-    with RowGroupWriter(path, SET_ASIDE, compression="zstd") as writer:
+    schema, written = SET_ASIDE.arrow_schema, []
+    with RowGroupWriter(path, schema, check.add, compression="zstd") as writer:
         for index, file in enumerate(flags.files):
             count = 0
             for batch in file.aside_batches():
                 table = _with_file(pa.Table.from_batches([batch]), file.source.name)
                 copy_of = pa.nulls(table.num_rows, pa.string())
-                writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
+                writer.write_table(table.append_column("copy_of", copy_of).select(schema.names))
                 count += table.num_rows
             for copies in _copies(row_format, flags, index):
                 count += _write_tuples(writer, copies)
@@ -207,13 +190,16 @@ def _own(value: Any) -> Any:
 
 def _write_tuples(writer: RowGroupWriter, tuples: list[tuple]) -> int:
     if tuples:
-        arrays = [
-            pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), SET_ASIDE, strict=True)
-        ]
-        writer.write_table(pa.Table.from_arrays(arrays, schema=SET_ASIDE))
+        schema = SET_ASIDE.arrow_schema
+        arrays = [pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), schema, strict=True)]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return len(tuples)
 
 
-def _write_files(accounts: list[FileAccount], path: Path) -> None:
-    entries = [{name: getattr(account, name) for name in FILES.names} for account in accounts]
-    pq.write_table(pa.Table.from_pylist(entries, schema=FILES), path)
+def _write_files(accounts: list[FileAccount], path: Path) -> CheckResult:
+    schema = FILES.arrow_schema
+    table = pa.Table.from_pylist(
+        [{name: getattr(account, name) for name in schema.names} for account in accounts], schema
+    )
+    pq.write_table(table, path)
+    return check_table(FILES, table)

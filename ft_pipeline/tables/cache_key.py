@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("orjson", "pandas", "pandera", "pyarrow")
+_LIBRARIES = ("numpy", "orjson", "pyarrow")
 """Libraries that a result depends on."""
 
 

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
-from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut
+from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, cut
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.duplicates import conflicts
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.finished_tables import CONVERSATIONS, CONVERSATIONS_SET_ASIDE
+from ft_pipeline.tables.formats.arrow_schema import ORIGIN
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
@@ -32,25 +33,12 @@ from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS
+from ft_pipeline.tables.table_schemas import TableCheck, together
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("split", pa.string()),
-        ("group", pa.string()),
-        ("messages", MESSAGES),
-        ("tools", TOOLS.arrow_type),
-        ("tags", TAGS.arrow_type),
-        ("table", pa.string()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-    ]
-)
+SCHEMA = CONVERSATIONS.arrow_schema
 """Columns of rows.parquet."""
-ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
-"""Columns of set_aside.parquet, without the id."""
-ASIDE_WITH_ID = ASIDE_SCHEMA.append(pa.field("id", pa.string()))
-"""Columns of set_aside.parquet. By the id, a row is recognized that an older version of the table had in a split."""
+SET_ASIDE = CONVERSATIONS_SET_ASIDE.with_columns(CONVERSATIONS_SET_ASIDE.name, ORIGIN["id"])
+"""By the id, a row is recognized that an older version of the table had in a split."""
 
 
 @dataclass
@@ -67,7 +55,7 @@ class ConversationsReport:
     tables: dict[str, dict[str, int]]
     """Table → split → number of rows."""
     checks: dict[str, CheckResult]
-    """Keys: rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
+    """Keys: rows_accounted_for, no_prompt_straddles, every_split_has_rows, matches_schema."""
     warnings: list[RowWarning]
     rows_hash: str
     conflicting_rows: int = 0
@@ -118,14 +106,16 @@ class _Written:
     aside: int = 0
     digest: RowsDigest = field(default_factory=RowsDigest)
     preview: list[dict[str, Any]] = field(default_factory=list)
+    rows_check: TableCheck = field(default_factory=lambda: TableCheck(CONVERSATIONS))
+    aside_check: TableCheck = field(default_factory=lambda: TableCheck(SET_ASIDE))
 
 
 def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
     written, begin = _Written(), 0
     groups = rows.keys.group
     with (
-        RowGroupWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
-        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_WITH_ID, compression="zstd") as aside,
+        RowGroupWriter(out / "rows.parquet", SCHEMA, written.rows_check.add, **PARQUET) as kept_rows,
+        pq.ParquetWriter(out / "set_aside.parquet", SET_ASIDE.arrow_schema, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
             for source in table_batches(folder / "rows.parquet", FORMATS[name]):
@@ -151,7 +141,11 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
                     written.preview += [
                         cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()
                     ]
-                written.aside += _write_aside(aside, table, np.flatnonzero(~stays), assignment, begin)
+                if not stays.all():
+                    set_aside = _set_aside(table, np.flatnonzero(~stays), assignment, begin)
+                    written.aside_check.add(set_aside)
+                    aside.write_table(set_aside)
+                    written.aside += set_aside.num_rows
                 begin += source.num_rows
     pq.write_table(pa.table({"sequence": assignment.common}), out / COMMON)
     return written
@@ -161,11 +155,7 @@ def _names(indices: np.ndarray, names: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names)).cast(pa.string())
 
 
-def _write_aside(
-    writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, assignment: SplitAssignment, begin: int
-) -> int:
-    if not positions.size:
-        return 0
+def _set_aside(table: pa.Table, positions: np.ndarray, assignment: SplitAssignment, begin: int) -> pa.Table:
     entries = []
     for position, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
         message, copy_of = assignment.notes[begin + position]
@@ -174,8 +164,7 @@ def _write_aside(
         entries.append(
             {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
-    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_WITH_ID))
-    return len(entries)
+    return pa.Table.from_pylist(entries, schema=SET_ASIDE.arrow_schema)
 
 
 def _report(
@@ -198,6 +187,7 @@ def _report(
             "rows_accounted_for": _accounted(len(rows), written.rows, written.aside),
             "no_prompt_straddles": _straddling(rows, assignment, stays),
             "every_split_has_rows": _filled(splits, settings, bool(rows.golden.any())),
+            "matches_schema": together(written.rows_check.result(rows.lenient[stays]), written.aside_check.result()),
         },
         warnings=_warnings(conflicting_rows),
         rows_hash=written.digest.hexdigest(),

@@ -6,21 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from ft_pipeline.tables.checks import pii, placeholders
-from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
-from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
+from ft_pipeline.tables.checks.row_rules import Rows, find_faults
 from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of, usable
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.masking import Masker
 from ft_pipeline.tables.raw_text import expand_documents, raw_of
 from ft_pipeline.tables.reading.batches import Batch, divide
@@ -29,7 +25,7 @@ from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 
 SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
-"""The end of the messages of the schema's checks, which a sidecar can switch off."""
+"""The end of the messages of row rules, which a sidecar can switch off."""
 ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
 """Columns of the faulty rows."""
 
@@ -97,15 +93,15 @@ def process_batch(
     table, sources, faults = converted.columns, converted.sources, converted.faults
     own = _own(table, row_format)
     views = row_format.comparison_texts(own)
-    flags = prefilter_rows(row_format, own, views)
-    faults |= _close_look(row_format, table, sources, flags.faulty, sidecar)
+    looked_at = Rows.of(row_format, own, views)
+    faults |= _broken_rules(looked_at, sources, sidecar)
     faults |= _forgotten(table, sources, excluded)
     keep = np.isin(sources, list(faults), invert=True)
     if not keep.all():
         mask = pa.array(keep)
-        table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
-        own = _own(table, row_format)
-    rows = np.array(batch.rows, dtype=np.int64)[sources]
+        table, views = table.filter(mask).combine_chunks(), views.filter(mask)
+    numbers = np.array(batch.rows, dtype=np.int64)[sources]
+    rows = numbers[keep]
     result = BatchResult(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
@@ -115,8 +111,7 @@ def process_batch(
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
         masked=counts,
-        hints=_locate(pii.locate, own, rows, flags.personal[keep])
-        | _locate(placeholders.locate, own, rows, flags.faulty[keep]),
+        hints=_locate(looked_at, numbers, keep),
     )
     _describe(result, values, shapes, row_format, sidecar)
     if expand is not None:  # most documents have no keys of rows, and each call counts
@@ -151,20 +146,11 @@ def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:
     return {name: table[name].combine_chunks() for name in row_format.column_names}
 
 
-def _close_look(
-    row_format: Format, table: pa.Table, sources: np.ndarray, flagged: np.ndarray, sidecar: Sidecar
-) -> dict[int, Fault]:
-    """Return the faults that the format's schema finds in the flagged rows, by position in the batch."""
-    flagged_positions = np.flatnonzero(flagged)
-    if not flagged_positions.size:
-        return {}
-    frame = _frame(row_format, table.take(pa.array(flagged_positions)))
-    faults = find_faults(row_format, frame, sidecar.allow)
+def _broken_rules(rows: Rows, sources: np.ndarray, sidecar: Sidecar) -> dict[int, Fault]:
+    """Return the faults of the rows that break a rule, by position in the batch."""
     return {
-        int(sources[flagged_positions[position]]): replace(
-            fault, message=fault.message + SIDECAR_HINT.format(code=fault.code)
-        )
-        for position, fault in faults.items()
+        int(sources[position]): replace(fault, message=fault.message + SIDECAR_HINT.format(code=fault.code))
+        for position, fault in find_faults(rows, sidecar.allow).items()
     }
 
 
@@ -204,21 +190,6 @@ def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
     return reasons
 
 
-def _frame(row_format: Format, table: pa.Table) -> pd.DataFrame:
-    """Return rows as a DataFrame for pandera. Texts share their memory with the Arrow columns."""
-    series = {}
-    for column in row_format.columns:
-        values = table[column.name].combine_chunks()
-        if column.is_text:
-            series[column.name] = values.to_pandas(types_mapper=lambda _: TEXT)
-        else:
-            cells = np.empty(len(values), dtype=object)
-            items = values.to_pylist()
-            cells[:] = [plain(turns) for turns in items] if column.arrow_type == MESSAGES else items
-            series[column.name] = pd.Series(cells, dtype=object)
-    return pd.DataFrame(series)
-
-
 def _pairs(row_format: Format, table: pa.Table) -> np.ndarray:
     """Return BatchResult.pairs."""
     if row_format.pair_texts is None:
@@ -231,20 +202,15 @@ def _pairs(row_format: Format, table: pa.Table) -> np.ndarray:
     return np.stack([hash_texts(direction) for direction in directions], axis=1)
 
 
-def _locate(
-    locate: Callable[[pa.Array, np.ndarray], dict[str, list[int]]],
-    columns: dict[str, pa.Array],
-    rows: np.ndarray,
-    flagged: np.ndarray,
-) -> dict[str, list[int]]:
-    """Return the row numbers of what `locate` finds in the flagged rows, by code."""
+def _locate(looked_at: Rows, numbers: np.ndarray, keep: np.ndarray) -> dict[str, list[int]]:
+    """Return the row numbers of the kept rows with a warning, by its code. numbers, keep: of all rows."""
     rows_by_kind: dict[str, set[int]] = {}
-    flagged_positions = np.flatnonzero(flagged)
-    for column in columns.values():
-        texts, owners = strings_of(column.take(pa.array(flagged_positions)))
-        for kind, positions in locate(texts, owners).items():
-            rows_by_kind.setdefault(kind, set()).update(rows[flagged_positions[positions]].tolist())
-    return {kind: sorted(row_numbers) for kind, row_numbers in rows_by_kind.items()}
+    for texts, owners in looked_at.suspicious.values():
+        kept = keep[owners]
+        for locate in (pii.locate, placeholders.locate):
+            for kind, rows in locate(texts.filter(pa.array(kept)), numbers[owners[kept]]).items():
+                rows_by_kind.setdefault(kind, set()).update(rows)
+    return {kind: sorted(rows) for kind, rows in rows_by_kind.items()}
 
 
 def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:

@@ -1,7 +1,7 @@
 """Build one table of all unused rows of all tables, and a summary for finding a row in it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.store.parquet_files import open_parquet
-from ft_pipeline.tables.build import SET_ASIDE
+from ft_pipeline.tables.finished_tables import QUARANTINE
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
 from ft_pipeline.tables.row_groups import RowGroupWriter
+from ft_pipeline.tables.table_schemas import TableCheck
 
-SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
+SCHEMA = QUARANTINE.arrow_schema
 """Columns of the quarantine."""
 BATCH_ROWS = 4096
 """Rows in memory at a time."""
@@ -42,17 +43,17 @@ class Part:
 def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
     """Write all rows that the parts set aside to rows.parquet in `out`.
 
-    Returns the number of `rows` and the summary of QuarantineSummary.overview over all parts.
+    Returns the number of `rows`, `checks`, and the summary of QuarantineSummary.overview over all parts.
     """
-    summary, rows = QuarantineSummary(), 0
-    with RowGroupWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
+    summary, rows, check = QuarantineSummary(), 0, TableCheck(QUARANTINE)
+    with RowGroupWriter(out / "rows.parquet", SCHEMA, check.add, compression="zstd") as writer:
         for part in parts:
             summary.add_files(part)
             for batch in read_set_aside(part):
                 writer.write_table(batch)
                 summary.add(batch)
                 rows += batch.num_rows
-    return {"rows": rows, **summary.overview()}
+    return {"rows": rows, "checks": {"matches_schema": asdict(check.result())}, **summary.overview()}
 
 
 def overview(part: Part) -> dict[str, Any]:

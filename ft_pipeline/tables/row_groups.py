@@ -1,5 +1,6 @@
 """Writes a Parquet file in row groups of a good size, even if its rows come from thousands of small files."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,15 @@ GROUP_TABLES = 1000
 class RowGroupWriter:
     """Writes tables of one schema. They are joined, in order, so that a row group holds many small ones.
 
-    A thread compresses and writes a group while the next one is collected.
+    A thread checks, compresses and writes a group while the next one is collected.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, check: Callable[[pa.Table], None] | None = None, **options: Any
+    ) -> None:
+        """check: is given each row group before it is written."""
         self._writer = pq.ParquetWriter(path, schema, **options)
+        self._check = check
         self._thread = ThreadPoolExecutor(1)
         self._written: Future[None] | None = None
         self._tables: list[pa.Table] = []
@@ -56,6 +61,8 @@ class RowGroupWriter:
         self._tables, self._rows, self._bytes = [], 0, 0
 
     def _write(self, table: pa.Table) -> None:
+        if self._check:
+            self._check(table)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
     def _wait(self) -> None:

@@ -45,14 +45,6 @@ REFUSAL_PATTERN = (
 )
 """A stock refusal: an AI states what it cannot do, or one sentence declines and nothing follows."""
 
-REFUSAL_PROBE = (
-    r"(?i)as an? (?:ai|large language model|language model)|(?:just|only) an ai"
-    r"|i (?:cannot|can(?:'|’)t|am unable to|am not able to) (?:fulfil|comply with|assist with|help with)"
-)
-REFUSAL_PROBE_CHARS = 110
-"""If the probe does not match within this many first characters, the pattern cannot match. The probe is much faster."""
-
-
 _ESCAPE = re.compile(r'\\+(?:u([0-9a-fA-F]{4})|([nrtbf"/]))')
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "/": "/"}
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,14 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.accounts import CheckResult
+from ft_pipeline.tables.finished_tables import FinishedTable
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import BATCH_ROWS, PreparedRows
+from ft_pipeline.training.token_table import EXTRA_COLUMNS, OF_EVERY_ROW, OF_PAIRS, token_table
 from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
-
-_TOKEN_LIST = pa.list_(pa.int32())
-_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
-EXTRA_COLUMNS = {
-    "top_ids": _TOKEN_LIST,
-    "top_log_probabilities": pa.list_(pa.float32()),
-    "rest": pa.list_(pa.float32()),
-    "teacher_prompt": pa.large_string(),
-    "answer": pa.large_string(),
-    "conversation": pa.large_string(),
-}
-"""Further columns by objective. `distill`: the teacher's distribution at each trained token, the text that it read
-before, and the answer, so that an erasure finds a text in them. `grpo`: the conversation that rewards compare with, as
-JSON text."""
-_PAIR_SCHEMA = pa.schema([*_SCHEMA, ("rejected_ids", _TOKEN_LIST), ("rejected_labels", _TOKEN_LIST)])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -44,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
 
     No row is truncated or dropped silently. A row that is too long or wrong fails a check of the audit, which names
     file and row, unless `training.long_rows` leaves out or cuts long rows. Such rows are listed, and so are pairs and
-    texts near a held-out row, which are left out. UserError if a split has no row. Summary: audit.
+    texts near a held-out row, which are left out. UserError if a split has no row. Summary: audit, checks.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -55,11 +44,11 @@ def run(job: Job) -> dict[str, Any]:
     limits = {"max_length": max_length, "vocabulary": config.vocab_size}
     prepared = OBJECTIVES[settings.objective].prepare_rows(job, settings, tokenizer, limits)
     long_rows = LongRows(settings.training.long_rows, max_length)
-    audit = _write_rows(prepared, job, tokenizer, limits, long_rows)
+    audit, check = _write_rows(prepared, job, tokenizer, limits, long_rows)
     report = {**audit, "left_out": [*prepared.left_out, *long_rows.left_out()], **long_rows.report()}
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     _log(job, report, sum(report["rows"].values()))
-    return {"audit": report}
+    return {"audit": report, "checks": {"matches_schema": asdict(check)}}
 
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -100,20 +89,26 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
 
 def _write_rows(
     prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[str, int], long_rows: LongRows
-) -> dict[str, Any]:
-    """Write the rows of both splits, with one batch of them in memory at a time, and return their audit."""
+) -> tuple[dict[str, Any], CheckResult]:
+    """Write the rows of both splits, with one batch of them in memory at a time. Return their audit, and whether they
+    are as declared."""
+    from ft_pipeline.tables.table_schemas import TableCheck, together  # pandera, which a training does not need
+
     sources = prepared.sources
     reasoning = job.config["experiment"]["data"].get("reasoning", "train")
     audits = [TokenAudit(**limits, reasoning=reasoning) for _ in sources]
-    together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
-    schema = _schema_of(prepared)
-    done, total = 0, sum(sources[numbers[0]].items for numbers in together)
+    side_by_side = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
+    declared = _declared(prepared)
+    schema, checks = declared.arrow_schema, {split: TableCheck(declared) for split in ("train", "validation")}
+    done, total = 0, sum(sources[numbers[0]].items for numbers in side_by_side)
     with contextlib.ExitStack() as stack:
         writers = {
-            split: stack.enter_context(RowGroupWriter(job.out / f"{split}.parquet", schema, compression="zstd"))
-            for split in ("train", "validation")
+            split: stack.enter_context(
+                RowGroupWriter(job.out / f"{split}.parquet", schema, check.add, compression="zstd")
+            )
+            for split, check in checks.items()
         }
-        for numbers in together:
+        for numbers in side_by_side:
             for batch in range(sources[numbers[0]].batches):
                 whole, made = long_rows.apply([sources[number].batch(batch) for number in numbers])
                 for number, rows, cut in zip(numbers, whole, made, strict=True):
@@ -124,14 +119,13 @@ def _write_rows(
                 done = min(done + BATCH_ROWS, total)
                 job.report.progress(done, total)
     long_rows.require_rows()
-    return _report(prepared, audits, tokenizer, long_rows)
+    check = together(*(check.result() for check in checks.values()))
+    return _report(prepared, audits, tokenizer, long_rows), check
 
 
-def _schema_of(prepared: PreparedRows) -> pa.Schema:
-    """Return the schema of the rows as they are written."""
-    if prepared.are_pairs:
-        return _PAIR_SCHEMA
-    return pa.schema([*_SCHEMA, *((name, EXTRA_COLUMNS[name]) for name in prepared.extra_columns)])
+def _declared(prepared: PreparedRows) -> FinishedTable:
+    """Return the table of the rows as they are written."""
+    return token_table((*OF_EVERY_ROW, *(OF_PAIRS if prepared.are_pairs else prepared.extra_columns)))
 
 
 def _report(

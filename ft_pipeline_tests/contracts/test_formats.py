@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.exchange.row_shapes import SHAPES, CannotHold
-from ft_pipeline.tables.checks.content_checks import ROW_CHECKS
+from ft_pipeline.tables.checks.row_rules import ROW_RULES
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, FILE_CODES, ROW_CODES
@@ -105,7 +105,7 @@ def test_each_of_its_reason_codes_has_a_broken_row(name: str) -> None:
     module = inspect.getmodule(row_format.convert)
     assert module is not None
     named = {*re.findall(r'Fault\(\s*"(\w+)"', inspect.getsource(module))}
-    checked = {ROW_CHECKS[check][0] if check in ROW_CHECKS else check for check in row_format.checks}
+    checked = {ROW_RULES[rule].code for rule in row_format.checks}
     known = {code for code, _ in lines_of(name)} | {code for other, code in NEED_A_SIDECAR if other == name}
     missing = (checked | named) - known
     assert not missing, f"add a row of {name} for {sorted(missing)} to BROKEN_ROWS in contracts/formats.py"

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS
 from ft_pipeline.distillation.distill import DISTILLED
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import STEPS
-from ft_pipeline.tables.checks.content_checks import describe_columns
+from ft_pipeline.tables.finished_tables import finished_table
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.registry import OBJECTIVES, ObjectiveSpec
+from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.contracts.objectives import CONVERSATIONS, MATERIAL, TRAINING, Material
@@ -80,9 +80,7 @@ def trained(subject: Subject, data: Path, tmp_path_factory: pytest.TempPathFacto
 
 def table_columns(table: str) -> set[str]:
     """The columns of a table."""
-    if table == "distilled":
-        return {*DISTILLED.names}
-    return {column for column, _, _ in describe_columns(table)} | {"id"}
+    return {*DISTILLED.names} if table == "distilled" else {*finished_table(table).descriptions}
 
 
 def test_every_objective_has_material() -> None:

@@ -1,11 +1,15 @@
 """Small raw files for the tests of the tables."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pandera.pandas as pandera
 import pyarrow.parquet as pq
+import pytest
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.accounts import TableReport
@@ -102,6 +106,19 @@ def build(
         SourceFile(name, write_jsonl(raw / name, rows), "", (sidecars or {}).get(name)) for name, rows in files.items()
     ]
     return build_table(data_format, sources, folder / "out", max_quarantined=max_quarantined, **options)
+
+
+def spy_on_pandera(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return the number of rows that pandera sees from now on, by the name of their schema."""
+    rows: Counter[str] = Counter()
+    validate = pandera.DataFrameSchema.validate
+
+    def spy(schema: pandera.DataFrameSchema, frame: pd.DataFrame, *args: Any, **options: Any) -> pd.DataFrame:
+        rows[str(schema.name)] += len(frame)
+        return validate(schema, frame, *args, **options)
+
+    monkeypatch.setattr(pandera.DataFrameSchema, "validate", spy)
+    return rows
 
 
 SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)

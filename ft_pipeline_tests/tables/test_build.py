@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.checks.content_checks import describe_columns, schema
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.finished_tables import finished_table
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
@@ -44,13 +44,12 @@ def test_rows_are_written_with_their_origin(tmp_path, data_format):
     ]
     assert (report.read, report.accepted, report.quarantined, report.duplicates) == (5, 2, 1, 2)
     assert report.passed and report.reasons == {"duplicate": 2, "invalid_json": 1}
-    assert [name for name, _, text in describe_columns(data_format) if text] == [
+    assert [name for name, text in finished_table(data_format).descriptions.items() if text] == [
         *FORMATS[data_format].column_names,
         "file",
         "row",
         "id",
     ]
-    assert [column.description for column in schema(FORMATS[data_format]).columns.values()]
     json.dumps(report.to_json())
 
 
@@ -71,7 +70,7 @@ def test_several_processes_give_the_same_table(tmp_path, monkeypatch):
 
 
 def test_tables_import_nothing_heavy():
-    modules = "build conversations validate held_out checks.content_checks"
+    modules = "build conversations validate held_out checks.row_rules table_schemas"
     code = f"import sys\nfor name in '{modules}'.split(): __import__('ft_pipeline.tables.' + name)\n"
     code += "print({'torch', 'transformers', 'dagster', 'datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

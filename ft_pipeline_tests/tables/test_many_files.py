@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from ft_pipeline.store.folder_cache import FolderCache
-from ft_pipeline.tables.build import SET_ASIDE, build_table
+from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.finished_tables import SET_ASIDE
 from ft_pipeline.tables.quarantine import QuarantineSummary
 from ft_pipeline.tables.reading.sidecar import _PlainLoader
 from ft_pipeline_tests.tables.helpers import build
@@ -133,7 +134,7 @@ def lines_run(function) -> int:
 def summary_of(files: int) -> QuarantineSummary:
     """Return the summary of files that each have one row set aside."""
     summary = QuarantineSummary()
-    row = dict.fromkeys(SET_ASIDE.names, "") | {"table": "alpaca", "row": 1, "code": "empty_output"}
+    row = dict.fromkeys(SET_ASIDE.descriptions, "") | {"table": "alpaca", "row": 1, "code": "empty_output"}
     summary.add(pa.Table.from_pylist([row | {"file": str(number)} for number in range(files)]))
     account = {"table": "alpaca", "status": "accepted", "error_code": None, "error_message": None}
     counts = dict.fromkeys(("read", "accepted", "quarantined", "duplicates"), 1)

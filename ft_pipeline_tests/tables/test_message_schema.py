@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.audit.rows import texts_of
-from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.row_rules import Rows, find_faults
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.dedup.keys import keys_of, write_keys
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, columns_of, schema_of
@@ -17,7 +17,6 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id, row_ids
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline.tables.process_batch import _frame
 from ft_pipeline_tests.tables.helpers import GOOD, SETTINGS, build, build_chat_tables, validate, write_jsonl
 
 TOOLS = json.dumps(
@@ -42,6 +41,12 @@ def table_of(data_format, records):
     origin = {"file": ["a.jsonl"] * len(records), "row": range(1, len(records) + 1)}
     columns = {**columns_of(row_format, records), **origin, "id": row_ids(row_format, records)}
     return pa.table(columns, schema=schema_of(row_format, *ORIGIN))
+
+
+def faults_of(data_format, table):
+    row_format = FORMATS[data_format]
+    columns = {name: table[name].combine_chunks() for name in row_format.column_names}
+    return find_faults(Rows.of(row_format, columns, row_format.comparison_texts(columns)), frozenset())
 
 
 def write_table(folder, data_format, records, table=None):
@@ -176,8 +181,7 @@ def test_null_tools_are_no_part_of_an_id_and_tools_are():
     ],
 )
 def test_every_text_of_a_call_and_of_tools_is_checked(code, record):
-    row_format = FORMATS["sharegpt"]
-    faults = find_faults(row_format, _frame(row_format, table_of("sharegpt", [record])), frozenset())
+    faults = faults_of("sharegpt", table_of("sharegpt", [record]))
     assert [fault.code for fault in faults.values()] == ([code] if code else [])
 
 
@@ -185,7 +189,7 @@ def test_pairs_whose_answers_are_different_calls_are_kept():
     other = {**CALL, "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]}
     row_format = FORMATS["preferences"]
     table = table_of("preferences", [([ASK], [CALL], [other], TOOLS, None), ([ASK], [CALL], [CALL], TOOLS, None)])
-    faults = find_faults(row_format, _frame(row_format, table), frozenset())
+    faults = faults_of("preferences", table)
     assert {row: fault.code for row, fault in faults.items()} == {1: "chosen_equals_rejected"}
     assert len({chosen for _, chosen, _ in row_format.pair_texts(table)}) == 1
     assert len({rejected for _, _, rejected in row_format.pair_texts(table)}) == 2

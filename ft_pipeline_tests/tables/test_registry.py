@@ -10,9 +10,9 @@ import pytest
 from ft_pipeline.defs.column_lineage import raw_schema, table_lineage
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.teacher import TeacherSettings
-from ft_pipeline.tables.checks.content_checks import COLUMN_CHECKS, FAULT_MESSAGES, ROW_CHECKS, describe_columns
-from ft_pipeline.tables.checks.prefilter import MAY_FAIL
+from ft_pipeline.tables.checks.row_rules import ROW_RULES, RULES_OF_EVERY_FORMAT
 from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.finished_tables import finished_table
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
 from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
@@ -23,7 +23,7 @@ from ft_pipeline.tables.formats.unlabelled import REFERENCE_KEYS
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
 from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
-from ft_pipeline.tables.reason_codes import ROW_CODES, Fault
+from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Fault
 from ft_pipeline_tests.tables.helpers import GOOD, TRACK, TRACK_TOOL, build, validate
 
 ASK, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
@@ -126,12 +126,13 @@ def test_a_format_names_its_own_keys_and_known_checks(name: str) -> None:
     named += [{winner, *losers} for winner, losers in row_format.precedence]
     assert all(row_format.keys.issuperset(keys) for keys in named)
     assert all(row_format.main_keys.issuperset(keys) for keys in (row_format.signs, *row_format.required))
-    assert {*row_format.checks} <= {*COLUMN_CHECKS, *ROW_CHECKS}
+    assert {*row_format.checks} <= ROW_RULES.keys() - {*RULES_OF_EVERY_FORMAT}
 
 
-def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
-    assert set(MAY_FAIL) == {*COLUMN_CHECKS, *ROW_CHECKS}
-    assert {*COLUMN_CHECKS, *(code for code, _ in ROW_CHECKS.values())} <= FAULT_MESSAGES.keys() <= ROW_CODES.keys()
+def test_each_rule_has_a_code_and_every_rule_is_used() -> None:
+    assert {rule.code for rule in ROW_RULES.values()} <= ROW_CODES.keys() & ALLOWABLE
+    named = {name for row_format in FORMATS.values() for name in row_format.checks}
+    assert {*RULES_OF_EVERY_FORMAT, *named} == ROW_RULES.keys()
 
 
 def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
@@ -197,6 +198,6 @@ def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
     )
     written = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert conversations.accepted == 4 and {row["table"] for row in written} == {"alpaca", "qa"}
-    assert [name for name, _, _ in describe_columns("qa")] == ["messages", "tools", "tags", "file", "row", "id"]
+    assert [*finished_table("qa").descriptions] == ["messages", "tools", "tags", "file", "row", "id"]
     assert [field for field, _, _ in raw_schema("qa")] == ["question", "answer", "tags"]
     assert table_lineage("qa", {})["messages"] == [("raw_qa", "answer"), ("raw_qa", "question")]

@@ -15,6 +15,7 @@ from ft_pipeline.training import training_data
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.tables.helpers import spy_on_pandera
 from ft_pipeline_tests.training.subject import (
     SHARES,
     conversation,
@@ -28,13 +29,14 @@ from ft_pipeline_tests.training.subject import (
 )
 
 
-def test_every_row_is_written_and_passes_the_audit(tmp_path, tiny_base):
+def test_every_row_is_written_and_passes_the_audit(tmp_path, tiny_base, monkeypatch):
+    seen = spy_on_pandera(monkeypatch)
     folder = make_training_data(tmp_path, tiny_base, support_rows(), settings())
     report = json.loads((folder / "audit.json").read_text())
     assert failures(report) == []
     assert report["rows"] == {"human/train": 24, "human/validation": 6}
     train, validation = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("train", "validation"))
-    assert (len(train), len(validation)) == (24, 6)
+    assert (len(train), len(validation)) == (24, 6) and seen["training_data"] == 30
     assert report["tokens"] == sum(len(row["input_ids"]) for row in train + validation)
     assert report["trained_tokens"] == sum(label >= 0 for row in train + validation for label in row["labels"])
     assert sum(report["histogram"]["counts"]) == 30

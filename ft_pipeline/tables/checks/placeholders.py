@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 POSSIBLE_PLACEHOLDER = "possible_placeholder"
+BRACKET = r"\[\pL"
+"""RE2 pattern of texts that may hold one."""
 _FIRST_WORDS = (
     "your|insert|enter|add|name|date|link|address|city|company|organi[sz]ation|customer|client|recipient|employee"
     "|agent|manager|product|order|invoice|phone|e-?mail|website"

@@ -39,7 +39,7 @@ ORIGIN = {
     column.name: column
     for column in (
         Column("file", "The raw file, relative to its format folder"),
-        Column("row", "Line, list index or data row in that file, counted from 1", pa.int64()),
+        Column("row", "Line, list index or data row in that file, counted from 1", pa.int64(), minimum=1),
         Column("id", "SHA-256 of the row's content"),
     )
 }

@@ -51,6 +51,9 @@ class Column:
     is_answer: bool = False
     """Whether it contains the answer to learn."""
     nullable: bool = False
+    values: tuple[str, ...] = ()
+    """All values that it may have; empty: any."""
+    minimum: int | None = None
 
     @property
     def is_text(self) -> bool:
@@ -94,7 +97,7 @@ class Format:
     precedence: tuple[tuple[str, frozenset[str]], ...] = ()
     """(key, other keys): if a row has the first key, the other keys are not read."""
     checks: tuple[str, ...] = ()
-    """Names of the checks in checks/content_checks.py, in addition to those that every text and every answer gets."""
+    """Names of the rules in checks/row_rules.py, in addition to those that every text and every answer gets."""
     comparison_texts: Callable[[ArrowColumns], ComparisonTexts] = views_of_column
     """Returns the texts that rows are compared by."""
     convert_columns: Callable[[Sequence[Any], tuple[str, ...], list[int]], PlacedTable | None] | None = None

@@ -247,12 +247,11 @@ def prompt_texts(prompts: pa.Array) -> list[str]:
 
 def answer_texts(answers: pa.Array) -> list[str]:
     """Return each answer, a list of one turn, as a text, normalized."""
-    return list(normalise_all(_answers(answers)).to_pylist())
+    return list(normalise_all(spoken_texts(answers.flatten())).to_pylist())
 
 
-def _answers(column: pa.Array) -> pa.Array:
-    """Return the text of each answer, with the tools that it calls, as large_string."""
-    turns = column.flatten()
+def spoken_texts(turns: pa.StructArray) -> pa.Array:
+    """Return the text of each turn, with the tools that it calls, as large_string."""
     if turns.field("tool_calls").null_count == len(turns):
         return as_large(turns.field("content"))
     return pa.array(map(spoken_text, turns.to_pylist()), pa.large_string())
@@ -264,7 +263,7 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
     """
     views = views_of_messages(with_answers(columns["prompt_messages"], columns["chosen"]))
-    rejected = _answers(columns["rejected"])
+    rejected = spoken_texts(columns["rejected"].flatten())
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
     answers, spoken = (join_texts(texts, marked, TURN) for texts in (views.answers, views.spoken))
     exact = join_texts(views.exact, rejected, "\x1f")

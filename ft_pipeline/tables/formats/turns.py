@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import normalise
 
 _SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
+ROLES = tuple(_SPEAKER)
 _MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"assistant"}}
 _TEXTS = ("content", "reasoning_content")
 
@@ -82,21 +82,6 @@ def _joined(messages: list[Message]) -> list[Message]:
         else:
             joined.append(message)
     return joined
-
-
-def echoes(messages: list[Message]) -> bool:
-    """Return whether a model turn repeats the human turn before it.
-
-    In conversations of more than two turns, a repetition of one or two words (a greeting) is allowed.
-    """
-    spoken = [message for message in messages if message["role"] in ("user", "assistant")]
-    for human, model in pairwise(spoken):
-        if human["role"] != "user" or model["role"] != "assistant":
-            continue
-        human_text = normalise(human["content"])
-        if human_text == normalise(model["content"]) and (len(spoken) == 2 or human_text.count(" ") >= 2):
-            return True
-    return False
 
 
 def plain(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

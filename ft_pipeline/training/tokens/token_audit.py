@@ -40,7 +40,7 @@ class Row:
     tools: str | None = None
     """The declared tools as JSON text, if `calls` are known."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further columns of the training data, by name (training_data.EXTRA_COLUMNS)."""
+    """Further columns of the training data, by name (token_table.EXTRA_COLUMNS)."""
 
     @property
     def origin(self) -> str:
