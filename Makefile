@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo demo-small test test-all ui lint docs clean
+.PHONY: setup demo demo-small test test-all mutations ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -43,6 +43,10 @@ test: setup
 # Also what takes minutes each: faults over whole runs, a file that becomes a champion by itself, PostgreSQL.
 test-all: setup
 	$(PYTEST) -m "long or not long"
+
+# Which small faults the tests find (benchmarks/mutations.py).
+mutations: setup
+	$(BIN)/python -m benchmarks.mutations
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,257 @@
+"""Run tests on mutants: the part of mutations.py that runs in a copy of the repository, where it may change files.
+
+Pytest collects the tests once. Whatever runs them is a fork of this process, so that each begins with all modules
+loaded and without what earlier ones left behind.
+"""
+
+import ast
+import contextlib
+import gc
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+
+import ft_pipeline
+from benchmarks.mutations import GONE, KILLED, LOG, NOT_REACHED, OTHER_SUBJECTS, SURVIVED, USUAL, Place
+
+LEAST_SECONDS, TIMES = 10, 10
+"""With a mutant, a test may take this many CPU seconds, and as many times those that it takes without. Waiting may take
+ten times as long. A mutant with which it takes longer is found: it never ends."""
+_FAILED = 10
+
+
+class MutationTests:
+    """A plugin of pytest that runs tests on mutants in place of the usual order."""
+
+    def __init__(self, folder: Path, places: Sequence[Place | None], after: Sequence[str]) -> None:
+        self.folder, self.places, self.after = folder, places, after
+        self.log = folder / LOG
+        self.failed = False
+        self.fixtures: dict[Any, tuple[set[int], float]] = {}
+        """Of each fixture that several tests share: the mutants that its set-up reached, and its CPU seconds."""
+        self.in_fixtures = 0.0
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run everything, and write result.json."""
+        self.functions = defaultdict(list)
+        """The functions of each file that a module of this process has loaded."""
+        for thing in gc.get_objects():
+            if isinstance(thing, FunctionType):
+                self.functions[thing.__code__.co_filename].append(thing)
+        began = time.monotonic()
+        reached, seconds, cpu_of_tests = self._observe(session.items)
+        outcomes, cpu_of_mutants = [], 0.0
+        for number, place in enumerate(self.places):
+            reaching = [item for item in session.items if number in reached.get(item.nodeid, ())]
+            if place is None or not reaching:
+                outcomes.append(GONE if place is None else NOT_REACHED)
+            else:
+                ordered = _cheap_files_first(reaching, seconds)
+                is_found, cpu = self._try(number, place, ordered, seconds)
+                outcomes.append(KILLED if is_found else SURVIVED)
+                cpu_of_mutants += cpu
+            print(f"{number + 1}/{len(self.places)} {outcomes[-1]}, {len(reaching)} tests", file=sys.stderr, flush=True)
+        result = {
+            "tests": len(session.items),
+            "tests_that_fail_without_a_mutant": [item.nodeid for item in session.items if item.nodeid not in reached],
+            "cpu_seconds": {"tests_once": round(cpu_of_tests), "mutants": round(cpu_of_mutants)},
+            "wall_seconds": round(time.monotonic() - began),
+            "outcomes": outcomes,
+        }
+        (self.folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        return True
+
+    def _observe(self, items: Sequence[pytest.Item]) -> tuple[dict[str, set[int]], dict[str, float], float]:
+        """Run all tests without a mutant. Return, of each that does not fail, the mutants that it reaches, and its CPU
+        seconds; and the CPU seconds in total."""
+        lines: dict[Path, dict[int, int]] = defaultdict(dict)
+        for number, place in enumerate(self.places):
+            if place is not None:
+                lines[place.path][number] = place.line
+        sources = {path: path.read_text(encoding="utf-8") for path in lines}
+        probed = {path: with_probes(source, lines[path]) for path, source in sources.items()}
+        self.log.touch()
+
+        def run() -> int:
+            seen = {}
+            for path, source in probed.items():
+                self._replace(path, sources[path], source)
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                self.failed, self.in_fixtures = False, 0.0
+                began, at = _cpu_seconds(), self._mark()
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if not self.failed:
+                    seen[item.nodeid] = self._with_fixtures(item, self._since(at), _cpu_seconds() - began)
+            (self.folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
+            return 0
+
+        for path, source in probed.items():
+            path.write_text(source, encoding="utf-8")
+        _, cpu = self._fork(run)
+        for path, source in sources.items():
+            path.write_text(source, encoding="utf-8")
+        seen = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
+        reached = {name: set(numbers) for name, (numbers, _) in seen.items()}
+        return reached, {name: seconds for name, (_, seconds) in seen.items()}, cpu
+
+    def _with_fixtures(self, item: pytest.Item, reached: set[int], seconds: float) -> tuple[list[int], float]:
+        """Return what a test reaches, and costs, if it sets up its fixtures itself."""
+        by_name: Mapping[str, Sequence[Any]] = vars(item)["_fixtureinfo"].name2fixturedefs
+        shared = [self.fixtures[one] for of_name in by_name.values() for one in of_name if one in self.fixtures]
+        numbers = reached.union(*(of_fixture for of_fixture, _ in shared))
+        return sorted(numbers), seconds - self.in_fixtures + sum(cpu for _, cpu in shared)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Note what the set-up of a shared fixture reaches: tests that use it later do not reach it again."""
+        if fixturedef.scope == "function":
+            return (yield)
+        began, at = _cpu_seconds(), self._mark()
+        try:
+            return (yield)
+        finally:
+            seconds, reached = _cpu_seconds() - began, self._since(at)
+            self._mark()
+            self.in_fixtures += seconds
+            self.fixtures[fixturedef] = (reached | self.fixtures.get(fixturedef, (set(), 0))[0], seconds)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed |= report.failed
+
+    def _mark(self) -> int:
+        """Return the present end of the log. From now on, this process writes each number once more."""
+        vars(ft_pipeline)["_reached"].clear()
+        return self.log.stat().st_size
+
+    def _since(self, begin: int) -> set[int]:
+        with self.log.open("rb") as log:
+            log.seek(begin)
+            return {int(line) for line in log}
+
+    def _try(
+        self, number: int, place: Place, items: Sequence[pytest.Item], seconds: Mapping[str, float]
+    ) -> tuple[bool, float]:
+        """Return whether a test fails with a mutant, and the CPU seconds of the tests. seconds: of each, without it."""
+        source, changed = place.path.read_text(encoding="utf-8"), place.change(self.after[number])
+
+        def run() -> int:
+            self._replace(place.path, source, changed)
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                _limit(LEAST_SECONDS + TIMES * seconds[item.nodeid])
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if self.failed:
+                    return _FAILED
+            return 0
+
+        place.path.write_text(changed, encoding="utf-8")
+        try:
+            status, cpu = self._fork(run)
+        finally:
+            place.path.write_text(source, encoding="utf-8")
+        return status != 0, cpu
+
+    def _replace(self, path: Path, source: str, changed: str) -> None:
+        """Give the functions of a module that is loaded the code of its changed source."""
+        pairs = zip(_codes(compile(source, path, "exec")), _codes(compile(changed, path, "exec")), strict=True)
+        new = {(old.co_qualname, old.co_firstlineno): code for old, code in pairs}
+        for function in self.functions[str(path)]:
+            code = function.__code__
+            function.__code__ = new[code.co_qualname, code.co_firstlineno]
+
+    def _fork(self, run: Callable[[], int]) -> tuple[int, float]:
+        """Run a function in a fork of this process. Return its result, and the CPU seconds, of its processes, too."""
+        scratch = self.folder / "scratch"
+        scratch.mkdir()
+        sys.stderr.flush()
+        process = os.fork()
+        if process == 0:
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = str(scratch)
+            with (self.folder / "output.txt").open("w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            status = 1
+            try:
+                status = run()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        try:
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+            _, status, usage = os.wait4(process, 0)
+            shutil.rmtree(scratch, ignore_errors=True)
+        return status, usage.ru_utime + usage.ru_stime
+
+
+def with_probes(source: str, lines: Mapping[int, int]) -> str:
+    """Return the source with a call before each statement that has a mutant. lines: by mutant, counted from 0."""
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    result = source.splitlines(keepends=True)
+
+    def begin(line: int) -> int:
+        around = [node.lineno - 1 for node in statements if node.lineno - 1 <= line < (node.end_lineno or 0)]
+        return max(at for at in around if not result[at].lstrip().startswith("elif "))
+
+    begins = {number: begin(line) for number, line in lines.items()}
+    for number, at in sorted(begins.items(), key=lambda pair: -pair[1]):
+        indent = result[at][: len(result[at]) - len(result[at].lstrip())]
+        result.insert(at, f'{indent}__import__("ft_pipeline").reached({number})\n')
+    return "".join(result)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of a module and of all functions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _cheap_files_first(items: Sequence[pytest.Item], seconds: Mapping[str, float]) -> list[pytest.Item]:
+    """Return tests by file, so that those of a file share its fixtures, and within a file the cheapest first."""
+    by_file: dict[Path, float] = defaultdict(float)
+    for item in items:
+        by_file[item.path] += seconds[item.nodeid]
+    return sorted(items, key=lambda item: (by_file[item.path], str(item.path), seconds[item.nodeid]))
+
+
+def _limit(seconds: float) -> None:
+    """Kill this process once it has used so many more CPU seconds, or has waited ten times as long."""
+    used = sum(os.times()[:2])
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def main() -> None:
+    folder, *tests = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    task = json.loads((Path(folder) / "task.json").read_text(encoding="utf-8"))
+    places = [Place(Path(entry[0]), entry[1]) if entry else None for entry in task]
+    ignored = [f"--ignore-glob={pattern}" for pattern in OTHER_SUBJECTS]
+    plugin = MutationTests(Path(folder), places, [entry[2] if entry else "" for entry in task])
+    sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-m", USUAL, *ignored, *tests], plugins=[plugin]))
+
+
+if __name__ == "__main__":
+    main()
