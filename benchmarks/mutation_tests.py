@@ -19,12 +19,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import ft_pipeline
-from benchmarks.mutations import GONE, KILLED, LOG, NOT_REACHED, OTHER_SUBJECTS, SURVIVED, USUAL, Place
+from benchmarks.mutations import (
+    FOLDERS,
+    GONE,
+    KILLED,
+    LOG,
+    NOT_REACHED,
+    OTHER_SUBJECTS,
+    SURVIVED,
+    TESTS,
+    USUAL,
+    Mutant,
+    Place,
+)
 
 LEAST_SECONDS, TIMES = 10, 10
 """With a mutant, a test may take this many CPU seconds, and as many times those that it takes without. Waiting may take
@@ -32,11 +44,21 @@ ten times as long. A mutant with which it takes longer is found: it never ends."
 _FAILED = 10
 
 
+class Seen(NamedTuple):
+    """A test, as it is without a mutant."""
+
+    mutants: Sequence[int]
+    """Those that it reaches."""
+    seconds: float
+    """CPU seconds, without those of fixtures that it shares with others."""
+    of_fixtures: float
+
+
 class MutationTests:
     """A plugin of pytest that runs tests on mutants in place of the usual order."""
 
-    def __init__(self, folder: Path, places: Sequence[Place | None], after: Sequence[str]) -> None:
-        self.folder, self.places, self.after = folder, places, after
+    def __init__(self, folder: Path, mutants: Sequence[Mutant], places: Sequence[Place | None]) -> None:
+        self.folder, self.mutants, self.places = folder, mutants, places
         self.log = folder / LOG
         self.failed = False
         self.fixtures: dict[Any, tuple[set[int], float]] = {}
@@ -51,21 +73,23 @@ class MutationTests:
             if isinstance(thing, FunctionType):
                 self.functions[thing.__code__.co_filename].append(thing)
         began = time.monotonic()
-        reached, seconds, cpu_of_tests = self._observe(session.items)
+        seen, cpu_of_tests = self._observe(session.items)
         outcomes, cpu_of_mutants = [], 0.0
-        for number, place in enumerate(self.places):
-            reaching = [item for item in session.items if number in reached.get(item.nodeid, ())]
+        for number, (mutant, place) in enumerate(zip(self.mutants, self.places, strict=True)):
+            folders = [Path(TESTS, name).resolve() for name in FOLDERS[mutant.area]]
+            suiting = [item for item in session.items if any(folder in item.path.parents for folder in folders)]
+            reaching = [item for item in suiting if item.nodeid in seen and number in seen[item.nodeid].mutants]
             if place is None or not reaching:
                 outcomes.append(GONE if place is None else NOT_REACHED)
             else:
-                ordered = _cheap_files_first(reaching, seconds)
-                is_found, cpu = self._try(number, place, ordered, seconds)
+                ordered = _likely_files_first(reaching, seen, Path(mutant.module).stem)
+                is_found, cpu = self._try(place, mutant.after, ordered, seen)
                 outcomes.append(KILLED if is_found else SURVIVED)
                 cpu_of_mutants += cpu
             print(f"{number + 1}/{len(self.places)} {outcomes[-1]}, {len(reaching)} tests", file=sys.stderr, flush=True)
         result = {
             "tests": len(session.items),
-            "tests_that_fail_without_a_mutant": [item.nodeid for item in session.items if item.nodeid not in reached],
+            "tests_that_fail_without_a_mutant": [item.nodeid for item in session.items if item.nodeid not in seen],
             "cpu_seconds": {"tests_once": round(cpu_of_tests), "mutants": round(cpu_of_mutants)},
             "wall_seconds": round(time.monotonic() - began),
             "outcomes": outcomes,
@@ -73,9 +97,8 @@ class MutationTests:
         (self.folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         return True
 
-    def _observe(self, items: Sequence[pytest.Item]) -> tuple[dict[str, set[int]], dict[str, float], float]:
-        """Run all tests without a mutant. Return, of each that does not fail, the mutants that it reaches, and its CPU
-        seconds; and the CPU seconds in total."""
+    def _observe(self, items: Sequence[pytest.Item]) -> tuple[dict[str, Seen], float]:
+        """Run all tests without a mutant. Return what was seen of each that does not fail, and the CPU seconds."""
         lines: dict[Path, dict[int, int]] = defaultdict(dict)
         for number, place in enumerate(self.places):
             if place is not None:
@@ -103,15 +126,14 @@ class MutationTests:
         for path, source in sources.items():
             path.write_text(source, encoding="utf-8")
         seen = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
-        reached = {name: set(numbers) for name, (numbers, _) in seen.items()}
-        return reached, {name: seconds for name, (_, seconds) in seen.items()}, cpu
+        return {name: Seen(*entry) for name, entry in seen.items()}, cpu
 
-    def _with_fixtures(self, item: pytest.Item, reached: set[int], seconds: float) -> tuple[list[int], float]:
-        """Return what a test reaches, and costs, if it sets up its fixtures itself."""
+    def _with_fixtures(self, item: pytest.Item, reached: set[int], seconds: float) -> Seen:
+        """Return what a test reaches, and costs, with the shared fixtures that others may have set up for it."""
         by_name: Mapping[str, Sequence[Any]] = vars(item)["_fixtureinfo"].name2fixturedefs
         shared = [self.fixtures[one] for of_name in by_name.values() for one in of_name if one in self.fixtures]
         numbers = reached.union(*(of_fixture for of_fixture, _ in shared))
-        return sorted(numbers), seconds - self.in_fixtures + sum(cpu for _, cpu in shared)
+        return Seen(sorted(numbers), seconds - self.in_fixtures, sum(cpu for _, cpu in shared))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
@@ -141,15 +163,15 @@ class MutationTests:
             return {int(line) for line in log}
 
     def _try(
-        self, number: int, place: Place, items: Sequence[pytest.Item], seconds: Mapping[str, float]
+        self, place: Place, after: str, items: Sequence[pytest.Item], seen: Mapping[str, Seen]
     ) -> tuple[bool, float]:
-        """Return whether a test fails with a mutant, and the CPU seconds of the tests. seconds: of each, without it."""
-        source, changed = place.path.read_text(encoding="utf-8"), place.change(self.after[number])
+        """Return whether a test fails with a mutant, and the CPU seconds."""
+        source, changed = place.path.read_text(encoding="utf-8"), place.change(after)
 
         def run() -> int:
             self._replace(place.path, source, changed)
             for item, following in zip(items, [*items[1:], None], strict=True):
-                _limit(LEAST_SECONDS + TIMES * seconds[item.nodeid])
+                _limit(LEAST_SECONDS + TIMES * sum(seen[item.nodeid][1:]))
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if self.failed:
                     return _FAILED
@@ -224,12 +246,16 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _cheap_files_first(items: Sequence[pytest.Item], seconds: Mapping[str, float]) -> list[pytest.Item]:
-    """Return tests by file, so that those of a file share its fixtures, and within a file the cheapest first."""
-    by_file: dict[Path, float] = defaultdict(float)
+def _likely_files_first(items: Sequence[pytest.Item], seen: Mapping[str, Seen], module: str) -> list[pytest.Item]:
+    """Return tests file by file, because those of a file share fixtures and may need their order: files named like the
+    module of the mutant first, then those that cost least."""
+    own: dict[Path, float] = defaultdict(float)
+    shared: dict[Path, float] = defaultdict(float)
     for item in items:
-        by_file[item.path] += seconds[item.nodeid]
-    return sorted(items, key=lambda item: (by_file[item.path], str(item.path), seconds[item.nodeid]))
+        own[item.path] += seen[item.nodeid].seconds
+        shared[item.path] = max(shared[item.path], seen[item.nodeid].of_fixtures)
+    rank = sorted(own, key=lambda path: (module not in path.stem, own[path] + shared[path]))
+    return sorted(items, key=lambda item: rank.index(item.path))
 
 
 def _limit(seconds: float) -> None:
@@ -247,9 +273,9 @@ def main() -> None:
     folder, *tests = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     task = json.loads((Path(folder) / "task.json").read_text(encoding="utf-8"))
-    places = [Place(Path(entry[0]), entry[1]) if entry else None for entry in task]
+    places = [Place(Path(place[0]), place[1]) if place else None for _, place in task]
+    plugin = MutationTests(Path(folder), [Mutant(**mutant) for mutant, _ in task], places)
     ignored = [f"--ignore-glob={pattern}" for pattern in OTHER_SUBJECTS]
-    plugin = MutationTests(Path(folder), places, [entry[2] if entry else "" for entry in task])
     sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-m", USUAL, *ignored, *tests], plugins=[plugin]))
 
 

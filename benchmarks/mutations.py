@@ -6,6 +6,7 @@ mutations.json has the sample: each mutant changes one line of one function (mut
 run is not part of it: all tests of FOLDERS run once, to see which pass, what they cost and which mutants they reach.
 Then each mutant meets the tests that reach it, one file after the other, until one fails. So tests may move between
 files and folders, and scores before and after can be compared. A line that moved to another module is found there.
+Tests of the kinds long, slow and browser do not count.
 
 One process collects the tests. Each mutant is a fork of it, whose functions get the changed code; the changed file lies
 in a copy of the repository, for processes that a test starts. Results go to benchmarks/results/mutations.json.
@@ -30,11 +31,29 @@ from benchmarks import machine
 
 ROOT = Path(__file__).parent.parent
 SAMPLE, RESULTS = Path(__file__).with_suffix(".json"), Path(__file__).parent / "results" / "mutations.json"
-FOLDERS = ("audit", "contracts", "decide", "evaluation", "golden", "laws", "release", "store", "tables")
-"""Of ft_pipeline_tests. Those that do not exist are left out."""
-OTHER_SUBJECTS = ("*ollama*", "*serving*", "*service*", "*push*", "*gguf*", "*worker*", "*lm_eval*", "*ray*", "*judge*")
-"""Files of tests that serve, publish or score models: they cost much, and find no fault in the sample's code first."""
+_COMPARED, _TABLES = ("contracts", "decide", "evaluation", "golden", "laws", "release"), ("contracts", "laws", "tables")
+FOLDERS = {
+    "decision": _COMPARED,
+    "leads": _COMPARED,
+    "splits": _TABLES,
+    "rows": _TABLES,
+    "store": ("audit", "contracts", "laws", "store"),
+}
+"""Area → the folders of ft_pipeline_tests whose tests meet its mutants. Those that do not exist are left out."""
+OTHER_SUBJECTS = (
+    "*export*",
+    "*gguf*",
+    "*lm_eval*",
+    "*ollama*",
+    "*push*",
+    "*ray*",
+    "*serving*",
+    "*service*",
+    "*worker*",
+)
+"""Files of tests that publish, serve or score models: they cost much, and their subject is not in the sample."""
 USUAL = "not long and not slow and not browser"
+TESTS = "ft_pipeline_tests"
 LOG = "reached.txt"
 REACHED = """
 
@@ -136,20 +155,22 @@ def measure(sample: Sequence[Mutant], folders: Sequence[str]) -> dict[str, Any]:
         copy(root)
         with (root / "ft_pipeline" / "__init__.py").open("a", encoding="utf-8") as package:
             package.write(REACHED.format(log=str(Path(folder) / LOG)))
-        places = [(find(mutant, root), mutant) for mutant in sample]
-        task = [place and [str(place.path), place.line, mutant.after] for place, mutant in places]
+        places = [(mutant, find(mutant, root)) for mutant in sample]
+        task = [[vars(mutant), place and [str(place.path), place.line]] for mutant, place in places]
         (Path(folder) / "task.json").write_text(json.dumps(task), encoding="utf-8")
         own = {
             "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": folder,
             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        tests = [f"ft_pipeline_tests/{name}" for name in folders if (root / "ft_pipeline_tests" / name).exists()]
+        tests = [f"{TESTS}/{name}" for name in folders if (root / TESTS / name).exists()]
         command = [sys.executable, "-m", "benchmarks.mutation_tests", folder, *tests]
         with subprocess.Popen(command, cwd=root, env={**os.environ, **own}) as process:
             try:
                 process.wait()
             finally:
                 process.terminate()  # it ends the tests that run
+        if process.returncode:
+            raise SystemExit("The tests could not be collected or run: see above.")
         result: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     return result
 
@@ -179,14 +200,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--note", default="", help="other work on the machine")
     parser.add_argument("--only", default="", help="only the mutants that contain this text; writes no results")
-    parser.add_argument("--tests", nargs="+", default=FOLDERS, help="only tests in here; writes no results")
+    parser.add_argument("--tests", nargs="+", help="only tests in these files or folders; writes no results")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sample = [Mutant(**entry) for entry in json.loads(SAMPLE.read_text(encoding="utf-8"))]
     sample = [mutant for mutant in sample if given.only in str(mutant)]
-    result = {"machine": machine.describe(), "note": given.note, **summary(sample, measure(sample, given.tests))}
+    tests = given.tests or sorted({name for mutant in sample for name in FOLDERS[mutant.area]})
+    result = {"machine": machine.describe(), "note": given.note, **summary(sample, measure(sample, tests))}
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    if not given.only and given.tests == FOLDERS:
+    if not given.only and not given.tests:
         RESULTS.write_text(text, encoding="utf-8")
     print(text)
 
