@@ -5,19 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.decide import old_documents
 from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from ft_pipeline.store.artifacts import Artifact
 
 
+class UnknownComparison(UserError, ValueError):
+    """A document that is no comparison of this version or an older one."""
+
+
 def comparison_of(document: Mapping[str, Any]) -> Comparison:
-    """Return the comparison of a document. Raises ValueError if it is none."""
-    if "version" in document:
-        return Comparison.model_validate(document)
+    """Return the comparison of a document. Raises UnknownComparison if it is none that this version knows."""
     try:
-        return old_documents.read(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a comparison: {error!r}") from error
+        return Comparison.model_validate(document) if "version" in document else old_documents.read(document)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnknownComparison(
+            "comparison.json was not written by this version of ft or an older one. Run `ft run`, or install a newer one."
+        ) from error
 
 
 def read_comparison(artifact: "Artifact") -> Comparison:

@@ -41,7 +41,7 @@ TEACHER_ANSWERS = FinishedTable(
         Column("reply_model", "The model that the endpoint names", nullable=True),
         Column("reference", "The right answer to the prompt, if its row has one", nullable=True),
     ),
-    unique=("id", "sample"),
+    unique=("file", "row", "sample"),
 )
 """A local model's answers can be reproduced, so that their time has no meaning, and is not set."""
 ANSWERS = TEACHER_ANSWERS.arrow_schema

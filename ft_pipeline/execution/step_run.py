@@ -213,7 +213,7 @@ def _common_metadata(result: BuildResult, store: ArtifactStore, experiment: str 
 def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any] | None) -> dg.AssetCheckResult:
     if recorded is None:
         assert check.optional, f"{asset} has no result of {check.name}"
-        recorded = {"passed": True, "message": "nothing to check"}
+        recorded = {"passed": True, "message": "not checked: there is nothing to check, or an older version made it"}
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
         asset_key=asset_key(asset),

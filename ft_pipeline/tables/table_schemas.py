@@ -125,6 +125,9 @@ class TableCheck:
             for case in cases.head(FIRST_ROWS - len(self._first)).itertuples(index=False):
                 place = "" if pd.isna(case.index) else f"row {begin + int(case.index) + 1}: "
                 in_cell = case.schema_context == "Column"
+                if case.check == "field_uniqueness":  # of hashes, which say nothing to a reader
+                    self._first.append(f"{place}{case.column} stands there twice")
+                    continue
                 what = f"{case.column} is {shorten(str(case.failure_case))}: " if in_cell else ""
                 self._first.append(f"{place}{what}{case.check}")
 

@@ -10,6 +10,7 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.ruling import ruling_of
+from ft_pipeline.errors import UserError
 from ft_pipeline_tests.golden import shop, worlds
 from ft_pipeline_tests.version1.convert import as_version_1
 
@@ -60,3 +61,13 @@ def test_version_1_is_read_as_the_same_claims(name: str, monkeypatch: pytest.Mon
         )
         rulings.append(ruling_of(court, decide(court)).to_json())
     assert rulings[0] == rulings[1] == rulings[2]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"version": 3, "claims": []}, {"version": 2}, {"rows": 5}, {}, {"version": 2, "claims": [{"kind": "later"}]}],
+    ids=str,
+)
+def test_a_document_of_a_later_version_is_refused_in_a_sentence(document: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="not written by this version of ft or an older one"):
+        comparison_of(document)

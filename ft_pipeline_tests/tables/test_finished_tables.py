@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, write_answers
+from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, answer_row, read_prompts, write_answers
 from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.execution import metadata
 from ft_pipeline.settings.instance import DagsterSettings
@@ -142,6 +142,22 @@ def test_equal_rows_that_a_user_keeps_are_no_defect(tmp_path: Path, sidecar: dic
     files = {"a.jsonl": GOOD["alpaca"], "b.jsonl": GOOD["alpaca"]}
     report = build(tmp_path, "alpaca", files, sidecars={"b.jsonl": sidecar})
     assert report.accepted == 4 and report.checks["matches_schema"].passed
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_answers_to_equal_prompts_that_a_user_keeps_are_no_defect(tmp_path: Path, samples: int) -> None:
+    rows = [{"instruction": text} for text in ("Is the shop open today?",) * 2 + ("Can I pay by card at the door?",)]
+    build(tmp_path, "unlabelled", {"a.jsonl": rows}, sidecars={"a.jsonl": {"allow": ["duplicate"]}})
+    prompts = list(read_prompts(tmp_path / "out"))
+    answers = (answer_row(prompt, number, answer="Yes.", **TOLD) for prompt in prompts for number in range(samples))
+    (tmp_path / "answers").mkdir()
+    assert len(prompts) == 3 and write_answers(answers, tmp_path / "answers")["matches_schema"]["passed"]
+    twice = [answer_row(prompts[0], 0, answer="Yes.", **TOLD)] * 2
+    found = write_answers(iter(twice), tmp_path / "answers")["matches_schema"]
+    assert not found["passed"] and "stands there twice" in found["message"]
+
+
+TOLD: Any = {"finish_reason": "stop", "prompt_tokens": 3, "answer_tokens": 2}
 
 
 def test_a_defect_of_ours_fails_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

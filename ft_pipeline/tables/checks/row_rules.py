@@ -1,6 +1,6 @@
 """The rules for what a row says. A row that breaks one is set aside with the rule's code, message and fix.
 
-Each rule is one kernel over the columns of a batch. The finished tables have schemas of their own (schemas.py).
+Each rule is one kernel over the columns of a batch. The finished tables have schemas of their own (table_schemas.py).
 """
 
 import re
