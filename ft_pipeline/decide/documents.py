@@ -21,7 +21,8 @@ def comparison_of(document: Mapping[str, Any]) -> Comparison:
         return Comparison.model_validate(document) if "version" in document else old_documents.read(document)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnknownComparison(
-            "comparison.json was not written by this version of ft or an older one. Run `ft run`, or install a newer one."
+            "comparison.json was not written by this version of ft or an older one. "
+            "Run `ft run`, or install a newer version."
         ) from error
 
 
