@@ -114,7 +114,7 @@ def test_a_worker_that_ends_without_a_result_is_an_error(store: ArtifactStore, l
 
 
 def test_a_kind_without_a_worker_function_is_an_error(store: ArtifactStore, launcher: LocalLauncher) -> None:
-    with pytest.raises(WorkerError, match="no worker function for 'nothing'; known: count"):
+    with pytest.raises(WorkerError, match="no worker function for 'nothing'; known: busy, count"):
         build_artifact(None, store, Spec("nothing"), launcher=launcher)
 
 

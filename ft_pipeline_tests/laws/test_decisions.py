@@ -67,13 +67,22 @@ def comparisons(draw: st.DrawFn) -> Comparison:
     return replace(measured, rows=rows, **found)
 
 
+def in_any_order(value: Any) -> Any:
+    """Return evidence with its lists sorted: it lists what was measured, in the order of the results."""
+    if isinstance(value, dict):
+        return {name: in_any_order(entry) for name, entry in value.items()}
+    return sorted(map(in_any_order, value), key=repr) if isinstance(value, list | tuple) else value
+
+
 def concluded(measured: Comparison, decision: Decision, standing: str | None) -> dict[str, Any]:
     """Return what a decision, its verdict and the recommendation conclude."""
     found = verdict(measured, decision, standing)
     document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
     advice = recommend(ComparisonFacts(measured, {}, 20, Decided.of(document)))
     return {
-        "decision": asdict(replace(decision, failed=dict(sorted(decision.failed.items())))),
+        "decision": asdict(
+            replace(decision, failed=dict(sorted(decision.failed.items())), evidence=in_any_order(decision.evidence))
+        ),
         "verdict": asdict(found),
         "advice": {name: advice[name] for name in ("decision", "row", "experiment", "reasons")},
     }

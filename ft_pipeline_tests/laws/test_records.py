@@ -312,7 +312,7 @@ def write_champions(store: Path, records: list[released.ChampionRecord]) -> tupl
 def write_requests(store: Path, records: list[requests.MoveRequest]) -> tuple[list, list]:
     for number, record in enumerate(records, 1):
         assert requests.ledger(store).append(asdict(replace(record, sequence=number)))
-    read = [requests.MoveRequest(**record) for record in requests.ledger(store).read()]
+    read = requests.ledger(store).read()
     # `passed_over` is a tuple until it is written.
     return [record.to_promotion() for record in read], [record.to_promotion() for record in records]
 

@@ -23,10 +23,10 @@ for path in sorted(Path(ft_pipeline.settings.__file__).parent.glob("*.py")):
 
 
 def sections(section: type[Section] = Section) -> list[type[Section]]:
-    """Return every kind of section."""
+    """Return every kind of section of the YAML files: the config of a step is a part of them."""
+    children = [child for child in section.__subclasses__() if not child.__module__.startswith("ft_pipeline.steps")]
     return sorted(
-        [*section.__subclasses__(), *(deep for child in section.__subclasses__() for deep in sections(child))],
-        key=lambda model: model.__name__,
+        [*children, *(deep for child in children for deep in sections(child))], key=lambda model: model.__name__
     )
 
 

@@ -141,7 +141,7 @@ def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], d
 
     step = find_step(kind)
     if step is None or step.run is None:
-        raise ValueError(f"no worker function for {kind!r}")
+        raise ValueError(f"no worker function for {kind!r}; known: {', '.join(sorted(workers))} and steps/")
     if step.gpu:  # `run` imports it, but only after this process has looked at its GPU and seeded it
         importlib.import_module("torch")
     return step.run
