@@ -80,9 +80,8 @@ def concluded(measured: Comparison, decision: Decision, standing: str | None) ->
     document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
     advice = recommend(ComparisonFacts(measured, {}, 20, Decided.of(document)))
     return {
-        "decision": asdict(
-            replace(decision, failed=dict(sorted(decision.failed.items())), evidence=in_any_order(decision.evidence))
-        ),
+        "decision": (decision.move, decision.name, decision.reasons),
+        "told": in_any_order(asdict(replace(decision, of_claims=None))),
         "verdict": asdict(found),
         "advice": {name: advice[name] for name in ("decision", "row", "experiment", "reasons")},
     }
