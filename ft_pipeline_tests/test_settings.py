@@ -485,6 +485,7 @@ LATER = {
         "distill": DistillSettings(teacher="teachers/large"),
     },
     "FunctionMetric": {"corpus": True},
+    "PromotionSettings": {"worth": 0.05},
     "PromptVariant": {"replace_system": True},
     "PromptingSettings": {"tuned_with": ["brief"]},
     "TeacherSettings": {"chat_template_kwargs": {"enable_thinking": False}},

@@ -117,6 +117,7 @@ def build(
         primary_metric=primary,
         rules=RULES,
         fingerprint=models[0].row["fingerprint"],
+        worth=settings.worth,
         evaluation=ranked[0].parts,
         decided_by=" ".join(filter(None, [settings.notice, decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     METRIC_IS_NAMED,
@@ -32,8 +33,19 @@ from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
-OPTIONAL = ("contaminated", "not_asked", "kept_prompts", "own_targets", "slices", "field_results", "confusions")
+OPTIONAL = (
+    "worth",
+    "contaminated",
+    "not_asked",
+    "kept_prompts",
+    "own_targets",
+    "slices",
+    "field_results",
+    "confusions",
+)
 """Keys of the document that are left out if their lists are empty."""
+WORTH, WORTH_OF_LIKELIHOODS = 0.02, 0.01
+"""Leads for which a training is worth its work, unless the project says otherwise."""
 BY = ("people", "judge")
 """Whose opinion decides between two rows in place of the metric, the surer first."""
 
@@ -122,6 +134,8 @@ class Comparison(BaseModel):
     """The rules by which it was made: those of its intervals, of forgetting and of rails."""
     fingerprint: str | None = None
     """Of the evaluation."""
+    worth: float | None = None
+    """`promotion.worth`; None: the default."""
     decided_by: str = ""
     """Why the primary metric is the one that decides."""
     metrics: Mapping[str, Metric] = {}
@@ -250,6 +264,17 @@ class Comparison(BaseModel):
     def contaminated_experiments(self) -> list[ContaminatedModel]:
         """The experiments in `contaminated`."""
         return [entry for entry in self.contaminated if entry.model != CHAMPION]
+
+    def scaled(self, margin: float, rival: Row) -> float:
+        """Return a margin in units of the primary metric: relative for likelihoods, of 100 for chrF, else absolute."""
+        if self.primary == "chrf":
+            return 100 * margin
+        return margin * abs(rival.scores[self.primary].value) if self.primary in LIKELIHOODS else margin
+
+    def worth_over(self, bar: Row) -> float:
+        """Return the lead over a bar for which a training is worth its work, in units of the primary metric."""
+        default = WORTH_OF_LIKELIHOODS if self.primary in LIKELIHOODS else WORTH
+        return self.scaled(default if self.worth is None else self.worth, bar)
 
     # --- roles
 

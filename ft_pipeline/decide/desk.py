@@ -13,8 +13,6 @@ from ft_pipeline.evaluation.comparison.result_records import LearningCurve, Seed
 
 ANSWERS, SECOND = "chrf", "rouge_l"
 """The metric that compares a teacher, which may have no loss, and that by which it must not be clearly worse."""
-ENOUGH_ROWS = 500
-"""Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""
 SERIES = 3
 """Trainings of a series from which its spread is quoted for others."""
 

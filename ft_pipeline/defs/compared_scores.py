@@ -127,7 +127,8 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     if labels:
         config["labels"] = labels
     margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
-    return {**config, **margins}
+    worth = {} if settings.promotion.worth is None else {"worth": settings.promotion.worth}
+    return {**config, **margins, **worth}
 
 
 def _must_keep(context: SpecContext) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, later
 
 RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "personal_data", "format"]
 Ceiling = Annotated[float, Field(ge=0, le=1)]
@@ -33,6 +33,10 @@ class PromotionSettings(Section):
     incumbent_margin: float = Field(0.05, ge=0, lt=1)
     """By how much a model of one's own may be worse than the incumbent contender: absolute for shares, 100 times that
     for chrF, relative for likelihoods."""
+    worth: float | None = later(None, gt=0, lt=1)
+    """Smallest lead over the best prompt that is worth a training, in the unit of `incumbent_margin`. Only where the
+    lead of every tuned model is shown to be below it, the verdict is "do not fine-tune". Without it: 0.02 (2 points, or
+    2 of chrF), and 0.01 of a likelihood."""
     keeps: float = Field(0.8, gt=0, le=1)
     """Share of the best model's lead over the best baseline that a simpler technique must be shown to keep, to be
     recommended in its place."""

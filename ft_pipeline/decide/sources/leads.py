@@ -129,7 +129,7 @@ def replaces(bench: Bench) -> Iterator[Claim]:
             ends = {"value": value, "low": low, "limit": -margin, "verdict": verdict_of(low, None, -margin)}
             yield Claim(**known, **ends, count=claim.count)
         elif claim.because != "no_evidence" and _is_ours(row) and bench.has(metric, row.name, incumbent.name):
-            limit = bench.scaled(margin, incumbent)
+            limit = bench.comparison.scaled(margin, incumbent)
             yield _not_worse(bench, "replaces", row.name, incumbent.name, metric, limit)
 
 

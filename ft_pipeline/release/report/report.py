@@ -57,6 +57,7 @@ DECISION_TEXTS = {
     "qlora": "Fine-tune with QLoRA.",
     "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
+    "train": "Train before you decide.",
     "rate": "Rate answers before you decide.",
     "keep": "Keep the present model.",
     "none": "No model can go out.",
