@@ -107,7 +107,8 @@ def build(
         inputs,
         names_metric=settings.primary_metric != AUTO,
     )
-    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, opinions)
+    references = [sample["reference"] for sample in samples[shown[0].name]]
+    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, references, opinions)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     ranked, facts = [by_name[name] for name in rank(metrics[primary], primary, of_rows)], experiments or {}

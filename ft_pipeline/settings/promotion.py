@@ -15,11 +15,11 @@ class PromotionSettings(Section):
 
     metric: str = "auto"
     """What decides which model is better. auto: people who rated 50 pairs of these answers; else a judge that agrees
-    with people; else a check of the answers if there is one (a metric with `decides`, calls of tools, exact match, JSON
-    fields); else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte, chrf, rouge_l,
-    exact_match, format_valid (with evaluation.answer_format), call_names, call_arguments, call_order (of test rows with
-    tools), or a value of one of evaluation.metrics, such as topic or topic/macro_f1. `loss`, of older projects, means
-    auto."""
+    with people; else a check of the answers if there is one (a metric with `decides`, calls of tools, exact match if
+    90 % of the references have at most five words, JSON fields); else the likelihood of the reference answers, and chrF
+    must not be worse. Or nats_per_byte, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format),
+    call_names, call_arguments, call_order (of test rows with tools), or a value of one of evaluation.metrics, such as
+    topic or topic/macro_f1. `loss`, of older projects, means auto."""
     answers_margin: float = Field(2.0, ge=0)
     """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)

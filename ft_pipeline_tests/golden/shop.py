@@ -294,7 +294,8 @@ class Shop:
         """Write the scores of an input."""
         path = folder / key.replace("/", "-")
         plain = {name: {k: value for k, value in row.items() if k not in EXTRA} for name, row in rows.items()}
-        scored(path, plain, {**PARTS, **self.parts.get(key, {})}, metrics=self.metrics)
+        short = any("exact" in row for of_key in self.inputs.values() for row in of_key.values())
+        scored(path, plain, {**PARTS, **self.parts.get(key, {})}, metrics=self.metrics, short=short)
         self._edit_samples(path, rows)
         self._edit_document(path, rows)
         validated = [record for name, row in rows.items() for record in _validation(name, row)]
