@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, OpinionFacts
 from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
@@ -170,7 +170,7 @@ class Comparison(BaseModel):
         """Return the document. It has the keys of OPTIONAL only if there are entries: most comparisons never do. Claims
         have no keys whose values are the default."""
         document = self.model_dump(mode="json", exclude={"claims"})
-        claims = [claim.model_dump(mode="json", exclude_defaults=True) for claim in self.claims]
+        claims = [claim.to_json() for claim in self.claims]
         return {**{key: value for key, value in document.items() if value or key not in OPTIONAL}, "claims": claims}
 
     # --- claims
@@ -202,7 +202,7 @@ class Comparison(BaseModel):
         """Return the claim that decides between two rows: the opinion of people, then that of a judge that agrees with
         them, then the lead on the primary metric."""
         opinions = self.about(row, "opinion", rival=rival.name)
-        decides = [claim for claim in opinions if claim.facts["may_decide"]]
+        decides = [claim for claim in opinions if claim.told(OpinionFacts).may_decide]
         unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
         return next(iter(decides), None) or self.lead(row, rival) or unknown
 
@@ -315,5 +315,5 @@ class Comparison(BaseModel):
 
 def is_unheard(opinion: Claim) -> bool:
     """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
-    named = opinion.facts["because"].startswith(METRIC_IS_NAMED)
-    return opinion.verdict == "refuted" and not opinion.facts["may_decide"] and not named
+    told = opinion.told(OpinionFacts)
+    return opinion.verdict == "refuted" and not told.may_decide and not told.because.startswith(METRIC_IS_NAMED)

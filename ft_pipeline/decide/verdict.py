@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
 from ft_pipeline.decide.promote import Decision
@@ -262,7 +262,7 @@ class Summary:
 
     def _basis(self, row: Row, opinion: Claim | None = None) -> str:
         recipes = self.comparison.about(row, "recipe")
-        trainings = max((len(claim.facts["leads"]) for claim in recipes), default=1)
+        trainings = max((len(claim.told(RecipeFacts).leads) for claim in recipes), default=1)
         trained = "trained once, " if trainings == 1 else f"the same in {trainings} trainings, "
         tested = f"{trained if row.rights.is_tuned else ''}tested on {self.comparison.test_rows:,} conversations. "
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
@@ -278,7 +278,7 @@ class Summary:
         error = (claim.value - claim.low) / HALF_WIDTH
         wanted = ((needed_lead(level) + POWER) * error / (claim.value - claim.limit)) ** 2
         if claim.kind == "opinion":
-            more = math.ceil(claim.facts["rated"] * (wanted - 1))
+            more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
             return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
         more = math.ceil(self.comparison.test_rows * wanted - self.comparison.test_rows)
         return f"; about {more:,} more test conversations would decide" if more > 0 else ""

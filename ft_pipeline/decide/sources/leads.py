@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
-from ft_pipeline.decide.claim import Claim, verdict_of
+from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
@@ -170,7 +170,7 @@ def shares(bench: Bench) -> Iterator[Claim]:
             low=low,
             count=len(values),
             verdict=verdict_of(low, None),
-            facts={"wanted": wanted, "baseline": bar.name},
+            facts=ShareFacts(wanted=wanted, baseline=bar.name),
         )
 
 
