@@ -30,6 +30,7 @@ from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, needed_conversations
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.decide.sources import leads
+from ft_pipeline.decide.units import worth_over
 from ft_pipeline.decide.verdict import ONE_TEST, Summary, Verdict
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
@@ -131,7 +132,7 @@ def worlds(line: Line, count: int, seed: int) -> Iterator[tuple[str, bool | None
         outcome = {"use_tuned": "use", "prompt": "do not"}.get(found.kind, "open")
         if outcome == "open":
             claim = comparison.deciding(tuned, prompt)
-            told = needed_conversations(comparison, claim, ONE_TEST, comparison.worth_over(prompt))
+            told = needed_conversations(comparison, claim, ONE_TEST, worth_over(comparison, prompt))
             covers = told and told.least <= max(needed(line), line.rows + 1) <= told.most
         yield outcome, covers
 

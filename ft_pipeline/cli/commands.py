@@ -26,12 +26,13 @@ from ft_pipeline.cli.common import (
     stdout,
     warn_of_changed_evidence,
 )
-from ft_pipeline.cli.display_comparison import show_comparison, show_validation_scores
+from ft_pipeline.cli.display_comparison import show_comparison, show_requirements, show_validation_scores
 from ft_pipeline.cli.display_outcome import show_outcome
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import print_rows
 from ft_pipeline.cli.display_text import plain, say, say_line
-from ft_pipeline.decide.documents import comparison_of
+from ft_pipeline.decide.documents import comparison_of, decision_about
+from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -207,11 +208,19 @@ def compare(
 
     Example: ft compare --on validation
     """
-    document = _require_document(open_project(project), "comparison")
+    opened_project = open_project(project)
+    document = _require_document(opened_project, "comparison")
     if on == "validation" and not as_json:
         show_validation_scores(stdout, comparison_of(document))
         return
-    print_result(document, as_json, lambda shown: show_comparison(stdout, comparison_of(shown)))
+    store = ArtifactStore(opened_project.store)
+    requirements = Requirements.of(decision_about(store, current_artifact(store, "comparison")))
+
+    def show(shown: dict[str, Any]) -> None:
+        show_comparison(stdout, comparison_of(shown))
+        show_requirements(stdout, requirements)
+
+    print_result({**document, **requirements.model_dump(exclude_defaults=True)}, as_json, show)
 
 
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:

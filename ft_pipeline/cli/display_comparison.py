@@ -7,6 +7,7 @@ from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.notes import base_models, describe_share, footnotes, shown_metrics, small_note
+from ft_pipeline.decide.requirements import MARKS, Requirements
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say as say_claim
 from ft_pipeline.decide.words import standard_errors
@@ -118,6 +119,17 @@ def show_own_targets(console: Console, comparison: Comparison) -> None:
         style = "green" if target.has_improved else "yellow"
         verdict = f"[{style}]{target.verdict}[/]"
         say(console, f"  · {plain(target.experiment)} ({target.objective}) {verdict}. {plain(target.describe())}")
+
+
+def show_requirements(console: Console, requirements: Requirements) -> None:
+    """Print what each candidate meets of the requirements of a release; nothing if that is not decided."""
+    if not requirements.matrix:
+        return
+    say(console, "What a release requires: ✓ holds, ? cannot be told, ✗ fails.")
+    table = new_table("requirement", *map(plain, requirements.matrix))
+    for name, outcomes in requirements.lines():
+        table.add_row(name, *(MARKS[outcome] if outcome else "" for outcome in outcomes))
+    print_columns(console, table)
 
 
 def show_validation_scores(console: Console, comparison: Comparison) -> None:

@@ -8,6 +8,7 @@ claim is shown: the paired 95 % interval of the lead excludes zero.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ft_pipeline.decide.claim import ShareFacts
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.words import ask_for_ratings, say, tell_ahead
@@ -170,7 +171,7 @@ def tuning_wins(desk: Desk) -> Advice | None:
     if kept and chosen.complexity < best.complexity:
         same = chosen.technique == best.technique
         simpler = "its prompt is the simpler one" if same else f"{chosen.technique} is the simpler technique"
-        share = f"{kept.value:.0%} of the lead of {kept.rival} (at least {kept.facts['wanted']:.0%} is shown)"
+        share = f"{kept.value:.0%} of the lead of {kept.rival} (at least {kept.told(ShareFacts).wanted:.0%} is shown)"
         reason += f" It keeps {share}, and {simpler}."
     return Advice(SIMPLEST_FIRST[complexity(chosen.technique)], reason, chosen)
 

@@ -4,14 +4,132 @@ Everything that is decided, recommended or told rests on claims. `sources/` make
 `advise.py` ask for them, and `words.py` says them. Nothing else knows their numbers.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+
+from ft_pipeline.evaluation.comparison.score import Score
+from ft_pipeline.evaluation.opinions.agreement import Agreement
 
 Verdict = Literal["shown", "refuted", "open", "unknown", "void"]
 """shown: its bound is beyond the limit. refuted: the other bound is. open: it cannot be told. unknown: not measured.
 void: the question does not arise, as a refusal that the base model never gave."""
+
+
+class Facts(BaseModel):
+    """Further numbers that the sentence of a claim names. The kind of the claim says which (FACTS)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    is_champion: bool = False
+    """These three are added by a rule that does not accept the claim: whether the rival is the champion to beat, the
+    tests that make the lead less certain, and the largest p-value that counts."""
+    tries: str = ""
+    level: float | None = None
+
+
+class ChampionFacts(Facts):
+    """About the champion, as far as the sentence names it."""
+
+    experiment: str | None = None
+    name: str = ""
+    number: int = 0
+    """Of the record with which a person rejected the row."""
+
+
+class ExplainedFacts(Facts):
+    """Facts with a reason."""
+
+    because: str = ""
+    """As a clause: why an opinion may decide, or why not; of an old comparison, why nothing is known."""
+
+
+class OpinionFacts(ExplainedFacts):
+    """What an opinion rests on (opinion_records.Opinion)."""
+
+    rated: int
+    judged: int
+    alpha: Agreement | None = None
+    may_decide: bool
+    can_go_out: Score | None = None
+    changed: int | None = None
+
+
+class KeptFacts(ExplainedFacts):
+    """What changed from the base model to the row."""
+
+    lost: int = 0
+    """Questions or documents with a worse result than that of the base model, and with a better one."""
+    won: int = 0
+    needed: int | None = None
+    """Questions that would decide at the observed drop. None: no number would."""
+    before: float | None = None
+    """The value of the base model, and that of the row."""
+    after: float | None = None
+    is_rate: bool = True
+    """Whether each answer is right or wrong."""
+    wanted: str = ""
+    """Of probes, what an answer must do."""
+    base: str = ""
+
+
+class RailFacts(Facts):
+    """A fault of answers."""
+
+    fault: str
+    """What such an answer does."""
+    faults: int
+
+
+class RecipeFacts(Facts):
+    """The lead of each training, and the lower one-sided 95 % bound of their mean."""
+
+    leads: Sequence[float]
+    lower: float | None = None
+
+
+class ScreenFacts(Facts):
+    """The standard error of the lead."""
+
+    error: float
+
+
+class ShareFacts(Facts):
+    """The share of the best lead that must be kept, and what both lead."""
+
+    wanted: float
+    baseline: str
+
+
+class SliceFacts(Facts):
+    """How many more conversations would tell. None: more would hardly help."""
+
+    more: int | None = None
+
+
+class SliceLeadFacts(Facts):
+    """The standard deviation over conversations, and how many of them a drop needs to be seen."""
+
+    deviation: float
+    unseen: float
+
+
+FACTS: Mapping[str, type[Facts]] = {
+    "champion": ChampionFacts,
+    "opinion": OpinionFacts,
+    "general": KeptFacts,
+    "probes": KeptFacts,
+    "task": KeptFacts,
+    "rail": RailFacts,
+    "recipe": RecipeFacts,
+    "screen": ScreenFacts,
+    "share": ShareFacts,
+    "slice": SliceFacts,
+    "slice_lead": SliceLeadFacts,
+}
+"""By kind of claim. The others have no facts of their own."""
+Told = TypeVar("Told", bound=Facts)
 
 
 class Claim(BaseModel):
@@ -40,8 +158,25 @@ class Claim(BaseModel):
     verdict: Verdict = "open"
     because: str = ""
     """Which of the sentences of its kind tells it, if its verdict is not enough."""
-    facts: Mapping[str, Any] = {}
-    """Further numbers that its sentence names."""
+    facts: SerializeAsAny[Facts] = Field(default_factory=Facts, validate_default=True)
+    """Those of its kind, by FACTS."""
+
+    @field_validator("facts", mode="before")
+    @classmethod
+    def _of_its_kind(cls, facts: Any, info: ValidationInfo) -> Any:
+        own = FACTS.get(info.data.get("kind", ""), Facts)
+        return own() if type(facts) is Facts and not facts.model_fields_set else own.model_validate(facts)
+
+    def told(self, kind: type[Told]) -> Told:
+        """Return its facts, which have this type."""
+        assert isinstance(self.facts, kind), (self.kind, kind)
+        return self.facts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the claim as plain JSON, without what is the default, and with the facts that were told."""
+        document = self.model_dump(mode="json", exclude_defaults=True, exclude={"facts"})
+        facts = self.facts.model_dump(mode="json", exclude_unset=True)
+        return {**document, **({"facts": facts} if facts else {})}
 
     @property
     def holds(self) -> bool:
@@ -65,7 +200,9 @@ class Claim(BaseModel):
     def failing(self, because: str, **facts: Any) -> Self:
         """The same claim, which a rule does not accept."""
         verdict = "open" if self.holds else self.verdict
-        return self.model_copy(update={"verdict": verdict, "because": because, "facts": {**self.facts, **facts}})
+        return self.model_copy(
+            update={"verdict": verdict, "because": because, "facts": self.facts.model_copy(update=facts)}
+        )
 
 
 def verdict_of(low: float | None, high: float | None, limit: float = 0.0) -> Verdict:

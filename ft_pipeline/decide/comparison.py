@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, OpinionFacts
 from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     METRIC_IS_NAMED,
@@ -44,8 +43,6 @@ OPTIONAL = (
     "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
-WORTH, WORTH_OF_LIKELIHOODS = 0.02, 0.01
-"""Leads for which a training is worth its work, unless the project says otherwise."""
 BY = ("people", "judge")
 """Whose opinion decides between two rows in place of the metric, the surer first."""
 
@@ -184,7 +181,7 @@ class Comparison(BaseModel):
         """Return the document. It has the keys of OPTIONAL only if there are entries: most comparisons never do. Claims
         have no keys whose values are the default."""
         document = self.model_dump(mode="json", exclude={"claims"})
-        claims = [claim.model_dump(mode="json", exclude_defaults=True) for claim in self.claims]
+        claims = [claim.to_json() for claim in self.claims]
         return {**{key: value for key, value in document.items() if value or key not in OPTIONAL}, "claims": claims}
 
     # --- claims
@@ -216,7 +213,7 @@ class Comparison(BaseModel):
         """Return the claim that decides between two rows: the opinion of people, then that of a judge that agrees with
         them, then the lead on the primary metric."""
         opinions = self.about(row, "opinion", rival=rival.name)
-        decides = [claim for claim in opinions if claim.facts["may_decide"]]
+        decides = [claim for claim in opinions if claim.told(OpinionFacts).may_decide]
         unknown = Claim(kind="lead", row=row.name, rival=rival.name, measure=self.primary, verdict="unknown")
         return next(iter(decides), None) or self.lead(row, rival) or unknown
 
@@ -264,17 +261,6 @@ class Comparison(BaseModel):
     def contaminated_experiments(self) -> list[ContaminatedModel]:
         """The experiments in `contaminated`."""
         return [entry for entry in self.contaminated if entry.model != CHAMPION]
-
-    def scaled(self, margin: float, rival: Row) -> float:
-        """Return a margin in units of the primary metric: relative for likelihoods, of 100 for chrF, else absolute."""
-        if self.primary == "chrf":
-            return 100 * margin
-        return margin * abs(rival.scores[self.primary].value) if self.primary in LIKELIHOODS else margin
-
-    def worth_over(self, bar: Row) -> float:
-        """Return the lead over a bar for which a training is worth its work, in units of the primary metric."""
-        default = WORTH_OF_LIKELIHOODS if self.primary in LIKELIHOODS else WORTH
-        return self.scaled(default if self.worth is None else self.worth, bar)
 
     # --- roles
 
@@ -340,5 +326,5 @@ class Comparison(BaseModel):
 
 def is_unheard(opinion: Claim) -> bool:
     """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
-    named = opinion.facts["because"].startswith(METRIC_IS_NAMED)
-    return opinion.verdict == "refuted" and not opinion.facts["may_decide"] and not named
+    told = opinion.told(OpinionFacts)
+    return opinion.verdict == "refuted" and not told.may_decide and not told.because.startswith(METRIC_IS_NAMED)

@@ -1,4 +1,4 @@
-"""Read comparison.json: of this version, and of the versions before it."""
+"""Read comparison.json, of this version and of the versions before it; and the decision about it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from ft_pipeline.decide import old_documents
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.asset_pointers import current_artifact
 
 if TYPE_CHECKING:
-    from ft_pipeline.store.artifacts import Artifact
+    from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 
 class UnknownComparison(UserError, ValueError):
@@ -29,3 +30,11 @@ def comparison_of(document: Mapping[str, Any]) -> Comparison:
 def read_comparison(artifact: "Artifact") -> Comparison:
     """Return the comparison in an artifact."""
     return comparison_of(artifact.document("comparison.json"))
+
+
+def decision_about(store: "ArtifactStore", comparison: "Artifact | None") -> dict[str, Any]:
+    """Return decision.json of the current decision if it is about a comparison; empty if it is about another one."""
+    decision = current_artifact(store, "decision")
+    if decision is None or comparison is None or decision.inputs["comparison"] != comparison.reference:
+        return {}
+    return decision.document("decision.json")

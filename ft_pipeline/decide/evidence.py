@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, KeptFacts, OpinionFacts
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.promote import Court
 from ft_pipeline.decide.words import agreement_of, say, who
@@ -72,38 +72,41 @@ def forgetting_of(comparison: Comparison, row: Row) -> dict[str, Any] | None:
     claim = next((claim for claim in comparison.about(row, "general") if claim.value is not None), None)
     if claim is None:
         return None
+    told = claim.told(KeptFacts)
     return {
         "base": claim.rival,
         "verdict": KEPT["general"][claim.verdict],
         "questions": claim.count,
-        **{key: claim.facts[key] for key in ("lost", "won")},
+        "lost": told.lost,
+        "won": told.won,
         **_drop(claim),
         "margin": -claim.limit,
-        "wanted": claim.facts["needed"],
+        "wanted": told.needed,
     }
 
 
 def check_of(comparison: Comparison, claim: Claim) -> dict[str, Any]:
     """Return what a row kept of its base model's behavior, or of its result on a task."""
-    because, base = claim.facts.get("because", ""), claim.rival
+    told, base = claim.told(KeptFacts), claim.rival
+    because = told.because
     if claim.verdict == "unknown":
         because = say(comparison, claim).partition(": ")[2]
-        base = claim.facts["base"] if claim.because == "single" else ""
-    told = {key: claim.facts.get(key) for key in ("before", "after")}
-    counts = {key: claim.facts.get(key, 0) for key in ("lost", "won")}
+        base = told.base if claim.because == "single" else ""
     return {
         "kind": claim.kind,
         "name": claim.measure,
         "verdict": KEPT["checks"][claim.verdict],
         "margin": -claim.limit,
-        "wanted": claim.facts.get("wanted", ""),
+        "wanted": told.wanted,
         "base": base or None,
         "count": claim.count,
-        **told,
-        **counts,
+        "before": told.before,
+        "after": told.after,
+        "lost": told.lost,
+        "won": told.won,
         **_drop(claim),
-        "needed": claim.facts.get("needed"),
-        "is_rate": claim.facts.get("is_rate", True),
+        "needed": told.needed,
+        "is_rate": told.is_rate,
         "because": because,
     }
 
@@ -119,8 +122,9 @@ def _drop(claim: Claim) -> dict[str, float | None]:
 def opinion_of(claim: Claim) -> dict[str, Any]:
     """Return what people, or a judge, said of the answers of two rows."""
     ends = {"win_rate": claim.value, "low": claim.low, "high": claim.high, "p": claim.p}
-    counts = {key: claim.facts[key] for key in ("rated", "judged")}
-    told = {key: claim.facts[key] for key in ("alpha", "may_decide", "because", "can_go_out", "changed")}
+    facts = claim.told(OpinionFacts).model_dump(mode="json")
+    counts = {key: facts[key] for key in ("rated", "judged")}
+    told = {key: facts[key] for key in ("alpha", "may_decide", "because", "can_go_out", "changed")}
     return {"row": claim.row, "rival": claim.rival, "by": claim.measure, **counts, **ends, **told}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, OpinionFacts, RailFacts
 from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row, is_unheard
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
 from ft_pipeline.decide.words import ask_for_ratings, describe_slices, say, tell_opinion
@@ -102,18 +102,18 @@ def _rated(comparison: Comparison, row: Row) -> Claim | None:
     """Return the opinion of people that rests on the most ratings of a row's answers."""
     claims = [claim for claim in comparison.claims if claim.kind == "opinion" and claim.measure == "people"]
     claims = [claim for claim in claims if row.name in (claim.row, claim.rival)]
-    return max(claims, key=lambda claim: claim.facts["rated"], default=None)
+    return max(claims, key=lambda claim: claim.told(OpinionFacts).rated, default=None)
 
 
 def _of_people(comparison: Comparison, row: Row) -> Light:
     claim = _rated(comparison, row)
-    out = claim.facts["can_go_out"] if claim else None
+    out = claim.told(OpinionFacts).can_go_out if claim else None
     if claim is None or out is None:
         return NOT_READ
-    rated = claim.facts["rated"]
-    low, high = (out["value"] if out[end] is None else out[end] for end in ("low", "high"))
+    rated = claim.told(OpinionFacts).rated
+    low, high = out.ends
     color = 0 if rated >= WANTED_RATINGS and low >= CAN_GO_OUT else 2 if high < CAN_GO_OUT else 1
-    fit = f"{out['value'] * rated:.0f} of {rated} rated pairs ({low:.0%} to {high:.0%})"
+    fit = f"{out.value * rated:.0f} of {rated} rated pairs ({low:.0%} to {high:.0%})"
     return Light(COLORS[color], WORDS["people"][color], f"an answer can go out in {fit}; {CAN_GO_OUT:.0%} is wanted")
 
 
@@ -125,7 +125,7 @@ def risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None =
 def _risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None, looks: int) -> Iterator[str]:
     about, bar, is_tuned = comparison.about, comparison.best_bar(row), row.rights.is_tuned
     for rail in about(row, "rail"):
-        is_near = rail.verdict == "shown" and rail.facts["faults"] and (rail.high or 0.0) > rail.limit / 2
+        is_near = rail.verdict == "shown" and rail.told(RailFacts).faults and (rail.high or 0.0) > rail.limit / 2
         if rail.verdict == "open" or is_near:
             yield f"Some answers have a fault: {say(comparison, rail)}."
     general = about(row, "general")

@@ -1,21 +1,18 @@
-"""The matrix of a decision: what each row that may be released meets of each requirement, with its sentence.
+"""Make the matrix of a decision: what each row that may be released meets of each requirement, with its sentence.
 
-It is made once, with the decision, and stored beside it. Pages and commands show it; none decides again.
+It is made once, with the decision, and stored beside it; requirements.py reads it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
 from ft_pipeline.decide.promote import BEFORE, TESTS, Court, is_sound
+from ft_pipeline.decide.requirements import IS_NEW, Cell, Outcome
 from ft_pipeline.decide.words import say
 
-Outcome = Literal["holds", "cannot be told", "fails"]
 REQUIREMENTS = {
-    "is_new": "is another model than the champion",
+    "is_new": IS_NEW,
     "is_sound": "answers without faults",
     "has_rivals": "can be compared",
     "leads_on_validation": "leads on the validation rows",
@@ -35,17 +32,6 @@ OF_KINDS = {
     "task": "tasks hold",
 }
 """By kind of claim, what is_sound asks."""
-
-
-class Cell(BaseModel):
-    """What is known of one requirement of one row."""
-
-    model_config = ConfigDict(frozen=True)
-
-    requirement: str
-    outcome: Outcome
-    sentence: str
-    """Without the name of the row, and without a full stop."""
 
 
 def matrix(court: Court) -> Mapping[str, Sequence[Cell]]:

@@ -1,6 +1,6 @@
 """What a reader of the scores must know besides them, for every page."""
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
 from ft_pipeline.decide.words import say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
@@ -59,13 +59,13 @@ def unusable(comparison: Comparison) -> list[str]:
 def describe_rail(comparison: Comparison, rail: Claim) -> str:
     """Return the share and the verdict of a rail. Without a verdict there is no share: it would read as a result."""
     if rail.because in UNUSED_RAIL:
-        return f"limit on answers that {rail.facts['fault']}: {rail.because}, {UNUSED_RAIL[rail.because]}"
+        return f"limit on answers that {rail.told(RailFacts).fault}: {rail.because}, {UNUSED_RAIL[rail.because]}"
     return f"{say(comparison, rail)}: {RAIL_VERDICTS[rail.verdict]}"
 
 
 def describe_share(rail: Claim) -> str:
     """Return how often a fault is found, for the end of a sentence."""
-    return f"{rail.value:.0%} {rail.facts['fault']}"
+    return f"{rail.value:.0%} {rail.told(RailFacts).fault}"
 
 
 def footnotes(comparison: Comparison) -> list[str]:

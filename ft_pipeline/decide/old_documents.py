@@ -4,7 +4,17 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from ft_pipeline.decide.claim import Claim, verdict_of
+from ft_pipeline.decide.claim import (
+    Claim,
+    KeptFacts,
+    OpinionFacts,
+    RecipeFacts,
+    ScreenFacts,
+    ShareFacts,
+    SliceFacts,
+    SliceLeadFacts,
+    verdict_of,
+)
 from ft_pipeline.decide.comparison import METRIC_IS_NAMED, Comparison, Row
 from ft_pipeline.decide.sources.rails import claim_of
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
@@ -54,35 +64,35 @@ def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
         for entry in entries(key, ()):
             yield _not_worse(kind, entry, measure=entry["metric"])
     for entry in entries("kept_leads", ()):
-        facts = {key: entry[key] for key in ("wanted", "baseline")}
+        facts = ShareFacts(wanted=entry["wanted"], baseline=entry["baseline"])
         known = {"row": entry["row"], "rival": entry["best"], "measure": primary, "value": entry["share"]}
         yield Claim(kind="share", **known, low=entry["low"], verdict=verdict_of(entry["low"], None), facts=facts)
     for entry in entries("recipe_leads", ()):
         ends = {"value": entry["lead"], "low": entry["low"], "high": entry["high"]}
         shown = (min(entry["leads"]) if entry["lower"] is None else entry["lower"]) > 0
-        facts = {"leads": list(entry["leads"]), "lower": entry["lower"]}
+        told = RecipeFacts(leads=entry["leads"], lower=entry["lower"])
         known = {"kind": "recipe", "row": entry["row"], "rival": entry["rival"], **ends}
-        yield Claim(**known, verdict="shown" if shown else "open", facts=facts)
+        yield Claim(**known, verdict="shown" if shown else "open", facts=told)
     for entry in entries("screens", ()):
         count, lead, error = (entry[key] for key in ("conversations", "lead", "error"))
         verdict = "void" if count < 30 else "shown" if 0 < lead >= error else "refuted"
         known = {"kind": "screen", "row": entry["row"], "rival": entry["rival"], "scope": "validation"}
-        yield Claim(**known, value=lead, count=count, verdict=verdict, facts={"error": error})
+        yield Claim(**known, value=lead, count=count, verdict=verdict, facts=ScreenFacts(error=error))
     for entry in entries("slice_leads", ()):
         known = {"kind": "slice_lead", "row": entry["row"], "rival": entry["rival"], "scope": entry["slice"]}
         ends = {"value": entry["lead"], "low": entry["low"], "high": entry["high"], "p": entry["p"]}
-        facts = {key: entry[key] for key in ("deviation", "unseen")}
+        spread = SliceLeadFacts(deviation=entry["deviation"], unseen=entry["unseen"])
         verdict = "refuted" if entry["is_worse"] else "open"
-        yield Claim(**known, **ends, count=entry["conversations"], verdict=verdict, facts=facts)
+        yield Claim(**known, **ends, count=entry["conversations"], verdict=verdict, facts=spread)
     for entry in entries("slice_checks", ()):
         count, more = entry["conversations"], entry["more"]
         claim = _not_worse("slice", entry, scope=entry["slice"], count=count)
         if entry["low"] is not None:
-            yield claim.model_copy(update={"facts": {"more": more}})
+            yield claim.model_copy(update={"facts": SliceFacts(more=more)})
         else:
             because = "empty" if not count else "no_evidence" if more is None else "small"
-            facts = {} if because == "no_evidence" else {"more": more}
-            yield claim.model_copy(update={"verdict": "unknown", "because": because, "facts": facts})
+            told_more = SliceFacts() if because == "no_evidence" else SliceFacts(more=more)
+            yield claim.model_copy(update={"verdict": "unknown", "because": because, "facts": told_more})
 
 
 def kept_of(row: str, forgetting: Document) -> Claim:
@@ -102,7 +112,7 @@ def _kept(row: str, check: Document) -> Claim:
         if because == "clause":
             facts = {"because": check["because"]}
         facts |= {"wanted": check["wanted"]} if check["kind"] == "probes" else {}
-        return Claim(**known, verdict=verdict, because=because, facts=facts)
+        return Claim(**known, verdict=verdict, because=because, facts=KeptFacts(**facts))
     value, low, high = (None if check.get(key) is None else -check[key] for key in ("drop", "high", "low"))
     facts = {key: check[key] for key in ("lost", "won", "before", "after", "is_rate") if key in check}
     facts |= {"wanted": check["wanted"]} if check.get("wanted") and check["kind"] != "general" else {}
@@ -111,15 +121,15 @@ def _kept(row: str, check: Document) -> Claim:
     because = "not_in_base" if verdict == "void" else ""
     count = check.get("questions", check.get("count", 0))
     ends = {"rival": check["base"] or "", "value": value, "low": low, "high": high, "count": count}
-    return Claim(**known, **ends, verdict=verdict, because=because, facts={**facts, "needed": needed})
+    return Claim(**known, **ends, verdict=verdict, because=because, facts=KeptFacts(**facts, needed=needed))
 
 
 def _opinion(entry: Document) -> Claim:
-    told = ("rated", "judged", "alpha", "may_decide", "because", "can_go_out", "changed")
+    told = OpinionFacts.model_validate({key: entry[key] for key in OpinionFacts.model_fields if key in entry})
     known = {"kind": "opinion", "row": entry["row"], "rival": entry["rival"], "measure": entry["by"], "p": entry["p"]}
     ends = {"value": entry["win_rate"], "low": entry["low"], "high": entry["high"], "limit": 0.5}
     known["verdict"] = verdict_of(entry["low"], entry["high"], 0.5)
-    return Claim(**known, **ends, count=entry["rated"] or entry["judged"], facts={key: entry.get(key) for key in told})
+    return Claim(**known, **ends, count=entry["rated"] or entry["judged"], facts=told)
 
 
 def _not_worse(kind: str, entry: Document, **known: Any) -> Claim:

@@ -1,7 +1,7 @@
 """What is shown about tuning: that it is not worth its work, or how many test conversations would tell.
 
 A tuned model is to be used if its lead is shown to be above zero. It is not if the lead is shown to be below what a
-training is worth (Comparison.worth_over). Between the two nothing is decided: that a lead is not shown does not show
+training is worth (units.worth_over). Between the two nothing is decided: that a lead is not shown does not show
 that there is none.
 """
 
@@ -13,6 +13,7 @@ from scipy.special import ndtri
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
+from ft_pipeline.decide.units import worth_over
 
 POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the lead in 80 % of the cases."""
@@ -39,7 +40,7 @@ def is_worthless(comparison: Comparison, bar: Row) -> bool:
 def _is_below(comparison: Comparison, claim: Claim, bar: Row) -> bool:
     if claim.kind == "opinion":
         return claim.verdict == "refuted"
-    return claim.verdict != "unknown" and claim.high is not None and claim.high < comparison.worth_over(bar)
+    return claim.verdict != "unknown" and claim.high is not None and claim.high < worth_over(comparison, bar)
 
 
 def needed_conversations(comparison: Comparison, claim: Claim, level: float, worth: float) -> Needed | None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Protocol
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import ChampionFacts, Claim, OpinionFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row, is_unheard
 from ft_pipeline.decide.exposure import Exposure, key_of_test
 from ft_pipeline.decide.kinds import KINDS
@@ -125,8 +125,9 @@ class Court:
             return ""
         opinions = [claim for rival in rivals if (claim := comparison.deciding(row, rival)).kind == "opinion"]
         of_opinions = [
-            f"{claim.rival} {claim.measure} {claim.facts['rated']} {claim.facts['judged']} {claim.p}"
+            f"{claim.rival} {claim.measure} {told.rated} {told.judged} {claim.p}"
             for claim in opinions
+            for told in [claim.told(OpinionFacts)]
         ]
         score = row.scores[comparison.primary].value
         theirs = {rival.name: rival.scores[comparison.primary].value for rival in rivals}
@@ -221,12 +222,12 @@ def beats_champion(court: Court, row: Row) -> Iterator[Claim]:
         experiment = court.champion.experiment
         out = [entry.model for entry in court.comparison.contaminated_experiments]
         if experiment in {*out, *(entry.experiment for entry in court.comparison.left_out)}:
-            yield Claim(kind="champion", row=row.name, because="left_out", facts={"experiment": experiment})
+            yield Claim(kind="champion", row=row.name, because="left_out", facts=ChampionFacts(experiment=experiment))
             return
         if row.experiment == experiment or court.champion_row is None:
             return
     if court.champion_row is None:
-        yield Claim(kind="champion", row=row.name, because="unscored", facts={"name": court.champion.name})
+        yield Claim(kind="champion", row=row.name, because="unscored", facts=ChampionFacts(name=court.champion.name))
         return
     claim = beats(court, row, court.champion_row)
     yield claim if claim.holds else claim.failing(claim.because, is_champion=True)
@@ -297,7 +298,7 @@ def failing(court: Court, row: Row) -> list[Claim]:
     tests = [claim for rule in TESTS for claim in rule(court, row) if not claim.holds]
     number = court.rejected.get(court.candidates[row.name].fingerprint)
     if not before and not tests and number is not None:
-        return [Claim(kind="champion", row=row.name, because="rejected", facts={"number": number})]
+        return [Claim(kind="champion", row=row.name, because="rejected", facts=ChampionFacts(number=number))]
     return [*before, *tests]
 
 

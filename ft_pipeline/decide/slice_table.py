@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, SliceLeadFacts
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.words import ENOUGH, describe_slices, digits_of, say
 from ft_pipeline.evaluation.comparison.result_records import Slice
@@ -77,8 +77,8 @@ class SlicesOfRow:
             return f"compared in no part: none has {ENOUGH} conversations"
         # A rule of the project is what its people look at; the smallest slice hides the largest drop.
         hidden = min(self.leads, key=lambda lead: (not self._is_rule(lead.scope), lead.count, lead.scope))
-        unseen = hidden.facts["unseen"]
-        drop = f"{unseen:.2g} sd ({unseen * hidden.facts['deviation']:.{self.digits}f})"
+        told = hidden.told(SliceLeadFacts)
+        drop = f"{told.unseen:.2g} sd ({told.unseen * told.deviation:.{self.digits}f})"
         return (
             f"in no part clearly worse than {' or '.join(self.rivals)}; in {hidden.scope} "
             f"({hidden.count:,}) a drop under {drop} would not have shown"

@@ -4,12 +4,29 @@ import math
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
 IN_PERCENT = ("nats_per_byte", "loss")
 """The metrics whose leads are said in percent of the rival's value."""
 IN_POINTS = ("share", SHARE_OF_FIELDS)
 """The units of the metrics whose leads are said in points: shares of 100 answers, or of 100 fields."""
+
+WORTH, WORTH_OF_LIKELIHOODS = 0.02, 0.01
+"""Leads for which a training is worth its work, unless the project says otherwise."""
+
+
+def scaled(comparison: Comparison, margin: float, rival: Row) -> float:
+    """Return a margin in units of the primary metric: relative for likelihoods, of 100 for chrF, else absolute."""
+    if comparison.primary == "chrf":
+        return 100 * margin
+    return margin * abs(rival.scores[comparison.primary].value) if comparison.primary in LIKELIHOODS else margin
+
+
+def worth_over(comparison: Comparison, bar: Row) -> float:
+    """Return the lead over a bar for which a training is worth its work, in units of the primary metric."""
+    default = WORTH_OF_LIKELIHOODS if comparison.primary in LIKELIHOODS else WORTH
+    return scaled(comparison, default if comparison.worth is None else comparison.worth, bar)
 
 
 def lead_scale(comparison: Comparison, metric: str, rival: Row) -> float:
@@ -31,7 +48,7 @@ def lead_in_words(comparison: Comparison, lead: Claim, rival: Row) -> str:
 def worth_in_words(comparison: Comparison, bar: Row) -> str:
     """Return the lead over a bar that is worth a training."""
     scale = lead_scale(comparison, comparison.primary, bar)
-    return f"{comparison.worth_over(bar) * scale:.3g}{_unit(comparison)}"
+    return f"{worth_over(comparison, bar) * scale:.3g}{_unit(comparison)}"
 
 
 def _to(value: float) -> str:

@@ -7,12 +7,20 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
-from ft_pipeline.decide.units import IN_PERCENT, IN_POINTS, lead_in_words, lead_scale, rounded, worth_in_words
+from ft_pipeline.decide.units import (
+    IN_PERCENT,
+    IN_POINTS,
+    lead_in_words,
+    lead_scale,
+    rounded,
+    worth_in_words,
+    worth_over,
+)
 from ft_pipeline.decide.words import (
     agreement,
     ask_for_ratings,
@@ -234,7 +242,7 @@ class Summary:
 
     def _needed(self, best: Row, bar: Row, claim: Claim) -> str:
         """Return what a decision needs: the lead, and the test conversations."""
-        comparison, worth = self.comparison, self.comparison.worth_over(bar)
+        comparison, worth = self.comparison, worth_over(self.comparison, bar)
         tests = {test.name: test.level for test in self.decision.tests}
         needed = needed_conversations(comparison, claim, tests.get(best.name, ONE_TEST), worth)
         above = f". Above 0 it would be used, below {worth_in_words(comparison, bar)} it is not worth a training"
@@ -312,7 +320,7 @@ class Summary:
 
     def _basis(self, row: Row, opinion: Claim | None = None) -> str:
         recipes = self.comparison.about(row, "recipe")
-        trainings = max((len(claim.facts["leads"]) for claim in recipes), default=1)
+        trainings = max((len(claim.told(RecipeFacts).leads) for claim in recipes), default=1)
         trained = "trained once, " if trainings == 1 else f"the same in {trainings} trainings, "
         tested = f"{trained if row.rights.is_tuned else ''}tested on {self.comparison.test_rows:,} conversations. "
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
@@ -327,7 +335,7 @@ class Summary:
             return ""
         error = (claim.value - claim.low) / HALF_WIDTH
         wanted = ((needed_lead(level) + POWER) * error / (claim.value - claim.limit)) ** 2
-        more = math.ceil(claim.facts["rated"] * (wanted - 1))
+        more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
         return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
 
     def _ratings_would_decide(self, row: Row, rival: Row) -> bool:

@@ -8,7 +8,15 @@ they begin with a capital letter or a number.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import (
+    Claim,
+    ExplainedFacts,
+    KeptFacts,
+    OpinionFacts,
+    RecipeFacts,
+    ScreenFacts,
+    SliceFacts,
+)
 from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.comparison.score import describe_interval
@@ -122,7 +130,7 @@ def say(comparison: Comparison, claim: Claim) -> str:
     is_gain = claim.verdict == "shown" and claim.high is not None and (claim.low or 0) > 0
     outcome = claim.because or ("gain" if is_gain and claim.kind in ("general", "probes", "task") else claim.verdict)
     sentence = SENTENCES[f"{claim.kind}.{outcome}"].format_map(Numbers(comparison, claim))
-    return f"champion: {sentence}" if claim.facts.get("is_champion") else sentence
+    return f"champion: {sentence}" if claim.facts.is_champion else sentence
 
 
 def say_all(comparison: Comparison, claims: Iterable[Claim]) -> list[str]:
@@ -141,7 +149,8 @@ def ask_for_ratings(comparison: Comparison, row: Row, rival: Row, *, known: bool
     people = next(iter(comparison.about(row, "opinion", rival=rival.name, measure="people")), None)
     if people is None or not known:
         return f"rate {WANTED_RATINGS} pairs with `ft rate {row.name} {rival.name}`"
-    missing = max(0, WANTED_RATINGS - people.facts["rated"], people.facts["changed"] or 0)
+    told = people.told(OpinionFacts)
+    missing = max(0, WANTED_RATINGS - told.rated, told.changed or 0)
     return f"rate {missing} more pairs with `ft rate {row.name} {rival.name}`"
 
 
@@ -170,7 +179,7 @@ class Numbers(dict[str, Any]):
     """The values of a template: the fields and facts of a claim, and what is computed from them when it is named."""
 
     def __init__(self, comparison: Comparison, claim: Claim) -> None:
-        super().__init__({**claim.model_dump(exclude={"facts"}), **claim.facts})
+        super().__init__({**claim.model_dump(exclude={"facts"}), **claim.facts.model_dump()})
         self.comparison, self.claim = comparison, claim
 
     def __missing__(self, name: str) -> str:
@@ -205,7 +214,7 @@ def tell_ahead(comparison: Comparison, row: Row, rival: Row, metric: str | None 
 
 def who_of(claim: Claim) -> str:
     """Return who compared the answers, and how many."""
-    return who(claim.measure, claim.facts["rated"], claim.facts["judged"])
+    return who(claim.measure, claim.told(OpinionFacts).rated, claim.told(OpinionFacts).judged)
 
 
 def who(by: str, rated: int, judged: int) -> str:
@@ -226,7 +235,8 @@ def wins(claim: Claim) -> str:
 def agreement(claim: Claim) -> str:
     """Return how far those who compared the answers agree; empty if that is not known."""
     agree = {"people": "They agree with each other", "judge": "It agrees with people"}[claim.measure]
-    return f"{agree}: {agreement_of(claim.facts['alpha'])}." if claim.facts["alpha"] else ""
+    alpha = claim.told(OpinionFacts).alpha
+    return f"{agree}: {alpha.describe()}." if alpha else ""
 
 
 def agreement_of(alpha: Mapping[str, Any]) -> str:
@@ -236,13 +246,14 @@ def agreement_of(alpha: Mapping[str, Any]) -> str:
 
 def tell_opinion(claim: Claim) -> str:
     """Return an opinion in sentences."""
-    out = claim.facts["can_go_out"]
-    going = out and f"in {out['value']:.0%} of the rated pairs ({out['low']:.0%} to {out['high']:.0%})"
-    decides = "This decides between the two." if claim.facts["may_decide"] else "This decides nothing: {because}."
+    told = claim.told(OpinionFacts)
+    out = told.can_go_out
+    going = out and f"in {out.value:.0%} of the rated pairs ({out.low:.0%} to {out.high:.0%})"
+    decides = "This decides between the two." if told.may_decide else f"This decides nothing: {told.because}."
     sentences = [
         f"Answers of {claim.row}: preferred in {wins(claim)}, by {who_of(claim)}.",
         agreement(claim),
-        decides.format_map(claim.facts),
+        decides,
         f"An answer can go out {going}." if going else "",
     ]
     return " ".join(filter(None, sentences))
@@ -275,7 +286,8 @@ def _primary_lead(comparison: Comparison, claim: Claim) -> str:
 
 def describe_recipe(claim: Claim) -> str:
     """Return the lead of a recipe with its interval."""
-    leads, trainings = claim.facts["leads"], f"{claim.value:.3f} in {len(claim.facts['leads'])} trainings"
+    leads = claim.told(RecipeFacts).leads
+    trainings = f"{claim.value:.3f} in {len(leads)} trainings"
     if claim.low is None:
         return f"{trainings} ({min(leads):.3f} to {max(leads):.3f})"
     return f"{trainings} (95 %: {describe_interval(claim.low, claim.high)}, over seeds and conversations)"
@@ -284,15 +296,15 @@ def describe_recipe(claim: Claim) -> str:
 def _points(claim: Claim, value: float | None) -> str:
     """Return a part of a claim about what must be kept: in points if each answer is right or wrong."""
     assert value is not None
-    return f"{100 * value:.1f}" if claim.facts.get("is_rate", True) else f"{value:.3f}"
+    return f"{100 * value:.1f}" if claim.told(KeptFacts).is_rate else f"{value:.3f}"
 
 
 def _observed(comparison: Comparison, claim: Claim) -> str:
     """Return how many questions or documents would show that a drop as observed is below the margin."""
-    things, needed = {"task": "documents"}.get(claim.kind, "questions"), claim.facts.get("needed")
+    things, needed = {"task": "documents"}.get(claim.kind, "questions"), claim.told(KeptFacts).needed
     if claim.value is None:
         return ""
-    unit = " points" if claim.facts.get("is_rate", True) else ""
+    unit = " points" if claim.told(KeptFacts).is_rate else ""
     if needed is None:
         tells = f"no number of {things} would show that it is below the margin"
         tells += "" if claim.kind == "general" else ": read the answers that changed"
@@ -305,7 +317,8 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
 
 def standard_errors(screen: Claim) -> float | None:
     """Return a lead on the validation rows in standard errors; None if it is the same in every conversation."""
-    return (screen.value or 0.0) / screen.facts["error"] if screen.facts["error"] else None
+    error = screen.told(ScreenFacts).error
+    return (screen.value or 0.0) / error if error else None
 
 
 def _in_slice(comparison: Comparison, value: float | None, sign: str = "+") -> str:
@@ -313,7 +326,7 @@ def _in_slice(comparison: Comparison, value: float | None, sign: str = "+") -> s
 
 
 def _more(comparison: Comparison, claim: Claim) -> str:
-    more = claim.facts["more"]
+    more = claim.told(SliceFacts).more
     return "more conversations would hardly help" if more is None else f"about {more:,} more would tell"
 
 
@@ -330,7 +343,7 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "who": lambda comparison, claim: who_of(claim),
     "wins": lambda comparison, claim: wins(claim),
     "why": lambda comparison, claim: why_no_evidence(_row(comparison, claim.row), _row(comparison, claim.rival)) or "",
-    "clause": lambda comparison, claim: claim.facts["because"],
+    "clause": lambda comparison, claim: claim.told(ExplainedFacts).because,
     "ask": lambda comparison, claim: ask_for_ratings(
         comparison, _row(comparison, claim.row), _row(comparison, claim.rival)
     ),
@@ -348,9 +361,9 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "least": lambda comparison, claim: _points(claim, 0.0 - (claim.high or 0.0)),
     "gain": lambda comparison, claim: _points(claim, claim.low),
     "margin": lambda comparison, claim: _points(claim, -claim.limit),
-    "unit": lambda comparison, claim: " points" if claim.facts.get("is_rate", True) else "",
-    "before_of_all": lambda comparison, claim: str(round((claim.facts["before"] or 0.0) * claim.count)),
-    "after_of_all": lambda comparison, claim: str(round((claim.facts["after"] or 0.0) * claim.count)),
+    "unit": lambda comparison, claim: " points" if claim.told(KeptFacts).is_rate else "",
+    "before_of_all": lambda comparison, claim: str(round((claim.told(KeptFacts).before or 0.0) * claim.count)),
+    "after_of_all": lambda comparison, claim: str(round((claim.told(KeptFacts).after or 0.0) * claim.count)),
     "observed": _observed,
     "not_done": lambda comparison, claim: (
         "was not scored on it" if claim.kind == "task" else "has not answered the present questions"

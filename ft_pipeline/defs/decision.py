@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.fitting import DataAtHand
-from ft_pipeline.decide.matrix import Outcome
 from ft_pipeline.decide.recommend import build_recommendation
+from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.reward_config import checks_of
@@ -26,9 +25,6 @@ from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-
-OUTCOMES: Sequence[str] = get_args(Outcome)
-"""Of a requirement, the worst last."""
 
 
 @step(
@@ -155,16 +151,10 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _requirements(artifact: Artifact) -> list[dict[str, str]]:
-    """A line per requirement of a release, with what each candidate meets of it: the worst, if it has several parts.
-    Decisions of older versions do not say it."""
-    matrix = artifact.document("decision.json").get("matrix", {})
-    names = dict.fromkeys(cell["requirement"] for cells in matrix.values() for cell in cells)
+    """A line per requirement of a release, with what each candidate meets of it. Decisions of older versions do not
+    say it."""
+    found = Requirements.of(artifact.document("decision.json"))
     return [
-        {"requirement": name, **{candidate: _worst(cells, name) for candidate, cells in matrix.items()}}
-        for name in names
+        {"requirement": name, **{row: outcome or "" for row, outcome in zip(found.matrix, outcomes, strict=True)}}
+        for name, outcomes in found.lines()
     ]
-
-
-def _worst(cells: Sequence[Mapping[str, str]], requirement: str) -> str:
-    outcomes = [cell["outcome"] for cell in cells if cell["requirement"] == requirement]
-    return max(outcomes, key=OUTCOMES.index, default="")

@@ -7,6 +7,7 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
+from ft_pipeline.decide.requirements import lacking
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
@@ -56,18 +57,18 @@ def promote(
             return None
         recorded = decide_and_record(store, comparison_artifact, settings, current, test_share=test_share, row=row)
         decision = recorded.decision
+        lacks = lacking(recorded.matrix[row.name])
         if not decision.move and not force:
-            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
+            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(lacks)}")
         promotion = replace(decision, move=True).promotion(candidates, comparison_artifact.fingerprint)
         assert promotion is not None
-        failed_requirements = [] if decision.move else decision.reasons
         return replace(
             promotion,
             reason=reason.strip() or decision.reasons[-1],
             evidence={
                 **promotion.evidence,
                 "served": serving[row.name],
-                "lacks": failed_requirements,
+                "lacks": lacks,
                 EVIDENCE_KEY: recorded.entry,
             },
             forced=force,

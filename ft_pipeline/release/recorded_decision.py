@@ -11,9 +11,10 @@ from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead
-from ft_pipeline.decide.matrix import Cell, matrix
+from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court, TestedCandidate, decide, decide_one
 from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.requirements import Cell
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
 from ft_pipeline.decide.verdict import Summary, Verdict
 from ft_pipeline.decide.words import standard_errors

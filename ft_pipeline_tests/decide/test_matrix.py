@@ -1,13 +1,18 @@
 """The matrix of a decision: what each candidate meets of each requirement, as the decision itself has it."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from ft_pipeline.decide.matrix import Cell, matrix
+from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court, decide
+from ft_pipeline.decide.requirements import IS_NEW, Cell, Requirements, lacking
 from ft_pipeline.decide.words import say_all
+from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline_tests.golden import worlds
+from ft_pipeline_tests.golden.told import decided
+from ft_pipeline_tests.release.test_model_card import FACTS
 from ft_pipeline_tests.version1.convert import as_claims
 
 
@@ -42,3 +47,37 @@ def test_what_a_row_fails_stands_in_the_matrix(name: str) -> None:
 def test_every_outcome_is_in_some_world() -> None:
     found = {cell.outcome for name in NAMES for cells in cells_of(name).values() for cell in cells}
     assert found == {"holds", "fails", "cannot be told"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_pages_read_is_what_was_decided(name: str) -> None:
+    document = decided(worlds.make(name))
+    read = Requirements.of(document)
+    assert read.matrix == cells_of(name)
+    for row, failed in document["decision"]["failed"].items():
+        assert failed or not lacking(read.about(row))
+    for requirement, outcomes in read.lines():
+        for row, outcome in zip(read.matrix, outcomes, strict=True):
+            of_row = [cell.outcome for cell in read.matrix[row] if cell.requirement == requirement]
+            assert outcome in (of_row or [None])
+            assert "fails" not in of_row or outcome == "fails"
+
+
+def test_a_decision_of_an_older_version_has_no_matrix() -> None:
+    assert not Requirements.of({"verdict": {}}).matrix and Requirements.of({}).about("qlora") == []
+
+
+def test_the_card_lists_the_requirements_of_its_row() -> None:
+    cells = [
+        {"requirement": IS_NEW, "outcome": "fails", "sentence": "is already the champion"},
+        {"requirement": "tasks hold", "outcome": "cannot be told", "sentence": "Nothing is known of the task x"},
+    ]
+    document = {
+        "verdict": {"sentence": "Use it.", "basis": ""},
+        "exposure": {"before": 0, "tests": 1, "used_up_at": 60},
+        "looks": {},
+        "matrix": {FACTS.row: cells},
+    }
+    card = render_card(replace(FACTS, decided=document))
+    assert "## Requirements of its release\n\n- ? tasks hold: Nothing is known of the task x\n" in card
+    assert "already the champion" not in card

@@ -4,8 +4,10 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from ft_pipeline.decide.claim import Claim, Verdict, verdict_of
+from ft_pipeline.decide.claim import FACTS as FACTS_OF
+from ft_pipeline.decide.claim import Claim, KeptFacts, Verdict, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.words import SENTENCES, say, say_of
 from ft_pipeline.evaluation.comparison.score import Score
@@ -103,3 +105,17 @@ def test_a_lead_is_the_same_from_the_other_side() -> None:
     assert found.lead(row, base) == lead and found.lead(base, row) == lead.reversed
     assert found.leads(row, base) and not found.leads(base, row)
     assert found.ahead(base, row) == lead
+
+
+@pytest.mark.parametrize("kind", sorted({name.partition(".")[0] for name in SENTENCES} & FACTS_OF.keys()))
+def test_the_facts_of_a_kind_are_of_one_type(kind: str) -> None:
+    said = claim(kind, "shown")
+    assert type(said.facts) is FACTS_OF[kind]
+    assert Claim.model_validate(said.to_json()) == said
+    with pytest.raises(ValidationError):
+        Claim.model_validate({**said.to_json(), "facts": {"unheard_of": 1}})
+
+
+def test_facts_of_another_kind_are_not_told() -> None:
+    with pytest.raises(AssertionError, match="lead"):
+        claim("lead", "shown").told(KeptFacts)

@@ -83,6 +83,16 @@ def test_the_verdict_comes_first(finished: FirstRun) -> None:
     assert sentence in finished.run.stdout
 
 
+def test_the_matrix_of_the_decision_is_shown_as_it_is(finished: FirstRun) -> None:
+    """In `ft compare`, its document, and the report."""
+    matrix = current(finished.root, "decision").document("decision.json")["matrix"]
+    assert ft_json(finished.root, "compare")["matrix"] == matrix
+    asked = {cell["requirement"] for cells in matrix.values() for cell in cells}
+    report = (current(finished.root, "report").path / "report.html").read_text(encoding="utf-8")
+    shown = ft(finished.root, "compare").stdout
+    assert len(asked) > 4 and all(name in shown and name in report for name in asked)
+
+
 def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: FirstRun) -> None:
     document = ft_json(finished.root, "exposures")
     decided = current(finished.root, "decision").document("decision.json")

@@ -18,7 +18,8 @@ from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_v
 from ft_pipeline.evaluation.comparison.leads import interval
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.call_metrics import call_metrics, check_rules
-from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline, teacher_scores
+from ft_pipeline.evaluation.rivals.score import run as score_rivals
+from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences, evaluation_parts
 from ft_pipeline.job import Job
 from ft_pipeline.settings.evaluation import EvaluationSettings
@@ -105,7 +106,7 @@ def hosted(make_job: JobMaker, inputs: Mapping[str, Path], name: str, calls: lis
         endpoint = server.teacher().model_dump(mode="json")["endpoint"]
         contender = {"name": name, "model": server.teacher().model, "endpoint": endpoint}
         job = make_job("contender_scores", name, inputs, contender=contender)
-        contender_scores.run(job)
+        score_rivals(job)
         assert [body["tools"] for body in server.bodies if body.get("tools")] == [json.loads(TOOLS)] * 2
     return job
 
@@ -148,7 +149,7 @@ def test_logged_answers_may_have_calls(make_job: JobMaker, with_tools: dict[str,
         contender = {"name": "log", "answers": "x"}
         job = make_job("contender_scores", folder, with_tools, contender=contender, answers_sha256=sha256)
         job.handling["answers"] = str(path)
-        [row] = contender_scores.run(job)["rows"]
+        [row] = score_rivals(job)["rows"]
         assert row["unanswered"] == 0
         return {name: row["scores"][name]["value"] for name in METRICS}
 
@@ -167,10 +168,10 @@ def test_a_teacher_whose_template_has_no_tools_is_refused(
     with pytest.raises(
         UserError, match=r"teacher other cannot be scored: .* omits declared tools\. Choose another teacher\.model"
     ):
-        teacher_scores.run(job)
+        score_rivals(job)
     inputs["teacher_model"] = with_tools["base_model"]
     job = make_job("teacher_scores", "same", inputs, teacher={"few_shot": 0}, name="other", prices=prices)
-    [row] = teacher_scores.run(job)["rows"]
+    [row] = score_rivals(job)["rows"]
     assert {*METRICS} < {*row["scores"]}
 
 

@@ -17,7 +17,7 @@ from ft_pipeline.decide.verdict import in_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_records import NO_LABEL_TITLE
 from ft_pipeline.evaluation.comparison.check_results import results_of_scores
-from ft_pipeline.evaluation.scoring import contender_scores
+from ft_pipeline.evaluation.rivals.score import run as score_rivals
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
 from ft_pipeline_tests.version1.convert import as_claims
@@ -61,7 +61,7 @@ class Scored:
             custom_metrics=json.loads(json.dumps(self.metrics)),
         )
         job.handling["answers"] = str(path)
-        contender_scores.run(job)
+        score_rivals(job)
         return job.out
 
     def compare(self, models: Mapping[str, Answers], **config: Any) -> Comparison:

@@ -10,7 +10,8 @@ import pytest
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
+from ft_pipeline.evaluation.rivals.score import run as score_rivals
+from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.evaluation import EvaluationSettings
@@ -58,22 +59,22 @@ def asked() -> list[dict[str, Any]]:
 
 def test_a_model_behind_an_endpoint_is_scored_under_its_own_prompts(make_job: JobMaker, server: FaultServer) -> None:
     job = hosted(make_job, server, variants=VARIANTS)
-    rows = contender_scores.run(job)["rows"]
+    rows = score_rivals(job)["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == [("plain", "contender"), ("brief", "contender")]
     assert "nats_per_byte" not in rows[0]["scores"] and rows[0]["cost_per_call"] == pytest.approx(0.02)
     assert server.requests == 2 * 4
     assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(0.0, 8)}
     briefed = [body for body in server.bodies if body["messages"][0] == {"role": "system", "content": "Be brief."}]
     assert len(briefed) == 4
-    contender_scores.run(job)
+    score_rivals(job)
     assert server.requests == 2 * 4  # paid for once
 
 
 def test_further_fields_are_sent_and_null_removes_one(make_job: JobMaker, server: FaultServer) -> None:
-    contender_scores.run(hosted(make_job, server))
+    score_rivals(hosted(make_job, server))
     job = hosted(make_job, server, "reasoning")
     job.config["contender"]["endpoint"]["extra_body"] = {"reasoning_effort": "none", "temperature": None}
-    contender_scores.run(job)
+    score_rivals(job)
     assert server.requests == 2 * 4  # other requests, so other answers
     plain, reasoning = server.bodies[0], server.bodies[-1]
     assert plain["temperature"] == 0.0 and "reasoning_effort" not in plain
@@ -81,11 +82,11 @@ def test_further_fields_are_sent_and_null_removes_one(make_job: JobMaker, server
 
 
 def test_what_was_paid_for_is_kept_when_the_server_goes_away(make_job: JobMaker, server: FaultServer) -> None:
-    contender_scores.run(hosted(make_job, server))
+    score_rivals(hosted(make_job, server))
     paid = server.requests
     job = hosted(make_job, server, variants=VARIANTS)
     job.config["contender"]["endpoint"]["url"] = server.teacher().model_dump()["endpoint"]["url"]
-    contender_scores.run(job)
+    score_rivals(job)
     assert server.requests == paid + 4  # the variant without a prompt was in the log
 
 
@@ -94,11 +95,11 @@ def test_a_server_that_is_gone_is_named(make_job: JobMaker) -> None:
         job = hosted(make_job, server)
     job.config["contender"]["endpoint"] |= {"patience_seconds": 0, "attempts": 1, "timeout_seconds": 1}
     with pytest.raises(UserError, match=r"127\.0\.0\.1"):
-        contender_scores.run(job)
+        score_rivals(job)
 
 
 def test_logged_answers_are_scored_without_a_call(make_job: JobMaker, tmp_path: Path) -> None:
-    [row] = contender_scores.run(logged(make_job, tmp_path, asked()))["rows"]
+    [row] = score_rivals(logged(make_job, tmp_path, asked()))["rows"]
     assert (row["name"], row["kind"], row["prompt_tokens_per_call"]) == ("plain", "contender", None)
     assert row["unanswered"] == 0
 
@@ -106,20 +107,20 @@ def test_logged_answers_are_scored_without_a_call(make_job: JobMaker, tmp_path: 
 def test_a_single_question_may_be_written_as_a_query(make_job: JobMaker, tmp_path: Path) -> None:
     lines = [line for line in asked() if len(line["messages"]) > 2]
     lines += [{"query": row["messages"][0]["content"], "answer": "yes"} for row in TEST_ROWS]
-    assert contender_scores.run(logged(make_job, tmp_path, lines))["test_items"] == 4
+    assert score_rivals(logged(make_job, tmp_path, lines))["test_items"] == 4
 
 
 def test_a_log_without_an_answer_to_a_test_question_is_refused(make_job: JobMaker, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"answers.jsonl has no answer to 1 of 4 test questions, such as '"):
-        contender_scores.run(logged(make_job, tmp_path, asked()[1:]))
+        score_rivals(logged(make_job, tmp_path, asked()[1:]))
     with pytest.raises(UserError, match=r"line 1 of answers.jsonl is not a logged answer. Write `answer`"):
-        contender_scores.run(logged(make_job, tmp_path, [{"question": "?"}]))
+        score_rivals(logged(make_job, tmp_path, [{"question": "?"}]))
 
 
 def test_contenders_and_own_models_stand_in_one_table(make_job: JobMaker, server: FaultServer, tmp_path: Path) -> None:
     today, log = hosted(make_job, server, variants=VARIANTS), logged(make_job, tmp_path, asked())
     base = make_job("prompt_baseline", "own", prompting={"variants": {}})
-    for job, run in ((today, contender_scores.run), (log, contender_scores.run), (base, prompt_baseline.run)):
+    for job, run in ((today, score_rivals), (log, score_rivals), (base, prompt_baseline.run)):
         run(job)
     inputs = {
         "today/contender_scores": today.out,
@@ -178,6 +179,6 @@ def test_the_answers_are_those_of_the_server(make_job: JobMaker, server: FaultSe
     import pyarrow.parquet as pq
 
     job = hosted(make_job, server)
-    contender_scores.run(job)
+    score_rivals(job)
     for sample in pq.read_table(job.out / "samples.parquet").to_pylist():
         assert sample["answer"] == answer_to(sample["prompt"].split("\n\n")[-1])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.claim import SliceLeadFacts
 from ft_pipeline.decide.slice_table import is_worse
 from ft_pipeline.decide.sources.slices import judge_slices
 from ft_pipeline.errors import UserError
@@ -152,7 +153,10 @@ def test_a_row_is_compared_with_the_champion_and_its_baseline_in_one_family(tmp_
     assert parts is not None and alone is not None and parts.rivals == ["champion", "base"]
     assert {lead.rival for lead in parts.worse} == {"champion"} and parts.worse[0].scope == "refund"
     assert len(parts.leads) == 2 * len(alone.leads)
-    assert parts.lead("refund", "base").facts["unseen"] > alone.lead("refund", "base").facts["unseen"]  # type: ignore[union-attr]
+    assert (
+        parts.lead("refund", "base").told(SliceLeadFacts).unseen
+        > alone.lead("refund", "base").told(SliceLeadFacts).unseen
+    )  # type: ignore[union-attr]
     assert "| slice | conversations | lead over champion | lead over base |" in markdown_table(measured)
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ft_pipeline.decide.build import build_comparison
-from ft_pipeline.evaluation.scoring import contender_scores, prompt_baseline
+from ft_pipeline.evaluation.rivals.score import run as score_rivals
+from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline.models.load import load_model, load_tokenizer
@@ -48,7 +49,7 @@ def document(make_job: JobMaker, models: dict[str, Path], tmp_path: Path) -> tup
     with serving(latency=0.01) as server:
         contender = {"name": "hosted", **server.teacher().model_dump(mode="json", include={"model", "endpoint"})}
         job = make_job("contender_scores", "hosted", {"base_model": models["small"]}, contender=contender)
-        contender_scores.run(job)
+        score_rivals(job)
     inputs["hosted/contender_scores"] = job.out
     (tmp_path / "compared").mkdir()
     config = {

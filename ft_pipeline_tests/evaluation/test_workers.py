@@ -12,7 +12,8 @@ import pytest
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.scoring import prompt_baseline, teacher_scores, tuned_scores
+from ft_pipeline.evaluation.rivals.score import run as score_rivals
+from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, job_maker
@@ -160,11 +161,11 @@ def hosted(make_job: JobMaker) -> Iterator[Job]:
         teacher = server.teacher(system_prompt="Be brief.").model_dump(mode="json", exclude={"max_new_tokens"})
         prices = {"input_per_million": 1000.0, "output_per_million": 0.0}
         job = make_job("teacher_scores", "teacher", teacher=teacher, name="big-teacher", prices=prices)
-        teacher_scores.run(job)
+        score_rivals(job)
         assert {(body["max_tokens"], body["temperature"]) for body in server.bodies} == {(8, 0.0)}
         assert all(body["messages"][0] == {"role": "system", "content": "Be brief."} for body in server.bodies)
         assert server.requests == 4
-        teacher_scores.run(job)
+        score_rivals(job)
         assert server.requests == 4
         yield job
 
@@ -208,7 +209,7 @@ def test_a_local_teacher_is_scored_too(make_job: JobMaker, tiny_merged: Path, ti
     inputs = {"teacher_model": teacher_folder}
     prices = {"input_per_million": 0.0, "output_per_million": 0.0}
     job = make_job("teacher_scores", "local", inputs, teacher={"few_shot": 1}, name="other", prices=prices)
-    (row,) = teacher_scores.run(job)["rows"]
+    (row,) = score_rivals(job)["rows"]
     assert (row["kind"], row["cost_per_call"], row["model"]["endpoint_host"]) == ("teacher", None, None)
     assert row["prompt_tokens_per_call"] > 20
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
+from ft_pipeline.decide.claim import KeptFacts
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.slice_members import slices_of_test_conversations
@@ -98,7 +99,7 @@ def test_the_report_shows_what_probes_say_and_answers_that_changed(shop: Trained
     assert set(checks) == {row.name for row in comparison.rows if row.kind in TUNED}
     assert all(f"{name}: {say(comparison, check)}." in page.text for name, check in checks.items())
     [first, *_] = [row.name for row in comparison.rows if row.name in checks]
-    changed = checks[first].facts["lost"] + checks[first].facts["won"]
+    changed = checks[first].told(KeptFacts).lost + checks[first].told(KeptFacts).won
     titles = page.text.count("comply: lost") + page.text.count("comply: won")
     assert titles == min(changed, 3) and changed > 0
     records = pq.read_table(shop.store.all("scores")[-1].path / "probes.parquet").to_pylist()

@@ -7,7 +7,15 @@ from typing import Any
 from ft_pipeline.decide import build as decide_build
 from ft_pipeline.decide import comparison as decide_comparison
 from ft_pipeline.decide import evidence, old_documents
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import (
+    Claim,
+    RailFacts,
+    RecipeFacts,
+    ScreenFacts,
+    ShareFacts,
+    SliceFacts,
+    SliceLeadFacts,
+)
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.sources import kept, recipes
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats
@@ -73,7 +81,12 @@ def as_version_1(found: decide_comparison.Comparison) -> Comparison:
         ],
         kept_leads=[
             KeptLead(
-                claim.row, claim.rival, claim.facts["baseline"], claim.value or 0.0, claim.facts["wanted"], claim.low
+                claim.row,
+                claim.rival,
+                claim.told(ShareFacts).baseline,
+                claim.value or 0.0,
+                claim.told(ShareFacts).wanted,
+                claim.low,
             )
             for claim in found.of_kind("share")
         ],
@@ -81,7 +94,7 @@ def as_version_1(found: decide_comparison.Comparison) -> Comparison:
         answer_checks=[_check(claim) for claim in found.of_kind("answers")],
         incumbent_checks=[_check(claim) for claim in found.of_kind("replaces")],
         screens=[
-            Screen(claim.row, claim.rival, claim.count, claim.value or 0.0, claim.facts["error"])
+            Screen(claim.row, claim.rival, claim.count, claim.value or 0.0, claim.told(ScreenFacts).error)
             for claim in found.of_kind("screen")
         ],
         opinions=[Opinion.from_json(evidence.opinion_of(claim)) for claim in found.of_kind("opinion")],
@@ -95,7 +108,7 @@ def as_version_1(found: decide_comparison.Comparison) -> Comparison:
                 claim.value,
                 claim.low,
                 -claim.limit,
-                claim.facts.get("more"),
+                claim.told(SliceFacts).more,
             )
             for claim in found.of_kind("slice")
         ],
@@ -123,8 +136,8 @@ def _row(found: decide_comparison.Comparison, row: decide_comparison.Row) -> Com
         rails=[
             Rail(
                 claim.measure,
-                claim.facts["fault"],
-                claim.facts["faults"],
+                claim.told(RailFacts).fault,
+                claim.told(RailFacts).faults,
                 claim.count,
                 claim.low or 0.0,
                 claim.high or 0.0,
@@ -147,9 +160,16 @@ def _is_tested(found: decide_comparison.Comparison, claim: Claim) -> bool:
 
 
 def _recipe(claim: Claim) -> RecipeLead:
-    leads = list(claim.facts["leads"])
+    leads = list(claim.told(RecipeFacts).leads)
     return RecipeLead(
-        claim.row, claim.rival, len(leads), leads, claim.value or 0.0, claim.low, claim.high, claim.facts["lower"]
+        claim.row,
+        claim.rival,
+        len(leads),
+        leads,
+        claim.value or 0.0,
+        claim.low,
+        claim.high,
+        claim.told(RecipeFacts).lower,
     )
 
 
@@ -168,8 +188,8 @@ def _slice_lead(claim: Claim) -> SliceLead:
         claim.high,
         claim.p,
         claim.verdict == "refuted",
-        claim.facts["deviation"],
-        claim.facts["unseen"],
+        claim.told(SliceLeadFacts).deviation,
+        claim.told(SliceLeadFacts).unseen,
     )
 
 

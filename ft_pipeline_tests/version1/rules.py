@@ -13,12 +13,13 @@ from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
-from ft_pipeline.decide.matrix import Cell, matrix
+from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court
 from ft_pipeline.decide.promote import Decision as OfClaims
 from ft_pipeline.decide.promote import decide as decide_all
 from ft_pipeline.decide.promote import decide_one as decide_about
 from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.requirements import Cell
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.version1.convert import as_claims

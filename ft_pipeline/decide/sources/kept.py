@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.decide.bench import ONE_SIDED, Bench
-from ft_pipeline.decide.claim import Claim, verdict_of
+from ft_pipeline.decide.claim import Claim, KeptFacts, verdict_of
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, Floats, bounds, lead_values
 from ft_pipeline.evaluation.comparison.probe_outcomes import WANTED, is_readable, is_wanted
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
@@ -86,15 +86,15 @@ def change(
         limit=-margin,
         count=len(worse),
         verdict=verdict_of(-high, -low, -margin),
-        facts={
-            "lost": int((worse > 0).sum()),
-            "won": int((worse < 0).sum()),
-            "needed": questions_to_decide(drop, margin),
-            "before": before.value,
-            "after": after.value,
-            "is_rate": before.is_rate and after.is_rate,
+        facts=KeptFacts(
+            lost=int((worse > 0).sum()),
+            won=int((worse < 0).sum()),
+            needed=questions_to_decide(drop, margin),
+            before=before.value,
+            after=after.value,
+            is_rate=before.is_rate and after.is_rate,
             **facts,
-        },
+        ),
     )
 
 
@@ -113,7 +113,7 @@ def questions_to_decide(values: Floats, margin: float) -> int | None:
 
 def _unknown(kind: str, row: str, measure: str, margin: float, because: str, **facts: Any) -> Claim:
     known = {"kind": kind, "row": row, "measure": measure, "limit": -margin, "verdict": "unknown"}
-    return Claim(**known, because=because, facts=facts)
+    return Claim(**known, because=because, facts=KeptFacts(**facts))
 
 
 def _answers(model: ScoredModel | None, name: str, digest: str) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
-from ft_pipeline.decide.claim import Claim, verdict_of
+from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
 from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.units import scaled
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
@@ -129,7 +130,7 @@ def replaces(bench: Bench) -> Iterator[Claim]:
             ends = {"value": value, "low": low, "limit": -margin, "verdict": verdict_of(low, None, -margin)}
             yield Claim(**known, **ends, count=claim.count)
         elif claim.because != "no_evidence" and _is_ours(row) and bench.has(metric, row.name, incumbent.name):
-            limit = bench.comparison.scaled(margin, incumbent)
+            limit = scaled(bench.comparison, margin, incumbent)
             yield _not_worse(bench, "replaces", row.name, incumbent.name, metric, limit)
 
 
@@ -170,7 +171,7 @@ def shares(bench: Bench) -> Iterator[Claim]:
             low=low,
             count=len(values),
             verdict=verdict_of(low, None),
-            facts={"wanted": wanted, "baseline": bar.name},
+            facts=ShareFacts(wanted=wanted, baseline=bar.name),
         )
 
 

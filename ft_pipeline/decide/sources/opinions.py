@@ -1,10 +1,9 @@
 """The opinions of people, and of a judge, about the answers of two rows: how many comparisons a row wins."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from ft_pipeline.decide.bench import Bench
-from ft_pipeline.decide.claim import Claim, verdict_of
+from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 
 HALF = 0.5
 """Of the comparisons: neither row is preferred."""
@@ -13,7 +12,6 @@ HALF = 0.5
 def claims(bench: Bench) -> Iterator[Claim]:
     """Yield a claim per row that may be released, rival and kind of judge; that of people comes first."""
     for opinion in bench.opinions:
-        told = ("rated", "judged", "alpha", "may_decide", "because", "can_go_out", "changed")
         yield Claim(
             kind="opinion",
             row=opinion.row,
@@ -26,5 +24,13 @@ def claims(bench: Bench) -> Iterator[Claim]:
             p=opinion.p,
             count=opinion.rated or opinion.judged,
             verdict=verdict_of(opinion.low, opinion.high, HALF),
-            facts={key: value for key, value in asdict(opinion).items() if key in told},
+            facts=OpinionFacts(
+                rated=opinion.rated,
+                judged=opinion.judged,
+                alpha=opinion.alpha,
+                may_decide=opinion.may_decide,
+                because=opinion.because,
+                can_go_out=opinion.can_go_out,
+                changed=opinion.changed,
+            ),
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.decide.bench import Bench
-from ft_pipeline.decide.claim import Claim, Verdict
+from ft_pipeline.decide.claim import Claim, ScreenFacts, Verdict
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.score import Score
@@ -39,7 +39,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
         lead, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
         verdict: Verdict = "void" if len(values) < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
         known = {"kind": "screen", "row": row.name, "rival": rival.name, "scope": "validation", "value": lead}
-        yield Claim(**known, count=len(values), verdict=verdict, facts={"error": error})
+        yield Claim(**known, count=len(values), verdict=verdict, facts=ScreenFacts(error=error))
 
 
 def score_on_validation(model: ScoredModel) -> Score | None:

@@ -38,8 +38,8 @@ WORKERS = {
     "gguf_scores": "ft_pipeline.evaluation.scoring.gguf_scores:run",
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
-    "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
-    "contender_scores": "ft_pipeline.evaluation.scoring.contender_scores:run",
+    "teacher_scores": "ft_pipeline.evaluation.rivals.score:run",
+    "contender_scores": "ft_pipeline.evaluation.rivals.score:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
     "judgements": "ft_pipeline.decide.judged_pairs:run",
 }

@@ -15,6 +15,7 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.evidence import who_decided
 from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.first_screen import lights, risks
+from ft_pipeline.decide.requirements import Cell, Requirements
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
@@ -101,13 +102,20 @@ class CardFacts:
     decided: Mapping[str, Any] = field(default_factory=dict)
     """decision.json, if it is about this model; empty otherwise."""
 
+    @property
+    def requirements(self) -> Sequence[Cell]:
+        """What it meets of each requirement of a release; empty if it was not examined."""
+        return Requirements.of(self.decided).about(self.row)
+
 
 def render_card(facts: CardFacts) -> str:
     """Return README.md of the released model."""
     glance = _glance(facts)
+    required = [f"- {cell.mark} {cell.requirement}: {_text(cell.sentence)}" for cell in facts.requirements]
     sections = [
         _section(facts.name, _introduction(facts)),
         *([_section("At a glance", glance, 2)] if glance else []),
+        *([_section("Requirements of its release", ["\n".join(required)], 2)] if required else []),
         _section(
             "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
         ),

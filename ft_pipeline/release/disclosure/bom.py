@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import describe_rail
+from ft_pipeline.decide.requirements import lacking
 from ft_pipeline.decide.words import say
 from ft_pipeline.release.card.model_card import LIMITATIONS, METRIC_TITLES
 from ft_pipeline.release.disclosure.facts import ExportFacts, package_url
@@ -168,6 +169,7 @@ def _considerations(facts: ExportFacts) -> dict[str, Any]:
         limits.append(f"Its scores rest on {card.comparison.test_rows} test rows.")
     limits += LIMITATIONS
     limits += [describe_rail(card.comparison, rail) for rail in (card.comparison.about(row, "rail") if row else ())]
+    limits += [f"A requirement of a release is not met: {sentence}." for sentence in lacking(card.requirements)]
     if row is None:
         limits.append("It has no score in the current comparison of its project.")
     kept = card.comparison.about(row, "general", "probes", "task") if row else []

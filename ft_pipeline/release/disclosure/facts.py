@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ft_pipeline.decide.documents import decision_about
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.card.model_lineage import Lineage, card_facts, hub_id
@@ -76,7 +77,10 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
     lineage = Lineage(store, model)
     adapters = lineage.adapters()
     comparison = current_artifact(store, "comparison")
-    card = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
+    decided = decision_about(store, comparison)
+    card = card_facts(
+        store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms, decided=decided
+    )
     history = _history(store, adapters)
     require_as_signed(store.root)
     kind = "merged_model" if model.kind == "merged" else "adapter"

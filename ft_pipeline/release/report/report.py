@@ -21,6 +21,7 @@ from ft_pipeline.decide.plots import (
     score_picture,
     slice_picture,
 )
+from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
@@ -118,6 +119,7 @@ def render_report(
         verdict=decided["verdict"],
         recommendation=DECISION_TEXTS.get(recommended["decision"], recommended["decision"]),
         reasons=recommended["reasons"],
+        requirements=Requirements.of(decided),
         champion=promotion.get("champion"),
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),

@@ -1,48 +1,55 @@
-"""Scores of models of which only answers are known, such as those behind an endpoint: no likelihoods."""
+"""The worker for `contender_scores` and `teacher_scores`: score the answers of rivals."""
 
-import os
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ft_pipeline.distillation import endpoint_teacher
-from ft_pipeline.evaluation.items import Item
+from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
-from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.evaluation.rivals import RIVALS, rivals_of
+from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
+from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
-from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples
+from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores
+from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target
-from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
-from ft_pipeline.models.endpoint.request_loop import ChatRequest
-from ft_pipeline.settings.teacher import PriceSettings, TeacherSettings
+from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.tables.formats.turns import spoken_text
 
-Answer = dict[str, Any]
-"""answer, finish_reason, prompt_tokens (by the model's own tokenizer, or None), seconds (or None), and `calls` of
-tools; from an endpoint also the other columns of answers.parquet."""
 
+def run(job: Job) -> dict[str, Any]:
+    """Score each rival of the job on every test item. All are asked before the first answer is scored.
 
-def requested_answers(job: Job, model: TeacherSettings, requests: Sequence[ChatRequest]) -> list[Answer]:
-    """Return the answers of an endpoint from its log, after requesting those that are missing: each is paid for once.
-
-    Then the key of the endpoint is removed from the environment: the project's metrics run next in this process.
-    Raises UserError if the endpoint cannot be reached or fails too often.
+    config: evaluation, general_questions and general_texts (the last two only for the fingerprint), and what the rival
+    reads of it. inputs: conversations, base_model (whose tokenizer counts the tokens of all rows). Raises UserError if
+    a rival cannot answer.
     """
-    with AnswerLog.open(endpoint_teacher.log_folder(job.shared or job.work, model), job.report.log) as log:
-        endpoint_teacher.send_requests(log, requests, len(requests), model, job)
-        for name in job.secrets:
-            os.environ.pop(name, None)
-        return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
+    settings = job.config["evaluation"]
+    all_rows = read_conversations(job)
+    rows = select_test_rows(all_rows, settings["max_test_rows"])
+    items = make_items(rows)
+    metrics = AnswerMetrics.of(job.config, items)
+    metrics.check_references(items, all_rows)
+    questions = Questions(job, all_rows, items)
+    found = [answered for name in rivals_of(job.config) for answered in RIVALS[name](questions)]
+    tokenizer, parts = (
+        load_tokenizer(job.inputs["base_model"]),
+        evaluation_parts(rows, job.inputs["base_model"], job.config),
+    )
+    scored, records = [], []
+    for answered in found:
+        samples = _samples(tokenizer, items, answered.answers, metrics)
+        scored.append(_row(answered, samples, metrics) | {"fingerprint": fingerprint(parts)})
+        records += [{"name": answered.name, **sample} for sample in samples]
+    tables: dict[str, list[dict[str, Any]]] = {"samples": records, "general": [], "tasks": [], "validation": []}
+    write_scores(job.out, scored, parts, tables, metrics.custom_definitions)
+    return {"rows": scored, "test_items": len(items), "test_rows": len(rows)}
 
 
-def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
-    entry = log.entry(key)
-    return {"seconds": entry["seconds"] if entry else None}
-
-
-def answered_samples(
+def _samples(
     tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], answer_metrics: AnswerMetrics
 ) -> list[dict[str, Any]]:
     """Return samples as scorer.py writes them. Lengths are in tokens of the base model, with a stop token, as for all
@@ -62,30 +69,20 @@ def answered_samples(
     return answer_metrics.complete([record(item, answer) for item, answer in zip(items, answers, strict=True)])
 
 
-def answered_row(
-    name: str,
-    kind: ModelKind,
-    facts: dict[str, Any],
-    prices: PriceSettings,
-    answers: Sequence[Answer],
-    samples: Sequence[dict[str, Any]],
-    evaluation_fingerprint: str,
-    answer_metrics: AnswerMetrics,
-) -> dict[str, Any]:
-    """Return a row of scores.json for a model of which only answers are known."""
-    scores = summarize_samples(samples, answer_metrics)
+def _row(answered: Answered, samples: Sequence[dict[str, Any]], metrics: AnswerMetrics) -> dict[str, Any]:
+    """Return a row of scores.json, without its fingerprint."""
+    answers = answered.answers
     return {
-        "name": name,
-        "kind": kind,
-        "scores": {metric: {"value": value} for metric, value in scores.items()},
+        "name": answered.name,
+        "kind": answered.kind,
+        "scores": {metric: {"value": value} for metric, value in summarize_samples(samples, metrics).items()},
         "prompt_tokens_per_call": _known_mean([answer["prompt_tokens"] for answer in answers]),
         "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
         "seconds_per_call": _known_mean([answer["seconds"] for answer in answers]),
-        "cost_per_call": _cost_per_call(prices, answers),
+        "cost_per_call": _cost_per_call(answered.prices, answers),
         "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
         "unanswered": sum(map(_is_unanswered, answers)),
-        "fingerprint": evaluation_fingerprint,
-        "model": facts,
+        "model": dict(answered.model),
         "general": None,
     }
 
