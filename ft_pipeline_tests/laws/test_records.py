@@ -59,17 +59,19 @@ few = settings(deadline=None, max_examples=12)
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    """Return the source of each module by its name."""
-    paths = sorted(PACKAGE.rglob("*.py"))
+def trees(word: str = "") -> dict[str, ast.Module]:
+    """Return the parsed source of each module with this word by its name."""
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
     return {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(path.read_text()) for path in paths
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(source)
+        for path, source in sources.items()
+        if word in source
     }
 
 
-def classes() -> Iterator[tuple[str, ast.ClassDef]]:
-    """Yield each class with the name of its module."""
-    for module, tree in trees().items():
+def classes(word: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
+    """Yield each class of the modules with this word, with the name of its module."""
+    for module, tree in trees(word).items():
         yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
 
 
@@ -78,7 +80,7 @@ def json_records() -> list[type[JsonRecord]]:
     """Return every class with JsonRecord as a base."""
     found = [
         getattr(importlib.import_module(module), node.name)
-        for module, node in classes()
+        for module, node in classes("JsonRecord")
         if "JsonRecord" in [ast.unparse(base) for base in node.bases]
     ]
     return sorted(found, key=lambda record: record.__name__)
