@@ -70,9 +70,11 @@ class MutationTests:
         """Run everything, and write result.json."""
         self.functions = defaultdict(list)
         """The functions of each file that a module of this process has loaded."""
+        gc.unfreeze()  # what conftest froze is not among the objects
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 self.functions[thing.__code__.co_filename].append(thing)
+        gc.freeze()
         seen = self._observe(session.items)
         outcomes = []
         for number, mutant in enumerate(self.mutants):
