@@ -21,6 +21,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 
 import ft_pipeline
@@ -78,8 +79,8 @@ class MutationTests:
         seen = self._observe(session.items)
         outcomes = []
         for number, mutant in enumerate(self.mutants):
-            folders = [Path(TESTS, name).resolve() for name in FOLDERS[mutant.area]]
-            suiting = [item for item in session.items if any(folder in item.path.parents for folder in folders)]
+            places = [Path(TESTS, name).resolve() for name in FOLDERS[mutant.area]]
+            suiting = [item for item in session.items if any(item.path.is_relative_to(place) for place in places)]
             reaching = [item for item in suiting if item.nodeid in seen and number in seen[item.nodeid].mutants]
             began = _cpu_seconds()
             ordered = _cheap_first(reaching, seen, Path(mutant.module).stem)
@@ -282,6 +283,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     task = json.loads((Path(folder) / "task.json").read_text(encoding="utf-8"))
     plugin = MutationTests(Path(folder), [Mutant(**mutant) for mutant in task])
+    # The same examples in each run, however slow the machine is.
+    hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("mutants")
     ignored = [f"--ignore-glob={pattern}" for pattern in OTHER_SUBJECTS]
     sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-m", USUAL, *ignored, *tests], plugins=[plugin]))
 
