@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def reached(number):
 
 OUTCOMES = KILLED, SURVIVED, NOT_REACHED = "killed", "survived", "not_reached"
 CHANGE_NOTHING: dict[str, str] = {}
-"""`function: after` of a mutant → why no test can find it. A reader of the survivors found them."""
+"""The name of a mutant → why no test can find it. A reader of the survivors found them; they do not count."""
 
 
 def clone(commit: str, to: Path) -> str:
@@ -92,13 +92,16 @@ def clone(commit: str, to: Path) -> str:
     return named.stdout.strip()
 
 
-def measure(commit: str, areas: Sequence[str], only: str, tests: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the short name of a commit, and what its tests find by area. Only its clone is ever changed."""
+def measure(given: argparse.Namespace, known: Set[str]) -> tuple[str, dict[str, Any]]:
+    """Return the short name of a commit, and what its tests find by area. Only its clone is ever changed.
+
+    known: the names of mutants that are not tried again, since tests find them.
+    """
     with tempfile.TemporaryDirectory(prefix="ftm-") as folder:
         root = Path(folder) / "clone"
-        name = clone(commit, root)
-        drawn = [mutant for mutant in sample(root) if mutant.area in areas and only in str(mutant)]
-        mutants = [mutant for mutant in drawn if mutant.name not in CHANGE_NOTHING]
+        commit = clone(given.commit, root)
+        drawn = [mutant for mutant in sample(root) if mutant.area in given.areas and given.only in str(mutant)]
+        mutants = [mutant for mutant in drawn if mutant.name not in known]
         (Path(folder) / "task.json").write_text(json.dumps([asdict(mutant) for mutant in mutants]), encoding="utf-8")
         with (root / "ft_pipeline" / "__init__.py").open("a", encoding="utf-8") as package:
             package.write(REACHED.format(log=str(Path(folder) / LOG)))
@@ -107,7 +110,7 @@ def measure(commit: str, areas: Sequence[str], only: str, tests: Sequence[str]) 
             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         folders = sorted({f"{TESTS}/{name}" for mutant in mutants for name in FOLDERS[mutant.area]})
-        asked = tests or [name for name in folders if (root / name).exists()]
+        asked = given.tests or [name for name in folders if (root / name).exists()]
         command = [sys.executable, "-m", "benchmarks.mutation_tests", folder, *asked]
         with subprocess.Popen(command, cwd=root, env={**os.environ, **own}) as process:
             try:
@@ -117,39 +120,43 @@ def measure(commit: str, areas: Sequence[str], only: str, tests: Sequence[str]) 
         if process.returncode:
             raise SystemExit("The tests could not be collected or run: see above.")
         found: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
-    outcomes = list(zip(mutants, found.pop("outcomes"), strict=True))
-    return name, {
-        area: {**_score([entry for entry in outcomes if entry[0].area == area]), **found}
-        for area in dict.fromkeys(mutant.area for mutant in mutants)
-    }
+    outcomes = dict(zip(mutants, found.pop("outcomes"), strict=True))
+    return commit, {area: {**found, "mutants": _by_outcome(area, drawn, outcomes)} for area in given.areas}
 
 
-def _score(outcomes: Sequence[tuple[Mutant, str]]) -> dict[str, Any]:
-    """Return the score, and the mutants by what became of them."""
-    names = {
-        of: [f"{mutant.module}, {mutant.name}" for mutant, outcome in outcomes if outcome == of]
-        for of in (KILLED, SURVIVED, NOT_REACHED)
-    }
-    counts = {of: len(named) for of, named in names.items()}
-    return {**counts, "score": round(counts[KILLED] / len(outcomes), 3), "mutants": names}
+def _by_outcome(area: str, drawn: Sequence[Mutant], outcomes: Mapping[Mutant, str]) -> dict[str, list[str]]:
+    """Return the names of an area's mutants by what became of them. Those without an outcome are known as killed."""
+    found = [
+        (f"{mutant.module}, {mutant.name}", outcomes.get(mutant, KILLED)) for mutant in drawn if mutant.area == area
+    ]
+    return {of: [name for name, outcome in found if outcome == of] for of in OUTCOMES}
 
 
-def with_totals(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results by commit with the scores of all areas together, and of the mutants that all commits have."""
+def with_scores(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results by commit with the scores of each area and of all, and of the mutants that all commits have."""
     for result in results.values():
-        areas = result["areas"]
-        killed, drawn = (sum(area[of] for area in areas.values() for of in names) for names in (OUTCOMES[:1], OUTCOMES))
-        result["score"] = round(killed / drawn, 3)
-        for name, area in areas.items():
-            both = [_names(other["areas"][name], OUTCOMES) for other in results.values() if name in other["areas"]]
-            same = set.intersection(*both)
-            area["in_all_commits"] = {"mutants": len(same), "killed": len(same & _names(area, OUTCOMES[:1]))}
+        for name, area in result["areas"].items():
+            every = [_names(other["areas"][name]) for other in results.values() if name in other["areas"]]
+            same, killed, counted = set.intersection(*every), _names(area, KILLED), _names(area)
+            area["score"] = _share(killed, counted)
+            area["in_all_commits"] = _share(killed & same, same)
+        areas = result["areas"].values()
+        result["score"] = _share(
+            *([name for area in areas for name in _names(area, *of)] for of in ([KILLED], OUTCOMES))
+        )
     return results
 
 
-def _names(area: dict[str, Any], outcomes: Sequence[str]) -> set[str]:
-    """Return the names of the mutants of an area with these outcomes, without their modules."""
-    return {named.partition(", ")[2] for outcome in outcomes for named in area["mutants"][outcome]}
+def _names(area: Mapping[str, Any], *outcomes: str) -> set[str]:
+    """Return the names of an area's mutants with these outcomes, or with any, without their modules and without those
+    that change nothing."""
+    found = {named.partition(", ")[2] for of in outcomes or OUTCOMES for named in area["mutants"][of]}
+    return found - CHANGE_NOTHING.keys()
+
+
+def _share(killed: Collection[str], counted: Collection[str]) -> dict[str, Any]:
+    share = round(len(killed) / len(counted), 3) if counted else None
+    return {"mutants": len(counted), "killed": len(killed), "share": share}
 
 
 def main() -> None:
@@ -157,19 +164,20 @@ def main() -> None:
     parser.add_argument("--commit", default="HEAD")
     parser.add_argument("--areas", nargs="+", default=list(AREAS), choices=list(AREAS), help="the others are kept")
     parser.add_argument("--note", default="", help="other work on the machine")
+    parser.add_argument("--after", default="", help="what this commit's result has as killed is not tried again")
     parser.add_argument("--only", default="", help="only mutants that contain this text; writes no results")
     parser.add_argument("--tests", nargs="+", default=(), help="only tests of these files; writes no results")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    commit, areas = measure(given.commit, given.areas, given.only, given.tests)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    earlier = results[given.after]["areas"].values() if given.after else ()
+    commit, areas = measure(given, {name for area in earlier for name in _names(area, KILLED)})
     if given.only or given.tests:
         print(json.dumps(areas, indent=1, ensure_ascii=False))
         return
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    before = results.get(commit, {"areas": {}})
-    about = {"machine": machine.describe(), "note": given.note, "score": None}
-    results[commit] = {**about, "areas": {**before["areas"], **areas}}
-    text = json.dumps(with_totals(results), indent=1, ensure_ascii=False)
+    about = {"machine": machine.describe(), "note": given.note, "after": given.after, "score": None}
+    results[commit] = {**about, "areas": {**results.get(commit, {"areas": {}})["areas"], **areas}}
+    text = json.dumps(with_scores(results), indent=1, ensure_ascii=False)
     RESULTS.write_text(f"{text}\n", encoding="utf-8")
 
 

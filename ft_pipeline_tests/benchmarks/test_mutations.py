@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.mutation_sample import AREAS, mutants_of, sample
 from benchmarks.mutation_tests import with_probes
-from benchmarks.mutations import with_totals
+from benchmarks.mutations import CHANGE_NOTHING, with_scores
 
 SOURCE = """
 class Rules:
@@ -89,17 +89,22 @@ def test_probes_say_which_statements_run(reached: list[int]) -> None:
     assert reached == [1, 2]
 
 
-def test_scores_of_commits_are_of_all_areas_and_of_the_mutants_that_both_have() -> None:
-    old = _area(killed=["a.py, f: x → y"], survived=["a.py, g: x → y"], not_reached=["a.py, h: x → y"])
-    new = _area(killed=["b.py, f: x → y", "b.py, g: x → y", "b.py, new: x → y"])
-    results = with_totals({"1": {"areas": {"rows": old, "store": new}}, "2": {"areas": {"rows": new}}})
-    assert [result["score"] for result in results.values()] == [0.667, 1.0]
+def test_scores_are_of_all_areas_and_of_the_mutants_that_both_commits_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANGE_NOTHING, "same: x → y", "x is y")
+    old = _area(
+        killed=["a.py, f: x → y"], survived=["a.py, g: x → y", "a.py, same: x → y"], not_reached=["a.py, h: x → y"]
+    )
+    new = _area(killed=["b.py, f: x → y", "b.py, g: x → y", "b.py, new: x → y"], survived=["b.py, same: x → y"])
+    results = with_scores({"1": {"areas": {"rows": old, "store": new}}, "2": {"areas": {"rows": new}}})
+    assert [result["score"] for result in results.values()] == [
+        {"mutants": 6, "killed": 4, "share": 0.667},
+        {"mutants": 3, "killed": 3, "share": 1.0},
+    ]
     assert [result["areas"]["rows"]["in_all_commits"] for result in results.values()] == [
-        {"mutants": 2, "killed": 1},
-        {"mutants": 2, "killed": 2},
+        {"mutants": 2, "killed": 1, "share": 0.5},
+        {"mutants": 2, "killed": 2, "share": 1.0},
     ]
 
 
 def _area(**mutants: list[str]) -> dict[str, Any]:
-    named = {"killed": [], "survived": [], "not_reached": [], **mutants}
-    return {**{outcome: len(names) for outcome, names in named.items()}, "mutants": named}
+    return {"mutants": {"killed": [], "survived": [], "not_reached": [], **mutants}}
