@@ -498,6 +498,28 @@ def test_a_validation_row_with_a_test_turn_is_set_aside_although_it_shows_a_suit
     assert {row["split"] for row in written} == {"test"} and report.set_aside["train_test_overlap"] == 20
 
 
+def test_a_row_is_set_aside_for_the_very_row_that_it_shows(tmp_path):
+    answers = [sentence(2000 + number, 14) for number in range(20)]
+    rows = [alpaca(sentence(2100 + number, 7), answer) for number, answer in enumerate(answers)]
+    chats = [sharegpt(sentence(2220 + number, 8), f"Well: {answer}") for number, answer in enumerate(answers)]
+    _, written, set_aside = build_chat_tables(
+        tmp_path,
+        {"a.jsonl": rows},
+        {"b.jsonl": chats},
+        settings=DataSettings(validation_share=0.4, test_share=0.2),
+        suite=SuiteTexts([sentence(2300, 9)]),
+    )
+    splits = {(row["table"], row["row"]): row["split"] for row in written}
+    shown = {row["row"]: row["message"] for row in set_aside if row["table"] == "sharegpt"}
+    assert shown == {
+        number: f"contains a turn of the {splits['alpaca', number]} row alpaca/a.jsonl:{number}" for number in shown
+    }
+    held_out = {number: split for (table, number), split in splits.items() if table == "alpaca" and split != "train"}
+    assert shown.keys() >= {
+        min(number for number, of in held_out.items() if of == split) for split in ("test", "validation")
+    }
+
+
 # Splits.
 
 
