@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
-from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, SuiteTexts, read_held_out
+from ft_pipeline.tables.held_out import (
+    MIN_ANSWERS,
+    MIN_COMMON_PAIRS,
+    MIN_COMMON_PROMPTS,
+    SuiteTexts,
+    common_findings,
+    read_held_out,
+)
+from ft_pipeline.tables.leak_findings import PAIR, Found
 from ft_pipeline.tables.leaks import (
     ANSWER,
     MIN_QUESTION_WORDS,
@@ -255,6 +263,15 @@ def test_an_instruction_that_a_suite_repeats_is_not_its_content(tmp_path):
     rows = [alpaca(f"{instruction} {sentence(650 + number, 9)}", "positive") for number in range(40)]
     report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, settings=ALL_TRAIN, suite=suite)
     assert report.set_aside == {}
+
+
+@pytest.mark.parametrize(("answers", "are_common"), [(MIN_ANSWERS - 1, False), (MIN_ANSWERS, True)])
+def test_last_words_of_questions_are_instructions_from_some_different_answers_on(answers, are_common):
+    prompts = np.arange(MIN_COMMON_PAIRS)
+    pairs = (prompts % answers).astype(np.uint64)
+    columns = {"hash": pairs, "owner": prompts, "turn": np.zeros_like(pairs)}
+    found = Found.of(prompts, columns, prompts, PAIR)
+    assert set(common_findings(found, prompts).tolist()) == (set(range(answers)) if are_common else set())
 
 
 @pytest.mark.parametrize(
