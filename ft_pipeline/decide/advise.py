@@ -136,7 +136,7 @@ def _has_few_rows(desk: Desk, row: Row, train_rows: int) -> bool:
     """Return whether a tuned row was trained on too few rows to say that tuning does not help."""
     if train_rows < TOO_FEW_ROWS:
         return True
-    bar, plain, curve = desk.bar(row), desk.comparison.plain(row), desk.curve(row)
+    bar, plain, curve = desk.comparison.best_prompt(row), desk.comparison.plain(row), desk.curve(row)
     prompting_helps = bar is not None and plain is not None and desk.comparison.better(bar, plain)
     is_flat = curve is not None and curve.is_flat
     return train_rows < ENOUGH_ROWS and not prompting_helps and not is_flat
@@ -233,9 +233,11 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
     if desk.is_open:
         ask = "rate" if desk.decided.asks_for_ratings else "more_data"
         step = advice.decision if advice.decision in ("distillation", "rate") else ask
-        return step, row or (bar if bar and desk.comparison.usable(bar) else None)
+        return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:
         return "keep", None  # the champion was not compared
+    if row.rights.without_model:
+        return row.kind, row
     return row.technique or ("retrieval" if row.passages else "prompt"), row
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
+from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
@@ -27,7 +28,7 @@ from ft_pipeline.decide.words import (
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
-Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
+Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
 POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
@@ -107,12 +108,15 @@ class Summary:
 
     def _use(self, row: Row | None) -> Verdict:
         assert row is not None
-        rival = self.comparison.best_bar(row)
+        without = row.rights.without_model
+        rival = without_model.with_model(self.comparison) if without else self.comparison.best_bar(row)
         if rival is None or rival.name == row.name:
             plain = (base for base in self.comparison.rows if base.kind == "base" and base.name != row.name)
             rival = next(plain, None)
         words, opinion = (self._win(row, rival), self._opinion(row, rival)) if rival else ("", None)
         number, basis = f": {words}" if words else "", self._basis(row, opinion)
+        if without:
+            return Verdict("classifier", without_model.enough(row, words), basis, row.name)
         if row.rights.is_tuned:
             prompted = f" with the prompt variant {row.variant}" if row.variant else ""
             return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{prompted}{number}.", basis, row.name)
@@ -150,7 +154,7 @@ class Summary:
     def _tuned_or_prompt(self) -> Verdict:
         """Return whether the best tuned model, which is not released, or the best prompt is to be used."""
         found = self._of_best()
-        return (self._lost_by_merging() or found) if found.kind == "prompt" else found
+        return (self._lost_by_merging() or found) if found.kind in ("prompt", "classifier") else found
 
     def _lost_by_merging(self) -> Verdict | None:
         """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads
@@ -185,6 +189,10 @@ class Summary:
             if comparison.sound(row) and own and comparison.deciding(row, own).because == "no_evidence":
                 return _open(say_of(comparison, failed[row.name][0]), self._basis(row), row.name)
         claim, opinion = comparison.deciding(best, bar), self._opinion(best, bar)
+        better_text = without_model.better_text(comparison, best) if is_sound and opinion is None else None
+        if better_text is not None:
+            cannot_tell = without_model.cannot_tell(comparison, better_text, best)
+            return Verdict("undecided", cannot_tell, self._basis(best), best.name)
         if not is_sound:
             if not comparison.usable(bar):
                 faults = f"{best.name} {self._fault(best)}, and {bar.name} {self._fault(bar)}"
@@ -235,6 +243,10 @@ class Summary:
     # --- parts of sentences
 
     def _prompt(self, bar: Row, why: str, opinion: Claim | None = None) -> Verdict:
+        if bar.rights.without_model:
+            kind, sentence = without_model.instead(self.comparison, bar, self._best_examined, why)
+            used = self._best_examined if kind == "undecided" else None if kind == "none" else bar
+            return Verdict(kind, sentence, self._basis(bar, opinion), used.name if used else None)
         how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
         return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", self._basis(bar, opinion), bar.name)
 
@@ -268,7 +280,8 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        return f"{tested[0].upper()}{tested[1:]}{decided}".strip()
+        off = without_model.SWITCHED_OFF if self.comparison.without_rivals else ""
+        return f"{tested[0].upper()}{tested[1:]}{decided} {off}".strip()
 
     def _more(self, row: Row, claim: Claim) -> str:
         """Return how many more conversations, or ratings, would show the present lead, if these are what is missing."""

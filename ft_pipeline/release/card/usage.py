@@ -36,10 +36,18 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 answer = model.generate(**inputs.to(model.device), max_new_tokens=128)[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
+_CLASSIFIER = (
+    "`ft serve champion` serves it as an OpenAI-compatible endpoint, whose replies have the probability of each label. "
+    "`ft export champion DIR` writes its arrays (safetensors) and vocabularies (JSON); loading them runs no code of a "
+    "file."
+)
+
 
 def usage_paragraphs(kind: str, serving: Mapping[str, Any], *, base_is_exported: bool) -> list[str]:
     """Return Markdown paragraphs. serving: how to load and prompt the model, see ModelReference.serving.
     base_is_exported: whether the base model of an adapter is in the folder."""
+    if kind == "classifier":
+        return [_CLASSIFIER]
     if kind not in TUNED:
         return ["`ft serve champion` serves it, with its prompt, as an OpenAI-compatible endpoint."]
     code = (
