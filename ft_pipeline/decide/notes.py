@@ -77,7 +77,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     withheld = {
         (entry.a, entry.because)
         for entry in comparison.incomparable
-        if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and entry.metric not in row.scores
+        if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and not row.rights.without_model
+        if entry.metric not in row.scores
     }
     notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
     notes += without_model(comparison)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from ft_pipeline.evaluation.items import Item, make_items
@@ -36,12 +37,13 @@ class AnsweredQuestion:
     def of(cls, item: Item) -> "AnsweredQuestion":
         """Return the question and the answer of an item."""
         *before, answer = item.messages
-        since: list[str] = []
-        for turn in reversed(before):
-            if turn["role"] in ("assistant", "system"):
-                break
-            since.insert(0, turn["content"])
-        return cls("\n".join(since), item.reference, answer["content"].strip(), item.calls)
+        return cls(question_of(before), item.reference, answer["content"].strip(), item.calls)
+
+
+def question_of(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a conversation asks last: its turns since the last answer, without the system prompt."""
+    since = takewhile(lambda turn: turn["role"] not in ("assistant", "system"), reversed(turns))
+    return "\n".join(reversed([turn["content"] for turn in since]))
 
 
 def answered_questions(rows: Sequence[Mapping[str, Any]], split: str) -> list[AnsweredQuestion]:
