@@ -215,9 +215,11 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
     if desk.is_open:
         ask = "rate" if desk.decided.asks_for_ratings else "more_data"
         step = advice.decision if advice.decision in ("distillation", "rate", "train") else ask
-        return step, row or (bar if bar and desk.comparison.usable(bar) else None)
+        return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:
         return "keep", None  # the champion was not compared
+    if row.rights.without_model:
+        return row.kind, row
     return row.technique or ("retrieval" if row.passages else "prompt"), row
 
 

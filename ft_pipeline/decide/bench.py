@@ -58,7 +58,9 @@ class Config(BaseModel):
     stale: Sequence[str] = ()
     """Sweep members that were not trained again with the rest of their sweep."""
     not_asked: Sequence[str] = ()
-    """A sentence for each contender without a key."""
+    """A sentence for each contender without a key, and for each rival without answers."""
+    without_rivals: bool = False
+    """Whether the settings exclude all rivals."""
 
 
 @dataclass(frozen=True)

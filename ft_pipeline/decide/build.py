@@ -127,6 +127,7 @@ def build(
         contaminated=contaminated,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
+        without_rivals=settings.without_rivals,
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )
     bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison)

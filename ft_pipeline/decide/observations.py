@@ -62,7 +62,7 @@ def observe_seeds(desk: Desk, advice: Advice) -> str | None:
 
 def observe_prompting(desk: Desk, advice: Advice) -> str | None:
     """Return the gain of prompting alone over the base model without a prompt."""
-    baseline = desk.bar(advice.row)
+    baseline = desk.comparison.best_prompt(advice.row)
     plain = desk.comparison.plain(baseline)
     if plain is None or baseline is None or baseline is plain:
         return None
@@ -105,7 +105,7 @@ def observe_tokens(desk: Desk, advice: Advice) -> str | None:
 
     What they cost is measured: observe_break_even says it.
     """
-    baseline, row = desk.bar(advice.row), advice.row
+    baseline, row = desk.comparison.best_prompt(advice.row), advice.row
     if baseline is None or row is None:
         return None
     baseline_tokens, tuned_tokens = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0

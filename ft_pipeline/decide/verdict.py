@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
+from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
@@ -35,7 +36,7 @@ from ft_pipeline.decide.words import (
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
-Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
+Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
 ONE_TEST = 0.025
 """The level of a single test at the default of `promotion.false_moves`."""
 RIGHT = {
@@ -188,6 +189,9 @@ class Summary:
         if silent is not None:
             why = say_of(comparison, self.decision.failed[silent.name][0])
             return self._open(why, self._basis(silent), used, bar, silent)
+        blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
+        if blind is not None:
+            return self._open(without_model.cannot_tell(comparison, blind, best), self._basis(best), used, bar, best)
         if is_worthless(comparison, bar):
             return self._do_not(best, bar, used)
         return self._undecided(best, bar, used)
@@ -212,8 +216,12 @@ class Summary:
             worth = worth_in_words(comparison, bar)
             why = f"no tuned model is worth it. {self._standing(nearest, bar)}, and {worth} would be worth a training"
         release = "" if used is None or used.rights.is_bar else f" `ft promote {bar.name}` releases it."
-        kind: Kind = "retrieval" if bar.passages else "prompt"
-        return Verdict(kind, f"Do not fine-tune; {_how(bar)}: {why}.{release}", self._basis(bar, opinion), bar.name)
+        basis = self._basis(bar, opinion)
+        if bar.rights.without_model:
+            kind, sentence = without_model.instead(bar, why)
+            return Verdict(kind, f"{sentence}{release}", basis, None if kind == "none" else bar.name)
+        sentence = f"Do not fine-tune; {_how(bar)}: {why}.{release}"
+        return Verdict("retrieval" if bar.passages else "prompt", sentence, basis, bar.name)
 
     def _undecided(self, best: Row, bar: Row, used: Row | None) -> Verdict:
         """Return what is missing for a decision about the best tuned model."""
@@ -289,7 +297,7 @@ class Summary:
         comparison = self.comparison
         if used is not None:
             until = f" Until then, {used.name} is the champion."
-        elif bar is not None and comparison.usable(bar):
+        elif bar is not None and comparison.usable(bar) and comparison.informs(bar):
             until = f" For now, {_how(bar)}."
         else:
             until = ""
@@ -326,7 +334,8 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        return f"{tested[0].upper()}{tested[1:]}{decided}".strip()
+        off = without_model.SWITCHED_OFF if self.comparison.without_rivals else ""
+        return f"{tested[0].upper()}{tested[1:]}{decided} {off}".strip()
 
     def _more_ratings(self, row: Row, claim: Claim) -> str:
         """Return how many more ratings would show the present preference, if these are what is missing."""
@@ -357,6 +366,8 @@ def _open(why: str, basis: str, row: str | None) -> Verdict:
 
 
 def _how(bar: Row) -> str:
+    if bar.rights.without_model:
+        return without_model.how(bar)
     if bar.passages:
         return f"look facts up, as {bar.name} does"
     return "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"

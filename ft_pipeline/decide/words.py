@@ -55,6 +55,7 @@ SENTENCES: dict[str, str] = {
     "lead.tokens": "was not compared with {rival} on {label}",
     "lead.no_evidence": "is not decided against {rival}: {why}. To decide, {ask}, or set `decides: true` for a check",
     "lead.untested": _LEADS + ", but this was compared by older rules: run `ft run`",
+    "lead.without_model": "trails {rival}, which is without a language model, on {label} by {trail}",
     "lead.same": _LEADS + ", but by the same in every conversation, which proves nothing",
     "lead.luck": _LEADS + ", " + _LUCK,
     "answers.behind": "leads {rival} on {primary} by {primary_lead}, but its answers are not shown to be as good: "
@@ -347,6 +348,7 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "ask": lambda comparison, claim: ask_for_ratings(
         comparison, _row(comparison, claim.row), _row(comparison, claim.rival)
     ),
+    "trail": lambda comparison, claim: describe_lead(claim.reversed),
     "behind": lambda comparison, claim: f"{-(claim.value or 0.0):.4f}",
     "behind_ends": lambda comparison, claim: describe_interval(-(claim.high or 0.0), -(claim.low or 0.0), 4),
     "leads_": lambda comparison, claim: "leads" if (standard_errors(claim) or 0.0) >= 0 else "trails",

@@ -6,6 +6,7 @@ from itertools import combinations
 from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
 from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
 from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.units import scaled
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
@@ -103,6 +104,8 @@ def _why_missing(model: ScoredModel, metric: str) -> str | None:
         return None
     if model.kind in ("teacher", "contender"):
         return "its server gives no likelihoods"
+    if KINDS[model.kind].without_model:
+        return "it has no language model"
     return "its template ends a turn without a control token" if metric == "stop_nats" else None
 
 

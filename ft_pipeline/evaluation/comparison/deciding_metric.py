@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
+from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
 
 AUTO = "auto"
 SHORT_WORDS, SHORT_SHARE = 5, 0.9
 """If this share of the references has at most so many words, exact match decides: the task has one right answer."""
-SECOND_KEY = "chrf"
-"""The metric of the answers that must not be worse where a likelihood decides."""
 
 
 CALLS = "call_arguments"
