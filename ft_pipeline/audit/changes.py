@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
@@ -152,7 +153,7 @@ def _scores(chain: Chain) -> dict[str, Any]:
         if comparison and row:
             return {
                 "evaluation": comparison.fingerprint,
-                "scores": {name: score.to_json() for name, score in row.scores.items()},
+                "scores": {name: asdict(score) for name, score in row.scores.items()},
             }
     for node in chain.of_kind("scores"):
         rows = [row for row in node.summary.get("rows", []) if row.get("kind") in TUNED]

@@ -127,6 +127,6 @@ def _table(plan: GgufExport, conversion: Mapping[str, Any]) -> Table:
         shares = (describe_score(costs.agreement), describe_score(costs.identical))
         table.add_row(plain(path.name), f"{path.stat().st_size / 1e6:.1f}", *numbers, *shares)
     if "f32" not in plan.types:
-        exact = [describe_score(Score.from_json(conversion[key])) for key in ("agreement", "identical")]
+        exact = [describe_score(Score(**conversion[key])) for key in ("agreement", "identical")]
         table.add_row("(f32, not exported)", "", "", "", *exact)
     return table

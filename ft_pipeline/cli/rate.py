@@ -1,5 +1,6 @@
 """`ft rate`: people compare the answers of two models, blind."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +106,7 @@ def _document(match: Match, alias: str, number: int) -> dict[str, Any]:
     document: dict[str, Any] = {"rater": alias, "rated": done, "of": of, "identical": match.identical, "result": None}
     if done == of:
         result = result_of(match.candidate, match.rival, match.ratings())
-        document |= {"result": result.to_json(), "lines": result.lines(), "next": next_step(result, len(match.pairs))}
+        document |= {"result": asdict(result), "lines": result.lines(), "next": next_step(result, len(match.pairs))}
     return document
 
 

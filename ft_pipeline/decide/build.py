@@ -5,12 +5,13 @@ No model is loaded. The same inputs give the same document.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.comparison import Comparison, Row
@@ -26,7 +27,7 @@ from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_m
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all, is_measured, rank
 from ft_pipeline.evaluation.comparison.leads import Estimate, interval
-from ft_pipeline.evaluation.comparison.result_records import GgufCosts, LeftOut, QuantizationError
+from ft_pipeline.evaluation.comparison.result_records import LeftOut, QuantizationError
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
@@ -70,7 +71,7 @@ def build_comparison(
     return {
         "rows": [row.name for row in comparison.rows],
         "best": next((row.name for row in comparison.rows if row.kind != "gguf"), None),
-        "left_out": [entry.to_json() for entry in comparison.left_out],
+        "left_out": [asdict(entry) for entry in comparison.left_out],
         **{key: document[key] for key in ("test_rows", "test_items", "primary_metric")},
     }
 
@@ -147,15 +148,13 @@ def _findings(bench: Bench, estimates: Estimates, facts: Experiments) -> dict[st
         "seeds": seed_spread(bench.models, bench.estimates),
         "learning_curves": learning_curves(bench.models, bench.estimates, train_rows, primary),
         "quantization_noise": {
-            name: [QuantizationError.from_json(error) for error in entry["noise"]]
+            name: TypeAdapter(list[QuantizationError]).validate_python(entry["noise"])
             for name, entry in sorted(facts.items())
             if entry.get("noise")
         },
         "changes": item_changes(comparison, samples),
         "kept_prompts": kept_prompts(comparison, estimates, facts),
-        "own_targets": [
-            OwnTarget.from_json(entry) for name in trained for entry in facts.get(name, {}).get("own_targets", ())
-        ],
+        "own_targets": [OwnTarget(**entry) for name in trained for entry in facts.get(name, {}).get("own_targets", ())],
         "slices": list_slices(bench),
         "field_results": [result for name in rows for result in field_results(name, samples[name])],
         "confusions": [result for name in rows for result in confusions(name, samples[name], bench.config.labels)],
@@ -196,7 +195,7 @@ def _row(
         shared_prompt_tokens=row.get("shared_prompt_tokens", 0),
         trainable_params=facts.get("trainable_params", 0),
         tokens=model.tokens if "loss" in estimates else None,
-        gguf=GgufCosts.from_json(row["gguf"]) if "gguf" in row else None,
+        gguf=row.get("gguf"),
         source=model.source,
         source_row=row["name"],
     )

@@ -1,6 +1,7 @@
 """The numbers behind a decision, as a champion's record keeps them. Their form is older than claims, and stays."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ft_pipeline.decide.claim import Claim, KeptFacts, OpinionFacts
@@ -31,7 +32,7 @@ def evidence(court: Court, row: Row) -> dict[str, Any]:
     opinions = [opinion_of(claim) for rival in rivals for claim in comparison.about(row, "opinion", rival=rival.name)]
     return {
         "metric": comparison.primary,
-        "score": score.to_json() if score else None,
+        "score": asdict(score) if score else None,
         "pairs": [lead for lead in leads if lead],
         "general": row.general,
         "level": court.level(row),

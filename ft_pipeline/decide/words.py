@@ -242,7 +242,7 @@ def agreement(claim: Claim) -> str:
 
 def agreement_of(alpha: Mapping[str, Any]) -> str:
     """Return an agreement as words: the number, its interval, and whether it rests on enough pairs."""
-    return Agreement.from_json(alpha).describe()
+    return Agreement(**alpha).describe()
 
 
 def tell_opinion(claim: Claim) -> str:

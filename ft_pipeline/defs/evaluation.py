@@ -171,7 +171,7 @@ def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
     costs = [
         {
             "type": name,
-            **{measure: describe_score(Score.from_json(cost), 4) for measure, cost in measured[name].items()},
+            **{measure: describe_score(Score(**cost), 4) for measure, cost in measured[name].items()},
         }
         for name in in_order(measured)
     ]

@@ -1,6 +1,9 @@
 """The verdicts of people on pairs of answers (`ft rate`), as a table of the evaluation."""
 
+from dataclasses import asdict
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step_asset import step
@@ -34,11 +37,11 @@ def _build_ratings(build: BuildContext) -> dict[str, Any]:
     verdicts = read_ratings(build.store.root, build.spec.config["records"])
     write_table(verdicts, build.out)
     results = results_of(newest(verdicts))
-    return {"verdicts": len(verdicts), "results": [result.to_json() for result in results]}
+    return {"verdicts": len(verdicts), "results": [asdict(result) for result in results]}
 
 
 def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
-    results = [Result.from_json(result) for result in artifact.summary["results"]]
+    results = TypeAdapter(list[Result]).validate_python(artifact.summary["results"])
     if not results:
         return {"how": HOW, "verdicts": 0}
     columns = {

@@ -2,8 +2,10 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ft_pipeline.decide.comparison import CHAMPION
 from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
@@ -238,7 +240,7 @@ def _build_report(build: BuildContext) -> dict[str, Any]:
     )
     (build.out / REPORT).write_text(text, encoding="utf-8")
     if worse is not None:
-        document = json.dumps(worse.to_json(), indent=2, ensure_ascii=False)
+        document = json.dumps(asdict(worse), indent=2, ensure_ascii=False)
         (build.out / WORSE_ANSWERS).write_text(document, encoding="utf-8")
     return {"bytes": len(text.encode())}
 
@@ -256,11 +258,11 @@ def _worse_answers_metadata(artifact: Artifact) -> dict[str, Any]:
     """What tuning made worse, for the page of the report; nothing if nothing was tuned."""
     if not (artifact.path / WORSE_ANSWERS).is_file():
         return {}
-    found = WorseAnswers.from_json(artifact.document(WORSE_ANSWERS))
+    found = TypeAdapter(WorseAnswers).validate_python(artifact.document(WORSE_ANSWERS))
     return {
         "worse_answers": table([_shown_answer(answer) for answer in found.worst[:WORST_SHOWN]], WORSE_ANSWER_COLUMNS),
-        "worse_by_fault": table([count.to_json() for count in found.faults]),
-        "worse_by_slice": table([count.to_json() for count in found.slices]),
+        "worse_by_fault": table([asdict(count) for count in found.faults]),
+        "worse_by_slice": table([asdict(count) for count in found.slices]),
     }
 
 

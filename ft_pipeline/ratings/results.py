@@ -7,7 +7,6 @@ from statistics import fmean
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.leads import Conversations, Floats, interval
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import ENOUGH_PAIRS, Agreement, agreement
@@ -18,7 +17,7 @@ SCORES = {"candidate": 1.0, "rival": -1.0, "both_good": 0.0, "neither": 0.0}
 
 
 @dataclass(frozen=True)
-class Result(JsonRecord):
+class Result:
     """The verdicts on one pair of models. Of several raters of a pair of answers, the mean counts."""
 
     candidate: str

@@ -1,6 +1,7 @@
 """Intervals against cases whose answer is known."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_items_of_one_conversation_are_drawn_together() -> None:
     values = np.random.default_rng(2).normal(size=(40, 1))
     once = Bootstrap([str(number) for number in range(40)], 2000, 0).means(values)
     copied = Bootstrap([str(number) for number in range(40) for _ in range(5)], 2000, 0).means(values.repeat(5, axis=0))
-    assert interval(once[0]).to_json() == pytest.approx(interval(copied[0]).to_json())
+    assert asdict(interval(once[0])) == pytest.approx(asdict(interval(copied[0])))
 
 
 def test_differences_are_paired() -> None:
@@ -52,7 +53,7 @@ def test_the_draws_depend_on_the_seed_not_on_the_block_size(monkeypatch: pytest.
 
 def test_intervals_and_differences_can_be_written_as_json() -> None:
     estimates = Bootstrap(["a", "b"], 100, 0).means(np.array([[1.0, 2.0], [3.0, 4.0]]))
-    json.dumps([interval(estimates[0]).to_json(), difference(estimates[1], estimates[0], lower_is_better=False)])
+    json.dumps([asdict(interval(estimates[0])), difference(estimates[1], estimates[0], lower_is_better=False)])
 
 
 def test_a_bootstrap_without_items_is_refused() -> None:

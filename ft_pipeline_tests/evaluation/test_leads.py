@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_copies_of_an_item_inside_its_conversation_add_no_certainty() -> None:
     values = np.random.default_rng(2).normal(size=(40, 1))
     [once] = estimates(values)
     [copied] = estimates(values.repeat(5, axis=0), [str(number) for number in range(40) for _ in range(5)])
-    assert interval(once).to_json() == pytest.approx(interval(copied).to_json())
+    assert asdict(interval(once)) == pytest.approx(asdict(interval(copied)))
 
 
 def test_differences_are_paired() -> None:
@@ -82,7 +83,7 @@ def test_the_distance_from_an_ideal_counts_on_both_sides_of_it() -> None:
 
 def test_one_conversation_has_no_interval() -> None:
     better, worse = estimates(np.array([[1.0, 2.0]]))
-    assert interval(better).to_json() == {"value": 1.0, "low": None, "high": None}
+    assert asdict(interval(better)) == {"value": 1.0, "low": None, "high": None}
     assert difference(better, worse, lower_is_better=True) == (1.0, None, None)
     assert p_value(lead_values(better, worse, lower_is_better=True)) is None
 
@@ -94,7 +95,7 @@ def test_items_are_needed() -> None:
 
 def test_intervals_and_differences_can_be_written_as_json() -> None:
     both = estimates(np.array([[1.0, 2.0], [3.0, 4.0]]))
-    json.dumps([interval(both[0]).to_json(), difference(both[1], both[0], lower_is_better=False)])
+    json.dumps([asdict(interval(both[0])), difference(both[1], both[0], lower_is_better=False)])
 
 
 @pytest.mark.parametrize(

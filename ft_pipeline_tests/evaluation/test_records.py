@@ -59,7 +59,14 @@ def test_sweeps_are_written_as_they_were_read(tmp_path: Path) -> None:
 
 
 def test_quantization_errors_keep_the_order_of_the_manifest(tmp_path: Path) -> None:
-    error = {"first": "base", "second": "base_4bit", "kl": 0.3, "first_loss": 3, "second_loss": 3.2, "difference": 0.2}
+    error = {
+        "first": "base",
+        "second": "base_4bit",
+        "kl": 0.3,
+        "first_loss": 3.0,
+        "second_loss": 3.2,
+        "difference": 0.2,
+    }
     line = dict(sorted(error.items()))
     inputs = {"a/prompt_baseline": scored(tmp_path / "a", {"plain": {"kind": "base", "losses": losses(2.0)}})}
     document = compare(inputs, CONFIG, {"qlora": {"noise": [line]}}).to_json()

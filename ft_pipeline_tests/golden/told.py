@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,7 +199,7 @@ def _without_pictures() -> Iterator[None]:
 def _pages(world: World, document: Document, advice: Document) -> dict[str, str]:
     """Return the pages of the three assets in the UI as Markdown."""
     best = next((row.name for row in world.comparison.rows if row.kind != "gguf"), None)
-    left_out = [row.to_json() for row in world.comparison.left_out]
+    left_out = [asdict(row) for row in world.comparison.left_out]
     compared = {"best": best, "left_out": left_out}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:

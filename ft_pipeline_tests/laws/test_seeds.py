@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def chosen_things() -> str:
     found["pairs that are rated"] = [pair.item for pair in in_order(pairs, "s")]
     found["items that are judged"] = sorted(ids, key=hash_of_item)
     agreed = agreement({name: [-1.0, at % 3 - 1.0, 1.0] for at, name in enumerate(ids)})
-    found["agreement"] = agreed and agreed.to_json()
+    found["agreement"] = agreed and asdict(agreed)
     keys = keys_of(FORMATS["text"], [(f"Where is my order {number} of the kettle?",) for number in range(9)])
     found["keys"] = [getattr(keys, name).tolist() for name in vars(keys)]
     found["splits"] = place_in_splits(keys.group, DataSettings(validation_share=0.3, test_share=0.3)).tolist()

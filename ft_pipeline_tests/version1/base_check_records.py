@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline_tests.version1.json_record import JsonRecord
 
 BaseVerdict = Literal["kept", "lost", "cannot be told", "not in base", "unknown"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.score import describe_interval
+from ft_pipeline_tests.version1.json_record import JsonRecord
 
 MIN_SCREENED = 30
 """Validation conversations from which on candidates are screened."""

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from ft_pipeline.evaluation.comparison import opinion_records
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, WANTED_RATINGS
+from ft_pipeline_tests.version1.json_record import JsonRecord
 
 LABELS = {"people": "people's preference", "judge": "the judge's preference"}
 By = opinion_records.By
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opinion(opinion_records.Opinion):
+class Opinion(opinion_records.Opinion, JsonRecord):
     """How often the answers of a row were preferred to those of a rival."""
 
     @property

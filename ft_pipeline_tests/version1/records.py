@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.likelihood_evidence import (
     DECIDE_BY,
     LIKELIHOODS,
@@ -36,6 +35,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
+from ft_pipeline_tests.version1.json_record import JsonRecord
 from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
     KeptLead,

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
 from ft_pipeline.evaluation.tuned_variants import variant_of
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.json_record import JsonRecord
 
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""

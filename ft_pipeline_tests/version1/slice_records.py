@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.score import describe_interval
+from ft_pipeline_tests.version1.json_record import JsonRecord
 
 if TYPE_CHECKING:
     pass

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.score import Score
 
 NO_LABEL_TITLE = "no label"
@@ -11,7 +10,7 @@ NO_LABEL_TITLE = "no label"
 
 
 @dataclass(frozen=True)
-class FieldResult(JsonRecord):
+class FieldResult:
     """A field in the answers of a row."""
 
     field: str
@@ -30,7 +29,7 @@ class FieldResult(JsonRecord):
 
 
 @dataclass(frozen=True)
-class FieldResults(JsonRecord):
+class FieldResults:
     """The fields of a check of JSON answers, for one row."""
 
     row: str
@@ -50,7 +49,7 @@ class FieldResults(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Confusion(JsonRecord):
+class Confusion:
     """The labels of a classification, for one row."""
 
     row: str

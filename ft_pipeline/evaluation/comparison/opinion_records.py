@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 
@@ -11,7 +10,7 @@ By = Literal["people", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opinion(JsonRecord):
+class Opinion:
     """How often the answers of a row were preferred to those of a rival. Pairs of equal answers do not count."""
 
     row: str

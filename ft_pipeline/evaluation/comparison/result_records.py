@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
 
 CHAMPION = "champion"
@@ -20,7 +19,7 @@ SliceKind = Literal["rule", "tag", "source", "language", "length", "turns"]
 
 
 @dataclass(frozen=True)
-class GgufCosts(JsonRecord):
+class GgufCosts:
     """What a GGUF file costs against its merged model, on the test rows."""
 
     loss_increase: Score
@@ -43,7 +42,7 @@ class GgufCosts(JsonRecord):
 
 
 @dataclass(frozen=True)
-class TrainingCost(JsonRecord):
+class TrainingCost:
     """The time and cost of a training, over all phases and with merging."""
 
     seconds: float
@@ -56,7 +55,7 @@ class TrainingCost(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Savings(JsonRecord):
+class Savings:
     """What a call of a tuned model saves against one of the best baseline. Negative: it needs more. None: unknown."""
 
     prompt_tokens_per_call: float | None
@@ -65,7 +64,7 @@ class Savings(JsonRecord):
 
 
 @dataclass(frozen=True)
-class BreakEven(JsonRecord):
+class BreakEven:
     """After how many calls a training has paid for itself. None: a call saves nothing, or its cost is unknown."""
 
     tuned: str
@@ -78,7 +77,7 @@ class BreakEven(JsonRecord):
 
 
 @dataclass(frozen=True)
-class SeedScores(JsonRecord):
+class SeedScores:
     """A metric of trainings that differ only in their seed."""
 
     mean: float
@@ -89,7 +88,7 @@ class SeedScores(JsonRecord):
 
 
 @dataclass(frozen=True)
-class SeedSpread(JsonRecord):
+class SeedSpread:
     """A tuned row that was trained with several seeds."""
 
     row: str
@@ -99,7 +98,7 @@ class SeedSpread(JsonRecord):
 
 
 @dataclass(frozen=True)
-class CurvePoint(JsonRecord):
+class CurvePoint:
     """One training of a learning curve."""
 
     experiment: str
@@ -110,7 +109,7 @@ class CurvePoint(JsonRecord):
 
 
 @dataclass(frozen=True)
-class CurveStep(JsonRecord):
+class CurveStep:
     """The paired difference of the last two points of a learning curve. Positive: more rows are better."""
 
     metric: str
@@ -120,7 +119,7 @@ class CurveStep(JsonRecord):
 
 
 @dataclass(frozen=True)
-class LearningCurve(JsonRecord):
+class LearningCurve:
     """A tuned row that was also trained on shares of its rows."""
 
     row: str
@@ -141,7 +140,7 @@ class LearningCurve(JsonRecord):
 
 
 @dataclass(frozen=True)
-class QuantizationError(JsonRecord):
+class QuantizationError:
     """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
 
     The fields are in alphabetical order, because manifests sort their keys.
@@ -156,7 +155,7 @@ class QuantizationError(JsonRecord):
 
 
 @dataclass(frozen=True)
-class ScoredAnswer(JsonRecord):
+class ScoredAnswer:
     """An answer to a test item, with the primary metric."""
 
     value: float
@@ -164,7 +163,7 @@ class ScoredAnswer(JsonRecord):
 
 
 @dataclass(frozen=True)
-class ItemChange(JsonRecord):
+class ItemChange:
     """One test item before and after tuning."""
 
     item: str
@@ -177,7 +176,7 @@ class ItemChange(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Changes(JsonRecord):
+class Changes:
     """Improvements and regressions per test item, from the best baseline to the best tuned row."""
 
     before: str
@@ -191,7 +190,7 @@ class Changes(JsonRecord):
 
 
 @dataclass(frozen=True)
-class LeftOut(JsonRecord):
+class LeftOut:
     """A scored model that is not compared, because its evaluation or its training differs."""
 
     name: str
@@ -201,7 +200,7 @@ class LeftOut(JsonRecord):
 
 
 @dataclass(frozen=True)
-class ContaminatedModel(JsonRecord):
+class ContaminatedModel:
     """A tuned model that is not compared, because it learned from rows that are test rows now."""
 
     model: str
@@ -220,7 +219,7 @@ class ContaminatedModel(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Incomparable(JsonRecord):
+class Incomparable:
     """Two rows that cannot be paired on a metric."""
 
     a: str
@@ -230,7 +229,7 @@ class Incomparable(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Slice(JsonRecord):
+class Slice:
     """A part of the test conversations."""
 
     name: str
@@ -241,7 +240,7 @@ class Slice(JsonRecord):
 
 
 @dataclass(frozen=True)
-class KeptPrompt(JsonRecord):
+class KeptPrompt:
     """How much of a prompt's lead over the model without a prompt is in the weights, and what each call saves."""
 
     row: str

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-
 
 def describe_interval(low: float | None, high: float | None, digits: int = 3, *, sign: str = "") -> str:
     """Return the bounds of an interval, or that there are none. sign: "+" also writes that of positive bounds."""
@@ -13,7 +11,7 @@ def describe_interval(low: float | None, high: float | None, digits: int = 3, *,
 
 
 @dataclass(frozen=True)
-class Score(JsonRecord):
+class Score:
     """A metric of one row, with its 95 % interval."""
 
     value: float

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-
 OWN_TARGETS = (
     "Own targets: what each training was to improve, on its held-out rows, before the first step and at the best one."
 )
@@ -13,7 +11,7 @@ _DIGITS = 3
 
 
 @dataclass(frozen=True)
-class OwnTarget(JsonRecord):
+class OwnTarget:
     """A measure that a training was to improve, on its held-out rows: before the first step, and at the step that is
     kept."""
 

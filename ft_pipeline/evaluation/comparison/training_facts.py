@@ -1,6 +1,7 @@
 """Facts about the training of a scored model, for a comparison. They come from manifests; no model is loaded."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.costs import training_time
@@ -33,7 +34,7 @@ def read_training_facts(store: ArtifactStore, scores: Artifact, experiment: str)
         **({} if taught else {"train_rows": _human_rows(store, adapter)}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
-        "own_targets": [target.to_json() for target in own_targets(adapter, experiment)],
+        "own_targets": [asdict(target) for target in own_targets(adapter, experiment)],
         **({"prompt": taught["variant"]} if taught and taught["teacher"] == OWN_PROMPT else {}),
     }
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.estimates import item_gains
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
 from ft_pipeline.evaluation.comparison.result_records import Changes
 from ft_pipeline.evaluation.error_analysis.answer_faults import OTHER, faults_of
 from ft_pipeline.evaluation.error_analysis.similar_answers import SimilarAnswer, SimilarAnswers
@@ -17,7 +16,7 @@ Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class FaultCount(JsonRecord):
+class FaultCount:
     """How many answers have a fault."""
 
     fault: str
@@ -28,7 +27,7 @@ class FaultCount(JsonRecord):
 
 
 @dataclass(frozen=True)
-class SliceCount(JsonRecord):
+class SliceCount:
     """How many answers of a slice got worse."""
 
     name: str
@@ -39,7 +38,7 @@ class SliceCount(JsonRecord):
 
 
 @dataclass(frozen=True)
-class LikeRow(JsonRecord):
+class LikeRow:
     """A training row that is like a test answer."""
 
     origin: str
@@ -50,7 +49,7 @@ class LikeRow(JsonRecord):
 
 
 @dataclass(frozen=True)
-class WorseAnswer(JsonRecord):
+class WorseAnswer:
     """One test answer that got worse."""
 
     item: str
@@ -68,7 +67,7 @@ class WorseAnswer(JsonRecord):
 
 
 @dataclass(frozen=True)
-class WorseAnswers(JsonRecord):
+class WorseAnswers:
     """What got worse from one row of a comparison to another one."""
 
     before: str

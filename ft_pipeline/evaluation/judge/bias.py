@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def _win_rate(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
         return None
     scores = np.array([[row["score"]] for row in judgements])
     [estimate] = Conversations([row["group"] for row in judgements]).means(scores)
-    return Score(estimate.value, *bounds(estimate.influence + estimate.value)).to_json()
+    return asdict(Score(estimate.value, *bounds(estimate.influence + estimate.value)))
 
 
 def _first_position_wins(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
@@ -73,4 +74,4 @@ def _first_position_wins(judgements: Sequence[Judgement]) -> dict[str, Any] | No
     if not decided.sum():
         return None
     [estimate] = Conversations([row["group"] for row in judgements]).ratios(wins, decided, is_rate=True)
-    return interval(estimate).to_json()
+    return asdict(interval(estimate))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_pipeline.evaluation.comparison.json_record import JsonRecord
-
 ENOUGH_PAIRS = 50
 """Pairs of answers under which an agreement is too uncertain to be used."""
 _DRAWS = 1000
@@ -18,7 +16,7 @@ _SEED = 20240131
 
 
 @dataclass(frozen=True)
-class Agreement(JsonRecord):
+class Agreement:
     """Krippendorff's alpha of some raters."""
 
     alpha: float

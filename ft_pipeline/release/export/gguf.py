@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
@@ -158,7 +158,7 @@ def results(plan: GgufExport) -> Mapping[str, object]:
     return {
         name: {
             **plan.scored.entry(name),
-            "costs": plan.scored.costs(name).to_json(),
+            "costs": asdict(plan.scored.costs(name)),
             "failures": list(plan.failures[name]),
         }
         for name in plan.types
