@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -89,6 +90,7 @@ def pytest_collection_finish() -> None:
     if "ft_pipeline.step" in sys.modules:
         importlib.import_module("ft_pipeline.definitions")
         _never_wait_for_the_disk()
+        _mirror_no_output()
     gc.collect()
     gc.enable()
     gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
@@ -102,6 +104,13 @@ def _never_wait_for_the_disk() -> None:
     def hurry(connection: Any, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
+
+
+def _mirror_no_output() -> None:
+    """Leave what a run prints in its log. Dagster would start four processes in each run, to show it here, too."""
+    from dagster._core.execution import compute_logs
+
+    compute_logs.tail_to_stream = lambda path, stream: nullcontext((None, None))  # type: ignore[assignment]
 
 
 KINDS = ("long", "browser", "slow")

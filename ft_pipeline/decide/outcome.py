@@ -19,8 +19,9 @@ POWER = float(ndtri(0.8))
 """A number of conversations "would decide" if it shows the lead in 80 % of the cases."""
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
-LIKELY = float(ndtri(0.9))
-"""Standard errors from a lead to the end of its 80 % interval."""
+LIKELY = float(ndtri(0.95))
+"""Standard errors from a lead to the end of its 90 % interval. Leads that decide nothing are smaller than the truth more
+often than larger: over them, the range of this interval covers the true number in 80 % and more (verdict_rates.py)."""
 
 
 class Needed(NamedTuple):
@@ -49,7 +50,7 @@ def needed_conversations(comparison: Comparison, claim: Claim, level: float, wor
     level: the largest p-value that counts. worth: the lead for which a training is worth its work. For a true lead d
     with standard deviation s over conversations, n of them show in 80 % of the cases that it is above zero if
     n = ((z(level) + z(0.8)) s / d)², and that it is below `worth` if n = ((z(0.975) + z(0.8)) s / (worth - d))². The
-    smaller one decides. The range is that of n over the 80 % interval of d.
+    smaller one decides. The range is that of n over a wider interval of d (LIKELY).
     """
     if claim.value is None or claim.low is None or claim.value <= claim.low:
         return None

@@ -4,7 +4,8 @@ from ft_pipeline_tests.golden.shop import Shop
 
 
 def a_classifier_is_enough(shop: Shop) -> None:
-    """Words tell the labels: the tuned model is a little behind the classifier."""
+    """Words tell the labels: the tuned model is a little behind the classifier, on enough rows to show it."""
+    shop.count = 400
     shop.prompts(few_shot={"gain": 0.1, "right": 0.22}, of_plain={"right": 0.1})
     shop.rivals(majority={"right": 0.25}, nearest_answer={"right": 0.9}, word_model={"right": 1.0})
     shop.train("style", 0.4, right=0.97)
