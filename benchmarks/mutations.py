@@ -166,13 +166,13 @@ def main() -> None:
     parser.add_argument("--note", default="", help="other work on the machine")
     parser.add_argument("--after", default="", help="what this commit's result has as killed is not tried again")
     parser.add_argument("--only", default="", help="only mutants that contain this text; writes no results")
-    parser.add_argument("--tests", nargs="+", default=(), help="only tests of these files; writes no results")
+    parser.add_argument("--tests", nargs="+", default=(), help="only tests of these files: may find fewer")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     earlier = results[given.after]["areas"].values() if given.after else ()
     commit, areas = measure(given, {name for area in earlier for name in _names(area, KILLED)})
-    if given.only or given.tests:
+    if given.only:
         print(json.dumps(areas, indent=1, ensure_ascii=False))
         return
     about = {"machine": machine.describe(), "note": given.note, "after": given.after, "score": None}
