@@ -78,7 +78,13 @@ def reached(number):
 """Appended to the package. The processes that tests start write to the same log."""
 
 OUTCOMES = KILLED, SURVIVED, NOT_REACHED = "killed", "survived", "not_reached"
-CHANGE_NOTHING: dict[str, str] = {}
+CHANGE_NOTHING = {
+    "HeldOut._near: return np.where(matches >= 0, matches, np.where(same_prompt < len(held_out), same_prompt, -1)) → "
+    "return np.where(matches >= 0, matches, np.where(same_prompt < len(held_out), same_prompt, -2))": "both mean none",
+    "Spill.append: if self._bytes > MEMORY_BYTES: → if self._bytes >= MEMORY_BYTES:": "a file has what memory had",
+    'process_batch: table=table.add_column(table.num_columns - 1, "row", pa.array(rows)), → '
+    'table=table.add_column(table.num_columns - 2, "row", pa.array(rows)),': "build.py takes the columns by name",
+}
 """The name of a mutant → why no test can find it. A reader of the survivors found them; they do not count."""
 
 
