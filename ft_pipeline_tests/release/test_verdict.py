@@ -88,6 +88,15 @@ def test_how_many_test_conversations_would_decide_is_said() -> None:
     )
 
 
+def test_a_lead_without_an_interval_says_nothing_of_how_many_would_decide() -> None:
+    """A single conversation has a lead, and no spread."""
+    measured = comparison({"plain": 3.0, "qlora": 2.9})
+    pairs = [replace(pair, low=None, high=None) for pair in measured.pairs]
+    measured = replace(measured, pairs=pairs, lead_tests=[LeadTest("qlora", "plain", None)])
+    found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
+    assert found.kind == "undecided" and "would decide" not in found.sentence
+
+
 @pytest.mark.parametrize("bad", ["qlora", "few_shot"])
 def test_a_model_that_cannot_go_out_is_not_used(bad: str) -> None:
     measured = unusable(comparison({"plain": 3.45, "few_shot": 3.4, "qlora": 2.0}), bad)

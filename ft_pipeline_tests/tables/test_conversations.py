@@ -1,6 +1,7 @@
 """From tables to conversations: one schema, duplicates across tables, splits, contamination."""
 
 import pyarrow.parquet as pq
+import pytest
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.held_out import SuiteTexts, read_held_out
@@ -103,6 +104,17 @@ def test_split_sizes_follow_the_shares_and_empty_splits_fail(tmp_path):
     assert 80 < report.splits["test"] < 160 and 80 < report.splits["validation"] < 160
     report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": alpaca_rows(2)})
     assert not report.checks["every_split_has_rows"].passed
+
+
+@pytest.mark.parametrize(
+    ("validation_share", "test_share", "empty"),
+    [(0, 0, ""), (1e-9, 0, "validation"), (0, 1e-9, "test"), (1e-9, 1e-9, "validation, test")],
+)
+def test_each_split_with_a_share_must_have_rows(tmp_path, validation_share, test_share, empty):
+    shares = DataSettings(validation_share=validation_share, test_share=test_share)
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": alpaca_rows(2)}, settings=shares)
+    check = report.checks["every_split_has_rows"]
+    assert (check.passed, check.message.startswith(f"no rows in {empty}:")) == (not empty, bool(empty))
 
 
 def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):

@@ -163,15 +163,18 @@ def test_a_template_with_another_number_or_name_is_found(tmp_path):
     golden = [
         alpaca("Hello, my name is Anna Schmidt and the parcel 10432 that you sent has not arrived at all", "Sorry."),
         alpaca("Track parcel 10432", "Soon."),
+        alpaca("Please tell me when the lamp that you sent with order 20518 is here", "Tomorrow."),
     ]
     chats = [
         sharegpt("Hi", "Hi.", "my name is Bo Li and the parcel 99817 that you sent has not arrived at all", "Sorry!"),
         sharegpt("Hi!", "Hi.", "track parcel 555123", "Later."),
         sharegpt("Hey", "Hi.", "Track parcels", "Later on."),
+        sharegpt("Yo", "Hi.", "Now tell me when the lamp that you sent with order 99817 is here", "Never."),
     ]
     assert set_aside_rows(tmp_path, golden, sharegpt_rows=chats) == [
         ("sharegpt", 1, "train_test_overlap"),
         ("sharegpt", 2, "train_test_overlap"),
+        ("sharegpt", 4, "train_test_overlap"),
     ]
 
 
