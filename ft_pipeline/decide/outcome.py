@@ -20,8 +20,8 @@ POWER = float(ndtri(0.8))
 HALF_WIDTH = float(ndtri(0.975))
 """Standard errors from a lead to the end of its 95 % interval."""
 LIKELY = float(ndtri(0.95))
-"""Standard errors from a lead to the end of its 90 % interval. Leads that decide nothing are smaller than the truth more
-often than larger: over them, the range of this interval covers the true number in 80 % and more (verdict_rates.py)."""
+"""Standard errors from a lead to the end of its 90 % interval. Leads that decide nothing are more often too small than
+too large: with the ends of this interval, the range covers the true number in 80 % and more (verdict_rates.py)."""
 
 
 class Needed(NamedTuple):
@@ -64,5 +64,6 @@ def needed_conversations(comparison: Comparison, claim: Claim, level: float, wor
 
     ends = claim.value - LIKELY * error, claim.value + LIKELY * error
     hardest = min(max(worth * use / (use + no_use), ends[0]), ends[1])
+    spread = 1 + 2 * LIKELY / math.sqrt(comparison.test_rows)  # s² is an estimate, too: of rates, often too small
     now = comparison.test_rows + 1
-    return Needed(*(max(now, math.ceil(number)) for number in (min(map(needed, ends)), needed(hardest))))
+    return Needed(*(max(now, math.ceil(number)) for number in (min(map(needed, ends)), spread * needed(hardest))))
