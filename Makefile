@@ -33,8 +33,8 @@ ui: setup
 	$(BIN)/ft ui
 
 # Two to four processes, each with one thread. Output is not captured: once, something closed the file of the capture, and
-# each later test of that process failed.
-PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --capture=no \
+# each later test of that process failed. Bytecode is written, whatever the machine says: the tests start many processes.
+PYTEST = PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --capture=no \
   --durations=40 --durations-min=4 --junitxml=build/suite.xml
 
 test: setup

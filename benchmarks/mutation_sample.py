@@ -1,163 +1,211 @@
 """Draw the sample of mutations.py: mutants that change one operator, number or condition in code that decides.
 
-    pip install --target build/cosmic-ray --no-deps cosmic-ray==8.7.0 attrs parso stevedore
-    PYTHONPATH=build/cosmic-ray python -m benchmarks.mutation_sample
-
-The operators are those of Cosmic Ray. Only this script needs it: the committed sample stays as it is, so that scores
-before and after a change are of the same mutants. A new sample needs a reader, who removes mutants that change nothing.
+Each possible mutant of an area has a rank, which is a hash of its function and its line before and after; those of the
+lowest ranks are drawn. So no list is kept: code that stays, or moves to another module, keeps its mutants, and code
+that is new brings as many as its share.
 """
 
 import ast
-import json
-import random
+import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.operators.provider import OperatorProvider
-
-from benchmarks.mutations import ROOT, SAMPLE, Mutant, functions_in
-
+PACKAGE = "ft_pipeline"
 AREAS = {
-    "decision": {
-        "release/promotion_rules": 10,
-        "release/decision": 5,
-        "release/verdict": 7,
-        "release/exposure": 4,
-        "release/exposure_ledger": 3,
-        "release/preferences": 2,
-        "evaluation/recommendation/rules": 5,
-        "evaluation/recommendation/evidence": 4,
-        "evaluation/recommendation/observations": 2,
-    },
-    "leads": {
-        "evaluation/comparison/leads": 8,
-        "evaluation/comparison/pairing": 4,
-        "evaluation/comparison/deciding_metric": 3,
-        "evaluation/comparison/drops": 3,
-        "evaluation/comparison/screens": 2,
-        "evaluation/comparison/kept_leads": 2,
-        "evaluation/comparison/recipe_leads": 2,
-    },
-    "splits": {
-        "tables/splits": 2,
-        "tables/split_assignment": 6,
-        "tables/held_out": 4,
-        "tables/leaks": 3,
-        "tables/dedup/near_duplicates": 4,
-    },
-    "rows": {
-        "tables/accounts": 2,
-        "tables/duplicates": 5,
-        "tables/quarantine": 4,
-        "tables/ingest": 4,
-        "tables/process_batch": 3,
-        "tables/conversations": 2,
-    },
-    "store": {
-        "store/artifacts": 6,
-        "store/asset_pointers": 2,
-        "store/journal": 6,
-        "store/ledger": 3,
-        "store/spec": 2,
-        "store/hashing": 1,
-        "store/row_hash": 2,
-    },
-}
-"""Area → module → number of mutants."""
+    "decision": (
+        "release/promotion_rules", "release/decision", "release/verdict", "release/preferences", "release/exposure",
+        "release/exposure_ledger", "evaluation/recommendation/rules", "evaluation/recommendation/evidence",
+        "evaluation/recommendation/observations",
+        "decide/promote", "decide/verdict", "decide/advise", "decide/recommend", "decide/desk", "decide/observations",
+        "decide/exposure", "decide/exposure_ledger",
+    ),
+    "leads": (
+        "evaluation/comparison/leads", "evaluation/comparison/deciding_metric", "evaluation/comparison/pairing",
+        "evaluation/comparison/drops", "evaluation/comparison/screens", "evaluation/comparison/kept_leads",
+        "evaluation/comparison/recipe_leads", "evaluation/comparison/slices",
+        "decide/claim", "decide/sources/leads", "decide/sources/screens", "decide/sources/kept",
+        "decide/sources/recipes", "decide/sources/slices",
+    ),
+    "splits": (
+        "tables/splits", "tables/split_assignment", "tables/held_out", "tables/leaks", "tables/dedup/near_duplicates",
+    ),
+    "rows": (
+        "tables/accounts", "tables/duplicates", "tables/quarantine", "tables/ingest", "tables/process_batch",
+        "tables/conversations",
+    ),
+    "store": (
+        "store/artifacts", "store/asset_pointers", "store/journal", "store/ledger", "store/spec", "store/hashing",
+        "store/row_hash",
+    ),
+}  # fmt: skip
+"""Area → its modules. Those that a commit lacks are left out: what decided was once in release/ and evaluation/."""
+OF_AREA = 25
+"""The number of mutants."""
 SEED = 40
-COARSE = ("AddNot", "ZeroIterationForLoop")
-"""Operators whose mutants are the easiest to find. They are drawn where a line has no other mutant."""
-OPERATORS = (
-    *COARSE,
-    "NumberReplacer",
-    "ReplaceTrueWithFalse",
-    "ReplaceFalseWithTrue",
-    "ReplaceAndWithOr",
-    "ReplaceOrWithAnd",
-    "ReplaceBreakWithContinue",
-    "ReplaceContinueWithBreak",
-    "ReplaceUnaryOperator_Delete_Not",
-    *(
-        f"ReplaceComparisonOperator_{pair}"
-        for pair in ("Eq_NotEq", "NotEq_Eq", "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Is_IsNot", "IsNot_Is")
-    ),
-    *(
-        f"ReplaceBinaryOperator_{pair}"
-        for pair in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "BitAnd_BitOr", "BitOr_BitAnd")
-    ),
-)
-"""Those whose mutants a person might write."""
 NOTHING_DECIDES = re.compile(
     r"indent=|ignore_errors|logger|root|folder|\bpath|assert |\*\*[a-z{]|strict=|zero_copy_only|return_|hint", re.I
 )
 """Lines that format, name files, state types or say what is returned: their mutants crash, or change nothing."""
-EQUIVALENT = (
-    "self._files += 1", "self._bytes = 0", "if len(remembered) < MAX_POSTINGS", "end = min(max(",
-    "return self.artifacts / kind", "pq.write_table(pa.table({\"sequence", "| _locate(", "sums = [np.zeros",
-    "return memoryview(", "by_code = sorted(count_by_code", "place = group[:, 1]",
-)  # fmt: skip
-"""Beginnings of lines whose mutants change nothing, or always crash."""
+_COMPARISONS = {
+    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+}  # fmt: skip
+_ARITHMETIC = {
+    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.Pow: ("**", "*"),
+    ast.BitAnd: ("&", "|"), ast.BitOr: ("|", "&"),
+}  # fmt: skip
+_CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
-def mutants_of(area: str, module: str, count: int) -> list[Mutant]:
-    """Return mutants of a module in an order of chance: one of each function first, then a second one, and so on. At
-    most one is of the same line."""
-    source = (ROOT / module).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: one line of a function, before and after."""
+
+    area: str
+    module: str
+    """The path of the file in the repository."""
+    line: int
+    """Its number, from 0."""
+    function: str
+    """Its name, with the classes and functions around it."""
+    before: str
+    after: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+        return f"{self.function}: {self.before} → {self.after}"
+
+    @property
+    def rank(self) -> str:
+        return hashlib.sha256(f"{SEED} {self.name}".encode()).hexdigest()
+
+    def changed(self, source: str) -> str:
+        """Return the source with the fault."""
+        lines = source.splitlines(keepends=True)
+        lines[self.line] = lines[self.line].replace(self.before, self.after)
+        return "".join(lines)
+
+    def __str__(self) -> str:
+        return f"{self.area}: {self.module}, {self.name}"
+
+
+def sample(root: Path) -> list[Mutant]:
+    """Return the mutants of all areas of a repository: at most one is of the same line."""
+    return [mutant for area in AREAS for mutant in _drawn(area, root)]
+
+
+def _drawn(area: str, root: Path) -> list[Mutant]:
+    modules = [f"{PACKAGE}/{name}.py" for name in AREAS[area] if (root / PACKAGE / f"{name}.py").is_file()]
+    ranked = sorted((mutant for name in modules for mutant in mutants_of(area, name, root)), key=lambda one: one.rank)
+    first_of_line = {(mutant.module, mutant.line): mutant for mutant in reversed(ranked)}
+    return sorted(first_of_line.values(), key=lambda one: one.rank)[:OF_AREA]
+
+
+def mutants_of(area: str, module: str, root: Path) -> Iterator[Mutant]:
+    """Yield every mutant of a module."""
+    source = (root / module).read_text(encoding="utf-8")
     lines = source.splitlines()
-    places = {line: name for name, node in functions_in(source) for line in _lines_that_decide(node)}
-    found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for name, occurrence, line in _positions(source):
-        text = lines[line - 1].strip()
-        decides = text.count('"') <= 2 and not NOTHING_DECIDES.search(text) and not text.startswith(EQUIVALENT)
-        if line in places and decides:
-            found[line].append((name, occurrence))
-    chance = random.Random(f"{SEED} {module}")
-    order = sorted(found, key=lambda line: chance.random())
-    turns = {line: sum(places[other] == places[line] for other in order[:at]) for at, line in enumerate(order)}
-    chosen: list[Mutant] = []
-    for line in sorted(order, key=lambda line: turns[line]):
-        fine = [entry for entry in found[line] if entry[0] not in COARSE]
-        name, occurrence = chance.choice(fine or found[line])
-        mutated = mutate_code(source, OperatorProvider()[name](), occurrence).splitlines()
-        changed = [at for at, pair in enumerate(zip(lines, mutated, strict=False)) if pair[0] != pair[1]]
-        after = re.sub(r"(?<=[^ ] ) (?!#)|(?<=[\[(]) |(?<=[\[(]-) ", "", mutated[line - 1].strip())
-        mutant = Mutant(area, module, places[line], lines[line - 1].strip(), after)
-        if len(mutated) == len(lines) and changed == [line - 1] and mutant.place(source) is not None:
-            chosen.append(mutant)
-        if len(chosen) == count:
-            break
-    return chosen
+    for name, function in functions_in(source):
+        nested = {line for child in _functions_below(function) for line in _range(child)}
+        deciding = set(_lines_that_decide(function)) - nested
+        for node in ast.walk(function):
+            for line, begin, end, new in _changes(node, lines):
+                text = lines[line]
+                if line + 1 in deciding and text.count('"') <= 2 and not NOTHING_DECIDES.search(text):
+                    after = f"{text[:begin]}{new}{text[end:]}"
+                    yield Mutant(area, module, line, name, text.strip(), after.strip())
 
 
-def _positions(source: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (operator, occurrence, line) of every mutant."""
-    nodes = list(ast_nodes(get_ast(source)))
-    for name in OPERATORS:
-        lines = [begin[0] for node in nodes for begin, _ in OperatorProvider()[name]().mutation_positions(node)]
-        yield from ((name, occurrence, line) for occurrence, line in enumerate(lines))
+def functions_in(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield (qualified name, function) of all functions and methods."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                yield prefix + child.name, child
+                yield from walk(child, f"{prefix}{child.name}.")
+            else:
+                yield from walk(child, f"{prefix}{child.name}." if isinstance(child, ast.ClassDef) else prefix)
+
+    return walk(ast.parse(source), "")
+
+
+def _functions_below(function: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(function) if isinstance(node, ast.FunctionDef) and node is not function)
+
+
+def _range(node: ast.stmt | ast.expr) -> range:
+    return range(node.lineno, (node.end_lineno or 0) + 1)
 
 
 def _lines_that_decide(function: ast.FunctionDef) -> Iterator[int]:
     """Yield the lines of a function's statements, without its signature and without those that raise an error."""
     for node in function.body:
-        skipped = [child for child in ast.walk(node) if isinstance(child, (ast.Raise, ast.JoinedStr, ast.FunctionDef))]
-        without = {line for child in skipped for line in range(child.lineno, (child.end_lineno or 0) + 1)}
+        skipped = [child for child in ast.walk(node) if isinstance(child, (ast.Raise, ast.JoinedStr))]
+        without = {line for child in skipped for line in _range(child)}
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        yield from () if is_text else (n for n in range(node.lineno, (node.end_lineno or 0) + 1) if n not in without)
+        yield from () if is_text else (line for line in _range(node) if line not in without)
 
 
-def main() -> None:
-    sample = [
-        mutant
-        for area, counts in AREAS.items()
-        for module, count in counts.items()
-        for mutant in mutants_of(area, f"ft_pipeline/{module}.py", count)
-    ]
-    SAMPLE.write_text("[\n" + ",\n".join(json.dumps(vars(mutant)) for mutant in sample) + "\n]\n", encoding="utf-8")
+def _changes(node: ast.AST, lines: Sequence[str]) -> Iterator[tuple[int, int, int, str]]:
+    """Yield (line, begin, end, new text) for what a person might mistake in a node of the syntax."""
+    match node:
+        case ast.Compare():
+            for left, one, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+                yield from _between(left, right, _COMPARISONS.get(type(one)), lines)
+        case ast.BoolOp():
+            words = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
+            for left, right in zip(node.values, node.values[1:], strict=False):
+                yield from _between(left, right, words, lines)
+        case ast.BinOp():
+            yield from _between(node.left, node.right, _ARITHMETIC.get(type(node.op)), lines)
+        case ast.UnaryOp(op=ast.Not()):
+            if node.operand.lineno == node.lineno:
+                yield from _replaced(node.lineno - 1, node.col_offset, node.operand.col_offset, ("not ", ""), lines)
+        case ast.If() | ast.IfExp() | ast.While():
+            yield from _negated(node.test, lines)
+        case ast.comprehension():
+            for condition in node.ifs:
+                yield from _negated(condition, lines)
+        case ast.Constant(value=bool()):
+            yield from _instead(node, str(not node.value), lines)
+        case ast.Constant(value=int() | float()):
+            yield from _instead(node, repr(node.value + 1), lines)
+        case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
+            yield from _instead(node.func, _CALLS[name], lines)
+        case ast.Break():
+            yield from _instead(node, "continue", lines)
+        case ast.Continue():
+            yield from _instead(node, "break", lines)
 
 
-if __name__ == "__main__":
-    main()
+def _between(
+    left: ast.expr, right: ast.expr, words: tuple[str, str] | None, lines: Sequence[str]
+) -> Iterator[tuple[int, int, int, str]]:
+    """Yield the change of the operator that stands between two operands in one line."""
+    if words and right.lineno == left.end_lineno:
+        yield from _replaced(right.lineno - 1, left.end_col_offset or 0, right.col_offset, words, lines)
+
+
+def _replaced(
+    at: int, begin: int, end: int, words: tuple[str, str], lines: Sequence[str]
+) -> Iterator[tuple[int, int, int, str]]:
+    if lines[at].isascii():  # the columns of the syntax are bytes
+        yield at, begin, end, lines[at][begin:end].replace(*words, 1)
+
+
+def _instead(node: ast.stmt | ast.expr, new: str, lines: Sequence[str]) -> Iterator[tuple[int, int, int, str]]:
+    at = node.lineno - 1
+    if node.end_lineno == node.lineno and lines[at].isascii():
+        yield at, node.col_offset, node.end_col_offset or 0, new
+
+
+def _negated(test: ast.expr, lines: Sequence[str]) -> Iterator[tuple[int, int, int, str]]:
+    """Yield the opposite of a condition that is no comparison and no `not`: those have mutants of their own."""
+    if isinstance(test, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)):
+        for at, begin, end, _ in _instead(test, "", lines):
+            yield at, begin, end, f"not {lines[at][begin:end]}"

@@ -13,20 +13,21 @@ import resource
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 
 import ft_pipeline
+from benchmarks.mutation_sample import Mutant
 from benchmarks.mutations import (
     FOLDERS,
-    GONE,
     KILLED,
     LOG,
     NOT_REACHED,
@@ -34,13 +35,14 @@ from benchmarks.mutations import (
     SURVIVED,
     TESTS,
     USUAL,
-    Mutant,
-    Place,
 )
 
 LEAST_SECONDS, TIMES = 10, 10
 """With a mutant, a test may take this many CPU seconds, and as many times those that it takes without. Waiting may take
 ten times as long. A mutant with which it takes longer is found: it never ends."""
+CHEAP = 1.0
+MOST_SECONDS = 120
+"""A mutant meets tests that take so many CPU seconds in all without it."""
 _FAILED = 10
 
 
@@ -57,8 +59,8 @@ class Seen(NamedTuple):
 class MutationTests:
     """A plugin of pytest that runs tests on mutants in place of the usual order."""
 
-    def __init__(self, folder: Path, mutants: Sequence[Mutant], places: Sequence[Place | None]) -> None:
-        self.folder, self.mutants, self.places = folder, mutants, places
+    def __init__(self, folder: Path, mutants: Sequence[Mutant]) -> None:
+        self.folder, self.mutants = folder, mutants
         self.log = folder / LOG
         self.failed = False
         self.fixtures: dict[Any, tuple[set[int], float]] = {}
@@ -69,40 +71,32 @@ class MutationTests:
         """Run everything, and write result.json."""
         self.functions = defaultdict(list)
         """The functions of each file that a module of this process has loaded."""
+        gc.unfreeze()  # what conftest froze is not among the objects
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 self.functions[thing.__code__.co_filename].append(thing)
-        began = time.monotonic()
-        seen, cpu_of_tests = self._observe(session.items)
-        outcomes, cpu_of_mutants = [], 0.0
-        for number, (mutant, place) in enumerate(zip(self.mutants, self.places, strict=True)):
-            folders = [Path(TESTS, name).resolve() for name in FOLDERS[mutant.area]]
-            suiting = [item for item in session.items if any(folder in item.path.parents for folder in folders)]
+        gc.freeze()
+        seen = self._observe(session.items)
+        outcomes = []
+        for number, mutant in enumerate(self.mutants):
+            places = [Path(TESTS, name).resolve() for name in FOLDERS[mutant.area]]
+            suiting = [item for item in session.items if any(item.path.is_relative_to(place) for place in places)]
             reaching = [item for item in suiting if item.nodeid in seen and number in seen[item.nodeid].mutants]
-            if place is None or not reaching:
-                outcomes.append(GONE if place is None else NOT_REACHED)
-            else:
-                ordered = _likely_files_first(reaching, seen, Path(mutant.module).stem)
-                is_found, cpu = self._try(place, mutant.after, ordered, seen)
-                outcomes.append(KILLED if is_found else SURVIVED)
-                cpu_of_mutants += cpu
-            print(f"{number + 1}/{len(self.places)} {outcomes[-1]}, {len(reaching)} tests", file=sys.stderr, flush=True)
-        result = {
-            "tests": len(session.items),
-            "tests_that_fail_without_a_mutant": [item.nodeid for item in session.items if item.nodeid not in seen],
-            "cpu_seconds": {"tests_once": round(cpu_of_tests), "mutants": round(cpu_of_mutants)},
-            "wall_seconds": round(time.monotonic() - began),
-            "outcomes": outcomes,
-        }
+            began = _cpu_seconds()
+            ordered = _cheap_first(reaching, seen, Path(mutant.module).stem)
+            outcomes.append(self._outcome(mutant, ordered, seen) if ordered else NOT_REACHED)
+            told = f"{number + 1}/{len(self.mutants)} {outcomes[-1]}, {len(reaching)} tests reach it"
+            print(f"{told}, {_cpu_seconds() - began:.0f} s: {mutant}", file=sys.stderr, flush=True)
+        failing = [item.nodeid for item in session.items if item.nodeid not in seen]
+        result = {"tests": len(session.items), "tests_that_fail_without_a_mutant": failing, "outcomes": outcomes}
         (self.folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         return True
 
-    def _observe(self, items: Sequence[pytest.Item]) -> tuple[dict[str, Seen], float]:
-        """Run all tests without a mutant. Return what was seen of each that does not fail, and the CPU seconds."""
+    def _observe(self, items: Sequence[pytest.Item]) -> dict[str, Seen]:
+        """Run all tests without a mutant. Return what was seen of each that does not fail."""
         lines: dict[Path, dict[int, int]] = defaultdict(dict)
-        for number, place in enumerate(self.places):
-            if place is not None:
-                lines[place.path][number] = place.line
+        for number, mutant in enumerate(self.mutants):
+            lines[Path(mutant.module).resolve()][number] = mutant.line
         sources = {path: path.read_text(encoding="utf-8") for path in lines}
         probed = {path: with_probes(source, lines[path]) for path, source in sources.items()}
         self.log.touch()
@@ -122,11 +116,11 @@ class MutationTests:
 
         for path, source in probed.items():
             path.write_text(source, encoding="utf-8")
-        _, cpu = self._fork(run)
+        self._fork(run)
         for path, source in sources.items():
             path.write_text(source, encoding="utf-8")
         seen = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
-        return {name: Seen(*entry) for name, entry in seen.items()}, cpu
+        return {name: Seen(*entry) for name, entry in seen.items()}
 
     def _with_fixtures(self, item: pytest.Item, reached: set[int], seconds: float) -> Seen:
         """Return what a test reaches, and costs, with the shared fixtures that others may have set up for it."""
@@ -162,14 +156,14 @@ class MutationTests:
             log.seek(begin)
             return {int(line) for line in log}
 
-    def _try(
-        self, place: Place, after: str, items: Sequence[pytest.Item], seen: Mapping[str, Seen]
-    ) -> tuple[bool, float]:
-        """Return whether a test fails with a mutant, and the CPU seconds."""
-        source, changed = place.path.read_text(encoding="utf-8"), place.change(after)
+    def _outcome(self, mutant: Mutant, items: Sequence[pytest.Item], seen: Mapping[str, Seen]) -> str:
+        """Return whether a test fails with a mutant."""
+        path = Path(mutant.module).resolve()
+        source = path.read_text(encoding="utf-8")
+        changed = mutant.changed(source)
 
         def run() -> int:
-            self._replace(place.path, source, changed)
+            self._replace(path, source, changed)
             for item, following in zip(items, [*items[1:], None], strict=True):
                 _limit(LEAST_SECONDS + TIMES * sum(seen[item.nodeid][1:]))
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -177,12 +171,16 @@ class MutationTests:
                     return _FAILED
             return 0
 
-        place.path.write_text(changed, encoding="utf-8")
+        path.write_text(changed, encoding="utf-8")
         try:
-            status, cpu = self._fork(run)
+            status = self._fork(run)
         finally:
-            place.path.write_text(source, encoding="utf-8")
-        return status != 0, cpu
+            path.write_text(source, encoding="utf-8")
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (0, _FAILED):
+            raise RuntimeError(
+                f"The tests of a mutant could not run: {mutant}\n{(self.folder / 'output.txt').read_text()}"
+            )
+        return KILLED if status else SURVIVED
 
     def _replace(self, path: Path, source: str, changed: str) -> None:
         """Give the functions of a module that is loaded the code of its changed source."""
@@ -192,8 +190,8 @@ class MutationTests:
             code = function.__code__
             function.__code__ = new[code.co_qualname, code.co_firstlineno]
 
-    def _fork(self, run: Callable[[], int]) -> tuple[int, float]:
-        """Run a function in a fork of this process. Return its result, and the CPU seconds, of its processes, too."""
+    def _fork(self, run: Callable[[], int]) -> int:
+        """Run a function in a fork of this process. Return the status that the process ends with."""
         scratch = self.folder / "scratch"
         scratch.mkdir()
         sys.stderr.flush()
@@ -217,9 +215,9 @@ class MutationTests:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
-            _, status, usage = os.wait4(process, 0)
+            _, status = os.waitpid(process, 0)
             shutil.rmtree(scratch, ignore_errors=True)
-        return status, usage.ru_utime + usage.ru_stime
+        return status
 
 
 def with_probes(source: str, lines: Mapping[int, int]) -> str:
@@ -244,6 +242,17 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _codes(constant)
+
+
+def _cheap_first(items: Sequence[pytest.Item], seen: Mapping[str, Seen], module: str) -> list[pytest.Item]:
+    """Return the tests of up to CHEAP seconds and then the others, as long as the sum is below MOST_SECONDS."""
+    costs = {item: seen[item.nodeid].seconds + seen[item.nodeid].of_fixtures for item in items}
+    ordered = [
+        *_likely_files_first([item for item in items if costs[item] <= CHEAP], seen, module),
+        *_likely_files_first([item for item in items if costs[item] > CHEAP], seen, module),
+    ]
+    before = accumulate((seen[item.nodeid].seconds for item in ordered), initial=0.0)
+    return [item for item, seconds in zip(ordered, before, strict=False) if seconds < MOST_SECONDS]
 
 
 def _likely_files_first(items: Sequence[pytest.Item], seen: Mapping[str, Seen], module: str) -> list[pytest.Item]:
@@ -273,8 +282,10 @@ def main() -> None:
     folder, *tests = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     task = json.loads((Path(folder) / "task.json").read_text(encoding="utf-8"))
-    places = [Place(Path(place[0]), place[1]) if place else None for _, place in task]
-    plugin = MutationTests(Path(folder), [Mutant(**mutant) for mutant, _ in task], places)
+    plugin = MutationTests(Path(folder), [Mutant(**mutant) for mutant in task])
+    # The same examples in each run, however slow the machine is.
+    hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("mutants")
     ignored = [f"--ignore-glob={pattern}" for pattern in OTHER_SUBJECTS]
     sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-m", USUAL, *ignored, *tests], plugins=[plugin]))
 

@@ -1,19 +1,24 @@
 """The mutation score: how many small faults in code that decides the tests find.
 
-    make mutations
+    make mutations                                        # of the present commit
+    .venv/bin/python -m benchmarks.mutations --commit ID  # of another one, with its own tests
 
-mutations.json has the sample: each mutant changes one line of one function (mutation_sample.py drew them). Which tests
-run is not part of it: all tests of FOLDERS run once, to see which pass, what they cost and which mutants they reach.
-Then each mutant meets the tests that reach it, one file after the other, until one fails. So tests may move between
-files and folders, and scores before and after can be compared. A line that moved to another module is found there.
+mutation_sample.py draws the same number of mutants of each area from the code of the commit: a fault in one line of one
+function. Which tests run is not part of the sample: all tests of FOLDERS run once, to see which pass, what they cost
+and which mutants they reach. Then each mutant meets the tests that reach it, the cheap ones first, until one fails.
 Tests of the kinds long, slow and browser do not count.
 
-One process collects the tests. Each mutant is a fork of it, whose functions get the changed code; the changed file lies
-in a copy of the repository, for processes that a test starts. Results go to benchmarks/results/mutations.json.
+How scores of two commits compare: lines that both have are drawn in both, wherever they are, so where code stayed the
+same faults are counted (`in_all_commits`). Where it was written anew, other lines are drawn by the same rule, and only
+the shares of an area can be compared: of 25 mutants, one is 4 %. CHANGE_NOTHING names those that no test can find; they
+do not count.
+
+The commit is cloned. One process collects the tests there. Each mutant is a fork of it, whose functions get the changed
+code; the changed file lies in the clone, for processes that a test starts. benchmarks/results/mutations.json keeps a
+result for each commit that was measured.
 """
 
 import argparse
-import ast
 import json
 import os
 import shutil
@@ -21,25 +26,29 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.mutation_sample import AREAS, Mutant, sample
 
 ROOT = Path(__file__).parent.parent
-SAMPLE, RESULTS = Path(__file__).with_suffix(".json"), Path(__file__).parent / "results" / "mutations.json"
-_COMPARED, _TABLES = ("contracts", "decide", "evaluation", "golden", "laws", "release"), ("contracts", "laws", "tables")
+RESULTS = Path(__file__).parent / "results" / "mutations.json"
+_COMPARED, _TABLES = (
+    ("decide", "evaluation", "golden", "laws", "release"),
+    ("contracts/test_formats.py", "laws", "tables"),
+)
 FOLDERS = {
     "decision": _COMPARED,
     "leads": _COMPARED,
     "splits": _TABLES,
     "rows": _TABLES,
-    "store": ("audit", "contracts", "laws", "store"),
+    "store": ("audit", "laws", "store"),
 }
-"""Area → the folders of ft_pipeline_tests whose tests meet its mutants. Those that do not exist are left out."""
+"""Area → the folders of ft_pipeline_tests, and files, whose tests meet its mutants. Those that a commit lacks are left
+out."""
 OTHER_SUBJECTS = (
     "*export*",
     "*gguf*",
@@ -68,102 +77,41 @@ def reached(number):
 """
 """Appended to the package. The processes that tests start write to the same log."""
 
-KILLED, SURVIVED, NOT_REACHED, GONE = "killed", "survived", "not reached", "gone"
+OUTCOMES = KILLED, SURVIVED, NOT_REACHED = "killed", "survived", "not_reached"
+CHANGE_NOTHING: dict[str, str] = {}
+"""The name of a mutant → why no test can find it. A reader of the survivors found them; they do not count."""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A fault: one line of a function, before and after."""
-
-    area: str
-    module: str
-    """The path of the file in the repository."""
-    function: str
-    """Its name, with the classes and functions around it."""
-    before: str
-    after: str
-
-    def place(self, source: str) -> int | None:
-        """Return the number of the line in this source, from 0; None if it is not there, or not there alone."""
-        lines = source.splitlines()
-        for name, node in functions_in(source):
-            if name == self.function:
-                found = [at for at in range(node.lineno - 1, node.end_lineno or 0) if lines[at].strip() == self.before]
-                return found[0] if len(found) == 1 else None
-        return None
-
-    def __str__(self) -> str:
-        return f"{self.area}: {self.module}, {self.function}: {self.before} → {self.after}"
+def clone(commit: str, to: Path) -> str:
+    """Clone the repository at a commit, with the present scripts of this benchmark. Return the commit's short name."""
+    subprocess.run(["git", "clone", "-q", "--shared", "--no-checkout", str(ROOT), str(to)], check=True)
+    subprocess.run(["git", "checkout", "-q", commit], cwd=to, check=True)
+    for script in Path(__file__).parent.glob("mutation*.py"):
+        shutil.copy2(script, to / "benchmarks" / script.name)
+    named = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=to, check=True, capture_output=True, text=True)
+    return named.stdout.strip()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a mutant is in the code as it is now."""
+def measure(given: argparse.Namespace, known: Set[str]) -> tuple[str, dict[str, Any]]:
+    """Return the short name of a commit, and what its tests find by area. Only its clone is ever changed.
 
-    path: Path
-    line: int
-
-    def change(self, after: str) -> str:
-        """Return the source with another text in this line."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        old = lines[self.line]
-        lines[self.line] = f"{old[: len(old) - len(old.lstrip())]}{after}\n"
-        return "".join(lines)
-
-
-def functions_in(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Yield (qualified name, function) of all functions and methods."""
-
-    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef):
-                yield prefix + child.name, child
-                yield from walk(child, f"{prefix}{child.name}.")
-            else:
-                yield from walk(child, f"{prefix}{child.name}." if isinstance(child, ast.ClassDef) else prefix)
-
-    return walk(ast.parse(source), "")
-
-
-def find(mutant: Mutant, root: Path) -> Place | None:
-    """Return the place of a mutant: in its module, or else in the only other one with this line in this function."""
-    others = sorted((root / "ft_pipeline").rglob("*.py"))
-    for paths in ([root / mutant.module], others):
-        sources = [(path, path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
-        found = [Place(path, at) for path, source in sources if (at := mutant.place(source)) is not None]
-        if len(found) == 1:
-            return found[0]
-    return None
-
-
-def copy(to: Path) -> None:
-    """Copy the files of the repository that git does not ignore."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name)
-
-
-def measure(sample: Sequence[Mutant], folders: Sequence[str]) -> dict[str, Any]:
-    """Return what mutation_tests.py finds, in a copy of the repository: nothing else is ever changed."""
+    known: the names of mutants that are not tried again, since tests find them.
+    """
     with tempfile.TemporaryDirectory(prefix="ftm-") as folder:
-        root = Path(folder) / "copy"
-        copy(root)
+        root = Path(folder) / "clone"
+        commit = clone(given.commit, root)
+        drawn = [mutant for mutant in sample(root) if mutant.area in given.areas and given.only in str(mutant)]
+        mutants = [mutant for mutant in drawn if mutant.name not in known]
+        (Path(folder) / "task.json").write_text(json.dumps([asdict(mutant) for mutant in mutants]), encoding="utf-8")
         with (root / "ft_pipeline" / "__init__.py").open("a", encoding="utf-8") as package:
             package.write(REACHED.format(log=str(Path(folder) / LOG)))
-        places = [(mutant, find(mutant, root)) for mutant in sample]
-        task = [[vars(mutant), place and [str(place.path), place.line]] for mutant, place in places]
-        (Path(folder) / "task.json").write_text(json.dumps(task), encoding="utf-8")
         own = {
             "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": folder,
             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        tests = [f"{TESTS}/{name}" for name in folders if (root / TESTS / name).exists()]
-        command = [sys.executable, "-m", "benchmarks.mutation_tests", folder, *tests]
+        folders = sorted({f"{TESTS}/{name}" for mutant in mutants for name in FOLDERS[mutant.area]})
+        asked = given.tests or [name for name in folders if (root / name).exists()]
+        command = [sys.executable, "-m", "benchmarks.mutation_tests", folder, *asked]
         with subprocess.Popen(command, cwd=root, env={**os.environ, **own}) as process:
             try:
                 process.wait()
@@ -171,46 +119,66 @@ def measure(sample: Sequence[Mutant], folders: Sequence[str]) -> dict[str, Any]:
                 process.terminate()  # it ends the tests that run
         if process.returncode:
             raise SystemExit("The tests could not be collected or run: see above.")
-        result: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
-    return result
+        found: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+    outcomes = dict(zip(mutants, found.pop("outcomes"), strict=True))
+    return commit, {area: {**found, "mutants": _by_outcome(area, drawn, outcomes)} for area in given.areas}
 
 
-def summary(sample: Sequence[Mutant], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the score in total and by area, and the mutants that no test finds."""
-    outcomes = list(zip(sample, found.pop("outcomes"), strict=True))
-    areas = dict.fromkeys(mutant.area for mutant in sample)
-    return {
-        "score": _score([outcome for _, outcome in outcomes]),
-        "by_area": {area: _score([o for mutant, o in outcomes if mutant.area == area]) for area in areas},
-        **found,
-        "not_killed": [f"{mutant} ({outcome})" for mutant, outcome in outcomes if outcome != KILLED],
-    }
+def _by_outcome(area: str, drawn: Sequence[Mutant], outcomes: Mapping[Mutant, str]) -> dict[str, list[str]]:
+    """Return the names of an area's mutants by what became of them. Those without an outcome are known as killed."""
+    found = [
+        (f"{mutant.module}, {mutant.name}", outcomes.get(mutant, KILLED)) for mutant in drawn if mutant.area == area
+    ]
+    return {of: [name for name, outcome in found if outcome == of] for of in OUTCOMES}
 
 
-def _score(outcomes: Sequence[str]) -> dict[str, Any]:
-    counts = Counter(outcomes)
-    return {
-        "mutants": len(outcomes),
-        **{name.replace(" ", "_"): counts[name] for name in (KILLED, SURVIVED, NOT_REACHED, GONE) if counts[name]},
-        "score": round(counts[KILLED] / len(outcomes), 3),
-    }
+def with_scores(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results by commit with the scores of each area and of all, and of the mutants that all commits have."""
+    for result in results.values():
+        for name, area in result["areas"].items():
+            every = [_names(other["areas"][name]) for other in results.values() if name in other["areas"]]
+            same, killed, counted = set.intersection(*every), _names(area, KILLED), _names(area)
+            area["score"] = _share(killed, counted)
+            area["in_all_commits"] = _share(killed & same, same)
+        areas = result["areas"].values()
+        result["score"] = _share(
+            *([name for area in areas for name in _names(area, *of)] for of in ([KILLED], OUTCOMES))
+        )
+    return results
+
+
+def _names(area: Mapping[str, Any], *outcomes: str) -> set[str]:
+    """Return the names of an area's mutants with these outcomes, or with any, without their modules and without those
+    that change nothing."""
+    found = {named.partition(", ")[2] for of in outcomes or OUTCOMES for named in area["mutants"][of]}
+    return found - CHANGE_NOTHING.keys()
+
+
+def _share(killed: Collection[str], counted: Collection[str]) -> dict[str, Any]:
+    share = round(len(killed) / len(counted), 3) if counted else None
+    return {"mutants": len(counted), "killed": len(killed), "share": share}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", default="HEAD")
+    parser.add_argument("--areas", nargs="+", default=list(AREAS), choices=list(AREAS), help="the others are kept")
     parser.add_argument("--note", default="", help="other work on the machine")
-    parser.add_argument("--only", default="", help="only the mutants that contain this text; writes no results")
-    parser.add_argument("--tests", nargs="+", help="only tests in these files or folders; writes no results")
+    parser.add_argument("--after", default="", help="what this commit's result has as killed is not tried again")
+    parser.add_argument("--only", default="", help="only mutants that contain this text; writes no results")
+    parser.add_argument("--tests", nargs="+", default=(), help="only tests of these files; writes no results")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    sample = [Mutant(**entry) for entry in json.loads(SAMPLE.read_text(encoding="utf-8"))]
-    sample = [mutant for mutant in sample if given.only in str(mutant)]
-    tests = given.tests or sorted({name for mutant in sample for name in FOLDERS[mutant.area]})
-    result = {"machine": machine.describe(), "note": given.note, **summary(sample, measure(sample, tests))}
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    if not given.only and not given.tests:
-        RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    earlier = results[given.after]["areas"].values() if given.after else ()
+    commit, areas = measure(given, {name for area in earlier for name in _names(area, KILLED)})
+    if given.only or given.tests:
+        print(json.dumps(areas, indent=1, ensure_ascii=False))
+        return
+    about = {"machine": machine.describe(), "note": given.note, "after": given.after, "score": None}
+    results[commit] = {**about, "areas": {**results.get(commit, {"areas": {}})["areas"], **areas}}
+    text = json.dumps(with_scores(results), indent=1, ensure_ascii=False)
+    RESULTS.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
+BLUE, ORANGE, GREEN, PURPLE, GREY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B", "#B5A300"
 """Okabe and Ito's palette: distinguishable with any color vision, and in gray."""
 KIND_COLORS = {
     "base": GREY,
@@ -15,6 +15,9 @@ KIND_COLORS = {
     "teacher": "#E69F00",
     "contender": "#56B4E9",
     "gguf": "#4477AA",
+    "constant": YELLOW,
+    "search": YELLOW,
+    "classifier": YELLOW,
 }
 """The color of a row of the comparison, by its kind."""
 

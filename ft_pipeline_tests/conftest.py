@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -17,6 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+gc.disable()  # until all is imported (pytest_collection_finish): each collection would visit all modules
 
 if TYPE_CHECKING:
     from ft_pipeline_tests.gguf_files import Converted
@@ -57,6 +60,23 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
 sys.meta_path.insert(0, _DefinitionsOfThisRepository())
 
 
+def _late_grammars(name: str) -> ModuleType:
+    """A module that jsonschema imports, loaded at its first call: it compiles 38 grammars, for four seconds."""
+
+    @cache
+    def loaded() -> ModuleType:
+        del sys.modules[name]
+        return importlib.import_module(name)
+
+    late = ModuleType(name)
+    late.is_valid_syntax = lambda term, text: loaded().is_valid_syntax(term, text)  # type: ignore[attr-defined]
+    return late
+
+
+if importlib.util.find_spec("rfc3987_syntax") is not None:
+    sys.modules["rfc3987_syntax"] = _late_grammars("rfc3987_syntax")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files of few tests, among which are the dearest, so that no process is left with one of them."""
@@ -70,6 +90,7 @@ def pytest_collection_finish() -> None:
         importlib.import_module("ft_pipeline.definitions")
         _never_wait_for_the_disk()
     gc.collect()
+    gc.enable()
     gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
 
 

@@ -477,6 +477,7 @@ LATER = {
     "CostSettings": {"cached_input_per_million": 0.1},
     "DataSettings": {"golden_test": "added", "group_templates": False},
     "DpoSettings": {"loss_type": "ipo", "sft_weight": 0.5},
+    "EvaluationSettings": {"rivals": ["majority"]},
     "ExperimentData": {"reasoning": "drop"},
     "ExperimentSettings": {
         "chat_template_kwargs": {"enable_thinking": False},
@@ -485,6 +486,7 @@ LATER = {
         "distill": DistillSettings(teacher="teachers/large"),
     },
     "FunctionMetric": {"corpus": True},
+    "PromotionSettings": {"worth": 0.05},
     "PromptVariant": {"replace_system": True},
     "PromptingSettings": {"tuned_with": ["brief"]},
     "TeacherSettings": {"chat_template_kwargs": {"enable_thinking": False}},

@@ -19,9 +19,11 @@ from ft_pipeline.cli.common import (
 )
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
 from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
+from ft_pipeline.release.export.classifier import export_classifier
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
 from ft_pipeline.release.export.prompt_files import require_prompt_texts, write_prompt_files
 from ft_pipeline.release.export.target_folder import ReportBytes
@@ -83,6 +85,9 @@ def export(
         types = parse_types(quantize) if quantize is not None else None
         export_gguf(opened_project, store, model, directory, types, force=force, with_texts=with_texts, as_json=as_json)
         return
+    if model.kind == "classifier":
+        _export_classifier(opened_project, store, model, directory, as_json=as_json)
+        return
     plan = plan_export(store, model, directory, merged=merged)
     key = find_key(store.root)
     facts = export_facts(store, plan.model, opened_project.settings)
@@ -93,6 +98,28 @@ def export(
 
     show_writing(plan.bytes, lambda report_bytes: write_export(plan, describe, report_bytes))
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
+
+
+def _export_classifier(
+    project: Project, store: ArtifactStore, model: ModelReference, directory: Path, *, as_json: bool
+) -> None:
+    path = export_classifier(store, model, directory, project.settings)
+    document = {
+        "name": model.row,
+        "kind": model.kind,
+        "path": str(path),
+        "files": sorted(file.name for file in path.iterdir()),
+        "bytes": sum(file.stat().st_size for file in path.iterdir()),
+        "fingerprint": model.released_fingerprint,
+        "signed": (path / SIGNATURE).is_file(),
+    }
+
+    def show(shown: dict[str, Any]) -> None:
+        size = f"({len(shown['files'])} files, {shown['bytes'] / 1e6:.1f} MB)"
+        say(stdout, f"Exported {plain(shown['name'])} as a classifier to {plain(shown['path'])} {size}")
+        show_signature(shown["signed"])
+
+    print_result(document, as_json, show)
 
 
 def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:

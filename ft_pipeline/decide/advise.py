@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 from ft_pipeline.decide.claim import ShareFacts
 from ft_pipeline.decide.comparison import Row
-from ft_pipeline.decide.desk import ANSWERS, ENOUGH_ROWS, Desk, phrase
+from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.words import ask_for_ratings, say, tell_ahead
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.model_kinds import SIMPLEST_FIRST, complexity
-
-TOO_FEW_ROWS = 100
-"""With fewer training rows, a tuned model that is not clearly ahead says nothing about tuning."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,13 @@ def facts_are_missing(desk: Desk) -> Advice | None:
 
 
 def nothing_tuned(desk: Desk) -> Advice | None:
-    """Prompt: the way to start. It needs no training, and changes take effect at once."""
+    """Train: only an experiment shows whether tuning does better than prompting."""
     if desk.tuned:
         return None
     if desk.comparison.contaminated_experiments:
-        return Advice("prompt", "No tuned model can be compared until it is trained again.")
+        return Advice("train", "No tuned model can be compared until it is trained again.")
     start = "No model has been tuned yet: only an experiment shows whether tuning does better than prompting."
-    return Advice("prompt", start)
+    return Advice("train", start)
 
 
 def champion_stays(desk: Desk) -> Advice | None:
@@ -93,14 +90,16 @@ def champion_stays(desk: Desk) -> Advice | None:
 
 
 def no_model_is_sound(desk: Desk) -> Advice | None:
-    """Prompt: a gain on the task does not justify forgetting, or answers that nobody can send."""
+    """Prompt, or while the verdict is open, train otherwise: a gain on the task does not justify forgetting, or answers
+    that nobody can send."""
     if desk.sound:
         return None
     worst, about = desk.tuned[0], desk.comparison.about
     kinds = ("general", "probes", "task") if desk.comparison.usable(worst) else ("rail", "probes", "task")
     faults = "; ".join(say(desk.comparison, claim) for claim in about(worst, *kinds, verdict="refuted"))
     could = "What could change that: a lower learning rate, fewer epochs, or corrected training data."
-    return Advice("prompt", f"No tuned model can be used. {worst.name}: {faults}. {could}", worst)
+    step = "train" if desk.is_open else "prompt"
+    return Advice(step, f"No tuned model can be used. {worst.name}: {faults}. {could}", worst)
 
 
 def evidence_is_missing(desk: Desk) -> Advice | None:
@@ -113,34 +112,16 @@ def evidence_is_missing(desk: Desk) -> Advice | None:
     return Advice("rate", f"To decide about {row.name}, {ask}. {why}.", row)
 
 
-def too_few_rows(desk: Desk) -> Advice | None:
-    """More data: a tuned model that is not ahead yet may get ahead with more training rows.
-
-    Applies to fewer than 100 training rows always; to fewer than 500 if prompting does not help either and the learning
-    curve is not flat; to any number if the curve still rises and one more step like its last would reach the bar.
-    """
+def more_rows_help(desk: Desk) -> Advice | None:
+    """More data: the learning curve of a tuned model that is not ahead still rises, and one more step like its last
+    would reach the bar. Nothing else shows that more training rows would help."""
     best = desk.best
-    rows, use = desk.train_rows(best), phrase(desk.bar(best))
-    if rows is None or desk.beats_bar(best):
+    if desk.beats_bar(best) or not desk.one_step_closes_gap(best):
         return None
-    if _has_few_rows(desk, best, rows):
-        few = f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than {use}."
-        return Advice("more_data", f"{few} About {ENOUGH_ROWS} rows could change that.", best)
-    if desk.one_step_closes_gap(best):
-        yet = f"More data should help: {best.name} is not clearly better than {use} yet. More rows still improve it,"
-        step = f"and one more step like the last would close the gap. More than its {rows} rows could change that."
-        return Advice("more_data", f"{yet} {step}", best)
-    return None
-
-
-def _has_few_rows(desk: Desk, row: Row, train_rows: int) -> bool:
-    """Return whether a tuned row was trained on too few rows to say that tuning does not help."""
-    if train_rows < TOO_FEW_ROWS:
-        return True
-    bar, plain, curve = desk.bar(row), desk.comparison.plain(row), desk.curve(row)
-    prompting_helps = bar is not None and plain is not None and desk.comparison.better(bar, plain)
-    is_flat = curve is not None and curve.is_flat
-    return train_rows < ENOUGH_ROWS and not prompting_helps and not is_flat
+    yet = f"More data should help: {best.name} is not clearly better than {phrase(desk.bar(best))} yet. More rows still"
+    step = "improve it, and one more step like the last would close the gap"
+    rows = desk.train_rows(best)
+    return Advice("more_data", f"{yet} {step}{f' (trained on {rows} rows)' if rows else ''}.", best)
 
 
 def not_shown(desk: Desk) -> Advice | None:
@@ -203,7 +184,7 @@ RULES: Sequence[Callable[[Desk], Advice | None]] = (
     champion_stays,
     no_model_is_sound,
     evidence_is_missing,
-    too_few_rows,
+    more_rows_help,
     not_shown,
     prompting_is_enough,
     tuning_wins,
@@ -233,10 +214,12 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
         return "none", None
     if desk.is_open:
         ask = "rate" if desk.decided.asks_for_ratings else "more_data"
-        step = advice.decision if advice.decision in ("distillation", "rate") else ask
-        return step, row or (bar if bar and desk.comparison.usable(bar) else None)
+        step = advice.decision if advice.decision in ("distillation", "rate", "train") else ask
+        return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:
         return "keep", None  # the champion was not compared
+    if row.rights.without_model:
+        return row.kind, row
     return row.technique or ("retrieval" if row.passages else "prompt"), row
 
 

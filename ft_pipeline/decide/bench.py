@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.estimates import Estimates, Samples
 from ft_pipeline.evaluation.comparison.leads import Floats, distance_from_ideal, values_over
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 
@@ -31,6 +30,8 @@ class Config(BaseModel):
     """By how much answers may be worse by the second key."""
     incumbent_margin: float = 0.05
     """The same against what answers today."""
+    worth: float | None = None
+    """The lead for which a training is worth its work, in the unit of `incumbent_margin`; None: the default."""
     forgetting_margin: float = 0.05
     keeps: float = 0.8
     """The share of the best lead that a simpler technique must be shown to keep."""
@@ -57,7 +58,9 @@ class Config(BaseModel):
     stale: Sequence[str] = ()
     """Sweep members that were not trained again with the rest of their sweep."""
     not_asked: Sequence[str] = ()
-    """A sentence for each contender without a key."""
+    """A sentence for each contender without a key, and for each rival without answers."""
+    without_rivals: bool = False
+    """Whether the settings exclude all rivals."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,3 @@ class Bench:
         definition = self.comparison.metric(name)
         ours, theirs = (distance_from_ideal(self.estimates[each][name], definition.ideal) for each in (row, rival))
         return (-1.0 if definition.lower_is_better else 1.0) * (ours.value - theirs.value)
-
-    def scaled(self, margin: float, rival: Row) -> float:
-        """Return a margin in units of the primary metric: relative for likelihoods, of 100 for chrF, else absolute."""
-        metric = self.comparison.primary
-        if metric == "chrf":
-            return 100 * margin
-        return margin * abs(rival.scores[metric].value) if metric in LIKELIHOODS else margin

@@ -108,7 +108,8 @@ def build(
         inputs,
         names_metric=settings.primary_metric != AUTO,
     )
-    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, opinions)
+    references = [sample["reference"] for sample in samples[shown[0].name]]
+    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, references, opinions)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     ranked, facts = [by_name[name] for name in rank(metrics[primary], primary, of_rows)], experiments or {}
@@ -118,6 +119,7 @@ def build(
         primary_metric=primary,
         rules=RULES,
         fingerprint=models[0].row["fingerprint"],
+        worth=settings.worth,
         evaluation=ranked[0].parts,
         decided_by=" ".join(filter(None, [settings.notice, decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},
@@ -126,6 +128,7 @@ def build(
         contaminated=contaminated,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
+        without_rivals=settings.without_rivals,
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )
     bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison)

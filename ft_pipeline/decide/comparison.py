@@ -1,7 +1,7 @@
 """A comparison: the rows that were scored, and the claims about them. Written as comparison.json by pydantic."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,10 +29,20 @@ from ft_pipeline.evaluation.comparison.result_records import (
 )
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
-from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.metrics.definitions import METRICS, SECOND_KEY, Metric
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
-OPTIONAL = ("contaminated", "not_asked", "kept_prompts", "own_targets", "slices", "field_results", "confusions")
+OPTIONAL = (
+    "worth",
+    "contaminated",
+    "without_rivals",
+    "not_asked",
+    "kept_prompts",
+    "own_targets",
+    "slices",
+    "field_results",
+    "confusions",
+)
 """Keys of the document that are left out if their lists are empty."""
 BY = ("people", "judge")
 """Whose opinion decides between two rows in place of the metric, the surer first."""
@@ -122,6 +132,8 @@ class Comparison(BaseModel):
     """The rules by which it was made: those of its intervals, of forgetting and of rails."""
     fingerprint: str | None = None
     """Of the evaluation."""
+    worth: float | None = None
+    """`promotion.worth`; None: the default."""
     decided_by: str = ""
     """Why the primary metric is the one that decides."""
     metrics: Mapping[str, Metric] = {}
@@ -135,7 +147,10 @@ class Comparison(BaseModel):
     """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
     left_out: Sequence[LeftOut] = ()
     not_asked: Sequence[str] = ()
-    """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    """A sentence for each contender that is not compared, because the key of its endpoint was not set, and for each row
+    without a language model that has no answers."""
+    without_rivals: bool = False
+    """Whether the settings exclude all rows without a language model."""
     incomparable: Sequence[Incomparable] = ()
     """The rows that cannot be paired on a metric that one of them has."""
     evaluation: Mapping[str, Any] = {}
@@ -278,6 +293,19 @@ class Comparison(BaseModel):
     def tuned(self) -> list[Row]:
         return [row for row in self.ranked() if row.rights.is_tuned]
 
+    def informs(self, row: Row) -> bool:
+        """Return whether a row depends on the question: it is before the constant answer, and no answers without a
+        language model are clearly more similar to the references where a likelihood decides."""
+        constant = self.constant
+        return (constant is None or self.leads(row, constant)) and not any(self.more_similar(row))
+
+    def more_similar(self, row: Row) -> Iterator[Claim]:
+        """Yield how far a row clearly trails answers without a language model by the second key, where a likelihood
+        decides."""
+        rivals = (rival for rival in self.rows if rival.rights.without_model and self.has_two_keys)
+        claims = (self.lead(row, rival, SECOND_KEY) for rival in rivals)
+        return (claim for claim in claims if claim is not None and claim.verdict == "refuted")
+
     def usable(self, row: Row) -> bool:
         """Return whether no fault of its answers is too common."""
         return not self.breaches(row)
@@ -290,17 +318,29 @@ class Comparison(BaseModel):
         """Return whether it is usable, and not shown to have lost anything that its base model had."""
         return self.usable(row) and not self.about(row, "general", "probes", "task", verdict="refuted")
 
-    def bars(self, of: Row | None = None, *, passages: bool | None = None) -> list[Row]:
-        """Return the untouched uses of a row's base model, or of all, best first."""
-        bars = [row for row in self.ranked() if row.rights.is_bar and passages in (None, bool(row.passages))]
-        if of is None or of.base_model is None:
-            return bars
-        return [row for row in bars if row.base_model == of.base_model] or bars
+    def bars(self, of: Row | None = None) -> list[Row]:
+        """Return the untouched uses of a row's base model, or of all, and the answers without a language model, best
+        first."""
+        bars = [row for row in self.ranked() if row.rights.is_bar]
+        own = [row.name for row in bars if of is not None and row.base_model == of.base_model is not None]
+        return [row for row in bars if row.rights.without_model or not own or row.name in own]
 
-    def best_bar(self, of: Row | None = None, *, passages: bool | None = None) -> Row | None:
+    def best_bar(self, of: Row | None = None) -> Row | None:
         """Return the best usable one of them; the best one if none is usable."""
-        bars = self.bars(of, passages=passages)
-        return next((row for row in bars if self.usable(row)), bars[0] if bars else None)
+        return self._first_usable(self.bars(of))
+
+    def best_prompt(self, of: Row | None = None, *, passages: bool | None = None) -> Row | None:
+        """Return the best usable untouched use of a row's base model, or of any; the best one if none is usable."""
+        bars = [row for row in self.bars(of) if not row.rights.without_model]
+        return self._first_usable([row for row in bars if passages in (None, bool(row.passages))])
+
+    def _first_usable(self, rows: Sequence[Row]) -> Row | None:
+        return next((row for row in rows if self.usable(row)), rows[0] if rows else None)
+
+    @property
+    def constant(self) -> Row | None:
+        """The constant answer, where the primary metric says something about it; None otherwise."""
+        return next((row for row in self.ranked() if row.kind == "constant"), None)
 
     def plain(self, of: Row | None = None) -> Row | None:
         """Return the base model of a row without a prompt; the best one if its own was not scored."""
@@ -309,8 +349,16 @@ class Comparison(BaseModel):
         return next(iter(own or plain), None)
 
     def bar(self, row: Row) -> Row | None:
-        """Return what a candidate must beat: the best untouched use of its base model; a prompt, the plain model."""
+        """Return what a candidate must beat: the best untouched use of its base model, or answers without a language
+        model if they are better; a prompt, the plain model; a classifier, the constant answer."""
+        if row.rights.without_model:
+            return self.constant or self.plain()
         return self.plain(row) if row.kind == "prompt" else self.best_bar(row)
+
+    def rivals(self, row: Row) -> list[Row]:
+        """Return what a candidate must beat: its bar, and the constant answer."""
+        found = {rival.name: rival for rival in (self.bar(row), self.constant) if rival is not None}
+        return [rival for name, rival in found.items() if name != row.name]
 
 
 def is_unheard(opinion: Claim) -> bool:

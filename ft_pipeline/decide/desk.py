@@ -8,13 +8,12 @@ from typing import Any
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.kinds import WITHOUT_MODEL
 from ft_pipeline.decide.words import tell, tell_ahead, tell_opinion
 from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 
 ANSWERS, SECOND = "chrf", "rouge_l"
 """The metric that compares a teacher, which may have no loss, and that by which it must not be clearly worse."""
-ENOUGH_ROWS = 500
-"""Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""
 SERIES = 3
 """Trainings of a series from which its spread is quoted for others."""
 
@@ -113,12 +112,12 @@ class Desk:
     @cached_property
     def looking_up(self) -> Row | None:
         """The best baseline that retrieves passages."""
-        return self.comparison.best_bar(passages=True)
+        return self.comparison.best_prompt(passages=True)
 
     @cached_property
     def without_passages(self) -> Row | None:
         """The best baseline that retrieves no passages."""
-        return self.comparison.best_bar(passages=False)
+        return self.comparison.best_prompt(passages=False)
 
     def passages_help(self) -> bool:
         """Return whether passages clearly improve prompting."""
@@ -220,4 +219,6 @@ class Desk:
 
 def phrase(row: Row | None) -> str:
     """Return the phrase for a baseline in a sentence."""
+    if row is not None and row.rights.without_model:
+        return f"{WITHOUT_MODEL[row.kind]} ({row.name})"
     return "the base model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"

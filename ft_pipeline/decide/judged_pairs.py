@@ -48,6 +48,10 @@ def _candidates(comparison: Comparison) -> Iterator[Row]:
     """Yield the rows that a promotion would test: one for each experiment (merged, if it can be), and prompts."""
     merged = {row.experiment for row in comparison.rows if row.kind == "merged"}
     for row in comparison.ranked():
-        is_released = row.rights.is_candidate and not (row.kind == "adapter" and row.experiment in merged)
+        is_released = (
+            row.rights.is_candidate
+            and not row.rights.without_model
+            and not (row.kind == "adapter" and row.experiment in merged)
+        )
         if is_released and comparison.usable(row) and all(claim.holds for claim in comparison.about(row, "screen")):
             yield row

@@ -15,6 +15,8 @@ class Kind:
     is_candidate: bool = False
     """Whether it may be released."""
     is_tuned: bool = False
+    without_model: bool = False
+    """Whether no language model answers."""
     has_base: bool = False
     """Whether it was trained from a base model, and must keep what that had."""
 
@@ -24,8 +26,17 @@ KINDS: Mapping[ModelKind, Kind] = {
     "adapter": Kind(is_candidate=True, is_tuned=True, has_base=True),
     "prompt": Kind(is_bar=True, is_candidate=True),
     "base": Kind(is_bar=True),
+    "classifier": Kind(is_bar=True, is_candidate=True, without_model=True),
+    "search": Kind(is_bar=True, without_model=True),
+    "constant": Kind(is_bar=True, without_model=True),
     "champion": Kind(has_base=True),
     "teacher": Kind(),
     "contender": Kind(),
     "gguf": Kind(),
 }
+WITHOUT_MODEL: Mapping[ModelKind, str] = {
+    "constant": "the constant answer",
+    "search": "the nearest training answer",
+    "classifier": "the classifier",
+}
+"""By kind without a language model, what it is."""

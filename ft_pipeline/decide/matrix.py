@@ -18,6 +18,7 @@ REQUIREMENTS = {
     "leads_on_validation": "leads on the validation rows",
     "has_fresh_rows": "test rows are left",
     "beats_bar": "beats the baseline",
+    "beats_rivals": "beats answers without a language model",
     "beats_champion": "beats the champion",
     "recipe_leads": "the recipe leads",
     "slices_hold": "slices hold",

@@ -2,6 +2,7 @@
 
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
+from ft_pipeline.decide.without_model import without_model
 from ft_pipeline.decide.words import say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
@@ -76,9 +77,11 @@ def footnotes(comparison: Comparison) -> list[str]:
     withheld = {
         (entry.a, entry.because)
         for entry in comparison.incomparable
-        if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and entry.metric not in row.scores
+        if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and not row.rights.without_model
+        if entry.metric not in row.scores
     }
     notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
+    notes += without_model(comparison)
     notes += _learned_otherwise(comparison)
     notes += [tell_opinion(opinion) for opinion in opinions_told(comparison)]
     notes += _worst_of_best(comparison)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ft_pipeline.decide.advise import Advice
 from ft_pipeline.decide.comparison import Row
-from ft_pipeline.decide.desk import ANSWERS, ENOUGH_ROWS, Desk, phrase
+from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS, label, numbers_of
 from ft_pipeline.decide.words import describe_prices, describe_recipe, say, tell_ahead
@@ -15,16 +15,6 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 ROUNDING = 0.001
 """The largest difference of a row between bf16 and fp32 that was measured, in nats per byte (loss: 0.002 per token)."""
-
-
-def observe_rows(desk: Desk, advice: Advice) -> str | None:
-    """Return a warning about few training rows, even if tuning wins."""
-    rows = desk.train_rows(advice.row) if advice.row else None
-    if rows is None or rows >= ENOUGH_ROWS or advice.decision == "more_data":
-        return None
-    if advice.row and desk.curve(advice.row):
-        return None  # observe_curve says whether more rows help
-    return f"The training data has {rows} rows, fewer than the {ENOUGH_ROWS} usually needed: more rows should help."
 
 
 def observe_curve(desk: Desk, advice: Advice) -> str | None:
@@ -72,7 +62,7 @@ def observe_seeds(desk: Desk, advice: Advice) -> str | None:
 
 def observe_prompting(desk: Desk, advice: Advice) -> str | None:
     """Return the gain of prompting alone over the base model without a prompt."""
-    baseline = desk.bar(advice.row)
+    baseline = desk.comparison.best_prompt(advice.row)
     plain = desk.comparison.plain(baseline)
     if plain is None or baseline is None or baseline is plain:
         return None
@@ -115,7 +105,7 @@ def observe_tokens(desk: Desk, advice: Advice) -> str | None:
 
     What they cost is measured: observe_break_even says it.
     """
-    baseline, row = desk.bar(advice.row), advice.row
+    baseline, row = desk.comparison.best_prompt(advice.row), advice.row
     if baseline is None or row is None:
         return None
     baseline_tokens, tuned_tokens = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0
@@ -330,7 +320,6 @@ OBSERVATIONS: Sequence[Callable[[Desk, Advice], str | None]] = (
     observe_one_training,
     observe_seeds,
     observe_curve,
-    observe_rows,
     observe_own_targets,
     observe_no_evidence,
     observe_data,

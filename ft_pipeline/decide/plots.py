@@ -81,16 +81,22 @@ def lead_picture(comparison: Comparison) -> bytes | None:
             marker = "x" if not comparison.usable(row) else "s" if row.kind == "champion" else "o"
             inside = color if lead.is_clear or marker == "x" else "white"
             axes.plot(scale * lead.value, position, marker, color=color, markerfacecolor=inside, markersize=7)
-        names = [row.name if comparison.usable(row) else f"{row.name} (not usable)" for row, _ in drawn]
+        names = [f"{row.name}{_note(comparison, row)}" for row, _ in drawn]
         axes.axvline(0, color="black", linewidth=1)
         axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         axes.set(
-            title=f"Lead over {baseline.name}, the best untouched use of its model",
+            title=f"Lead over {baseline.name}, the best without fine-tuning",
             xlabel=f"{lead_unit(comparison)}: right of 0 is better",
         )
         axes.grid(axis="y", visible=False)
 
     return panels([draw], 7.4, 1.2 + 0.34 * len(drawn))
+
+
+def _note(comparison: Comparison, row: Row) -> str:
+    if not comparison.usable(row):
+        return " (not usable)"
+    return " (without a language model)" if row.rights.without_model else ""
 
 
 def small_lead_plot(comparison: Comparison) -> str | None:

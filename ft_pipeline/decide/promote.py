@@ -103,8 +103,9 @@ class Court:
         return next(iter([*of_it, *(row for row in rows if row.name in names)]), None)
 
     def rivals(self, row: Row) -> list[Row]:
-        """Return the rows that a row must beat, each once: its bar, and the champion."""
-        rivals = {rival.name: rival for rival in (self.comparison.bar(row), self.champion_row) if rival is not None}
+        """Return the rows that a row must beat, each once: its bar, the constant answer, and the champion."""
+        champion = [self.champion_row] if self.champion_row is not None else []
+        rivals = {rival.name: rival for rival in (*self.comparison.rivals(row), *champion)}
         return [rival for name, rival in rivals.items() if name != row.name]
 
     # --- how sure a test must be
@@ -183,8 +184,8 @@ def is_sound(court: Court, row: Row) -> Iterator[Claim]:
     for name, passed in court.candidates[row.name].gates.items():
         yield Claim(kind="gate", row=row.name, measure=name, verdict="shown" if passed else "refuted")
     kept = court.comparison.about(row, "general")
-    yield from kept if row.kind != "prompt" else ()
-    if row.kind != "prompt" and not kept:
+    yield from kept if row.rights.has_base else ()
+    if row.rights.has_base and not kept:
         yield Claim(kind="general", row=row.name, verdict="unknown", because="unmeasured")
     yield from court.comparison.about(row, "probes", "task")
     yield from court.comparison.about(row, "rail")
@@ -214,6 +215,15 @@ def beats_bar(court: Court, row: Row) -> Iterator[Claim]:
         yield beats(court, row, bar)
 
 
+def beats_rivals(court: Court, row: Row) -> Iterator[Claim]:
+    """It beats the constant answer. Where a likelihood decides, which answers without a language model do not have, no
+    such answers may clearly be more like the references."""
+    comparison, bar = court.comparison, court.comparison.bar(row)
+    yield from (beats(court, row, rival) for rival in comparison.rivals(row) if bar is None or rival.name != bar.name)
+    if bar is None or comparison.deciding(row, bar).kind != "opinion":
+        yield from (claim.failing("without_model") for claim in comparison.more_similar(row))
+
+
 def beats_champion(court: Court, row: Row) -> Iterator[Claim]:
     """If the champion learned from test rows, the model of its experiment that was trained again stands for it."""
     if court.champion is None:
@@ -221,7 +231,7 @@ def beats_champion(court: Court, row: Row) -> Iterator[Claim]:
     if court.contaminated is not None:
         experiment = court.champion.experiment
         out = [entry.model for entry in court.comparison.contaminated_experiments]
-        if experiment in {*out, *(entry.experiment for entry in court.comparison.left_out)}:
+        if experiment is not None and experiment in {*out, *(entry.experiment for entry in court.comparison.left_out)}:
             yield Claim(kind="champion", row=row.name, because="left_out", facts=ChampionFacts(experiment=experiment))
             return
         if row.experiment == experiment or court.champion_row is None:
@@ -279,7 +289,7 @@ def is_not_designed_for_these_rows(court: Court, row: Row) -> Iterator[Claim]:
 
 
 BEFORE = (is_new, is_sound, has_rivals, leads_on_validation, has_fresh_rows)
-TESTS = (beats_bar, beats_champion, recipe_leads, slices_hold, is_not_designed_for_these_rows)
+TESTS = (beats_bar, beats_rivals, beats_champion, recipe_leads, slices_hold, is_not_designed_for_these_rows)
 ALONE = (("champion", "already"), ("rows", "used_up"))
 """Claims after which nothing else is asked."""
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["merged", "adapter", "prompt"]
+Kind = Literal["merged", "adapter", "prompt", "classifier"]
 
 
 @dataclass(frozen=True)
@@ -13,14 +13,16 @@ class Candidate:
     name: str
     """The row's name in the comparison, e.g. `qlora` or the name of a prompt variant."""
     kind: Kind
-    """`merged` or `adapter` (tuned weights, also under a prompt variant), or `prompt` (the base model under one)."""
+    """`merged` or `adapter` (tuned weights, also under a prompt variant), `prompt` (the base model under one), or
+    `classifier` (no language model)."""
     experiment: str | None
     """The experiment that trained it; for a prompt variant the one whose base model was scored."""
     fingerprint: str
     """Identity of what is released: the merged model's; under a prompt variant, a hash of its parts."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`; of a prompt that
-    looks things up also the artifacts `text` and `conversations`, whose passages and examples stay as they are."""
+    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`, or `word_model`
+    alone; of a prompt that looks things up also the artifacts `text` and `conversations`, whose passages and examples
+    stay as they are."""
     gates: dict[str, bool] = field(default_factory=dict)
     """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
     settings_hash: str = ""

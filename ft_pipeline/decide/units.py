@@ -1,6 +1,10 @@
 """What a lead is counted in for people: percent of the rival's nats, or points of right answers."""
 
+import math
+
+from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
 IN_PERCENT = ("nats_per_byte", "loss")
@@ -8,12 +12,59 @@ IN_PERCENT = ("nats_per_byte", "loss")
 IN_POINTS = ("share", SHARE_OF_FIELDS)
 """The units of the metrics whose leads are said in points: shares of 100 answers, or of 100 fields."""
 
+WORTH, WORTH_OF_LIKELIHOODS = 0.02, 0.01
+"""Leads for which a training is worth its work, unless the project says otherwise."""
+
+
+def scaled(comparison: Comparison, margin: float, rival: Row) -> float:
+    """Return a margin in units of the primary metric: relative for likelihoods, of 100 for chrF, else absolute."""
+    if comparison.primary == "chrf":
+        return 100 * margin
+    return margin * abs(rival.scores[comparison.primary].value) if comparison.primary in LIKELIHOODS else margin
+
+
+def worth_over(comparison: Comparison, bar: Row) -> float:
+    """Return the lead over a bar for which a training is worth its work, in units of the primary metric."""
+    default = WORTH_OF_LIKELIHOODS if comparison.primary in LIKELIHOODS else WORTH
+    return scaled(comparison, default if comparison.worth is None else comparison.worth, bar)
+
 
 def lead_scale(comparison: Comparison, metric: str, rival: Row) -> float:
     """Return the factor from a lead to what a sentence says: percent of the rival's nats, or points."""
     if metric in IN_PERCENT:
         return 100 / rival.scores[metric].value
     return 100 if comparison.metric(metric).unit in IN_POINTS else 1
+
+
+def lead_in_words(comparison: Comparison, lead: Claim, rival: Row) -> str:
+    """Return a lead on the primary metric with its interval: in percent of the rival's nats, points, or a number."""
+    scale = lead_scale(comparison, comparison.primary, rival)
+    ends = (
+        "" if lead.low is None or lead.high is None else f" (95 %: {_to(lead.low * scale)} to {_to(lead.high * scale)})"
+    )
+    return f"{_to((lead.value or 0.0) * scale)}{_unit(comparison)}{ends}"
+
+
+def worth_in_words(comparison: Comparison, bar: Row) -> str:
+    """Return the lead over a bar that is worth a training."""
+    scale = lead_scale(comparison, comparison.primary, bar)
+    return f"{worth_over(comparison, bar) * scale:.3g}{_unit(comparison)}"
+
+
+def _to(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
+def _unit(comparison: Comparison) -> str:
+    if comparison.primary in IN_PERCENT:
+        return " %"
+    return " points" if comparison.metric().unit in IN_POINTS else ""
+
+
+def rounded(number: int) -> str:
+    """Return a number with two digits that count: it is an estimate."""
+    step = 10 ** max(0, len(str(number)) - 2)
+    return f"{math.ceil(number / step) * step:,}"
 
 
 def lead_unit(comparison: Comparison) -> str:

@@ -2,21 +2,30 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from scipy.special import ndtri
-
+from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import needed_lead
+from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
-from ft_pipeline.decide.units import IN_PERCENT, IN_POINTS, lead_scale
+from ft_pipeline.decide.units import (
+    IN_PERCENT,
+    IN_POINTS,
+    lead_in_words,
+    lead_scale,
+    rounded,
+    worth_in_words,
+    worth_over,
+)
 from ft_pipeline.decide.words import (
     agreement,
     ask_for_ratings,
+    describe_calls,
     describe_lead,
     describe_prices,
     say,
@@ -27,11 +36,9 @@ from ft_pipeline.decide.words import (
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
-Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace"]
-POWER = float(ndtri(0.8))
-"""A number of conversations "would decide" if it shows the present lead in 80 % of the cases."""
-HALF_WIDTH = float(ndtri(0.975))
-"""Standard errors from a lead to the end of its 95 % interval."""
+Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
+ONE_TEST = 0.025
+"""The level of a single test at the default of `promotion.false_moves`."""
 RIGHT = {
     "exact_match": "are exact",
     "fields_match": "have the right fields",
@@ -74,51 +81,47 @@ class Summary:
     """Of the decision, as `reasons` tells it."""
 
     def verdict(self) -> Verdict:
-        comparison = self.comparison
-        if self.decision.move:
-            moved = comparison.row(self.decision.name)
-            found = self._still_open(moved) or self._use(moved)
-        elif self.champion is not None:
-            found = self._still_open(self.champion) or self._keep(self.champion)
-        elif self.has_champion:
+        comparison, champion = self.comparison, self.champion
+        moved = comparison.row(self.decision.name) if self.decision.move else None
+        if moved is not None and moved.rights.is_tuned:
+            found = self._use(moved)
+        elif moved is None and champion is None and self.has_champion:
             return Verdict("keep", f"Keep the present model: it was not compared. {self.last_reason}.", "", None)
+        elif moved is None and champion is not None and self._stays(champion):
+            found = self._keep(champion)
         else:
-            return self._tuned_or_prompt()
+            used = moved or champion
+            found = self._about_tuning(used)
+            if used is None:
+                return found
         incumbent, own = comparison.incumbent, comparison.row(found.row)
-        if incumbent is None or own is None or own.name == incumbent.name or found.kind in ("undecided", "none"):
+        if incumbent is None or own is None or own.name == incumbent.name or self._is_open(found):
             return found
         return self._against_incumbent(own, incumbent)
 
     # --- each case
 
-    def _still_open(self, prompt: Row | None) -> Verdict | None:
-        """Return what is not decided about the best tuned model though a prompt becomes or stays the champion; None if
-        nothing is. That a prompt beats the plain base model says nothing about tuning."""
-        tuned = self._best_examined
-        if prompt is None or not prompt.rights.is_bar or not self.comparison.usable(prompt) or tuned is None:
-            return None
-        failed = self.decision.failed[tuned.name]
-        if not failed or any(claim.because == "rejected" for claim in failed):
-            return None
-        found = self._lost_by_merging() if _is_it(failed) else self._tuned_or_prompt()
-        if found is None or found.kind != "undecided":
-            return None
-        return replace(found, sentence=f"{found.sentence} Until then, {prompt.name} is the champion.")
+    def _stays(self, champion: Row) -> bool:
+        """Return whether only other candidates are asked about: the champion cannot go out, or is a tuned model that
+        still leads the best use of its base model. A prompt that came later may be better: then the champion is tried
+        again, as if it were new."""
+        if not self.comparison.usable(champion):
+            return True
+        bar = self.comparison.best_bar(champion)
+        claim = self.comparison.deciding(champion, bar) if bar else None
+        return not champion.rights.is_bar and (claim is None or claim.verdict in ("shown", "unknown"))
 
-    def _use(self, row: Row | None) -> Verdict:
-        assert row is not None
+    def _is_open(self, found: Verdict) -> bool:
+        """Return whether a verdict does not ask about what answers today. Without a tuned model, a prompt may replace
+        it."""
+        return found.kind == "none" or (found.kind == "undecided" and self._best_examined is not None)
+
+    def _use(self, row: Row) -> Verdict:
         rival = self.comparison.best_bar(row)
-        if rival is None or rival.name == row.name:
-            plain = (base for base in self.comparison.rows if base.kind == "base" and base.name != row.name)
-            rival = next(plain, None)
         words, opinion = (self._win(row, rival), self._opinion(row, rival)) if rival else ("", None)
         number, basis = f": {words}" if words else "", self._basis(row, opinion)
-        if row.rights.is_tuned:
-            prompted = f" with the prompt variant {row.variant}" if row.variant else ""
-            return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{prompted}{number}.", basis, row.name)
-        if row.passages:
-            return Verdict("retrieval", f"Look facts up, as {row.name} does{number}.", basis, row.name)
-        return Verdict("prompt", f"Do not fine-tune; prompt it as {row.name}{number}.", basis, row.name)
+        prompted = f" with the prompt variant {row.variant}" if row.variant else ""
+        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{prompted}{number}.", basis, row.name)
 
     def _keep(self, champion: Row) -> Verdict:
         comparison = self.comparison
@@ -147,12 +150,7 @@ class Summary:
         rows = self._examined
         return next((row for row in rows if self.comparison.sound(row)), rows[0] if rows else None)
 
-    def _tuned_or_prompt(self) -> Verdict:
-        """Return whether the best tuned model, which is not released, or the best prompt is to be used."""
-        found = self._of_best()
-        return (self._lost_by_merging() or found) if found.kind == "prompt" else found
-
-    def _lost_by_merging(self) -> Verdict | None:
+    def _lost_by_merging(self, used: Row | None) -> Verdict | None:
         """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads
         the best use of its base model; None if there is no such model."""
         comparison = self.comparison
@@ -170,37 +168,97 @@ class Summary:
                     f"leads it by {describe_lead(lost)}, and {bar.name} by {describe_lead(lead)}. "
                     f"`ft promote {adapter.name}` releases the adapter, if it passes"
                 )
-                return _open(sentence, self._basis(merged), merged.name)
+                return self._open(sentence, self._basis(merged), used, bar, merged)
         return None
 
-    def _of_best(self) -> Verdict:
-        """Return whether the best tuned model or the best prompt is to be used."""
-        comparison, failed, best = self.comparison, self.decision.failed, self._best_examined
+    def _about_tuning(self, used: Row | None) -> Verdict:
+        """Return what is shown about tuning where no tuned model is to be used.
+
+        used: the champion, or what becomes it; None: there is none.
+        """
+        comparison, best = self.comparison, self._best_examined
         bar = comparison.best_bar(best)
         if best is None or bar is None:
-            return _open("no tuned model was compared. Train one", "", bar.name if bar else None)
-        is_sound, leads = comparison.sound(best), comparison.leads(best, bar)
-        for row in [best] if is_sound and leads else self._examined:
+            return self._open("no tuned model was compared. Train one", "", used, bar)
+        if not comparison.usable(bar) and not (comparison.sound(best) and comparison.leads(best, bar)):
+            faults = [f"{row.name} {self._fault(row)}" for row in (best, bar) if not comparison.sound(row)]
+            return Verdict("none", f"No model can go out: {', and '.join(faults)}.", self._basis(best), None)
+        if (lost := self._lost_by_merging(used)) is not None:
+            return lost
+        silent = self._without_evidence(best, bar)
+        if silent is not None:
+            why = say_of(comparison, self.decision.failed[silent.name][0])
+            return self._open(why, self._basis(silent), used, bar, silent)
+        blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
+        if blind is not None:
+            return self._open(without_model.cannot_tell(comparison, blind, best), self._basis(best), used, bar, best)
+        if is_worthless(comparison, bar):
+            return self._do_not(best, bar, used)
+        return self._undecided(best, bar, used)
+
+    def _without_evidence(self, best: Row, bar: Row) -> Row | None:
+        """Return the sound tuned row of which nothing that was measured says whether tuning helped, unless another one
+        leads."""
+        comparison = self.comparison
+        for row in [best] if comparison.sound(best) and comparison.leads(best, bar) else self._examined:
             own = comparison.best_bar(row)
             if comparison.sound(row) and own and comparison.deciding(row, own).because == "no_evidence":
-                return _open(say_of(comparison, failed[row.name][0]), self._basis(row), row.name)
-        claim, opinion = comparison.deciding(best, bar), self._opinion(best, bar)
-        if not is_sound:
-            if not comparison.usable(bar):
-                faults = f"{best.name} {self._fault(best)}, and {bar.name} {self._fault(bar)}"
-                return Verdict("none", f"No model can go out: {faults}.", self._basis(best), None)
-            return self._prompt(bar, f"{best.name} cannot go out, because it {self._fault(best)}")
-        if opinion is not None and opinion.verdict == "refuted" and comparison.usable(bar):
-            return self._prompt(bar, f"the answers of {best.name} were preferred in {wins(opinion)}", opinion)
+                return row
+        return None
+
+    def _do_not(self, best: Row, bar: Row, used: Row | None) -> Verdict:
+        """Return that a training is not worth its work: each tuned model is shown to lead by less than that."""
+        comparison, opinion = self.comparison, self._opinion(best, bar)
+        if opinion is not None:
+            why = f"the answers of {best.name} were preferred in {wins(opinion)}"
+        else:
+            nearest = max(comparison.tuned(), key=lambda row: comparison.deciding(row, bar).high or 0.0)
+            worth = worth_in_words(comparison, bar)
+            why = f"no tuned model is worth it. {self._standing(nearest, bar)}, and {worth} would be worth a training"
+        release = "" if used is None or used.rights.is_bar else f" `ft promote {bar.name}` releases it."
+        basis = self._basis(bar, opinion)
+        if bar.rights.without_model:
+            kind, sentence = without_model.instead(bar, why)
+            return Verdict(kind, f"{sentence}{release}", basis, None if kind == "none" else bar.name)
+        sentence = f"Do not fine-tune; {_how(bar)}: {why}.{release}"
+        return Verdict("retrieval" if bar.passages else "prompt", sentence, basis, bar.name)
+
+    def _undecided(self, best: Row, bar: Row, used: Row | None) -> Verdict:
+        """Return what is missing for a decision about the best tuned model."""
+        comparison, claim, opinion = self.comparison, self.comparison.deciding(best, bar), self._opinion(best, bar)
+        failed = self.decision.failed[best.name]
         if opinion is None and claim.verdict == "unknown":
-            return _open(f"{best.name} was not compared with {bar.name}", "", best.name)
-        if opinion is None and not leads:
-            if not comparison.usable(bar):
-                return Verdict("none", f"No model can go out: {bar.name} {self._fault(bar)}.", self._basis(bar), None)
-            return self._prompt(bar, "no tuned model is better")
+            return self._open(f"{best.name} was not compared with {bar.name}", "", used, bar, best)
         ask = f"{ask_for_ratings(comparison, best, bar)}. " if self._ratings_would_decide(best, bar) else ""
-        first = say_of(comparison, failed[best.name][0])
-        return _open(f"{ask}{first}{self._more(best, claim)}", self._basis(best, opinion), best.name)
+        first, costs = failed[0], ""
+        if not comparison.sound(best):
+            why = f"{self._standing(best, bar)}, but it cannot go out, because it {self._fault(best)}"
+        elif opinion is None and (_is_it(failed) or (first.kind == "lead" and first.because in ("", "behind", "luck"))):
+            told = say_of(comparison, first) if first.because == "luck" else self._standing(best, bar)
+            why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
+        else:
+            why = say_of(comparison, first) + self._more_ratings(best, claim)
+        return self._open(f"{ask}{why}", self._basis(best, opinion), used, bar, best, costs)
+
+    def _standing(self, row: Row, bar: Row) -> str:
+        """Return the lead of a tuned model with its interval, whatever it shows."""
+        claim = self.comparison.deciding(row, bar)
+        if claim.kind == "opinion":
+            return f"The answers of {row.name} were preferred in {wins(claim)}"
+        lead = lead_in_words(self.comparison, claim, bar)
+        return f"The lead of {row.name} over {bar.name} on {self.comparison.metric().label} is {lead}"
+
+    def _needed(self, best: Row, bar: Row, claim: Claim) -> str:
+        """Return what a decision needs: the lead, and the test conversations."""
+        comparison, worth = self.comparison, worth_over(self.comparison, bar)
+        tests = {test.name: test.level for test in self.decision.tests}
+        needed = needed_conversations(comparison, claim, tests.get(best.name, ONE_TEST), worth)
+        above = f". Above 0 it would be used, below {worth_in_words(comparison, bar)} it is not worth a training"
+        if needed is None:
+            return above
+        least, most = rounded(needed.least), rounded(needed.most)
+        number = f"about {least}" if least == most else f"{least} to {most}"
+        return f"{above}; {number} test conversations in all would tell (80 %)"
 
     def _against_incumbent(self, own: Row, incumbent: Row) -> Verdict:
         """Return whether the model that would be used may replace the one that answers today: it is not worse."""
@@ -211,13 +269,13 @@ class Summary:
         check = next(iter(comparison.about(own, "replaces", rival=incumbent.name)), None)
         claim = comparison.deciding(own, incumbent)
         if check is None and claim.because == "no_evidence":
-            return _open(f"{ask}. {why_no_evidence(own, incumbent)}.{best}{price}", "", own.name, stop="")
+            return _open(f"{ask}. {why_no_evidence(own, incumbent)}.{best}{price}", "", own.name)
         if check is None:
             pair = (own, incumbent) if comparison.leads(own, incumbent, "chrf") else (incumbent, own)
             ahead = comparison.lead(*pair, "chrf")
             seen = f" By chrF, {ahead.row} leads by {describe_lead(ahead)}." if ahead else ""
             silent = f"{today}{comma} gives no likelihoods, and nothing checks its answers.{seen}"
-            return _open(f"{ask}. {silent}{best}{price}", "", own.name, stop="")
+            return _open(f"{ask}. {silent}{best}{price}", "", own.name)
         by_opinion = check.measure in BY
         label = {"people": "people's preference", "judge": "the judge's preference"}.get(check.measure)
         limit = f"(at least {'unknown' if check.low is None else f'{check.low:.3f}'}; {check.limit:.3g} is the limit)"
@@ -228,15 +286,23 @@ class Summary:
                 "replace", f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}", basis, own.name
             )
         ask = f" To decide between them, {ask}." if self.comparison.ratings_may_decide and not by_opinion else ""
-        return _open(
-            f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}", basis, own.name, stop=""
-        )
+        return _open(f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}", basis, own.name)
 
     # --- parts of sentences
 
-    def _prompt(self, bar: Row, why: str, opinion: Claim | None = None) -> Verdict:
-        how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
-        return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", self._basis(bar, opinion), bar.name)
+    def _open(
+        self, why: str, basis: str, used: Row | None, bar: Row | None = None, row: Row | None = None, costs: str = ""
+    ) -> Verdict:
+        """Return that nothing is decided, with what is used until then."""
+        comparison = self.comparison
+        if used is not None:
+            until = f" Until then, {used.name} is the champion."
+        elif bar is not None and comparison.usable(bar) and comparison.informs(bar):
+            until = f" For now, {_how(bar)}."
+        else:
+            until = ""
+        named = row or used or bar
+        return _open(f"{why}.{until}{costs}", basis, named.name if named else None)
 
     def _fault(self, row: Row) -> str:
         faults = self.comparison.about(row, "rail", "general", "probes", "task", verdict="refuted")
@@ -268,20 +334,18 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        return f"{tested[0].upper()}{tested[1:]}{decided}".strip()
+        off = without_model.SWITCHED_OFF if self.comparison.without_rivals else ""
+        return f"{tested[0].upper()}{tested[1:]}{decided} {off}".strip()
 
-    def _more(self, row: Row, claim: Claim) -> str:
-        """Return how many more conversations, or ratings, would show the present lead, if these are what is missing."""
+    def _more_ratings(self, row: Row, claim: Claim) -> str:
+        """Return how many more ratings would show the present preference, if these are what is missing."""
         level = next((test.level for test in self.decision.tests if test.name == row.name), None)
-        if level is None or claim.value is None or claim.low is None or not claim.is_ahead:
+        if claim.kind != "opinion" or level is None or claim.value is None or claim.low is None or not claim.is_ahead:
             return ""
         error = (claim.value - claim.low) / HALF_WIDTH
         wanted = ((needed_lead(level) + POWER) * error / (claim.value - claim.limit)) ** 2
-        if claim.kind == "opinion":
-            more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
-            return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
-        more = math.ceil(self.comparison.test_rows * wanted - self.comparison.test_rows)
-        return f"; about {more:,} more test conversations would decide" if more > 0 else ""
+        more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
+        return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
 
     def _ratings_would_decide(self, row: Row, rival: Row) -> bool:
         """Return whether people's ratings would decide, since nothing else is missing: it was tested, and it leads."""
@@ -295,8 +359,18 @@ class Summary:
         return was_tested and leads and self.comparison.ratings_may_decide and not is_asked
 
 
-def _open(why: str, basis: str, row: str | None, stop: str = ".") -> Verdict:
-    return Verdict("undecided", f"Not decided yet: {why}{stop}", basis, row)
+def _open(why: str, basis: str, row: str | None) -> Verdict:
+    """Return that nothing is decided. why: sentences with their full stops."""
+    first = why[0].lower() if why.startswith("The ") else why[0]
+    return Verdict("undecided", f"Not decided yet: {first}{why[1:]}", basis, row)
+
+
+def _how(bar: Row) -> str:
+    if bar.rights.without_model:
+        return without_model.how(bar)
+    if bar.passages:
+        return f"look facts up, as {bar.name} does"
+    return "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
 
 
 def _is_it(claims: Sequence[Claim]) -> bool:

@@ -55,6 +55,7 @@ SENTENCES: dict[str, str] = {
     "lead.tokens": "was not compared with {rival} on {label}",
     "lead.no_evidence": "is not decided against {rival}: {why}. To decide, {ask}, or set `decides: true` for a check",
     "lead.untested": _LEADS + ", but this was compared by older rules: run `ft run`",
+    "lead.without_model": "trails {rival}, which is without a language model, on {label} by {trail}",
     "lead.same": _LEADS + ", but by the same in every conversation, which proves nothing",
     "lead.luck": _LEADS + ", " + _LUCK,
     "answers.behind": "leads {rival} on {primary} by {primary_lead}, but its answers are not shown to be as good: "
@@ -267,6 +268,18 @@ def describe_prices(own: Row, incumbent: Row) -> str:
     return f" 1,000 answers cost {' in place of '.join(costs)}."
 
 
+def describe_calls(row: Row, other: Row) -> str:
+    """Return what the answers of two rows cost, or else how long they take, as a further sentence; empty if that is
+    unknown, or the same."""
+    costs = [None if cost is None else f"{cost:,.2f}" for cost in (row.cost_per_1000, other.cost_per_1000)]
+    if None not in costs:
+        return f" 1,000 answers of {row.name} cost {costs[0]}, of {other.name} {costs[1]}." if len({*costs}) > 1 else ""
+    times = [None if time is None else f"{time:.2g} s" for time in (row.seconds_per_call, other.seconds_per_call)]
+    if None in times or len({*times}) == 1:
+        return ""
+    return f" An answer of {row.name} takes {times[0]}, of {other.name} {times[1]}."
+
+
 def _primary_lead(comparison: Comparison, claim: Claim) -> str:
     lead = comparison.lead(_row(comparison, claim.row), _row(comparison, claim.rival))
     return describe_lead(lead) if lead else ""
@@ -335,6 +348,7 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "ask": lambda comparison, claim: ask_for_ratings(
         comparison, _row(comparison, claim.row), _row(comparison, claim.rival)
     ),
+    "trail": lambda comparison, claim: describe_lead(claim.reversed),
     "behind": lambda comparison, claim: f"{-(claim.value or 0.0):.4f}",
     "behind_ends": lambda comparison, claim: describe_interval(-(claim.high or 0.0), -(claim.low or 0.0), 4),
     "leads_": lambda comparison, claim: "leads" if (standard_errors(claim) or 0.0) >= 0 else "trails",

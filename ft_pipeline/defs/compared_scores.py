@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.defs.opinion_inputs import people_said
+from ft_pipeline.defs.rival_specs import WORD_MODEL, rival_artifacts, rival_spec
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -15,7 +16,7 @@ from ft_pipeline.defs.scoring_specs import (
     teacher_spec,
 )
 from ft_pipeline.defs.training_chain import references
-from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
+from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
@@ -47,7 +48,9 @@ def compared_scores(context: SpecContext) -> ComparedScores:
     scored, stale = _current_scores(context)
     newest = _newest(scored)
     contenders, not_asked = contender_artifacts(context, newest)
-    inputs = references(scored | _teacher_scores(context, scored) | contenders | _gguf_scores(context, scored))
+    rivals = rival_artifacts(context, newest)
+    others = contenders | rivals.inputs | _gguf_scores(context, scored)
+    inputs = references(scored | _teacher_scores(context, scored) | others)
     settings = context.project.settings
     with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
     bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
@@ -68,8 +71,10 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contaminated"] = contaminated
     if about := _about_contenders(settings):
         config["contenders"] = about
-    if not_asked:
-        config["not_asked"] = not_asked
+    if told := [*not_asked, *rivals.left_out]:
+        config["not_asked"] = told
+    if not settings.evaluation.rivals:
+        config["without_rivals"] = True
     if settings.evaluation.judge:
         config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
     if learned := _learned_from(context, scored):
@@ -80,11 +85,12 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         if facts := _contaminated_champion(context, previous_champion):
             config["champion"]["contaminated"] = facts
         else:
-            asset, artifact = _champion_scores(context, previous_champion, scored)
+            asset, artifact = _champion_scores(context, previous_champion, scored, newest)
             inputs[f"champion/{asset}"] = artifact.reference
             if learns_from := _otherwise_than_answers(context, artifact):
                 config["champion"]["learned_from"] = learns_from
-            config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
+            if previous_champion.kind != "classifier":
+                config["champion"]["base_model"] = bases["champion"] = base_of(context.store, artifact)
     config["base_names"] = base_names(context.store, bases.values())
     config["first"] = [name for name in with_base if config["base_names"][bases[name]] == EMBEDDED]
     return ComparedScores(inputs, config, newest)
@@ -127,7 +133,8 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     if labels:
         config["labels"] = labels
     margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
-    return {**config, **margins}
+    worth = {} if settings.promotion.worth is None else {"worth": settings.promotion.worth}
+    return {**config, **margins, **worth}
 
 
 def _must_keep(context: SpecContext) -> dict[str, Any]:
@@ -188,6 +195,9 @@ def _contaminated_champion(context: SpecContext, champion: ChampionRecord) -> Fa
     """The facts if the champion learned from a row of the test split that it would be scored on."""
     if champion.kind == "prompt":
         return None
+    if champion.kind == "classifier":
+        model = context.store.require(WORD_MODEL, champion.fingerprints[WORD_MODEL])
+        return learned_test_rows(context.store, model, context.checked_artifact("conversations"))
     adapter = context.store.require("adapter", champion.fingerprints["adapter"])
     found = find_contaminated(context.store, {champion.name: adapter}, context.checked_artifact("conversations"))
     return found.get(champion.name)
@@ -226,12 +236,15 @@ def _newest_evaluation(scored: Mapping[str, Artifact]) -> str | None:
 
 
 def _champion_scores(
-    context: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]
+    context: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact], newest: Artifact | None
 ) -> tuple[str, Artifact]:
     """Return (asset, its artifact): the champion's scores on the current test rows.
 
     Raises MissingInput if they are not measured yet. scored: the current scores, which may contain a prompt variant.
     """
+    if champion.kind == "classifier":
+        model = (WORD_MODEL, champion.fingerprints[WORD_MODEL])
+        return "rival_scores", context.built_artifact(rival_spec(context, newest, [champion.name], model))
     served, frozen = champion.evidence["served"], champion.fingerprints
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":

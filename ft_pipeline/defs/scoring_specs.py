@@ -11,6 +11,7 @@ from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.model_kinds import RIVAL_KINDS
 from ft_pipeline.evaluation.scoring.probe_files import read_probes
 from ft_pipeline.evaluation.tuned_variants import VARIANTS, looks_up, variants_in
 from ft_pipeline.models.base_model import EMBEDDED
@@ -35,6 +36,7 @@ NOT_SCORED_WITH = {
     "bootstrap_resamples",
     "tokens_of",
     "contenders",
+    "rivals",
     "gguf",
     "slices",
     "tasks",
@@ -266,7 +268,12 @@ def contender_artifacts(context: SpecContext, own: Artifact | None) -> tuple[dic
 def _contender_specs(context: SpecContext, own: Artifact | None) -> dict[str, Spec]:
     """Return the specs of the scores of all contenders, by their names as inputs of a comparison."""
     specs = {}
-    taken = {*RESERVED_ROWS, *context.project.experiment_names(), *context.project.settings.prompting.variants}
+    taken = {
+        *RESERVED_ROWS,
+        *RIVAL_KINDS,
+        *context.project.experiment_names(),
+        *context.project.settings.prompting.variants,
+    }
     for contender in context.project.settings.evaluation.contenders:
         if contender.name in taken:
             raise UserError(
@@ -285,17 +292,24 @@ def _contender_specs(context: SpecContext, own: Artifact | None) -> dict[str, Sp
     return specs
 
 
+def counting_base(context: SpecContext, own: Artifact | None) -> ArtifactReference:
+    """Return the base model that counts the tokens of answers without one, as those of `own` are counted."""
+    return project_base(context) or (
+        context.built_artifact(base_model_spec(context, EMBEDDED, None)).reference
+        if own is None
+        else ("base_model", base_of(context.store, own))
+    )
+
+
 def _contender_spec(context: SpecContext, contender: ContenderSettings, own: Artifact | None) -> Spec:
     """Return the spec of the scores of a contender of which only answers are known.
 
     Their tokens are counted as those of `own` are; otherwise the two would not be comparable.
     """
-    base = project_base(context) or (
-        context.built_artifact(base_model_spec(context, EMBEDDED, None)).reference
-        if own is None
-        else ("base_model", base_of(context.store, own))
-    )
-    inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
+    inputs = {
+        "conversations": context.checked_artifact("conversations").reference,
+        "base_model": counting_base(context, own),
+    }
     settings = contender.model_dump(mode="json", exclude={"incumbent", "ends"})
     handling: dict[str, Any] = {}
     config: dict[str, Any] = {**evaluation_config(context), "contender": settings}

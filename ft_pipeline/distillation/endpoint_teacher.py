@@ -19,7 +19,6 @@ from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, teacher_sha25
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
-from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.endpoint.request_loop import TEACHER, Asked, ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES
@@ -55,6 +54,8 @@ def send_requests(
     asked: Asked = TEACHER,
 ) -> RequestTotals:
     """Send the requests that have no answer in the log. UserError as in `send_all`, and if the API key is not set."""
+    from ft_pipeline.models.endpoint.chat_completions import Endpoint  # its client takes half a second to load
+
     assert teacher.endpoint is not None
     settings = teacher.endpoint
     return send_all(lambda: Endpoint(teacher, _api_key(settings)), log, requests, total, teacher, job.report, asked)

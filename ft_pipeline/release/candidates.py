@@ -13,6 +13,8 @@ from ft_pipeline.release.champion import decision_key
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
+WORD_MODEL = "word_model"
+"""The role of a classifier's model."""
 ServingConfig = dict[str, Any]
 """How to load and prompt a model, which is needed to score or serve it again."""
 
@@ -38,6 +40,9 @@ def find_candidates(
             candidates[row.name] = _tuned_candidate(row, scores, store)
         elif row.kind == "prompt" and (prompt := _prompt_candidate(row, comparison_artifact, store)) is not None:
             candidates[row.name], serving[row.name] = prompt
+        elif row.kind == "classifier":
+            scores = store.require(*comparison_artifact.inputs[row.source])
+            candidates[row.name], serving[row.name] = _classifier_candidate(row, scores, store), {}
     return candidates, serving
 
 
@@ -110,6 +115,13 @@ def _prompt_candidate(
     settings = parts["prompt_variant"]
     fingerprint = prompted_fingerprint(parts, variant)
     return Candidate(row.name, "prompt", None, fingerprint, parts, settings_hash=settings), variant
+
+
+def _classifier_candidate(row: Row, scores: Artifact, store: ArtifactStore) -> Candidate:
+    model = store.require(*scores.inputs[WORD_MODEL])
+    settings = sha256_of_json(model.spec["config"])
+    parts = {WORD_MODEL: model.fingerprint}
+    return Candidate(row.name, "classifier", None, model.fingerprint, parts, settings_hash=settings)
 
 
 def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:

@@ -18,7 +18,7 @@ from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 
-RELEASED_ARTIFACTS = ("base_model", "adapter", "merged_model", "text", "conversations")
+RELEASED_ARTIFACTS = ("base_model", "adapter", "merged_model", "word_model", "text", "conversations")
 """The roles among the fingerprints of a champion that are artifacts, which its release needs."""
 
 

@@ -11,7 +11,7 @@ from ft_pipeline.store.at_rest import check_at_rest, complete_if_possible, not_a
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact
 from ft_pipeline.store.spec import ArtifactReference
 
-_ROLES = ("base_model", "adapter", "merged_model")
+_ROLES = ("base_model", "adapter", "merged_model", "word_model")
 
 
 def require_intact(store: ArtifactStore, model: ModelReference) -> None:

@@ -14,7 +14,7 @@ from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
-from ft_pipeline.release.candidates import check_results
+from ft_pipeline.release.candidates import WORD_MODEL, check_results
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
@@ -31,12 +31,12 @@ class ModelReference:
 
     name: str
     """The requested name."""
-    kind: Literal["base", "prompt", "adapter", "merged"]
+    kind: Literal["base", "prompt", "adapter", "merged", "classifier"]
     row: str
     """Its row in the comparison; for an experiment, the row that it would have."""
     experiment: str | None
     fingerprints: Mapping[str, str]
-    """By role: `base_model`, and for a tuned model `adapter` and `merged_model`."""
+    """By role: `base_model`, and for a tuned model `adapter` and `merged_model`; for a classifier only `word_model`."""
     serving: Mapping[str, Any]
     """How to load and prompt it: `system_prompt`; for a tuned model `technique` and `quantization`, under a prompt
     variant its settings (see tuned_variants.serving_of). Empty for a base model."""
@@ -55,7 +55,7 @@ class ModelReference:
         champion: that of its weights."""
         if self.record is not None:
             return self.record.fingerprint
-        roles = {"merged": "merged_model", "adapter": "adapter"}
+        roles = {"merged": "merged_model", "adapter": "adapter", "classifier": WORD_MODEL}
         return self.fingerprints[roles.get(self.kind, "base_model")]
 
     def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
@@ -78,6 +78,8 @@ def find_model(store: ArtifactStore, name: str) -> ModelReference:
 def model_of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
     """Return the model that a champion record released."""
     fingerprints = {role: record.fingerprints[role] for role in record.fingerprints if role in _WEIGHTS}
+    if record.kind == "classifier":
+        return _classifier(store, CHAMPION, record.name, record.fingerprint, record)
     served = record.evidence["served"]
     seed, sources = 0, _NO_SOURCES
     if record.kind == "prompt":
@@ -157,6 +159,10 @@ def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
             f"--format gguf --quantize {name.rpartition('-')[2]}`."
         )
     scores = store.require(*comparison_artifact.inputs[row.source])
+    if row.kind == "classifier":
+        return _classifier(store, name, name, scores.inputs[WORD_MODEL][1])
+    if row.rights.without_model:
+        raise UserError(f"{name!r} gives answers of the training rows, and is no model. {_advise_names(store, rows)}")
     if row.kind in ("adapter", "merged"):
         return _tuned_row_model(store, scores, row, row.kind)
     fingerprints = {"base_model": scores.inputs["base_model"][1]}
@@ -164,6 +170,14 @@ def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
     seed, sources = _prompt_sources(scores)
     kind: Literal["base", "prompt"] = "prompt" if row.kind == "prompt" else "base"
     return ModelReference(name, kind, name, None, fingerprints, serving, sources[CONVERSATIONS], seed, sources)
+
+
+def _classifier(
+    store: ArtifactStore, name: str, row: str, fingerprint: str, record: ChampionRecord | None = None
+) -> ModelReference:
+    conversations = store.require(WORD_MODEL, fingerprint).inputs["conversations"]
+    parts = {WORD_MODEL: fingerprint}
+    return ModelReference(name, "classifier", row, None, parts, {}, conversations, record=record)
 
 
 def _tuned_row_model(
@@ -208,7 +222,7 @@ def _advise_names(store: ArtifactStore, rows: Sequence[Row]) -> str:
         for pointer in AssetPointers(store.root).all()
         if pointer.asset == "merged_model" and pointer.partition
     ]
-    row_names = [row.name for row in rows if row.kind != "teacher"]
+    row_names = [row.name for row in rows if row.kind not in ("teacher", "search", "constant")]
     champion = [CHAMPION] if current(store.root) else []
     names = ", ".join(dict.fromkeys([*champion, *experiments, *row_names]))
     return f"Choose one of {names}." if names else "Run `ft run` first."

@@ -1,7 +1,7 @@
 """Settings of the evaluation: contenders, metrics, tasks and limits."""
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
 from ft_pipeline.settings.slices import SliceSettings, check_slices
-from ft_pipeline.settings.yaml_file import Section, rule_error
+from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
 """Names of custom metrics."""
@@ -27,6 +27,10 @@ RESERVED_METRIC_NAMES = frozenset(
     | {"generated_tokens", "finish_reason"}
 )
 """Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
+
+
+RivalName = Literal["majority", "nearest_answer", "word_model"]
+"""A row without a language model."""
 
 
 class AnswerFormat(Section):
@@ -88,6 +92,9 @@ class EvaluationSettings(Section):
     not named must have the reference's value exactly."""
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
+    rivals: list[RivalName] = later(default_factory=lambda: list(get_args(RivalName)))
+    """Answers without a language model, which are compared in every project: the most frequent answer, that of the most
+    similar training question, and a classifier on words. Empty: none, and the verdict says so."""
     judge: JudgeSettings | None = None
     """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
     tasks: list[str | TaskSettings] = Field(default_factory=list)

@@ -1,10 +1,12 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
+from typing import get_args
+
 from pydantic import Field, model_validator
 
 from ft_pipeline.settings.automation import InboxSettings, NotificationSettings, RetentionSettings, RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
-from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings
+from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings, RivalName
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -27,7 +29,7 @@ class PromptingSettings(Section):
     @model_validator(mode="after")
     def _check_names(self) -> "PromptingSettings":
         for name in self.variants:
-            if name in {"plain", "champion", "teacher"}:
+            if name in {"plain", "champion", "teacher", *get_args(RivalName)}:
                 raise rule_error(f"variants.{name}", f"the variant name {name!r} is reserved. Choose another name.")
         for name in self.tuned_with:
             if name not in self.variants:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, later
 
 RailName = Literal["cut_off", "repetition", "empty", "holes", "refusal", "personal_data", "format"]
 Ceiling = Annotated[float, Field(ge=0, le=1)]
@@ -15,11 +15,11 @@ class PromotionSettings(Section):
 
     metric: str = "auto"
     """What decides which model is better. auto: people who rated 50 pairs of these answers; else a judge that agrees
-    with people; else a check of the answers if there is one (a metric with `decides`, calls of tools, exact match, JSON
-    fields); else the likelihood of the reference answers, and chrF must not be worse. Or nats_per_byte, chrf, rouge_l,
-    exact_match, format_valid (with evaluation.answer_format), call_names, call_arguments, call_order (of test rows with
-    tools), or a value of one of evaluation.metrics, such as topic or topic/macro_f1. `loss`, of older projects, means
-    auto."""
+    with people; else a check of the answers if there is one (a metric with `decides`, calls of tools, exact match if
+    90 % of the references have at most five words, JSON fields); else the likelihood of the reference answers, and chrF
+    must not be worse. Or nats_per_byte, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format),
+    call_names, call_arguments, call_order (of test rows with tools), or a value of one of evaluation.metrics, such as
+    topic or topic/macro_f1. `loss`, of older projects, means auto."""
     answers_margin: float = Field(2.0, ge=0)
     """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)
@@ -33,6 +33,10 @@ class PromotionSettings(Section):
     incumbent_margin: float = Field(0.05, ge=0, lt=1)
     """By how much a model of one's own may be worse than the incumbent contender: absolute for shares, 100 times that
     for chrF, relative for likelihoods."""
+    worth: float | None = later(None, gt=0, lt=1)
+    """Smallest lead over the best prompt that is worth a training, in the unit of `incumbent_margin`. Only where the
+    lead of every tuned model is shown to be below it, the verdict is "do not fine-tune". Without it: 0.02 (2 points, or
+    2 of chrF), and 0.01 of a likelihood."""
     keeps: float = Field(0.8, gt=0, le=1)
     """Share of the best model's lead over the best baseline that a simpler technique must be shown to keep, to be
     recommended in its place."""

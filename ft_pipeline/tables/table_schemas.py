@@ -5,10 +5,10 @@ Rows that people wrote are judged by row_rules.py. A finished table that breaks 
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,11 +22,16 @@ from ft_pipeline.tables.formats.comparison_texts import as_large, join_texts
 from ft_pipeline.tables.formats.turns import ROLES
 from ft_pipeline.tables.reading.describe import shorten
 
+if TYPE_CHECKING:  # pandera takes a second to load; the graph needs only the names of what this module has
+    from pandera.pandas import Check, DataFrameSchema
+
 Passes = Callable[[pd.Series], pd.Series]
 
 
-def schema(table: FinishedTable) -> pandera.DataFrameSchema:
+def schema(table: FinishedTable) -> "DataFrameSchema":
     """Return the schema of a table's rows. `TableCheck` looks at what is unique in the table as a whole."""
+    import pandera.pandas as pandera
+
     columns = {
         column.name: pandera.Column(
             pd.ArrowDtype(column.arrow_type),
@@ -40,8 +45,17 @@ def schema(table: FinishedTable) -> pandera.DataFrameSchema:
     return pandera.DataFrameSchema(columns, checks=rules, name=table.name, strict=True, ordered=True)
 
 
-def _check(name: str, passes: Callable) -> pandera.Check:
-    return pandera.Check(passes, name=name, error=name, ignore_na=False)
+def _check(name: str, passes: Callable) -> "Check":
+    from pandera.pandas import Check
+
+    return Check(passes, name=name, error=name, ignore_na=False)
+
+
+def _unique_hashes(name: str) -> "DataFrameSchema":
+    """Return the schema of a table with one column of hashes, none of which stands twice."""
+    import pandera.pandas as pandera
+
+    return pandera.DataFrameSchema({name: pandera.Column(np.uint64, unique=True)})
 
 
 def _conditions(column: Column) -> Iterable[tuple[str, Passes]]:
@@ -106,18 +120,20 @@ class TableCheck:
             frame = pd.DataFrame({name: np.concatenate(self._keys)}, copy=False)
             if may_repeat is not None and may_repeat.any():
                 frame = frame[~may_repeat]
-            self._validate(pandera.DataFrameSchema({name: pandera.Column(np.uint64, unique=True)}), frame, 0)
+            self._validate(_unique_hashes(name), frame, 0)
         if not self._failures:
             return CheckResult(True, f"{self._table.name}: {self._rows:,} rows, as declared", 0)
         cases = "; ".join(self._first)
         message = f"{self._table.name}: {self._failures:,} value(s) are not as declared; report this: {cases}"
         return CheckResult(False, message, self._failures)
 
-    def _validate(self, table_schema: pandera.DataFrameSchema, frame: pd.DataFrame, begin: int) -> None:
+    def _validate(self, table_schema: "DataFrameSchema", frame: pd.DataFrame, begin: int) -> None:
         """Validate rows. begin: the number of rows of the table before them."""
+        from pandera.errors import SchemaErrors
+
         try:
             table_schema.validate(frame, lazy=True, inplace=True)
-        except pandera.errors.SchemaErrors as error:
+        except SchemaErrors as error:
             cases = error.failure_cases
             is_cell = cases["schema_context"] == "Column"
             cases = pd.concat([cases[is_cell], cases[~is_cell].drop_duplicates(["check", "index"])])  # one per row

@@ -26,17 +26,20 @@ def scored(
     rows: Mapping[str, Mapping[str, Any]],
     parts: Mapping[str, Any] = PARTS,
     metrics: Mapping[str, Any] | None = None,
+    *,
+    short: bool = False,
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
     (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item) or
     answers (one per item), probes (answers by the name of the probes), digest (of their questions), tasks (values by
-    metric)."""
+    metric). short: whether the references are short, so that exact match decides; always with `exact`."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     document |= {"metrics": dict(metrics or {})}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
-    samples = [sample for name, row in rows.items() for sample in _samples(name, row)]
+    short = short or any("exact" in row for row in rows.values())
+    samples = [sample for name, row in rows.items() for sample in _samples(name, row, short)]
     pq.write_table(pa.Table.from_pylist(samples), folder / "samples.parquet")
     general = [
         {"name": name, "item": f"question:{number:03}", "kind": "question", "correct": bool(correct)}
@@ -96,7 +99,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
     }
 
 
-def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _samples(name: str, row: Mapping[str, Any], short: bool) -> list[dict[str, Any]]:
     losses = row.get("losses")
     chrfs = row.get("chrf") or [50.0] * len(losses or [])
     nats, exact = (row.get(key) or [None] * len(chrfs) for key in ("nats", "exact"))
@@ -106,7 +109,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "item": f"{number:03}:1",
             "group": f"{number:03}",
             "prompt": f"question {number}",
-            "reference": f"answer {number}",
+            "reference": f"answer {number}" if short else f"This is the one and only answer {number}",
             "answer": row["answers"][number] if "answers" in row else row.get("answer", f"{name} says {number}"),
             "loss_sum": None if loss is None else loss * TOKENS,
             "content_nats": None if nats[number] is None else nats[number] * BYTES,

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.kinds import WITHOUT_MODEL
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison import rails
 from ft_pipeline.evaluation.comparison.scored_models import comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.model_kinds import RIVAL_KINDS, TUNED
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CORRECT, LOOP, PARTS, scored
@@ -139,9 +140,9 @@ class Shop:
             chance = np.random.default_rng(5).random(self.count) + 0.1 * noise(seed, "exact", count=self.count)
             values["exact"] = (chance < right).astype(float).tolist()
         likelihoods = {"losses": (PER_TOKEN * nats).tolist(), "nats": nats.tolist() if self.has_bytes else None}
-        if kind in ("teacher", "contender"):
+        if kind in ("teacher", "contender", *WITHOUT_MODEL):
             likelihoods = {}
-        general = {} if kind in ("prompt", "teacher", "contender") else {"correct": CORRECT}
+        general = {} if kind in ("prompt", "teacher", "contender", *WITHOUT_MODEL) else {"correct": CORRECT}
         return {"kind": kind, "chrf": chrf.tolist(), **general, **likelihoods, **values}
 
     def prompts(self, plain: float | None = 0.0, owner: str = "a", of_plain: Any = None, **variants: Any) -> None:
@@ -195,6 +196,11 @@ class Shop:
     def contend(self, name: str, likes: float = 0.0, **values: Any) -> None:
         self.inputs[f"{name}/contender_scores"] = {"plain": self.row("contender", 0.0, name, likes=likes, **values)}
 
+    def rivals(self, **rows: Mapping[str, Any]) -> None:
+        """Score rows without a language model: name → the arguments of `row`."""
+        found = {name: self.row(RIVAL_KINDS[name], 0.0, name, **about) for name, about in rows.items()}
+        self.inputs["rivals/rival_scores"] = found
+
     def slice_by(self, **rules: Any) -> None:
         """Give the test conversations, of which the first 25 ask for a refund."""
         self.config["slices"] = rules
@@ -233,7 +239,7 @@ class Shop:
     def build(self, name: str, about: str, folder: Path) -> World:
         """Compare what was scored."""
         inputs = {key: self._write(folder, key, rows) for key, rows in self.inputs.items()}
-        bases = {key: "1" for key in inputs if not key.endswith(("teacher_scores", "contender_scores"))}
+        bases = {key: "1" for key in inputs if not key.endswith(("teacher_scores", "contender_scores", "rival_scores"))}
         config = {"bases": bases, "base_names": {"1": "small"}, **self.config}
         samples = self._samples(inputs, config)
         inputs |= self._write_opinions(folder, samples)
@@ -269,11 +275,11 @@ class Shop:
     def _candidates(self, comparison: Comparison) -> dict[str, Candidate]:
         found = {}
         for row in comparison.rows:
-            if row.kind in (*TUNED, "prompt") and row.name not in self.cannot_be_released:
+            if row.kind in (*TUNED, "prompt", "classifier") and row.name not in self.cannot_be_released:
                 passed = {**PASSED, **self.gates.get(row.name, {})}
                 if row.kind == "adapter":
                     del passed["merge"]
-                gates = {} if row.kind == "prompt" else passed
+                gates = passed if row.kind in TUNED else {}
                 kind: Any = row.kind
                 found[row.name] = Candidate(row.name, kind, row.experiment, f"{row.name}!", gates=gates)
         return found
@@ -305,10 +311,12 @@ class Shop:
     def _edit_samples(self, path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the answers, and what checks of the project leave."""
         table = pq.read_table(path / "samples.parquet").to_pylist()
+        is_short = any("exact" in row for of_key in self.inputs.values() for row in of_key.values())
+        reference = "Parcel {}." if is_short else self.reference  # short references are matched exactly
         columns = dict.fromkeys(column for row in rows.values() for column in row.get("columns", ()))
         for sample in table:
             number, row = int(sample["group"]), rows[sample["name"]]
-            sample |= {**columns, "prompt": f"Where is my parcel {number}?", "reference": self.reference.format(number)}
+            sample |= {**columns, "prompt": f"Where is my parcel {number}?", "reference": reference.format(number)}
             sample |= self._not_measured(row)
             if not sample["answer"].startswith(f"{sample['name']} says"):
                 continue
@@ -328,7 +336,7 @@ class Shop:
         document = json.loads((path / "scores.json").read_text(encoding="utf-8"))
         for entry in document["rows"]:
             entry |= rows[entry["name"]].get("document", {})
-            if entry["kind"] in ("teacher", "contender"):
+            if entry["kind"] in ("teacher", "contender", *WITHOUT_MODEL):
                 entry["general"] = None
         (path / "scores.json").write_text(json.dumps(document), encoding="utf-8")
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from ft_pipeline.decide.sources.kept import change
 from ft_pipeline.evaluation.comparison.leads import (
@@ -115,6 +116,21 @@ def test_the_lower_bound_is_above_zero_where_the_p_value_is_small(values: np.nda
         assert (low > 0) == (found < 0.025)
 
 
+@given(arrays(float, st.integers(3, 12), elements=st.integers(-20, 20).map(float)), st.sampled_from([0.95, 0.975]))
+def test_the_p_value_at_a_lower_bound_is_its_level(values: np.ndarray, level: float) -> None:
+    low, _ = bounds(values, level)
+    assert low is not None
+    found = p_value(values - low)
+    assert found is None if np.ptp(values) == 0 else found == pytest.approx(1 - level, rel=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, 1e3])
+def test_values_that_differ_by_rounding_alone_prove_nothing(offset: float) -> None:
+    values = np.array([0.1 + 0.2, 0.3, 0.3]) - 0.3 + offset
+    assert p_value(values) is None
+    assert bounds(values) == (values.mean(), values.mean())
+
+
 @given(GROUPS, st.data(), st.randoms(use_true_random=False))
 def test_the_order_of_items_and_models_changes_no_estimate(groups: list[str], data: st.DataObject, dice) -> None:
     values = data.draw(arrays(float, (len(groups), 3), elements=NUMBERS))
@@ -147,6 +163,9 @@ def test_the_bounds_of_a_rate_are_within_0_and_1_around_it(having: int, count: i
     rate = min(having, count) / count
     low, high = wilson(rate, count, level)
     assert 0 <= low <= rate <= high <= 1
+    for bound in (low, high):  # Wilson: the rate is as many standard errors from a bound as the level says
+        errors = stats.norm.ppf(level) * np.sqrt(bound * (1 - bound) / count)
+        assert abs(rate - bound) == pytest.approx(errors, rel=1e-6, abs=1e-7)
     mirrored = wilson(1 - rate, count, level)
     assert (low, high) == pytest.approx((1 - mirrored[1], 1 - mirrored[0]))
 

@@ -60,33 +60,34 @@ few = settings(deadline=None, max_examples=12)
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    """Return the source of each module by its name."""
-    paths = sorted(PACKAGE.rglob("*.py"))
+def trees(word: str = "") -> dict[str, ast.Module]:
+    """Return the parsed source of each module with this word by its name."""
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
     return {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(path.read_text()) for path in paths
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(source)
+        for path, source in sources.items()
+        if word in source
     }
 
 
-def classes() -> Iterator[tuple[str, ast.ClassDef]]:
-    """Yield each class with the name of its module."""
-    for module, tree in trees().items():
+def classes(word: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
+    """Yield each class of the modules with this word, with the name of its module."""
+    for module, tree in trees(word).items():
         yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
 
 
-DOCUMENTS = ("Comparison", "WorseAnswers", "Result")
-"""Classes whose records are in documents that pydantic reads."""
+DOCUMENTS = {
+    "Comparison": "ft_pipeline.decide.comparison",
+    "WorseAnswers": "ft_pipeline.evaluation.error_analysis.worse_answers",
+    "Result": "ft_pipeline.ratings.results",
+}
+"""Classes whose records are in documents that pydantic reads, with their modules."""
 
 
 @cache
 def json_records() -> list[type[Any]]:
     """Return every dataclass of the package that a document has, found in the types of its fields."""
-    named = {
-        node.name: getattr(importlib.import_module(module), node.name)
-        for module, node in classes()
-        if node.name in DOCUMENTS and module.startswith(("ft_pipeline.decide", "ft_pipeline.eval", "ft_pipeline.rat"))
-    }
-    waiting, found = [*named.values()], set()
+    waiting, found = [getattr(importlib.import_module(module), name) for name, module in DOCUMENTS.items()], set()
     while waiting:
         kind = waiting.pop()
         waiting += typing.get_args(kind)

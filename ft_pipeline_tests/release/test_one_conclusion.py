@@ -56,8 +56,10 @@ def require_one_conclusion(
         assert document["row"] == champion_row
     else:
         assert used is None or (used.kind in ("base", "prompt") and used.is_usable)
-    if found.kind in ("undecided", "none"):
-        assert document["decision"] == {"undecided": "more_data", "none": "none"}[found.kind]
+    if found.kind == "undecided":
+        assert document["decision"] in ("more_data", "train")
+    elif found.kind == "none":
+        assert document["decision"] == "none"
     else:
         assert used is not None
         assert document["decision"] == (used.technique or ("retrieval" if used.passages else "prompt"))
@@ -95,20 +97,17 @@ def test_the_recommendation_concludes_nothing_but_the_verdict(
     found, champion_row, document = recommended(measured, standing, train_rows)
     require_one_conclusion(measured, found, champion_row, document)
     assert any("Tuning pays off" in reason for reason in document["reasons"]) == (found.kind == "use_tuned")
-    assert found.kind != "undecided" or document["reasons"][0].startswith(
-        ("loss: qlora leads", "Too little data: qlora was trained on 60 rows")
-    )
+    assert not any("more rows" in reason.lower() for reason in document["reasons"])  # without a learning curve
 
 
-def test_more_rows_are_said_to_be_what_could_change_the_verdict() -> None:
-    measured = of_training(comparison({**LOSSES, "qlora": 3.05, "adapter": 3.05}), {})
-    found, _, document = recommended(measured, None, train_rows=60)
-    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot")
-    assert (document["decision"], document["row"]) == ("prompt", "few_shot")
-    assert document["reasons"][0] == (
-        "Too little data: qlora was trained on 60 rows and is not clearly better than the prompt variant few_shot. "
-        "About 500 rows could change that."
-    )
+@pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
+@pytest.mark.parametrize("qlora", [2.0, 2.95, 3.05, 3.2, 3.4])
+def test_only_a_bound_says_that_fine_tuning_is_worth_nothing(standing: str | None, qlora: float) -> None:
+    """The interval is ± 0.1 nats, and 1 % of the 3.0 nats of few_shot is worth a training: a lead of -0.05 may be one
+    of 0.05, and one of -0.2 may not. Whatever the champion is, and whoever came first."""
+    found = recommended(of_training(comparison({**LOSSES, "qlora": qlora, "adapter": qlora}), {}), standing)[0]
+    shown = {2.0: ("use_tuned", "keep"), 2.95: ("undecided",), 3.05: ("undecided",)}.get(qlora, ("prompt",))
+    assert found.kind in shown
 
 
 @pytest.mark.parametrize("standing", [None, "few_shot", "qlora"])
@@ -124,7 +123,7 @@ def test_a_merge_that_lost_quality_decides_nothing_about_tuning(standing: str | 
     require_one_conclusion(measured, found, champion_row, document)
     assert "Merging lowers the quality. loss: adapter leads qlora by 1.390" in " ".join(document["reasons"])
     behind = of_training(comparison({**LOSSES, "qlora": 3.4, "adapter": 3.1}), {})
-    assert recommended(behind, standing)[0].kind == ("keep" if standing == "few_shot" else "prompt")
+    assert recommended(behind, standing)[0].kind == "prompt"
 
 
 def drawn(dice: random.Random) -> Comparison:

@@ -171,7 +171,7 @@ def test_how_many_more_ratings_would_decide_is_said() -> None:
     near = opinion(0.59, 0.03, rival="plain", low=0.49, high=0.68)
     found = said(without_prompts(measured(LOSSES, near, test_items=400)))
     assert found.kind == "undecided"
-    assert found.sentence.endswith("and half may be the truth; about 92 more ratings would decide.")
+    assert "and half may be the truth; about 92 more ratings would decide. For now, " in found.sentence
     few = said(without_prompts(measured(LOSSES, near)))
     assert "more ratings" not in few.sentence, "there are not so many test answers"
 
@@ -185,7 +185,8 @@ def unclear(**values: Any) -> Comparison:
 def test_where_ratings_would_decide_they_are_asked_for() -> None:
     found = said(unclear())
     assert found.sentence.startswith(
-        "Not decided yet: rate 50 pairs with `ft rate qlora plain`. qlora leads plain on loss by 0.050"
+        "Not decided yet: rate 50 pairs with `ft rate qlora plain`. The lead of qlora over plain on loss "
+        "is 1.7 % (95 %: -1.7 to 5.0). Above 0 it would be used, below 1 % it is not worth a training; "
     )
     some = opinion(0.6, 0.2, rival="plain", may_decide=False, rated=20)
     assert "rate 30 more pairs with `ft rate qlora plain`" in said(unclear(opinions=[some])).sentence
@@ -229,7 +230,7 @@ def test_ratings_may_also_decide_about_the_present_model() -> None:
     found = measured({"plain": 3.5, "few_shot": 3.0, "qlora": 2.95}, test_items=400)
     prompt = said(found, standing="few_shot")
     assert prompt.sentence.startswith(
-        "Not decided yet: rate 50 pairs with `ft rate qlora few_shot`. qlora leads few_shot"
+        "Not decided yet: rate 50 pairs with `ft rate qlora few_shot`. The lead of qlora over "
     )
     losses, kinds = {"plain": 3.5, "qlora": 3.0, "full": 2.95}, {**KINDS, "full": "merged"}
     kept = said(replace(comparison(losses, kinds=kinds), test_items=400), standing="qlora")

@@ -169,9 +169,8 @@ def test_a_verdict_says_what_a_model_has_lost() -> None:
     measured = replace(measured, rows=[row for row in rows if row.name != "adapter"])
     decision = decide(measured, candidates("qlora"), SETTINGS, None)
     found = verdict(measured, decision, None)
-    assert found.kind == "prompt" and found.sentence.startswith(
-        "Do not fine-tune; prompt it as few_shot: qlora cannot go out, because it fails the probes refuse: the base"
-    )
+    assert found.kind == "undecided"
+    assert "but it cannot go out, because it fails the probes refuse: the base" in found.sentence
 
 
 def recipe(lead: float, *leads: float, lower: float | None = None) -> RecipeLead:

@@ -67,29 +67,37 @@ def test_what_cannot_be_told_of_the_tuned_model_is_named_though_a_prompt_becomes
 
 
 def test_what_cannot_be_told_of_a_tuned_model_that_trails_decides_nothing() -> None:
-    losses = {**LOSSES, "qlora": 3.05, "adapter": 3.06}
+    losses = {**LOSSES, "qlora": 3.25, "adapter": 3.26}
     found = said(comparison(losses, forgetting_of={"qlora": forgetting(30, 15)}))
-    assert found.sentence.startswith("Do not fine-tune; prompt it as few_shot: ")
+    assert found.sentence.startswith(
+        "Do not fine-tune; prompt it as few_shot: no tuned model is worth it. The lead of "
+    )
 
 
 def test_how_many_test_conversations_would_decide_is_said() -> None:
-    """A lead of 1.5 standard errors on 40 conversations, of one candidate: (1.96 + 0.84)² / 1.5² times as many."""
+    """A lead of 1.5 standard errors on 40 conversations: at least one more, if the lead is larger; in the worst case it
+    lies between 0 and 1 % of the loss, and 2.8 standard errors must fit into half of that."""
     measured = comparison({"plain": 3.0, "qlora": 2.9}, noise=0.1 * 1.96 / 1.5)
     measured = replace(measured, lead_tests=[LeadTest("qlora", "plain", 0.07)])
     found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
     assert found.kind == "undecided"
-    assert found.sentence.endswith("the interval includes zero; about 100 more test conversations would decide.")
+    assert found.sentence == (
+        "Not decided yet: the lead of qlora over plain on loss is 3.3 % (95 %: -1.0 to 7.7). Above 0 it would be used, "
+        "below 1 % it is not worth a training; 41 to 6,300 test conversations in all would tell (80 %). For now, use "
+        "the base model as it is."
+    )
 
 
 @pytest.mark.parametrize("bad", ["qlora", "few_shot"])
 def test_a_model_that_cannot_go_out_is_not_used(bad: str) -> None:
     measured = unusable(comparison({"plain": 3.45, "few_shot": 3.4, "qlora": 2.0}), bad)
     found = said(measured)
-    assert found.row == ("qlora" if bad == "few_shot" else "few_shot")
+    assert (found.kind, found.row) == ("undecided" if bad == "qlora" else "use_tuned", "qlora")
     if bad == "qlora":
         assert found.sentence == (
-            "Do not fine-tune; prompt it as few_shot: qlora cannot go out, because it fails: 50% of its answers "
-            "repeat themselves (40% to 60%; at most 5% is wanted)."
+            "Not decided yet: the lead of qlora over few_shot on loss is 41.2 % (95 %: 38.2 to 44.1), but it cannot go "
+            "out, because it fails: 50% of its answers repeat themselves (40% to 60%; at most 5% is wanted). For now, "
+            "prompt it as few_shot."
         )
 
 
@@ -97,8 +105,8 @@ def test_a_model_that_forgets_is_not_used() -> None:
     measured = comparison(LOSSES, forgetting_of={"qlora": forgetting(60, 5)})
     measured = replace(measured, rows=[row for row in measured.rows if row.kind != "prompt"])
     found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
-    assert found.kind == "prompt"
-    assert "qlora cannot go out, because it forgets: 60 of 400 questions were lost" in found.sentence
+    assert found.kind == "undecided"
+    assert "but it cannot go out, because it forgets: 60 of 400 questions were lost" in found.sentence
 
 
 def with_incumbent(measured: Comparison, *checks: AnswerCheck, cost: float | None = 0.01) -> Comparison:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ft_pipeline import scaffold
 from ft_pipeline.defs import compared_scores
+from ft_pipeline.defs.rival_specs import Rivals
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
@@ -83,9 +84,11 @@ def own_spec(root: Path, asset: str, experiment: str) -> Spec:
 
 
 def compared_again(root: Path) -> Comparison:
-    """Return the comparison of the scores in the store of `root`, without its champion, which must be scored again."""
+    """Return the comparison of the scores in the store of `root`, without its champion and answers without a language
+    model, which must be scored first."""
     with _project_as_made(root) as project, pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared_scores, "champion_before", lambda *_: None)
+        patch.setattr(compared_scores, "rival_artifacts", lambda *_: Rivals({}, []))
         store = ArtifactStore(root / "data" / "store")
         inputs, config, _ = compared_scores.compared_scores(SpecContext(project, store))
         folders = {name: store.require(*reference).path for name, reference in inputs.items()}

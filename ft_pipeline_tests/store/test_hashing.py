@@ -138,6 +138,18 @@ def test_the_rows_hash_supports_rare_types(tmp_path: Path) -> None:
     assert first != write(tmp_path / "c.parquet", [rows[1], rows[0]], schema)
 
 
+def test_the_rows_hash_is_the_one_that_older_stores_recorded(tmp_path: Path) -> None:
+    """Another hash of the same rows would make every stored table look changed."""
+    messages = [{"role": "user", "content": "Hi"}, None, {"role": None, "content": ""}]
+    rows = [
+        {"id": "é", "row": 1, "score": 0.5, "kept": True, "messages": messages, "labels": [1, 2], "raw": b"\xff"},
+        {"id": "", "row": -1, "score": float("nan"), "kept": False, "messages": [], "labels": [], "raw": b""},
+        dict.fromkeys(SCHEMA.names),
+    ]
+    assert write(tmp_path / "a.parquet", rows) == "63166549904886507beab879646897460248902efa2b2fdedc6b8f5dfe4386d6"
+    assert write(tmp_path / "b.parquet", []) == "563c499b6a461b720c8c407e29db012922e6220e25c52756bd937e18c81e1bda"
+
+
 def test_the_rows_hash_covers_every_batch(tmp_path: Path) -> None:
     rows = [{"v": f"row {number}"} for number in range(10_000)]
     schema = pa.schema([("v", pa.string())])

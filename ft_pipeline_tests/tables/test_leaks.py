@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
-from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, SuiteTexts, read_held_out
+from ft_pipeline.tables.held_out import (
+    MIN_ANSWERS,
+    MIN_COMMON_PAIRS,
+    MIN_COMMON_PROMPTS,
+    SuiteTexts,
+    common_findings,
+    read_held_out,
+)
+from ft_pipeline.tables.leak_findings import PAIR, Found
 from ft_pipeline.tables.leaks import (
     ANSWER,
     MIN_QUESTION_WORDS,
@@ -257,6 +265,15 @@ def test_an_instruction_that_a_suite_repeats_is_not_its_content(tmp_path):
     assert report.set_aside == {}
 
 
+@pytest.mark.parametrize(("answers", "are_common"), [(MIN_ANSWERS - 1, False), (MIN_ANSWERS, True)])
+def test_last_words_of_questions_are_instructions_from_some_different_answers_on(answers, are_common):
+    prompts = np.arange(MIN_COMMON_PAIRS)
+    pairs = (prompts % answers).astype(np.uint64)
+    columns = {"hash": pairs, "owner": prompts, "turn": np.zeros_like(pairs)}
+    found = Found.of(prompts, columns, prompts, PAIR)
+    assert set(common_findings(found, prompts).tolist()) == (set(range(answers)) if are_common else set())
+
+
 @pytest.mark.parametrize(
     "turns_of_row",
     [
@@ -496,6 +513,28 @@ def test_a_validation_row_with_a_test_turn_is_set_aside_although_it_shows_a_suit
         suite=SuiteTexts(["Which planet is red?"]),
     )
     assert {row["split"] for row in written} == {"test"} and report.set_aside["train_test_overlap"] == 20
+
+
+def test_a_row_is_set_aside_for_the_very_row_that_it_shows(tmp_path):
+    answers = [sentence(2000 + number, 14) for number in range(20)]
+    rows = [alpaca(sentence(2100 + number, 7), answer) for number, answer in enumerate(answers)]
+    chats = [sharegpt(sentence(2220 + number, 8), f"Well: {answer}") for number, answer in enumerate(answers)]
+    _, written, set_aside = build_chat_tables(
+        tmp_path,
+        {"a.jsonl": rows},
+        {"b.jsonl": chats},
+        settings=DataSettings(validation_share=0.4, test_share=0.2),
+        suite=SuiteTexts([sentence(2300, 9)]),
+    )
+    splits = {(row["table"], row["row"]): row["split"] for row in written}
+    shown = {row["row"]: row["message"] for row in set_aside if row["table"] == "sharegpt"}
+    assert shown == {
+        number: f"contains a turn of the {splits['alpaca', number]} row alpaca/a.jsonl:{number}" for number in shown
+    }
+    held_out = {number: split for (table, number), split in splits.items() if table == "alpaca" and split != "train"}
+    assert shown.keys() >= {
+        min(number for number, of in held_out.items() if of == split) for split in ("test", "validation")
+    }
 
 
 # Splits.

@@ -118,7 +118,16 @@ def as_version_1(found: decide_comparison.Comparison) -> Comparison:
 _SAME = (
     *("test_rows", "test_items", "primary_metric", "metrics", "break_even", "seeds", "learning_curves"),
     *("quantization_noise", "changes", "fingerprint", "evaluation", "left_out", "champion", "rules", "contaminated"),
-    *("incomparable", "decided_by", "not_asked", "slices", "field_results", "confusions", "kept_prompts"),
+    *(
+        "incomparable",
+        "decided_by",
+        "not_asked",
+        "without_rivals",
+        "slices",
+        "field_results",
+        "confusions",
+        "kept_prompts",
+    ),
     "own_targets",
 )
 _OF_ROWS = (

@@ -67,6 +67,7 @@ OPTIONAL_LISTS = (
     "screens",
     "incumbent_checks",
     "not_asked",
+    "without_rivals",
     "opinions",
     "slices",
     "slice_leads",
@@ -126,6 +127,8 @@ class Comparison(JsonRecord):
     """Whether every row that may be released is not worse than the incumbent, on the primary metric."""
     not_asked: Sequence[str] = field(default_factory=list)
     """A sentence for each contender that is not compared, because the key of its endpoint was not set."""
+    without_rivals: bool = False
+    """Whether the settings exclude all rivals."""
     opinions: Sequence[Opinion] = field(default_factory=list)
     """What people, and a judge, say of the answers of every row that may be released, against each other row."""
     slices: Sequence[Slice] = field(default_factory=list)

@@ -25,7 +25,7 @@ class CostLine:
 def cost_lines(comparison: Comparison, row: Row) -> list[CostLine]:
     """Return what 1,000 answers cost: of the chosen row, of the best use of its base model, of the champion and of what
     others serve: the teacher and the contenders."""
-    others = [comparison.best_bar(row)]
+    others = [comparison.best_bar(row), comparison.best_prompt(row)]
     others += [other for other in comparison.rows if other.kind in ("champion", "teacher", "contender")]
     names = list(dict.fromkeys([row.name, *(other.name for other in others if other)]))
     return [_cost_line(comparison, other) for name in names if (other := comparison.row(name))]

@@ -35,7 +35,9 @@ def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
         return None  # these prices are not those of the teacher
     token_prices = (prices.get("input_per_million"), prices.get("output_per_million"))
     token_counts = (row.prompt_tokens_per_call, row.generated_tokens_per_call)
-    if any(token_prices):
+    if row.rights.without_model and prices.get("gpu_hour") is None:
+        return 0.0 if any(token_prices) else None  # it has no tokens
+    if any(token_prices) and not row.rights.without_model:
         per_million = sum((count or 0) * (price or 0) for count, price in zip(token_counts, token_prices, strict=True))
         cached = prices.get("cached_input_per_million")
         saved = 0.0 if cached is None else row.shared_prompt_tokens * ((token_prices[0] or 0.0) - cached)
@@ -52,7 +54,7 @@ def break_even(comparison: Comparison) -> list[BreakEven]:
     Savings are against the best baseline of its base model; a row without one has no entry. `calls_by_time` applies if
     the model is served on the machine that trained and scored it.
     """
-    tuned = [(row, row.training, comparison.best_bar(row)) for row in comparison.rows if row.rights.is_tuned]
+    tuned = [(row, row.training, comparison.best_prompt(row)) for row in comparison.rows if row.rights.is_tuned]
     return [_break_even_entry(row, training, baseline) for row, training, baseline in tuned if training and baseline]
 
 

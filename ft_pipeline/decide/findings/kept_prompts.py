@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scipy.optimize import brentq
-
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats, bounds, values_over
 from ft_pipeline.evaluation.comparison.result_records import KeptPrompt, Savings
@@ -77,6 +75,8 @@ def share_of_lead(kept: Floats, gained: Floats) -> tuple[float, float, float] | 
 
 def _root(function: Callable[[float], float], start: float, step: float) -> float:
     """Return where a falling function crosses 0, on that side of `start` to which `step` points."""
+    from scipy.optimize import brentq  # a fifth of a second, which most processes need not pay
+
     end = start + step
     while function(end) * step >= 0:
         step *= 2

@@ -6,6 +6,8 @@ from itertools import combinations
 from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
 from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
 from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.kinds import KINDS
+from ft_pipeline.decide.units import scaled
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
@@ -102,6 +104,8 @@ def _why_missing(model: ScoredModel, metric: str) -> str | None:
         return None
     if model.kind in ("teacher", "contender"):
         return "its server gives no likelihoods"
+    if KINDS[model.kind].without_model:
+        return "it has no language model"
     return "its template ends a turn without a control token" if metric == "stop_nats" else None
 
 
@@ -129,7 +133,7 @@ def replaces(bench: Bench) -> Iterator[Claim]:
             ends = {"value": value, "low": low, "limit": -margin, "verdict": verdict_of(low, None, -margin)}
             yield Claim(**known, **ends, count=claim.count)
         elif claim.because != "no_evidence" and _is_ours(row) and bench.has(metric, row.name, incumbent.name):
-            limit = bench.scaled(margin, incumbent)
+            limit = scaled(bench.comparison, margin, incumbent)
             yield _not_worse(bench, "replaces", row.name, incumbent.name, metric, limit)
 
 

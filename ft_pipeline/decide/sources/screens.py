@@ -24,7 +24,8 @@ def claims(bench: Bench) -> Iterator[Claim]:
     """Yield the lead of each row that may be released over the champion, or else over its bar."""
     records = {name: _records(model) for name, model in bench.row_models.items()}
     for row in bench.comparison.rows:
-        rival = bench.champion or bench.comparison.bar(row)
+        bar = bench.comparison.bar(row)
+        rival = bench.champion or (bench.comparison.best_prompt(row) if bar and bar.rights.without_model else bar)
         if not row.rights.is_candidate or rival is None or rival.name == row.name:
             continue
         if bench.config.primary_metric not in LIKELIHOODS and why_no_evidence(row, rival):

@@ -45,6 +45,7 @@ _FIND_CANDIDATES = f"""CREATE OR REPLACE TEMP TABLE candidates AS
 SELECT id, "table", file, "row" FROM {{source}}
 WHERE id IN (SELECT id FROM test_rows)
    OR (length("group") = {2 * GROUP_BYTES} AND "group" IN (SELECT "group" FROM test_rows))"""
+_LEARNED = "(SELECT * FROM read_parquet($rows) WHERE split != 'test')"
 _ADD_TRAINED = """INSERT INTO moved FROM candidates
 WHERE id IN (SELECT id FROM read_parquet($splits) WHERE id IN (SELECT id FROM candidates))"""
 """The inner condition keeps the ids of the whole training data out of memory."""
@@ -87,6 +88,18 @@ def find_contaminated(
         moved = {name: _find_moved(connection, trained) for name, trained in tables.items()}
     since = _first_created(store, conversations)
     return {name: {"rows": count, "first": first, "since": since} for name, (count, first) in moved.items() if count}
+
+
+def learned_test_rows(store: ArtifactStore, word_model: Artifact, conversations: Artifact) -> Facts | None:
+    """Return the facts about a classifier that learned from rows which `conversations` hold out; None without any."""
+    if word_model.inputs["conversations"] == conversations.reference:
+        return None
+    learned = store.require(*word_model.inputs["conversations"]).path / "rows.parquet"
+    with _test_rows(conversations.path) as connection:
+        connection.execute(_FIND_CANDIDATES.format(source=_LEARNED), {"rows": str(learned)})
+        found = connection.execute('SELECT "table", file, "row" FROM candidates ORDER BY ALL').fetchall()
+    first = [f"{name}/{file}:{row}" for name, file, row in found[:FIRST_ROWS]]
+    return {"rows": len(found), "first": first, "since": _first_created(store, conversations)} if found else None
 
 
 def contaminated_models(config: Mapping[str, Any]) -> list[ContaminatedModel]:

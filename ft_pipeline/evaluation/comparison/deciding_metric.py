@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
+from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
 
 AUTO = "auto"
-EXACT = 0.3
-"""Share of exact answers of the best model, from which exact match decides: then the task has one right answer."""
-SECOND_KEY = "chrf"
-"""The metric of the answers that must not be worse where a likelihood decides."""
+SHORT_WORDS, SHORT_SHARE = 5, 0.9
+"""If this share of the references has at most so many words, exact match decides: the task has one right answer."""
 
 
 CALLS = "call_arguments"
@@ -36,15 +35,20 @@ class Deciding(NamedTuple):
 
 
 def deciding_metric(
-    named: str, config: Mapping[str, Any], estimates: Estimates, opinions: Sequence[Opinion] = ()
+    named: str,
+    config: Mapping[str, Any],
+    estimates: Estimates,
+    references: Sequence[str] = (),
+    opinions: Sequence[Opinion] = (),
 ) -> Deciding:
     """Return the metric that decides, and whose opinion decides in its place where there is one.
 
     named: promotion.metric. config: `decides` (the name of the project's metric with `decides: true`, if there is one).
+    references: of all test items. They choose the metric, with the tools of the rows; no result does.
     """
     if named != AUTO:
         return Deciding(named, f"{METRIC_IS_NAMED} {named}.")
-    found = _metric(config, estimates)
+    found = _metric(config, estimates, references)
     return found._replace(because=" ".join([*_in_its_place(opinions), found.because]))
 
 
@@ -58,7 +62,7 @@ def _in_its_place(opinions: Sequence[Opinion]) -> list[str]:
     return [*sentences, "Elsewhere:"] if sentences else []
 
 
-def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
+def _metric(config: Mapping[str, Any], estimates: Estimates, references: Sequence[str]) -> Deciding:
     """Return the metric that decides where no opinion does."""
     own = config.get("decides")
     if own and is_measured(own, estimates):
@@ -67,9 +71,10 @@ def _metric(config: Mapping[str, Any], estimates: Estimates) -> Deciding:
         return Deciding(
             CALLS, f"The calls decide: {with_tools:.0%} of the test answers may call tools, with the right arguments."
         )
-    exact = max((row["exact_match"].value for row in estimates.values() if "exact_match" in row), default=0.0)
-    if exact >= EXACT:
-        return Deciding("exact_match", f"Exact match decides: the best model gives {exact:.0%} of the answers exactly.")
+    short = sum(len(reference.split()) <= SHORT_WORDS for reference in references) / max(1, len(references))
+    if short >= SHORT_SHARE and is_measured("exact_match", estimates):
+        words = f"{short:.0%} of the reference answers have at most {SHORT_WORDS} words"
+        return Deciding("exact_match", f"Exact match decides: {words}.")
     if is_measured("fields_match", estimates):
         return Deciding("fields_match", "The fields of the JSON answers decide: each must have the reference's value.")
     if is_measured("nats_per_byte", estimates):

@@ -56,8 +56,8 @@ def read_scored_models(
     first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
-    `<experiment>/gguf_scores`, `<contender>/contender_scores` and `champion/<asset>`. A folder that several experiments
-    share (one base model, scored once) is read once. Names without `/` are no scores.
+    `<experiment>/gguf_scores`, `<contender>/contender_scores`, `rivals/rival_scores` and `champion/<asset>`. A
+    folder that several experiments share (one base model, scored once) is read once. Names without `/` are no scores.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
@@ -69,6 +69,8 @@ def read_scored_models(
             models += _champion_model(_read_scores(key, folder), champion)
         elif asset == "contender_scores":
             models += [_contender(owner, model) for model in _read_scores(key, folder)]
+        elif asset == "rival_scores":
+            models += [replace(model, name=model.row["name"], experiment=None) for model in _read_scores(key, folder)]
         elif asset in folders_read:
             shared = folders_read[asset]
             if folder.resolve() in shared:

@@ -82,6 +82,8 @@ METRICS: dict[str, Metric] = {
 versions."""
 PER_TOKEN = ("loss", "general_loss")
 """The metrics that are compared only between models with the same vocabulary and template."""
+SECOND_KEY = "chrf"
+"""The metric of the answers that must not be worse where a likelihood decides."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 """The metrics that every task has, computed from the text of an answer."""
 

@@ -32,7 +32,7 @@ from ft_pipeline.evaluation.opinions.verdict_tables import (
 
 FEWEST = 10
 """Pairs of answers from which an opinion is shown. Fewer may be equal answers of other models by chance."""
-OF_OWN: tuple[ModelKind, ...] = (*TUNED, "prompt", "champion")
+OF_OWN: tuple[ModelKind, ...] = (*TUNED, "prompt", "classifier", "champion")
 """The rows that may be released, and the released one."""
 RATED, JUDGED = "ratings", "judgements"
 """The inputs of a comparison with the two tables."""

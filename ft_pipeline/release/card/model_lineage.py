@@ -36,15 +36,15 @@ def card_facts(
     lineage = Lineage(store, model)
     comparison = read_comparison(comparison_artifact) if comparison_artifact else NO_COMPARISON
     candidates = find_candidates(comparison_artifact, store)[0] if comparison_artifact else {}
-    root = lineage.root_model
+    root, base = lineage.root_model, lineage.base_model
     return CardFacts(
         name=model.row,
         row=released_row(comparison, candidates, model.released_fingerprint),
         kind=model.kind,
         task=task,
-        base_model=root.summary["source"],
-        hub_id=EMBEDDED_HUB_ID if root.spec["config"]["model"] == EMBEDDED else hub_id(root),
-        license=_license(root),
+        base_model=root.summary["source"] if root else None,
+        hub_id=_hub_id_of_root(root) if root else None,
+        license=_license(root) if root else None,
         row_counts=lineage.row_counts(),
         splits=lineage.conversations.summary["splits"],
         comparison=comparison,
@@ -58,7 +58,7 @@ def card_facts(
         provenance=lineage.provenance(),
         has_erased_rows=lineage.has_erased_rows(),
         teacher=lineage.teacher(teacher_terms),
-        base_is_exported=hub_id(lineage.base_model) is None,
+        base_is_exported=base is not None and hub_id(base) is None,
         serving=model.serving,
         champion=model.record.to_json() if model.record else {},
         decided=decided or {},
@@ -70,6 +70,10 @@ def _fingerprints(model: ModelReference, comparison_artifact: Artifact | None) -
     prompt = model.record.fingerprints if model.record else {}
     evidence = {"comparison": comparison_artifact.fingerprint} if comparison_artifact else {}
     return {**prompt, **model.fingerprints, **evidence}
+
+
+def _hub_id_of_root(root: Artifact) -> str | None:
+    return EMBEDDED_HUB_ID if root.spec["config"]["model"] == EMBEDDED else hub_id(root)
 
 
 def hub_id(base: Artifact) -> str | None:
@@ -91,16 +95,18 @@ class Lineage:
 
     def __init__(self, store: ArtifactStore, model: ModelReference) -> None:
         self.store = store
-        self.base_model = store.require("base_model", model.fingerprints["base_model"])
+        base_model = model.fingerprints.get("base_model")
+        self.base_model = store.require("base_model", base_model) if base_model else None
         merged = model.fingerprints.get("merged_model")
         self.merged = store.require("merged_model", merged) if merged else None
         self.conversations = store.require(*model.conversations)
 
     @property
-    def root_model(self) -> Artifact:
-        """The base model of the first phase. A later phase may start from the merged model of the previous one."""
+    def root_model(self) -> Artifact | None:
+        """The base model of the first phase. A later phase may start from the merged model of the previous one. None
+        without a language model."""
         base = self.base_model
-        while "merged_model" in base.inputs:
+        while base is not None and "merged_model" in base.inputs:
             base = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["base_model"])
         return base
 

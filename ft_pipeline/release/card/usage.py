@@ -36,10 +36,43 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 answer = model.generate(**inputs.to(model.device), max_new_tokens=128)[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
+_CLASSIFIER = """\
+import json
+import numpy as np
+from safetensors.numpy import load_file
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+model = json.load(open("{folder}/word_model.json", encoding="utf-8"))
+arrays = load_file("{folder}/word_model.safetensors")
+views = {{
+    "words": {{"analyzer": "word", "token_pattern": r"(?u)\\b\\w+\\b", "ngram_range": (1, 2)}},
+    "characters": {{"analyzer": "char_wb", "ngram_range": (2, 5)}},
+}}
+def answer(question):
+    chosen = {{}}
+    for number, (name, texts) in enumerate(model["models"].items()):
+        parts = []
+        for view, how in views.items():
+            places = {{feature: place for place, feature in enumerate(texts[view])}}
+            tfidf = TfidfVectorizer(**how, sublinear_tf=True, vocabulary=places)
+            tfidf.idf_ = arrays[f"{{number}}.idf.{{view}}"].astype(float)
+            parts.append(tfidf.transform([question]).toarray()[0])
+        scores = arrays[f"{{number}}.weights"] @ np.concatenate(parts) + arrays[f"{{number}}.intercepts"]
+        chosen[name] = texts["labels"][scores.argmax()]
+    return chosen
+print(answer("…"))"""
+_SERVED_CLASSIFIER = (
+    "`ft export` writes the folder: arrays (safetensors) and vocabularies (JSON). Loading them runs nothing of a file. "
+    "`ft serve champion` serves it as an OpenAI-compatible endpoint, whose replies have the probability of each label "
+    "(`choices[0].probabilities`). The question is what was said since the last answer."
+)
+
 
 def usage_paragraphs(kind: str, serving: Mapping[str, Any], *, base_is_exported: bool) -> list[str]:
     """Return Markdown paragraphs. serving: how to load and prompt the model, see ModelReference.serving.
     base_is_exported: whether the base model of an adapter is in the folder."""
+    if kind == "classifier":
+        return [f"```python\n{_CLASSIFIER.format(folder=FOLDER)}\n```", _SERVED_CLASSIFIER]
     if kind not in TUNED:
         return ["`ft serve champion` serves it, with its prompt, as an OpenAI-compatible endpoint."]
     code = (

@@ -81,7 +81,8 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
     card = card_facts(
         store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms, decided=decided
     )
-    history = _history(store, adapters)
+    history, root = _history(store, adapters), lineage.root_model
+    assert root is not None  # an export without a language model has no base, and no such facts
     require_as_signed(store.root)
     kind = "merged_model" if model.kind == "merged" else "adapter"
     released = store.require(kind, model.fingerprints[kind])
@@ -89,7 +90,7 @@ def export_facts(store: ArtifactStore, model: ModelReference, settings: ProjectS
         card=card,
         fingerprint=released.fingerprint,
         created=released.manifest["created"],
-        base=_base_model(lineage.root_model, card),
+        base=_base_model(root, card),
         phases=[adapter.manifest for adapter in adapters],
         settings=[_settings(store, adapter) for adapter in adapters],
         data_files=_data_files(history, settings.data.licenses),

@@ -48,7 +48,13 @@ def disclose(
         (folder / PUBLIC_KEY).write_bytes(key.public_pem)
     section = _files_section(folder, facts, weights, key_id=key.key_id if key else None)
     (folder / CARD_NAME).write_text(f"{adapt_card(render_card(facts.card))}\n{section}", encoding="utf-8")
-    (folder / SUMS).write_text(_sums(folder, weights), encoding="utf-8")
+    seal(folder, key, weights)
+
+
+def seal(folder: Path, key: SigningKey | None, weights: Mapping[str, str] | None = None) -> None:
+    """Write SHA256SUMS of a finished folder, and sign it. weights: hashes of the weight files, if they are known."""
+    known = weights or _hashes(folder, (path for path in _files(folder) if path.suffix in WEIGHT_SUFFIXES))
+    (folder / SUMS).write_text(_sums(folder, known), encoding="utf-8")
     if key is not None:
         _sign(folder, key.path)
 

@@ -106,6 +106,10 @@ def write_export(
 
 def _require_exportable(model: ModelReference, merged: bool) -> None:
     """Raise UserError if the model was not trained, or if it cannot be merged but `merged` asks for that."""
+    if model.kind == "classifier":
+        raise UserError(
+            f"{model.name!r} is a classifier, which is no Hugging Face model. Run `ft export {model.name} DIR`."
+        )
     if model.kind not in TUNED:
         description = "the base model" + (" with a prompt" if model.kind == "prompt" else "")
         raise UserError(

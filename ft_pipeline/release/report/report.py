@@ -58,6 +58,7 @@ DECISION_TEXTS = {
     "qlora": "Fine-tune with QLoRA.",
     "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
+    "train": "Train before you decide.",
     "rate": "Rate answers before you decide.",
     "keep": "Keep the present model.",
     "none": "No model can go out.",
@@ -71,6 +72,9 @@ KIND_TEXTS = {
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",
+    "constant": "without a language model: always the same answer",
+    "search": "without a language model: the answer of the most similar training question",
+    "classifier": "without a language model: words and characters of the question choose among the training answers",
 }
 """By the kind of the row. For `prompt` see _TemplateValues._describe_prompt."""
 COST_COLUMNS = {

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ft_pipeline_tests.golden.shop import Shop, World
-from ft_pipeline_tests.golden.worlds import champions, checks, costs_and_forms, faults, people, tuned
+from ft_pipeline_tests.golden.worlds import champions, checks, costs_and_forms, faults, people, rivals, tuned
 
-MODULES = (tuned, champions, people, faults, checks, costs_and_forms)
+MODULES = (tuned, champions, people, faults, checks, costs_and_forms, rivals)
 MADE: dict[str, Callable[[Shop], None]] = {
     name: function
     for module in MODULES

@@ -1,0 +1,170 @@
+"""How often the verdict is wrong, and how often it is open, in worlds whose truth is known.
+
+    python -m benchmarks.verdict_rates
+
+2,000 worlds a line take a few minutes. Results go to benchmarks/results/verdict_rates.json.
+
+A world is a test split on which a prompt is right in a share of the answers, and a tuned model in `lead` points more.
+What is hard for one is hard for the other (their normal difficulties correlate by SHARED). The project's own code makes
+the claims, decides, and says the verdict.
+"""
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from benchmarks import machine
+from ft_pipeline.decide.bench import Bench, Config
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, needed_conversations
+from ft_pipeline.decide.promote import Court, decide
+from ft_pipeline.decide.released import Candidate
+from ft_pipeline.decide.sources import leads
+from ft_pipeline.decide.units import worth_over
+from ft_pipeline.decide.verdict import ONE_TEST, Summary, Verdict
+from ft_pipeline.evaluation.comparison.leads import Conversations, interval
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
+from ft_pipeline.evaluation.metrics.definitions import METRICS
+from ft_pipeline.settings.promotion import PromotionSettings
+
+RESULTS = Path(__file__).parent / "results" / "verdict_rates.json"
+METRIC, PROMPT, TUNED = "exact_match", "few_shot", "qlora/merged"
+SHARED = 0.7
+"""Correlation of what is hard for the two models."""
+WORTH = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A truth."""
+
+    right: float
+    """Share of right answers of the prompt."""
+    lead: float
+    """Of the tuned model."""
+    rows: int
+    """Test conversations."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.right:.0%} right, lead {100 * self.lead:+.0f} points, {self.rows} rows"
+
+
+LINES = [
+    *(Line(0.87, lead, 134) for lead in (-0.05, 0.0, 0.01, 0.02, 0.03, 0.05, 0.09)),
+    *(Line(0.87, lead, 1000) for lead in (-0.05, 0.0, 0.02, 0.05)),
+    *(Line(0.5, lead, 400) for lead in (-0.1, 0.0, 0.02, 0.1)),
+    Line(0.969, 0.0, 65),
+]
+
+
+def answers(line: Line, random: np.random.Generator, rows: int | None = None) -> tuple[Any, ...]:
+    """Return which answers of the prompt and of the tuned model are right, each of shape (rows,)."""
+    count = rows or line.rows
+    shared, own = random.normal(size=count), random.normal(size=(2, count))
+    hard = math.sqrt(SHARED) * shared + math.sqrt(1 - SHARED) * own
+    levels = ndtri(line.right), ndtri(min(line.right + line.lead, 1 - 1e-9))
+    return tuple((noise < level).astype(float) for noise, level in zip(hard, levels, strict=True))
+
+
+def compared(prompt: Any, tuned: Any) -> Comparison:
+    """Return the comparison of a prompt and a tuned model, whose claims the project's own code makes."""
+    conversations = Conversations([str(number) for number in range(len(prompt))])
+    right = {PROMPT: prompt, TUNED: tuned, "base": np.zeros_like(prompt)}
+    estimates = {
+        name: {METRIC: conversations.means(values[:, None], is_rate=True)[0]} for name, values in right.items()
+    }
+    kinds = {PROMPT: "prompt", TUNED: "merged", "base": "base"}
+    scores = {name: {METRIC: interval(found[METRIC])} for name, found in estimates.items()}
+    rows = [
+        Row(name=name, kind=kinds[name], experiment="qlora", base_model="small", scores=scores[name])
+        for name in sorted(right, key=lambda name: -scores[name][METRIC].value)
+    ]
+    comparison = Comparison(
+        test_rows=len(prompt),
+        test_items=len(prompt),
+        primary_metric=METRIC,
+        rules="",
+        decided_by="promotion.metric names exact_match.",
+        metrics={METRIC: METRICS[METRIC]},
+        rows=rows,
+    )
+    models = [ScoredModel(row.name, row.kind, "qlora", "", {}, {}, Path(), {}) for row in rows]
+    bench = Bench(models, {}, estimates, [], Config(primary_metric=METRIC), None, None, comparison)
+    kept = Claim(kind="general", row=TUNED, rival="base", verdict="shown")
+    return comparison.with_claims([*leads.claims(bench), kept])
+
+
+def said(comparison: Comparison) -> Verdict:
+    """Return the verdict of a first run."""
+    kinds: Mapping[str, Any] = {TUNED: "merged", PROMPT: "prompt"}
+    candidates = {name: Candidate(name, kind, "qlora", name * 9) for name, kind in kinds.items()}
+    decision = decide(Court(comparison, candidates, PromotionSettings()))
+    return Summary(comparison, decision, None, has_champion=False).verdict()
+
+
+@cache
+def needed(line: Line) -> float:
+    """Return how many test conversations would decide, by the true lead and its true spread."""
+    prompt, tuned = answers(line, np.random.default_rng(0), 1_000_000)
+    use, no_use, lead = float(ndtri(1 - ONE_TEST)) + POWER, HALF_WIDTH + POWER, line.lead
+    return float((np.std(tuned - prompt) / max(lead / use, (WORTH - lead) / no_use)) ** 2)
+
+
+def worlds(line: Line, count: int, seed: int) -> Iterator[tuple[str, bool | None]]:
+    """Yield the outcome of each world, and whether the range covers the true number; None: there is no range."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        comparison = compared(*answers(line, random))
+        found, covers = said(comparison), None
+        tuned, prompt = comparison.row(TUNED), comparison.row(PROMPT)
+        assert tuned is not None and prompt is not None
+        outcome = {"use_tuned": "use", "prompt": "do not"}.get(found.kind, "open")
+        if outcome == "open":
+            claim = comparison.deciding(tuned, prompt)
+            told = needed_conversations(comparison, claim, ONE_TEST, worth_over(comparison, prompt))
+            covers = told and told.least <= max(needed(line), line.rows + 1) <= told.most
+        yield outcome, covers
+
+
+def measure(line: Line, count: int, seed: int = 0) -> dict[str, Any]:
+    """Return the rates of a line: of each outcome, of wrong ones, and of ranges that cover the true number."""
+    found = list(worlds(line, count, seed))
+    outcomes = Counter(outcome for outcome, _ in found)
+    ranges = [covers for _, covers in found if covers is not None]
+    rates = {name: outcomes[name] / count for name in ("use", "do not", "open")}
+    wrong = {"use": line.lead <= 0, "do not": line.lead >= WORTH}
+    return {
+        **rates,
+        "wrong": sum(rates[name] for name, is_wrong in wrong.items() if is_wrong),
+        "range_covers": sum(ranges) / len(ranges) if ranges else None,
+        "needed": round(needed(line)),
+    }
+
+
+def main() -> None:
+    """Measure every line, print it, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    lines = {}
+    for line in LINES:
+        lines[line.name] = measure(line, options.worlds, options.seed)
+        print(f"{line.name}: {json.dumps(lines[line.name])}", flush=True)
+    document = {"machine": machine.describe(), "worlds": options.worlds, "seed": options.seed, "lines": lines}
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

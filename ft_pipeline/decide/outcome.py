@@ -1,0 +1,67 @@
+"""What is shown about tuning: that it is not worth its work, or how many test conversations would tell.
+
+A tuned model is to be used if its lead is shown to be above zero. It is not if the lead is shown to be below what a
+training is worth (units.worth_over). Between the two nothing is decided: that a lead is not shown does not show
+that there is none.
+"""
+
+import math
+from typing import NamedTuple
+
+from scipy.special import ndtri
+
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.exposure import needed_lead
+from ft_pipeline.decide.units import worth_over
+
+POWER = float(ndtri(0.8))
+"""A number of conversations "would decide" if it shows the lead in 80 % of the cases."""
+HALF_WIDTH = float(ndtri(0.975))
+"""Standard errors from a lead to the end of its 95 % interval."""
+LIKELY = float(ndtri(0.9))
+"""Standard errors from a lead to the end of its 80 % interval."""
+
+
+class Needed(NamedTuple):
+    """A number of test conversations that would decide: its 80 % range."""
+
+    least: int
+    most: int
+
+
+def is_worthless(comparison: Comparison, bar: Row) -> bool:
+    """Return whether there is a tuned row, and each is shown to lead a bar by less than a training is worth: by the
+    opinion that decides, or else by the upper end of its 95 % interval."""
+    tuned = comparison.tuned()
+    return bool(tuned) and all(_is_below(comparison, comparison.deciding(row, bar), bar) for row in tuned)
+
+
+def _is_below(comparison: Comparison, claim: Claim, bar: Row) -> bool:
+    if claim.kind == "opinion":
+        return claim.verdict == "refuted"
+    return claim.verdict != "unknown" and claim.high is not None and claim.high < worth_over(comparison, bar)
+
+
+def needed_conversations(comparison: Comparison, claim: Claim, level: float, worth: float) -> Needed | None:
+    """Return how many test conversations would decide about a lead, as an 80 % range; None if its spread is unknown.
+
+    level: the largest p-value that counts. worth: the lead for which a training is worth its work. For a true lead d
+    with standard deviation s over conversations, n of them show in 80 % of the cases that it is above zero if
+    n = ((z(level) + z(0.8)) s / d)², and that it is below `worth` if n = ((z(0.975) + z(0.8)) s / (worth - d))². The
+    smaller one decides. The range is that of n over the 80 % interval of d.
+    """
+    if claim.value is None or claim.low is None or claim.value <= claim.low:
+        return None
+    error = (claim.value - claim.low) / HALF_WIDTH
+    deviation = error * math.sqrt(comparison.test_rows)
+    use, no_use = needed_lead(level) + POWER, HALF_WIDTH + POWER
+
+    def needed(lead: float) -> float:
+        gap = max(lead / use, (worth - lead) / no_use)
+        return (deviation / gap) ** 2
+
+    ends = claim.value - LIKELY * error, claim.value + LIKELY * error
+    hardest = min(max(worth * use / (use + no_use), ends[0]), ends[1])
+    now = comparison.test_rows + 1
+    return Needed(*(max(now, math.ceil(number)) for number in (min(map(needed, ends)), needed(hardest))))
