@@ -4,13 +4,13 @@ import time
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as `48 s`, `2 min 10 s` or `3 h 5 min`."""
-    total_seconds = round(seconds)
-    if total_seconds < 60:
-        return f"{total_seconds} s"
-    if total_seconds < 3600:
-        return f"{total_seconds // 60} min {total_seconds % 60} s"
-    return f"{total_seconds // 3600} h {total_seconds % 3600 // 60} min"
+    """Return seconds as `48 s`, `2 min 10 s`, `2 min` or `3 h 5 min`."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    unit, smaller = ("min", "s") if total < 3600 else ("h", "min")
+    count, rest = divmod(total if total < 3600 else total // 60, 60)
+    return f"{count} {unit} {rest} {smaller}" if rest else f"{count} {unit}"
 
 
 class Pace:

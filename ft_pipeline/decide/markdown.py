@@ -7,11 +7,11 @@ from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unus
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.check_records import FieldResults
-from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.result_records import BreakEven, QuantizationError, SeedScores, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
+from ft_pipeline.pace import format_duration
 
 
 def markdown_table(comparison: Comparison) -> str:

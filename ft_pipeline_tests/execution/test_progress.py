@@ -21,7 +21,8 @@ def test_the_time_left_is_shown_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (130, "2 min 10 s"), (11_100, "3 h 5 min")]
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (120, "2 min"), (130, "2 min 10 s"), (7200, "2 h"), (11_100, "3 h 5 min")],
 )
 def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words

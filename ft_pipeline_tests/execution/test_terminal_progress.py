@@ -66,10 +66,10 @@ def test_steps_that_run_side_by_side_have_a_line_each() -> None:
     for name in ("qlora", "lora"):
         lines.start(f"adapter [{name}]")
     lines.update(Progress("adapter", "adapter [lora]", 7, 9))
-    expected = ["adapter [qlora]: running for 1 min 0 s", "adapter [lora]: 7/9 (reported 1 min 0 s ago)"]
+    expected = ["adapter [qlora]: running for 1 min", "adapter [lora]: 7/9 (reported 1 min ago)"]
     assert printed_within(lines, clock, printed, 60) == expected
     lines.end("adapter [lora]")
-    assert printed_within(lines, clock, printed, 60) == ["adapter [qlora]: running for 2 min 0 s"]
+    assert printed_within(lines, clock, printed, 60) == ["adapter [qlora]: running for 2 min"]
 
 
 def test_a_step_without_progress_reports_is_shown_too() -> None:
@@ -77,13 +77,13 @@ def test_a_step_without_progress_reports_is_shown_too() -> None:
     lines = Lines(printed.append, clock=clock)
     lines.start("merged_model [qlora]")
     assert printed_within(lines, clock, printed, 120) == [
-        "merged_model [qlora]: running for 1 min 0 s",
-        "merged_model [qlora]: running for 2 min 0 s",
+        "merged_model [qlora]: running for 1 min",
+        "merged_model [qlora]: running for 2 min",
     ]
     lines.end("merged_model [qlora]")
     lines.start(LABEL)
     lines.update(report(120))
-    assert printed_within(lines, clock, printed, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min 0 s ago)"]
+    assert printed_within(lines, clock, printed, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min ago)"]
 
 
 def test_short_steps_print_nothing() -> None:

@@ -76,19 +76,18 @@ def classes(word: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
         yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
 
 
-DOCUMENTS = ("Comparison", "WorseAnswers", "Result")
-"""Classes whose records are in documents that pydantic reads."""
+DOCUMENTS = {
+    "Comparison": "ft_pipeline.decide.comparison",
+    "WorseAnswers": "ft_pipeline.evaluation.error_analysis.worse_answers",
+    "Result": "ft_pipeline.ratings.results",
+}
+"""Classes whose records are in documents that pydantic reads, with their modules."""
 
 
 @cache
 def json_records() -> list[type[Any]]:
     """Return every dataclass of the package that a document has, found in the types of its fields."""
-    named = {
-        node.name: getattr(importlib.import_module(module), node.name)
-        for module, node in classes()
-        if node.name in DOCUMENTS and module.startswith(("ft_pipeline.decide", "ft_pipeline.eval", "ft_pipeline.rat"))
-    }
-    waiting, found = [*named.values()], set()
+    waiting, found = [getattr(importlib.import_module(module), name) for name, module in DOCUMENTS.items()], set()
     while waiting:
         kind = waiting.pop()
         waiting += typing.get_args(kind)

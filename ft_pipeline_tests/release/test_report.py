@@ -126,8 +126,8 @@ def test_the_report_shows_the_slices(shop: Trained, page: Page) -> None:
 
 def test_the_report_shows_the_cost_of_training(page: Page) -> None:
     assert "lora/merged reads " in page.text
-    assert "its training took 90 s. By time it is " in page.text
-    assert page.cells.count("90 s") == 2  # the adapter's row, and the merged model's
+    assert "its training took 1 min 30 s. By time it is " in page.text
+    assert page.cells.count("1 min 30 s") == 2  # the adapter's row, and the merged model's
 
 
 def test_the_report_shows_the_cost_of_4_bit_quantization(page: Page) -> None:

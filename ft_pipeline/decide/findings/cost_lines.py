@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.result_records import TrainingCost
+from ft_pipeline.pace import format_duration
 
 
 @dataclass(frozen=True)

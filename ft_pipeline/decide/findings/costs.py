@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings, TrainingCost
+from ft_pipeline.pace import format_duration
 
 
 def with_costs(row: Row, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:

@@ -36,10 +36,3 @@ def _training_artifacts(store: ArtifactStore, scores: Artifact) -> list[Artifact
             artifacts[reference] = store.require(*reference)
             to_follow.append(artifacts[reference])
     return [artifact for artifact in artifacts.values() if artifact.kind in _TIMED_KINDS]
-
-
-def format_duration(seconds: float) -> str:
-    """Return the duration as text, in seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

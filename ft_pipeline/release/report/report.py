@@ -23,7 +23,6 @@ from ft_pipeline.decide.plots import (
 )
 from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.decide.slice_table import slices_of
-from ft_pipeline.evaluation.comparison.costs import format_duration
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
 from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
@@ -31,6 +30,7 @@ from ft_pipeline.evaluation.comparison.score import Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.pace import format_duration
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.report.answers import (
     MAX_ITEMS,
