@@ -184,6 +184,8 @@ class Summary:
         if best is None or bar is None:
             return _open("no tuned model was compared. Train one", "", bar.name if bar else None)
         is_sound, leads = comparison.sound(best), comparison.leads(best, bar)
+        if bar.rights.without_model:  # of two that are equal, the cheaper one
+            leads = comparison.deciding(best, bar).is_ahead
         for row in [best] if is_sound and leads else self._examined:
             own = comparison.best_bar(row)
             if comparison.sound(row) and own and comparison.deciding(row, own).because == "no_evidence":
@@ -247,7 +249,8 @@ class Summary:
             kind, sentence = without_model.instead(self.comparison, bar, self._best_examined, why)
             used = self._best_examined if kind == "undecided" else None if kind == "none" else bar
             return Verdict(kind, sentence, self._basis(bar, opinion), used.name if used else None)
-        how = "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
+        as_it_is, choosing = "use the base model as it is", f"let the base model choose a label, as {bar.name} does"
+        how = {"base": as_it_is, "calibrated": choosing}.get(bar.kind, f"prompt it as {bar.name}")
         return Verdict("prompt", f"Do not fine-tune; {how}: {why}.", self._basis(bar, opinion), bar.name)
 
     def _fault(self, row: Row) -> str:
