@@ -15,6 +15,7 @@ KIND_COLORS = {
     "teacher": "#E69F00",
     "contender": "#56B4E9",
     "gguf": "#4477AA",
+    "calibrated": ORANGE,
     "constant": YELLOW,
     "search": YELLOW,
     "classifier": YELLOW,

@@ -219,6 +219,8 @@ class Desk:
 
 def phrase(row: Row | None) -> str:
     """Return the phrase for a baseline in a sentence."""
+    if row is not None and row.kind == "calibrated":
+        return f"the base model's choice among labels ({row.name})"
     if row is not None and row.rights.without_model:
         return f"{WITHOUT_MODEL[row.kind]} ({row.name})"
     return "the base model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"

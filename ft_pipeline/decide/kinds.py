@@ -25,6 +25,7 @@ KINDS: Mapping[ModelKind, Kind] = {
     "merged": Kind(is_candidate=True, is_tuned=True, has_base=True),
     "adapter": Kind(is_candidate=True, is_tuned=True, has_base=True),
     "prompt": Kind(is_bar=True, is_candidate=True),
+    "calibrated": Kind(is_bar=True),
     "base": Kind(is_bar=True),
     "classifier": Kind(is_bar=True, is_candidate=True, without_model=True),
     "search": Kind(is_bar=True, without_model=True),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.defs.opinion_inputs import people_said
-from ft_pipeline.defs.rival_specs import WORD_MODEL, rival_artifacts, rival_spec
+from ft_pipeline.defs.rival_specs import WORD_MODEL, calibrated_artifacts, rival_artifacts, rival_spec
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -49,10 +49,14 @@ def compared_scores(context: SpecContext) -> ComparedScores:
     newest = _newest(scored)
     contenders, not_asked = contender_artifacts(context, newest)
     rivals = rival_artifacts(context, newest)
-    others = contenders | rivals.inputs | _gguf_scores(context, scored)
+    left_out = list(rivals.left_out)
+    calibrated = calibrated_artifacts(context, scored, left_out)
+    others = contenders | rivals.inputs | calibrated | _gguf_scores(context, scored)
     inputs = references(scored | _teacher_scores(context, scored) | others)
     settings = context.project.settings
-    with_base = scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
+    with_base = (
+        scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")} | calibrated
+    )
     bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
     config: dict[str, Any] = {
         "fingerprint": _newest_evaluation(scored),
@@ -71,7 +75,7 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contaminated"] = contaminated
     if about := _about_contenders(settings):
         config["contenders"] = about
-    if told := [*not_asked, *rivals.left_out]:
+    if told := [*not_asked, *left_out]:
         config["not_asked"] = told
     if not settings.evaluation.rivals:
         config["without_rivals"] = True

@@ -15,6 +15,7 @@ ModelKind = Literal[
     "constant",
     "search",
     "classifier",
+    "calibrated",
 ]
 BASELINES: tuple[ModelKind, ...] = ("base", "prompt")
 """The base model without a prompt, and under a prompt variant."""

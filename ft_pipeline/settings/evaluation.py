@@ -29,8 +29,8 @@ RESERVED_METRIC_NAMES = frozenset(
 """Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
 
 
-RivalName = Literal["majority", "nearest_answer", "word_model"]
-"""A row without a language model."""
+RivalName = Literal["majority", "nearest_answer", "word_model", "calibrated"]
+"""A row that is compared without being asked for."""
 
 
 class AnswerFormat(Section):
@@ -93,8 +93,8 @@ class EvaluationSettings(Section):
     contenders: list[ContenderSettings] = Field(default_factory=list)
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
     rivals: list[RivalName] = later(default_factory=lambda: list(get_args(RivalName)))
-    """Answers without a language model, which are compared in every project: the most frequent answer, that of the most
-    similar training question, and a classifier on words. Empty: none, and the verdict says so."""
+    """What is compared in every project: the most frequent answer, that of the most similar training question, a
+    classifier on words, and the base model's choice among labels. Empty: none, and the verdict says so."""
     judge: JudgeSettings | None = None
     """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
     tasks: list[str | TaskSettings] = Field(default_factory=list)

@@ -140,9 +140,9 @@ class Shop:
             chance = np.random.default_rng(5).random(self.count) + 0.1 * noise(seed, "exact", count=self.count)
             values["exact"] = (chance < right).astype(float).tolist()
         likelihoods = {"losses": (PER_TOKEN * nats).tolist(), "nats": nats.tolist() if self.has_bytes else None}
-        if kind in ("teacher", "contender", *WITHOUT_MODEL):
+        if kind in ("teacher", "contender", "calibrated", *WITHOUT_MODEL):
             likelihoods = {}
-        general = {} if kind in ("prompt", "teacher", "contender", *WITHOUT_MODEL) else {"correct": CORRECT}
+        general = {} if kind == "prompt" or not likelihoods else {"correct": CORRECT}
         return {"kind": kind, "chrf": chrf.tolist(), **general, **likelihoods, **values}
 
     def prompts(self, plain: float | None = 0.0, owner: str = "a", of_plain: Any = None, **variants: Any) -> None:
@@ -200,6 +200,10 @@ class Shop:
         """Score rows without a language model: name → the arguments of `row`."""
         found = {name: self.row(RIVAL_KINDS[name], 0.0, name, **about) for name, about in rows.items()}
         self.inputs["rivals/rival_scores"] = found
+
+    def choose_labels(self, **about: Any) -> None:
+        """Score the base model's choice among labels."""
+        self.inputs["a/calibrated_scores"] = {"calibrated": self.row("calibrated", 0.0, "calibrated", **about)}
 
     def slice_by(self, **rules: Any) -> None:
         """Give the test conversations, of which the first 25 ask for a refund."""
@@ -336,7 +340,7 @@ class Shop:
         document = json.loads((path / "scores.json").read_text(encoding="utf-8"))
         for entry in document["rows"]:
             entry |= rows[entry["name"]].get("document", {})
-            if entry["kind"] in ("teacher", "contender", *WITHOUT_MODEL):
+            if entry["kind"] in ("teacher", "contender", "calibrated", *WITHOUT_MODEL):
                 entry["general"] = None
         (path / "scores.json").write_text(json.dumps(document), encoding="utf-8")
 

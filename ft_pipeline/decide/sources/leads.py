@@ -104,6 +104,8 @@ def _why_missing(model: ScoredModel, metric: str) -> str | None:
         return None
     if model.kind in ("teacher", "contender"):
         return "its server gives no likelihoods"
+    if model.kind == "calibrated":
+        return "it chooses among labels"
     if KINDS[model.kind].without_model:
         return "it has no language model"
     return "its template ends a turn without a control token" if metric == "stop_nats" else None

@@ -56,12 +56,13 @@ def read_scored_models(
     first: inputs that come before the others. Baselines of the first base model have names without `@experiment`.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores`,
-    `<experiment>/gguf_scores`, `<contender>/contender_scores`, `rivals/rival_scores` and `champion/<asset>`. A
-    folder that several experiments share (one base model, scored once) is read once. Names without `/` are no scores.
+    `<experiment>/gguf_scores`, `<experiment>/calibrated_scores`, `<contender>/contender_scores`, `rivals/rival_scores`
+    and `champion/<asset>`. A folder that several experiments share (one base model, scored once) is read once. Names
+    without `/` are no scores.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     models: list[ScoredModel] = []
-    folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
+    folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": [], "calibrated_scores": []}
     scores = {key: folder for key, folder in inputs.items() if "/" in key}
     for key, folder in sorted(scores.items(), key=lambda entry: (entry[0] not in first, entry[0])):
         owner, asset = key.split("/", 1)

@@ -1,4 +1,4 @@
-"""The worker for `contender_scores`, `teacher_scores` and `rival_scores`: score the answers of rivals."""
+"""The worker for the scores of rivals: `contender_scores`, `teacher_scores`, `rival_scores`, `calibrated_scores`."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -6,9 +6,9 @@ from typing import Any
 
 from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
-from ft_pipeline.evaluation.rivals import RIVALS, rivals_of
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
+from ft_pipeline.evaluation.rivals.registry import RIVALS, rivals_of
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
 from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores

@@ -43,6 +43,7 @@ WORKERS = {
     "contender_scores": "ft_pipeline.evaluation.rivals.score:run",
     "word_model": "ft_pipeline.evaluation.rivals.learn:run",
     "rival_scores": "ft_pipeline.evaluation.rivals.score:run",
+    "calibrated_scores": "ft_pipeline.evaluation.rivals.score:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
     "judgements": "ft_pipeline.decide.judged_pairs:run",
 }

@@ -72,6 +72,7 @@ KIND_TEXTS = {
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
     "contender": "another model, whose answers were compared",
+    "calibrated": "the base model without training, which chooses among the labels",
     "constant": "without a language model: always the same answer",
     "search": "without a language model: the answer of the most similar training question",
     "classifier": "without a language model: words and characters of the question choose among the training answers",

@@ -18,6 +18,13 @@ def a_classifier_is_about_as_good(shop: Shop) -> None:
     shop.train("style", 0.4, right=0.96)
 
 
+def a_classifier_is_as_good(shop: Shop) -> None:
+    """Both are always right."""
+    shop.prompts(few_shot={"gain": 0.1, "right": 0.22}, of_plain={"right": 0.1})
+    shop.rivals(majority={"right": 0.25}, word_model={"right": 2.0})
+    shop.train("style", 0.4, right=2.0)
+
+
 def the_classifier_is_the_champion(shop: Shop) -> None:
     """It stays, as the tuned model does not beat it."""
     a_classifier_is_enough(shop)
@@ -35,6 +42,14 @@ def the_nearest_answer_is_as_good(shop: Shop) -> None:
     """The training answers repeat: looking them up is right more often than the tuned model."""
     shop.prompts(few_shot={"gain": 0.1, "right": 0.3}, of_plain={"right": 0.2})
     shop.rivals(majority={"right": 0.1}, nearest_answer={"right": 0.9})
+    shop.train("style", 0.4, right=0.8)
+
+
+def the_base_model_chooses_a_label(shop: Shop) -> None:
+    """Its calibrated choice among the labels is right more often than the tuned model."""
+    shop.prompts(few_shot={"gain": 0.1, "right": 0.3}, of_plain={"right": 0.2})
+    shop.rivals(majority={"right": 0.2})
+    shop.choose_labels(right=0.9)
     shop.train("style", 0.4, right=0.8)
 
 
