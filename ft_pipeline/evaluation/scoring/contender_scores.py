@@ -8,13 +8,12 @@ from typing import Any
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
+from ft_pipeline.evaluation.items import Item, make_items, read_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.answered import Answer, answered_row, answered_samples, requested_answers
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.records import write_scores
-from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.tool_calls import Call, calls_of_reply
@@ -35,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
     """
     contender = contender_of(job)
     settings = job.config["evaluation"]
-    all_rows = read_conversations(job)
+    all_rows = read_rows(job.inputs["conversations"])
     rows = select_test_rows(all_rows, settings["max_test_rows"])
     items = make_items(rows)
     metrics = AnswerMetrics.of(job.config, items)
