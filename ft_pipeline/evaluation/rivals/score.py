@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
+from ft_pipeline.evaluation.items import Item, make_items, read_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
@@ -12,7 +12,6 @@ from ft_pipeline.evaluation.rivals.registry import RIVALS, rivals_of
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
 from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores
-from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target
 from ft_pipeline.models.endpoint.rate_limits import cost
@@ -29,7 +28,7 @@ def run(job: Job) -> dict[str, Any]:
     a rival cannot answer.
     """
     settings = job.config["evaluation"]
-    all_rows = read_conversations(job)
+    all_rows = read_rows(job.inputs["conversations"])
     rows = select_test_rows(all_rows, settings["max_test_rows"])
     items = make_items(rows)
     metrics = AnswerMetrics.of(job.config, items)
