@@ -149,7 +149,7 @@ def test_rows_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
     rows = [
         {"instruction": f"Tell me: {PHRASE.upper()}, please?", "output": "Because of energy."},
         {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
-        {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
+        {"instruction": " ".join(PHRASE.split()[:6]), "output": "Six words are not enough."},
     ]
     _, _, set_aside = build_chat_tables(
         tmp_path, {"a.jsonl": rows}, suite=SuiteTexts([f"Question: {PHRASE}?", "short"]), settings=settings
