@@ -48,7 +48,7 @@ class SuiteTexts:
     """The answer to each question; empty if it is unknown."""
     texts: Sequence[str] = ()
     templates: bool = True
-    """Whether texts with other numbers and names count as held out, too (DataSettings.group_templates)."""
+    """Whether texts with other numbers count as held out, too (DataSettings.group_templates)."""
 
     @classmethod
     def of(cls, questions: Iterable[Sequence[str]], more: Iterable[str], texts: Iterable[str]) -> "SuiteTexts":

@@ -136,8 +136,9 @@ def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):
 
 
 def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
-    words = " ".join(f"word{n}" for n in range(80))
-    rows = [{"instruction": f"Ask in way {n}", "output": words} for n in range(40)]
+    words = [f"word{n}" for n in range(160)]
+    asked = [" ".join([*words[: 4 * n], f"other{n}", *words[4 * n + 1 :]]) for n in range(40)]
+    rows = [{"instruction": text, "output": "One answer."} for text in asked]
     allow = {"a.jsonl": {"allow": ["near_duplicate", "duplicate"]}}
     report, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, sidecars=allow)
     assert report.set_aside["train_test_overlap"] + len(written) == 40
