@@ -19,6 +19,7 @@ from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, buffers, to
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
+from ft_pipeline.tables.leak_copies import MAX_COPIES
 from ft_pipeline.tables.leak_findings import PAIR, WHOLE, Found
 from ft_pipeline.tables.leaks import ANSWER, QUESTION, HeldOutTurns, LeakIndex
 from ft_pipeline.tables.text_rules import without_markup
@@ -167,18 +168,18 @@ def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
 
 
 class Findings:
-    """Collects what is found in rows, and what of it is common: it shows nothing."""
+    """Collects what is found in rows, and what of it is common. Windows that too many rows have are dropped."""
 
     def __init__(self, index: LeakIndex, groups: np.ndarray, is_counted: np.ndarray) -> None:
         """groups: the group of each row's prompt. is_counted: bool per row, whether it makes common what it has."""
         self._index, self._groups, self._is_counted = index, groups, is_counted
         self._found = [Found.windows(*(np.empty(0, np.int32) for _ in range(3)))]
         self._windows = 0
-        self._is_common = np.zeros(len(index.windows), dtype=bool)
+        self._is_common, self._is_dropped = (np.zeros(len(index.windows), dtype=bool) for _ in range(2))
 
     def add(self, found: Found) -> None:
         """Add what was found in some rows. Documents are rows."""
-        found = found.select_windows(~self._is_common[found.window])
+        found = found.select_windows(~self._is_dropped[found.window])
         self._found.append(found)
         self._windows += len(found.window)
         if self._windows > MAX_WINDOWS:
@@ -196,7 +197,10 @@ class Findings:
         counted = self._is_counted[found.window_document]
         windows, groups = found.window[counted], self._groups[found.window_document[counted]]
         self._is_common[common_sequences(windows, groups)] = True
-        found = found.select_windows(~self._is_common[found.window])
+        numbers, counts = np.unique(windows, return_counts=True)
+        self._is_dropped[numbers[counts > MAX_COPIES]] = True
+        self._is_dropped &= self._is_common
+        found = found.select_windows(~self._is_dropped[found.window])
         self._found = [found]
         return found
 

@@ -13,6 +13,7 @@ from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix
 from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
 from ft_pipeline.tables.dedup.windows import Postings, WindowIndex, cover, windows_of
+from ft_pipeline.tables.leak_copies import ANSWERED, ASKED, OTHER, WHOLE_CONVERSATION, SearchedTurns, near_copies
 from ft_pipeline.tables.leak_findings import ALWAYS, PAIR, WHOLE, Columns, Found
 from ft_pipeline.tables.leak_needles import Needles, gather, make_needles, ranges_of
 
@@ -83,8 +84,7 @@ class HeldOutTurns:
         are in the index, to save memory."""
         self.with_templates, self.step = with_templates, step
         self.windows: list[Postings] = []
-        self.owners: list[np.ndarray] = []
-        """int32 per turn that is searched by windows."""
+        self.searched: list[SearchedTurns] = []
         self.words_per_unit: list[np.ndarray] = []
         """float32: the number of words of each of these turns that count as one; 2 in scripts without spaces."""
         self.needles: list[Columns] = []
@@ -95,19 +95,20 @@ class HeldOutTurns:
     @property
     def count(self) -> int:
         """The number of turns that are searched by windows."""
-        return sum(map(len, self.owners))
+        return sum(len(part.owner) for part in self.searched)
 
     def extend(self, turns: "HeldOutTurns") -> None:
         """Add the turns of another collection."""
         self.windows += [replace(part, turn=part.turn + np.int32(self.count)) for part in turns.windows]
-        for name in ("owners", "words_per_unit", "needles", "short", "pairs", "turns"):
+        for name in ("searched", "words_per_unit", "needles", "short", "pairs", "turns"):
             getattr(self, name).extend(getattr(turns, name))
 
     def drop_windows(self, common: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
         """Remove windows. common: returns those to remove, from the windows and the owner of each."""
         if self.windows:
             windows = Postings.join(self.windows)
-            dropped = common(windows.hashes, np.concatenate(self.owners)[windows.turn])
+            owners = np.concatenate([part.owner for part in self.searched])
+            dropped = common(windows.hashes, owners[windows.turn])
             self.windows = [windows.select(~np.isin(windows.hashes, dropped))]
 
     def add(self, tokens: Tokens, owners: np.ndarray, roles: np.ndarray, single: np.ndarray) -> None:
@@ -115,7 +116,8 @@ class HeldOutTurns:
         the same owner follows, it is the answer to the question."""
         words = without_signs(tokens)
         sizes = sizes_of(words)
-        self._add_windows(words, np.where(roles == QUESTION, LEAST_WORDS, MIN_ANSWER_WORDS), owners)
+        searched_as = np.where(roles == ANSWER, ANSWERED, np.where(single, ASKED, OTHER))
+        self._add_windows(words, np.where(roles == QUESTION, LEAST_WORDS, MIN_ANSWER_WORDS), owners, searched_as)
         self._add_conversations(words, owners, roles)
         questions = np.flatnonzero((roles == QUESTION) & single)
         keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
@@ -128,8 +130,8 @@ class HeldOutTurns:
             self.needles.append(make_needles(whole))
         self._add_pairs(words, owners, roles, single)
 
-    def _add_windows(self, words: Tokens, least: np.ndarray, owners: np.ndarray) -> None:
-        """Add the windows of the texts that have at least so many words."""
+    def _add_windows(self, words: Tokens, least: np.ndarray, owners: np.ndarray, roles: np.ndarray) -> None:
+        """Add the windows of the texts that have at least so many words. roles: of SearchedTurns."""
         sizes = sizes_of(words)
         texts = np.flatnonzero(sizes >= least)
         if not texts.size:
@@ -141,7 +143,8 @@ class HeldOutTurns:
         kept = (places <= MAX_PLACES) & (places % self.step == 0)
         places, turns = places[kept].astype(np.uint16), (turns[kept] + self.count).astype(np.int32)
         self.windows.append(Postings(hashes[kept], turns, places))
-        self.owners.append(owners[texts].astype(np.int32))
+        lengths = np.minimum(words.counts, MAX_PLACES).astype(np.int32)
+        self.searched.append(SearchedTurns(owners[texts].astype(np.int32), roles[texts].astype(np.uint8), lengths))
         self.words_per_unit.append((words.counts / sizes).astype(np.float32))
 
     def _add_conversations(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
@@ -151,7 +154,8 @@ class HeldOutTurns:
         several = np.flatnonzero(questions > 1)
         if several.size:
             whole = Tokens(words.hashes, words.kinds, np.add.reduceat(words.counts, starts)).take(several)
-            self._add_windows(whole, np.full(len(several), MIN_ANSWER_WORDS), owners[starts[several]])
+            least, roles = (np.full(len(several), value) for value in (MIN_ANSWER_WORDS, WHOLE_CONVERSATION))
+            self._add_windows(whole, least, owners[starts[several]], roles)
 
     def _add_pairs(self, words: Tokens, owners: np.ndarray, roles: np.ndarray, single: np.ndarray) -> None:
         """Add questions, each with the first words of its answer, which is the next turn of the same owner.
@@ -183,7 +187,7 @@ class LeakIndex:
 
     def __init__(self, turns: HeldOutTurns) -> None:
         self._with_templates = turns.with_templates
-        self._owners = np.concatenate([np.empty(0, np.int32), *turns.owners])
+        self._turns_searched = SearchedTurns.join(turns.searched)
         self._words_per_unit = np.concatenate([np.empty(0, np.float32), *turns.words_per_unit])
         self.windows = WindowIndex(Postings.join(turns.windows))
         self._needles = Needles(turns.needles)
@@ -270,13 +274,20 @@ class LeakIndex:
         kinds = np.where(known["is_long"][pairs], ALWAYS, PAIR)
         return Found.questions(texts[is_found], hashes, known["owner"][pairs], asked, kinds)
 
-    def lowest_owners(self, found: Found, count: int) -> np.ndarray:
-        """Return int64 per document: the lowest owner of what it shows, -1 if it shows nothing."""
+    def lowest_owners(self, found: Found, count: int, *, with_copies: bool = False) -> np.ndarray:
+        """Return int64 per document: the lowest owner of what it shows, -1 if it shows nothing.
+
+        with_copies: also of near copies, if `found` has the windows that up to MAX_COPIES training rows have.
+        """
         lowest = np.full(count, np.iinfo(np.int64).max)
         leaks = (found.kind == ALWAYS) | ~np.isin(found.hash, self._common)
         np.minimum.at(lowest, found.document[leaks], found.owner[leaks])
         for documents, turns in self._covered_turns(found):
-            np.minimum.at(lowest, documents, self._owners[turns])
+            np.minimum.at(lowest, documents, self._turns_searched.owner[turns])
+        if with_copies and self._common_windows.any():
+            documents = found.window_document.astype(np.int64)
+            copies = near_copies(self.windows, self._turns_searched, self._common_windows, documents, found.window)
+            np.minimum.at(lowest, *copies)
         return np.where(lowest == np.iinfo(np.int64).max, -1, lowest)
 
     def _covered_turns(self, found: Found) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -288,7 +299,7 @@ class LeakIndex:
         windows, places = found.window[order], found.place[order].astype(np.int64)
         documents = found.window_document[order].astype(np.int64)
         hit_turns = np.unique(self.windows.turn[self.windows.turns_of(np.unique(windows))[1]])
-        own = self.windows.own_words(hit_turns, common, len(self._owners))
+        own = self.windows.own_words(hit_turns, common, len(self._words_per_unit))
         least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
         least = np.maximum(least, -(-own // 2))
         results, begin = [], 0

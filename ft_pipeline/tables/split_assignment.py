@@ -181,7 +181,7 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     found, assignment.common = findings.result()
     index.mark_common(assignment.common)
     # The lowest number of those that a row shows has the lowest rank.
-    lowest = index.lowest_owners(found, len(rows))
+    lowest = index.lowest_owners(found, len(rows), with_copies=True)
     for position in np.flatnonzero(lowest >= 0).tolist():
         if held_out.is_hidden_from(ranks[position], lowest[position]):
             name, origin = held_out.name(lowest[position], assignment.split)

@@ -80,6 +80,26 @@ def test_a_short_question_behind_a_few_words_is_found(tmp_path, language):
     assert kept_of(tmp_path, asked, [first + text for first, text in zip(before, asked, strict=True)]) == 0
 
 
+@pytest.mark.parametrize("language", leaks.LANGUAGES)
+def test_no_test_row_has_one_of_ten_variants_in_train(tmp_path, language):
+    """Of each row ten variants, each with a twentieth of its words changed: nearly all of their words are common."""
+    writer, asked = questions(language, 30, 30, 90)
+    draw = random.Random(5)
+    rows = [
+        {
+            "instruction": writer.changed(text, 0.05, draw),
+            "output": writer.changed(text[::-1], 0.05, draw),
+            "tags": [str(at)],
+        }
+        for at, text in enumerate(asked)
+        for _ in range(10)
+    ]
+    _, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows})
+    tests, train = ({row["tags"][0] for row in written if row["split"] == split} for split in ("test", "train"))
+    assert tests.isdisjoint(train)
+    assert len(train) > 10 and len(written) > 0.9 * len(rows), "variants stay together; few are set aside"
+
+
 @pytest.mark.parametrize("length", [30, 100, 400])
 def test_questions_under_an_instruction_that_many_rows_share_are_apart(tmp_path, length):
     writer, asked = questions("english", 60, 8, 16)

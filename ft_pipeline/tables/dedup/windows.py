@@ -92,18 +92,45 @@ class Covered:
     """int64: the number of words of the turn in its windows, each counted once."""
 
 
-def cover(key: np.ndarray, turn: np.ndarray, place: np.ndarray) -> Covered:
-    """Return how many words of each turn the windows cover that have one key. All: one entry per window."""
+def cover(key: np.ndarray, turn: np.ndarray, place: np.ndarray, size: int = WORDS) -> Covered:
+    """Return how many words of each turn the windows cover that have one key. All: one entry per window.
+
+    size: the number of words of a window.
+    """
+    key, turn, place, begins = _in_order(key, turn, place)
+    # A window adds the words that do not overlap with the window before it.
+    new = np.full(len(key), size)
+    new[1:] = np.where(begins[1:], size, np.minimum(place[1:] - place[:-1], size))
+    starts = np.flatnonzero(begins)
+    words = np.add.reduceat(new, starts) if len(starts) else new
+    return Covered(key[starts], turn[starts], words)
+
+
+def gaps_of(
+    key: np.ndarray, turn: np.ndarray, place: np.ndarray, lengths: np.ndarray, size: int = WORDS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (number of gaps, words in the longest one) of each pair of `cover`: words of the turn that are in none of
+    the windows. lengths: the number of words of each turn."""
+    key, turn, place, begins = _in_order(key, turn, place)
+    before = place.copy()
+    before[1:] = np.where(begins[1:], place[1:], place[1:] - place[:-1] - size)
+    starts = np.flatnonzero(begins)
+    if not len(starts):
+        return starts, starts
+    after = lengths[turn[starts]] - place[np.append(starts[1:], len(place)) - 1] - size
+    gaps = np.add.reduceat((before > 0).astype(np.int64), starts) + (after > 0)
+    return gaps, np.maximum(np.maximum.reduceat(before, starts), after)
+
+
+def _in_order(
+    key: np.ndarray, turn: np.ndarray, place: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the columns in order, as int64, and whether each entry is the first of its key and turn."""
     order = np.lexsort((place, turn, key))
     key, turn, place = key[order], turn[order].astype(np.int64), place[order].astype(np.int64)
     begins = np.ones(len(key), dtype=bool)
     begins[1:] = (key[1:] != key[:-1]) | (turn[1:] != turn[:-1])
-    # A window adds the words that do not overlap with the window before it.
-    new = np.full(len(key), WORDS)
-    new[1:] = np.where(begins[1:], WORDS, np.minimum(place[1:] - place[:-1], WORDS))
-    starts = np.flatnonzero(begins)
-    words = np.add.reduceat(new, starts) if len(starts) else new
-    return Covered(key[starts], turn[starts], words)
+    return key, turn, place, begins
 
 
 class WindowIndex:
