@@ -189,7 +189,9 @@ class LeakIndex:
         self._with_templates = turns.with_templates
         self._turns_searched = SearchedTurns.join(turns.searched)
         self._words_per_unit = np.concatenate([np.empty(0, np.float32), *turns.words_per_unit])
-        self.windows = WindowIndex(Postings.join(turns.windows))
+        windows = Postings.join(turns.windows)
+        turns.windows.clear()  # to save memory
+        self.windows = WindowIndex(windows)
         self._needles = Needles(turns.needles)
         self._short = gather(turns.short, _SHORT_TYPES, "hash", "hash")
         self._pairs = gather(turns.pairs, _PAIR_TYPES, "question", "question", "length", "hash")
