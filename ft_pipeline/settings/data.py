@@ -50,8 +50,7 @@ class DataSettings(Section):
     """With golden test files (`split: test` in a sidecar), `only` their rows are test rows (`test_share` is not
     used), or they are `added` to the test share."""
     group_templates: bool = later(True)
-    """Keep rows of one template in one split: prompts that differ only in an order number, or long ones that differ in
-    names."""
+    """Keep rows of one template in one split: prompts that differ only in an order number."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
     mask: MaskSettings | None = None

@@ -90,7 +90,7 @@ def build_table(
     accounts = [file.account for file in results]
     files_check = _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
-    warnings += duplicate_warnings(readable)
+    warnings += duplicate_warnings(row_format, flags)
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
     languages = identify_languages(out / "rows.parquet", data_format)

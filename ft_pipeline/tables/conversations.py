@@ -28,6 +28,7 @@ from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
+from ft_pipeline.tables.near_groups import near_groups
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.semantic import SemanticSearch
@@ -90,10 +91,19 @@ def build_conversations(
     out.mkdir(parents=True, exist_ok=True)
     suite = replace(suite, templates=settings.group_templates)
     rows = load_conversation_rows(folders, settings)
+    groups = near_groups(rows)
+    rows.keys.group = groups.group
     assignment = assign_splits(rows, settings, suite, semantic)
     written = _write(rows, assignment, out)
     suite.write(out)
     report = _report(rows, assignment, settings, written)
+    report.warnings += [
+        RowWarning(
+            "large_group",
+            f"{count:,} of {len(rows):,} rows are near {origin} as a whole; so many are not kept in one split",
+        )
+        for origin, count in groups.large
+    ]
     report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
     return report
 

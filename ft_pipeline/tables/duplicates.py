@@ -30,6 +30,8 @@ WORDS = {
     "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
 """The message of each code. `origin` is the row that the other one duplicates or contradicts."""
+SHOWN_CHARS = 80
+"""Length to which a text is shortened that many rows repeat."""
 MANY_DUPLICATES = 0.05
 """Share of the rows of a file from which its duplicates are worth a warning."""
 
@@ -178,19 +180,41 @@ def fill_accounts(flags: DuplicateFlags) -> None:
         account.accepted = int((codes == 0).sum())
 
 
-def duplicate_warnings(files: Sequence[FileResult]) -> Iterator[RowWarning]:
+def duplicate_warnings(row_format: Format, flags: DuplicateFlags) -> Iterator[RowWarning]:
     """Yield a warning per file of which many rows are set aside as duplicates. Read after fill_accounts."""
-    for file in files:
+    for index, file in enumerate(flags.files):
         of_code = {code: file.account.reasons.get(code, []) for code in ("duplicate", "near_duplicate")}
         rows, read = sorted(chain(*of_code.values())), file.account.read
         if len(rows) > MANY_DUPLICATES * read:
             near = len(of_code["near_duplicate"])
             message = (
-                f"{len(rows):,} of {read:,} rows are set aside as duplicates, {near:,} of them near ones; look at "
+                f"{len(rows):,} of {read:,} rows are set aside as duplicates, {near:,} of them near ones"
+                f"{_most_copied(row_format, flags, index)}; look at "
                 f"some, and put `allow: [{'near_duplicate' if near else 'duplicate'}]` "
                 "into the file's sidecar if they should stay"
             )
             yield RowWarning("many_duplicates", message, rows, file.source.name)
+
+
+def _most_copied(row_format: Format, flags: DuplicateFlags, index: int) -> str:
+    """Return the text that most duplicates of a file share, as words of a warning; empty if no two share one."""
+    codes, originals = flags.of_file(index)
+    is_copy = np.isin(codes, [CODES.index("duplicate"), CODES.index("near_duplicate")])
+    positions, counts = np.unique(originals[is_copy], return_counts=True)
+    if not len(counts) or counts.max() < 2:
+        return ""
+    position = int(positions[counts.argmax()])
+    owner = int(np.searchsorted(flags.starts, position, side="right")) - 1
+    done = flags.starts[owner]
+    for batch in flags.files[owner].stored.row_batches():
+        if position < done + batch.num_rows:
+            row = batch.take(pa.array([position - done]))
+            views = row_format.comparison_texts({name: row[name] for name in row_format.column_names})
+            text = " ".join(f"{views.prompts[0].as_py()} {views.answers[0].as_py()}".replace("\x1f", " ").split())
+            shown = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+            return f' ({int(counts.max()):,} of them repeat {flags.origin(position)}: "{shown}")'
+        done += batch.num_rows
+    return ""
 
 
 def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:

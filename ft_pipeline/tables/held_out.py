@@ -1,8 +1,8 @@
 """What is held out: validation and test rows, and the texts of the evaluation suites. Nothing near it is trained on."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from ft_pipeline.tables.dedup.hashes import mix
 from ft_pipeline.tables.dedup.keys import compared_parts, keys_of_messages
 from ft_pipeline.tables.dedup.matching import first_index, match_against
-from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, tokenize
+from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, buffers, tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
-from ft_pipeline.tables.leak_findings import PAIR, PART, WHOLE, Found
+from ft_pipeline.tables.leak_copies import MAX_COPIES
+from ft_pipeline.tables.leak_findings import PAIR, WHOLE, Found
 from ft_pipeline.tables.leaks import ANSWER, QUESTION, HeldOutTurns, LeakIndex
-from ft_pipeline.tables.text_rules import without_escapes
+from ft_pipeline.tables.text_rules import without_markup
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"
 """In a conversations artifact: the hashes of sequences of words that show nothing, and the texts of the suites."""
@@ -30,6 +31,10 @@ MIN_COMMON_PROMPTS = 3
 common: a stock sentence, a label, "Can you give me an example?". It shows nothing of a held-out row that has it."""
 MIN_COMMON_PAIRS = 10
 """The same number for a question together with its answer: "Thank you very much!" and "You are welcome."."""
+MAX_WINDOWS = 8_000_000
+"""Number of windows that are found before those that are common are dropped: this bounds the memory."""
+_INSIDE = 1 << 28
+"""Is added to the places in texts inside a row, so that they are not those of its turns."""
 MIN_ANSWERS = 3
 """Number of different answers from which the last words of many questions are no question, but the end of instructions
 that an application sends with every request: "Answer with the class alone."."""
@@ -44,7 +49,7 @@ class SuiteTexts:
     """The answer to each question; empty if it is unknown."""
     texts: Sequence[str] = ()
     templates: bool = True
-    """Whether texts with other numbers and names count as held out, too (DataSettings.group_templates)."""
+    """Whether texts with other numbers count as held out, too (DataSettings.group_templates)."""
 
     @classmethod
     def of(cls, questions: Iterable[Sequence[str]], more: Iterable[str], texts: Iterable[str]) -> "SuiteTexts":
@@ -94,17 +99,20 @@ class SuiteTexts:
             single = np.ones(len(entries), dtype=bool)
             turns.add(_tokens(list(texts)), np.array(owners), np.array(roles, np.uint8), single)
         # Instructions that many questions of a suite have in common are the task, not its content.
-        turns.drop(lambda columns: np.isin(columns["hash"], common_sequences(columns["hash"], columns["owner"])))
+        turns.drop_windows(common_sequences)
         return turns
 
 
-def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool) -> HeldOutTurns:
-    """Return the human and model turns of held-out rows, with the reasoning and the arguments of tool calls in them."""
+def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool, step: int = 1) -> HeldOutTurns:
+    """Return the human and model turns of held-out rows, with the reasoning and the arguments of tool calls in them.
+
+    step: see HeldOutTurns.
+    """
     contents, roles, rows = _contents(messages)
     is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
     single = np.bincount(rows[is_user], minlength=len(messages))[rows] == 1
     kept = is_user | is_model
-    turns = HeldOutTurns(with_templates)
+    turns = HeldOutTurns(with_templates, step)
     kinds = np.where(is_user, QUESTION, ANSWER).astype(np.uint8)
     turns.add(_tokens(contents.filter(pa.array(kept))), owners[rows[kept]], kinds[kept], single[kept])
     inner, rows = _inner_texts(messages)
@@ -115,13 +123,15 @@ def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool) 
 
 
 def _tokens(texts: Texts) -> Tokens:
-    """Return the tokens of texts. A text may have been copied into JSON, where "\\nNext" is no word."""
+    """Return the tokens of texts. A text may have been copied into JSON, where "\\nNext" is no word, or into HTML."""
     array = as_array(texts)
-    has_escapes = pc.match_substring(array, "\\")
-    if not has_escapes.true_count:
+    data = buffers(array)[1]
+    signs = [sign for sign in "\\<&" if (data == ord(sign)).any()]
+    if not signs:
         return tokenize(array)
-    plain = [without_escapes(text) for text in array.filter(has_escapes).to_pylist()]
-    return tokenize(pc.replace_with_mask(array, has_escapes, pa.array(plain, pa.large_string())))
+    has_markup = reduce(pc.or_, [pc.match_substring(array, sign) for sign in signs])
+    plain = [without_markup(text) for text in array.filter(has_markup).to_pylist()]
+    return tokenize(pc.replace_with_mask(array, has_markup, pa.array(plain, pa.large_string())))
 
 
 def _contents(messages: pa.Array) -> tuple[pa.Array, pa.Array, np.ndarray]:
@@ -153,19 +163,58 @@ def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
     inner, rows = _inner_texts(messages)
     if not len(inner):
         return found
-    return Found.join([found, index.search(_tokens(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))])
+    found_inside = index.search(_tokens(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))
+    return Found.join([found, replace(found_inside, place=found_inside.place + _INSIDE)])
 
 
-def common_findings(found: Found, group_of_document: np.ndarray) -> np.ndarray:
+class Findings:
+    """Collects what is found in rows, and what of it is common. Windows that too many rows have are dropped."""
+
+    def __init__(self, index: LeakIndex, groups: np.ndarray, is_counted: np.ndarray) -> None:
+        """groups: the group of each row's prompt. is_counted: bool per row, whether it makes common what it has."""
+        self._index, self._groups, self._is_counted = index, groups, is_counted
+        self._found = [Found.windows(*(np.empty(0, np.int32) for _ in range(3)))]
+        self._windows = 0
+        self._is_common, self._is_dropped = (np.zeros(len(index.windows), dtype=bool) for _ in range(2))
+
+    def add(self, found: Found) -> None:
+        """Add what was found in some rows. Documents are rows."""
+        found = found.select_windows(~self._is_dropped[found.window])
+        self._found.append(found)
+        self._windows += len(found.window)
+        if self._windows > MAX_WINDOWS:
+            self._drop_common_windows()
+            self._windows = 0
+
+    def result(self) -> tuple[Found, np.ndarray]:
+        """Return what was found, and the hashes of what is common."""
+        found = self._drop_common_windows()
+        common = _common_questions(found.select(self._is_counted), self._groups)
+        return found, np.concatenate([common, self._index.windows.hashes[self._is_common]])
+
+    def _drop_common_windows(self) -> Found:
+        found = Found.join(self._found)
+        counted = self._is_counted[found.window_document]
+        windows, groups = found.window[counted], self._groups[found.window_document[counted]]
+        self._is_common[common_sequences(windows, groups)] = True
+        numbers, counts = np.unique(windows, return_counts=True)
+        self._is_dropped[numbers[counts > MAX_COPIES]] = True
+        self._is_dropped &= self._is_common
+        found = found.select_windows(~self._is_dropped[found.window])
+        self._found = [found]
+        return found
+
+
+def _common_questions(found: Found, group_of_document: np.ndarray) -> np.ndarray:
     """Return the hashes (Found.hash) of what many prompts have. group_of_document: the group of each one's prompt."""
     groups = group_of_document[found.document]
     is_pair = found.kind == PAIR
-    shared = np.flatnonzero((found.kind == PART) | (found.kind == WHOLE))
+    shared = np.flatnonzero(found.kind == WHOLE)
     return np.concatenate(
         [
             common_sequences(found.hash[shared], groups[shared]),
             common_sequences(found.hash[is_pair], groups[is_pair], MIN_COMMON_PAIRS),
-            _after_instructions(found.hash[is_pair], found.turn[is_pair], groups[is_pair]),
+            _after_instructions(found.hash[is_pair], found.asked[is_pair], groups[is_pair]),
         ]
     )
 
@@ -180,7 +229,8 @@ def _after_instructions(pairs: np.ndarray, asked: np.ndarray, groups: np.ndarray
 
 def common_sequences(sequences: np.ndarray, groups: np.ndarray, least: int = MIN_COMMON_PROMPTS) -> np.ndarray:
     """Return the sequences that at least so many groups have. Both arrays: one entry per finding."""
-    pairs = np.flatnonzero(first_index(mix(sequences) ^ groups.astype(np.uint64)) == np.arange(len(sequences)))
+    keys = mix(sequences.astype(np.uint64)) ^ groups.astype(np.uint64)
+    pairs = np.flatnonzero(first_index(keys) == np.arange(len(sequences)))
     distinct, counts = np.unique(sequences[pairs], return_counts=True)
     return distinct[counts >= least]
 
@@ -193,8 +243,6 @@ class HeldOut:
     """Test rows, then validation rows: id, split, messages, table, file, row."""
     suite: SuiteTexts
     index: LeakIndex = field(repr=False)
-    common: np.ndarray = field(repr=False)
-    """uint64: hashes of what many training rows have."""
 
     def name(self, owner: int) -> str:
         """Return the origin of a held-out row ("table/file:row"), or the name of a text of a suite."""
@@ -221,7 +269,7 @@ class HeldOut:
         return [name or near_row for name, near_row in zip(names, near, strict=True)]
 
     def _names(self, found: Found, count: int) -> list[str | None]:
-        owners = found.lowest_owners(found.leaks(self.common), count)
+        owners = self.index.lowest_owners(found, count)
         return [self.name(owner) if owner >= 0 else None for owner in owners.tolist()]
 
     def _near(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
@@ -243,9 +291,10 @@ def read_held_out(conversations: Path) -> HeldOut:
     if rows:
         messages = pa.array([row["messages"] for row in rows], MESSAGES)
         turns.extend(turns_of_rows(messages, np.arange(len(rows)), suite.templates))
-    path = conversations / COMMON
-    common = pq.read_table(path)["sequence"].to_numpy() if path.is_file() else np.empty(0, np.uint64)
-    return HeldOut(rows, suite, LeakIndex(turns), common)
+    index, path = LeakIndex(turns), conversations / COMMON
+    if path.is_file():
+        index.mark_common(pq.read_table(path)["sequence"].to_numpy())
+    return HeldOut(rows, suite, index)
 
 
 def read_message_shingles(conversations: Sequence[Sequence[Message]], positions: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,85 +1,75 @@
-"""What is found of held-out turns in texts, and whether it is a leak."""
+"""What is found of held-out turns in texts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import PLACES, mix
-from ft_pipeline.tables.dedup.matching import first_index
-
-PART, WHOLE, PAIR, ALWAYS = range(4)
-"""Kinds of findings: a part of a turn; a question that is a turn of a conversation with others; a question with its
+WHOLE, PAIR, ALWAYS = range(3)
+"""Kinds of findings: a question that is a turn of a conversation with others, or the end of a turn; a question with its
 answer after it; what counts however many rows have it: the only question of a document, and a long pair."""
 Columns = dict[str, np.ndarray]
-MEMBER_TYPES: Mapping[str, type] = {
-    "hash": np.uint64,
-    "owner": np.int32,
-    "turn": np.uint64,
-    "part": np.uint16,
-    "parts": np.uint16,
-}
-"""The columns of a sequence of words in a held-out turn. Small types: there are about five of them per held-out row."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in some documents: one entry per finding."""
+    """What was found in some documents: questions as they are, and windows of words."""
 
     document: np.ndarray
-    """int64"""
+    """int64, of each question that was found."""
     hash: np.ndarray
-    """uint64 of the sequence of words that was found."""
+    """uint64 of its words, for a PAIR with those of its answer."""
     owner: np.ndarray
-    """int32: the lowest owner of the sequence."""
-    turn: np.ndarray
-    """uint64: the turn that the sequence is a part of. For a PAIR, the last words of its question."""
-    part: np.ndarray
-    """uint16: its number in the turn."""
-    parts: np.ndarray
-    """uint16: the number of parts of the turn; 0 for other kinds than PART."""
+    """int32: the lowest owner of the question."""
+    asked: np.ndarray
+    """uint64: its last words."""
     kind: np.ndarray
-    """uint8: PART, WHOLE, PAIR or ALWAYS."""
+    """uint8: WHOLE, PAIR or ALWAYS."""
+    window_document: np.ndarray
+    """int32, of each window that was found."""
+    window: np.ndarray
+    """int32: its number in the index."""
+    place: np.ndarray
+    """int32: its position in the document, in words."""
 
     @classmethod
     def join(cls, findings: "Sequence[Found]") -> "Found":
         """Return all findings."""
-        columns = ("document", *MEMBER_TYPES, "kind")
+        columns = (*_QUESTIONS, *_WINDOWS)
         return cls(**{name: np.concatenate([getattr(found, name) for found in findings]) for name in columns})
 
     @classmethod
-    def of(cls, document: np.ndarray, columns: Columns, rows: np.ndarray, kind: int | np.ndarray) -> "Found":
-        """Return a finding for each document, with the columns of these rows."""
-        values = {name: columns[name][rows] for name in MEMBER_TYPES if name in columns}
-        no_parts = np.zeros(len(rows), np.uint16)
-        kinds = np.broadcast_to(np.asarray(kind, np.uint8), len(rows))
-        return cls(document, **{"turn": values["hash"], "part": no_parts, "parts": no_parts, **values}, kind=kinds)
+    def questions(
+        cls, document: np.ndarray, hashes: np.ndarray, owner: np.ndarray, asked: np.ndarray, kind: np.ndarray | int
+    ) -> "Found":
+        """Return findings of questions."""
+        kinds = np.broadcast_to(np.asarray(kind, np.uint8), len(document))
+        return cls(document, hashes, owner, asked, kinds, *(np.empty(0, np.int32) for _ in _WINDOWS))
 
-    def select(self, kept: np.ndarray) -> "Found":
-        """Return some of the findings. kept: a bool per finding."""
-        return Found(*(getattr(self, name)[kept] for name in ("document", *MEMBER_TYPES, "kind")))
+    @classmethod
+    def windows(cls, document: np.ndarray, window: np.ndarray, place: np.ndarray) -> "Found":
+        """Return findings of windows."""
+        nothing = np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64)
+        found = (column.astype(np.int32) for column in (document, window, place))
+        return cls(*nothing, np.empty(0, np.uint8), *found)
 
-    def leaks(self, common: np.ndarray) -> np.ndarray:
-        """Return a bool per finding: whether it is a leak.
+    def in_documents(self, documents: np.ndarray) -> "Found":
+        """Return the findings with other numbers of the documents. documents: the new number of each one."""
+        window_document = documents[self.window_document].astype(np.int32)
+        return replace(self, document=documents[self.document], window_document=window_document)
 
-        common: the hashes of what many training rows have. It shows nothing, and a turn is counted without the common
-        parts of it that the document has. Half of the others must be found.
-        """
-        is_common = np.isin(self.hash, common)
-        leaks = (self.kind == ALWAYS) | ~is_common
-        parts = np.flatnonzero(self.kind == PART)
-        turns = mix(self.turn[parts] ^ mix(self.document[parts].astype(np.uint64)))
-        distinct = first_index(turns * PLACES[0] + self.part[parts].astype(np.uint64)) == np.arange(len(parts))
-        _, numbers = np.unique(turns, return_inverse=True)
-        own, stock = (
-            np.bincount(numbers[distinct & counted], minlength=len(parts))[numbers]
-            for counted in (~is_common[parts], is_common[parts])
-        )
-        leaks[parts] = (own > 0) & (2 * own >= self.parts[parts].astype(np.int64) - stock)
-        return leaks
+    def select(self, documents: np.ndarray) -> "Found":
+        """Return the findings in some documents. documents: bool per document."""
+        return self.select_windows(documents[self.window_document]).select_questions(documents[self.document])
 
-    def lowest_owners(self, leaks: np.ndarray, count: int) -> np.ndarray:
-        """Return int64 per document: the lowest owner of its leaks, -1 if it has none. leaks: bool per finding."""
-        lowest = np.full(count, np.iinfo(np.int64).max)
-        np.minimum.at(lowest, self.document[leaks], self.owner[leaks])
-        return np.where(lowest == np.iinfo(np.int64).max, -1, lowest)
+    def select_questions(self, kept: np.ndarray) -> "Found":
+        """Return the findings with some of the questions. kept: bool for each."""
+        return replace(self, **{name: getattr(self, name)[kept] for name in _QUESTIONS})
+
+    def select_windows(self, kept: np.ndarray) -> "Found":
+        """Return the findings with some of the windows. kept: bool for each."""
+        return replace(self, **{name: getattr(self, name)[kept] for name in _WINDOWS})
+
+
+_QUESTIONS = ("document", "hash", "owner", "asked", "kind")
+_WINDOWS = ("window_document", "window", "place")

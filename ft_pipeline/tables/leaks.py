@@ -1,37 +1,35 @@
 """Finds held-out turns in whatever trains or is shown to a model: in turns of conversations, texts and passages.
 
-A long turn is found by half of its parts of 13 words, also with other numbers and names, and so is a whole conversation
-of several exchanges. A question is found as a whole turn, or with its answer after it.
+A long turn, and a whole conversation of several exchanges, is found by half of its words, in windows of words in a row
+(dedup/windows.py). A question is also found as a whole turn, at the end of one, or with its answer after it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix
-from ft_pipeline.tables.dedup.templates import (
-    MASK,
-    MIN_LONG_WORDS,
-    are_numbers,
-    first_words,
-    mask,
-    sizes_of,
-    template_hashes,
-    without_signs,
-)
-from ft_pipeline.tables.dedup.tokens import DIGITS, NAME, NUMBER, SIGN, Tokens
+from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
+from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
+from ft_pipeline.tables.dedup.windows import Postings, WindowIndex, cover, windows_of
+from ft_pipeline.tables.leak_copies import ANSWERED, ASKED, OTHER, WHOLE_CONVERSATION, SearchedTurns, near_copies
 from ft_pipeline.tables.leak_findings import ALWAYS, PAIR, WHOLE, Columns, Found
-from ft_pipeline.tables.leak_needles import SEQUENCE_TYPES, Needles, gather, make_needles, ranges_of
+from ft_pipeline.tables.leak_needles import Needles, gather, make_needles, ranges_of
 
 QUESTION, ANSWER = range(2)
 """Roles of held-out turns."""
-PART_WORDS = 13
-"""Number of words in a part of a long turn. Characters of scripts without spaces count half."""
-MIN_QUESTION_WORDS = 8
-"""Number of words from which a question that is too short for a part is searched inside other texts."""
+LEAST_WORDS = 8
+"""Number of words of a turn that must be found, and half of its words. Characters of scripts without spaces count half.
+It is also the number from which a question is searched by its windows."""
+MIN_ANSWER_WORDS = 13
+"""The same for an answer, and for a conversation: shorter ones alone show nothing."""
+END_WORDS = 13
+"""Number of words at the end of a question, and of the first ones of its answer, by which both are found together."""
 MIN_TURN_WORDS = 3
 """Number of words from which a question is found as a turn of a longer conversation ("Hello" is no question)."""
+MIN_END_WORDS = 4
+"""Number of words from which a short question is found at the end of a turn of at most twice as many words."""
 MIN_PAIR_WORDS, MIN_EXCHANGE_WORDS = 5, 13
 """Number of words that a question and its answer must have together to be found after each other ("Are you sure? Yes."
 shows nothing): in a row with one question, and in one with several."""
@@ -39,8 +37,10 @@ ANSWER_GAP = 16
 """Largest number of words between a question and its answer ("A:", a name, a time, the choices)."""
 MAX_ANSWERS = 16
 """Number of answers of one short question that are compared."""
-MAX_PARTS = np.iinfo(np.uint16).max
-"""Number of parts of a turn that are told apart."""
+MAX_PLACES = np.iinfo(np.uint16).max
+"""Number of words of a turn that are searched."""
+BLOCK_WINDOWS = 4_000_000
+"""Number of windows that were found and are compared at a time."""
 _PAIR_TYPES: Mapping[str, type] = {
     "question": np.uint64,
     "length": np.uint8,
@@ -49,22 +49,7 @@ _PAIR_TYPES: Mapping[str, type] = {
     "is_long": np.bool_,
 }
 _TURN_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int32, "size": np.float32}
-
-
-def _parts_of(words: Tokens) -> tuple[Tokens, np.ndarray, np.ndarray]:
-    """Return (the parts of PART_WORDS words of the texts, the text of each, its number in the text).
-
-    The parts follow each other; the last one ends with the text.
-    """
-    sizes = sizes_of(words)
-    texts = np.flatnonzero(sizes >= PART_WORDS)
-    counts = words.counts[texts]
-    lengths = np.minimum(np.ceil(PART_WORDS * counts / sizes[texts]).astype(np.int64), counts)
-    numbers = -(-counts // lengths)
-    owners = np.repeat(np.arange(len(texts)), numbers)
-    steps = np.arange(int(numbers.sum())) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-    begins = np.minimum(steps * lengths[owners], (counts - lengths)[owners])
-    return words.spans(words.begins[texts][owners] + begins, lengths[owners]), texts[owners], steps
+_SHORT_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int32}
 
 
 def _turn_keys(tokens: Tokens, with_templates: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -94,88 +79,88 @@ def _without_outer_signs(tokens: Tokens) -> Tokens:
 class HeldOutTurns:
     """Collects held-out turns for a LeakIndex. Each belongs to an owner, a number that the caller chooses."""
 
-    def __init__(self, with_templates: bool = True) -> None:
-        """with_templates: whether turns are also found with other numbers and names."""
-        self.with_templates = with_templates
-        self.plain: list[Columns] = []
-        self.masked: list[Columns] = []
+    def __init__(self, with_templates: bool = True, step: int = 1) -> None:
+        """with_templates: whether turns are also found with other numbers. step: only every so many windows of a turn
+        are in the index, to save memory."""
+        self.with_templates, self.step = with_templates, step
+        self.windows: list[Postings] = []
+        self.searched: list[SearchedTurns] = []
+        self.words_per_unit: list[np.ndarray] = []
+        """float32: the number of words of each of these turns that count as one; 2 in scripts without spaces."""
+        self.needles: list[Columns] = []
         self.short: list[Columns] = []
         self.pairs: list[Columns] = []
         self.turns: list[Columns] = []
 
+    @property
+    def count(self) -> int:
+        """The number of turns that are searched by windows."""
+        return sum(len(part.owner) for part in self.searched)
+
     def extend(self, turns: "HeldOutTurns") -> None:
         """Add the turns of another collection."""
-        for name in ("plain", "masked", "short", "pairs", "turns"):
+        self.windows += [replace(part, turn=part.turn + np.int32(self.count)) for part in turns.windows]
+        for name in ("searched", "words_per_unit", "needles", "short", "pairs", "turns"):
             getattr(self, name).extend(getattr(turns, name))
 
-    def drop(self, is_dropped: Callable[[Columns], np.ndarray]) -> None:
-        """Remove sequences of long turns. is_dropped: returns a bool per sequence."""
-        for name in ("plain", "masked"):
-            if parts := getattr(self, name):
-                columns = {column: np.concatenate([part[column] for part in parts]) for column in SEQUENCE_TYPES}
-                kept = ~is_dropped(columns)
-                setattr(self, name, [{column: values[kept] for column, values in columns.items()}])
+    def drop_windows(self, common: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Remove windows. common: returns those to remove, from the windows and the owner of each."""
+        if self.windows:
+            windows = Postings.join(self.windows)
+            owners = np.concatenate([part.owner for part in self.searched])
+            dropped = common(windows.hashes, owners[windows.turn])
+            self.windows = [windows.select(~np.isin(windows.hashes, dropped))]
 
     def add(self, tokens: Tokens, owners: np.ndarray, roles: np.ndarray, single: np.ndarray) -> None:
         """Add turns. owners, roles: of each turn. single: whether it is the only question of its owner; if an answer of
         the same owner follows, it is the answer to the question."""
         words = without_signs(tokens)
-        self._add_long(words, owners, roles)
+        sizes = sizes_of(words)
+        searched_as = np.where(roles == ANSWER, ANSWERED, np.where(single, ASKED, OTHER))
+        self._add_windows(words, np.where(roles == QUESTION, LEAST_WORDS, MIN_ANSWER_WORDS), owners, searched_as)
         self._add_conversations(words, owners, roles)
         questions = np.flatnonzero((roles == QUESTION) & single)
         keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
-        owner, size = owners[questions][texts], sizes_of(words)[questions][texts]
+        owner, size = owners[questions][texts], sizes[questions][texts]
         self.turns.append({"hash": keys, "owner": owner.astype(np.int32), "size": size.astype(np.float32)})
+        is_short = (roles == QUESTION) & single & (sizes >= MIN_END_WORDS) & (sizes < LEAST_WORDS)
+        if (short := np.flatnonzero(is_short & (words.counts >= WINDOW))).size:
+            whole = words.take(short)
+            self.short.append({"hash": whole.hash_each(), "owner": owners[short].astype(np.int32)})
+            self.needles.append(make_needles(whole))
         self._add_pairs(words, owners, roles, single)
 
-    def _add_long(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
-        """Add the parts of long turns, and questions that are nearly as long."""
-        turns, parts = words.hash_each(), np.ones(len(words), np.int64)
-        for sequences, texts, numbers in _long_sequences(words, roles):
-            numbers = np.minimum(numbers, MAX_PARTS - 1)
-            np.maximum.at(parts, texts, numbers + 1)
-            about = {"owner": owners[texts], "turn": turns[texts], "parts": parts[texts]}
-            self.plain.append(make_needles(sequences, part=numbers, **about))
-        if self.with_templates:
-            self._add_masked(words, roles, {"owner": owners, "turn": turns, "parts": parts})
+    def _add_windows(self, words: Tokens, least: np.ndarray, owners: np.ndarray, roles: np.ndarray) -> None:
+        """Add the windows of the texts that have at least so many words. roles: of SearchedTurns."""
+        sizes = sizes_of(words)
+        texts = np.flatnonzero(sizes >= least)
+        if not texts.size:
+            return
+        words, sizes = words.take(texts), sizes[texts]
+        hashes, begins = windows_of(words, self.with_templates)
+        turns = np.searchsorted(words.ends, begins, side="right")
+        places = begins - words.begins[turns]
+        kept = (places <= MAX_PLACES) & (places % self.step == 0)
+        places, turns = places[kept].astype(np.uint16), (turns[kept] + self.count).astype(np.int32)
+        self.windows.append(Postings(hashes[kept], turns, places))
+        lengths = np.minimum(words.counts, MAX_PLACES).astype(np.int32)
+        self.searched.append(SearchedTurns(owners[texts].astype(np.int32), roles[texts].astype(np.uint8), lengths))
+        self.words_per_unit.append((words.counts / sizes).astype(np.float32))
 
     def _add_conversations(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
         """Add the turns of each owner with several questions as one long turn: each of them may be too short."""
-        starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
-        questions = np.add.reduceat((roles == QUESTION).astype(np.int64), starts) if len(owners) else starts[:0]
+        starts = np.flatnonzero(np.concatenate([np.ones(min(len(owners), 1), bool), owners[1:] != owners[:-1]]))
+        questions = np.add.reduceat((roles == QUESTION).astype(np.int64), starts) if len(owners) else starts
         several = np.flatnonzero(questions > 1)
         if several.size:
             whole = Tokens(words.hashes, words.kinds, np.add.reduceat(words.counts, starts)).take(several)
-            parts, texts, numbers = _parts_of(whole)
-            if not len(texts):
-                return
-            numbers = np.minimum(numbers, MAX_PARTS - 1)
-            about = {"owner": owners[starts[several]][texts], "turn": whole.hash_each()[texts]}
-            about["parts"] = np.bincount(texts, minlength=len(whole))[texts]
-            self.plain.append(make_needles(parts, part=numbers, **about))
-
-    def _add_masked(self, words: Tokens, roles: np.ndarray, about: Columns) -> None:
-        """Add the sequences in which numbers and names are masked, if enough other words remain. about: of each text.
-
-        The first word is left out: whether it is a name depends on what comes before the turn.
-        """
-        masked = are_numbers(words) | (words.kinds == NAME)
-        kept = np.ones(len(masked), dtype=bool)
-        kept[first_words(words)] = False
-        for sequences, texts, numbers in _long_sequences(mask(words.select(kept), masked[kept]), roles):
-            is_mask = sequences.kinds == NUMBER
-            enough = np.flatnonzero(
-                (sequences.per_text(is_mask) > 0) & (sizes_of(sequences, ~is_mask) >= MIN_LONG_WORDS)
-            )
-            if enough.size:
-                columns = {name: column[texts[enough]] for name, column in about.items()}
-                part = np.minimum(numbers[enough], columns["parts"] - 1)
-                self.masked.append(make_needles(sequences.take(enough), part=part, **columns))
+            least, roles = (np.full(len(several), value) for value in (MIN_ANSWER_WORDS, WHOLE_CONVERSATION))
+            self._add_windows(whole, least, owners[starts[several]], roles)
 
     def _add_pairs(self, words: Tokens, owners: np.ndarray, roles: np.ndarray, single: np.ndarray) -> None:
         """Add questions, each with the first words of its answer, which is the next turn of the same owner.
 
-        A question that is found by its own words is known by them, a long one by those of its last part.
+        A long question is known by its last words.
         """
         sizes, answered = sizes_of(words), np.zeros(len(owners), dtype=bool)
         answered[:-1] = (owners[1:] == owners[:-1]) & (roles[1:] == ANSWER) & (words.counts[1:] > 0)
@@ -185,34 +170,16 @@ class HeldOutTurns:
         if not questions.size:
             return
         counts, size = words.counts[questions], sizes[questions]
-        lengths = np.where(size < PART_WORDS, counts, np.minimum(np.ceil(PART_WORDS * counts / size), counts))
+        lengths = np.where(size < END_WORDS, counts, np.minimum(np.ceil(END_WORDS * counts / size), counts))
         lengths = lengths.astype(np.int64)
         ends = words.spans(words.begins[questions] + counts - lengths, lengths)
-        is_short = np.flatnonzero(size < MIN_QUESTION_WORDS)
-        if is_short.size:
-            zeros, short = np.zeros(len(is_short), np.int64), ends.take(is_short)
-            about = {"owner": owners[questions][is_short], "turn": short.hash_each(), "part": zeros, "parts": zeros + 1}
-            self.short.append(make_needles(short, **about))
-        answer_lengths = np.minimum(words.counts[questions + 1], PART_WORDS)
+        self.needles.append(make_needles(ends))
+        answer_lengths = np.minimum(words.counts[questions + 1], END_WORDS)
         begins = words.begins[questions + 1]
         answers = SpanHashes(words.hashes).of(begins, begins + answer_lengths)
         columns = {"question": ends.hash_each(), "length": answer_lengths, "hash": answers, "owner": owners[questions]}
-        columns["is_long"] = (size >= PART_WORDS) & (sizes[questions + 1] >= PART_WORDS)
+        columns["is_long"] = (size >= END_WORDS) & (sizes[questions + 1] >= END_WORDS)
         self.pairs.append({name: column.astype(_PAIR_TYPES[name]) for name, column in columns.items()})
-
-
-def _long_sequences(words: Tokens, roles: np.ndarray) -> Iterator[tuple[Tokens, np.ndarray, np.ndarray]]:
-    """Yield (sequences, the text of each, its number in the text).
-
-    They are the parts of long texts, and questions that are nearly as long.
-    """
-    parts, texts, numbers = _parts_of(words)
-    if len(texts):
-        yield parts, texts, numbers
-    sizes = sizes_of(words)
-    texts = np.flatnonzero((roles == QUESTION) & (sizes >= MIN_QUESTION_WORDS) & (sizes < PART_WORDS))
-    if len(texts):
-        yield words.take(texts), texts, np.zeros(len(texts), dtype=np.int64)
 
 
 class LeakIndex:
@@ -220,10 +187,21 @@ class LeakIndex:
 
     def __init__(self, turns: HeldOutTurns) -> None:
         self._with_templates = turns.with_templates
-        self._plain, self._masked = Needles(turns.plain), Needles(turns.masked)
-        self._short = Needles(turns.short)
+        self._turns_searched = SearchedTurns.join(turns.searched)
+        self._words_per_unit = np.concatenate([np.empty(0, np.float32), *turns.words_per_unit])
+        windows = Postings.join(turns.windows)
+        turns.windows.clear()  # to save memory
+        self.windows = WindowIndex(windows)
+        self._needles = Needles(turns.needles)
+        self._short = gather(turns.short, _SHORT_TYPES, "hash", "hash")
         self._pairs = gather(turns.pairs, _PAIR_TYPES, "question", "question", "length", "hash")
         self._turns = gather(turns.turns, _TURN_TYPES, "hash", "hash")
+        self.mark_common(np.empty(0, np.uint64))
+
+    def mark_common(self, hashes: np.ndarray) -> None:
+        """Set what many training rows have: windows and questions. It shows nothing of a turn that has it."""
+        self._common = hashes
+        self._common_windows = np.isin(self.windows.hashes, hashes)
 
     def search(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return what is found in texts.
@@ -235,23 +213,38 @@ class LeakIndex:
         # What is found may begin in one text of a document and end in the next: an answer follows its question.
         counts = np.bincount(documents, weights=words.counts, minlength=count).astype(np.int64)
         joined = Tokens(words.hashes, words.kinds, counts)
-        found, needles, ends = self._plain.find(joined)
-        findings = [self._plain.turns_of(found, needles)]
-        findings.append(self._with_answers(joined, found, self._plain.columns["hash"][needles], ends))
-        if len(self._short):
-            found, needles, ends = self._short.find(joined)
-            findings.append(self._with_answers(joined, found, self._short.columns["hash"][needles], ends))
-        if len(self._masked):
-            findings.append(self._find_masked(words, documents))
-        if questions.any() and len(self._turns["hash"]):
-            findings.append(self._equal_turns(tokens, documents, questions, count))
+        findings = [self._find_windows(joined)]
+        found, hashes, begins, ends = self._needles.find(joined)
+        findings.append(self._with_answers(joined, found, hashes, ends))
+        if questions.any():
+            findings.append(self._at_ends(words, documents, questions, hashes, begins, ends))
+            if len(self._turns["hash"]):
+                findings.append(self._equal_turns(tokens, documents, questions, count))
         return Found.join(findings)
 
-    def _find_masked(self, words: Tokens, documents: np.ndarray) -> Found:
-        masked = are_numbers(words) | (words.kinds == NAME)
-        texts = np.flatnonzero(words.per_text(masked) > 0)
-        found, needles, _ = self._masked.find(mask(words, masked).take(texts))
-        return self._masked.turns_of(documents[texts[found]], needles)
+    def _find_windows(self, words: Tokens) -> Found:
+        hashes, begins = windows_of(words, self._with_templates)
+        positions, windows = self.windows.find(hashes)
+        begins = begins[positions]
+        documents = np.searchsorted(words.ends, begins, side="right")
+        return Found.windows(documents, windows, begins - words.begins[documents])
+
+    def _at_ends(
+        self,
+        words: Tokens,
+        documents: np.ndarray,
+        questions: np.ndarray,
+        hashes: np.ndarray,
+        begins: np.ndarray,
+        ends: np.ndarray,
+    ) -> Found:
+        """Return the short questions at the end of a question that has at most twice as many words."""
+        known = self._short
+        texts = np.searchsorted(words.ends, begins, side="right")
+        at_end = questions[texts] & (ends == words.ends[texts]) & (2 * (ends - begins) >= words.counts[texts])
+        hits, rows = ranges_of(known["hash"], hashes[at_end], 1)
+        found = known["hash"][rows]
+        return Found.questions(documents[texts[at_end][hits]], found, known["owner"][rows], found, WHOLE)
 
     def _equal_turns(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return the questions that equal a held-out one. One of few words only counts if it is the only question of
@@ -261,8 +254,9 @@ class LeakIndex:
         keys, texts = _turn_keys(tokens.take(np.flatnonzero(questions)), self._with_templates)
         places = np.minimum(np.searchsorted(known["hash"], keys), len(known["hash"]) - 1)
         equal = (known["hash"][places] == keys) & ((known["size"][places] >= MIN_TURN_WORDS) | is_only[texts])
-        kinds = np.where(is_only[texts], ALWAYS, WHOLE)[equal]
-        return Found.of(asking[texts[equal]], known, places[equal], kinds)
+        kinds, places = np.where(is_only[texts], ALWAYS, WHOLE)[equal], places[equal]
+        found = known["hash"][places]
+        return Found.questions(asking[texts[equal]], found, known["owner"][places], found, kinds)
 
     def _with_answers(self, words: Tokens, texts: np.ndarray, questions: np.ndarray, ends: np.ndarray) -> Found:
         """Return the questions that their answer follows. texts, ends: where the words of a question end."""
@@ -277,6 +271,63 @@ class LeakIndex:
             fits = np.flatnonzero(answer_ends <= text_ends[texts])
             is_found[fits] |= spans.of(begins[fits], answer_ends[fits]) == known["hash"][pairs[fits]]
         pairs = pairs[is_found]
-        found = Found.of(texts[is_found], known, pairs, np.where(known["is_long"][pairs], ALWAYS, PAIR))
         asked = known["question"][pairs]
-        return replace(found, hash=mix(found.hash ^ asked * PLACES[0]), turn=asked)
+        hashes = mix(known["hash"][pairs] ^ asked * PLACES[0])
+        kinds = np.where(known["is_long"][pairs], ALWAYS, PAIR)
+        return Found.questions(texts[is_found], hashes, known["owner"][pairs], asked, kinds)
+
+    def lowest_owners(self, found: Found, count: int, *, with_copies: bool = False) -> np.ndarray:
+        """Return int64 per document: the lowest owner of what it shows, -1 if it shows nothing.
+
+        with_copies: also of near copies, if `found` has the windows that up to MAX_COPIES training rows have.
+        """
+        lowest = np.full(count, np.iinfo(np.int64).max)
+        leaks = (found.kind == ALWAYS) | ~np.isin(found.hash, self._common)
+        np.minimum.at(lowest, found.document[leaks], found.owner[leaks])
+        for documents, turns in self._covered_turns(found):
+            np.minimum.at(lowest, documents, self._turns_searched.owner[turns])
+        if with_copies and self._common_windows.any():
+            documents = found.window_document.astype(np.int64)
+            copies = near_copies(self.windows, self._turns_searched, self._common_windows, documents, found.window)
+            np.minimum.at(lowest, *copies)
+        return np.where(lowest == np.iinfo(np.int64).max, -1, lowest)
+
+    def _covered_turns(self, found: Found) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (documents, turns): the turns of which a document has enough, within one place. They are searched
+        without what is common."""
+        common = self._common_windows
+        order = np.argsort(found.window_document, kind="stable")
+        order = order[~common[found.window[order]]]
+        windows, places = found.window[order], found.place[order].astype(np.int64)
+        documents = found.window_document[order].astype(np.int64)
+        hit_turns = np.unique(self.windows.turn[self.windows.turns_of(np.unique(windows))[1]])
+        own = self.windows.own_words(hit_turns, common, len(self._words_per_unit))
+        least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
+        least = np.maximum(least, -(-own // 2))
+        results, begin = [], 0
+        while begin < len(windows):
+            end = min(begin + BLOCK_WINDOWS, len(windows))
+            end = int(np.searchsorted(documents, documents[end - 1], side="right"))  # a document is never divided
+            part = slice(begin, end)
+            results.append(self._covered_in(documents[part], windows[part], places[part], own, least))
+            begin = end
+        return results
+
+    def _covered_in(
+        self, documents: np.ndarray, windows: np.ndarray, places: np.ndarray, own: np.ndarray, least: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (documents, turns) as _covered_turns does. own, least: of each turn, the number of words that count,
+        and how many of them must be found."""
+        hits, postings = self.windows.turns_of(windows)
+        turns = self.windows.turn[postings]
+        # A turn is found within a part of a document that has at most twice its words: two ways to divide the document
+        # into parts of four times as many words miss none.
+        span = 2 * own[turns] + 2 * LEAST_WORDS
+        found_documents, found_turns = [], []
+        for shift in (0, 1):
+            keys = documents[hits] << 32 | (places[hits] + shift * span) // (2 * span)
+            covered = cover(keys, turns, self.windows.place[postings])
+            enough = covered.words >= least[covered.turn]
+            found_documents.append(covered.key[enough] >> 32)
+            found_turns.append(covered.turn[enough])
+        return np.concatenate(found_documents), np.concatenate(found_turns)

@@ -5,7 +5,7 @@ row, or contains one of its turns, is not trained on.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -16,8 +16,7 @@ from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.held_out import SuiteTexts, common_findings, search_messages, turns_of_rows
+from ft_pipeline.tables.held_out import Findings, SuiteTexts, search_messages, turns_of_rows
 from ft_pipeline.tables.leak_findings import Found
 from ft_pipeline.tables.leaks import HeldOutTurns, LeakIndex
 from ft_pipeline.tables.semantic import BLOCK_ROWS, SemanticSearch, texts_of
@@ -27,6 +26,9 @@ CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
 DUPLICATE, NEAR_DUPLICATE, OVERLAP = 1, 2, 3
 _GOLDEN, _TEST, _VALIDATION, _TRAIN = range(4)
 """Ranks: a row that is near a row of a lower rank is set aside."""
+_STEPS, _MAX_STEP = ((100_000, 1), (500_000, 2)), 4
+"""(number of held-out rows up to which it holds, every how many windows of them are in the index): this bounds the
+memory, about 1 KB per held-out row with all windows."""
 
 
 @dataclass
@@ -172,10 +174,14 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     stays = assignment.code == 0
     held_out = _HeldOut.of(rows, ranks, stays, suite)
     index = _index(held_out)
-    found = _search_all(rows, np.flatnonzero(stays & (ranks > _TEST)), index)
-    assignment.common = common_findings(found.select(ranks[found.document] == _TRAIN), rows.keys.group[:, 1])
+    findings = Findings(index, rows.keys.group[:, 1], ranks == _TRAIN)
+    searched = np.flatnonzero(stays & (ranks > _TEST))
+    for positions, found_in_batch in rows.map_messages(searched, partial(_search, index=index)):
+        findings.add(found_in_batch.in_documents(positions))
+    found, assignment.common = findings.result()
+    index.mark_common(assignment.common)
     # The lowest number of those that a row shows has the lowest rank.
-    lowest = found.lowest_owners(found.leaks(assignment.common), len(rows))
+    lowest = index.lowest_owners(found, len(rows), with_copies=True)
     for position in np.flatnonzero(lowest >= 0).tolist():
         if held_out.is_hidden_from(ranks[position], lowest[position]):
             name, origin = held_out.name(lowest[position], assignment.split)
@@ -185,24 +191,17 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
 def _index(held_out: _HeldOut) -> LeakIndex:
     """Return the index of the suites and of the held-out rows."""
     turns = held_out.suite.turns(held_out.test_rows)
-    collect = partial(_collect, numbers=held_out.numbers(), with_templates=turns.with_templates)
+    step = next((step for most, step in _STEPS if len(held_out.positions) <= most), _MAX_STEP)
+    collect = partial(_collect, numbers=held_out.numbers(), with_templates=turns.with_templates, step=step)
     for _, part in held_out.rows.map_messages(np.sort(held_out.positions), collect):
         turns.extend(part)
     return LeakIndex(turns)
 
 
-def _collect(messages: pa.Array, positions: np.ndarray, numbers: np.ndarray, with_templates: bool) -> HeldOutTurns:
-    return turns_of_rows(messages, numbers[positions], with_templates)
-
-
-def _search_all(rows: ConversationRows, searched: np.ndarray, index: LeakIndex) -> Found:
-    """Return the findings in the rows at these positions. Their documents are positions."""
-    batches = rows.map_messages(searched, partial(_search, index=index))
-    return Found.join([_search_nothing(index), *(replace(found, document=at[found.document]) for at, found in batches)])
-
-
-def _search_nothing(index: LeakIndex) -> Found:
-    return search_messages(pa.array([], MESSAGES), index)
+def _collect(
+    messages: pa.Array, positions: np.ndarray, numbers: np.ndarray, with_templates: bool, step: int
+) -> HeldOutTurns:
+    return turns_of_rows(messages, numbers[positions], with_templates, step)
 
 
 def _search(messages: pa.Array, positions: np.ndarray, index: LeakIndex) -> Found:

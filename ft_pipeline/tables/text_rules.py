@@ -1,5 +1,6 @@
 """Definitions that all tables share: empty texts, equal texts, control tokens."""
 
+import html
 import re
 import unicodedata
 
@@ -46,6 +47,7 @@ REFUSAL_PATTERN = (
 """A stock refusal: an AI states what it cannot do, or one sentence declines and nothing follows."""
 
 _ESCAPE = re.compile(r'\\+(?:u([0-9a-fA-F]{4})|([nrtbf"/]))')
+_TAG = re.compile(r"<[A-Za-z/!][^<>]{0,300}>")
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "/": "/"}
 
 
@@ -53,6 +55,12 @@ def without_escapes(text: str) -> str:
     """Return the text with the characters for which the escapes of JSON stand, also of JSON inside JSON."""
     plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else _ESCAPED[match[2]], text)
     return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # an emoji is two escapes
+
+
+def without_markup(text: str) -> str:
+    """Return the text of HTML and JSON: without tags, with the characters for which entities and escapes stand."""
+    plain = without_escapes(text) if "\\" in text else text
+    return html.unescape(_TAG.sub(" ", plain))
 
 
 def is_empty(text: str) -> bool:

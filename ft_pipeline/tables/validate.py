@@ -76,7 +76,7 @@ def _ingest(ingestor: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> Fil
 
 
 def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
-    warnings = [*flags.files[0].warnings, *duplicate_warnings(flags.files)]
+    warnings = [*flags.files[0].warnings, *duplicate_warnings(FORMATS[data_format], flags)]
     return warnings + list(conflict_warnings(flags)) if FORMATS[data_format].is_conversational else warnings
 
 

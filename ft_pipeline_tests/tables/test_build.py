@@ -282,7 +282,7 @@ REAL_FILES = [
         4514,
         4512,
     ),
-    ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 496),
+    ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 500),
     (
         "sharegpt",
         "sharegpt/cucom_ecommerce.jsonl",

@@ -148,8 +148,9 @@ def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):
 
 
 def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
-    words = " ".join(f"word{n}" for n in range(80))
-    rows = [{"instruction": f"Ask in way {n}", "output": words} for n in range(40)]
+    words = [f"word{n}" for n in range(160)]
+    asked = [" ".join([*words[: 4 * n], f"other{n}", *words[4 * n + 1 :]]) for n in range(40)]
+    rows = [{"instruction": text, "output": "One answer."} for text in asked]
     allow = {"a.jsonl": {"allow": ["near_duplicate", "duplicate"]}}
     report, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, sidecars=allow)
     assert report.set_aside["train_test_overlap"] + len(written) == 40
@@ -161,7 +162,7 @@ def test_rows_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
     rows = [
         {"instruction": f"Tell me: {PHRASE.upper()}, please?", "output": "Because of energy."},
         {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
-        {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
+        {"instruction": " ".join(PHRASE.split()[:6]), "output": "Six words are not enough."},
     ]
     _, _, set_aside = build_chat_tables(
         tmp_path, {"a.jsonl": rows}, suite=SuiteTexts([f"Question: {PHRASE}?", "short"]), settings=settings

@@ -2,20 +2,24 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from ft_pipeline.tables.moved_rows import NEW_RULE, count_moves, moves_warning
+from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 
 def write(folder, rows, aside=()):
+    """Write conversations. rows: id and split; an id of several letters is at the place that its first letter names."""
     folder.mkdir()
-    pq.write_table(
-        pa.table({"id": [row for row, _ in rows], "split": [split for _, split in rows]}), folder / "rows.parquet"
-    )
-    columns = {
-        "id": pa.array([row for row, _ in aside], pa.string()),
-        "code": pa.array([code for _, code in aside], pa.string()),
-    }
-    pq.write_table(pa.table(columns), folder / "set_aside.parquet")
+    for name, column, entries in (("rows", "split", rows), ("set_aside", "code", aside)):
+        columns = {
+            "id": pa.array([entry[0] for entry in entries], pa.string()),
+            column: pa.array([entry[1] for entry in entries], pa.string()),
+            "table": pa.array(["alpaca"] * len(entries), pa.string()),
+            "file": pa.array(["a.jsonl"] * len(entries), pa.string()),
+            "row": pa.array([ord(entry[0][0]) for entry in entries], pa.int64()),
+        }
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
     return folder
 
 
@@ -32,6 +36,45 @@ def test_moves_between_splits_and_out_of_them_are_counted(tmp_path):
     assert count_moves(after, after) == {}
 
 
+def test_held_out_rows_with_another_text_are_counted(tmp_path):
+    before = write(
+        tmp_path / "before", [("a", "test"), ("b", "test"), ("c", "validation"), ("d", "train"), ("e", "test")]
+    )
+    after = write(
+        tmp_path / "after",
+        [("a2", "train"), ("c2", "validation"), ("d2", "train"), ("e", "test")],
+        [("b2", "duplicate")],
+    )
+    assert count_moves(before, after) == {"test, changed": 2, "validation, changed": 1}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        str.upper,
+        str.title,
+        lambda text: text.replace(" ", "  "),
+        lambda text: text.replace(",", ""),
+        lambda text: text.replace(" my ", ", my - ") + " !",
+        lambda text: text.replace(" ", "\n", 1),
+    ],
+)
+def test_capital_letters_spaces_and_punctuation_move_nothing(tmp_path, edit):
+    names = ["Anna", "Bo", "Cleo", "Dan", "Edda", "Finn"]
+    asked = [
+        f"Hello, this is {names[n % 6]} Schmidt from Linz: where is my order of {n} lamps, please, and who sent it"
+        for n in range(80)
+    ] + [f"Größe {n}, bitte: wo ist my Paket" for n in range(20)]
+    splits = []
+    for number, texts in enumerate((asked, [edit(text) for text in asked])):
+        rows = [{"instruction": text, "output": f"Answer {n}"} for n, text in enumerate(texts)]
+        (tmp_path / str(number)).mkdir()
+        _, written, _ = build_chat_tables(tmp_path / str(number), {"a.jsonl": rows})
+        splits.append({row["row"]: row["split"] for row in written})
+    assert {row: splits[1].get(row) for row in splits[0]} == splits[0]
+    assert len(set(splits[0].values())) == 3
+
+
 def spec(version="3", **data):
     return {"config": {"data": {"test_share": 0.1, **data}}, "versions": {"code": version}}
 
@@ -39,6 +82,6 @@ def spec(version="3", **data):
 def test_the_reason_is_a_setting_the_version_or_the_rows():
     moves = {"train → test": 1200}
     message = moves_warning(moves, spec(), spec(test_share=0.2)).message
-    assert message.endswith("moved (train → test: 1,200), because data.test_share was 0.1 and is 0.2")
+    assert message.endswith("moved or changed (train → test: 1,200), because data.test_share was 0.1 and is 0.2")
     assert moves_warning(moves, spec("2"), spec(golden_test="only")).message.endswith(NEW_RULE)
-    assert "golden test files were added" in moves_warning(moves, spec(), spec()).message
+    assert "golden test files were added, changed" in moves_warning(moves, spec(), spec()).message

@@ -132,6 +132,28 @@ def test_rows_with_different_answers_are_no_duplicates(tmp_path, shape):
     assert reasons_of(tmp_path, shape, rows) == {}
 
 
+@pytest.mark.parametrize("shape", ANSWERED)
+@pytest.mark.parametrize("length", [4, 9, 30])
+def test_paraphrases_with_one_standard_answer_stay(tmp_path, shape, length):
+    """Each question is short, or has half of its words in common with the others; the answer is long."""
+    asked = [f"{words(-2, length // 2)} {words(at, length - length // 2)}" for at in range(40)]
+    rows = [row_of(shape, words(-1, 3), question, words(-3, 200)) for question in asked]
+    assert reasons_of(tmp_path, shape, rows) == {}
+
+
+@pytest.mark.parametrize("shape", ANSWERED)
+def test_near_answers_to_one_question_are_one_row(tmp_path, shape):
+    """But not with another number, or with another first word: then they are different answers."""
+    answer = f"Yes, {words(1, 60)}".translate(str.maketrans("0123456789", "abcdefghij")).split()
+    near, number, first = (answer.copy() for _ in range(3))
+    near[30], number[30], first[0] = "another", "4711", "No,"
+    answers = [" ".join(some) for some in (answer, near, number, first)]
+    rows = [row_of(shape, words(-1, 3), words(0, 12), text) for text in answers]
+    rows.append(row_of(shape, words(-1, 3), words(5, 12), words(6, 60)))
+    found = reasons_of(tmp_path, shape, rows)
+    assert found == {"near_duplicate": [2]}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_question_that_changes_slightly_is_a_near_duplicate_under_a_long_instruction_too(tmp_path, shape):
     asked = [words(at, 80) for at in range(20)]
@@ -262,3 +284,7 @@ def test_more_than_a_twentieth_of_duplicates_in_a_file_cause_a_warning(tmp_path)
     (warning,) = (entry for entry in validate(path, "alpaca")["warnings"] if entry["code"] == "many_duplicates")
     assert warning["rows"] == [20, 21]
     assert warning["message"].startswith("2 of 21 rows are set aside as duplicates, 0 of them near ones;")
+    path = write_jsonl(tmp_path / "b.jsonl", [*rows, rows[3], rows[3], rows[1]])
+    (warning,) = (entry for entry in validate(path, "alpaca")["warnings"] if entry["code"] == "many_duplicates")
+    beginning = f"{words(-1, 3)} {words(3, 9)}"[:50]
+    assert f'(2 of them repeat b.jsonl:4: "{beginning}' in warning["message"]

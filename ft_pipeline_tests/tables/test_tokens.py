@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.hashes import SpanHashes, mix
-from ft_pipeline.tables.dedup.keys import _NUMBER_OR_NAME
+from ft_pipeline.tables.dedup.keys import _NUMBER
 from ft_pipeline.tables.dedup.templates import template_hashes
-from ft_pipeline.tables.dedup.tokens import CHARACTER, DIGITS, NAME, NUMBER, SIGN, WORD, tokenize, tokens_of, words_of
+from ft_pipeline.tables.dedup.tokens import CHARACTER, DIGITS, NUMBER, SIGN, WORD, tokenize, tokens_of, words_of
 
 ASCII = st.text("aB1 ,.\n\tXy-+?\x1f\x7f", max_size=30) | st.text(st.characters(codec="ascii"), max_size=30)
 ANY = ASCII | st.text(max_size=20)
@@ -65,8 +65,8 @@ def test_words_of_many_scripts(text, words):
 def test_kinds_of_tokens():
     kinds = dict(tokens_of("Please, Anna Schmidt. The 12 boxes of AB-1234 and item123 are 在 here! I see"))
     assert kinds == {
-        "please": WORD, ",": SIGN, "anna": NAME, "schmidt": NAME, ".": SIGN, "the": WORD, "12": DIGITS, "boxes": WORD,
-        "of": WORD, "ab": NAME, "-": SIGN, "1234": NUMBER, "and": WORD, "item123": NUMBER, "are": WORD, "在": CHARACTER,
+        "please": WORD, ",": SIGN, "anna": WORD, "schmidt": WORD, ".": SIGN, "the": WORD, "12": DIGITS, "boxes": WORD,
+        "of": WORD, "ab": WORD, "-": SIGN, "1234": NUMBER, "and": WORD, "item123": NUMBER, "are": WORD, "在": CHARACTER,
         "here": WORD, "!": SIGN, "i": WORD, "see": WORD,
     }  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_texts_that_differ_in_an_order_number_have_one_template():
     assert same_template("Where is my order 10432?", "where is my order 99817")
     assert same_template("मेरा ऑर्डर 10432 कहाँ है", "मेरा ऑर्डर 55555 कहाँ है")
     first = "The parcel 10432 of 2024-05-01 did not arrive, so please tell me what to do now"
-    assert same_template(first, first.replace("10432", "AB-777123").replace("2024-05-01", "2023-11-30"))
+    assert same_template(first, first.replace("10432", "777123").replace("2024-05-01", "2023-11-30"))
     assert not same_template("Where is my order 10432?", "Where is my parcel 10432?")
 
 
@@ -91,18 +91,18 @@ def test_small_numbers_and_sums_are_no_templates():
     assert not is_template.any()
 
 
-def test_names_are_masked_in_long_texts_only():
-    first, second = "Hello, I am Anna Schmidt and I want my money back", "Hello, I am Bob and I want my money back"
-    assert same_template(first, second)
-    assert not same_template("What is the capital of Kenya?", "What is the capital of France?")
+def test_names_and_capital_letters_are_content():
+    first, second = "Hello, I am Anna Schmidt and I want order 10432", "Hello, I am Bob and I want order 10432"
+    assert not same_template(first, second)
+    assert same_template(first, first.upper())
 
 
 @example(["0:0:0:0:0\x1bAA:0:0:0"])
 @given(st.lists(st.text("aZ19 ,.\n\x1f-", max_size=20) | ANY, max_size=5))
-def test_the_pattern_of_numbers_and_names_misses_no_template(texts):
+def test_the_pattern_of_numbers_misses_no_template(texts):
     _, is_template = template_hashes(tokenize(texts))
     for text, masked in zip(texts, is_template.tolist(), strict=True):
-        assert not masked or not text.isascii() or re.search(_NUMBER_OR_NAME, text)
+        assert not masked or not text.isascii() or re.search(_NUMBER, text)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.data())

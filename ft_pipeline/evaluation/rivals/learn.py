@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ft_pipeline.evaluation.items import read_rows
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival, answered_questions
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WordModel
 from ft_pipeline.job import Job

@@ -1,8 +1,8 @@
 """Which of some rows a row is near to, by the shingles that they share and by how many rows have each.
 
-Two rows are near if they share nine tenths of their shingles and, besides, nine tenths of those that are no
-boilerplate, or if a third of what they differ in is boilerplate: then they are copies of one text, which were edited at
-different places. Two questions under one instruction differ in what few rows have.
+Two rows are near if they share nine tenths of their shingles (of the question and of the answer, each) and, besides,
+nine tenths of those that are no boilerplate, or if a third of what they differ in is boilerplate: then they are copies
+of one text, which were edited at different places. Two questions under one instruction differ in what few rows have.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,21 @@ class Comparison:
     """bool per shingle of the other rows: whether the row has it."""
     have: np.ndarray
     """bool per other row and shingle of the row: whether the other row has it."""
+    answers: tuple[np.ndarray, np.ndarray] | None = None
+    """bool per shingle of the row, and of the others: it is one of the answer. None if only whole rows are compared."""
 
     def near(self, least: int) -> np.ndarray:
         """Return a bool for each other row. least: boilerplate is in more rows."""
         both = self.row_counts, self.other_counts
-        in_both, in_one = self._count(*(np.ones(len(counts), dtype=bool) for counts in both))
-        share_most = in_both >= 9 * in_one
+        if self.answers is None:
+            parts = [tuple(np.ones(len(counts), dtype=bool) for counts in both)]
+        else:
+            parts = [self.answers, tuple(~is_answer for is_answer in self.answers)]
+        share_most = np.ones(len(self.begins), dtype=bool)
+        for in_row, in_others in parts:
+            in_both, in_one = self._count(in_row, in_others)
+            share_most &= in_both >= 9 * in_one
+        in_one = self._count(*(np.ones(len(counts), dtype=bool) for counts in both))[1]
         asked = self.row_counts[self.row_counts > 0]
         usual = np.median(asked) if asked.size else 0
         if usual <= least:

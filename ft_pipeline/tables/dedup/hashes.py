@@ -85,6 +85,16 @@ def window_hashes(hashes: np.ndarray) -> np.ndarray:
     return mix(total)
 
 
+def sliding_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
+    """Return the uint64 of every `size` consecutive hashes, also across the ends of texts: what SpanHashes gives."""
+    count = max(len(hashes) - size + 1, 0)
+    weights, inverse_weights = _weights(_rounded_up(len(hashes) + 1))
+    sums = np.zeros(len(hashes) + 1, dtype=np.uint64)
+    np.cumsum(hashes * weights[: len(hashes)], out=sums[1:])
+    spans = (sums[size:] - sums[:count]) * inverse_weights[:count] if count else sums[:0]
+    return mix(spans ^ np.full(1, size, dtype=np.uint64) * PLACES[0])
+
+
 class SpanHashes:
     """Hashes of any spans of a sequence, each in constant time. Equal spans have equal hashes, wherever they are."""
 

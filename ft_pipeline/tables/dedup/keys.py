@@ -19,15 +19,16 @@ from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
 from ft_pipeline.tables.dedup.shingles import mark_answers, shingle
 from ft_pipeline.tables.dedup.templates import template_hashes
-from ft_pipeline.tables.dedup.tokens import Texts, tokenize
+from ft_pipeline.tables.dedup.tokens import Texts, tokenize, words_of
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
 from ft_pipeline.tables.formats.base import Format, Record
-from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_texts, views_of_messages
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_texts, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 
-_NUMBER_OR_NAME = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]|[A-Za-z0-9][\x00-\x20,\x7f]+[A-Z][A-Za-z0-9]"
-"""Every ASCII text in which a template masks something matches this pattern. Control characters are no signs."""
+_NUMBER = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]"
+"""Every ASCII text in which a template masks something matches this pattern."""
+_NO_WORDS = r"[^0-9A-Za-z]+"
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Keys:
     """uint64 of the normalized rest."""
     group: np.ndarray
     """uint64, shape (rows, 2): a hash of the template of the human turns (dedup/templates.py); without one, the first
-    half of the SHA-256 of the normalized human turns. It must never change: it decides the split."""
+    half of the SHA-256 of their words, so that no space or comma makes a difference. It must never change: it decides
+    the split."""
     bands: np.ndarray
     """uint32, shape (rows, BANDS): rows near each other share one of them."""
     has_own_group: np.ndarray
@@ -101,6 +103,11 @@ class Keys:
 
 
 TABLE_ROWS = 1 << 18
+MIN_CHANGED = 19
+"""Number of shingles from which a changed word leaves nine tenths of them, at the end of a text."""
+END_CHARS = 20
+"""Number of characters at the begin and at the end of an answer that near answers have in common: "Yes, …" is not near
+"No, …"."""
 FOR_DUPLICATES = ("exact", "normal", "band")
 """What the names of the columns begin with that only the search of duplicates needs."""
 _HASHES = ("exact", "normal", "prompt", "answer")
@@ -174,16 +181,25 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
 
 
 def _groups(views: ComparisonTexts) -> np.ndarray:
-    digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
+    words = _joined_words(views.prompts)
+    digests = np.frombuffer(b"".join(sha256_of_each(words)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
     groups = digests[:, :2].copy()
-    may_be_template = pc.or_(
-        pc.match_substring_regex(views.asked, _NUMBER_OR_NAME), pc.invert(pc.string_is_ascii(views.asked))
-    )
+    may_be_template = pc.or_(pc.match_substring_regex(views.asked, _NUMBER), pc.invert(pc.string_is_ascii(views.asked)))
     texts = np.flatnonzero(may_be_template.to_numpy(zero_copy_only=False))
     templates, is_template = template_hashes(tokenize(views.asked.take(pa.array(texts))))
     hashes = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
     groups[texts[is_template]] = hashes[is_template]
     return groups
+
+
+def _joined_words(texts: pa.Array) -> pa.Array:
+    """Return the words of each normalized text, a space between them; a text without words as it is."""
+    words = pc.ascii_trim(pc.replace_substring_regex(texts, _NO_WORDS, " "), " ")
+    others = pc.invert(pc.string_is_ascii(texts))
+    if pc.any(others).as_py():
+        joined = [" ".join(words_of(text)) for text in texts.filter(others).to_pylist()]
+        words = pc.replace_with_mask(words, others, pa.array(joined, pa.large_string()))
+    return pc.if_else(pc.equal(words, text_scalar("")), texts, words)
 
 
 def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:
@@ -200,10 +216,26 @@ def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compared_parts(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (marked shingles, number per row, uint64 of each answer), as near_duplicates.find_near needs them. The
-    answer is all that the model says."""
+    """Return (marked shingles, number per row, uint64 of what the answers of near rows have in common), as
+    near_duplicates.find_near needs them. The answer is all that the model says."""
     shingles, lengths = shingles_of_views(views)
-    return mark_answers(shingles, lengths, views.spoken), lengths, hash_texts(views.spoken)
+    answers, sizes = shingle(views.spoken)
+    marked = mark_answers(shingles, lengths, answers, sizes)
+    return marked, lengths, hash_texts(_ends_and_numbers(views.spoken, sizes))
+
+
+def _ends_and_numbers(answers: pa.Array, sizes: np.ndarray) -> pa.Array:
+    """Return the beginning, the numbers and the end of each long answer, and short answers as they are.
+
+    Long answers may differ in a few words between, but in no number. sizes: of shingles; with fewer of them, answers
+    that differ cannot have nine tenths in common.
+    """
+    is_long = pa.array(sizes >= MIN_CHANGED)
+    long = answers.filter(is_long)
+    numbers = pc.replace_substring_regex(long, "[^0-9]+", " ")
+    first, last = pc.utf8_slice_codeunits(long, 0, END_CHARS), pc.utf8_slice_codeunits(long, -END_CHARS)
+    parts = pc.binary_join_element_wise(first, numbers, last, text_scalar(""))
+    return pc.replace_with_mask(answers, is_long, parts)
 
 
 def group_names(group: np.ndarray) -> list[str]:

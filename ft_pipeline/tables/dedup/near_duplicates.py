@@ -1,4 +1,4 @@
-"""Near duplicates: rows with one answer that share nine tenths of their 3-word shingles, boilerplate not counted.
+"""Near duplicates: rows whose questions and answers share nine tenths of their 3-word shingles, without boilerplate.
 
 They are found in three steps. MinHash bands select the rows that are probably near another row; only the texts of these
 are read again. Their rarest shingles select the pairs to compare. An exact count over the shingle sets decides.
@@ -38,8 +38,8 @@ MEMORY_BYTES = 1 << 30
 """Shingles of more bytes are in a temporary file."""
 
 ReadShingles = Callable[[np.ndarray], tuple[np.ndarray, ...]]
-"""Returns (uint64 shingles, int64 number per row, uint64 hash of each row's answer) of the rows at these positions,
-which ascend. Rows with different answers are not near each other. Without the hashes, answers make no difference."""
+"""Returns (uint64 shingles, int64 number per row, uint64 of each row's answer, which near rows have in common) of the
+rows at these positions, which ascend. Without the last, only whole rows are compared."""
 MayReplace = Callable[[np.ndarray, int], np.ndarray]
 """Returns a bool for each of some rows: whether it may take the place of the given row, which is near it."""
 
@@ -98,7 +98,7 @@ class ShingleSets:
     sizes: np.ndarray
     """int64 per row: its number of distinct shingles."""
     answers: np.ndarray | None = None
-    """uint64 per row: the hash of its answer."""
+    """uint64 per row: what answers of near rows have in common."""
 
     @classmethod
     def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray, answers: np.ndarray | None = None) -> "ShingleSets":
@@ -128,8 +128,12 @@ class ShingleSets:
         shared = row_set[places] == shingles
         have = np.zeros((len(others), len(row_set)), dtype=bool)
         have[np.repeat(np.arange(len(others)), sizes)[shared], places[shared]] = True
-        of_row, of_others = (np.where(part >= ANSWER, 0, counts[lowest_bits(part)]) for part in (row_set, shingles))
-        return Comparison(of_row, of_others, begins, shared, have)
+        answers = row_set >= ANSWER, shingles >= ANSWER
+        of_row, of_others = (
+            np.where(is_answer, 0, counts[lowest_bits(part)])
+            for part, is_answer in zip((row_set, shingles), answers, strict=True)
+        )
+        return Comparison(of_row, of_others, begins, shared, have, None if self.answers is None else answers)
 
     def frequencies(self) -> np.ndarray:
         """Return, for each value of a shingle's lowest bits, the number of sets that have it."""

@@ -47,11 +47,14 @@ def shingle(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(shingles), np.concatenate(lengths)
 
 
-def mark_answers(shingles: np.ndarray, lengths: np.ndarray, answers: Texts) -> np.ndarray:
-    """Return the shingles of some rows, those of each row's answer marked by the bit ANSWER."""
+def mark_answers(
+    shingles: np.ndarray, lengths: np.ndarray, answers: np.ndarray, answer_lengths: np.ndarray
+) -> np.ndarray:
+    """Return the shingles of some rows, those of each row's answer marked by the bit ANSWER. lengths, answer_lengths:
+    the number of shingles of each row, and of its answer."""
     own, of_answers = (
         part ^ np.repeat(mix(np.arange(len(counts), dtype=np.uint64) * PLACES[0]), counts)
-        for part, counts in ((shingles, lengths), shingle(answers))
+        for part, counts in ((shingles, lengths), (answers, answer_lengths))
     )
     return np.where(np.isin(own, of_answers), shingles | ANSWER, shingles & ~ANSWER)
 

@@ -1,16 +1,16 @@
-"""Templates: texts that differ only in an order number have equal templates, and long texts that differ in names."""
+"""Templates: texts that differ only in an order number have equal templates."""
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.tokens import CHARACTER, DIGITS, NAME, NUMBER, SIGN, Tokens
+from ft_pipeline.tables.dedup.tokens import CHARACTER, DIGITS, NUMBER, SIGN, Tokens
 
 MASK = np.uint64(0x6A09E667F3BCC909)
-"""Stands for a number or a name."""
+"""Stands for a number."""
 MIN_WORDS = 2
 """Smallest number of words of a template beside its number."""
 MIN_LONG_WORDS = 8
-"""Number of other words from which names, and several numbers, are masked. In a shorter text they are its content, as
-in "What is the capital of Kenya?" and "What is the sum of 1234 and 5678?"."""
+"""Number of other words from which several numbers are masked. In a shorter text they are its content, as in "What is
+the sum of 1234 and 5678?"."""
 MAX_MASKED = 0.4
 """Largest share of masks among the words of a template."""
 
@@ -60,10 +60,8 @@ def mask(words: Tokens, masked: np.ndarray) -> Tokens:
 def template_hashes(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint64 of the template of each text, bool per text: whether something is masked in it)."""
     words = without_signs(tokens)
-    numbers = are_numbers(words)
-    masked = numbers | (words.kinds == NAME)
+    masked = are_numbers(words)
     is_long = sizes_of(words, ~masked) >= MIN_LONG_WORDS
-    masked &= numbers | np.repeat(is_long, words.counts)
     masked_words = mask(words, masked)
     masks = masked_words.counts - words.per_text(~masked)
     has_one = (masks == 1) & (sizes_of(words, ~masked) >= MIN_WORDS)

@@ -19,9 +19,9 @@ import regex
 from ft_pipeline.tables.dedup.hashes import SpanHashes, hash_pieces
 from ft_pipeline.tables.text_rules import ZERO_WIDTH
 
-WORD, CHARACTER, DIGITS, NUMBER, NAME, SIGN = range(6)
+WORD, CHARACTER, DIGITS, NUMBER, SIGN = range(5)
 """Kinds of tokens. CHARACTER: a word of a script without spaces. DIGITS: a word with a digit. NUMBER: one with at least
-4 digits, or with letters and at least 3: an order number, a year. NAME: a capitalized word inside a sentence."""
+4 digits, or with letters and at least 3: an order number, a year."""
 NUMBER_DIGITS = 4
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts without spaces between words, as a part of a character class."""
@@ -38,8 +38,6 @@ _TOKEN = regex.compile(
     regex.VERSION1,
 )
 _DIGIT = regex.compile(r"\p{N}")
-_ENDS_LINE = frozenset("\n\x1f")
-"""U+001F separates turns."""
 _INVISIBLE = dict.fromkeys(map(ord, ZERO_WIDTH + "\ufe0e\ufe0f\u0640"))
 """Also the variants of emoji, and the line that stretches Arabic words."""
 _DOT_ABOVE = "\u0307"
@@ -47,33 +45,20 @@ _DOT_ABOVE = "\u0307"
 
 
 def tokens_of(text: str) -> list[Token]:
-    """Return the tokens of a text.
-
-    A word is inside a sentence if only white space and commas are between it and the word before it, on one line of one
-    turn.
-    """
+    """Return the tokens of a text."""
     text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
-    tokens: list[Token] = []
-    inside, end = False, 0
-    for match in _TOKEN.finditer(text):
-        token, gap = match[0], text[end : match.start()]
-        inside, end = inside and _ENDS_LINE.isdisjoint(gap), match.end()
-        folded = token.casefold().replace(_DOT_ABOVE, "")
-        if match.lastgroup is None:
-            tokens.append((folded, SIGN))
-            inside = inside and token == ","
-            continue
-        tokens.append((folded, _kind(token, match.lastgroup, inside)))
-        inside = True
-    return tokens
+    return [
+        (match[0].casefold().replace(_DOT_ABOVE, ""), _kind(match[0], match.lastgroup))
+        for match in _TOKEN.finditer(text)
+    ]
 
 
-def _kind(token: str, group: str, inside: bool) -> int:
+def _kind(token: str, group: str | None) -> int:
+    if group is None:
+        return SIGN
     if digits := len(_DIGIT.findall(token)):
         return NUMBER if digits >= NUMBER_DIGITS - (digits < len(token)) else DIGITS
-    if group == "character":
-        return CHARACTER
-    return NAME if inside and len(token) > 1 and token[0].isupper() else WORD
+    return CHARACTER if group == "character" else WORD
 
 
 def words_of(text: str) -> tuple[str, ...]:
@@ -182,14 +167,13 @@ _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IS_DIGIT, _IS_UPPER = _table(_DIGITS), _table(_UPPER)
 _IS_WORD = _table(_DIGITS + _UPPER + _UPPER.lower())
 _IS_SIGN = _table("".join(map(chr, range(0x21, 0x7F)))) & ~_IS_WORD
-_ENDS_SENTENCE = (_IS_SIGN & ~_table(",")) | _table("\n\x1f")
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[_IS_UPPER] += 32
 
 
 def _fast_tokens(texts: pa.Array) -> Iterator[Tokens]:
     """Yield the tokens of ASCII texts, in blocks of texts."""
-    # With a line end after each text, no token and no sentence goes on in the next text.
+    # With a line end after each text, no token goes on in the next text.
     ended = pc.binary_join_element_wise(texts, pa.scalar("", texts.type), pa.scalar("\n", texts.type))
     offsets, data = buffers(ended)
     begin = 0
@@ -218,18 +202,10 @@ def _fast_block(data: np.ndarray, offsets: np.ndarray) -> Tokens:
 
 def _kinds_of_words(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
     sizes = ends - begins
-    digits = np.bincount(_words_before(np.flatnonzero(_IS_DIGIT[data]), begins), minlength=len(begins))
+    words = np.searchsorted(begins, np.flatnonzero(_IS_DIGIT[data]), side="right") - 1
+    digits = np.bincount(words, minlength=len(begins))
     is_number = digits >= NUMBER_DIGITS - (digits < sizes)
-    is_inside = np.ones(len(begins) + 1, dtype=bool)
-    is_inside[_words_before(np.flatnonzero(_ENDS_SENTENCE[data]), begins) + 1] = False
-    is_inside[0] = False
-    kinds = np.where(is_inside[:-1] & _IS_UPPER[data[begins]] & (sizes > 1), np.uint8(NAME), np.uint8(WORD))
-    return np.where(digits > 0, np.where(is_number, np.uint8(NUMBER), np.uint8(DIGITS)), kinds)
-
-
-def _words_before(places: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """Return the index of the last word that begins at or before each place; -1 if none does."""
-    return np.searchsorted(begins, places, side="right") - 1
+    return np.where(digits > 0, np.where(is_number, np.uint8(NUMBER), np.uint8(DIGITS)), np.uint8(WORD))
 
 
 def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

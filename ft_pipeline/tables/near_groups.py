@@ -1,0 +1,160 @@
+"""Rows that are near as a whole stay in one split: the same text with a few words changed here and there.
+
+Each row is compared with the rows that share a MinHash band with it and come first, in the order of a hash of their
+content. It joins one that it is near to and that joined no other: near to near is not near.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.conversation_rows import ConversationRows
+from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix
+from ft_pipeline.tables.dedup.matching import first_index
+from ft_pipeline.tables.dedup.minhash import BANDS, share_a_value
+from ft_pipeline.tables.dedup.shingles import ANSWER
+from ft_pipeline.tables.dedup.windows import cover, gaps_of
+from ft_pipeline.tables.leak_copies import MAX_GAP, MIN_COVERED, MIN_GAPS
+
+MIN_WORDS = 20
+"""Number of words from which a row is compared. In a shorter one, a few words are its content."""
+MAX_SHARE = 0.1
+"""Share of the rows from which a group is not kept together: it says more of the data than of a text."""
+MAX_ROWS = 1_000_000
+"""Number of rows with a shared band up to which rows are compared: this bounds the time and the memory."""
+BLOCK_PAIRS = 20_000
+"""Number of pairs of rows that are compared at a time."""
+
+
+@dataclass
+class NearGroups:
+    """Which rows are near others."""
+
+    group: np.ndarray
+    """uint64, shape (rows, 2): the group of each row, that of the row that it is near to."""
+    joined: int = 0
+    """Number of rows that joined others."""
+    large: list[tuple[str, int]] = field(default_factory=list)
+    """(origin of a row, number of rows) of groups that are too large to be kept together."""
+
+
+def near_groups(rows: ConversationRows) -> NearGroups:
+    """Return the groups of the rows: of each prompt, or of one that it is near to as a whole.
+
+    Golden rows and rows with a session stay where they are.
+    """
+    result = NearGroups(rows.keys.group)
+    units = first_index(rows.keys.group[:, 1])
+    free = (units == np.arange(len(rows))) & ~rows.golden & ~rows.keys.has_own_group
+    compared = np.flatnonzero(free & _share_a_band(rows))
+    if not 1 < len(compared) <= MAX_ROWS:
+        return result
+    compared = compared[np.argsort(mix(rows.keys.group[compared, 1] ^ rows.keys.answer[compared]), kind="stable")]
+    centers = _centers(rows, compared)
+    center_of = np.arange(len(rows))
+    center_of[compared] = compared[centers]
+    center_of = center_of[units]
+    counts = np.bincount(center_of, minlength=len(rows))
+    own = np.bincount(units, minlength=len(rows))
+    too_large = (counts > max(MAX_SHARE * len(rows), 2)) & (counts > own)
+    result.large = [(rows.origin(at), int(counts[at])) for at in np.flatnonzero(too_large).tolist()]
+    center_of = np.where(too_large[center_of], units, center_of)
+    result.joined = int((center_of != units).sum())
+    result.group = rows.keys.group[center_of]
+    return result
+
+
+def _bands(rows: ConversationRows, band: int) -> np.ndarray:
+    """Return one MinHash band of each row. The bands of all rows are never in memory together."""
+    paths = (folder / "keys.parquet" for folder in rows.folders.values())
+    return np.concatenate([pq.read_table(path, columns=[f"band_{band}"])[0].to_numpy() for path in paths])
+
+
+def _share_a_band(rows: ConversationRows) -> np.ndarray:
+    shared = np.zeros(len(rows), dtype=bool)
+    for band in range(BANDS):
+        shared |= share_a_value(_bands(rows, band))
+    return shared
+
+
+def _centers(rows: ConversationRows, compared: np.ndarray) -> np.ndarray:
+    """Return, for each of some rows, the place in `compared` of the one that it joins, or its own."""
+    texts = _Texts.of(rows, compared)
+    numbers = np.arange(len(compared))
+    leaders = np.stack([first_index(_bands(rows, band)[compared]) for band in range(BANDS)], axis=1)
+    pairs = _distinct(np.repeat(numbers, BANDS), leaders.ravel())
+    pairs = pairs[:, texts.are_near(*pairs)]
+    centers = numbers.copy()
+    has_members = np.zeros(len(compared), dtype=bool)
+    for row, leader in pairs.T.tolist():  # ascending
+        if centers[row] == row and centers[leader] == leader and not has_members[row]:
+            centers[row] = leader
+            has_members[leader] = True
+    # A row whose leader joined another may be near to that one, too.
+    alone = pairs[:, (centers[pairs[0]] == pairs[0]) & ~has_members[pairs[0]]]
+    second = _distinct(alone[0], centers[alone[1]])
+    for row, center in second[:, texts.are_near(*second)].T.tolist():
+        if centers[row] == row and not has_members[row]:
+            centers[row] = center
+    return centers
+
+
+def _distinct(row: np.ndarray, leader: np.ndarray) -> np.ndarray:
+    """Return the distinct pairs of a row and one that comes before it, ascending; shape (2, pairs)."""
+    before = leader < row
+    keys = np.unique(row[before] << 32 | leader[before])
+    return np.stack([keys >> 32, keys & 0xFFFFFFFF])
+
+
+@dataclass
+class _Texts:
+    """The shingles of some rows, in the order of their words."""
+
+    shingles: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    known: np.ndarray
+    """uint64, ascending: each shingle together with its row."""
+
+    @classmethod
+    def of(cls, rows: ConversationRows, compared: np.ndarray) -> "_Texts":
+        order = np.argsort(compared)
+        shingles, lengths, _ = rows.read_shingles(compared[order])
+        starts, of_rows = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+        starts[order], of_rows[order] = np.cumsum(lengths) - lengths, lengths
+        plain = shingles & ~ANSWER
+        known = np.sort(_together(plain, np.repeat(order, lengths)))
+        return cls(plain, starts, of_rows, known)
+
+    def are_near(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return a bool for each pair of rows."""
+        words = self.lengths + WINDOW - 1
+        smaller, larger = np.minimum(words[first], words[second]), np.maximum(words[first], words[second])
+        near = (smaller >= MIN_WORDS) & (smaller >= MIN_COVERED * larger)
+        places = np.flatnonzero(near)
+        for begin in range(0, len(places), BLOCK_PAIRS):
+            block = places[begin : begin + BLOCK_PAIRS]
+            near[block] = self._is_covered(first[block], second[block]) & self._is_covered(second[block], first[block])
+        return near
+
+    def _is_covered(self, row: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Return whether each row differs from the other at several places, by few words each."""
+        lengths = self.lengths[row]
+        pairs = np.repeat(np.arange(len(row)), lengths)
+        places = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        wanted = _together(self.shingles[self.starts[row][pairs] + places], other[pairs])
+        at = np.minimum(np.searchsorted(self.known, wanted), len(self.known) - 1)
+        shared = self.known[at] == wanted
+        pairs, places = pairs[shared], places[shared]
+        words = lengths + WINDOW - 1
+        covered = cover(np.zeros(len(pairs), np.int64), pairs, places, WINDOW)
+        gaps, longest = gaps_of(np.zeros(len(pairs), np.int64), pairs, places, words, WINDOW)
+        is_near = np.zeros(len(row), dtype=bool)
+        enough = covered.words >= MIN_COVERED * words[covered.turn]
+        is_near[covered.turn] = enough & (gaps >= MIN_GAPS) & (longest <= MAX_GAP)
+        return is_near
+
+
+def _together(shingles: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return mix(shingles ^ mix(rows.astype(np.uint64) * PLACES[1] + np.uint64(1)))
