@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from ft_pipeline.evaluation.items import read_rows
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival, answered_questions
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WordModel
-from ft_pipeline.evaluation.scoring.scorer import read_conversations
 from ft_pipeline.job import Job
 
 
@@ -15,7 +15,7 @@ def run(job: Job) -> dict[str, Any]:
     config: seed. inputs: conversations. Returns the summary: `left_out`, the reason or None, and `labels`, the number
     of labels by field.
     """
-    rows = read_conversations(job)
+    rows = read_rows(job.inputs["conversations"])
     training, validation = (answered_questions(rows, split) for split in ("train", "validation"))
     try:
         model = WordModel.fit(training, validation, job.config["seed"])
