@@ -50,7 +50,9 @@ class Moving:
 
     def __init__(self, root: Path, *experiments: str) -> None:
         self.project = project_of(root, **dict.fromkeys(experiments, "technique: lora\n"))
-        settings = "name: shop\nteacher: {in_comparison: false}\npromotion: {min_test_rows: 20}\n"
+        settings = (
+            "name: shop\nteacher: {in_comparison: false}\nevaluation: {rivals: []}\npromotion: {min_test_rows: 20}\n"
+        )
         (root / "project.yaml").write_text(settings, encoding="utf-8")
         (root / "data" / "general").mkdir(parents=True)
         for name in ("questions", "texts"):

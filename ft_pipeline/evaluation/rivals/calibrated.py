@@ -16,11 +16,7 @@ import numpy.typing as npt
 from ft_pipeline.evaluation.items import Item, make_items, select_rows
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answered, Questions
-from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.evaluation.scoring.prompts import Prompt, fitting_items
-from ft_pipeline.models.cpu.fast_linear import speed_up_products
-from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.models.model_structure import context_window
 
 NAME = "calibrated"
 MAX_VALIDATION = 50
@@ -67,6 +63,10 @@ class _Chooser:
     """The loaded base model, and the labels."""
 
     def __init__(self, questions: Questions, labels: Sequence[str]) -> None:
+        # The worker of other rivals reads this module, too, and loads no model.
+        from ft_pipeline.models.cpu.fast_linear import speed_up_products
+        from ft_pipeline.models.load import load_model, load_tokenizer
+
         job = questions.job
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
         self.model = load_model(job.inputs["base_model"], job.device)
@@ -77,6 +77,9 @@ class _Chooser:
     def likelihoods(self, items: Sequence[Item], prompt: Prompt) -> Floats:
         """Return the log probability of each label after each question: questions × labels. NoRival if one is longer
         than the model's context."""
+        from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
+        from ft_pipeline.models.model_structure import context_window
+
         asked = [_answered(item, label) for item in items for label in self.labels]
         rendered = fitting_items(self.tokenizer, asked, prompt, context_window(self.model.config))
         if len(rendered) < len(asked):
