@@ -5,8 +5,9 @@
 
 mutation_sample.py draws the same number of mutants of each area from the code of the commit: a fault in one line of one
 function. Which tests run is not part of the sample: all tests of FOLDERS run once, to see which pass, what they cost
-and which mutants they reach. Then each mutant meets the tests that reach it, the cheap ones first, until one fails.
-Tests of the kinds long, slow and browser do not count.
+and which mutants they reach. Then each mutant meets the tests that reach it, the cheap ones first, until one fails,
+or two minutes are over. Tests of the kinds long, slow and browser do not count. A run takes about 20 minutes of CPU
+time.
 
 How scores of two commits compare: lines that both have are drawn in both, wherever they are, so where code stayed the
 same faults are counted (`in_all_commits`). Where it was written anew, other lines are drawn by the same rule, and only
@@ -15,7 +16,7 @@ do not count.
 
 The commit is cloned. One process collects the tests there. Each mutant is a fork of it, whose functions get the changed
 code; the changed file lies in the clone, for processes that a test starts. benchmarks/results/mutations.json keeps a
-result for each commit that was measured.
+result for each commit that was measured. After tests were added, `--after ID` tries what survived there alone.
 """
 
 import argparse
