@@ -14,25 +14,9 @@ from ft_pipeline.decide.words import standard_errors
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OWN_TARGETS
+from ft_pipeline.evaluation.metrics.definitions import SHORT_TITLES
 
 LOWER = "lower is better"
-METRIC_TITLES = {
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "exact_match": "exact",
-    "format_valid": "format",
-    "length_ratio": "length",
-    "general_accuracy": "general acc.",
-    "nats_per_byte": "nats/byte",
-    "stop_nats": "end",
-    "fields_match": "fields",
-    "call_names": "called tools",
-    "call_arguments": "calls",
-    "call_order": "call order",
-    "general_nats_per_byte": "general nats/byte",
-    "general_loss": "general loss",
-}
-"""Metric → title of its column, for metrics whose names are too long."""
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
@@ -44,7 +28,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     has_bases = len(base_models(comparison)) > 1
     columns = [
         *(["base model"] if has_bases else []),
-        *(METRIC_TITLES.get(name, name) for name in metrics),
+        *(SHORT_TITLES.get(name, name) for name in metrics),
         *costs,
         *(["ends"] if ends else []),
         "trainable",
@@ -99,7 +83,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 def _legend(comparison: Comparison, priced: bool) -> str:
     """Return what the columns mean."""
     shown = shown_metrics(comparison)
-    lower = [METRIC_TITLES.get(name, name) for name, metric in shown.items() if metric.direction == LOWER]
+    lower = [SHORT_TITLES.get(name, name) for name, metric in shown.items() if metric.direction == LOWER]
     parts = [
         f"{comparison.test_items} test answers.",
         f"Lower is better for {', '.join(lower)}." if lower else "",

@@ -24,8 +24,9 @@ from ft_pipeline.evaluation.comparison.leads import (
 )
 from ft_pipeline.evaluation.metrics.corpus_values import macro_f1, spread
 from ft_pipeline.evaluation.metrics.definitions import answer_metrics
-from ft_pipeline.evaluation.opinions.agreement import agreement, krippendorff_alpha
+from ft_pipeline.evaluation.opinions.agreement import agreement
 from ft_pipeline.evaluation.opinions.correction import corrected_win_rate, win_rate
+from ft_pipeline_tests.evaluation.test_agreement import alpha_of
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False) | st.integers(-3, 3).map(float)
 SHARES = st.integers(0, 12).map(lambda count: count / 12)
@@ -216,10 +217,10 @@ VERDICTS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=4)
 @settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from("abcdefgh"), VERDICTS, max_size=8), st.randoms(use_true_random=False))
 def test_agreement_depends_on_neither_order_nor_side(units: dict[str, list[float]], dice) -> None:
-    alpha = krippendorff_alpha(units)
+    alpha = alpha_of(units)
     mixed = {name: dice.sample(units[name], len(units[name])) for name in dice.sample(sorted(units), len(units))}
-    assert krippendorff_alpha(mixed) == pytest.approx(alpha)
-    assert krippendorff_alpha({name: [-verdict for verdict in units[name]] for name in units}) == pytest.approx(alpha)
+    assert alpha_of(mixed) == pytest.approx(alpha)
+    assert alpha_of({name: [-verdict for verdict in units[name]] for name in units}) == pytest.approx(alpha)
     found = agreement(units)
     assert (found is None) == (alpha is None) and agreement(mixed) == pytest.approx(found)
     if found is not None:

@@ -16,19 +16,9 @@ class Opinion(opinion_records.Opinion, JsonRecord):
     """How often the answers of a row were preferred to those of a rival."""
 
     @property
-    def is_clear_win(self) -> bool:
-        """Whether the row is clearly preferred."""
-        return self.low is not None and self.low > 0.5
-
-    @property
     def is_clear_loss(self) -> bool:
         """Whether the rival is clearly preferred."""
         return self.high is not None and self.high < 0.5
-
-    @property
-    def lead_at_least(self) -> float | None:
-        """The lower end of the interval, as a lead over half of the comparisons."""
-        return None if self.low is None else self.low - 0.5
 
     @property
     def is_unheard_loss(self) -> bool:

@@ -170,16 +170,6 @@ class Comparison(JsonRecord):
         ]
 
     @property
-    def contaminated_champion(self) -> ContaminatedModel | None:
-        """The champion's entry in `contaminated`."""
-        return next((entry for entry in self.contaminated if entry.model == CHAMPION), None)
-
-    @property
-    def contaminated_experiments(self) -> list[ContaminatedModel]:
-        """The experiments in `contaminated`."""
-        return [entry for entry in self.contaminated if entry.model != CHAMPION]
-
-    @property
     def champion_fingerprint(self) -> str | None:
         """The fingerprint of the champion that is compared; None if there is none, or if it was not recorded."""
         return (self.champion or {}).get("fingerprint")
@@ -221,18 +211,6 @@ class Comparison(JsonRecord):
     def has_several_tokenizers(self) -> bool:
         """Whether the rows differ in vocabulary or template."""
         return len({row.tokens for row in self.rows if row.tokens}) > 1
-
-    @property
-    def base_models(self) -> list[str]:
-        """The base models of the rows, in their order."""
-        return list(dict.fromkeys(row.base_model for row in self.rows if row.base_model))
-
-    @property
-    def small_note(self) -> str:
-        """What few test conversations mean, as a sentence; empty if there are enough."""
-        if self.test_rows >= ENOUGH_TEST_ROWS:
-            return ""
-        return f"{self.test_rows} test conversations, fewer than {ENOUGH_TEST_ROWS}. Only large leads show."
 
     @property
     def footnotes(self) -> list[str]:
@@ -375,18 +353,9 @@ class Comparison(JsonRecord):
         lead = self.difference(better, worse, metric)
         return lead is not None and lead.is_clear
 
-    def failed_answer_checks(self, row: ComparisonRow, rival: ComparisonRow) -> list[AnswerCheck]:
-        """Return the second key of a row against a rival, if the answers are not shown to be as good."""
-        checks = [check for check in self.answer_checks if (check.row, check.rival) == (row.name, rival.name)]
-        return [check for check in checks if not check.is_shown]
-
     def screen(self, row: ComparisonRow) -> Screen | None:
         """Return the row's lead on the validation rows; None if it was not measured."""
         return next((screen for screen in self.screens if screen.row == row.name), None)
-
-    def lead_test(self, row: ComparisonRow, rival: ComparisonRow) -> LeadTest | None:
-        """Return the test of the row's lead over a rival; None if there is none, as in older comparisons."""
-        return next((test for test in self.lead_tests if (test.row, test.rival) == (row.name, rival.name)), None)
 
     def opinions_on(self, row: ComparisonRow, rival: ComparisonRow) -> list[Opinion]:
         """Return the opinions about a row's answers against those of a rival; that of people comes first."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind, complexity
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.tuned_variants import variant_of
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.json_record import JsonRecord
@@ -85,10 +85,6 @@ class Rail(JsonRecord):
     def prevents_release(self) -> bool:
         """Whether a model is not released because of it."""
         return self.verdict in ("breach", "cannot be told")
-
-    def describe_share(self) -> str:
-        """Return the share of the answers and what they do, without its bounds."""
-        return f"{self.faults / self.answers:.0%} {self.fault}"
 
     def describe(self) -> str:
         """Return the share as a sentence."""
@@ -174,27 +170,11 @@ class ComparisonRow(JsonRecord):
         return not self.breaches
 
     @property
-    def is_sound(self) -> bool:
-        """Whether it is usable, and not shown to have lost anything that its base model had."""
-        forgets = self.forgetting is not None and self.forgetting.verdict == "forgets"
-        return self.is_usable and not forgets and not self.lost_checks
-
-    @property
     def lost_checks(self) -> list[BaseCheck]:
         """What it has lost of the behavior and the tasks that it must keep."""
         return [check for check in self.base_checks if check.verdict == "lost"]
 
     @property
-    def cost_per_1000(self) -> float | None:
-        """The cost of 1,000 answers; None if it is unknown."""
-        return None if self.cost_per_call is None else 1000 * self.cost_per_call
-
-    @property
     def accuracy(self) -> float | None:
         """The general accuracy; None if it was not measured."""
         return (self.general or {}).get("accuracy")
-
-
-def complexity_of(row: ComparisonRow) -> tuple[int, bool]:
-    """Return how much a row needs, to be sorted: its technique, then whether it has a prompt variant besides."""
-    return complexity(row.technique), row.variant is not None

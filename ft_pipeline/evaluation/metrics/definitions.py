@@ -80,6 +80,41 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics that all comparisons share, in display order. A task may define more. `general_loss` is that of older
 versions."""
+SHORT_TITLES = {
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "exact_match": "exact",
+    "format_valid": "format",
+    "length_ratio": "length",
+    "general_accuracy": "general acc.",
+    "nats_per_byte": "nats/byte",
+    "stop_nats": "end",
+    "fields_match": "fields",
+    "call_names": "called tools",
+    "call_arguments": "calls",
+    "call_order": "call order",
+    "general_nats_per_byte": "general nats/byte",
+    "general_loss": "general loss",
+}
+"""Metric → title of its column, for metrics whose names are too long."""
+LONG_TITLES = {
+    "nats_per_byte": "Nats per byte of the reference (lower is better)",
+    "loss": "Loss, nats per answer token (lower is better)",
+    "chrf": "chrF (0 to 100)",
+    "rouge_l": "ROUGE-L (0 to 1)",
+    "exact_match": "Exact match (0 to 1)",
+    "format_valid": "Answers in the declared format (0 to 1)",
+    "length_ratio": "Answer length / reference length",
+    "general_accuracy": "General accuracy (0 to 1)",
+    "stop_nats": "End of turn, nats (lower is better)",
+    "fields_match": "JSON answers with the reference's values (0 to 1)",
+    "call_names": "Answers that call the reference's tools (0 to 1)",
+    "call_arguments": "Answers with the reference's calls and arguments (0 to 1)",
+    "call_order": "Answers that call the reference's tools in order (0 to 1)",
+    "general_nats_per_byte": "Nats per byte of general text (lower is better)",
+    "general_loss": "Loss on general text, nats per token (lower is better)",
+}
+"""By metric, in the order of the columns. Other metrics follow, without a title."""
 PER_TOKEN = ("loss", "general_loss")
 """The metrics that are compared only between models with the same vocabulary and template."""
 SECOND_KEY = "chrf"

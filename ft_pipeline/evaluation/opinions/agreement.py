@@ -33,23 +33,16 @@ class Agreement:
         return f"{self.alpha:.2f} (Krippendorff's alpha{bounds}; {self.pairs} pairs{few})"
 
 
-def krippendorff_alpha(units: Mapping[str, Sequence[float]]) -> float | None:
-    """Return alpha. None if no unit has two verdicts, or if all verdicts are the same: then it is not defined.
-
-    units: the verdicts on each pair of answers, -1, 0 or +1, one per rater, in any order.
-    """
-    terms = _terms(units)
-    return _optional(_alpha(terms.sum(axis=0)))
-
-
 def agreement(units: Mapping[str, Sequence[float]]) -> Agreement | None:
-    """Return alpha with its 95 % interval, by drawing units with replacement. None as for krippendorff_alpha.
+    """Return alpha with its 95 % interval, by drawing units with replacement. None if no unit has two verdicts, or if
+    all verdicts are the same: then it is not defined.
 
-    The draws have a fixed seed: the same verdicts give the same interval.
+    units: the verdicts on each pair of answers, -1, 0 or +1, one per rater, in any order. The draws have a fixed seed:
+    the same verdicts give the same interval.
     """
     terms = _terms(units)
-    alpha, count = _optional(_alpha(terms.sum(axis=0))), len(terms)
-    if alpha is None:
+    alpha, count = float(_alpha(terms.sum(axis=0))), len(terms)
+    if np.isnan(alpha):
         return None
     generator = np.random.default_rng(_SEED)
     times = generator.multinomial(count, np.full(count, 1 / count), size=_DRAWS)
@@ -78,7 +71,3 @@ def _alpha(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         observed, expected = disagreement / count, (squares - total**2 / count) / (count - 1)
         return np.asarray(np.where(expected > 1e-12, 1 - observed / expected, np.nan))
-
-
-def _optional(alpha: NDArray[np.float64]) -> float | None:
-    return None if np.isnan(alpha) else float(alpha)

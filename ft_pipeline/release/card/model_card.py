@@ -19,28 +19,11 @@ from ft_pipeline.decide.requirements import Cell, Requirements
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
+from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
 from ft_pipeline.release.card.usage import usage_paragraphs
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 """Characters that Markdown would interpret."""
-METRIC_TITLES = {
-    "nats_per_byte": "Nats per byte of the reference (lower is better)",
-    "loss": "Loss, nats per answer token (lower is better)",
-    "chrf": "chrF (0 to 100)",
-    "rouge_l": "ROUGE-L (0 to 1)",
-    "exact_match": "Exact match (0 to 1)",
-    "format_valid": "Answers in the declared format (0 to 1)",
-    "length_ratio": "Answer length / reference length",
-    "general_accuracy": "General accuracy (0 to 1)",
-    "stop_nats": "End of turn, nats (lower is better)",
-    "fields_match": "JSON answers with the reference's values (0 to 1)",
-    "call_names": "Answers that call the reference's tools (0 to 1)",
-    "call_arguments": "Answers with the reference's calls and arguments (0 to 1)",
-    "call_order": "Answers that call the reference's tools in order (0 to 1)",
-    "general_nats_per_byte": "Nats per byte of general text (lower is better)",
-    "general_loss": "Loss on general text, nats per token (lower is better)",
-}
-"""By metric, in the order of the columns. Other metrics follow, without a title."""
 LIMITATIONS = (
     "The model answers from its weights and its prompt. It does not look anything up and can make false statements.",
     "It was scored on held-out rows from the same sources as its training data. It may score lower on other questions.",
@@ -148,7 +131,7 @@ def _score_entries(facts: CardFacts) -> dict[str, Any]:
     """Return the scores in the form that the hub reads; empty if the model has none."""
     row = facts.comparison.row(facts.row)
     metrics = [
-        {"name": METRIC_TITLES.get(metric, metric), "type": metric, "value": score.value}
+        {"name": LONG_TITLES.get(metric, metric), "type": metric, "value": score.value}
         for metric, score in (row.scores if row else {}).items()
     ]
     if not metrics:
@@ -237,7 +220,7 @@ def _results_section(facts: CardFacts) -> list[str]:
     """Return the table of all rows, with the model's row in bold."""
     comparison, name = facts.comparison, facts.row
     rows = comparison.rows
-    metrics = [metric for metric in METRIC_TITLES if any(metric in row.scores for row in rows)]
+    metrics = [metric for metric in LONG_TITLES if any(metric in row.scores for row in rows)]
     metrics += sorted({metric for row in rows for metric in row.scores} - set(metrics))
     header = ("", *metrics, "prompt tokens per call", "seconds per call")
     body = [
@@ -249,7 +232,7 @@ def _results_section(facts: CardFacts) -> list[str]:
         )
         for row in rows
     ]
-    legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
+    legend = "\n".join(f"- {metric}: {LONG_TITLES[metric]}" for metric in metrics if metric in LONG_TITLES)
     caption = f"{comparison.test_rows} held-out rows; 95 % intervals in parentheses."
     notice = "" if name is not None else "This model has no score in the current comparison."
     contaminated = comparison.contaminated_champion

@@ -12,7 +12,8 @@ from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.notes import describe_rail
 from ft_pipeline.decide.requirements import lacking
 from ft_pipeline.decide.words import say
-from ft_pipeline.release.card.model_card import LIMITATIONS, METRIC_TITLES
+from ft_pipeline.evaluation.metrics.definitions import LONG_TITLES
+from ft_pipeline.release.card.model_card import LIMITATIONS
 from ft_pipeline.release.disclosure.facts import ExportFacts, package_url
 from ft_pipeline.release.disclosure.licenses import license_entries
 from ft_pipeline.release.disclosure.provenance import form_of, package_versions
@@ -153,7 +154,7 @@ def _analysis(facts: ExportFacts, form: str) -> dict[str, Any]:
             if score.low is not None and score.high is not None
             else {}
         )
-        title = METRIC_TITLES.get(name)
+        title = LONG_TITLES.get(name)
         shown = f"{name}: {title}" if title else name
         measured = "; measured before the conversion to GGUF" if form == "gguf" else ""
         where = f"test split, {comparison.test_rows} rows; 95 % interval{measured}"
