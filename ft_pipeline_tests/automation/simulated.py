@@ -23,6 +23,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.step import STEPS, SpecContext, spec_with_inputs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.tables.formats.registry import FORMATS
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000, "verdicts": 0}
@@ -181,6 +182,13 @@ class Simulation:
         run = self.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
         yield
         self.instance.report_run_failed(run)
+
+    def first_run(self) -> None:
+        """Build all tables and train `qlora`, as a person's first run does."""
+        assert self.settle() == [], "nothing runs before the first run"
+        assert self.materialize(*(f"raw_{name}" for name in FORMATS), *self.tables())
+        self.train("qlora")
+        self.settle()
 
     def train(self, experiment: str, until: str | None = None) -> None:
         """Write what a retraining leaves in the store: a stand-in for each of its steps before `until`."""

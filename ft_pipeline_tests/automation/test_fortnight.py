@@ -20,17 +20,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 from ft_pipeline_tests.release.test_exposure import entry
-
-
-def first_run(shop: Simulation) -> None:
-    """Build all tables and train `qlora`, as a person's first run does."""
-    assert shop.settle() == [], "nothing runs before the first run"
-    assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
-    shop.train("qlora")
-    shop.settle()
 
 
 def new_train_rows(shop: Simulation, before: Artifact) -> int:
@@ -44,8 +35,8 @@ def conversations(shop: Simulation) -> Artifact:
 
 
 @pytest.mark.long
-def test_retraining_starts_only_when_its_rules_require_it(shop: Simulation) -> None:
-    first_run(shop)
+def test_retraining_starts_only_when_its_rules_require_it(begun: Simulation) -> None:
+    shop = begun
     at_first = conversations(shop)
 
     assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
@@ -121,8 +112,8 @@ def test_a_growing_file_is_read_only_once_it_stops_changing(shop: Simulation) ->
     assert request.run_key == again.run_key, "the same change is asked for under the same key, so it runs once"
 
 
-def test_a_table_whose_run_failed_is_built_the_next_day(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    first_run(shop)
+def test_a_table_whose_run_failed_is_built_the_next_day(begun: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = begun
     shop.write("more.jsonl", rows(80, seed=3))
     begin = ArtifactStore.begin
 
@@ -175,8 +166,8 @@ def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monke
     assert shop.settle()[:1] == ["raw_alpaca"]
 
 
-def test_no_night_trains_for_test_rows_that_are_used_up(shop: Simulation) -> None:
-    first_run(shop)
+def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> None:
+    shop = begun
     shop.write("many.jsonl", rows(80, seed=3))
     shop.settle()
     assert shop.next_night().run_requests
@@ -192,8 +183,8 @@ def test_no_night_trains_for_test_rows_that_are_used_up(shop: Simulation) -> Non
     assert shop.next_night().run_requests
 
 
-def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(shop: Simulation) -> None:
-    first_run(shop)
+def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(begun: Simulation) -> None:
+    shop = begun
     before = conversations(shop)
     assert "chat" not in before.inputs
     rows_of_chat = [
@@ -206,8 +197,8 @@ def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(shop:
     assert conversations(shop).summary["accepted"] == before.summary["accepted"] + 2
 
 
-def test_a_changed_setting_rebuilds_the_tables_before_the_night(shop: Simulation) -> None:
-    first_run(shop)
+def test_a_changed_setting_rebuilds_the_tables_before_the_night(begun: Simulation) -> None:
+    shop = begun
     before = conversations(shop)
     shop.change_settings(data={"test_share": 0.3})
     (request,) = table_settings(shop).run_requests or []

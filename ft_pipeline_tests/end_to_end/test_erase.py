@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline_tests.end_to_end.project import KEEP, ROWS, cut, ft, ft_in_turn
+from ft_pipeline_tests.end_to_end.project import KEEP, ROWS, cut, ft, ft_in_one_process, ft_in_turn
 
 TABLES = "raw_alpaca,raw_sharegpt,alpaca,sharegpt,conversations"
 RUN = ("run", "--experiment", "qlora", "--select", TABLES)
@@ -17,7 +17,7 @@ RUN = ("run", "--experiment", "qlora", "--select", TABLES)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The worked example cut down, its tables materialized."""
+    """The worked example cut down, its tables materialized by a process that has ended: it locks its run until then."""
     root = scaffold.create(tmp_path / "shop", example=True)
     for data_format in ("alpaca", "sharegpt"):
         for path in (root / "data" / "raw" / data_format).glob("*.jsonl"):
@@ -54,14 +54,17 @@ def test_an_erased_row_is_redacted_and_the_next_run_omits_it(root: Path) -> None
     why = {step["asset"]: step["reason"] for step in planned["plan"] if step["runs"]}
     assert why["alpaca"] == why["conversations"] == "one of its rows was erased"
 
-    (_, ran), (_, chained), (_, search), (_, aside) = ft_in_turn(
-        root, RUN, (*chain, "--verify"), (*chain, "--sentence", sentence), (*chain, "--left-out")
+    old = next(node["fingerprint"] for node in after["nodes"] if node["kind"] == "conversations")
+    *documents, shown = ft_in_one_process(
+        root,
+        *((*command, "--json") for command in (RUN, (*chain, "--verify"), (*chain, "--sentence", sentence))),
+        (*chain, "--left-out", "--json"),
+        ("audit", old[:12], "--verify"),
     )
+    ran, chained, search, aside = (json.loads(document.stdout) for document in documents)
     assert {step["asset"] for step in ran["steps"]} == {"raw_alpaca", "alpaca", "conversations"}
     assert chained["verified"] is True and chained["redacted"] == []
     assert not any(match["how"] == "equal" for match in search["matches"])
     assert ("support_01.jsonl", 4, "excluded") in {(row["file"], row["row"], row["code"]) for row in aside["rows"]}
 
-    old = next(node["fingerprint"] for node in after["nodes"] if node["kind"] == "conversations")
-    shown = ft(root, "audit", old[:12], "--verify")
     assert shown.returncode == 0 and "Redacted on request, so not verified" in shown.stdout

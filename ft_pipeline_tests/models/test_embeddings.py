@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.embeddings import open_embedder
+from ft_pipeline.models.embeddings import _load, open_embedder
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 TEXTS = ["A parcel.", "Where can I change the delivery address of my order?", "", "The refund takes five days."]
@@ -28,9 +28,12 @@ def bert(tmp_path):
     return tmp_path / "bert"
 
 
-def embed(model, texts):
-    with open_embedder(str(model), None) as (embed_texts, _):
-        return embed_texts(texts)
+@pytest.fixture
+def embed(tmp_path):
+    """Embeds in this process: one of its own would load torch each time."""
+    folder = tmp_path / "loaded"
+    folder.mkdir()
+    return lambda model, texts: _load(str(model), None, folder).embed(texts)
 
 
 def pool_with(folder, mode):
@@ -53,7 +56,7 @@ def token_vectors(folder, text):
         ("lasttoken", lambda vectors: vectors[-1]),
     ],
 )
-def test_vectors_are_pooled_as_the_model_says_whatever_is_in_the_batch(bert, mode, pool):
+def test_vectors_are_pooled_as_the_model_says_whatever_is_in_the_batch(bert, embed, mode, pool):
     if mode:
         pool_with(bert, mode)
     vectors = embed(bert, TEXTS)
@@ -63,19 +66,20 @@ def test_vectors_are_pooled_as_the_model_says_whatever_is_in_the_batch(bert, mod
         np.testing.assert_allclose(vectors[text], expected / np.linalg.norm(expected), atol=1e-5)
 
 
-def test_other_poolings_are_refused(bert):
+def test_other_poolings_are_refused(bert, embed):
     pool_with(bert, "max_tokens")
     with pytest.raises(UserError, match=r"needs the pooling 'max_tokens'\. Choose a model with mean_tokens"):
         embed(bert, TEXTS)
 
 
-def test_long_texts_are_cut(bert):
+def test_long_texts_are_cut(bert, embed):
     assert embed(bert, ["word " * 5000]).shape == (1, 32)
 
 
-def test_pickled_weights_and_unknown_models_are_refused(tmp_path, bert):
-    with pytest.raises(UserError, match="'no such model' is neither a folder nor a hub id"):
-        embed("no such model", TEXTS)
+def test_pickled_weights_and_unknown_models_are_refused(tmp_path, bert, embed):
+    unknown = pytest.raises(UserError, match="'no such model' is neither a folder nor a hub id")
+    with unknown, open_embedder("no such model", None):  # told by the other process
+        pass
     pickled = shutil.copytree(bert, tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin"):
@@ -83,7 +87,7 @@ def test_pickled_weights_and_unknown_models_are_refused(tmp_path, bert):
 
 
 @pytest.mark.long
-def test_paraphrases_are_nearer_than_other_matters_in_the_embedded_model():
+def test_paraphrases_are_nearer_than_other_matters_in_the_embedded_model(embed):
     kettle, paraphrase, other = embed(
         "embedded",
         [
