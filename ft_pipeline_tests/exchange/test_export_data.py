@@ -1,6 +1,7 @@
 """`ft export-data`: shapes, provenance, what a shape cannot hold, and the way back."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline_tests.exchange.helpers import answer, question
+from ft_pipeline_tests.exchange.helpers import question
 from ft_pipeline_tests.projects import project_of
 from ft_pipeline_tests.tables.helpers import build
 
@@ -28,6 +29,12 @@ TOOLS = [{"type": "function", "function": {"name": "find", "description": "Find"
 def call(number: int, **keys: Any) -> dict[str, Any]:
     function = {"name": "find", "arguments": f'{{"what":"{question(number)}","order":[1,{{"b":2,"a":1}}]}}'}
     return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function, **keys}]}
+
+
+def answer(number: int) -> str:
+    """An answer like that of no other row."""
+    letters = random.Random(number)
+    return " ".join("".join(letters.choices("abcdefghijklmnop", k=5)) for _ in range(14)) + "."
 
 
 def turns(number: int) -> list[dict[str, Any]]:
