@@ -27,7 +27,7 @@ TOOLS = [{"type": "function", "function": {"name": "find", "description": "Find"
 
 
 def call(number: int, **keys: Any) -> dict[str, Any]:
-    function = {"name": "find", "arguments": f'{{"what":"{question(number)}","order":[1,{{"b":2,"a":1}}]}}'}
+    function = {"name": "find", "arguments": f'{{"what":"{answer(number)}","order":[1,{{"b":2,"a":1}}]}}'}
     return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function, **keys}]}
 
 
@@ -125,7 +125,7 @@ def test_openai_rows_have_what_a_provider_wants(root: Path, tmp_path: Path) -> N
     asked = rows[question(4)]
     assert asked["tools"] == TOOLS
     (made,) = asked["messages"][1]["tool_calls"]
-    assert json.loads(made["function"]["arguments"]) == {"what": question(4), "order": [1, {"b": 2, "a": 1}]}
+    assert json.loads(made["function"]["arguments"]) == {"what": answer(4), "order": [1, {"b": 2, "a": 1}]}
     assert (made["id"], asked["messages"][2]["tool_call_id"]) == ("call_b", "call_b")
     assert asked["messages"][1]["content"] is None
     assert [turn.get("weight") for turn in rows[question(5)]["messages"]] == [None, 0, None, None]
