@@ -39,13 +39,11 @@ class SearchedTurns:
     @classmethod
     def join(cls, parts: "Sequence[SearchedTurns]") -> "SearchedTurns":
         """Return all turns."""
-        types = {"owner": np.int32, "role": np.uint8, "length": np.int32}
-        return cls(
-            **{
-                name: np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
-                for name, dtype in types.items()
-            }
+        owner, role, length = (
+            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
+            for name, dtype in (("owner", np.int32), ("role", np.uint8), ("length", np.int32))
         )
+        return cls(owner, role, length)
 
 
 def near_copies(

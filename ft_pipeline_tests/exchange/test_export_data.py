@@ -1,6 +1,7 @@
 """`ft export-data`: shapes, provenance, what a shape cannot hold, and the way back."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.held_out import SuiteTexts
-from ft_pipeline_tests.exchange.helpers import answer, question
+from ft_pipeline_tests.exchange.helpers import question
 from ft_pipeline_tests.projects import project_of
 from ft_pipeline_tests.tables.helpers import build
 
@@ -26,8 +27,14 @@ TOOLS = [{"type": "function", "function": {"name": "find", "description": "Find"
 
 
 def call(number: int, **keys: Any) -> dict[str, Any]:
-    function = {"name": "find", "arguments": f'{{"what":"{question(number)}","order":[1,{{"b":2,"a":1}}]}}'}
+    function = {"name": "find", "arguments": f'{{"what":"{answer(number)}","order":[1,{{"b":2,"a":1}}]}}'}
     return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function, **keys}]}
+
+
+def answer(number: int) -> str:
+    """An answer like that of no other row."""
+    letters = random.Random(number)
+    return " ".join("".join(letters.choices("abcdefghijklmnop", k=5)) for _ in range(14)) + "."
 
 
 def turns(number: int) -> list[dict[str, Any]]:
@@ -118,7 +125,7 @@ def test_openai_rows_have_what_a_provider_wants(root: Path, tmp_path: Path) -> N
     asked = rows[question(4)]
     assert asked["tools"] == TOOLS
     (made,) = asked["messages"][1]["tool_calls"]
-    assert json.loads(made["function"]["arguments"]) == {"what": question(4), "order": [1, {"b": 2, "a": 1}]}
+    assert json.loads(made["function"]["arguments"]) == {"what": answer(4), "order": [1, {"b": 2, "a": 1}]}
     assert (made["id"], asked["messages"][2]["tool_call_id"]) == ("call_b", "call_b")
     assert asked["messages"][1]["content"] is None
     assert [turn.get("weight") for turn in rows[question(5)]["messages"]] == [None, 0, None, None]

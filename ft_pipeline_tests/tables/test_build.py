@@ -280,7 +280,7 @@ REAL_FILES = [
         "support/bitext_support.csv",
         {"columns": {"response": "output"}, "allow": ["unresolved_placeholder"]},
         4514,
-        4512,
+        4513,
     ),
     ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 500),
     (

@@ -1,9 +1,12 @@
 """Rows that changed their split are counted, with the reason."""
 
+import random
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import leaks
 from ft_pipeline.tables.moved_rows import NEW_RULE, count_moves, moves_warning
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
@@ -60,11 +63,9 @@ def test_held_out_rows_with_another_text_are_counted(tmp_path):
     ],
 )
 def test_capital_letters_spaces_and_punctuation_move_nothing(tmp_path, edit):
-    names = ["Anna", "Bo", "Cleo", "Dan", "Edda", "Finn"]
-    asked = [
-        f"Hello, this is {names[n % 6]} Schmidt from Linz: where is my order of {n} lamps, please, and who sent it"
-        for n in range(80)
-    ] + [f"Größe {n}, bitte: wo ist my Paket" for n in range(20)]
+    writer = leaks.Writer("german")
+    texts = [writer.text(random.Random(n), 16).split(" ", 8) for n in range(100)]
+    asked = [f"Hello, this is Anna: {' '.join(words[:8])}, my {words[8]} {n} Größe?" for n, words in enumerate(texts)]
     splits = []
     for number, texts in enumerate((asked, [edit(text) for text in asked])):
         rows = [{"instruction": text, "output": f"Answer {n}"} for n, text in enumerate(texts)]

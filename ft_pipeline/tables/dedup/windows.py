@@ -67,13 +67,11 @@ class Postings:
     @classmethod
     def join(cls, parts: "Sequence[Postings]") -> "Postings":
         """Return all postings."""
-        types = {"hashes": np.uint64, "turn": np.int32, "place": np.uint16}
-        return cls(
-            **{
-                name: np.concatenate([getattr(part, name) for part in parts]) if parts else np.empty(0, dtype)
-                for name, dtype in types.items()
-            }
+        hashes, turn, place = (
+            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
+            for name, dtype in (("hashes", np.uint64), ("turn", np.int32), ("place", np.uint16))
         )
+        return cls(hashes, turn, place)
 
     def select(self, kept: np.ndarray) -> "Postings":
         """Return some of the postings. kept: a bool for each, or their positions."""
