@@ -370,6 +370,8 @@ def _how(bar: Row) -> str:
         return without_model.how(bar)
     if bar.passages:
         return f"look facts up, as {bar.name} does"
+    if bar.kind == "calibrated":
+        return f"let the base model choose a label, as {bar.name} does"
     return "use the base model as it is" if bar.kind == "base" else f"prompt it as {bar.name}"
 
 
