@@ -29,7 +29,7 @@ ALPACA = [
     for day, thing in enumerate(THINGS, start=1)
 ]
 SECRET = {
-    "instruction": "My name is Ada Fenwick of 12 Mill Lane, please change my address.",
+    "instruction": "My name is Ada Fenwick of 12 Mill Lane, please change the address.",
     "output": "It is changed to 12 Mill Lane, Ada, and the parcel follows you there.",
 }
 BROKEN = {"instruction": "Do you sell gift cards?", "output": ""}

@@ -43,8 +43,8 @@ def test_the_audit_lists_left_out_rows_with_reasons(released: Shop, ft_json: Com
     ("sentence", "how"),
     [
         (SECRET["instruction"].upper() + "!", "equal"),
-        ("12 mill lane, please change my address", "contained"),
-        ("My name is Ada Fenwick of 12 Mill Lane, please change the address", "near"),
+        ("12 mill lane, please change the address", "contained"),
+        ("My name is Ada Fenwick of 12 Mill Lane, please change my address", "near"),
         ("Do you sell  gift cards", "contained"),
         ("a sentence that nobody ever wrote", None),
     ],
