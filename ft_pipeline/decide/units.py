@@ -4,6 +4,7 @@ import math
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.words import describe_lead
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
@@ -12,6 +13,14 @@ IN_PERCENT = ("nats_per_byte", "loss")
 IN_POINTS = ("share", SHARE_OF_FIELDS)
 """The units of the metrics whose leads are said in points: shares of 100 answers, or of 100 fields."""
 
+RIGHT = {
+    "exact_match": "are exact",
+    "fields_match": "have the right fields",
+    "format_valid": "have the right format",
+    "call_names": "call the right tools",
+    "call_arguments": "have the right calls",
+    "call_order": "have the right calls in their order",
+}
 WORTH, WORTH_OF_LIKELIHOODS = 0.02, 0.01
 """Leads for which a training is worth its work, unless the project says otherwise."""
 
@@ -75,3 +84,25 @@ def lead_unit(comparison: Comparison) -> str:
     if metric.unit == SHARE_OF_FIELDS:
         return "points of right fields"
     return f"points ({metric.label})" if metric.unit == "share" else metric.label
+
+
+def _range(claim: Claim, scale: float) -> str:
+    return "" if claim.low is None or claim.high is None else f" ({claim.low * scale:.0f} to {claim.high * scale:.0f})"
+
+
+def in_words(comparison: Comparison, row: Row, lead: Claim) -> str:
+    """Return the lead of a row in words: percent of the nats that are saved, points of right answers, or a number."""
+    metric, rival = comparison.metric(lead.measure), comparison.row(lead.rival)
+    value = lead.value or 0.0
+    if lead.measure in IN_PERCENT and rival is not None:
+        scale = lead_scale(comparison, lead.measure, rival)
+        checked = any(check.holds for check in comparison.about(row, "answers"))
+        same = ", and its own answers are at least as similar to them" if checked else ""
+        saved = f"{value * scale:.0f} %{_range(lead, scale)}"
+        return f"it predicts the answers that people wrote {saved} better than {lead.rival}{same}"
+    if metric.unit in IN_POINTS and not metric.lower_is_better and rival is not None:
+        own, other = (f"{each.scores[lead.measure].value * 100:.0f} %" for each in (row, rival))
+        what = f"its {'fields' if metric.unit == SHARE_OF_FIELDS else 'answers'} {RIGHT.get(lead.measure, 'are right')}"
+        points = f"a lead of {value * 100:.0f} points{_range(lead, 100)}"
+        return f"{own} of {what}, and {other} of those of {lead.rival}: {points}"
+    return f"it leads {lead.rival} by {describe_lead(lead)} on {metric.label}"

@@ -14,10 +14,8 @@ from ft_pipeline.decide.exposure import needed_lead
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
-    IN_PERCENT,
-    IN_POINTS,
+    in_words,
     lead_in_words,
-    lead_scale,
     rounded,
     worth_in_words,
     worth_over,
@@ -34,19 +32,10 @@ from ft_pipeline.decide.words import (
     wins,
 )
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
-from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
 ONE_TEST = 0.025
 """The level of a single test at the default of `promotion.false_moves`."""
-RIGHT = {
-    "exact_match": "are exact",
-    "fields_match": "have the right fields",
-    "format_valid": "have the right format",
-    "call_names": "call the right tools",
-    "call_arguments": "have the right calls",
-    "call_order": "have the right calls in their order",
-}
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -378,25 +367,3 @@ def _how(bar: Row) -> str:
 def _is_it(claims: Sequence[Claim]) -> bool:
     """Return whether all that a row fails is that it is the champion."""
     return [claim.because for claim in claims] == ["already"]
-
-
-def _range(claim: Claim, scale: float) -> str:
-    return "" if claim.low is None or claim.high is None else f" ({claim.low * scale:.0f} to {claim.high * scale:.0f})"
-
-
-def in_words(comparison: Comparison, row: Row, lead: Claim) -> str:
-    """Return the lead of a row in words: percent of the nats that are saved, points of right answers, or a number."""
-    metric, rival = comparison.metric(lead.measure), comparison.row(lead.rival)
-    value = lead.value or 0.0
-    if lead.measure in IN_PERCENT and rival is not None:
-        scale = lead_scale(comparison, lead.measure, rival)
-        checked = any(check.holds for check in comparison.about(row, "answers"))
-        same = ", and its own answers are at least as similar to them" if checked else ""
-        saved = f"{value * scale:.0f} %{_range(lead, scale)}"
-        return f"it predicts the answers that people wrote {saved} better than {lead.rival}{same}"
-    if metric.unit in IN_POINTS and not metric.lower_is_better and rival is not None:
-        own, other = (f"{each.scores[lead.measure].value * 100:.0f} %" for each in (row, rival))
-        what = f"its {'fields' if metric.unit == SHARE_OF_FIELDS else 'answers'} {RIGHT.get(lead.measure, 'are right')}"
-        points = f"a lead of {value * 100:.0f} points{_range(lead, 100)}"
-        return f"{own} of {what}, and {other} of those of {lead.rival}: {points}"
-    return f"it leads {lead.rival} by {describe_lead(lead)} on {metric.label}"

@@ -13,7 +13,7 @@ import pytest
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.plots import confusion_picture
-from ft_pipeline.decide.verdict import in_words
+from ft_pipeline.decide.units import in_words
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_records import NO_LABEL_TITLE
 from ft_pipeline.evaluation.comparison.check_results import results_of_scores
