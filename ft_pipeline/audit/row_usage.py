@@ -14,7 +14,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
 MODEL_KINDS = ("adapter", "merged_model", "gguf")
-SCORE_KINDS = ("prompt_baseline", "scores", "gguf_scores")
+CLASSIFIER = "word_model"
+"""The kind of model that learns from the conversations themselves."""
+SCORE_KINDS = ("prompt_baseline", "scores", "gguf_scores", "rival_scores", "calibrated_scores")
 LEARNED_FROM_IT = ("trained on it", "selected its checkpoint with it")
 """How a model depends on a row of each split in SPLITS. Without the row, the model would be a different one."""
 SCORED_ON_IT = "was scored on it"
@@ -83,7 +85,7 @@ def models_that_used_row(index: ArtifactIndex, row: str) -> RowUsage:
 def usage_of(index: ArtifactIndex, row: str, ids: list[str]) -> RowUsage:
     """Return the artifacts that used rows with these ids."""
     row_ids = set(ids)
-    uses = [*_training_uses(index, row_ids), *_scoring_uses(index, row_ids)]
+    uses = [*_training_uses(index, row_ids), *_classifier_uses(index, row_ids), *_scoring_uses(index, row_ids)]
     first_uses: dict[Any, ArtifactUse] = {}
     for node, use in uses:
         first_uses.setdefault(node.path, use)
@@ -101,6 +103,16 @@ def _training_uses(index: ArtifactIndex, row_ids: set[str]) -> Iterator[tuple[Ar
             if _contains(node, f"{split}.parquet", row_ids) or _packs(index, node, f"{split}.parquet", row_ids):
                 yield node, _use(index, node, MADE_FROM_IT)
                 for model in descendants(index, node, MODEL_KINDS):
+                    yield model, _use(index, model, how)
+
+
+def _classifier_uses(index: ArtifactIndex, row_ids: set[str]) -> Iterator[tuple[ArtifactNode, ArtifactUse]]:
+    """Yield the classifiers that learned from one of the rows, or whose strength was chosen with it."""
+    for node in index.all("conversations"):
+        splits = {row["split"] for row in rows_with(_file(node, "rows.parquet"), "id", row_ids)}
+        for how in (how for split, how in zip(SPLITS, LEARNED_FROM_IT, strict=True) if split in splits):
+            for model in descendants(index, node, (CLASSIFIER,), transitive=False):
+                if not model.manifest.get("summary", {}).get("left_out"):
                     yield model, _use(index, model, how)
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.audit.row_usage import derived_ids, descendants, rows_with
+from ft_pipeline.audit.row_usage import SCORE_KINDS, derived_ids, descendants, rows_with
 from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
 from ft_pipeline.erasure.raw_copies import RawFile, all_files, raw_files, remote_files
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
@@ -29,7 +29,7 @@ ANSWERS = (
     ("teacher_answers", "answers.parquet", "id"),
     ("teacher_distributions", "rows.parquet", "id"),
     ("judgements", "replies.parquet", "group"),
-    *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "gguf_scores", "comparison")),
+    *((kind, "samples.parquet", "group") for kind in (*SCORE_KINDS, "comparison")),
 )
 """(kind of artifact, file, column with the id of the answered row) of every table of models' answers, and of a judge's
 replies about them."""

@@ -129,6 +129,20 @@ def test_the_audit_shows_what_changed_since_the_previous_champion(
     assert "adapter.experiment.training.learning_rate: 0.001 → 0.0005" in shown
 
 
+@pytest.mark.parametrize(
+    ("split", "how"),
+    [("train", "trained on it"), ("validation", "selected its checkpoint with it"), ("test", None)],
+)
+def test_a_classifier_learned_from_the_rows_of_its_conversations(
+    released: Shop, ft_json: Command, split: str, how: str | None
+) -> None:
+    conversations = released.store.all("conversations")[-1]
+    released.put("word_model", None, {"conversations": conversations}, {}, {"model.safetensors": b"x"})
+    released.put("word_model", None, {"conversations": conversations}, {"seed": 1}, {}, {"left_out": "one label"})
+    uses = ft_json("audit", "--row", f"alpaca/support.jsonl:{row_of(released, split)}")["uses"]
+    assert [use["how"] for use in uses if use["key"] == "word_model"] == ([how] if how else [])
+
+
 def test_rows_of_the_previous_champion_alone_are_not_the_new_ones(
     released: Shop, ft_json: Command, ft: Command
 ) -> None:
