@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from reproducing.bootstrap import Estimate, interval
@@ -156,7 +157,7 @@ def _conclusion(
         "claim": claim,
         "source": source,
         "measured": what,
-        **interval(measured).to_json(),
+        **asdict(interval(measured)),
         "reproduced_between": [None if math.isinf(bound) else bound for bound in bounds],
         "conclusion": conclude(measured, *bounds),
     }

@@ -1,6 +1,7 @@
 """The results of the reproductions as one JSON document, as lines for a terminal, and as a picture."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +25,7 @@ def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict
         "minutes": round(sum(run["seconds"] / run["jobs"] for run in runs.values()) / 60, 1),
         "intervals": f"95 %, {RESAMPLES:,} resamples of held-out rows and of seeds, paired between configurations",
         "conclusions": [_rounded(conclusion) for conclusion in conclusions(estimates)],
-        "untouched_base": _rounded(interval(estimates.base()).to_json()) if estimates.has_base() else None,
+        "untouched_base": _rounded(asdict(interval(estimates.base()))) if estimates.has_base() else None,
         "every_matrix_attention_all_weights": _study_1(estimates),
         "learning_rates": _study_2(estimates),
         "quantization": _study_3(estimates),
@@ -46,7 +47,7 @@ def _configuration(estimates: Estimates, arm: Arm, rate: float) -> dict[str, Any
         "name": arm.name,
         "learning_rate": rate,
         "seeds": [seed for seed in estimates.seeds if any(key.endswith(f"seed {seed}") for key in keys)],
-        "loss": _rounded(interval(loss).to_json()) if loss else "diverged",
+        "loss": _rounded(asdict(interval(loss))) if loss else "diverged",
         "loss_by_seed": [
             None if run.get("diverged") else round(sum(run["loss_sums"]) / sum(run["tokens"]), 4) for run in runs
         ],
@@ -66,7 +67,7 @@ def _study_1(estimates: Estimates) -> dict[str, Any] | None:
     return {
         "reference": R32.name,
         "best_learning_rate": {arm.name: rate for arm, rate in best.items()},
-        "loss": {arm.name: _rounded(interval(loss).to_json()) for arm, loss in losses.items()},
+        "loss": {arm.name: _rounded(asdict(interval(loss))) for arm, loss in losses.items()},
         "worse_than_reference_by": {
             arm.name: _rounded(difference(losses[R32], loss, lower_is_better=True)._asdict())
             for arm, loss in losses.items()
@@ -82,7 +83,7 @@ def _study_2(estimates: Estimates) -> dict[str, Any] | None:
         return None
     return {
         arm.name: {
-            "optimum": _rounded(interval(estimate).to_json()),
+            "optimum": _rounded(asdict(interval(estimate))),
             "lowest_of_the_trained": estimates.best_rate(arm),
             "at_the_end_of_the_trained": at_edge(estimates, arm),
         }
@@ -99,13 +100,13 @@ def _study_3(estimates: Estimates) -> dict[str, Any] | None:
     return {
         "reference": NF4_DOUBLE.name,
         "learning_rate": QUANTIZED_RATE,
-        "loss": {arm.name: _rounded(interval(loss).to_json()) for arm, loss in losses.items()},
+        "loss": {arm.name: _rounded(asdict(interval(loss))) for arm, loss in losses.items()},
         "worse_than_reference_by": {
             arm.name: _rounded(difference(losses[NF4_DOUBLE], loss, lower_is_better=True)._asdict())
             for arm, loss in losses.items()
             if arm is not NF4_DOUBLE
         },
-        "kl_of_untouched_base": {arm.name: _rounded(interval(kl).to_json()) for arm, kl in divergences.items()},
+        "kl_of_untouched_base": {arm.name: _rounded(asdict(interval(kl))) for arm, kl in divergences.items()},
     }
 
 

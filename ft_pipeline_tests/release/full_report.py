@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,4 +52,4 @@ def _rare_results(comparison: Comparison) -> dict[str, Any]:
         ],
         "confusions": [Confusion(row.name, "label", ["a", "b"], [[1, 2, 0], [1, 1, 0]]) for row in comparison.rows],
     }
-    return {name: [entry.to_json() for entry in entries] for name, entries in results.items()}
+    return {name: [asdict(entry) for entry in entries] for name, entries in results.items()}

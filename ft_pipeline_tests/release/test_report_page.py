@@ -19,6 +19,7 @@ CUT = """elements => elements.filter(element => element.scrollWidth > element.cl
     element => `${element.getAttribute('aria-label')}: ${element.scrollWidth}`)"""
 SECTIONS = {
     "Why",
+    "What a release requires",
     "Every model and every prompt",
     "Paired differences",
     "What tuned models must keep of their base model",
