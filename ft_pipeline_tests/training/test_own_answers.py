@@ -99,7 +99,7 @@ def test_the_share_of_steps_is_exact_and_evenly_spread(share):
 def test_the_student_comes_nearer_to_its_teacher_on_its_own_answers(train):
     """The teacher is the same model under a prompt that the student does not see."""
     work, summary = train(experiment())
-    assert summary["best_eval_own_answers"] < 0.8 * summary["first_eval_own_answers"]
+    assert summary["best_eval_own_answers"] < 0.9 * summary["first_eval_own_answers"]
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
     steps = [entry for entry in logged(work) if "loss" in entry]
     assert steps and all(entry["loss"] >= 0 and entry["tokens_per_second"] > 0 for entry in steps)
