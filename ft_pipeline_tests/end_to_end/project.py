@@ -200,6 +200,10 @@ PER_EXPERIMENT = {
 }
 
 
+WITHOUT_ASSET = {"word_model", "rival_scores"}
+"""The kinds of the artifacts that a comparison makes before it runs: answers without a language model."""
+
+
 def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [
         str(Path(sys.executable).parent / "ft"),

@@ -10,7 +10,7 @@ import pytest
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.verify import verify
 from ft_pipeline_tests.audit.tampering import edit, flip, some_file
-from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, Finished, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, WITHOUT_ASSET, Finished, ft, ft_json
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def tampered(root: Path, change: Callable[[ArtifactNode], None]) -> dict[str, li
         problems_by_kind[node.kind] = [problem for problem in problems(root) if problem.startswith(node.label)]
         shutil.rmtree(node.path, ignore_errors=True)
         aside.rename(node.path)
-    assert set(problems_by_kind) == SHARED | PER_EXPERIMENT
+    assert set(problems_by_kind) == SHARED | PER_EXPERIMENT | WITHOUT_ASSET
     return problems_by_kind
 
 

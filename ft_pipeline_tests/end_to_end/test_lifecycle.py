@@ -48,7 +48,7 @@ class Told:
     """What each command says of the finished project, all in one process."""
 
     def __init__(self, root: Path) -> None:
-        plain = (("run", "--experiment", "qlora"), ("exposures",), ("sql", FOREIGN_FILE))
+        plain = (("run", "--experiment", "qlora"), ("compare",), ("exposures",), ("sql", FOREIGN_FILE))
         documents = (
             *(("run", "--experiment", "qlora"), ("compare",), ("recommend",), ("exposures",), ("experiments",)),
             *(("sql", ROWS_OF_FILES), ("sql", QUARANTINED)),
