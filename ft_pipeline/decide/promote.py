@@ -271,7 +271,7 @@ def beats(court: Court, row: Row, rival: Row) -> Claim:
 
 def recipe_leads(court: Court, row: Row) -> Iterator[Claim]:
     """Over its seeds, too. Trained once, its weights alone decide."""
-    yield from court.comparison.about(row, "recipe")
+    yield from sorted(court.comparison.about(row, "recipe"), key=lambda claim: claim.rival)
 
 
 def slices_hold(court: Court, row: Row) -> Iterator[Claim]:

@@ -102,6 +102,14 @@ def test_the_order_of_results_changes_no_decision(
     assert other == one
 
 
+@pytest.mark.parametrize("rivals", [("few_shot", "plain"), ("plain", "few_shot")])
+def test_recipes_that_do_not_lead_are_told_in_one_order(rivals: tuple[str, str]) -> None:
+    leads = [RecipeLead("qlora", rival, 3, [-0.1], -0.1, -0.2, 0.3, -0.2) for rival in rivals]
+    measured = replace(comparison(LOSSES), recipe_leads=leads)
+    told = decide(measured, candidates("qlora"), SETTINGS, None).reasons[0]
+    assert -1 < told.index("beat few_shot") < told.index("beat plain")
+
+
 @given(comparisons())
 def test_a_lead_between_rows_is_the_negative_of_the_reversed_one(measured: Comparison) -> None:
     for row in measured.rows:
