@@ -27,8 +27,12 @@ from ft_pipeline.tables.formats.registry import FORMATS
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {
-    **{"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000, "verdicts": 0},
-    **{"left_out": [], "labels": []},
+    "rows": [{"fingerprint": "evaluation"}],
+    "audit": {"checks": {}},
+    "params": 1_000_000,
+    "verdicts": 0,
+    "left_out": [],
+    "labels": [],
 }
 """The parts of a stand-in's summary that later specs read."""
 

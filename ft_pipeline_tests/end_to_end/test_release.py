@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from ft_pipeline_tests.end_to_end.project import Finished, ft_in_turn
 
@@ -22,8 +23,13 @@ def shown(root: Path) -> list[str]:
 
 def test_a_run_keeps_a_forced_promotion_and_a_rollback(finished: Finished, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
-    (_, before), refused, careless, forced, run, back, again, champion = ft_in_turn(
+    # A random model is behind the nearest training answer: without such rivals, the first run releases it.
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["evaluation"]["rivals"] = []
+    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    _, (_, before), refused, careless, forced, run, back, again, champion = ft_in_turn(
         root,
+        ("run", "--experiment", "qlora"),
         ("champion",),
         ("promote", "few_shot"),
         ("promote", "few_shot", "--force"),
