@@ -138,7 +138,7 @@ def _decision(experiment: str, roots: list[PlannedStep], new_rows: int | None, m
     """Decide for tables that are ready. roots: the steps that would run, but not because a step before them runs."""
     if not roots:
         return RetrainingDecision(experiment, False, "nothing has changed since the last training")
-    own_change = next((root for root in roots if root.cause != "data"), None)
+    own_change = next((root for root in roots if root.cause not in ("data", "missing")), None)
     if own_change is not None:
         return RetrainingDecision(experiment, True, f"{own_change.asset}: {own_change.reason}")
     # The experiment is trained, but the steps that compare and release all experiments have not run yet.

@@ -20,8 +20,9 @@ from ft_pipeline.store.spec import Spec
 
 PlanState = Literal["fresh", "stale", "never_run", "failed", "broken"]
 """`failed`: a blocking check of the latest artifact failed. `broken`: the spec cannot be computed."""
-Cause = Literal["none", "upstream", "data", "other"]
-"""Why a step is not fresh: `upstream`: a step before it runs first; `data`: only its inputs changed."""
+Cause = Literal["none", "upstream", "missing", "data", "other"]
+"""Why a step is not fresh: `upstream`: a step before it runs first; `missing`: an input that belongs to no asset is not
+built yet; `data`: only its inputs changed."""
 DATA_VERSION_TAG = "dagster/data_version"
 """Dagster's tag of a materialization: for a step, the fingerprint of its artifact."""
 
@@ -100,7 +101,7 @@ class Planner:
             return replace(unbuilt, reason=unbuilt.reason + sent)
         assert first is not None
         # A step that runs first for the same cause would repeat the reason of the one before it.
-        why = "" if first.cause == "upstream" else f" ({first.reason})"
+        why = "" if first.cause in ("upstream", "missing") else f" ({first.reason})"
         reason = f"{first.asset} runs first{why}{sent}"
         return PlannedStep(name, experiment, "stale", reason, "upstream")
 
@@ -146,7 +147,7 @@ class Planner:
         try:
             spec = planned_spec(STEPS[name], context)
         except MissingInput as missing:
-            return planned("stale", str(missing), "upstream")
+            return planned("stale", str(missing), "missing")
         except UserError as error:
             return planned("broken", str(error))
         if not last.is_of(spec):

@@ -92,7 +92,7 @@ def _why(step: PlannedStep, context: SpecContext, last: Artifact | None) -> tupl
         found = _own_differences(step, context, last)
         if any(difference.comes_with_the_version for difference in found):
             return "version", describe(found)
-        if step.cause == "upstream":
+        if step.cause in ("upstream", "missing"):
             first = step.reason.partition(" runs first")[0]
             return ("other", describe(found)) if found else ("follows", f"{first} runs first")
     return "other", step.reason

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.automation.simulated import rows as unlike_rows
 from ft_pipeline_tests.end_to_end.project import current, cut, ft
 from ft_pipeline_tests.exchange.helpers import (
     Imported,
@@ -131,7 +132,11 @@ def make_small(imported: Imported) -> None:
 
 
 def demo_recipes(folder: Path, stages: Sequence[str] = ("dpo", "kto")) -> Path:
-    """LLaMA-Factory's demo data sets of pairs and thumbs, with a few rows each, and a recipe for each stage."""
+    """LLaMA-Factory's demo data sets of pairs and thumbs, with a few rows each, and a recipe for each stage.
+
+    No row is near another: of the few that become chat rows, one near a test row would be set aside, and the one
+    validation row might be that.
+    """
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     info: dict[str, Any] = {
         "dpo_en_demo": {
@@ -150,14 +155,17 @@ def demo_recipes(folder: Path, stages: Sequence[str] = ("dpo", "kto")) -> Path:
     write_json(folder / "data" / "dataset_info.json", info)
     pairs = [
         {
-            "conversations": [{"from": "human", "value": question(number)}],
-            "chosen": {"from": "gpt", "value": answer(number)},
+            "conversations": [{"from": "human", "value": row["instruction"]}],
+            "chosen": {"from": "gpt", "value": row["output"]},
             "rejected": {"from": "gpt", "value": f"I cannot say anything about request {number}."},
         }
-        for number in range(40)
+        for number, row in enumerate(unlike_rows(40, seed=1))
     ]
     write_json(folder / "data" / "dpo_en_demo.json", pairs)
-    rated = [{"messages": chat_turns(number), "label": number % 3 > 0} for number in range(60)]
+    rated = [
+        {"messages": turns(row["instruction"], row["output"]), "label": number % 3 > 0}
+        for number, row in enumerate(unlike_rows(60, seed=2))
+    ]
     write_json(folder / "data" / "kto_en_demo.json", rated)
     for stage in stages:
         path = folder / "examples" / "train_lora" / f"qwen3_lora_{stage}.yaml"
@@ -167,7 +175,11 @@ def demo_recipes(folder: Path, stages: Sequence[str] = ("dpo", "kto")) -> Path:
 
 
 def chat_turns(number: int) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question(number)}, {"role": "assistant", "content": answer(number)}]
+    return turns(question(number), answer(number))
+
+
+def turns(asked: str, answered: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
 def axolotl_recipes(folder: Path) -> Path:
