@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.windows import WindowIndex, cover, gaps_of
+from ft_pipeline.tables.dedup.windows import WindowIndex, cover, gaps_of, joined
 
 ASKED, ANSWERED, WHOLE_CONVERSATION, OTHER = range(4)
 """What a turn that is searched by windows is: the only question of its owner, an answer, all turns, a question beside
@@ -39,11 +39,7 @@ class SearchedTurns:
     @classmethod
     def join(cls, parts: "Sequence[SearchedTurns]") -> "SearchedTurns":
         """Return all turns."""
-        owner, role, length = (
-            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
-            for name, dtype in (("owner", np.int32), ("role", np.uint8), ("length", np.int32))
-        )
-        return cls(owner, role, length)
+        return cls(*joined(parts, owner=np.int32, role=np.uint8, length=np.int32))
 
 
 def near_copies(

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix
+from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix, run_starts
 from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
 from ft_pipeline.tables.dedup.windows import Postings, WindowIndex, cover, windows_of
@@ -149,7 +149,7 @@ class HeldOutTurns:
 
     def _add_conversations(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
         """Add the turns of each owner with several questions as one long turn: each of them may be too short."""
-        starts = np.flatnonzero(np.concatenate([np.ones(min(len(owners), 1), bool), owners[1:] != owners[:-1]]))
+        starts = run_starts(owners)
         questions = np.add.reduceat((roles == QUESTION).astype(np.int64), starts) if len(owners) else starts
         several = np.flatnonzero(questions > 1)
         if several.size:

@@ -37,11 +37,11 @@ class Comparison:
             parts = [tuple(np.ones(len(counts), dtype=bool) for counts in both)]
         else:
             parts = [self.answers, tuple(~is_answer for is_answer in self.answers)]
-        share_most = np.ones(len(self.begins), dtype=bool)
+        share_most, in_one = np.ones(len(self.begins), dtype=bool), np.zeros(len(self.begins), dtype=np.int64)
         for in_row, in_others in parts:
-            in_both, in_one = self._count(in_row, in_others)
-            share_most &= in_both >= 9 * in_one
-        in_one = self._count(*(np.ones(len(counts), dtype=bool) for counts in both))[1]
+            in_both, in_one_of_part = self._count(in_row, in_others)
+            share_most &= in_both >= 9 * in_one_of_part
+            in_one += in_one_of_part
         asked = self.row_counts[self.row_counts > 0]
         usual = np.median(asked) if asked.size else 0
         if usual <= least:

@@ -85,16 +85,6 @@ def window_hashes(hashes: np.ndarray) -> np.ndarray:
     return mix(total)
 
 
-def sliding_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
-    """Return the uint64 of every `size` consecutive hashes, also across the ends of texts: what SpanHashes gives."""
-    count = max(len(hashes) - size + 1, 0)
-    weights, inverse_weights = _weights(_rounded_up(len(hashes) + 1))
-    sums = np.zeros(len(hashes) + 1, dtype=np.uint64)
-    np.cumsum(hashes * weights[: len(hashes)], out=sums[1:])
-    spans = (sums[size:] - sums[:count]) * inverse_weights[:count] if count else sums[:0]
-    return mix(spans ^ np.full(1, size, dtype=np.uint64) * PLACES[0])
-
-
 class SpanHashes:
     """Hashes of any spans of a sequence, each in constant time. Equal spans have equal hashes, wherever they are."""
 
@@ -107,6 +97,17 @@ class SpanHashes:
         """Return the uint64 of each span begin <= i < end."""
         sums = (self._sums[ends] - self._sums[begins]) * self._inverse_weights[begins]
         return mix(sums ^ (ends - begins).astype(np.uint64) * PLACES[0])
+
+    def windows(self, size: int) -> np.ndarray:
+        """Return the uint64 of every `size` consecutive hashes, as `of` does, without their positions in memory."""
+        count = max(len(self._sums) - size, 0)
+        sums = (self._sums[size:] - self._sums[:count]) * self._inverse_weights[:count]
+        return mix(sums ^ np.full(1, size, dtype=np.uint64) * PLACES[0])
+
+
+def run_starts(ordered: np.ndarray) -> np.ndarray:
+    """Return the position of the first of each run of equal values."""
+    return np.flatnonzero(np.concatenate([np.ones(min(len(ordered), 1), dtype=bool), ordered[1:] != ordered[:-1]]))
 
 
 def _rounded_up(size: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import PLACES, mix
+from ft_pipeline.tables.dedup.hashes import PLACES, mix, run_starts
 from ft_pipeline.tables.dedup.keys import Keys, merge
 from ft_pipeline.tables.dedup.near_duplicates import MayReplace, ReadShingles, find_near
 
@@ -48,7 +48,7 @@ def divide(hashes: np.ndarray, count: int) -> list[np.ndarray]:
 def _first_index(keys: np.ndarray) -> np.ndarray:
     order = np.argsort(keys)  # not stable, and three times as fast
     ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), ordered[1:] != ordered[:-1]]))
+    starts = run_starts(ordered)
     result = np.empty(len(keys), dtype=np.int64)
     if len(keys):
         first = np.minimum.reduceat(order, starts)

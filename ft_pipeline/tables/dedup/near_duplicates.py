@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from ft_pipeline.tables.dedup.comparison import PAIR_ROWS, Comparison
+from ft_pipeline.tables.dedup.hashes import run_starts
 from ft_pipeline.tables.dedup.keys import Keys
 from ft_pipeline.tables.dedup.minhash import share_a_band
 from ft_pipeline.tables.dedup.shingles import ANSWER
@@ -206,7 +207,7 @@ def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -
     """
     order = np.argsort((owners - owners[0] << _FREQUENCY_BITS) + frequencies[lowest_bits(shingles)], kind="stable")
     owners, shingles = owners[order], shingles[order]
-    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+    starts = run_starts(owners)
     sizes = np.diff(np.append(starts, len(owners)))
     rank = np.arange(len(owners)) - np.repeat(starts, sizes)
     is_rare = rank < np.repeat(_rare_count(sizes), sizes)

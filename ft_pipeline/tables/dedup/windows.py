@@ -3,12 +3,13 @@
 Numbers are masked in a window in which they are at most half of it: "order 10432" and "order 99817" are one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import sliding_hashes
+from ft_pipeline.tables.dedup.hashes import SpanHashes, run_starts
 from ft_pipeline.tables.dedup.templates import MASK
 from ft_pipeline.tables.dedup.tokens import NUMBER, Tokens
 
@@ -27,12 +28,12 @@ _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 def windows_of(words: Tokens, masks_numbers: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint64 of each window, position of its first word). The words are without signs."""
     begins = np.flatnonzero(np.arange(len(words.hashes)) + WORDS <= np.repeat(words.ends, words.counts))
-    hashes = sliding_hashes(words.hashes, WORDS)[begins]
+    hashes = SpanHashes(words.hashes).windows(WORDS)[begins]
     if masks_numbers and (is_number := words.kinds == NUMBER).any():
         before = np.concatenate([[0], np.cumsum(is_number)])
         masks = before[begins + WORDS] - before[begins]
         is_masked = (masks > 0) & (masks <= MAX_MASKED)
-        masked = sliding_hashes(np.where(is_number, MASK, words.hashes), WORDS)[begins]
+        masked = SpanHashes(np.where(is_number, MASK, words.hashes)).windows(WORDS)[begins]
         hashes = np.where(is_masked, masked, hashes)
     return hashes, begins
 
@@ -53,6 +54,12 @@ class HashFilter:
         return np.flatnonzero(self._table[bits >> np.uint64(3)] & _BIT[bits & np.uint64(7)])
 
 
+def joined(parts: Sequence[Any], **types: type) -> Iterator[np.ndarray]:
+    """Yield each column of all parts. types: by the name of the column."""
+    for name, dtype in types.items():
+        yield np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
+
+
 @dataclass(frozen=True)
 class Postings:
     """Windows of turns: one entry for each window and turn."""
@@ -67,11 +74,7 @@ class Postings:
     @classmethod
     def join(cls, parts: "Sequence[Postings]") -> "Postings":
         """Return all postings."""
-        hashes, turn, place = (
-            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
-            for name, dtype in (("hashes", np.uint64), ("turn", np.int32), ("place", np.uint16))
-        )
-        return cls(hashes, turn, place)
+        return cls(*joined(parts, hashes=np.uint64, turn=np.int32, place=np.uint16))
 
     def select(self, kept: np.ndarray) -> "Postings":
         """Return some of the postings. kept: a bool for each, or their positions."""
@@ -136,11 +139,11 @@ class WindowIndex:
 
     def __init__(self, postings: Postings) -> None:
         postings = postings.select(np.argsort(postings.hashes))
-        starts = _starts(postings.hashes)
+        starts = run_starts(postings.hashes)
         counts = np.diff(np.append(starts, len(postings.hashes)))
         if (counts > MAX_TURNS).any():
             postings = postings.select(np.repeat(counts <= MAX_TURNS, counts))
-            starts = _starts(postings.hashes)
+            starts = run_starts(postings.hashes)
         self.hashes = postings.hashes[starts]
         """uint64: the distinct windows, ascending."""
         self.starts = np.append(starts, len(postings.hashes))
@@ -180,8 +183,3 @@ class WindowIndex:
         own = np.zeros(count, dtype=np.int64)
         own[covered.turn] = covered.words
         return own
-
-
-def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Return the position of the first of each run of equal values."""
-    return np.flatnonzero(np.concatenate([np.ones(min(len(ordered), 1), dtype=bool), ordered[1:] != ordered[:-1]]))
