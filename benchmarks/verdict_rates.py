@@ -26,11 +26,11 @@ from benchmarks import machine
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, needed_conversations
+from ft_pipeline.decide.outcome import conversations_for, needed_conversations
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.decide.sources import leads
-from ft_pipeline.decide.units import worth_over
+from ft_pipeline.decide.units import WORTH, worth_over
 from ft_pipeline.decide.verdict import ONE_TEST, Summary, Verdict
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
@@ -41,7 +41,6 @@ RESULTS = Path(__file__).parent / "results" / "verdict_rates.json"
 METRIC, PROMPT, TUNED = "exact_match", "few_shot", "qlora/merged"
 SHARED = 0.7
 """Correlation of what is hard for the two models."""
-WORTH = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,7 @@ def said(comparison: Comparison) -> Verdict:
 def needed(line: Line) -> float:
     """Return how many test conversations would decide, by the true lead and its true spread."""
     prompt, tuned = answers(line, np.random.default_rng(0), 1_000_000)
-    use, no_use, lead = float(ndtri(1 - ONE_TEST)) + POWER, HALF_WIDTH + POWER, line.lead
-    return float((np.std(tuned - prompt) / max(lead / use, (WORTH - lead) / no_use)) ** 2)
+    return conversations_for(line.lead, float(np.std(tuned - prompt)), ONE_TEST, WORTH)
 
 
 def worlds(line: Line, count: int, seed: int) -> Iterator[tuple[str, bool | None]]:

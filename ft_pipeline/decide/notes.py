@@ -123,15 +123,3 @@ def _worst_of_best(comparison: Comparison) -> list[str]:
     best = comparison.rows[0].name if comparison.rows else None
     results: list[FieldResults | Confusion] = [*comparison.field_results, *comparison.confusions]
     return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
-
-
-def label(comparison: Comparison, check: Claim) -> str:
-    """Return what a claim measures: a metric, or the preference of people or of a judge."""
-    preference = {"people": "people's preference", "judge": "the judge's preference"}
-    return preference.get(check.measure) or comparison.metric(check.measure).label
-
-
-def numbers_of(check: Claim, digits: int) -> str:
-    """Return the value of a claim that a row is not worse, with its bound."""
-    low = "unknown" if check.low is None else f"{check.low:.{digits}f}"
-    return f"{check.value:+.{digits}f} (at least {low}; {check.limit:.{digits}g} is the limit)"

@@ -44,26 +44,30 @@ def _is_below(comparison: Comparison, claim: Claim, bar: Row) -> bool:
     return claim.verdict != "unknown" and claim.high is not None and claim.high < worth_over(comparison, bar)
 
 
+def conversations_for(lead: float, deviation: float, level: float, worth: float) -> float:
+    """Return how many test conversations show in 80 % of the cases that a true lead is above zero, or that it is below
+    what a training is worth: ((z(level) + z(0.8)) s / d)², or ((z(0.975) + z(0.8)) s / (worth - d))², the smaller one.
+
+    deviation: s, the standard deviation of the lead over conversations. level: the largest p-value that counts.
+    """
+    gap = max(lead / (needed_lead(level) + POWER), (worth - lead) / (HALF_WIDTH + POWER))
+    return (deviation / gap) ** 2
+
+
 def needed_conversations(comparison: Comparison, claim: Claim, level: float, worth: float) -> Needed | None:
     """Return how many test conversations would decide about a lead, as an 80 % range; None if its spread is unknown.
 
-    level: the largest p-value that counts. worth: the lead for which a training is worth its work. For a true lead d
-    with standard deviation s over conversations, n of them show in 80 % of the cases that it is above zero if
-    n = ((z(level) + z(0.8)) s / d)², and that it is below `worth` if n = ((z(0.975) + z(0.8)) s / (worth - d))². The
-    smaller one decides. The range is that of n over a wider interval of d (LIKELY).
+    level: the largest p-value that counts. worth: the lead for which a training is worth its work. The range is that
+    of `conversations_for` over a wider interval of the lead (LIKELY).
     """
     if claim.value is None or claim.low is None or claim.value <= claim.low:
         return None
     error = (claim.value - claim.low) / HALF_WIDTH
     deviation = error * math.sqrt(comparison.test_rows)
     use, no_use = needed_lead(level) + POWER, HALF_WIDTH + POWER
-
-    def needed(lead: float) -> float:
-        gap = max(lead / use, (worth - lead) / no_use)
-        return (deviation / gap) ** 2
-
     ends = claim.value - LIKELY * error, claim.value + LIKELY * error
     hardest = min(max(worth * use / (use + no_use), ends[0]), ends[1])
+    most, *of_ends = (conversations_for(lead, deviation, level, worth) for lead in (hardest, *ends))
     spread = 1 + 2 * LIKELY / math.sqrt(comparison.test_rows)  # s² is an estimate, too: of rates, often too small
     now = comparison.test_rows + 1
-    return Needed(*(max(now, math.ceil(number)) for number in (min(map(needed, ends)), spread * needed(hardest))))
+    return Needed(*(max(now, math.ceil(number)) for number in (min(of_ends), spread * most)))

@@ -86,6 +86,18 @@ def lead_unit(comparison: Comparison) -> str:
     return f"points ({metric.label})" if metric.unit == "share" else metric.label
 
 
+def label(comparison: Comparison, check: Claim) -> str:
+    """Return what a claim measures: a metric, or the preference of people or of a judge."""
+    preference = {"people": "people's preference", "judge": "the judge's preference"}
+    return preference.get(check.measure) or comparison.metric(check.measure).label
+
+
+def numbers_of(check: Claim, digits: int) -> str:
+    """Return the value of a claim that a row is not worse, with its bound."""
+    low = "unknown" if check.low is None else f"{check.low:.{digits}f}"
+    return f"{check.value:+.{digits}f} (at least {low}; {check.limit:.{digits}g} is the limit)"
+
+
 def _range(claim: Claim, scale: float) -> str:
     return "" if claim.low is None or claim.high is None else f" ({claim.low * scale:.0f} to {claim.high * scale:.0f})"
 

@@ -15,7 +15,9 @@ from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_c
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
     in_words,
+    label,
     lead_in_words,
+    numbers_of,
     rounded,
     worth_in_words,
     worth_over,
@@ -265,16 +267,13 @@ class Summary:
             seen = f" By chrF, {ahead.row} leads by {describe_lead(ahead)}." if ahead else ""
             silent = f"{today}{comma} gives no likelihoods, and nothing checks its answers.{seen}"
             return _open(f"{ask}. {silent}{best}{price}", "", own.name)
-        by_opinion = check.measure in BY
-        label = {"people": "people's preference", "judge": "the judge's preference"}.get(check.measure)
-        limit = f"(at least {'unknown' if check.low is None else f'{check.low:.3f}'}; {check.limit:.3g} is the limit)"
-        numbers = f"{label or comparison.metric(check.measure).label}: {check.value:+.3f} {limit}.{price}"
+        numbers = f"{label(comparison, check)}: {numbers_of(check, 3)}.{price}"
         basis = self._basis(own, self._opinion(own, incumbent))
         if check.holds:
             return Verdict(
                 "replace", f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}", basis, own.name
             )
-        ask = f" To decide between them, {ask}." if self.comparison.ratings_may_decide and not by_opinion else ""
+        ask = f" To decide between them, {ask}." if comparison.ratings_may_decide and check.measure not in BY else ""
         return _open(f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}", basis, own.name)
 
     # --- parts of sentences

@@ -10,7 +10,7 @@ from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
 OF_TEXT = ("chrf", "rouge_l")
 """Metrics that say how similar free texts are, and not which is right."""
 SWITCHED_OFF = "Nothing without a language model was compared, because `evaluation.rivals` is empty."
-Kind = Literal["classifier", "search", "none", "undecided"]
+Kind = Literal["classifier", "search", "none"]
 
 
 def without_model(comparison: Comparison) -> list[str]:
@@ -22,11 +22,9 @@ def without_model(comparison: Comparison) -> list[str]:
 
 def how(row: Row) -> str:
     """Return what to do with answers without a language model."""
-    return (
-        f"look the answer up, as {row.name} does"
-        if row.kind == "search"
-        else f"use {row.name}, {WITHOUT_MODEL[row.kind]}"
-    )
+    if row.kind == "search":
+        return f"look the answer up, as {row.name} does"
+    return f"use {row.name}, {WITHOUT_MODEL[row.kind]}"
 
 
 def instead(bar: Row, why: str) -> tuple[Kind, str]:
