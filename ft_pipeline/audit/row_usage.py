@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
 MODEL_KINDS = ("adapter", "merged_model", "gguf")
-CLASSIFIER = "word_model"
-"""The kind of model that learns from the conversations themselves."""
 SCORE_KINDS = ("prompt_baseline", "scores", "gguf_scores", "rival_scores", "calibrated_scores")
 LEARNED_FROM_IT = ("trained on it", "selected its checkpoint with it")
 """How a model depends on a row of each split in SPLITS. Without the row, the model would be a different one."""
@@ -111,7 +110,7 @@ def _classifier_uses(index: ArtifactIndex, row_ids: set[str]) -> Iterator[tuple[
     for node in index.all("conversations"):
         splits = {row["split"] for row in rows_with(_file(node, "rows.parquet"), "id", row_ids)}
         for how in (how for split, how in zip(SPLITS, LEARNED_FROM_IT, strict=True) if split in splits):
-            for model in descendants(index, node, (CLASSIFIER,), transitive=False):
+            for model in descendants(index, node, (WORD_MODEL,), transitive=False):
                 if not model.manifest.get("summary", {}).get("left_out"):
                     yield model, _use(index, model, how)
 

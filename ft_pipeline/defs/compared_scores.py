@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.defs.opinion_inputs import people_said
-from ft_pipeline.defs.rival_specs import WORD_MODEL, calibrated_artifacts, rival_artifacts, rival_spec
+from ft_pipeline.defs.rival_specs import calibrated_artifacts, rival_artifacts, rival_spec
 from ft_pipeline.defs.scoring_specs import (
     base_names,
     base_of,
@@ -19,6 +19,7 @@ from ft_pipeline.defs.training_chain import references
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.champion import champion_before, decision_key
@@ -48,15 +49,12 @@ def compared_scores(context: SpecContext) -> ComparedScores:
     scored, stale = _current_scores(context)
     newest = _newest(scored)
     contenders, not_asked = contender_artifacts(context, newest)
-    rivals = rival_artifacts(context, newest)
-    left_out = list(rivals.left_out)
-    calibrated = calibrated_artifacts(context, scored, left_out)
-    others = contenders | rivals.inputs | calibrated | _gguf_scores(context, scored)
+    rivals, calibrated = rival_artifacts(context, newest), calibrated_artifacts(context, scored)
+    others = contenders | rivals.inputs | calibrated.inputs | _gguf_scores(context, scored)
     inputs = references(scored | _teacher_scores(context, scored) | others)
     settings = context.project.settings
-    with_base = (
-        scored | {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")} | calibrated
-    )
+    loaded = {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
+    with_base = scored | loaded | calibrated.inputs
     bases = {name: base_of(context.store, artifact) for name, artifact in sorted(with_base.items())}
     config: dict[str, Any] = {
         "fingerprint": _newest_evaluation(scored),
@@ -75,8 +73,8 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["contaminated"] = contaminated
     if about := _about_contenders(settings):
         config["contenders"] = about
-    if told := [*not_asked, *left_out]:
-        config["not_asked"] = told
+    if without_row := [*not_asked, *dict.fromkeys([*rivals.left_out, *calibrated.left_out])]:
+        config["not_asked"] = without_row
     if not settings.evaluation.rivals:
         config["without_rivals"] = True
     if settings.evaluation.judge:
@@ -136,9 +134,8 @@ def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     }
     if labels:
         config["labels"] = labels
-    margins = {name: getattr(settings.promotion, name) for name in ("answers_margin", "incumbent_margin")}
-    worth = {} if settings.promotion.worth is None else {"worth": settings.promotion.worth}
-    return {**config, **margins, **worth}
+    margins = settings.promotion.model_dump(include={"answers_margin", "incumbent_margin", "worth"})
+    return {**config, **margins}
 
 
 def _must_keep(context: SpecContext) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ft_pipeline.defs.scoring_specs import counting_base, evaluation_config
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WHOLE
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.checks import ClassificationMetric
@@ -13,7 +14,7 @@ from ft_pipeline.store.spec import ArtifactReference, Spec
 
 INPUT = "rivals/rival_scores"
 """The name of their scores as an input of a comparison."""
-WORD_MODEL, CALIBRATED = "word_model", "calibrated"
+CALIBRATED = "calibrated"
 MOST_LABELS = 20
 """Among which a base model chooses: each is scored for each question."""
 
@@ -62,15 +63,10 @@ def rival_spec(
     return Spec("rival_scores", inputs, config, versions_of("sacrebleu", "rouge-score", "scikit-learn"))
 
 
-def calibrated_artifacts(
-    context: SpecContext, scored: Mapping[str, Artifact], left_out: list[str]
-) -> dict[str, Artifact]:
-    """Return the scores of the base models' choices among labels, by their names as inputs of a comparison: of each
-    base model whose prompts were scored. MissingInput if they are not in the store yet.
-
-    left_out: gets a sentence for a base model that has none.
-    """
-    settings, found = context.project.settings, {}
+def calibrated_artifacts(context: SpecContext, scored: Mapping[str, Artifact]) -> Rivals:
+    """Return the scores of the base models' choices among labels: of each base model whose prompts were scored.
+    MissingInput if they are not in the store yet."""
+    settings, found = context.project.settings, Rivals({}, [])
     labels = _labels(context) if CALIBRATED in settings.evaluation.rivals else []
     fixed = {
         name: variant.model_dump(mode="json")
@@ -85,9 +81,9 @@ def calibrated_artifacts(
         config = {**evaluation_config(context), **ignored, "rivals": [CALIBRATED], CALIBRATED: choice}
         versions = versions_of("torch", "transformers", "sacrebleu", "rouge-score")
         scores = context.built_artifact(Spec("calibrated_scores", inputs, config, versions))
-        left_out += [sentence for sentence in scores.summary.get("left_out", []) if sentence not in left_out]
+        found.left_out.extend(scores.summary.get("left_out", []))
         if scores.summary["rows"]:
-            found[name.replace("prompt_baseline", "calibrated_scores")] = scores
+            found.inputs[name.replace("prompt_baseline", "calibrated_scores")] = scores
     return found
 
 

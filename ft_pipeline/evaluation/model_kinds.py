@@ -23,7 +23,9 @@ TUNED: tuple[ModelKind, ...] = ("adapter", "merged")
 """The two forms of a tuned model."""
 OF_A_TRAINING: tuple[ModelKind, ...] = (*TUNED, "gguf")
 """The rows that an experiment's training made. A GGUF file is compared, and never released in their place."""
-RIVAL_KINDS: Mapping[str, ModelKind] = {"majority": "constant", "nearest_answer": "search", "word_model": "classifier"}
+WORD_MODEL = "word_model"
+"""The rival that is a classifier, and the kind of the artifact with its model."""
+RIVAL_KINDS: Mapping[str, ModelKind] = {"majority": "constant", "nearest_answer": "search", WORD_MODEL: "classifier"}
 """The rows without a language model, by name: their kinds."""
 SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
 """Techniques, from the one that changes and requires least to the one that changes and requires most."""

@@ -7,14 +7,12 @@ from typing import Any
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.model_kinds import TUNED, WORD_MODEL
 from ft_pipeline.evaluation.tuned_variants import looks_up, scored_with, variants_in
 from ft_pipeline.release.champion import decision_key
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
-WORD_MODEL = "word_model"
-"""The role of a classifier's model."""
 ServingConfig = dict[str, Any]
 """How to load and prompt a model, which is needed to score or serve it again."""
 

@@ -12,9 +12,10 @@ from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
 from ft_pipeline.evaluation.tuned_variants import scored_with, serving_of, variants_in
-from ft_pipeline.release.candidates import WORD_MODEL, check_results
+from ft_pipeline.release.candidates import check_results
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.evaluation.rivals import label_model, learn, score
+from ft_pipeline.evaluation.rivals import label_model, score, word_model
 from ft_pipeline.evaluation.rivals.answered_questions import AnsweredQuestion, NoRival, why_not_few
 from ft_pipeline.evaluation.rivals.majority import majority
 from ft_pipeline.evaluation.rivals.nearest_answer import NearestAnswer
@@ -176,7 +176,7 @@ def shop(tmp_path: Path) -> Path:
 
 def test_rivals_are_scored_as_all_rows(make_job: JobMaker, shop: Path) -> None:
     model = make_job("word_model", "model", {"conversations": shop}, seed=0)
-    assert learn.run(model) == {"left_out": None, "labels": {"answer": 3}}
+    assert word_model.run(model) == {"left_out": None, "labels": {"answer": 3}}
     names = ["majority", "nearest_answer", "word_model"]
     job = make_job("rival_scores", "scores", {"conversations": shop, "word_model": model.out}, rivals=names)
     summary = score.run(job)
@@ -197,7 +197,7 @@ def test_what_has_no_answers_is_left_out_with_its_reason(make_job: JobMaker, tmp
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist([conversation("test", "Is it late?", "Yes.")]), folder / "rows.parquet")
     model = make_job("word_model", "model", {"conversations": folder}, seed=0)
-    assert learn.run(model)["left_out"] == "there are no training rows"
+    assert word_model.run(model)["left_out"] == "there are no training rows"
     job = make_job("rival_scores", "scores", {"conversations": folder}, rivals=["majority", "nearest_answer"])
     assert score.run(job)["left_out"] == [
         "majority is left out: there are no training rows.",

@@ -89,7 +89,7 @@ def compared_again(root: Path) -> Comparison:
     with _project_as_made(root) as project, pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared_scores, "champion_before", lambda *_: None)
         patch.setattr(compared_scores, "rival_artifacts", lambda *_: Rivals({}, []))
-        patch.setattr(compared_scores, "calibrated_artifacts", lambda *_: {})
+        patch.setattr(compared_scores, "calibrated_artifacts", lambda *_: Rivals({}, []))
         store = ArtifactStore(root / "data" / "store")
         inputs, config, _ = compared_scores.compared_scores(SpecContext(project, store))
         folders = {name: store.require(*reference).path for name, reference in inputs.items()}

@@ -1,6 +1,5 @@
 """What rivals learn from and are asked: a question and its reference answer, as plain texts."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -59,7 +58,7 @@ def has_few_values(answers: Sequence[str]) -> bool:
 
 def why_not_few(answers: Sequence[str]) -> str | None:
     """Return why answers are no labels, as the end of a sentence; None if they are."""
-    count = len(Counter(answers))
+    count = len(set(answers))
     if count > MAX_LABELS:
         return f"the training rows have {count:,} different answers, and at most {MAX_LABELS} are labels"
     if len(answers) < ROWS_PER_LABEL * count:

@@ -11,8 +11,7 @@ from ft_pipeline.evaluation.rivals.answered_questions import (
     answered_questions,
     has_few_values,
 )
-from ft_pipeline.evaluation.rivals.questions import Answered, Questions
-from ft_pipeline.evaluation.rivals.timed import timed
+from ft_pipeline.evaluation.rivals.questions import Answered, Questions, timed
 
 NAME = "majority"
 SAMPLE = 60

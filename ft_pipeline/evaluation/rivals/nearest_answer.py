@@ -12,9 +12,8 @@ from ft_pipeline.evaluation.rivals.answered_questions import (
     answered_questions,
     has_few_values,
 )
-from ft_pipeline.evaluation.rivals.questions import Answered, Questions
+from ft_pipeline.evaluation.rivals.questions import Answered, Questions, timed
 from ft_pipeline.evaluation.rivals.tfidf import VIEWS, fit_vectorizer
-from ft_pipeline.evaluation.rivals.timed import timed
 
 NAME = "nearest_answer"
 MAX_VALIDATION = 200

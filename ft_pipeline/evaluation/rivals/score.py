@@ -1,14 +1,14 @@
 """The worker for the scores of rivals: `contender_scores`, `teacher_scores`, `rival_scores`, `calibrated_scores`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from ft_pipeline.evaluation.items import Item, make_items, read_rows, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
+from ft_pipeline.evaluation.rivals import calibrated, endpoint, log, majority, nearest_answer, teacher, word_model
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
-from ft_pipeline.evaluation.rivals.registry import RIVALS, rivals_of
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.records import Answer as ScoredAnswer
 from ft_pipeline.evaluation.scoring.records import Likelihood, sample_record, summarize_samples, write_scores
@@ -18,6 +18,26 @@ from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.tables.formats.turns import spoken_text
+
+RIVALS: Mapping[str, Callable[[Questions], Iterable[Answered]]] = {
+    "endpoint": endpoint.answers,
+    "log": log.answers,
+    "teacher": teacher.answers,
+    majority.NAME: majority.answers,
+    nearest_answer.NAME: nearest_answer.answers,
+    word_model.NAME: word_model.answers,
+    calibrated.NAME: calibrated.answers,
+}
+"""A further one is a file in this folder, and a line here."""
+
+
+def rivals_of(config: Mapping[str, Any]) -> Sequence[str]:
+    """Return the rivals that a job scores."""
+    if "rivals" in config:
+        return list(config["rivals"])
+    if "teacher" in config:
+        return ["teacher"]
+    return ["log" if config["contender"].get("answers") else "endpoint"]
 
 
 def run(job: Job) -> dict[str, Any]:

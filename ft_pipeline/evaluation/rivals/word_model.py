@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from ft_pipeline.evaluation.items import read_rows
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.answered_questions import (
     NO_ROWS,
     AnsweredQuestion,
     NoRival,
+    answered_questions,
     has_few_values,
     why_not_few,
 )
 from ft_pipeline.evaluation.rivals.label_model import MAX_ROWS, Labelled, LabelModel
-from ft_pipeline.evaluation.rivals.questions import Answered, Questions
-from ft_pipeline.evaluation.rivals.timed import timed
+from ft_pipeline.evaluation.rivals.questions import Answered, Questions, timed
+from ft_pipeline.job import Job
 
-NAME = "word_model"
-"""Of the rival, and of the artifact with its model."""
+NAME = WORD_MODEL
 ARRAYS, TEXTS = "word_model.safetensors", "word_model.json"
 WHOLE = "answer"
 """The name of the only model, where answers are labels."""
@@ -47,6 +49,24 @@ def answers(questions: Questions) -> Iterator[Answered]:
         return [AnsweredQuestion("", found.text, found.text) for found in model.answers(asked)]
 
     yield timed(NAME, questions, answer, {})
+
+
+def run(job: Job) -> dict[str, Any]:
+    """The worker of the model: learn from the training rows. Write the model, or why there is none.
+
+    config: seed. inputs: conversations. Returns the summary: `left_out`, the reason or None, and `labels`, the number
+    of labels by field.
+    """
+    rows = read_rows(job.inputs["conversations"])
+    training, validation = (answered_questions(rows, split) for split in ("train", "validation"))
+    try:
+        model = WordModel.fit(training, validation, job.config["seed"])
+    except NoRival as reason:
+        job.report.log(f"{NAME} is left out: {reason}")
+        (job.out / TEXTS).write_text(json.dumps({"left_out": str(reason)}), encoding="utf-8")
+        return {"left_out": str(reason), "labels": {}}
+    model.write(job.out)
+    return {"left_out": None, "labels": {name: len(each.labels) for name, each in model.models.items()}}
 
 
 @dataclass(frozen=True)

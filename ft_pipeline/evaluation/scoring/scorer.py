@@ -59,14 +59,14 @@ class Scorer:
     @cached_property
     def test_rows(self) -> list[dict[str, Any]]:
         """The conversations that are scored."""
-        return select_test_rows(read_conversations(self.job), self.settings["max_test_rows"])
+        return select_test_rows(read_rows(self.job.inputs["conversations"]), self.settings["max_test_rows"])
 
     @cached_property
     def items(self) -> list[Item]:
         """The test items. UserError if the references do not go with the declared format and checks, or if some have
         tools, and calls that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        AnswerMetrics.of(self.job.config, items).check_references(items, read_conversations(self.job))
+        AnswerMetrics.of(self.job.config, items).check_references(items, read_rows(self.job.inputs["conversations"]))
         if any(item.uses_tools for item in items):
             require_call_family(self.tokenizer)
         return items
@@ -79,7 +79,9 @@ class Scorer:
     @cached_property
     def validation_items(self) -> list[Item]:
         """The items of the validation split, on which candidates are screened. Only likelihoods are computed."""
-        return make_items(select_rows(read_conversations(self.job), "validation", self.settings["max_test_rows"]))
+        return make_items(
+            select_rows(read_rows(self.job.inputs["conversations"]), "validation", self.settings["max_test_rows"])
+        )
 
     @cached_property
     def parts(self) -> Parts:
@@ -362,8 +364,3 @@ class RequestProgress:
     def advance(self, requests: int) -> None:
         self._done = min(self._done + requests, self._total)
         self._report.progress(self._done, self._total)
-
-
-def read_conversations(job: Job) -> list[dict[str, Any]]:
-    """Return the rows of the job's conversations artifact, all splits."""
-    return read_rows(job.inputs["conversations"])

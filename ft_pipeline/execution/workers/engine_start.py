@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, chat_rules
 from ft_pipeline.execution.workers.engine_pool import ReadyEngine, ServedModel
 from ft_pipeline.execution.workers.llama_cpp_request import template_variables
 from ft_pipeline.execution.workers.serving import Address, EngineProcess, free_port, send
 from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine
-from ft_pipeline.release.candidates import WORD_MODEL
 from ft_pipeline.release.export.llama_cpp_folder import PromptProbe, prompt_probes, write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.gguf_files import find_gguf

@@ -41,7 +41,7 @@ WORKERS = {
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.rivals.score:run",
     "contender_scores": "ft_pipeline.evaluation.rivals.score:run",
-    "word_model": "ft_pipeline.evaluation.rivals.learn:run",
+    "word_model": "ft_pipeline.evaluation.rivals.word_model:run",
     "rival_scores": "ft_pipeline.evaluation.rivals.score:run",
     "calibrated_scores": "ft_pipeline.evaluation.rivals.score:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",

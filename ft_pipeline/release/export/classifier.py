@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import ARRAYS, TEXTS
-from ft_pipeline.release.candidates import WORD_MODEL
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.disclosure.folder import PUBLIC_KEY, seal
