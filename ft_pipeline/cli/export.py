@@ -97,29 +97,15 @@ def export(
         disclose(folder, facts, key)
 
     show_writing(plan.bytes, lambda report_bytes: write_export(plan, describe, report_bytes))
-    print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
+    print_result(_document_of_plan(plan), as_json, lambda document: _show_plan(document, plan))
 
 
 def _export_classifier(
     project: Project, store: ArtifactStore, model: ModelReference, directory: Path, *, as_json: bool
 ) -> None:
     path = export_classifier(store, model, directory, project.settings)
-    document = {
-        "name": model.row,
-        "kind": model.kind,
-        "path": str(path),
-        "files": sorted(file.name for file in path.iterdir()),
-        "bytes": sum(file.stat().st_size for file in path.iterdir()),
-        "fingerprint": model.released_fingerprint,
-        "signed": (path / SIGNATURE).is_file(),
-    }
-
-    def show(shown: dict[str, Any]) -> None:
-        size = f"({len(shown['files'])} files, {shown['bytes'] / 1e6:.1f} MB)"
-        say(stdout, f"Exported {plain(shown['name'])} as a classifier to {plain(shown['path'])} {size}")
-        show_signature(shown["signed"])
-
-    print_result(document, as_json, show)
+    document = _document(model, path, sum(file.stat().st_size for file in path.iterdir()))
+    print_result(document, as_json, lambda shown: _show_export(shown, "a classifier"))
 
 
 def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:
@@ -131,30 +117,32 @@ def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:
         write(lambda count: bar.advance(task, count))
 
 
-def _document(plan: ExportPlan) -> dict[str, Any]:
-    model = plan.model
+def _document(model: ModelReference, folder: Path, size: int) -> dict[str, Any]:
+    """Return what every export says of its folder. size: bytes."""
     return {
         "name": model.row,
         "kind": model.kind,
-        "path": str(plan.target),
-        "files": sorted(path.relative_to(plan.target).as_posix() for path in plan.target.rglob("*") if path.is_file()),
-        "bytes": plan.bytes,
-        "technique": model.serving["technique"],
-        "system_prompt": model.serving["system_prompt"],
-        "base_model": plan.base_model,
+        "path": str(folder),
+        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
+        "bytes": size,
         "fingerprint": model.released_fingerprint,
-        "signed": (plan.target / SIGNATURE).is_file(),
+        "signed": (folder / SIGNATURE).is_file(),
     }
 
 
-def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
-    description = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
-    say(
-        stdout,
-        f"Exported {plain(document['name'])} as {description} to {plain(document['path'])} "
-        f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
-    )
+def _document_of_plan(plan: ExportPlan) -> dict[str, Any]:
+    prompted = {key: plan.model.serving[key] for key in ("technique", "system_prompt")}
+    return {**_document(plan.model, plan.target, plan.bytes), **prompted, "base_model": plan.base_model}
+
+
+def _show_export(document: dict[str, Any], description: str) -> None:
+    size = f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)"
+    say(stdout, f"Exported {plain(document['name'])} as {description} to {plain(document['path'])} {size}")
     show_signature(document["signed"])
+
+
+def _show_plan(document: dict[str, Any], plan: ExportPlan) -> None:
+    _show_export(document, "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model")
     show_prompt(plan.model)
 
 
