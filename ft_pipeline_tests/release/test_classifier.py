@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.rivals.answered_questions import answered_questions
 from ft_pipeline.evaluation.rivals.word_model import ARRAYS, TEXTS, WordModel
 from ft_pipeline.execution.workers.word_model_server import server
 from ft_pipeline.release.champion import promote
+from ft_pipeline.release.export import classifier
 from ft_pipeline.release.export.huggingface import plan_export
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.test_serving import serving
@@ -55,14 +56,23 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_it_is_exported_without_code(shop: Trained, tmp_path: Path) -> None:
+def test_it_is_exported_without_code(shop: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
+    cell = {"requirement": "tasks hold", "outcome": "cannot be told", "sentence": "Nothing is known of the task x"}
+    decided = {
+        "verdict": {"sentence": "It is enough.", "basis": ""},
+        "looks": {},
+        "matrix": {"": [cell]},
+    }  # without a comparison
+    decided["exposure"] = {"before": 0, "tests": 1, "used_up_at": 60}
+    monkeypatch.setattr(classifier, "decision_about", lambda store, comparison: decided)
     made = run("export", "champion", str(target), "--project", str(shop.root), "--json")
     assert made.exit_code == 0, made.output
     document = json.loads(made.stdout)
     assert document["kind"] == "classifier" and {ARRAYS, TEXTS, "README.md", "SHA256SUMS"} <= set(document["files"])
     card = (target / "README.md").read_text(encoding="utf-8")
     assert "Base model" not in card and "library_name: sklearn" in card
+    assert "- ? tasks hold: Nothing is known of the task x" in card
     assert "no Hugging Face model" in str(
         _refusal(lambda: plan_export(shop.store, find_model(shop.store, "champion"), tmp_path / "other", merged=False))
     )
@@ -131,6 +141,7 @@ def test_what_is_no_chat_is_refused(shop: Trained) -> None:
 
 def test_it_is_served_as_any_champion(shop: Trained) -> None:
     with serving(shop.root, "champion") as served:
+        assert "Loading champion (word_model) …" in served.said
         [choice] = chat(served.client, "Where is my parcel?").choices
         assert choice.message.content == "delivery" and choice.probabilities["answer"]["delivery"] > 0.5
         tools: Any = [{"type": "function", "function": {"name": "find", "parameters": {}}}]

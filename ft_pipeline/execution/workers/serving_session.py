@@ -55,7 +55,8 @@ def serve_model(
         tempfile.TemporaryDirectory(prefix="ft-serve-") as folder,
         front_server(Front(pool, metrics, log, options.allowed_hosts), HOST, options.port),
     ):
-        say(f"Loading {options.name} ({model.row}) with {options.engine.name} …")
+        by = "" if model.kind == "classifier" else f" with {options.engine.name}"
+        say(f"Loading {options.name} ({model.row}){by} …")
         starter = EngineStart(store, options.engine, options.quantization, Path(folder))
 
         def ready() -> None:

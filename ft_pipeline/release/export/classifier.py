@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ft_pipeline.decide.documents import decision_about
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import ARRAYS, TEXTS
 from ft_pipeline.release.card.model_card import render_card
@@ -25,7 +26,8 @@ def export_classifier(store: ArtifactStore, model: ModelReference, target: Path,
     target, key = require_free_folder(target), find_key(store.root)
     artifact = store.require(WORD_MODEL, model.fingerprints[WORD_MODEL])
     comparison = current_artifact(store, "comparison")
-    facts = card_facts(store, model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
+    decided, teacher_terms = decision_about(store, comparison), settings.teacher.terms
+    facts = card_facts(store, model, comparison, task=settings.task, teacher_terms=teacher_terms, decided=decided)
     with translate_write_errors(), draft_folder(target) as folder:
         for name in (ARRAYS, TEXTS):
             copy_file(artifact.path / name, folder / name)
