@@ -1,8 +1,6 @@
-"""The small examples: their rows are what their scripts write, and they go from files to a verdict of their check."""
+"""The small examples: all of their rows are read, and they go from files to a verdict of their check."""
 
 import json
-import random
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +25,33 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return scaffold.create(tmp_path / request.param, example=False, small_example=request.param)
 
 
-def rows_file(root: Path) -> Path:
-    [path] = (root / "data" / "raw" / "alpaca").glob("*.jsonl")
-    return path
+def rows_files(root: Path) -> list[Path]:
+    """Return the files of the training rows and of the test rows."""
+    return sorted((root / "data" / "raw" / "alpaca").glob("*.jsonl"))
 
 
-def test_the_rows_are_those_of_the_script_and_all_are_accepted(example: Path) -> None:
-    script = runpy.run_path(str(example / "make_rows.py"))
-    rng = random.Random(script["SEED"])
-    made = [script["make_row"](rng) for _ in range(script["ROWS"])]
-    path = rows_file(example)
-    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == made
-    account = validate_file(path, "alpaca", data_dir=path.parent).account
-    assert account.quarantined == 0
-    assert account.accepted + account.duplicates == len(made)
-    assert account.accepted >= 340
+def read_rows(root: Path) -> list[dict[str, str]]:
+    lines = [line for path in rows_files(root) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def test_all_rows_are_accepted_and_no_situation_is_in_training_and_in_test(example: Path) -> None:
+    groups = []
+    for path in rows_files(example):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        account = validate_file(path, "alpaca", data_dir=path.parent).account
+        assert (account.accepted, account.quarantined) == (len(rows), 0)
+        groups.append({row["group"] for row in rows})
+    train, test = groups
+    assert not train & test
+    assert len(test) >= 80
 
 
 def test_the_references_go_with_the_checks(example: Path) -> None:
     settings = Project(example).settings.evaluation
     metrics = AnswerMetrics(None, json.loads(json.dumps(resolve_metrics(example, settings.metrics))))
     rows = []
-    for number, line in enumerate(rows_file(example).read_text(encoding="utf-8").splitlines()):
-        row = json.loads(line)
+    for number, row in enumerate(read_rows(example)):
         texts = {"user": row["instruction"], "assistant": row["output"]}
         rows.append({"id": str(number), "messages": [{"role": role, "content": text} for role, text in texts.items()]})
     items = make_items(rows)
@@ -72,7 +74,8 @@ def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: P
     """A few steps, questions and test rows: enough to go all the way, not to learn the task."""
     for path in (example / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
-    cut(rows_file(example), 120)
+    for path in rows_files(example):
+        cut(path, 120)
     _change(example / "project.yaml", {"evaluation": {"max_test_rows": 12}, "promotion": {"min_test_rows": 2}})
     _change(example / "experiments" / "lora.yaml", {"training": {"max_steps": 4}})
     done = ft(example, "run", "--experiment", "lora", timeout=1500)
