@@ -7,6 +7,7 @@ from typing import Any
 from ft_pipeline.defs.distill_specs import teacher_model
 from ft_pipeline.defs.training_chain import base_model_spec, starting_model, training_data_spec
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
@@ -20,6 +21,7 @@ from ft_pipeline.training.work import (
     scoring_work,
     teacher_work,
     tokens_per_row,
+    trained_tokens_per_row,
     training_work,
 )
 
@@ -185,10 +187,12 @@ def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
     rows = min(rows, evaluation.max_test_rows or rows)
     length = tokens_per_row(counted.audit)
 
-    def work(models: int) -> Work:
-        return scoring_work(counted.config, models, rows, length, evaluation.max_new_tokens, evaluation.batch_size)
+    longest = evaluation.max_new_tokens or limit_of([trained_tokens_per_row(counted.audit)])
 
-    prompts = 1 + len(project.prompting.variants)
+    def work(models: int) -> Work:
+        return scoring_work(counted.config, models, rows, length, longest, evaluation.batch_size)
+
+    prompts = 1 + len(project.scored_prompts())
     scored = _find(context, lambda: planned_spec(STEPS["prompt_baseline"], context)) is not None
     yield PlannedPart("prompt baseline", "prompt_baseline", settings, work(prompts), not scored)
     forms = 2 if settings.technique in MERGE_MODELS else 1

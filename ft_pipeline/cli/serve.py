@@ -16,6 +16,8 @@ from ft_pipeline.release.latency import measure, prompts_of_test_rows
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
+MEASURED_TOKENS = 96
+"""The longest answer whose time is measured, unless the project sets a limit."""
 EngineChoice = Literal["auto", "vllm", "transformers", "llama.cpp"]
 
 
@@ -86,7 +88,8 @@ def serve(
 def _measure(project: Project, name: str, port: int, requests: int) -> None:
     """Send test prompts one after the other, and print how long the answers took."""
     prompts = prompts_of_test_rows(_conversations(ArtifactStore(project.store)).path, requests)
-    found = measure(f"http://{HOST}:{port}/v1", name, prompts, project.settings.evaluation.max_new_tokens)
+    limit = project.settings.evaluation.max_new_tokens or MEASURED_TOKENS
+    found = measure(f"http://{HOST}:{port}/v1", name, prompts, limit)
     say(stdout, found.describe())
 
 

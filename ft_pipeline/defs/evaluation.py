@@ -72,8 +72,9 @@ def prompt_baseline(context: SpecContext) -> Spec:
     inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
     if (teacher := teacher_spec(context, references(inputs))) is not None:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
-    prompting = context.project.settings.prompting.model_dump(mode="json", include={"variants"})
-    return baseline_spec(context, references(inputs), prompting)
+    prompts = context.project.settings.scored_prompts()
+    variants = {name: variant.model_dump(mode="json") for name, variant in prompts.items()}
+    return baseline_spec(context, references(inputs), {"variants": variants})
 
 
 @step(

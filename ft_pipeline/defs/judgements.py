@@ -145,7 +145,7 @@ def _announce(context: SpecContext) -> str:
     settings, conversations = project.evaluation.judge, context.find("conversations")
     if settings is None or not has_key(settings.endpoint):
         return ""
-    candidates = len(context.project.experiment_names()) + len(project.prompting.variants)
+    candidates = len(context.project.experiment_names()) + len(project.scored_prompts())
     calls = ""
     if conversations is not None:
         rows = select_rows(read_rows(conversations.path, "test"), "test", project.evaluation.max_test_rows)

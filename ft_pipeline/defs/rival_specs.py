@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WHOLE
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.checks import ClassificationMetric
+from ft_pipeline.settings.prompt_variant import RETRIEVED
 from ft_pipeline.step import SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
@@ -33,7 +34,7 @@ def rival_artifacts(context: SpecContext, own: Artifact | None) -> Rivals:
 
     own: scores of a model that they are compared with. Without any, rivals are not scored.
     """
-    names = [name for name in context.project.settings.evaluation.rivals if name != CALIBRATED]
+    names = [name for name in context.project.settings.evaluation.rivals if name not in (CALIBRATED, RETRIEVED)]
     if own is None or not names:
         return Rivals({}, [])
     model, left_out = None, []

@@ -12,6 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import declares_tools, make_items, read_rows, select_rows
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.model_kinds import RIVAL_KINDS
+from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.evaluation.scoring.probe_files import read_probes
 from ft_pipeline.evaluation.tuned_variants import VARIANTS, looks_up, variants_in
 from ft_pipeline.models.base_model import EMBEDDED
@@ -95,6 +96,8 @@ def project_base(context: SpecContext) -> ArtifactReference | None:
 
 def _answer_limit_inputs(context: SpecContext, base_model: ArtifactReference) -> dict[str, ArtifactReference]:
     """Return the input that says in which tokens the length of answers is limited; none if it is the own base model."""
+    if context.project.settings.evaluation.max_new_tokens is None:
+        return {}
     base = project_base(context)
     own = root_base(context.store, context.store.require(*base_model))
     return {} if base is None or own == base[1] else {"project_base": base}
@@ -272,7 +275,7 @@ def _contender_specs(context: SpecContext, own: Artifact | None) -> dict[str, Sp
         *RESERVED_ROWS,
         *RIVAL_KINDS,
         *context.project.experiment_names(),
-        *context.project.settings.prompting.variants,
+        *context.project.settings.scored_prompts(),
     }
     for contender in context.project.settings.evaluation.contenders:
         if contender.name in taken:
@@ -336,7 +339,8 @@ def _planned_calls(context: SpecContext, contender: ContenderSettings) -> str:
     calls = len(items) * len(variants)
     letters = sum(len(str(turn["content"])) for item in items for turn in item.messages[:-1]) * len(variants)
     letters += sum(len(variant.system_prompt or "") for variant in variants) * len(items)
-    money = cost(prices, letters // LETTERS_PER_TOKEN, calls * settings.max_new_tokens)
+    limit = settings.max_new_tokens or limit_of([len(item.written) / LETTERS_PER_TOKEN for item in items])
+    money = cost(prices, letters // LETTERS_PER_TOKEN, calls * limit)
     bill = f", at most about {money:.2f} by its prices" if money else ", no prices given"
     return f"contender {contender.name}: {calls:,} calls to {host_of(contender.endpoint)}{bill}"
 

@@ -44,6 +44,12 @@ class Item:
         return spoken_text(self.messages[-1]).strip()
 
     @property
+    def written(self) -> str:
+        """The reference answer with its reasoning: as much as a model has to write."""
+        reasoning = self.messages[-1].get("reasoning_content")
+        return f"{reasoning}\n{self.reference}" if reasoning else self.reference
+
+    @property
     def calls(self) -> Sequence[dict[str, str]]:
         """The calls of tools in the reference answer."""
         return self.messages[-1].get("tool_calls") or ()

@@ -29,7 +29,7 @@ RESERVED_METRIC_NAMES = frozenset(
 """Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
 
 
-RivalName = Literal["majority", "nearest_answer", "word_model", "calibrated"]
+RivalName = Literal["majority", "nearest_answer", "word_model", "calibrated", "retrieved_examples"]
 """A row that is compared without being asked for."""
 
 
@@ -74,8 +74,10 @@ class GgufLimits(Section):
 class EvaluationSettings(Section):
     """What is scored, and how."""
 
-    max_new_tokens: int = Field(96, ge=1, le=4096)
-    """The longest answer, in tokens of `tokens_of`. A model with another tokenizer may write as much text."""
+    max_new_tokens: int | None = Field(None, ge=1, le=4096)
+    """The longest answer, in tokens of `tokens_of`. A model with another tokenizer may write as much text. Null: the
+    length that 99 % of the reference answers do not exceed, in each model's own tokens, and a third more; at least
+    16."""
     tokens_of: str | None = Field(None, min_length=1)
     """The base model in whose tokens `max_new_tokens` is counted, as experiments name it. Null: the embedded model, if
     an experiment uses it; otherwise each model counts in its own tokens."""
@@ -94,7 +96,8 @@ class EvaluationSettings(Section):
     """Further models that are compared: other base models, models behind endpoints, answers of production."""
     rivals: list[RivalName] = later(default_factory=lambda: list(get_args(RivalName)))
     """What is compared in every project: the most frequent answer, that of the most similar training question, a
-    classifier on words, and the base model's choice among labels. Empty: none, and the verdict says so."""
+    classifier on words, the base model's choice among labels, and the base model with the most similar training
+    questions as its examples, if no variant has these. Empty: none, and the verdict says so."""
     judge: JudgeSettings | None = None
     """A model that compares the answers of candidates with those of their rivals. Null: no test row is sent."""
     tasks: list[str | TaskSettings] = Field(default_factory=list)

@@ -10,7 +10,7 @@ from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings, Ri
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline.settings.prompt_variant import PromptVariant
+from ft_pipeline.settings.prompt_variant import RETRIEVED, RETRIEVED_COUNT, PromptVariant
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
@@ -86,3 +86,17 @@ class ProjectSettings(Section):
                 f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(metrics)}{hint}.",
             )
         return self
+
+    def scored_prompts(self) -> dict[str, PromptVariant]:
+        """Return the variants under which base models are scored: those of the project, and one whose examples are
+        retrieved, if it has none and wants that rival.
+
+        Its system prompt and the number of its examples are those of the variant with the most examples.
+        """
+        variants = self.prompting.variants
+        if RETRIEVED not in self.evaluation.rivals or any(each.examples == "retrieved" for each in variants.values()):
+            return variants
+        fixed = [each for each in variants.values() if not each.passages]
+        best = max(fixed, key=lambda each: each.few_shot, default=PromptVariant())
+        changed = {"examples": "retrieved", "few_shot": best.few_shot or RETRIEVED_COUNT}
+        return {**variants, RETRIEVED: best.model_copy(update=changed)}

@@ -8,6 +8,10 @@ from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 PASSAGES = "{passages}"
 """The placeholder for retrieved passages in a variant's system prompt."""
+RETRIEVED = "retrieved_examples"
+"""The variant that is scored in every project, as a rival (settings/evaluation.py)."""
+RETRIEVED_COUNT = 4
+"""Number of its examples, if no variant of the project has some."""
 
 
 class PromptVariant(Section):

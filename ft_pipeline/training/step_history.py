@@ -58,7 +58,7 @@ def _measure_scores(store: ArtifactStore, scores: Artifact) -> Measured | None:
         return None
     rows, evaluation = scores.summary["rows"], scores.spec["config"]["evaluation"]
     length = min(row["prompt_tokens_per_call"] + row["generated_tokens_per_call"] for row in rows)
-    limit, batch = evaluation["max_new_tokens"], evaluation["batch_size"]
+    limit, batch = evaluation["max_new_tokens"] or rows[0]["max_new_tokens"], evaluation["batch_size"]
     config = base.document("config.json")
     work = scoring_work(config, len(rows), scores.summary["test_rows"], length, limit, batch)
     return measured_step(scores, work, None, _seconds(scores))

@@ -162,6 +162,12 @@ def tokens_per_row(audit: Mapping[str, Any]) -> float:
     return tokens / max(1, sum(audit["rows"].values()))
 
 
+def trained_tokens_per_row(audit: Mapping[str, Any]) -> float:
+    """Return the mean trained tokens of an audited row: those of its answers."""
+    trained: int = audit["trained_tokens"]
+    return trained / max(1, sum(audit["rows"].values()))
+
+
 def _rows_of(audit: Mapping[str, Any], split: str) -> int:
     return sum(count for name, count in audit["rows"].items() if name.endswith(f"/{split}"))
 

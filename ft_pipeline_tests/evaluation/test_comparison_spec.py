@@ -65,7 +65,7 @@ def test_without_probes_specs_are_those_of_older_versions(tmp_path: Path) -> Non
     context = context_of(tmp_path, tasks=["arc_easy"])
     assert (_must_keep(context), probes_config(context)) == ({}, {})
     assert evaluation_config(context)["evaluation"] == {
-        "max_new_tokens": 96,
+        "max_new_tokens": None,
         "batch_size": 16,
         "max_test_rows": None,
         "answer_format": None,

@@ -54,6 +54,16 @@ def test_a_change_alters_the_fingerprint_and_is_named(tiny_base: Path, changed: 
     assert differences(before, after) == [part]
 
 
+def test_a_limit_that_references_set_does_not_depend_on_whose_tokens_are_counted(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    (other / "tokenizer.json").write_text("{}", encoding="utf-8")
+    free = {**SETTINGS, "max_new_tokens": None}
+    assert differences(parts(tiny_base), parts(other)) == ["generation", "vocabulary"]
+    assert differences(parts(tiny_base, settings=free), parts(other, settings=free)) == ["vocabulary"]
+
+
 def test_template_and_vocabulary_have_a_fingerprint_of_their_own(tiny_base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
     (copy / "model.safetensors").write_bytes(b"others")

@@ -118,5 +118,5 @@ def test_an_answer_may_be_as_long_as_with_the_tokenizer_of_the_project() -> None
     references = ["x" * 40, "yes " * 10]
     short, long = byte_level(258), byte_level(400, "x" * 40, "yes " * 10)
     used, allowed = (sum(len(tokenizer(text)["input_ids"]) for text in references) for tokenizer in (short, long))
-    assert answer_limit(10, short, long, references) == math.ceil(10 * used / allowed) > 20
-    assert answer_limit(10, long, long, references) == 10
+    assert answer_limit(10, short, references, long) == math.ceil(10 * used / allowed) > 20
+    assert answer_limit(10, long, references, long) == answer_limit(10, long, references) == 10

@@ -9,10 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import make_items
 from ft_pipeline.evaluation.scoring import prompt_baseline
-from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
 from ft_pipeline.evaluation.scoring.retrieval import TextIndex, split_into_passages
-from ft_pipeline.settings.prompt_variant import PromptVariant
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.prompt_variant import RETRIEVED, PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
 QUESTIONS = ("Where is my parcel?", "Can I return the shoes?", "Which grill is the heaviest?", "Do you ship to Malta?")
@@ -129,3 +131,54 @@ def test_the_prompt_baseline_scores_retrieved_examples_and_passages(make_job: Jo
     assert not any(answer in prompt for prompt in shown)
     address = next(s["prompt"] for s in samples if s["name"] == "nearest" and "the address?" in s["prompt"])
     assert "Can I return the shoes?" in address  # shares "can", "I", "the"
+
+
+def scored_prompts(**settings: Any) -> dict[str, PromptVariant]:
+    return ProjectSettings.model_validate({"name": "shop", **settings}).scored_prompts()
+
+
+def test_retrieved_examples_are_a_rival_in_every_project() -> None:
+    assert scored_prompts() == {RETRIEVED: PromptVariant(few_shot=4, examples="retrieved")}
+    variants = {"short": {"system_prompt": "Be brief."}, "long": {"system_prompt": "Be kind.", "few_shot": 8}}
+    found = scored_prompts(prompting={"variants": variants})
+    assert list(found) == ["short", "long", RETRIEVED]
+    assert found[RETRIEVED] == PromptVariant(system_prompt="Be kind.", few_shot=8, examples="retrieved")
+    own = {"near": {"few_shot": 2, "examples": "retrieved"}}
+    assert list(scored_prompts(prompting={"variants": own})) == ["near"]
+    assert scored_prompts(evaluation={"rivals": ["majority"]}) == {}
+
+
+def test_the_rival_takes_no_prompt_whose_passages_it_would_not_have() -> None:
+    variants = {"known": {"system_prompt": "Known: {passages}", "passages": 2, "few_shot": 8}}
+    assert scored_prompts(prompting={"variants": variants})[RETRIEVED].system_prompt is None
+
+
+def test_the_rival_is_left_out_where_there_are_too_few_examples(make_job: JobMaker) -> None:
+    def names(few_shot: int) -> list[str]:
+        variants = {RETRIEVED: PromptVariant(few_shot=few_shot, examples="retrieved").model_dump()}
+        job = make_job("prompt_baseline", f"of_{few_shot}", prompting={"variants": variants})
+        return [row["name"] for row in prompt_baseline.run(job)["rows"]]
+
+    assert names(2) == ["plain", RETRIEVED]
+    assert names(3) == ["plain"]  # there are two such rows
+
+
+def test_examples_that_do_not_fit_the_model_are_left_out_the_least_similar_ones_first(tokenizer: Any) -> None:
+    rows = [conversation("train", f"Where is my {thing}?", thing * 20) for thing in ("parcel", "order", "refund")]
+    prompt = Prompt.from_variant({"few_shot": 3, "examples": "retrieved"}, rows, 0)
+    [item] = make_items([conversation("test", "Where is my parcel?", "Here.")])
+
+    def shown(window: int | None) -> list[str]:
+        [found] = render_items(tokenizer, [item], prompt, name="near", window=window, max_new_tokens=8)
+        return [thing for thing in ("parcel", "order", "refund") if thing * 20 in found.context]
+
+    alone = Prompt()
+    [bare] = render_items(tokenizer, [item], alone, name="bare", window=None, max_new_tokens=8)
+    [all_of_them] = render_items(tokenizer, [item], prompt, name="near", window=None, max_new_tokens=8)
+    sizes = [len(tokenizer(text.context, add_special_tokens=False)["input_ids"]) for text in (bare, all_of_them)]
+    assert shown(None) == shown(sizes[1] + 8) == ["parcel", "order", "refund"]
+    assert shown(sizes[1] + 7)[0] == "parcel"
+    assert 1 <= len(shown(sizes[1] + 7)) < 3
+    assert shown(sizes[0] + 8) == []
+    with pytest.raises(UserError, match="near: 1 of 1 test answers need"):
+        shown(sizes[0] + 7)

@@ -1,12 +1,14 @@
 """prompt_baseline and scores as the worker runs them: real lm-eval, a tiny model, a real adapter."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +18,7 @@ from ft_pipeline.evaluation.rivals.score import run as score_rivals
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
-from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, job_maker
+from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation, job_maker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
 COMPARISON_CONFIG = {"primary_metric": "loss"}
@@ -100,6 +102,23 @@ def test_a_second_tokenizer_may_write_as_much_text(make_job: JobMaker, tiny_base
     [own] = prompt_baseline.run(make_job("prompt_baseline", "own", prompting={"variants": {}}))["rows"]
     assert (own["max_new_tokens"], row["max_new_tokens"] > 12) == (8, True)
     assert row["fingerprint"] == own["fingerprint"]  # they may be compared
+
+
+def test_without_a_setting_the_reference_answers_limit_the_length(
+    make_job: JobMaker, tmp_path: Path, tokenizer: Any
+) -> None:
+    def limit(answer: str) -> int:
+        folder = tmp_path / str(len(answer))
+        folder.mkdir()
+        rows = [conversation("test", f"Where is parcel {number}?", answer) for number in range(4)]
+        pq.write_table(pa.Table.from_pylist([*CONVERSATIONS[:2], *rows]), folder / "rows.parquet")
+        job = make_job("prompt_baseline", folder.name, {"conversations": folder}, prompting={"variants": {}})
+        job.config["evaluation"]["max_new_tokens"] = None
+        return int(prompt_baseline.run(job)["rows"][0]["max_new_tokens"])
+
+    assert limit("late") == 16
+    text = "Please send the new address. " * 3
+    assert limit(text) == math.ceil((len(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]) + 1) * 4 / 3)
 
 
 def test_progress_ends_at_its_total(baseline: Job) -> None:

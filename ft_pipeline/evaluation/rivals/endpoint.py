@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.rivals.questions import PLAIN, Answer, Answered, Questions
+from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.request_loop import ChatRequest
+from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.teacher import TeacherSettings
 
@@ -24,7 +26,7 @@ def answers(questions: Questions) -> Iterator[Answered]:
     endpoint = job.handling.get("endpoint", {}) | given["endpoint"]
     contender = ContenderSettings.model_validate({**given, "endpoint": endpoint})
     assert contender.endpoint is not None
-    limit = settings["max_new_tokens"]
+    limit = longest_answer(questions)
     model = TeacherSettings(model=contender.model or "", endpoint=contender.endpoint, few_shot=0, max_new_tokens=limit)
     variants = {name: variant.model_dump() for name, variant in contender.variants.items()} or {PLAIN: {}}
     prompts = {
@@ -42,6 +44,15 @@ def answers(questions: Questions) -> Iterator[Answered]:
     for number, name in enumerate(prompts):
         of_prompt = found[number * count : (number + 1) * count]
         yield Answered(name, "contender", of_prompt, facts, contender.endpoint.prices)
+
+
+def longest_answer(questions: Questions) -> int:
+    """Return the limit of an answer, in tokens of the model that counts them."""
+    job = questions.job
+    tokenizer = load_tokenizer(job.inputs["base_model"])
+    return answer_limit(
+        job.config["evaluation"]["max_new_tokens"], tokenizer, [item.written for item in questions.items]
+    )
 
 
 def requested_answers(job: Job, model: TeacherSettings, requests: Sequence[ChatRequest]) -> list[Answer]:

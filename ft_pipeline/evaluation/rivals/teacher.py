@@ -11,7 +11,7 @@ from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
-from ft_pipeline.evaluation.rivals.endpoint import requested_answers
+from ft_pipeline.evaluation.rivals.endpoint import longest_answer, requested_answers
 from ft_pipeline.evaluation.rivals.questions import Answer, Answered, Questions
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.job import Job
@@ -33,7 +33,7 @@ def answers(questions: Questions) -> Iterator[Answered]:
     Raises UserError if the teacher cannot be reached or fails too often.
     """
     job, items = questions.job, questions.items
-    limit = job.config["evaluation"]["max_new_tokens"]
+    limit = longest_answer(questions)
     scoring_overrides = {"temperature": 0.0, "max_new_tokens": limit, "answers_per_prompt": 1}
     teacher = teacher_settings(job).model_copy(update=scoring_overrides)
     prompt = TeacherPrompt.of(teacher, job.inputs["conversations"])
@@ -65,10 +65,9 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
             f"The teacher {job.config['name']} cannot be scored: {reason}. Choose another teacher.model, or set "
             "teacher.in_comparison to false."
         ) from error
-    references = [item.reference for item in items]
-    limit = answer_limit(
-        teacher_prompt.teacher.max_new_tokens, tokenizer, load_tokenizer(job.inputs["base_model"]), references
-    )
+    references = [item.written for item in items]
+    given, counted_by = job.config["evaluation"]["max_new_tokens"], load_tokenizer(job.inputs["base_model"])
+    limit = answer_limit(given, tokenizer, references, counted_by)
     answers = generate(
         model,
         tokenizer,

@@ -37,11 +37,7 @@ def evaluation_parts(
         "test_rows": digest(list(map(_digested, test_rows))),
         "template": _files_digest(base_model, _TEMPLATE_FILES),
         "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
-        "generation": {
-            "max_new_tokens": settings["max_new_tokens"],
-            "of": _files_digest(project_base or base_model, _VOCABULARY_FILES),
-            "temperature": 0,
-        },
+        "generation": {"temperature": 0, **_limit(settings["max_new_tokens"], project_base or base_model)},
         "general": digest([list(config["general_questions"]), list(config["general_texts"])]),
         "versions": metric_versions(),
     }
@@ -55,6 +51,13 @@ def evaluation_parts(
         task_settings = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
         parts["tasks"] = digest({**task_settings, "files": config.get("task_files")})
     return parts
+
+
+def _limit(max_new_tokens: int | None, base_model: Path) -> dict[str, Any]:
+    """Return what the limit of an answer depends on besides the reference answers. base_model: counts its tokens."""
+    if max_new_tokens is None:
+        return {"max_new_tokens": None}
+    return {"max_new_tokens": max_new_tokens, "of": _files_digest(base_model, _VOCABULARY_FILES)}
 
 
 def _digested(row: Mapping[str, Any]) -> dict[str, Any]:

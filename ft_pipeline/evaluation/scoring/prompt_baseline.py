@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.evaluation.scoring.prompt_sources import read_prompts
+from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import Scorer
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
+from ft_pipeline.models.chat import single_turn_rows
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model
+from ft_pipeline.settings.prompt_variant import RETRIEVED
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -45,10 +47,21 @@ def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequ
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    variants = job.config["prompting"]["variants"]
+    variants = _variants(job)
     plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
     prompted = [
         ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
         for name, prompt in read_prompts(job, variants).items()
     ]
     return [plain, *prompted]
+
+
+def _variants(job: Job) -> dict[str, Any]:
+    """Return the prompt variants, without the one that nobody asked for if there are too few examples for it."""
+    variants = dict(job.config["prompting"]["variants"])
+    if RETRIEVED in variants:
+        found = len(single_turn_rows(example_rows(job.inputs), 0, seed=0))
+        if found < variants[RETRIEVED]["few_shot"]:
+            job.report.log(f"{RETRIEVED} is left out: the train split has {found} single-turn rows")
+            del variants[RETRIEVED]
+    return variants

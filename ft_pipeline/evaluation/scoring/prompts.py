@@ -89,7 +89,7 @@ def render_items(
 
     window: the model's context length in tokens. Raises UserError, with the prompt's `name`, if an item needs more.
     """
-    rendered = [_render_item(tokenizer, item, prompt) for item in items]
+    rendered = [_with_fitting_examples(tokenizer, item, prompt, window, max_new_tokens) for item in items]
     token_counts = [_tokens_needed(tokenizer, text, max_new_tokens) for text in rendered]
     if window is not None and max(token_counts) > window:
         too_long = sum(tokens > window for tokens in token_counts)
@@ -102,7 +102,7 @@ def render_items(
 
 def fitting_items(tokenizer: Any, items: Sequence[Item], prompt: Prompt, window: int | None) -> list[RenderedItem]:
     """Return the rendered items whose reference answers fit into `window` tokens."""
-    rendered = [_render_item(tokenizer, item, prompt) for item in items]
+    rendered = [_with_fitting_examples(tokenizer, item, prompt, window, 0) for item in items]
     return [text for text in rendered if window is None or _tokens_needed(tokenizer, text, 0) <= window]
 
 
@@ -110,6 +110,17 @@ def render_question(tokenizer: Any, question: str) -> str:
     """Return the context of a general question: a single user turn, without the prompt variant."""
     messages = [{"role": "user", "content": question.strip()}]
     return render(tokenizer, messages, add_generation_prompt=True) + ANSWER_LEAD
+
+
+def _with_fitting_examples(
+    tokenizer: Any, item: Item, prompt: Prompt, window: int | None, max_new_tokens: int
+) -> RenderedItem:
+    """Render an item; where its retrieved examples do not fit into `window` tokens, without the least similar ones."""
+    rendered = _render_item(tokenizer, item, prompt)
+    while prompt.example_pool and window is not None and _tokens_needed(tokenizer, rendered, max_new_tokens) > window:
+        prompt = replace(prompt, example_pool=prompt.example_pool.with_fewer())
+        rendered = _render_item(tokenizer, item, prompt)
+    return rendered
 
 
 def _render_item(tokenizer: Any, item: Item, prompt: Prompt) -> RenderedItem:

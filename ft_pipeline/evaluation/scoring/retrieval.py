@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ class ExamplePool:
         """Return the nearest examples. The nearest one is last, right before the question."""
         positions = self._index.search(search_query(messages), self._k)
         return [self.examples[position] for position in reversed(positions)]
+
+    def with_fewer(self) -> "ExamplePool | None":
+        """Return the same pool of one example less per question; None after the last one."""
+        fewer = copy(self)
+        fewer._k = self._k - 1
+        return fewer if fewer._k else None
 
 
 class PassagePool:

@@ -92,11 +92,10 @@ class Scorer:
     @cached_property
     def max_new_tokens(self) -> int:
         """The longest answer, in tokens of this model's tokenizer."""
-        limit = self.settings["max_new_tokens"]
-        if "project_base" not in self.job.inputs:
-            return int(limit)
-        references = [item.reference for item in self.items]
-        return answer_limit(limit, self.tokenizer, load_tokenizer(self.job.inputs["project_base"]), references)
+        project_base = self.job.inputs.get("project_base")
+        counted_by = load_tokenizer(project_base) if project_base else None
+        references = [item.written for item in self.items]
+        return answer_limit(self.settings["max_new_tokens"], self.tokenizer, references, counted_by)
 
     @cached_property
     def lost_references(self) -> int:
