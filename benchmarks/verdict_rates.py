@@ -5,8 +5,8 @@
 2,000 worlds a line take a few minutes. Results go to benchmarks/results/verdict_rates.json.
 
 A world is a test split on which a prompt is right in a share of the answers, and a tuned model in `lead` points more.
-What is hard for one is hard for the other (their normal difficulties correlate by SHARED). The project's own code makes
-the claims, decides, and says the verdict.
+What is hard for one is hard for the other (their normal difficulties correlate by SHARED). Questions of one pattern are
+alike (ALIKE), and one cluster. The project's own code makes the claims, decides, and says the verdict.
 """
 
 import argparse
@@ -41,6 +41,8 @@ RESULTS = Path(__file__).parent / "results" / "verdict_rates.json"
 METRIC, PROMPT, TUNED = "exact_match", "few_shot", "qlora/merged"
 SHARED = 0.7
 """Correlation of what is hard for the two models."""
+ALIKE = 0.6
+"""Correlation of how hard two questions of one pattern are, for both models and for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,13 @@ class Line:
     """Of the tuned model."""
     rows: int
     """Test conversations."""
+    clusters: int | None = None
+    """Number of patterns of the questions; None: each is of its own."""
 
     @property
     def name(self) -> str:
-        return f"{self.right:.0%} right, lead {100 * self.lead:+.0f} points, {self.rows} rows"
+        alike = f" of {self.clusters} patterns" if self.clusters else ""
+        return f"{self.right:.0%} right, lead {100 * self.lead:+.0f} points, {self.rows} rows{alike}"
 
 
 LINES = [
@@ -64,21 +69,30 @@ LINES = [
     *(Line(0.87, lead, 1000) for lead in (-0.05, 0.0, 0.02, 0.05)),
     *(Line(0.5, lead, 400) for lead in (-0.1, 0.0, 0.02, 0.1)),
     Line(0.969, 0.0, 65),
+    *(Line(0.87, 0.0, rows, clusters) for rows, clusters in ((65, 10), (134, 15), (134, 40))),
+    *(Line(0.5, 0.0, rows, clusters) for rows, clusters in ((134, 15), (134, 40))),
+    *(Line(0.87, 0.09, 134, clusters) for clusters in (15, 40)),
 ]
 
 
 def answers(line: Line, random: np.random.Generator, rows: int | None = None) -> tuple[Any, ...]:
-    """Return which answers of the prompt and of the tuned model are right, each of shape (rows,)."""
+    """Return which answers of the prompt and of the tuned model are right, and the pattern of each question, each of
+    shape (rows,)."""
     count = rows or line.rows
-    shared, own = random.normal(size=count), random.normal(size=(2, count))
-    hard = math.sqrt(SHARED) * shared + math.sqrt(1 - SHARED) * own
+    noise, patterns = random.normal(size=(3, count)), np.arange(count)
+    if line.clusters:
+        patterns = random.integers(line.clusters, size=count)
+        of_patterns = random.normal(size=(3, line.clusters))[:, patterns]
+        noise = math.sqrt(ALIKE) * of_patterns + math.sqrt(1 - ALIKE) * noise
+    hard = math.sqrt(SHARED) * noise[0] + math.sqrt(1 - SHARED) * noise[1:]
     levels = ndtri(line.right), ndtri(min(line.right + line.lead, 1 - 1e-9))
-    return tuple((noise < level).astype(float) for noise, level in zip(hard, levels, strict=True))
+    prompt, tuned = ((of_model < level).astype(float) for of_model, level in zip(hard, levels, strict=True))
+    return prompt, tuned, patterns
 
 
-def compared(prompt: Any, tuned: Any) -> Comparison:
+def compared(prompt: Any, tuned: Any, patterns: Any) -> Comparison:
     """Return the comparison of a prompt and a tuned model, whose claims the project's own code makes."""
-    conversations = Conversations([str(number) for number in range(len(prompt))])
+    conversations = Conversations([str(number) for number in patterns])
     right = {PROMPT: prompt, TUNED: tuned, "base": np.zeros_like(prompt)}
     estimates = {
         name: {METRIC: conversations.means(values[:, None], is_rate=True)[0]} for name, values in right.items()
@@ -91,6 +105,7 @@ def compared(prompt: Any, tuned: Any) -> Comparison:
     ]
     comparison = Comparison(
         test_rows=len(prompt),
+        clusters=len(np.unique(patterns)),
         test_items=len(prompt),
         primary_metric=METRIC,
         rules="",
@@ -115,7 +130,7 @@ def said(comparison: Comparison) -> Verdict:
 @cache
 def needed(line: Line) -> float:
     """Return how many test conversations would decide, by the true lead and its true spread."""
-    prompt, tuned = answers(line, np.random.default_rng(0), 1_000_000)
+    prompt, tuned, _ = answers(line, np.random.default_rng(0), 1_000_000)
     return conversations_for(line.lead, float(np.std(tuned - prompt)), ONE_TEST, WORTH)
 
 
@@ -131,7 +146,7 @@ def worlds(line: Line, count: int, seed: int) -> Iterator[tuple[str, bool | None
         if outcome == "open":
             claim = comparison.deciding(tuned, prompt)
             told = needed_conversations(comparison, claim, ONE_TEST, worth_over(comparison, prompt))
-            covers = told and told.least <= max(needed(line), line.rows + 1) <= told.most
+            covers = None if line.clusters else told and told.least <= max(needed(line), line.rows + 1) <= told.most
         yield outcome, covers
 
 
@@ -146,7 +161,7 @@ def measure(line: Line, count: int, seed: int = 0) -> dict[str, Any]:
         **rates,
         "wrong": sum(rates[name] for name, is_wrong in wrong.items() if is_wrong),
         "range_covers": sum(ranges) / len(ranges) if ranges else None,
-        "needed": round(needed(line)),
+        "needed": None if line.clusters else round(needed(line)),
     }
 
 

@@ -31,6 +31,9 @@ class Advice:
 def too_few_tests(desk: Desk) -> Advice | None:
     """More data: on a few test conversations, chance decides."""
     count, least = desk.comparison.test_rows, desk.min_test_rows
+    if desk.tuned and count >= least and desk.comparison.has_few_clusters(least):
+        alike = f"{desk.comparison.conversations} are too much alike to decide"
+        return Advice("more_data", f"{alike}. Add data: questions of other patterns in the test split.", desk.tuned[0])
     if count >= least or not desk.tuned:
         return None
     needed = f"{count} test conversations are too few, {least} are needed"

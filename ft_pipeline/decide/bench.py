@@ -1,13 +1,14 @@
 """What a source of claims sees: the scores of every model, and the comparison with the claims of the sources before."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.evaluation.comparison.clusters import Clusters
 from ft_pipeline.evaluation.comparison.estimates import Estimates, Samples
 from ft_pipeline.evaluation.comparison.leads import Floats, distance_from_ideal, values_over
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
@@ -77,6 +78,7 @@ class Bench:
     """The metric by which a candidate must also not be worse."""
     conversations: Path | None
     comparison: Comparison
+    clusters: Clusters = field(default_factory=dict)
 
     @property
     def champion(self) -> Row | None:

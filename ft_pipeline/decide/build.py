@@ -23,10 +23,11 @@ from ft_pipeline.decide.sources import SOURCES, leads, screens
 from ft_pipeline.decide.sources.slices import list_slices
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
+from ft_pipeline.evaluation.comparison.clusters import Clusters, read_clusters, with_clusters
 from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all, is_measured, rank
-from ft_pipeline.evaluation.comparison.leads import Estimate, interval
+from ft_pipeline.evaluation.comparison.leads import Estimate, interval, unit_of
 from ft_pipeline.evaluation.comparison.result_records import LeftOut, QuantizationError
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
@@ -62,10 +63,11 @@ def build_comparison(
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
     models, _ = comparable_models(inputs, config)
+    clusters = read_clusters(conversations)
     samples = [
         {**sample, "name": model.name}
         for model in drop_sweep_members(models)
-        for sample in model.records("samples.parquet")
+        for sample in with_clusters(model.records("samples.parquet"), clusters)
     ]
     pq.write_table(pa.Table.from_pylist(samples), out / "samples.parquet")
     return {
@@ -96,7 +98,8 @@ def build(
             " ".join(entry.describe() for entry in contaminated)
             or "There are no scores to compare yet. Materialize prompt_baseline and scores, or run `ft run`."
         )
-    samples = {model.name: model.records("samples.parquet") for model in models}
+    clusters = read_clusters(conversations)
+    samples = {model.name: with_clusters(model.records("samples.parquet"), clusters) for model in models}
     _check_items(samples)
     own = {name: Metric(**fields) for model in models for name, fields in model.own_metrics.items()}
     metrics = METRICS | own
@@ -115,6 +118,7 @@ def build(
     ranked, facts = [by_name[name] for name in rank(metrics[primary], primary, of_rows)], experiments or {}
     comparison = Comparison(
         test_rows=len({sample["group"] for sample in samples[shown[0].name]}),
+        clusters=len({unit_of(sample) for sample in samples[shown[0].name]}) if clusters else None,
         test_items=len(samples[shown[0].name]),
         primary_metric=primary,
         rules=RULES,
@@ -124,14 +128,14 @@ def build(
         decided_by=" ".join(filter(None, [settings.notice, decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},
         champion=_compared_champion(settings.champion),
-        rows=[_row(model, of_rows[model.name], metrics, settings, facts) for model in ranked],
+        rows=[_row(model, of_rows[model.name], metrics, settings, facts, clusters) for model in ranked],
         contaminated=contaminated,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
         without_rivals=settings.without_rivals,
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )
-    bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison)
+    bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison, clusters)
     for source in SOURCES:
         bench = replace(bench, comparison=bench.comparison.with_claims(source(bench)))
     return bench.comparison.model_copy(update=_findings(bench, of_rows, facts))
@@ -173,6 +177,7 @@ def _row(
     metrics: Mapping[str, Metric],
     config: Config,
     experiments: Experiments,
+    clusters: Clusters,
 ) -> Row:
     row, facts = model.row, model.row["model"]
     has_variant = model.experiment is not None and model.kind in ("adapter", "merged", "champion")
@@ -191,7 +196,7 @@ def _row(
         learned_from=model.learned_from,
         variant=variant_of(row["name"]) if has_variant else None,
         scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
-        validation=screens.score_on_validation(model),
+        validation=screens.score_on_validation(model, clusters),
         shared_prompt_tokens=row.get("shared_prompt_tokens", 0),
         trainable_params=facts.get("trainable_params", 0),
         tokens=model.tokens if "loss" in estimates else None,

@@ -33,6 +33,7 @@ from ft_pipeline.evaluation.metrics.definitions import METRICS, SECOND_KEY, Metr
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 OPTIONAL = (
+    "clusters",
     "worth",
     "contaminated",
     "without_rivals",
@@ -44,6 +45,8 @@ OPTIONAL = (
     "confusions",
 )
 """Keys of the document that are left out if their lists are empty."""
+MIN_CLUSTERS = 15
+"""Number of clusters from which something is decided: with fewer, equal models are called different too often."""
 BY = ("people", "judge")
 """Whose opinion decides between two rows in place of the metric, the surer first."""
 
@@ -126,6 +129,9 @@ class Comparison(BaseModel):
     version: Literal[2] = 2
     test_rows: int
     """Number of test conversations."""
+    clusters: int | None = None
+    """Number of clusters of like questions among them, by which statistics are clustered; None: not known, each is a
+    cluster of its own."""
     test_items: int
     primary_metric: str
     rules: str
@@ -175,6 +181,24 @@ class Comparison(BaseModel):
     @property
     def primary(self) -> str:
         return self.primary_metric
+
+    @property
+    def units(self) -> int:
+        """Number of independent parts of the test: clusters of conversations."""
+        return self.test_rows if self.clusters is None else self.clusters
+
+    @property
+    def conversations(self) -> str:
+        """The number of test conversations in words, with that of their clusters if there are fewer."""
+        words = f"{self.test_rows:,} conversations"
+        return words if self.units == self.test_rows else f"{words} in {self.units:,} clusters of like questions"
+
+    def has_few_clusters(self, min_test_rows: int) -> bool:
+        """Return whether conversations are so much alike that nothing is decided.
+
+        min_test_rows: of the settings; a project that decides on fewer conversations decides on as few clusters.
+        """
+        return self.units < min(MIN_CLUSTERS, min_test_rows, self.test_rows)
 
     def with_claims(self, claims: Iterable[Claim]) -> "Comparison":
         """Return the comparison with further claims, which later sources and the rules then see."""

@@ -146,8 +146,8 @@ def _risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None,
     if bar is not None and not comparison.usable(bar):
         why = say(comparison, about(bar, "rail", verdict="refuted")[0])
         yield f"Beating {bar.name} says little: no model without training is usable ({bar.name}: {why})."
-    if comparison.test_rows < ENOUGH_TEST_ROWS:
-        yield f"It was tested on {comparison.test_rows} conversations: only large leads show."
+    if comparison.units < ENOUGH_TEST_ROWS:
+        yield f"It was tested on {comparison.conversations}: only large leads show."
     yield from (tell_opinion(claim) for claim in about(row, "opinion") if is_unheard(claim))
     rival = comparison.bar(row) if _rated(comparison, row) is None else None
     if rival is not None and rival.name != row.name and _by_machine(comparison, row, rival):

@@ -27,6 +27,7 @@ REQUIREMENTS = {
 """By rule of promote.py, what it asks."""
 OF_KINDS = {
     "rows": "enough test rows",
+    "clusters": "enough different questions",
     "gate": "checks of its training passed",
     "general": "keeps general knowledge",
     "probes": "behaves as its base model",

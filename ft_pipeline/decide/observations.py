@@ -214,10 +214,9 @@ def observe_other_base(desk: Desk, advice: Advice) -> str | None:
 
 def observe_tests(desk: Desk, advice: Advice) -> str | None:
     """Return a warning about a small test split, which makes all results uncertain."""
-    test_rows = desk.comparison.test_rows
-    if test_rows >= ENOUGH_TEST_ROWS:
+    if desk.comparison.units >= ENOUGH_TEST_ROWS:
         return None
-    too_few = f"{test_rows} conversations, fewer than {ENOUGH_TEST_ROWS}"
+    too_few = f"{desk.comparison.conversations}, fewer than {ENOUGH_TEST_ROWS}"
     return f"The test split has {too_few}: the intervals are wide. Add data."
 
 

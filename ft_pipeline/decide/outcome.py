@@ -68,6 +68,6 @@ def needed_conversations(comparison: Comparison, claim: Claim, level: float, wor
     ends = claim.value - LIKELY * error, claim.value + LIKELY * error
     hardest = min(max(worth * use / (use + no_use), ends[0]), ends[1])
     most, *of_ends = (conversations_for(lead, deviation, level, worth) for lead in (hardest, *ends))
-    spread = 1 + 2 * LIKELY / math.sqrt(comparison.test_rows)  # s² is an estimate, too: of rates, often too small
+    spread = 1 + 2 * LIKELY / math.sqrt(comparison.units)  # s² is an estimate, too: of rates, often too small
     now = comparison.test_rows + 1
     return Needed(*(max(now, math.ceil(number)) for number in (min(of_ends), spread * most)))

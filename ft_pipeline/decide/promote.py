@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Protocol
 
 from ft_pipeline.decide.claim import ChampionFacts, Claim, OpinionFacts
-from ft_pipeline.decide.comparison import BY, Comparison, Row, is_unheard
+from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row, is_unheard
 from ft_pipeline.decide.exposure import Exposure, key_of_test
 from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.released import Candidate, ChampionRecord
@@ -74,6 +74,11 @@ class Court:
         if self.extra is not None and self.extra.name not in {row.name for row in rows}:
             rows.append(self.extra)
         return self.comparison.ranked(rows=rows)
+
+    @property
+    def has_few_clusters(self) -> bool:
+        """Whether the test conversations are so much alike that nothing is decided."""
+        return self.comparison.has_few_clusters(self.settings.min_test_rows)
 
     def is_champion(self, row: Row) -> bool:
         """Return whether a row is the released model."""
@@ -177,10 +182,14 @@ def is_new(court: Court, row: Row) -> Iterator[Claim]:
 
 
 def is_sound(court: Court, row: Row) -> Iterator[Claim]:
-    """Enough test rows, passed checks of its training, and nothing lost, and no fault too often: whatever it leads."""
+    """Enough test rows, which differ, passed checks of its training, nothing lost, no fault too often: whatever it
+    leads."""
     count, least = court.comparison.test_rows, court.settings.min_test_rows
     enough = {"verdict": "shown"} if count >= least else {"because": "few"}
     yield Claim(kind="rows", row=row.name, count=count, limit=least, **enough)
+    if (units := court.comparison.units) < count:
+        different = {"because": "few"} if court.has_few_clusters else {"verdict": "shown"}
+        yield Claim(kind="clusters", row=row.name, count=units, limit=min(least, MIN_CLUSTERS), **different)
     for name, passed in court.candidates[row.name].gates.items():
         yield Claim(kind="gate", row=row.name, measure=name, verdict="shown" if passed else "refuted")
     kept = court.comparison.about(row, "general")
@@ -328,6 +337,8 @@ class Decision:
     keeps_lead_of: str | None = None
     """The better row, of which the chosen simpler one keeps most of the lead."""
     tests: Sequence[TestedCandidate] = ()
+    has_few_clusters: bool = False
+    """Whether the test conversations are so much alike that nothing is decided."""
 
 
 def decide(court: Court) -> Decision:
@@ -337,7 +348,7 @@ def decide(court: Court) -> Decision:
     tests = court.tests()
     passing = _surest(court, [row for row in court.examined if not failed[row.name]])
     if not passing:
-        return Decision(False, None, failed, tests=tests)
+        return Decision(False, None, failed, tests=tests, has_few_clusters=court.has_few_clusters)
     best = passing[0]
     keep = {
         claim.row for row in passing for claim in court.comparison.about(row, "share", rival=best.name) if claim.holds
@@ -352,7 +363,8 @@ def decide_one(court: Court, row: Row) -> Decision:
     """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
     failed = failing(court, row)
     # All candidates that would be tested count: whoever asks for them one by one has seen them all in the comparison.
-    return Decision(not failed, row.name, {row.name: failed}, tests=court.tests())
+    tests, few = court.tests(), court.has_few_clusters
+    return Decision(not failed, row.name, {row.name: failed}, tests=tests, has_few_clusters=few)
 
 
 def _surest(court: Court, rows: Sequence[Row]) -> list[Row]:

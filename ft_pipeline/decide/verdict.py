@@ -183,7 +183,7 @@ class Summary:
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
             return self._open(without_model.cannot_tell(comparison, blind, best), self._basis(best), used, bar, best)
-        if is_worthless(comparison, bar):
+        if is_worthless(comparison, bar) and not self.decision.has_few_clusters:
             return self._do_not(best, bar, used)
         return self._undecided(best, bar, used)
 
@@ -249,7 +249,8 @@ class Summary:
             return above
         least, most = rounded(needed.least), rounded(needed.most)
         number = f"about {least}" if least == most else f"{least} to {most}"
-        return f"{above}; {number} test conversations in all would tell (80 %)"
+        like = ", if new ones are as much alike" if comparison.units < comparison.test_rows else ""
+        return f"{above}; {number} test conversations in all would tell (80 %{like})"
 
     def _against_incumbent(self, own: Row, incumbent: Row) -> Verdict:
         """Return whether the model that would be used may replace the one that answers today: it is not worse."""
@@ -318,7 +319,7 @@ class Summary:
         recipes = self.comparison.about(row, "recipe")
         trainings = max((len(claim.told(RecipeFacts).leads) for claim in recipes), default=1)
         trained = "trained once, " if trainings == 1 else f"the same in {trainings} trainings, "
-        tested = f"{trained if row.rights.is_tuned else ''}tested on {self.comparison.test_rows:,} conversations. "
+        tested = f"{trained if row.rights.is_tuned else ''}tested on {self.comparison.conversations}. "
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"

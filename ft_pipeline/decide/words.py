@@ -17,7 +17,7 @@ from ft_pipeline.decide.claim import (
     ScreenFacts,
     SliceFacts,
 )
-from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row
+from ft_pipeline.decide.comparison import MIN_CLUSTERS, WANTED_RATINGS, Comparison, Row
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.opinions.agreement import Agreement
@@ -43,6 +43,9 @@ SENTENCES: dict[str, str] = {
     "champion.rejected": "was rejected manually (record {number}): run `ft promote {row}` to release it",
     "rows.shown": "{count} test conversations, and {limit:.0f} are needed",
     "rows.few": "{count} test conversations are too few, {limit:.0f} are needed",
+    "clusters.shown": "{count} clusters of like questions, and {limit:.0f} are needed",
+    "clusters.few": "the test conversations are {count} clusters of like questions, and {limit:.0f} are needed: "
+    "answers to like questions are no independent evidence",
     "rows.used_up": "waits for fresh test rows",
     "rivals.none": "has no baseline to be compared with",
     "gate.shown": "the check {measure} passed",
@@ -82,6 +85,7 @@ SENTENCES: dict[str, str] = {
     "slice.empty": "whether it holds in {scope} cannot be told: no test conversation is in this slice. Correct its "
     "rule, or add such rows",
     "slice.small": _UNTOLD + f" cannot be told: {ENOUGH} are needed, about {{more}} more",
+    "slice.alike": _UNTOLD + f" cannot be told: they are fewer than {MIN_CLUSTERS} clusters of like questions",
     "slice.no_evidence": _UNTOLD + " against {rival} cannot be told: the likelihood says nothing about the two. Set "
     "`decides: true` for a check",
     # what it must keep

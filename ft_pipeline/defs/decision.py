@@ -31,7 +31,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="6",
+    code_version="7",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -59,7 +59,7 @@ def decision(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison", "decision"],
     kinds={"json"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: _recommendation_metadata(artifact),
 )

@@ -155,7 +155,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     deps=CONVERSATIONAL,
     kinds={"duckdb", "pandera", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
-    code_version="5",
+    code_version="6",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),

@@ -17,6 +17,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, cut
+from ft_pipeline.tables.clusters import Clusters, find_clusters
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.dedup.matching import first_index
@@ -33,7 +34,7 @@ from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
-from ft_pipeline.tables.splits import SPLITS
+from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION
 from ft_pipeline.tables.table_schemas import TableCheck, together
 
 SCHEMA = CONVERSATIONS.arrow_schema
@@ -94,7 +95,7 @@ def build_conversations(
     groups = near_groups(rows)
     rows.keys.group = groups.group
     assignment = assign_splits(rows, settings, suite, semantic)
-    written = _write(rows, assignment, out)
+    written = _write(rows, assignment, _clusters(rows, assignment), out)
     suite.write(out)
     report = _report(rows, assignment, settings, written)
     report.warnings += [
@@ -120,7 +121,12 @@ class _Written:
     aside_check: TableCheck = field(default_factory=lambda: TableCheck(SET_ASIDE))
 
 
-def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
+def _clusters(rows: ConversationRows, assignment: SplitAssignment) -> Clusters:
+    kept = np.where(assignment.code == 0, assignment.split, TRAIN)
+    return find_clusters(rows, kept, (TEST, VALIDATION))
+
+
+def _write(rows: ConversationRows, assignment: SplitAssignment, clusters: Clusters, out: Path) -> _Written:
     written, begin = _Written(), 0
     groups = rows.keys.group
     with (
@@ -134,6 +140,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
                     "id": source["id"],
                     "split": _names(assignment.split[part], SPLITS),
                     "group": group_names(groups[part]),
+                    "cluster": clusters.column(part),
                     "messages": FORMATS[name].to_messages(source),
                     "tools": source["tools"],
                     "tags": source["tags"],

@@ -86,6 +86,11 @@ CONVERSATIONS = FinishedTable(
         Column("id", "SHA-256 of the row's content in its table"),
         Column("split", "train, validation or test", values=SPLITS),
         Column("group", "Hash of the template of the human turns: rows with equal prompts are in the same split"),
+        Column(
+            "cluster",
+            "Of a held-out row, the id of the first row with like questions: intervals are over clusters",
+            nullable=True,
+        ),
         Column("messages", "The turns as {role, content, …}; role is system, user, assistant or tool", MESSAGES),
         TOOLS,
         TAGS,

@@ -11,7 +11,8 @@ import numpy as np
 
 from ft_pipeline.decide.bench import Bench
 from ft_pipeline.decide.claim import Claim, ScreenFacts, Verdict
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values
+from ft_pipeline.evaluation.comparison.clusters import Clusters, with_clusters
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values, unit_of
 from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
@@ -22,7 +23,7 @@ MIN_SCREENED = 30
 
 def claims(bench: Bench) -> Iterator[Claim]:
     """Yield the lead of each row that may be released over the champion, or else over its bar."""
-    records = {name: _records(model) for name, model in bench.row_models.items()}
+    records = {name: _records(model, bench.clusters) for name, model in bench.row_models.items()}
     for row in bench.comparison.rows:
         bar = bench.comparison.bar(row)
         rival = bench.champion or (bench.comparison.best_prompt(row) if bar and bar.rights.without_model else bar)
@@ -32,31 +33,32 @@ def claims(bench: Bench) -> Iterator[Claim]:
             continue
         ours, theirs = records[row.name], records[rival.name]
         items = sorted(ours.keys() & theirs.keys())
-        groups = [ours[item]["group"] for item in items]
-        if len(set(groups)) < 2:
+        units = [unit_of(ours[item]) for item in items]
+        if len(set(units)) < 2:
             continue
-        estimates = [_estimate(groups, [side[item] for item in items]) for side in (ours, theirs)]
+        estimates = [_estimate(units, [side[item] for item in items]) for side in (ours, theirs)]
         values = lead_values(*estimates, lower_is_better=True)
         lead, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-        verdict: Verdict = "void" if len(values) < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
+        count = len({ours[item]["group"] for item in items})
+        verdict: Verdict = "void" if count < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
         known = {"kind": "screen", "row": row.name, "rival": rival.name, "scope": "validation", "value": lead}
-        yield Claim(**known, count=len(values), verdict=verdict, facts=ScreenFacts(error=error))
+        yield Claim(**known, count=count, verdict=verdict, facts=ScreenFacts(error=error))
 
 
-def score_on_validation(model: ScoredModel) -> Score | None:
+def score_on_validation(model: ScoredModel, clusters: Clusters) -> Score | None:
     """Return the nats per byte of a model on the validation rows, with their interval; None if not measured."""
-    records = list(_records(model).values())
-    return interval(_estimate([record["group"] for record in records], records)) if records else None
+    records = list(_records(model, clusters).values())
+    return interval(_estimate([unit_of(record) for record in records], records)) if records else None
 
 
-def _records(model: ScoredModel) -> dict[str, dict[str, Any]]:
+def _records(model: ScoredModel, clusters: Clusters) -> dict[str, dict[str, Any]]:
     """Return the records of validation.parquet of a model, by item."""
-    records = model.records("validation.parquet")
+    records = with_clusters(model.records("validation.parquet"), clusters)
     return {record["item"]: record for record in records if record["content_nats"] is not None}
 
 
-def _estimate(groups: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Estimate:
+def _estimate(units: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Estimate:
     nats, sizes = (
         np.array([[record[name]] for record in records], dtype=float) for name in ("content_nats", "content_bytes")
     )
-    return Conversations(groups).ratios(nats, sizes)[0]
+    return Conversations(units).ratios(nats, sizes)[0]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
-from ft_pipeline.evaluation.comparison.leads import Conversations, interval
+from ft_pipeline.evaluation.comparison.leads import Conversations, interval, unit_of
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND, NO_LABEL
 from ft_pipeline.evaluation.metrics.json_fields import EXTRA, MISSING, OUTCOMES, WRONG, credit
@@ -69,7 +69,7 @@ def _metrics(samples: Samples, column: str) -> list[str]:
 
 
 def _fields(samples: Samples, column: str) -> list[FieldResult]:
-    answers = [(sample["group"], json.loads(sample[column])) for sample in samples]
+    answers = [(unit_of(sample), json.loads(sample[column])) for sample in samples]
     of_references = {path for _, outcomes in answers for path, outcome in outcomes.items() if outcome != EXTRA}
     by_field: dict[str, list[tuple[str, Any]]] = {}
     for group, outcomes in answers:

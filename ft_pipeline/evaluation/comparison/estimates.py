@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, unit_of
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric
@@ -43,8 +43,7 @@ def estimate_all(models: Sequence[ScoredModel], samples: Samples, own_metrics: I
 def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
     """Return the estimates that are computed from the test items. Arguments as in estimate_all."""
     estimates: Estimates = {name: {} for name in samples}
-    groups = [sample["group"] for sample in next(iter(samples.values()))]
-    conversations = Conversations(groups)
+    conversations = Conversations([unit_of(sample) for sample in next(iter(samples.values()))])
     for metric, (numerator, denominator) in _RATIOS.items():
         if measured := _with_values(samples, numerator):
             ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
@@ -102,7 +101,7 @@ def _add_calls(estimates: Estimates, samples: Samples) -> None:
     }
     if not any(with_tools.values()):
         return
-    conversations = Conversations([record["group"] for record in next(iter(with_tools.values()))])
+    conversations = Conversations([unit_of(record) for record in next(iter(with_tools.values()))])
     for metric in CALL_METRICS:
         _add(estimates, metric, with_tools, conversations.means(_matrix(with_tools, metric), is_rate=True))
 

@@ -1,6 +1,7 @@
 """Values of metrics, leads between models, their intervals and p-values: one statistic for every decision.
 
-The items of one conversation are not independent, so a conversation is the unit. A metric is a ratio of sums over the
+The items of one conversation are not independent, nor are conversations with like questions. So a cluster of them
+(tables/clusters.py) is the unit, which is called a conversation here. A metric is a ratio of sums over the
 conversations, R = ΣN / ΣD (a mean has D = number of items). Its influence values u_g = (N_g - R·D_g) / mean(D) are the
 linear approximation of what each conversation adds to it. Two models are compared on the same conversations, so that
 what is hard for both cancels out: the values of a lead are the differences of the influence values.
@@ -14,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,12 @@ class Difference(NamedTuple):
     difference: float
     low: float | None
     high: float | None
+
+
+def unit_of(record: Mapping[str, Any]) -> str:
+    """Return the unit of statistics of a record: the cluster of its conversation, or else the conversation."""
+    unit: str = record.get("cluster") or record["group"]
+    return unit
 
 
 class Conversations:

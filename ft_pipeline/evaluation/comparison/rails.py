@@ -20,7 +20,7 @@ from ft_pipeline.distillation.answer_filters import (
     find_refusal,
     repeated_share,
 )
-from ft_pipeline.evaluation.comparison.leads import Conversations, effective_answers, wilson
+from ft_pipeline.evaluation.comparison.leads import Conversations, effective_answers, unit_of, wilson
 from ft_pipeline.tables.checks.pii import find_values
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.languages import language_of
@@ -143,7 +143,7 @@ def judge_answers(samples: Sequence[Sample], ceilings: Mapping[str, float | None
     ceilings: those that the project changes, by name; None switches a rail off. The rail `format` is only there if a
     format is declared.
     """
-    conversations = Conversations([sample["group"] for sample in samples])
+    conversations = Conversations([unit_of(sample) for sample in samples])
     rails = []
     for name, rule in RAILS.items():
         if name == "format" and "format_valid" not in samples[0]:

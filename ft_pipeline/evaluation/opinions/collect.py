@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.leads import Conversations, interval
+from ft_pipeline.evaluation.comparison.leads import Conversations, interval, unit_of
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, WANTED_RATINGS
 from ft_pipeline.evaluation.comparison.score import Score
@@ -48,6 +48,8 @@ class Pair:
     """By pair of answers that people rated: its conversation, and the verdicts of all raters."""
     judgements: Sequence[tuple[str, Judgement]]
     """By pair of answers that the judge compared: its conversation, and the verdict."""
+    units: Mapping[str, str]
+    """Conversation → the unit of statistics that it belongs to (leads.unit_of)."""
     changed: int
     """Pairs of answers of these rows that people rated before one of them changed, and not since."""
 
@@ -71,14 +73,20 @@ class Pair:
         """Return the share of comparisons that the row wins by people's verdicts, with the judge's where possible."""
         rated, judged = self.scores_of_people, self.scores_of_judge
         if not self.is_corrected:
-            return win_rate(_values(rated))
+            return win_rate(self.values(rated))
         of_rated = {group: judged[group] for group in rated}
-        return corrected_win_rate(_values(rated), _values(of_rated), _values(judged))
+        return corrected_win_rate(self.values(rated), self.values(of_rated), self.values(judged))
+
+    def values(self, scores: Mapping[str, float]) -> Floats:
+        """Return what each unit of statistics adds to the mean of the scores of conversations, shape (units,)."""
+        units = Conversations([self.units[group] for group in scores])
+        [mean] = units.means(np.array([[score] for score in scores.values()]))
+        return np.round(mean.influence + mean.value, 12)  # equal scores stay equal
 
     def share_that_can_go_out(self) -> Score:
         """Return the share of the rated pairs of which an answer can go out."""
         shares = [[float(np.mean([rating.can_go_out for rating in ratings]))] for _, ratings in self.ratings]
-        [share] = Conversations([group for group, _ in self.ratings]).means(np.array(shares), is_rate=True)
+        [share] = Conversations([self.units[group] for group, _ in self.ratings]).means(np.array(shares), is_rate=True)
         return interval(share)
 
 
@@ -100,6 +108,7 @@ def opinions_of(
     everything = {answers: judgement for entries in (*earlier, judgements) for answers, judgement in entries.items()}
     of_people, with_people = agreement_of_people(ratings), agreement_with_people(ratings, everything)
     excluded, by_names = read_exclusion(inputs.get(JUDGED)), rated_under_names(inputs.get(RATED))
+    units = {sample["group"]: unit_of(sample) for sample in next(iter(samples.values()), ())}
     opinions: list[Opinion] = []
     for row, rival, answers in _answers_of_pairs(kinds, samples) if ratings or judgements else ():
         rated = [(group, found) for group, key in answers if (found := ratings_of(key, ratings))]
@@ -107,7 +116,7 @@ def opinions_of(
         unrated = {key.item for _, key in answers if not ratings_of(key, ratings)}
         changed = len(unrated & by_names.get(frozenset((row, rival)), set()))
         pair, against = (
-            Pair(row, rival, rated, compared, changed),
+            Pair(row, rival, rated, compared, units, changed),
             f"{METRIC_IS_NAMED} what decides" if names_metric else None,
         )
         if len(rated) >= FEWEST:
@@ -145,7 +154,7 @@ def _of_people(pair: Pair, against: str | None) -> Opinion:
 
 
 def _of_judge(pair: Pair, against: str | None, with_people: Agreement | None, of_people: Agreement | None) -> Opinion:
-    wins = win_rate(_values(pair.scores_of_judge))
+    wins = win_rate(pair.values(pair.scores_of_judge))
     judged = [judgement for _, judgement in pair.judgements]
     against = against or why_not_qualified(judged, wins, with_people, of_people)
     return Opinion(
@@ -183,7 +192,3 @@ def _by_conversation(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     for group, score in scores:
         found[group].append(score)
     return {group: float(np.mean(found[group])) for group in sorted(found)}
-
-
-def _values(scores: Mapping[str, float]) -> Floats:
-    return np.array([scores[group] for group in sorted(scores)])
