@@ -148,7 +148,7 @@ def _findings(bench: Bench, estimates: Estimates, facts: Experiments) -> dict[st
     rows, primary = [row.name for row in comparison.rows], (comparison.primary, comparison.metric())
     trained = sorted({row.experiment for row in comparison.rows if row.experiment and row.rights.is_tuned})
     return {
-        "break_even": break_even(comparison),
+        "break_even": break_even(comparison, bench.config.prices),
         "seeds": seed_spread(bench.models, bench.estimates),
         "learning_curves": learning_curves(bench.models, bench.estimates, train_rows, primary),
         "quantization_noise": {
@@ -193,6 +193,7 @@ def _row(
         technique=facts.get("technique"),
         passages=facts.get("passages", 0),
         base_model=config.base_names.get(config.bases.get(model.source, "")),
+        timed_in=model.made_in,
         learned_from=model.learned_from,
         variant=variant_of(row["name"]) if has_variant else None,
         scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},

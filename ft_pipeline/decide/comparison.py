@@ -78,6 +78,8 @@ class Row(BaseModel):
     """Number of prompt tokens that all calls begin with."""
     generated_tokens_per_call: float | None = None
     seconds_per_call: float | None = None
+    timed_in: str | None = None
+    """The run in which seconds per call were measured. None: not recorded."""
     cost_per_call: float | None = None
     cut_off: int = 0
     """Answers that reached the maximum length."""

@@ -1,5 +1,6 @@
 """Costs per call, training time from the manifests, and after how many calls it has paid."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,18 @@ HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 
 
 def compared(
-    tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, shared: int = 0, **prices: float
+    tmp_path: Path,
+    *,
+    seconds: float = 0.1,
+    training: Any = HOUR,
+    shared: int = 0,
+    runs: tuple[str, str] = ("one", "one"),
+    **prices: float,
 ) -> Comparison:
-    """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens."""
+    """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens.
+
+    runs: those in which prompts and tuned models were scored.
+    """
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(1.7), "tokens": 400, "shared": shared},
@@ -33,6 +43,8 @@ def compared(
         "merged": {"kind": "merged", "losses": losses(1.3), "technique": "lora", "seconds": 0.5},
     }
     inputs = {"a/prompt_baseline": scored(tmp_path / "base", baseline), "a/scores": scored(tmp_path / "a", tuned)}
+    for folder, run in zip(inputs.values(), runs, strict=True):
+        (folder / "manifest.json").write_text(json.dumps({"run": {"run_id": run}}), encoding="utf-8")
     return compare(inputs, {**CONFIG, "prices": prices}, {"a": {"took": training}})
 
 
@@ -69,6 +81,15 @@ def test_fewer_prompt_tokens_are_not_said_to_cost_less(tmp_path: Path) -> None:
     )
     untimed = replace(dear, saved=replace(dear.saved, seconds_per_call=None, cost_per_call=None))
     assert describe_break_even(untimed).endswith("its training took 30 min. When it is paid back is not known.")
+
+
+def test_seconds_of_two_runs_are_not_compared(tmp_path: Path) -> None:
+    """One of them may have been beside other work: then a call seems to save time, or to cost it."""
+    by_time = compared(tmp_path / "time", runs=("one", "two"), gpu_hour=3.6).break_even[0]
+    assert (by_time.calls_by_time, by_time.calls_by_cost, by_time.saved.seconds_per_call) == (None, None, None)
+    assert describe_break_even(by_time).endswith("its training took 30 min. When it is paid back is not known.")
+    prices = {"gpu_hour": 3.6, "input_per_million": 10.0}
+    assert compared(tmp_path / "tokens", runs=("one", "two"), **prices).break_even[0].calls_by_cost == 1000
 
 
 def test_the_teachers_bill_is_a_part_of_what_must_be_paid_back(tmp_path: Path) -> None:

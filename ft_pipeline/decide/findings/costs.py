@@ -8,6 +8,8 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.result_records import BreakEven, Savings, TrainingCost
 from ft_pipeline.pace import format_duration
 
+TOKEN_PRICES = ("input_per_million", "output_per_million")
+
 
 def with_costs(row: Row, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:
     """Return the row with `training`, whose cost is known if a GPU-hour has a price, and `cost_per_call`.
@@ -33,7 +35,7 @@ def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
     """
     if row.kind in ("teacher", "contender"):
         return None  # these prices are not those of the teacher
-    token_prices = (prices.get("input_per_million"), prices.get("output_per_million"))
+    token_prices = tuple(prices.get(name) for name in TOKEN_PRICES)
     token_counts = (row.prompt_tokens_per_call, row.generated_tokens_per_call)
     if row.rights.without_model and prices.get("gpu_hour") is None:
         return 0.0 if any(token_prices) else None  # it has no tokens
@@ -48,21 +50,28 @@ def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
     )
 
 
-def break_even(comparison: Comparison) -> list[BreakEven]:
+def break_even(comparison: Comparison, prices: Mapping[str, Any]) -> list[BreakEven]:
     """Return per tuned row, best first, the savings per call and how many calls pay for the training.
 
     Savings are against the best baseline of its base model; a row without one has no entry. `calls_by_time` applies if
-    the model is served on the machine that trained and scored it.
+    the model is served on the machine that trained and scored it. Seconds of two runs are not compared: the machine may
+    have done other things beside one of them. prices: CostSettings.
     """
+    by_tokens = any(prices.get(name) for name in TOKEN_PRICES)
     tuned = [(row, row.training, comparison.best_prompt(row)) for row in comparison.rows if row.rights.is_tuned]
-    return [_break_even_entry(row, training, baseline) for row, training, baseline in tuned if training and baseline]
+    return [
+        _break_even_entry(row, training, baseline, by_tokens)
+        for row, training, baseline in tuned
+        if training and baseline
+    ]
 
 
-def _break_even_entry(row: Row, training: TrainingCost, baseline: Row) -> BreakEven:
+def _break_even_entry(row: Row, training: TrainingCost, baseline: Row, by_tokens: bool) -> BreakEven:
+    are_timed_together = row.timed_in == baseline.timed_in
     saved = Savings(
         _saving(baseline.prompt_tokens_per_call, row.prompt_tokens_per_call),
-        _saving(baseline.seconds_per_call, row.seconds_per_call),
-        _saving(baseline.cost_per_call, row.cost_per_call),
+        _saving(baseline.seconds_per_call, row.seconds_per_call) if are_timed_together else None,
+        _saving(baseline.cost_per_call, row.cost_per_call) if are_timed_together or by_tokens else None,
     )
     by_time = _calls_to_pay(training.gpu_hours * 3600, saved.seconds_per_call)
     by_cost = _calls_to_pay(training.cost, saved.cost_per_call)

@@ -40,6 +40,13 @@ class ScoredModel:
         """The fingerprint of its vocabulary and template."""
         return tokens_fingerprint(self.parts)
 
+    @property
+    def made_in(self) -> str | None:
+        """The id of the run that scored it; None if it is not recorded."""
+        manifest = self.folder / "manifest.json"
+        run = json.loads(manifest.read_text(encoding="utf-8")).get("run", {}) if manifest.is_file() else {}
+        return run.get("run_id")
+
     def records(self, file: str) -> list[dict[str, Any]]:
         """Return its records in samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
         if not (self.folder / file).is_file():
