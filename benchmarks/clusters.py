@@ -93,10 +93,12 @@ def _sidecar(path: Path, source: Source) -> dict[str, Any] | None:
 
 
 def count(questions: Questions) -> dict[str, int]:
-    """Return the number of rows and of clusters, and the rows of the largest one."""
+    """Return the number of rows, of split groups (a prompt, a template, a named group) and of clusters, and the rows of
+    the largest one."""
     leaders = clusters.cluster(questions.texts, questions.names)
     sizes = np.unique_counts(leaders).counts
-    return {"rows": len(leaders), "clusters": len(sizes), "largest": int(sizes.max())}
+    groups = len(np.unique(questions.names))
+    return {"rows": len(leaders), "groups": groups, "clusters": len(sizes), "largest": int(sizes.max())}
 
 
 def measure(questions: Questions) -> dict[str, Any]:

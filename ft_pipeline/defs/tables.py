@@ -64,7 +64,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=_TABLE_DESCRIPTION.format(row_format.description),
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="8",
+        code_version="9",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=table_metadata,

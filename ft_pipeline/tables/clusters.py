@@ -3,11 +3,12 @@
 A row joins the first row of a cluster with which it has enough pairs of neighboring words in common: by the
 Sørensen-Dice coefficient 2 |A ∩ B| / (|A| + |B|) of their sets of pairs. Numbers are masked, and what most rows have is
 the task. Near to near is not near: a row that has joined attracts no other row. Rows of one split group (a prompt, a
-template, a session) are one cluster by name. benchmarks/clusters.py shows what comes out of public data, and by other
-limits.
+template, a named group) are one cluster by name. benchmarks/clusters.py shows what comes out of public data, and by
+other limits.
 
 Rows come in the order of their ids, which are hashes of their content. So the order of files makes no difference, and a
-new row changes only clusters of rows that come after it: those that are scored first (`max_test_rows`) last.
+new row changes only clusters of rows that come after it, unless it changes what most rows have. Those that are scored
+first (`max_test_rows`) come first.
 """
 
 from dataclasses import dataclass

@@ -29,6 +29,7 @@ from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
+from ft_pipeline.tables.named_groups import release_large_groups
 from ft_pipeline.tables.near_groups import near_groups
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
@@ -92,6 +93,7 @@ def build_conversations(
     out.mkdir(parents=True, exist_ok=True)
     suite = replace(suite, templates=settings.group_templates)
     rows = load_conversation_rows(folders, settings)
+    large_groups = release_large_groups(rows)
     groups = near_groups(rows)
     rows.keys.group = groups.group
     assignment = assign_splits(rows, settings, suite, semantic)
@@ -104,6 +106,13 @@ def build_conversations(
             f"{count:,} of {len(rows):,} rows are near {origin} as a whole; so many are not kept in one split",
         )
         for origin, count in groups.large
+    ]
+    report.warnings += [
+        RowWarning(
+            "large_group",
+            f"{count:,} of {len(rows):,} rows are in the named group of {origin}; so many are not kept in one split",
+        )
+        for origin, count in large_groups
     ]
     report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
     return report

@@ -29,7 +29,8 @@ from ft_pipeline.tables.formats.fitting_format import no_row_fits
 from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.sidecar import parse_sidecar
+from ft_pipeline.tables.reading.describe import shorten
+from ft_pipeline.tables.reading.sidecar import PLAIN, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 MAX_NAMED_COLUMNS = 20
@@ -141,7 +142,7 @@ class Ingestor:
         result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
-        result.warnings = totals.warnings(result.source.name)
+        result.warnings = totals.warnings(result.source.name, result.sidecar.group)
         result.account.read = totals.read
         return result
 
@@ -164,7 +165,7 @@ class _FileTotals:
     """Totals over the batches of a file."""
 
     def __init__(self) -> None:
-        self.read = self.objects = self.known = 0
+        self.read = self.objects = self.known = self.named = 0
         self.is_array = False
         self.rows: list[np.ndarray] = []
         self.keys: list[Keys] = []
@@ -185,6 +186,7 @@ class _FileTotals:
         self.read += batch_result.read
         self.objects += batch_result.objects
         self.known += batch_result.known
+        self.named += batch_result.named
         self.is_array = batch.offsets is not None
         self.first = self.first or batch_result.broken
         self.rows.append(batch_result.rows)
@@ -206,8 +208,14 @@ class _FileTotals:
         """The error of the first line that is not JSON, in parentheses, or an empty string."""
         return f" (line {self.first[0]} is {self.first[1]})" if self.first else ""
 
-    def warnings(self, file: str) -> list[RowWarning]:
-        warnings = []
+    def warnings(self, file: str, group: str) -> list[RowWarning]:
+        """Return the warnings about a file. group: the column that names groups."""
+        warnings, alone = [], sum(map(len, self.rows)) - self.named
+        if alone and (self.named or group != PLAIN.group):
+            message = (
+                f"{alone:,} row(s) have no value in the column {shorten(group)}, which names groups: each stands alone"
+            )
+            warnings.append(RowWarning("without_group", message, file=file))
         if self.unknown:
             names = ", ".join(sorted(self.unknown)[:MAX_NAMED_COLUMNS])
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""

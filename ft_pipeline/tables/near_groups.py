@@ -42,7 +42,7 @@ class NearGroups:
 def near_groups(rows: ConversationRows) -> NearGroups:
     """Return the groups of the rows: of each prompt, or of one that it is near to as a whole.
 
-    Golden rows and rows with a session stay where they are.
+    Golden rows and rows of a named group stay where they are.
     """
     result = NearGroups(rows.keys.group)
     units = first_index(rows.keys.group[:, 1])

@@ -15,6 +15,7 @@ from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of, usable
+from ft_pipeline.tables.formats.group_names import read_names
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.masking import Masker
@@ -59,6 +60,8 @@ class BatchResult:
     """Number of rows that have the format's required keys."""
     masked: Counter[str] = field(default_factory=Counter)
     """Kind of personal data → how often it was masked."""
+    named: int = 0
+    """Number of rows that are in a named group."""
     broken: tuple[int, str] | None = None
     """Number of the first row that is not JSON, and why. (Nesting that is too deep is still JSON.)"""
 
@@ -84,13 +87,14 @@ def process_batch(
     else:
         values = [usable(row_format, value, sidecar) for value in values]
         batch = batch if batch.lines is not None else replace(batch, values=values)
+    names, faults_of_names = read_names(values, sidecar.group) if row_format.may_have_names else ([], {})
     counts: Counter[str] = Counter()
     if mask:
         batch, counts = mask_rows(batch, values, mask)
         values = batch.values
     shapes = shapes_of(values)
     converted = convert_all(row_format, values, shapes, sidecar)
-    table, sources, faults = converted.columns, converted.sources, converted.faults
+    table, sources, faults = converted.columns, converted.sources, faults_of_names | converted.faults
     own = _own(table, row_format)
     views = row_format.comparison_texts(own)
     looked_at = Rows.of(row_format, own, views)
@@ -102,15 +106,17 @@ def process_batch(
         table, views = table.filter(mask).combine_chunks(), views.filter(mask)
     numbers = np.array(batch.rows, dtype=np.int64)[sources]
     rows = numbers[keep]
+    names = [names[position] for position in sources[keep].tolist()] if any(names) else []
     result = BatchResult(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
         rows=rows,
-        keys=_keys(row_format, table, views),
+        keys=_keys(row_format, table, views, names),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
         masked=counts,
+        named=len(names) - names.count(None),
         hints=_locate(looked_at, numbers, keep),
     )
     _describe(result, values, shapes, row_format, sidecar)
@@ -136,9 +142,11 @@ def mask_rows(batch: Batch, values: Sequence[Any], mask: Sequence[str]) -> tuple
     return Batch(batch.rows, values=masked), masker.counts
 
 
-def _keys(row_format: Format, table: pa.Table, views: ComparisonTexts) -> Keys:
-    keys = keys_of_views(views)
-    return keys if row_format.group_column is None else keys.grouped_by(table[row_format.group_column].combine_chunks())
+def _keys(row_format: Format, table: pa.Table, views: ComparisonTexts, names: Sequence[str | None]) -> Keys:
+    keys, column = keys_of_views(views), row_format.group_column
+    if column is not None:
+        return keys.grouped_by(table[column].combine_chunks(), column)
+    return keys.grouped_by(pa.array(names, pa.string()), "group") if names else keys
 
 
 def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:

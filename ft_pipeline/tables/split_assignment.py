@@ -147,7 +147,8 @@ def _drop_prompts_of_golden_rows(rows: ConversationRows, assignment: SplitAssign
     for position, original in zip(order[len(golden) :].tolist(), first[len(golden) :].tolist(), strict=True):
         if rows.golden[original] and assignment.code[position] == 0:
             origin = rows.origin(original)
-            assignment.set_aside(position, OVERLAP, f"asks the same as the test row {origin}", origin)
+            relation = "is in the group of" if rows.keys.has_own_group[position] else "asks the same as"
+            assignment.set_aside(position, OVERLAP, f"{relation} the test row {origin}", origin)
 
 
 def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment) -> None:

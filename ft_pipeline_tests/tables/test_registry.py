@@ -141,6 +141,7 @@ def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
     synonyms |= {
         "function_call",
         "session",
+        "group",
         "call_id",
         *REFERENCE_KEYS[1:],
         *(key for key in MAIN_KEYS if "preferred" in key or key.endswith("_messages")),

@@ -50,7 +50,7 @@ class Keys:
     bands: np.ndarray
     """uint32, shape (rows, BANDS): rows near each other share one of them."""
     has_own_group: np.ndarray
-    """bool: the group is that of the row's session, whatever its prompt is."""
+    """bool: the group is that of the row's session or named group, whatever its prompt is."""
 
     def __len__(self) -> int:
         return len(self.group)
@@ -92,11 +92,14 @@ class Keys:
         """Return the keys of some rows, in the order of `rows`."""
         return Keys(*(getattr(self, name)[rows] for name in _FIELDS))
 
-    def grouped_by(self, names: pa.Array) -> "Keys":
-        """Return the keys with one group for each name. Rows without a name (null) keep the group of their prompt."""
+    def grouped_by(self, names: pa.Array, kind: str) -> "Keys":
+        """Return the keys with one group for each name. Rows without a name (null) keep the group of their prompt.
+
+        kind: of the names. Equal names of two kinds are two groups.
+        """
         named = np.flatnonzero(names.is_valid().to_numpy(zero_copy_only=False))
         group, has_own_group = self.group.copy(), self.has_own_group.copy()
-        texts = pc.binary_join_element_wise("session\x1f", names.take(pa.array(named)), "").cast(pa.large_string())
+        texts = pc.binary_join_element_wise(f"{kind}\x1f", names.take(pa.array(named)), "").cast(pa.large_string())
         digests = np.frombuffer(b"".join(sha256_of_each(texts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
         group[named], has_own_group[named] = digests[:, :2], True
         return replace(self, group=group, has_own_group=has_own_group)
@@ -206,8 +209,12 @@ def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:
     """Return the groups by which rows are split: `Keys.group`, or hashes of the prompts if templates do not count."""
     if settings.group_templates:
         return keys.group
-    of_prompts = np.stack([mix(keys.prompt * place) for place in PLACES[:2]], axis=1)
-    return np.where(keys.has_own_group[:, None], keys.group, of_prompts)
+    return np.where(keys.has_own_group[:, None], keys.group, groups_of_prompts(keys.prompt))
+
+
+def groups_of_prompts(prompts: np.ndarray) -> np.ndarray:
+    """Return a group for each hash of a prompt, shape (rows, 2)."""
+    return np.stack([mix(prompts * place) for place in PLACES[:2]], axis=1)
 
 
 def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
 from ft_pipeline.tables.formats.base import (
+    GROUP_FIELD,
     TAGS_FIELD,
     ArrowColumns,
     Column,
@@ -187,7 +188,7 @@ FORMAT = Format(
     name="alpaca",
     description="Single-turn rows: instruction, input, output.",
     raw_row="`instruction`, `output`; optional `input`, `system`, `history`",
-    fields=(INSTRUCTION, INPUT, Field("output", "The answer to learn"), SYSTEM, HISTORY, TAGS_FIELD),
+    fields=(INSTRUCTION, INPUT, Field("output", "The answer to learn"), SYSTEM, HISTORY, GROUP_FIELD, TAGS_FIELD),
     columns=(
         Column("instruction", "What the person asks; never empty", is_prompt=True),
         Column("input", "The text that the instruction applies to; empty if there is none", is_prompt=True),

@@ -127,6 +127,11 @@ class Format:
     to_messages: Callable[[pa.Table], pa.Array] = messages_column
     """Returns the rows of a conversational format as turns, in the type arrow_schema.MESSAGES."""
 
+    @property
+    def may_have_names(self) -> bool:
+        """Whether a column of the raw rows may name groups (Sidecar.group)."""
+        return GROUP_FIELD in self.fields
+
     @cached_property
     def keys(self) -> frozenset[str]:
         """The names of the fields."""
@@ -149,6 +154,8 @@ def read_tags(value: dict[str, Any]) -> list[str] | Fault | None:
     return tags
 
 
+GROUP_FIELD = Field("group", "What rows have in common that must be in one split: a user, a thread, a document")
+"""A key of the formats that become conversations."""
 TAGS_FIELD = Field("tags", "Labels of the row: a list of texts")
 """The key that every format has."""
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
-from ft_pipeline.tables.formats.base import TAGS_FIELD, Field, Format, Record
+from ft_pipeline.tables.formats.base import GROUP_FIELD, TAGS_FIELD, Field, Format, Record
 from ft_pipeline.tables.formats.conversation import (
     CONTEXT_KEYS,
     SYSTEM,
@@ -56,6 +56,7 @@ FORMAT = Format(
         Field("completion", "The answer to `prompt`", has_turns=True),
         SYSTEM,
         *TOOL_FIELDS,
+        GROUP_FIELD,
         TAGS_FIELD,
     ),
     columns=(messages_column("messages", "prompt", "completion", *sorted(CONTEXT_KEYS)), TOOLS, TAGS),

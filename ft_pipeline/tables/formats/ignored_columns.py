@@ -14,7 +14,8 @@ def unread_columns(row_format: Format, shape: Iterable[str], sidecar: Sidecar) -
     """Return the columns among `shape` that are not used, quoted for display."""
     columns = set(shape)
     names = set(rename(dict.fromkeys(columns), sidecar))
-    unread = {shorten(name) for name in names - row_format.keys}
+    groups = {sidecar.group} if row_format.may_have_names else set()
+    unread = {shorten(name) for name in names - row_format.keys - groups}
     for winner, losers in row_format.precedence:
         if winner in names:
             unread |= {f"{shorten(name)} ({shorten(winner)} is read)" for name in losers & names}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
-from ft_pipeline.tables.formats.base import TAGS_FIELD, Format, Record
+from ft_pipeline.tables.formats.base import GROUP_FIELD, TAGS_FIELD, Format, Record
 from ft_pipeline.tables.formats.conversation import (
     CONTEXT_KEYS,
     CONVERSATIONS,
@@ -28,7 +28,7 @@ FORMAT = Format(
     name="sharegpt",
     description="Multi-turn conversations.",
     raw_row="`conversations`: list of `{from, value}`; common synonyms are mapped; optional `system`, `tools`",
-    fields=(CONVERSATIONS, TURNS, SYSTEM, *TOOL_FIELDS, TAGS_FIELD),
+    fields=(CONVERSATIONS, TURNS, SYSTEM, *TOOL_FIELDS, GROUP_FIELD, TAGS_FIELD),
     columns=(messages_column("conversations", "messages", *sorted(CONTEXT_KEYS)), TOOLS, TAGS),
     required=(frozenset({"conversations"}), frozenset({"messages"})),
     main_keys=frozenset({"conversations", "messages"}),

@@ -47,6 +47,9 @@ class Sidecar(BaseModel):
     """Maximum quarantined share of this file, which is then checked separately from its folder."""
     allow: frozenset[str] = frozenset()
     """Reason codes for which no row of this file is set aside."""
+    group: str = "group"
+    """The column that names groups of rows: a user, a thread, a document. Rows of one name are in one split, in all
+    files. Rows without a value stand alone."""
     split: Literal["test"] | None = None
     """`test`: a golden test file. All of its rows are test rows; they are never split again."""
 
