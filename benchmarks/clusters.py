@@ -46,14 +46,12 @@ class Source(NamedTuple):
 
 
 OWN = {
-    "old classification": Source("alpaca", "examples/classification/data/raw/alpaca/*.jsonl"),
-    "old extraction": Source("alpaca", "examples/extraction/data/raw/alpaca/*.jsonl"),
     "full demo": Source("alpaca", "data/raw/alpaca/*.jsonl"),
     "full demo, conversations": Source("sharegpt", "data/raw/sharegpt/*.jsonl"),
-    "new classification": Source("alpaca", "examples/new_rows/classification/data/raw/alpaca/*.jsonl"),
-    "new classification, test": Source("alpaca", "examples/new_rows/classification/data/raw/alpaca/*_test.jsonl"),
-    "new extraction": Source("alpaca", "examples/new_rows/extraction/data/raw/alpaca/*.jsonl"),
-    "new extraction, test": Source("alpaca", "examples/new_rows/extraction/data/raw/alpaca/*_test.jsonl"),
+    "classification": Source("alpaca", "examples/classification/data/raw/alpaca/*.jsonl"),
+    "classification, test": Source("alpaca", "examples/classification/data/raw/alpaca/*_test.jsonl"),
+    "extraction": Source("alpaca", "examples/extraction/data/raw/alpaca/*.jsonl"),
+    "extraction, test": Source("alpaca", "examples/extraction/data/raw/alpaca/*_test.jsonl"),
 }
 PUBLIC = {
     "Bitext support": Source("alpaca", "support/bitext_support.csv", {"response": "output"}),
