@@ -224,6 +224,8 @@ class Summary:
         first, costs = failed[0], ""
         if not comparison.sound(best):
             why = f"{self._standing(best, bar)}, but it cannot go out, because it {self._fault(best)}"
+        elif first.kind == "clusters":
+            why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
         elif opinion is None and (_is_it(failed) or (first.kind == "lead" and first.because in ("", "behind", "luck"))):
             told = say_of(comparison, first) if first.because == "luck" else self._standing(best, bar)
             why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
