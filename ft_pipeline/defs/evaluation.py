@@ -130,7 +130,7 @@ def gguf_scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"],
     kinds={"json", "markdown"},
-    code_version="11",
+    code_version="12",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     show=lambda artifact: _comparison_metadata(artifact),
