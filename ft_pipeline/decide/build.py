@@ -40,7 +40,8 @@ Experiments = Mapping[str, Mapping[str, Any]]
 """By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise`, `train_rows`,
 `prompt` and `own_targets` are used, and each may be absent."""
 RULES = (
-    "3: skew-corrected t over conversations, Wilson for shares; nats per byte; forgetting against the own base; rails"
+    "4: skew-corrected t over conversations, at least as wide as unseen failures may be, Wilson for shares; nats per "
+    "byte; forgetting against the own base; rails"
 )
 """The rules of this version."""
 

@@ -54,8 +54,8 @@ def lead_on(
     }
     if not all(samples.values()):
         return None
-    estimates = estimate_samples(samples, [name])
+    estimates = estimate_samples(samples, {name: comparison.metric()})
     if not all(name in estimates[model] for model in samples):
         return None
     values = values_over(rival, row, name, comparison.metric(), estimates)
-    return Score(float(values.mean()), *bounds(values))
+    return Score(float(values.mean()), *bounds(values, highest=comparison.metric().highest))

@@ -202,7 +202,7 @@ def test_intervals_of_calls_are_those_of_the_conversations_with_tools() -> None:
 
     few = {"m": [sample(number, True) for number in range(10)]}
     mixed = {"m": [*few["m"], *(sample(number, False) for number in range(10, 200))]}
-    alone, among_others = (interval(estimate_samples(samples, ())["m"]["call_names"]) for samples in (few, mixed))
+    alone, among_others = (interval(estimate_samples(samples, {})["m"]["call_names"]) for samples in (few, mixed))
     assert alone == among_others and alone.value == 0.5
     assert item_value("call_names", mixed["m"][11]) is None and item_value("call_names", mixed["m"][1]) == 1.0
 
@@ -222,7 +222,7 @@ def test_calls_decide_where_most_answers_may_call_tools(with_tools: int, decides
             for number in range(10)
         ]
     }
-    estimates = estimate_samples(samples, ())
+    estimates = estimate_samples(samples, {})
     found = deciding_metric("auto", {}, estimates)
     assert found.metric == decides
     assert ("60%" in found.because) == (decides == "call_arguments")

@@ -18,7 +18,9 @@ from ft_pipeline.evaluation.comparison.leads import (
     interval,
     lead_values,
     p_value,
+    values_over,
 )
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -109,14 +111,71 @@ def test_rates_have_wilson_intervals(having: int, count: int, expected: tuple[fl
 
 
 def test_answers_of_one_conversation_that_agree_count_once() -> None:
-    """Of 20 conversations with five equal answers each, the interval is that of 20 answers."""
+    """Of 20 conversations with five equal answers each, the interval is that of 20 answers, and a little wider: how far
+    they agree is an estimate, too."""
     having = np.array([[1.0]] * 8 + [[0.0]] * 12)
     [once] = estimates(having, is_rate=True)
     [copied] = estimates(
         having.repeat(5, axis=0), [str(number) for number in range(20) for _ in range(5)], is_rate=True
     )
     wide, copies = interval(once), interval(copied)
-    assert copies.low == pytest.approx(wide.low, abs=0.01) and copies.high == pytest.approx(wide.high, abs=0.01)
+    assert copies.low == pytest.approx(wide.low, abs=0.02) and copies.high == pytest.approx(wide.high, abs=0.02)
+    assert copies.low is not None and wide.low is not None and copies.low < wide.low
+
+
+def test_where_all_answers_are_right_as_many_may_be_wrong_as_none_of_the_conversations_shows() -> None:
+    right = np.ones((50, 2))
+    right[:, 1] = 0.6
+    [found, _] = Conversations(numbered(50)).means(right, highest=1.0)
+    assert asdict(interval(found)) == pytest.approx({"value": 1.0, "low": 0.025**0.02, "high": 1.0})
+
+
+def test_a_value_with_a_range_has_an_interval_inside_it() -> None:
+    values = np.array([[1.0] * 9 + [0.0]]).T * 100
+    [found] = Conversations(numbered(10)).means(values, highest=100.0)
+    score = interval(found)
+    assert score.high == 100 and score.low is not None and 0 <= score.low < 60
+    assert bounds(np.array([0.9, 1.0, -0.2]), highest=1.0) == (-1.0, 1.0)
+
+
+def lead_of(first: np.ndarray, second: np.ndarray, metric: str) -> tuple[float | None, float | None]:
+    """Return the interval of a lead by a metric, as a comparison has it."""
+    highest = METRICS[metric].highest
+    ours, theirs = Conversations(numbered(len(first))).means(np.stack([first, second]).T, highest=highest)
+    estimates = {"ours": {metric: ours}, "theirs": {metric: theirs}}
+    return bounds(values_over("theirs", "ours", metric, METRICS[metric], estimates))
+
+
+@pytest.mark.parametrize("metric", ["chrf", "stop_nats"])
+def test_a_small_lead_in_every_conversation_is_not_clear_where_a_rare_failure_may_outweigh_it(metric: str) -> None:
+    """One answer in a hundred that is empty costs more than half a point in all others; 60 of 100 samples of 50
+    conversations do not have it."""
+    hard, sign = np.random.default_rng(9).uniform(20, 60, size=50), -1 if METRICS[metric].lower_is_better else 1
+    low, high = lead_of(hard + sign * 0.5, hard, metric)
+    assert low is not None and high is not None and low < 0 < high
+    low, _ = lead_of(hard + sign * 5.0, hard, metric)
+    assert low is not None and low > 0
+
+
+def test_a_lead_that_varies_enough_has_the_interval_of_student_also_by_a_metric_with_a_range() -> None:
+    random = np.random.default_rng(10)
+    hard, gains = random.uniform(20, 60, size=134), random.normal(3, 12, size=134)
+    gains = np.concatenate([gains[:67], 6 - gains[:67]])  # symmetric
+    expected = stats.t.interval(0.95, 133, gains.mean(), stats.sem(gains))
+    assert lead_of(hard + gains, hard, "chrf") == pytest.approx(expected)
+
+
+def test_one_right_answer_to_a_rare_label_is_no_clear_lead_by_macro_f1() -> None:
+    expected = ["common"] * 60 + ["rare"]
+    conversations = Conversations(numbered(61))
+    ours, theirs = (conversations.macro_f1(expected, ["common"] * 60 + [last]) for last in ("rare", "common"))
+    assert ours.value == 1 and theirs.value == pytest.approx(120 / 121 / 2)
+    metric = Metric("macro-F1", False, "0 to 1", "")
+    values = values_over("theirs", "ours", "f", metric, {"ours": {"f": ours}, "theirs": {"f": theirs}})
+    low, _ = bounds(values)
+    assert values.mean() == pytest.approx(1 - 60 / 121) and low is not None and low < 0
+    score = interval(theirs)
+    assert score.low is not None and score.high is not None and score.low < 0.4 and 0.6 < score.high <= 1
 
 
 def test_the_difference_of_two_rates_never_has_an_interval_without_width() -> None:

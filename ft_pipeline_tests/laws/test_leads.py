@@ -259,6 +259,11 @@ def test_the_spread_of_a_corpus_value_has_it_as_its_mean(rows: list[tuple[str, s
         right = sum(reference == answer == label for reference, answer, _ in rows)
         f1.append(2 * right / (references.count(label) + answers.count(label)))
     assert estimate.value == near(np.mean(f1)) and -1e-9 <= estimate.value <= 1 + 1e-9
+    of_labels = Conversations(groups).macro_f1(references, answers)
+    assert of_labels.value == near(estimate.value) and of_labels.influence == near(estimate.influence)
+    score = interval(of_labels)
+    if score.low is not None and score.high is not None:
+        assert 0 <= score.low <= score.value + 1e-9 and score.value - 1e-9 <= score.high <= 1
 
 
 @given(NUMBERS, st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), st.data())

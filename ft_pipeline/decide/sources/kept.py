@@ -71,7 +71,7 @@ def change(
 ) -> Claim:
     """Return the claim that a row did not get worse than its base model by more than a margin."""
     drop = lead_values(before, after, lower_is_better=lower_is_better)
-    low, high = bounds(drop, ONE_SIDED)
+    low, high = bounds(drop, ONE_SIDED, highest=before.highest)
     if low is None or high is None:
         return _unknown(kind, row, measure, margin, "single", base=base)
     worse = (after.numerators - before.numerators) * (1 if lower_is_better else -1)

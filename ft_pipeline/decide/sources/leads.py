@@ -28,7 +28,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
                 yield _unknown(better, worse, metric, because)
                 continue
             values = bench.values(better, worse, metric)
-            low, high = bounds(values)
+            low, high = bounds(values, highest=bench.comparison.metric(metric).highest)
             is_tested = metric == primary and rows[better].rights.is_candidate
             yield Claim(
                 kind="lead",
@@ -146,7 +146,7 @@ def _is_ours(row: Row) -> bool:
 def _not_worse(bench: Bench, kind: str, row: str, rival: str, metric: str, margin: float, scope: str = "") -> Claim:
     """Return the claim that a row is not worse than a rival by more than a margin."""
     values = bench.values(row, rival, metric)
-    low = bounds(values, ONE_SIDED)[0]
+    low = bounds(values, ONE_SIDED, highest=bench.comparison.metric(metric).highest)[0]
     known = {"kind": kind, "row": row, "rival": rival, "measure": metric, "scope": scope, "count": len(values)}
     return Claim(**known, value=float(values.mean()), low=low, limit=-margin, verdict=verdict_of(low, None, -margin))
 

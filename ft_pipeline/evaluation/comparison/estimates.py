@@ -8,7 +8,8 @@ import numpy as np
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, unit_of
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS
-from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric
+from ft_pipeline.evaluation.metrics.classification import EXPECTED, FOUND
+from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
 from ft_pipeline.settings.checks import MACRO_F1
 from ft_pipeline.settings.evaluation import CALL_METRICS
 
@@ -29,7 +30,7 @@ _CONTINUOUS = ("chrf", "rouge_l", "stop_nats")
 """Metrics that are no rates, even if all their values are 0 or 1."""
 
 
-def estimate_all(models: Sequence[ScoredModel], samples: Samples, own_metrics: Iterable[str]) -> Estimates:
+def estimate_all(models: Sequence[ScoredModel], samples: Samples, own_metrics: Mapping[str, Metric]) -> Estimates:
     """Return the estimates of all models. own_metrics: the metrics of the project, which are means over the items.
 
     A model lacks a metric that it has no values of: those behind an endpoint give no likelihoods.
@@ -40,7 +41,7 @@ def estimate_all(models: Sequence[ScoredModel], samples: Samples, own_metrics: I
     return estimates
 
 
-def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
+def estimate_samples(samples: Samples, own_metrics: Mapping[str, Metric]) -> Estimates:
     """Return the estimates that are computed from the test items. Arguments as in estimate_all."""
     estimates: Estimates = {name: {} for name in samples}
     conversations = Conversations([unit_of(sample) for sample in next(iter(samples.values()))])
@@ -50,7 +51,9 @@ def estimate_samples(samples: Samples, own_metrics: Iterable[str]) -> Estimates:
             _add(estimates, metric, measured, ratios)
     for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
         if measured := _with_values(samples, metric):
-            _add(estimates, metric, measured, _means(conversations, metric, _matrix(measured, metric)))
+            highest = {**METRICS, **own_metrics}[metric].highest
+            _add(estimates, metric, measured, _means(conversations, metric, _matrix(measured, metric), highest))
+    _add_macro_f1(estimates, samples, own_metrics, conversations)
     _add_calls(estimates, samples)
     return estimates
 
@@ -91,6 +94,16 @@ def _with_values(samples: Samples, column: str) -> Samples:
     return {
         name: records for name, records in samples.items() if all(record.get(column) is not None for record in records)
     }
+
+
+def _add_macro_f1(estimates: Estimates, samples: Samples, metrics: Iterable[str], conversations: Conversations) -> None:
+    """Replace macro-F1, a value per answer, by what it is made of: the labels of references and answers."""
+    for metric in metrics:
+        expected, found = (f"{metric.removesuffix(MACRO_F1)}{name}" for name in (EXPECTED, FOUND))
+        if metric.endswith(f"/{MACRO_F1}"):
+            for name, records in _with_values(_with_values(samples, expected), found).items():
+                labels = ([record[column] for record in records] for column in (expected, found))
+                estimates[name][metric] = conversations.macro_f1(*labels)
 
 
 def _add_calls(estimates: Estimates, samples: Samples) -> None:
@@ -134,11 +147,13 @@ def _select(records: Samples, column: str, value: str) -> dict[str, list[Mapping
     return {name: entries for name, entries in selected.items() if entries}
 
 
-def _means(conversations: Conversations, metric: str, values: np.ndarray) -> list[Estimate]:
+def _means(
+    conversations: Conversations, metric: str, values: np.ndarray, highest: float | None = None
+) -> list[Estimate]:
     """Return the means of a metric, one per column. It is a rate if every value is 0 or 1, as those of "right or wrong"
     in a task or in a function of the user are."""
     is_rate = metric not in _CONTINUOUS and bool(np.isin(values, (0.0, 1.0)).all())
-    return conversations.means(values, is_rate=is_rate)
+    return conversations.means(values, is_rate=is_rate, highest=highest)
 
 
 def _each_item(records: Samples) -> Conversations:

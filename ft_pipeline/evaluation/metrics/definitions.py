@@ -17,6 +17,8 @@ CHECKS_VERSION = "1"
 SHARE_OF_FIELDS = "share of fields"
 """The unit of a check of JSON answers."""
 
+_HIGHEST = {"share": 1.0, SHARE_OF_FIELDS: 1.0, "0 to 1": 1.0, "0 to 100": 100.0}
+"""By unit, the largest value. The smallest is 0."""
 _WORD = re.compile(r"\w+")
 
 
@@ -32,6 +34,11 @@ class Metric:
     """The best value, if it is neither the lowest nor the highest. Rows are ranked by their distance from it."""
     worth_noticing: float = 0.0
     """A change of one test item by at most this value counts as no change."""
+
+    @property
+    def highest(self) -> float | None:
+        """The largest value, if the values are from 0 to a number; None if they have no such range."""
+        return _HIGHEST.get(self.unit)
 
     @property
     def direction(self) -> str:

@@ -119,11 +119,11 @@ def one_test_conversation(shop: Shop) -> None:
 
 
 def the_same_everywhere(shop: Shop) -> None:
-    """A model leads by the same in every conversation, which proves nothing."""
+    """Two models have one value in every conversation, which proves nothing."""
     shop.prompts()
     shop.train("style", 0.4)
-    row = shop.inputs["style/scores"]["merged"]
-    row["nats"] = [value - 0.25 for value in shop.inputs["a/prompt_baseline"]["plain"]["nats"]]
+    for source, row, value in (("a/prompt_baseline", "plain", 1.5), ("style/scores", "merged", 1.25)):
+        shop.inputs[source][row]["nats"] = [value] * shop.count
 
 
 def a_model_equals_the_prompt(shop: Shop) -> None:

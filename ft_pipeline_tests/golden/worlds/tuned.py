@@ -141,7 +141,7 @@ def two_seeds_disagree(shop: Shop) -> None:
 def another_training_may_differ(shop: Shop) -> None:
     """A model that was trained once wins; how much trainings of its technique differ is known from another one."""
     _seeds(shop, 0.2, 0.22, 0.19)
-    shop.train("once", 0.6)
+    shop.train("once", 0.6, likes=1.0)
 
 
 def tuned_with_passages(shop: Shop) -> None:
