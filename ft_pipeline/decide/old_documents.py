@@ -69,10 +69,10 @@ def _claims(document: Document, rows: list[Row]) -> Iterator[Claim]:
         yield Claim(kind="share", **known, low=entry["low"], verdict=verdict_of(entry["low"], None), facts=facts)
     for entry in entries("recipe_leads", ()):
         ends = {"value": entry["lead"], "low": entry["low"], "high": entry["high"]}
-        shown = (min(entry["leads"]) if entry["lower"] is None else entry["lower"]) > 0
+        because = "few" if entry["lower"] is None else ""  # two trainings, of which both had to lead
         told = RecipeFacts(leads=entry["leads"], lower=entry["lower"])
         known = {"kind": "recipe", "row": entry["row"], "rival": entry["rival"], **ends}
-        yield Claim(**known, verdict="shown" if shown else "open", facts=told)
+        yield Claim(**known, verdict=verdict_of(entry["lower"], None), because=because, facts=told)
     for entry in entries("screens", ()):
         count, lead, error = (entry[key] for key in ("conversations", "lead", "error"))
         verdict = "void" if count < 30 else "shown" if 0 < lead >= error else "refuted"

@@ -65,6 +65,7 @@ SENTENCES: dict[str, str] = {
     "{label} {lead_1} (at least {low_1}; {limit_1} is the limit)",
     "answers.numbers": "{lead_1} (at least {low_1}; {limit_1} is the limit)",
     "recipe.shown": "its recipe leads {rival} by {of_recipe}",
+    "recipe.few": "whether its recipe leads {rival} cannot be told from {of_recipe}: three are needed",
     "recipe.open": "its recipe is not shown to beat {rival}: it leads by {of_recipe}",
     "screen.shown": "leads {rival} on the {count} validation conversations by {errors} standard errors",
     "screen.void": "too few validation conversations to screen: {count}",

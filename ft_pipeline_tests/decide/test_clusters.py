@@ -77,6 +77,6 @@ def test_intervals_and_rails_are_over_clusters():
     of_clusters = [{**sample, "cluster": str(number // 10)} for number, sample in enumerate(scored)]
     widths = []
     for part in (scored, of_clusters):
-        score = interval(estimate_samples({"a": part}, [METRIC])["a"][METRIC])
+        score = interval(estimate_samples({"a": part}, {})["a"][METRIC])
         widths.append(score.high - score.low)
     assert widths[1] > widths[0]

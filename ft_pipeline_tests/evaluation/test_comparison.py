@@ -74,7 +74,8 @@ def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
     inputs = {"a/prompt_baseline": scored(tmp_path / "baseline", rows)}
     comparison = compare(inputs, CONFIG)
     [pair] = [pair for pair in comparison.pairs if pair.metric == "chrf"]
-    assert (pair.better, pair.difference, pair.low) == ("base", 20.0, 20.0)
+    unseen = 1 - 0.025 ** (1 / ITEMS)  # as many answers of the base model may be empty
+    assert (pair.better, pair.difference, pair.low) == ("base", 20.0, pytest.approx(20.0 - 60 * unseen, abs=0.1))
     assert names(comparison) == ["few_shot", "base"]
     by_chrf = compare(inputs, {**CONFIG, "primary_metric": "chrf"})
     assert names(by_chrf) == ["base", "few_shot"]

@@ -52,7 +52,7 @@ def test_pairs_are_told_in_percent_and_points(tmp_path: Path) -> None:
         [1] * 100,
         {"eval_accuracy": ([0] * 100, right, True), "eval_margin": ([0] * 100, margin, False)},
     )
-    assert ranked.describe() == "Held-out pairs ranked right: 50 % → 81 %, +31 points (22 to 38)."
+    assert ranked.describe() == "Held-out pairs ranked right: 50 % → 81 %, +31 points (22 to 37)."
     assert ranked.has_improved and ranked.verdict == "improved its own target"
     assert margins.describe() == "Held-out margin: 0.000 → 0.695, +0.695 (0.637 to 0.753)."
     assert OwnTarget(**json.loads(json.dumps(asdict(ranked)))) == ranked

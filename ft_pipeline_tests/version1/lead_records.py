@@ -86,8 +86,8 @@ class RecipeLead(JsonRecord):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the recipe leads: its lower bound is above zero; of two trainings, both lead."""
-        return self.lower > 0 if self.lower is not None else min(self.leads) > 0
+        """Whether the recipe leads: its lower bound is above zero."""
+        return self.lower is not None and self.lower > 0
 
     def describe(self) -> str:
         """Return the lead with its interval."""
