@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks import machine
 from ft_pipeline.settings.data import DataSettings
@@ -23,6 +24,7 @@ from ft_pipeline.tables import clusters
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversation_rows import load_conversation_rows
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.reading.sidecar import load_sidecar
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +82,8 @@ def read(source: Source, root: Path) -> Questions:
         rows = load_conversation_rows({source.data_format: out}, settings)
         every = np.arange(len(rows))
         order = np.argsort(clusters._ids(rows, every), kind="stable")
-        return Questions(clusters._questions(rows, order), rows.keys.group[order, 1])
+        texts = pa.concat_arrays([views_of_messages(messages).asked for messages, _ in rows.batches(every)])
+        return Questions(texts.take(pa.array(order)), rows.keys.group[order, 1])
 
 
 def _sidecar(path: Path, source: Source) -> dict[str, Any] | None:

@@ -20,9 +20,11 @@ from scipy import sparse
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows
 from ft_pipeline.tables.dedup.hashes import SpanHashes
+from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import MASK, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, Texts, Tokens, tokenize
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
+from ft_pipeline.tables.splits import TEST, VALIDATION
 
 WORDS = 2
 """Number of words in a window."""
@@ -30,6 +32,7 @@ MIN_SHARED = 0.4
 """Share of windows in common from which a row joins a cluster."""
 COMMON, FEW = 0.5, 10
 """A window that more than this share of the texts have, and more than so many, is of the task, and no pattern."""
+HELD_OUT = (TEST, VALIDATION)
 MAX_ROWS = 20_000
 """Number of rows of a split, those with the smallest ids, that are compared. This bounds the time: the others are
 clusters of their own."""
@@ -53,22 +56,39 @@ class Clusters:
         return pa.DictionaryArray.from_arrays(indices, pa.array(self.names, pa.string())).cast(pa.string())
 
 
-def find_clusters(rows: ConversationRows, splits: np.ndarray, held_out: tuple[int, ...]) -> Clusters:
-    """Return the clusters of the rows of some splits, each split for itself.
+class Questions:
+    """The questions of the rows that are compared. They are added while the index of leaks reads the held-out rows."""
 
-    splits: of each row; a row that is in no split has another number than those of `held_out`.
-    """
-    number = np.full(len(rows), -1, np.int32)
-    names: list[str] = []
-    for split in held_out:
-        positions = np.flatnonzero(splits == split)
-        ids = _ids(rows, positions)
-        first = np.argsort(ids, kind="stable")[:MAX_ROWS]
-        positions, ids = positions[first], ids[first]
-        leaders = cluster(_questions(rows, positions), rows.keys.group[positions, 1])
-        number[positions] = len(names) + leaders
-        names += ids.tolist()
-    return Clusters(number, names)
+    def __init__(self, rows: ConversationRows, splits: np.ndarray) -> None:
+        """splits: of each row. Only rows of HELD_OUT are compared."""
+        held_out = np.flatnonzero(np.isin(splits, HELD_OUT))
+        ids = _ids(rows, held_out)
+        order = np.argsort(ids, kind="stable")
+        of_split = [order[splits[held_out[order]] == split][:MAX_ROWS] for split in HELD_OUT]
+        chosen = np.sort(np.concatenate(of_split))
+        self.positions, self.ids = held_out[chosen], ids[chosen]
+        self._texts: list[pa.Array] = []
+
+    def read(self, messages: pa.Array, positions: np.ndarray) -> pa.Array:
+        """Return the human turns of those rows of a batch that are compared. positions: of its rows, ascending."""
+        return views_of_messages(messages.filter(pa.array(np.isin(positions, self.positions)))).asked
+
+    def add(self, texts: pa.Array) -> None:
+        """Add what `read` returned. The batches come in the order of their positions."""
+        self._texts.append(texts)
+
+    def clusters(self, rows: ConversationRows, splits: np.ndarray) -> "Clusters":
+        """Return the clusters, each split for itself. splits: of the rows that stay; others are in no split."""
+        texts = pa.chunked_array(self._texts, pa.large_string()).combine_chunks()
+        number, names = np.full(len(rows), -1, np.int32), list[str]()
+        for split in HELD_OUT:
+            of_split = np.flatnonzero(splits[self.positions] == split)
+            places = of_split[np.argsort(self.ids[of_split], kind="stable")]
+            positions = self.positions[places]
+            leaders = cluster(texts.take(pa.array(places)), rows.keys.group[positions, 1])
+            number[positions] = len(names) + leaders
+            names += self.ids[places].tolist()
+        return Clusters(number, names)
 
 
 def _ids(rows: ConversationRows, positions: np.ndarray) -> np.ndarray:
@@ -84,43 +104,32 @@ def _ids(rows: ConversationRows, positions: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _questions(rows: ConversationRows, positions: np.ndarray) -> pa.Array:
-    """Return the human turns of the rows at these positions, in their order."""
-    ascending = np.argsort(positions)
-    asked = [views_of_messages(messages).asked for messages, _ in rows.batches(positions[ascending])]
-    texts = pa.chunked_array(asked, pa.large_string()).combine_chunks()
-    return texts.take(pa.array(np.argsort(ascending)))
-
-
 def cluster(texts: Texts, names: np.ndarray) -> np.ndarray:
     """Return, for each text, the place of the first text of its cluster, shape (texts,).
 
     names: texts of equal names are one cluster, that of the first of them.
     """
-    windows = _windows(tokenize(texts))
+    first_of_name = first_index(names)
+    units = np.flatnonzero(first_of_name == np.arange(len(names)))
+    windows = _windows(tokenize(texts))[units]
     sizes = np.asarray(windows.sum(axis=1)).ravel()
-    leader_of, of_name = np.arange(len(sizes)), dict[int, int]()
-    leaders = np.empty(0, np.int64)
-    for begin in range(0, len(sizes), BLOCK):
-        block = np.arange(begin, min(begin + BLOCK, len(sizes)))
+    leader_of, leaders = np.arange(len(units)), np.empty(0, np.int64)
+    for begin in range(0, len(units), BLOCK):
+        block = np.arange(begin, min(begin + BLOCK, len(units)))
         compared = np.concatenate([leaders, block])
-        shared = (windows[block] @ windows[compared].T).tocsr()
-        near = 2 * shared.data / (np.repeat(sizes[block], np.diff(shared.indptr)) + sizes[compared[shared.indices]])
-        for at, row in enumerate(block.tolist()):
-            part = slice(shared.indptr[at], shared.indptr[at + 1])
-            nearest = _nearest(near[part], compared[shared.indices[part]], row, leader_of)
-            leader_of[row] = of_name.setdefault(names[row], nearest)
+        shared = (windows[block] @ windows[compared].T).tocoo()
+        row, other = block[shared.row], compared[shared.col]
+        near = 2 * shared.data / (sizes[row] + sizes[other])
+        may_join = (near >= MIN_SHARED) & (other < row)
+        order = np.flatnonzero(may_join)[np.lexsort((other[may_join], -near[may_join], row[may_join]))]
+        for joining, leader in zip(row[order].tolist(), other[order].tolist(), strict=True):
+            # The nearest one comes first. One that is in a cluster itself leads none.
+            if leader_of[joining] == joining and leader_of[leader] == leader:
+                leader_of[joining] = leader
         leaders = np.concatenate([leaders, block[leader_of[block] == block]])
-    return leader_of
-
-
-def _nearest(near: np.ndarray, others: np.ndarray, row: int, leader_of: np.ndarray) -> int:
-    """Return the nearest leader before a row, of equally near ones the first; the row itself if none is near enough."""
-    may_lead = (near >= MIN_SHARED) & (others < row) & (leader_of[others] == others)
-    if not may_lead.any():
-        return row
-    near, others = near[may_lead], others[may_lead]
-    return int(others[near == near.max()].min())
+    of_units = np.empty(len(names), np.int64)
+    of_units[units] = units[leader_of]
+    return of_units[first_of_name]
 
 
 def _windows(tokens: Tokens) -> sparse.csr_array:

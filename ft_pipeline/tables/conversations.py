@@ -17,7 +17,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, cut
-from ft_pipeline.tables.clusters import Clusters, find_clusters
+from ft_pipeline.tables.clusters import Clusters
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.dedup.matching import first_index
@@ -35,7 +35,7 @@ from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
-from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION
+from ft_pipeline.tables.splits import SPLITS, TRAIN
 from ft_pipeline.tables.table_schemas import TableCheck, together
 
 SCHEMA = CONVERSATIONS.arrow_schema
@@ -97,7 +97,8 @@ def build_conversations(
     groups = near_groups(rows)
     rows.keys.group = groups.group
     assignment = assign_splits(rows, settings, suite, semantic)
-    written = _write(rows, assignment, _clusters(rows, assignment), out)
+    kept = np.where(assignment.code == 0, assignment.split, TRAIN)
+    written = _write(rows, assignment, assignment.questions.clusters(rows, kept), out)
     suite.write(out)
     report = _report(rows, assignment, settings, written)
     report.warnings += [
@@ -128,11 +129,6 @@ class _Written:
     preview: list[dict[str, Any]] = field(default_factory=list)
     rows_check: TableCheck = field(default_factory=lambda: TableCheck(CONVERSATIONS))
     aside_check: TableCheck = field(default_factory=lambda: TableCheck(SET_ASIDE))
-
-
-def _clusters(rows: ConversationRows, assignment: SplitAssignment) -> Clusters:
-    kept = np.where(assignment.code == 0, assignment.split, TRAIN)
-    return find_clusters(rows, kept, (TEST, VALIDATION))
 
 
 def _write(rows: ConversationRows, assignment: SplitAssignment, clusters: Clusters, out: Path) -> _Written:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.tables.clusters import Questions
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
@@ -43,6 +44,8 @@ class SplitAssignment:
     """Position → (message, origin of the row that it duplicates or is near to), for rows that are set aside."""
     common: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     """Hashes of findings that show nothing, because many training rows have them (held_out.common_findings)."""
+    questions: Questions = field(init=False)
+    """Of the held-out rows, of which clusters are made."""
 
     def set_aside(self, position: int, code: int, message: str, copy_of: str | None) -> None:
         """Record that a row is set aside, and why."""
@@ -174,7 +177,8 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     """Set aside rows that contain a turn of a row of a lower rank, or (training rows) a text of the suites."""
     stays = assignment.code == 0
     held_out = _HeldOut.of(rows, ranks, stays, suite)
-    index = _index(held_out)
+    assignment.questions = Questions(rows, np.where(stays, assignment.split, TRAIN))
+    index = _index(held_out, assignment.questions)
     findings = Findings(index, rows.keys.group[:, 1], ranks == _TRAIN)
     searched = np.flatnonzero(stays & (ranks > _TEST))
     for positions, found_in_batch in rows.map_messages(searched, partial(_search, index=index)):
@@ -189,20 +193,20 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
             assignment.set_aside(position, OVERLAP, f"contains {'a turn of ' if origin else ''}{name}", origin)
 
 
-def _index(held_out: _HeldOut) -> LeakIndex:
-    """Return the index of the suites and of the held-out rows."""
+def _index(held_out: _HeldOut, questions: Questions) -> LeakIndex:
+    """Return the index of the suites and of the held-out rows, whose questions are also added to `questions`."""
     turns = held_out.suite.turns(held_out.test_rows)
     step = next((step for most, step in _STEPS if len(held_out.positions) <= most), _MAX_STEP)
-    collect = partial(_collect, numbers=held_out.numbers(), with_templates=turns.with_templates, step=step)
-    for _, part in held_out.rows.map_messages(np.sort(held_out.positions), collect):
+    numbers = held_out.numbers()
+
+    def collect(messages: pa.Array, positions: np.ndarray) -> tuple[HeldOutTurns, pa.Array]:
+        of_batch = turns_of_rows(messages, numbers[positions], turns.with_templates, step)
+        return of_batch, questions.read(messages, positions)
+
+    for _, (part, texts) in held_out.rows.map_messages(np.sort(held_out.positions), collect):
         turns.extend(part)
+        questions.add(texts)
     return LeakIndex(turns)
-
-
-def _collect(
-    messages: pa.Array, positions: np.ndarray, numbers: np.ndarray, with_templates: bool, step: int
-) -> HeldOutTurns:
-    return turns_of_rows(messages, numbers[positions], with_templates, step)
 
 
 def _search(messages: pa.Array, positions: np.ndarray, index: LeakIndex) -> Found:
