@@ -103,7 +103,7 @@ COLUMNS = {
         "general", "general questions answered right", lambda row, _: _value(row, "general_accuracy", 0, 100, " %")
     ),
     "prompt_tokens": Column("prompt tokens per call", "", lambda row, _: _number(row["prompt_tokens"], 0)),
-    "seconds": Column("seconds per call", "", lambda row, _: _number(row["seconds_per_call"], 2)),
+    "seconds": Column("seconds per call", "", lambda row, _: "" if row["seconds_per_call"] is None else f"{row['seconds_per_call']:.2g}"),
     "training": Column("training", "", lambda row, _: _minutes(row["training_seconds"])),
 }
 """By name. Any other name is a metric that is a share."""

@@ -34,6 +34,16 @@ WINDOW = 5
 """Steps over which rewards are averaged, at the begin and at the end of a training."""
 PACKAGES = ("python", "torch", "transformers", "peft", "trl", "lm-eval")
 """Packages whose versions are listed."""
+KINDS = {
+    "base": "base model, no prompt",
+    "adapter": "adapter on its base model",
+    "merged": "tuned model",
+    "constant": "one answer to everything",
+    "search": "the answer to the most similar training question",
+    "classifier": "word counts, no language model",
+    "calibrated": "base model, its choice among the labels",
+}
+"""What the rows of a kind are."""
 UNKNOWN_STEP = "There is no %s in %s. Run `ft run --project %s` first."
 
 
@@ -154,16 +164,16 @@ class FinishedProject:
     def _describe(self, row: Row) -> str:
         if row.kind == "prompt":
             return f"base model, {self._prompt(row.name)}"
-        kinds = {"base": "base model, no prompt", "adapter": "adapter on its base model", "merged": "tuned model"}
         technique = f" ({row.technique})" if row.technique and row.kind in TUNED else ""
-        return kinds.get(row.kind, row.kind) + technique
+        return KINDS.get(row.kind, row.kind) + technique
 
     def _prompt(self, name: str) -> str:
-        variant = self.project.settings.prompting.variants.get(name)
+        variant = self.project.settings.scored_prompts().get(name)
         if variant is None:
             return "a prompt"
         parts = ["a system prompt"] if variant.system_prompt else []
-        parts += [f"{variant.few_shot} examples"] if variant.few_shot else []
+        retrieved = "the most similar training rows as " if variant.examples == "retrieved" else ""
+        parts += [f"{retrieved}{variant.few_shot} examples"] if variant.few_shot else []
         parts += [f"{variant.passages} passages"] if variant.passages else []
         return " and ".join(parts)
 
@@ -216,13 +226,13 @@ class FinishedProject:
 
     def _answers(self) -> list[dict[str, Any]]:
         """Return three test questions with the answers of the untouched model, of its best prompt and of the chosen
-        one: the median gain over the best prompt, the 90th percentile, the lowest gain."""
-        after, before = self.chosen, self.comparison.plain(self.chosen)
-        if after is None or before is None or after.name == before.name:
+        one (the best tuned one, if a row without a training is chosen): the median gain over the best prompt, the 90th
+        percentile, the lowest gain."""
+        after = self.chosen if self.chosen and self.chosen.rights.is_tuned else next(iter(self.comparison.tuned()), None)
+        before = self.comparison.plain(after)
+        if after is None or before is None:
             return []
-        best = self.comparison.best_bar(after)
-        if best is None or best.name == after.name:  # the verdict names a prompt
-            best = before
+        best = self.comparison.best_prompt(after) or before
         rows, metric = (best.name, after.name), self.comparison.primary
         gains = item_gains(self._samples, rows, metric, self.comparison.metric())
         turns = conversations_of(self.store, self.compared, self.comparison)
