@@ -55,6 +55,10 @@ def _minutes(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the table of scores."""
@@ -103,7 +107,7 @@ COLUMNS = {
         "general", "general questions answered right", lambda row, _: _value(row, "general_accuracy", 0, 100, " %")
     ),
     "prompt_tokens": Column("prompt tokens per call", "", lambda row, _: _number(row["prompt_tokens"], 0)),
-    "seconds": Column("seconds per call", "", lambda row, _: "" if row["seconds_per_call"] is None else f"{row['seconds_per_call']:.2g}"),
+    "seconds": Column("seconds per call", "", lambda row, _: _seconds(row["seconds_per_call"])),
     "training": Column("training", "", lambda row, _: _minutes(row["training_seconds"])),
 }
 """By name. Any other name is a metric that is a share."""

@@ -228,7 +228,8 @@ class FinishedProject:
         """Return three test questions with the answers of the untouched model, of its best prompt and of the chosen
         one (the best tuned one, if a row without a training is chosen): the median gain over the best prompt, the 90th
         percentile, the lowest gain."""
-        after = self.chosen if self.chosen and self.chosen.rights.is_tuned else next(iter(self.comparison.tuned()), None)
+        tuned = next(iter(self.comparison.tuned()), None)
+        after = self.chosen if self.chosen and self.chosen.rights.is_tuned else tuned
         before = self.comparison.plain(after)
         if after is None or before is None:
             return []

@@ -30,6 +30,7 @@ from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all,
 from ft_pipeline.evaluation.comparison.leads import Estimate, interval, unit_of
 from ft_pipeline.evaluation.comparison.result_records import LeftOut, QuantizationError
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
+from ft_pipeline.evaluation.comparison.scored_twice import scored_twice
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
@@ -134,6 +135,7 @@ def build(
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
         without_rivals=settings.without_rivals,
+        scored_twice=scored_twice(shown, primary, own),
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )
     bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison, clusters)

@@ -23,6 +23,7 @@ from ft_pipeline.evaluation.comparison.result_records import (
     LearningCurve,
     LeftOut,
     QuantizationError,
+    ScoredTwice,
     SeedSpread,
     Slice,
     TrainingCost,
@@ -37,6 +38,7 @@ OPTIONAL = (
     "worth",
     "contaminated",
     "without_rivals",
+    "scored_twice",
     "not_asked",
     "kept_prompts",
     "own_targets",
@@ -161,6 +163,8 @@ class Comparison(BaseModel):
     """Whether the settings exclude all rows without a language model."""
     incomparable: Sequence[Incomparable] = ()
     """The rows that cannot be paired on a metric that one of them has."""
+    scored_twice: ScoredTwice | None = None
+    """What rounding changes in the scores of a prompt; None in comparisons of older scores."""
     evaluation: Mapping[str, Any] = {}
     """The parts of `fingerprint`."""
     break_even: Sequence[BreakEven] = ()
@@ -305,6 +309,11 @@ class Comparison(BaseModel):
         name, definition = metric or self.primary, self.metric(metric)
         measured = [row for row in (self.rows if rows is None else rows) if name in row.scores]
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
+
+    def noise(self, metric: str) -> float:
+        """Return the lead on a metric that rounding alone may give: known of the primary one, where a prompt was scored
+        twice."""
+        return self.scored_twice.spread if self.scored_twice is not None and metric == self.primary else 0.0
 
     @property
     def ratings_may_decide(self) -> bool:

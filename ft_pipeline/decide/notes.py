@@ -3,7 +3,7 @@
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
 from ft_pipeline.decide.without_model import without_model
-from ft_pipeline.decide.words import say, tell_opinion
+from ft_pipeline.decide.words import describe_twice, say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
@@ -82,6 +82,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     }
     notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
     notes += without_model(comparison)
+    notes += filter(None, [describe_twice(comparison)])
     notes += _learned_otherwise(comparison)
     notes += [tell_opinion(opinion) for opinion in opinions_told(comparison)]
     notes += _worst_of_best(comparison)

@@ -260,7 +260,7 @@ def beats(court: Court, row: Row, rival: Row) -> Claim:
     if claim.kind == "lead" and not claim.is_ahead:
         return claim.failing("behind")
     if claim.verdict != "shown":
-        return claim.failing("")
+        return claim.failing("noise" if claim.because == "noise" else "")
     if claim.because == "untested":
         return claim.failing("untested")
     if claim.p is None and claim.kind == "lead":

@@ -53,6 +53,7 @@ SENTENCES: dict[str, str] = {
     # leads
     "lead.shown": _LEADS,
     "lead.open": _LEADS + ", but the interval includes zero",
+    "lead.noise": _LEADS + ", but the two values of {twice_by}: that may be rounding",
     "lead.behind": "does not beat {rival} on {label}",
     "lead.unmeasured": "was not compared with {rival} on {label}",
     "lead.tokens": "was not compared with {rival} on {label}",
@@ -285,6 +286,25 @@ def describe_calls(row: Row, other: Row) -> str:
     return f" An answer of {row.name} takes {times[0]}, of {other.name} {times[1]}."
 
 
+def describe_twice(comparison: Comparison) -> str:
+    """Return what scoring a prompt twice shows, as a sentence; empty if none was."""
+    twice = comparison.scored_twice
+    if twice is None:
+        return ""
+    changed = f"{twice.differing} of {twice.answers} answers differ"
+    return f"{twice.row} was scored twice, in batches of another size: {changed}, and {_spread(comparison)}."
+
+
+def _twice_by(comparison: Comparison) -> str:
+    assert comparison.scored_twice is not None
+    return f"{comparison.scored_twice.row}, which was scored twice, differ as much: {_spread(comparison)}"
+
+
+def _spread(comparison: Comparison) -> str:
+    spread = comparison.scored_twice.spread if comparison.scored_twice else 0.0
+    return f"{comparison.metric().label} by {spread:.{digits_of(comparison.primary)}f}"
+
+
 def _primary_lead(comparison: Comparison, claim: Claim) -> str:
     lead = comparison.lead(_row(comparison, claim.row), _row(comparison, claim.rival))
     return describe_lead(lead) if lead else ""
@@ -340,6 +360,7 @@ COMPUTED: Mapping[str, Callable[[Comparison, Claim], str]] = {
     "label": lambda comparison, claim: comparison.metric(claim.measure).label,
     "primary": lambda comparison, claim: comparison.metric().label,
     "lead": lambda comparison, claim: describe_lead(claim),
+    "twice_by": lambda comparison, claim: _twice_by(comparison),
     "primary_lead": _primary_lead,
     "lead_1": lambda comparison, claim: f"{claim.value:+.1f}",
     "low_1": lambda comparison, claim: "unknown" if claim.low is None else f"{claim.low:.1f}",

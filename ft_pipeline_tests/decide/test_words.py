@@ -10,6 +10,7 @@ from ft_pipeline.decide.claim import FACTS as FACTS_OF
 from ft_pipeline.decide.claim import Claim, KeptFacts, Verdict, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.words import SENTENCES, say, say_of
+from ft_pipeline.evaluation.comparison.result_records import ScoredTwice
 from ft_pipeline.evaluation.comparison.score import Score
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -53,7 +54,14 @@ def compared(*claims: Claim) -> Comparison:
         Row(name="base", kind="base", scores=scores),
     ]
     return Comparison(
-        test_rows=60, test_items=60, primary_metric="loss", rules="3", fingerprint="f", rows=rows, claims=claims
+        test_rows=60,
+        test_items=60,
+        primary_metric="loss",
+        rules="3",
+        fingerprint="f",
+        rows=rows,
+        claims=claims,
+        scored_twice=ScoredTwice("base", 60, 2, 0.03),
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.leads import Conversations
+from ft_pipeline.evaluation.comparison.scored_twice import SECOND_SCORES
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
 from ft_pipeline.evaluation.scoring.probe_answers import write_probes
 from ft_pipeline.evaluation.scoring.records import GENERAL, TASKS
@@ -33,7 +34,8 @@ def scored(
     nats (per byte, one per item), withheld, exact and chrf (one per item), correct (one per general question), tokens
     (per prompt), seconds (per call), technique, passages (that it looks up), computed_in, answer (to every item) or
     answers (one per item), probes (answers by the name of the probes), digest (of their questions), tasks (values by
-    metric). short: whether the references are short, so that exact match decides; always with `exact`."""
+    metric), again (losses of its second scores) with differing (how many of its answers were another one). short:
+    whether the references are short, so that exact match decides; always with `exact`."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     document |= {"metrics": dict(metrics or {})}
@@ -53,6 +55,13 @@ def scored(
         for metric, values in row.get("tasks", {}).items()
         for number, value in enumerate(values)
     ]
+    if twice := [
+        {**sample, "differs": number < row["differing"]}
+        for name, row in rows.items()
+        if "again" in row
+        for number, sample in enumerate(_samples(name, {**row, "losses": row["again"]}, short))
+    ]:
+        pq.write_table(pa.Table.from_pylist(twice), folder / SECOND_SCORES)
     if tasks:
         pq.write_table(pa.Table.from_pylist(tasks, schema=TASKS), folder / "tasks.parquet")
     if probes := [answer for name, row in rows.items() for answer in _probe_answers(name, row)]:

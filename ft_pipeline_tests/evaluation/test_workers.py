@@ -15,7 +15,7 @@ import pytest
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.rivals.score import run as score_rivals
-from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
+from ft_pipeline.evaluation.scoring import prompt_baseline, second_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation, job_maker
@@ -60,6 +60,26 @@ def test_the_prompt_baseline_scores_the_base_model_and_every_variant(baseline: J
     assert rows[0]["general"]["accuracy"] == rows[0]["scores"]["general_accuracy"]["value"]
     assert {sample["name"] for sample in read(baseline, "samples")} == {"plain", "few_shot"}
     assert [record["kind"] for record in read(baseline, "general")] == ["question"] * 2 + ["text"] * 2
+
+
+def test_the_best_use_of_the_base_model_is_scored_twice_in_other_batches(
+    baseline: Job, make_shared_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, first = read(baseline, "second"), read(baseline, "samples")
+    [name] = {record["name"] for record in second}
+    rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert name == min(rows, key=lambda row: row["scores"]["nats_per_byte"]["value"])["name"]
+    by_item = {sample["item"]: sample for sample in first if sample["name"] == name}
+    assert [record["item"] for record in second] == list(by_item)
+    for record in second:
+        assert record["content_nats"] == pytest.approx(by_item[record["item"]]["content_nats"], rel=1e-3)
+        assert not {"answer", "prompt", "reference"} & record.keys() and isinstance(record["differs"], bool)
+    sizes: list[int] = []
+    loaded = second_scores.LoadedLM
+    monkeypatch.setattr(second_scores, "LoadedLM", lambda *args: sizes.append(args[2]) or loaded(*args))
+    prompt_baseline.run(make_shared_job("prompt_baseline", "sizes", prompting={"variants": {}}))
+    [size] = sizes
+    assert size != baseline.config["evaluation"]["batch_size"]
 
 
 def test_the_loss_of_a_row_equals_that_of_its_samples(baseline: Job) -> None:

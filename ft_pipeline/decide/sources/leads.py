@@ -29,18 +29,21 @@ def claims(bench: Bench) -> Iterator[Claim]:
                 continue
             values = bench.values(better, worse, metric)
             low, high = bounds(values, highest=bench.comparison.metric(metric).highest)
+            value, verdict = bench.gain(better, worse, metric), verdict_of(low, high)
+            is_noise = verdict == "shown" and value <= bench.comparison.noise(metric)
             is_tested = metric == primary and rows[better].rights.is_candidate
             yield Claim(
                 kind="lead",
                 row=better,
                 rival=worse,
                 measure=metric,
-                value=bench.gain(better, worse, metric),
+                value=value,
                 low=low,
                 high=high,
                 p=p_value(values) if is_tested else None,
                 count=len(values),
-                verdict=verdict_of(low, high),
+                verdict="open" if is_noise else verdict,
+                because="noise" if is_noise else "",
             )
     if primary in LIKELIHOODS:
         for one, other in combinations(rows.values(), 2):

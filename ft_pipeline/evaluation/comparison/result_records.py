@@ -140,6 +140,18 @@ class LearningCurve:
 
 
 @dataclass(frozen=True)
+class ScoredTwice:
+    """A row that was scored twice. A lead by no more than its spread may be rounding."""
+
+    row: str
+    answers: int
+    differing: int
+    """Answers that were another one the second time."""
+    spread: float
+    """Distance between its two values of the primary metric."""
+
+
+@dataclass(frozen=True)
 class QuantizationError:
     """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
 

@@ -6,6 +6,7 @@ from typing import Any
 from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import Scorer
+from ft_pipeline.evaluation.scoring.second_scores import best_use, is_scored_again, score_again, write_second
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import single_turn_rows
@@ -15,7 +16,8 @@ from ft_pipeline.settings.prompt_variant import RETRIEVED
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant.
+    """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant; the best
+    of them twice.
 
     config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
     inputs: conversations, base_model, and what the prompts are taken from (prompt_sources.py). Raises UserError if the
@@ -24,11 +26,13 @@ def run(job: Job) -> dict[str, Any]:
     tested_models = _models_to_test(job)
     scorer = Scorer(job, tested_models)
     missing = [tested_model for tested_model in tested_models if not scorer.skip_if_scored(tested_model)]
-    if missing:
+    if missing or not is_scored_again(scorer):
         model = load_model(job.inputs["base_model"], job.device)
         speed_up_products(model, trains=False)
         for tested_model in missing:
             scorer.score(model, tested_model)
+        score_again(scorer, model, best_use(scorer, tested_models))
+    write_second(scorer)
     notes = notes_on_system_turns(scorer.test_rows, tested_models)
     for note in notes:
         job.report.log(note)

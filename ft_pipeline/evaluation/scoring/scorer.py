@@ -107,7 +107,7 @@ class Scorer:
         """Score the loaded `model`, and write the result to the job's work folder, where a resumed job finds it."""
         lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
         task_lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
-        self.score_lm(lm, tested_model, _window(model), task_lm)
+        self.score_lm(lm, tested_model, window_of(model), task_lm)
 
     def score_lm(
         self, lm: RecordingLM, tested_model: ModelUnderTest, window: int | None, task_lm: RecordingLM | None = None
@@ -121,14 +121,14 @@ class Scorer:
         )
         folder = self.job.work / "lm_eval" / tested_model.name
         rendered_items, asked = self.render(tested_model, window), self._render_probes(tested_model, window)
-        samples = self._score_items(lm, rendered_items, folder)
+        samples = self.score_items(lm, rendered_items, folder)
         validation = self._score_validation(lm, tested_model, window, folder) if tested_model.is_candidate else []
         general: list[dict[str, Any]] = []
         if tested_model.runs_general_suite:
             general = score_general(lm, self.tokenizer, self.questions, self.texts, folder)
         probes = answer_probes(lm, asked, self.max_new_tokens)
         if tested_model.same_weights_as is not None:
-            same_weights = self._result(tested_model.same_weights_as)
+            same_weights = self.result(tested_model.same_weights_as)
             general, probes = same_weights["general"], same_weights["probes"]
         tasks = self._run_lm_eval_tasks(task_lm, tested_model) if task_lm and tested_model.is_candidate else []
         result = {
@@ -178,7 +178,7 @@ class Scorer:
 
         more: further keys of rows, by name of the model.
         """
-        results = [self._result(tested_model.name) for tested_model in tested_models]
+        results = [self.result(tested_model.name) for tested_model in tested_models]
         rows = [{**result["row"], **(more or {}).get(result["row"]["name"], {})} for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result.get(name, ())]
@@ -196,7 +196,7 @@ class Scorer:
             "computed_in": dtype_name(compute_dtype(self.job.device)),
         }
 
-    def _score_items(self, lm: RecordingLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[Record]:
+    def score_items(self, lm: RecordingLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[Record]:
         """Score every item's reference answer and the model's own answer. Return the records of samples.parquet."""
         documents = _documents(rendered_items)
         stop = stop_strings(self.tokenizer)
@@ -311,7 +311,8 @@ class Scorer:
         general = choices + len(self.texts) + sum(map(len, self.probes.values()))
         return likelihoods + len(self.items) + (general if tested_model.runs_general_suite else 0)
 
-    def _result(self, name: str) -> dict[str, Any]:
+    def result(self, name: str) -> dict[str, Any]:
+        """Return what `score` kept of a model: row, samples and further records."""
         result: dict[str, Any] = json.loads(result_path(self.job, name).read_text(encoding="utf-8"))
         return result
 
@@ -341,7 +342,7 @@ def shared_prefix(tokenizer: Any, prompts: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*first_and_last, strict=False)))
 
 
-def _window(model: Any) -> int | None:
+def window_of(model: Any) -> int | None:
     """Return how many tokens of text the model can read, without the positions of a learned prompt; None: no limit."""
     positions = context_window(model.config)
     prompt = learned_prompt(model)
