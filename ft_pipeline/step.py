@@ -206,6 +206,8 @@ class Step:
     """Whether its worker leases a device."""
     may_use_gpu: OfProject = False
     """Whether an input that is missing may be built by a worker that leases a device, before the step itself."""
+    look: Callable[[SpecContext, Artifact], None] | None = None
+    """Records that test scores are about to be seen. It is called before the asset points to the artifact."""
     announce: Callable[[SpecContext], str] | None = None
     """Says what a run may send to a server, while the steps before it have still to run. Empty: nothing."""
 

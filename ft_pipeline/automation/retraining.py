@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.decide.exposure_ledger import read_exposure
+from ft_pipeline.decide.exposure_ledger import read_counted
+from ft_pipeline.decide.looks import exposure_of
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
 from ft_pipeline.execution.planning import PlannedStep, Planner
@@ -94,7 +95,8 @@ def decide_retraining(planner: Planner, experiment: str) -> RetrainingDecision:
 
 @functools.lru_cache(maxsize=1)  # the same for each experiment of a night
 def _used_up(planner: Planner) -> str | None:
-    """Return that the test rows have been used too often to promote what a training gives; None if they have not."""
+    """Return that models of too many settings were looked at on the test rows to promote what a training gives; None if
+    there is room for more."""
     store, settings = planner.store, planner.project.settings
     comparison, conversations = current_artifact(store, "comparison"), current_artifact(store, "conversations")
     if comparison is None or conversations is None:
@@ -104,7 +106,8 @@ def _used_up(planner: Planner) -> str | None:
     ids = sorted({item.question_key for item in items})
     if not ids:
         return None
-    exposure = read_exposure(store.root, ids, history(store.root), test_share=settings.data.test_share)
+    entries = read_counted(store.root, history(store.root))
+    exposure = exposure_of(entries, ids, test_share=settings.data.test_share)
     return exposure.describe_end(len(ids), settings.promotion.false_moves) if exposure.is_used_up else None
 
 

@@ -98,19 +98,22 @@ def show_request(console: Console, request: MoveRequest | None) -> None:
 
 
 def show_exposures(console: Console, document: Mapping[str, Any]) -> None:
-    """Print how often the test rows were used."""
+    """Print how often the test rows were looked at."""
     say(
         console,
-        f"{document['test_conversations']} test conversations, part of {document['tests']:.1f} of "
-        f"{document['used_up_at']} tests since the rules last moved the champion. The next candidate must lead by "
-        f"{document['needed_lead']:.2f} standard errors (p of at most {document['level']:.2g}).",
+        f"{document['test_conversations']} test conversations. Since the rules last moved the champion, "
+        f"{document['looks']:.1f} models were looked at, of {document['designs']:.1f} settings "
+        f"({document['used_up_at']} use the rows up). "
+        f"The next tuned model must lead by {document['needed_lead']:.2f} standard errors (p of at most "
+        f"{document['level']:.2g}).",
     )
     if document["message"]:
-        say(console, f"[yellow]Used up:[/] {plain(document['message'])}")
-    table = new_table("entry", "time", "by", "candidates", one_line={"entry", "by"})
+        say(console, f"[yellow]Fresh rows help:[/] {plain(document['message'])}")
+    table = new_table("entry", "time", "by", "", "looks at", one_line={"entry", "by"})
     for entry in document["entries"]:
+        how = "compared" if entry["compared"] else "scored"
         table.add_row(
-            str(entry["entry"]), entry["time"], plain(entry["by"] or ""), plain(", ".join(entry["candidates"]))
+            str(entry["entry"]), entry["time"], plain(entry["by"] or ""), how, plain(", ".join(entry["looks"]))
         )
     if document["entries"]:
         console.print(table)

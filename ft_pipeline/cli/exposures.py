@@ -6,16 +6,21 @@ from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.exposure import USED_UP, needed_lead
+from ft_pipeline.decide.exposure_ledger import Look
+from ft_pipeline.decide.looks import exposure_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
-from ft_pipeline.release.recorded_decision import ids_of_test_rows
+from ft_pipeline.release.looks import decided_by, ids_of_test_rows, looks_at
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
+NEXT = "next"
+"""The name of a tuned model that nobody has looked at."""
+
 
 def exposures(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Show how many tests of candidates the test rows were part of, and how clear the lead of the next one must be.
+    """Show how often the test rows were looked at, and how clear the lead of the next model must be.
 
     Example: ft exposures
     """
@@ -28,23 +33,28 @@ def _exposures(project: Project) -> dict[str, Any]:
     if comparison is None:
         raise UserError("There is no comparison yet, so no test rows were used. Run `ft run`.")
     ids, settings = ids_of_test_rows(comparison), project.settings
-    exposure = exposure_ledger.read_exposure(store.root, ids, history(store.root), test_share=settings.data.test_share)
-    level = exposure.level(settings.promotion.false_moves, 1)
-    end = exposure.describe_end(len(ids), settings.promotion.false_moves) if exposure.is_used_up else None
+    entries = exposure_ledger.read_entries(store.root)
+    counted = exposure_ledger.read_counted(store.root, history(store.root))
+    exposure = exposure_of(counted, ids, test_share=settings.data.test_share)
+    false_moves = settings.promotion.false_moves
+    present = looks_at(store, comparison, decided_by(settings)) | {NEXT: Look(NEXT)}
+    level = exposure_of(counted, ids, present).level(false_moves, NEXT, is_tuned=True)
     return {
         "test_conversations": len(ids),
-        "tests": exposure.count,
+        "looks": exposure.count,
+        "designs": exposure.designs,
         "used_up_at": USED_UP,
         "level": level,
         "needed_lead": needed_lead(level),
-        "message": end,
+        "message": exposure.describe_end(len(ids), false_moves) or None,
         "entries": [
             {
-                "entry": entry["sequence"],
-                "time": entry["time"],
-                "by": entry["by"],
-                "candidates": [test["name"] for test in entry["candidates"]],
+                "entry": entry.sequence,
+                "time": entry.time,
+                "by": entry.by,
+                "compared": bool(entry.compared),
+                "looks": [look.name for look in entry.looks],
             }
-            for entry in exposure_ledger.read_entries(store.root)
+            for entry in entries
         ],
     }

@@ -24,6 +24,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion, requests
 from ft_pipeline.release.champion import current
 from ft_pipeline.release.intact import released_artifacts
+from ft_pipeline.release.looks import decided_by
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
@@ -50,7 +51,14 @@ def promote(
         settings = opened_project.settings.promotion
         test_share = opened_project.settings.data.test_share
         record, is_new, request = manual_promotion.promote(
-            store, comparison, settings, name, force=force, reason=reason, test_share=test_share
+            store,
+            comparison,
+            settings,
+            name,
+            force=force,
+            reason=reason,
+            test_share=test_share,
+            read=decided_by(opened_project.settings),
         )
     except manual_promotion.NotPromoted as refusal:
         say(stderr, f"[red]ft:[/red] {plain(str(refusal))}")

@@ -1,78 +1,111 @@
-"""How often the test rows have been used, and how clear a lead must be because of it.
+"""How often the test rows have been looked at, and how clear a lead must be because of it.
 
-A test of a candidate on rows that were used before may pass by chance: who tries often enough finds a model that is
-good on these rows alone. With e earlier tests and m new ones, a lead counts if its p-value is at most
-alpha / ((e + 1) · (e + 1 + m)). The levels of all tests add up to at most alpha, however many there are. A move of
-the champion starts the count anew: what comes after is compared with another model.
+A look is one model under one prompt whose scores on the test rows were written. Who looks often enough finds a model
+that is good on these rows alone, whether a decision asks about it or not. Of e looks before those that were compared
+together with a candidate, and m of the latter, its lead counts if its p-value is at most
+s · alpha / ((e + 1) · (e + 1 + m)). The levels of all looks add up to at most alpha, however many there are: they are
+m / ((e + 1) · (e + 1 + m)) = 1 / (e + 1) - 1 / (e + 1 + m) of each group. s: the share of tuned models (2/3), or of
+prompts and classifiers (1/3), which are counted apart: a tuned model must beat every prompt that is compared, so that
+another one makes it no likelier to pass. A move of the champion starts the count anew: what comes after is compared
+with another model.
+
+Levels of this kind assume that a model was not designed by what was seen. Who keeps each change that looks better on
+these rows climbs about as fast as the needed lead grows, up to some 50 changes (benchmarks/looks.py). Therefore rows
+are used up after USED_UP different settings; a training that is repeated with the same settings is no new design.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from scipy.special import ndtri
 
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.store.hashing import sha256_of_json
 
-USED_UP = 20
-"""Number of tests from which on the rules promote nothing on these rows."""
+USED_UP = 40
+"""Number of different settings from which on the rules promote nothing on these rows."""
+OFTEN = 20
+"""Looks from which on the number of fresh test conversations that would help is told."""
+SHARE_OF_TUNED = 2 / 3
+"""Of the promised rate of false moves; prompts and classifiers have the rest."""
+
+
+@dataclass(frozen=True)
+class Tries:
+    """What the test of one candidate must allow for. Looks count by the share of the present rows that they saw."""
+
+    earlier: float = 0.0
+    """Looks before those that were compared together with it."""
+    together: int | None = None
+    """Looks that were first compared together with it, its own included. None: those that are compared now."""
+    designs: float = 0.0
+    """Different settings among all of them but its own."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """The tests before this decision, on average over the present test conversations."""
+    """The looks at the present test conversations."""
 
     rows: str = ""
     """Digest of the ids of the test conversations."""
     count: float = 0.0
-    """Number of tests that a conversation was part of since the rules last moved the champion."""
-    levels: Mapping[str, float] = field(default_factory=dict)
-    """Of each test that was made, by its key: the level at which it was decided. It is never counted twice."""
-    own: int = 0
-    """Number of tests that this decision has recorded already. They count for those that are added to it."""
+    """Looks since the rules last moved the champion, on average over the conversations; without those compared now."""
+    designs: float = 0.0
+    """Different settings among them."""
+    of: Mapping[str, Tries] = field(default_factory=dict)
+    """By row name, what its test must allow for."""
     fresh_leads: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     """By candidate, then by rival, the lead on the test conversations that arrived after its settings first appeared,
     if these are enough."""
     test_share: float = 0.0
     """The share of new data that becomes test conversations; 0: none."""
+    changes: Sequence[str] = ()
+    """What a decision reads and was otherwise at the first look, as sentences with the old value."""
+
+    def tries(self, row: str) -> Tries:
+        """Return what the test of a row must allow for."""
+        return self.of.get(row, Tries(self.count, None, self.designs))
 
     @property
     def is_used_up(self) -> bool:
         """Whether another result on these rows says little."""
-        return math.ceil(self.count) >= USED_UP
+        return is_used_up(self.designs)
 
-    def level(self, false_moves: float, tested: int) -> float:
-        """Return the largest p-value that counts. tested: the number of new tests."""
-        before = math.ceil(self.count + self.own) + 1
-        return false_moves / (before * (before + max(tested, 1)))
+    def level(self, false_moves: float, row: str, *, is_tuned: bool, present: int = 1) -> float:
+        """Return the largest p-value that counts. present: the candidates of its kind that are compared now."""
+        tries = self.tries(row)
+        before, share = _whole(tries.earlier) + 1, SHARE_OF_TUNED if is_tuned else 1 - SHARE_OF_TUNED
+        return share * false_moves / (before * (before + (tries.together or max(present, 1))))
 
     def describe_end(self, conversations: int, false_moves: float) -> str:
-        """Return that the rows are used up, and how many new ones would help."""
-        reopen = math.ceil(self.count * conversations / (USED_UP - 1)) - conversations
+        """Return how often the rows were looked at, and how many new ones would help; empty if they are fresh."""
+        if not self.is_used_up and self.count < OFTEN:
+            return ""
         now, halved = (
-            needed_lead(replace(self, count=count).level(false_moves, 1)) for count in (self.count, self.count / 2)
+            needed_lead(Exposure(count=count).level(false_moves, "", is_tuned=True))
+            for count in (self.count, self.count / 2)
         )
-        share = self.test_share
-        of_data = [f"{math.ceil(new / share):,}" for new in (reopen, conversations)] if share else []
-        rows = f" At a test share of {share:.0%}, that is about {' or '.join(of_data)} new rows." if of_data else ""
+        reopen = max(0, _whole(self.designs * conversations / (USED_UP - 1)) - conversations)
+        again = f" {reopen} fresh ones allow one more test." if self.is_used_up else ""
+        wanted = [reopen, conversations] if reopen else [conversations]
+        of_data = [f"{math.ceil(new / self.test_share):,}" for new in wanted] if self.test_share else []
+        share = f" At a test share of {self.test_share:.0%}, that is about {' or '.join(of_data)} new rows."
         return (
-            f"These {conversations} test conversations were part of {math.ceil(self.count)} tests since the champion "
-            f"last moved; another result on them would say little. {reopen} fresh ones allow one more test, "
-            f"{conversations} halve the count, and the needed lead falls from {now:.1f} to {halved:.1f} standard "
-            f"errors.{rows}"
+            f"{_whole(self.count)} models of {_whole(self.designs)} settings were looked at on these "
+            f"{conversations} test conversations since the champion last moved.{again} {conversations} fresh ones "
+            f"halve the count, and the needed lead falls from {now:.1f} to {halved:.1f} standard errors."
+            f"{share if of_data else ''}"
         )
 
 
-def key_of_test(
-    candidate: str, score: float, rivals: Mapping[str, float], rows: str, metric: str, rules: Sequence[str | None]
-) -> str:
-    """Return the identity of a test.
+def _whole(count: float) -> int:
+    """Return a count as the next whole number. A sum of shares may exceed it by rounding."""
+    return math.ceil(count - 1e-9)
 
-    candidate: its fingerprint. score: its value, which also changes with what the fingerprint does not name, such as
-    the examples of a prompt. rivals: their scores, by name. rules: versions of the rules and of the measures.
-    """
-    return sha256_of_json([candidate, score, dict(sorted(rivals.items())), rows, metric, *rules])
+
+def is_used_up(designs: float) -> bool:
+    """Return whether so many different settings were looked at on the same rows that another result says little."""
+    return _whole(designs) >= USED_UP
 
 
 def needed_lead(level: float) -> float:

@@ -1,22 +1,23 @@
-"""The ledger of exposure: every test of candidates on the test rows, as numbered records in `exposures`.
+"""The ledger of looks: every model under a prompt whose test scores were written, as numbered records in `exposures`.
 
-An entry (`000001.json`) is written before anybody sees a result of its tests, and `000001.result.json` after it. An
-entry without results (the process was killed) counts: its tests are decided again, from the same comparison and at the
-same level, and not counted again. The ids of the test rows are kept once, in `exposures/rows/<digest>.txt`.
+An entry (`000001.json`) is written when scores are, and when a comparison shows them for the first time. A model that
+is looked at again, on the same rows and by the same rules, is no new look. The ids of the test rows are kept once, in
+`exposures/rows/<digest>.txt`. Entries of older versions hold the tests of a decision; each test counts as a look.
+
+What counts is what may be released: tuned models, prompts and classifiers. Fixed rivals (the plain base model, the
+constant answer, a contender, a teacher) do not: nobody chooses among them, and more of them make nothing else likelier
+to pass. The two forms of one training, adapter and merged model, are one look: they answer the same up to rounding.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
-from ft_pipeline.store import journal
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.checked_json import Digest, Number, read_checked
 from ft_pipeline.store.hashing import sha256_of_file
@@ -25,49 +26,70 @@ from ft_pipeline.store.provenance import user_name
 
 EVIDENCE_KEY = "exposure"
 """Key of a champion's evidence: the number of the last entry that was written before it was moved."""
-FIELDS = frozenset({"decision_key", "standing", "candidates", "contenders", "rows"})
+FIELDS = frozenset({"looks", "compared", "settings", "rows"})
 """Keys that every entry has."""
+OLD_FIELDS = frozenset({"decision_key", "standing", "candidates", "contenders", "rows"})
+"""Keys of an entry of the versions before looks, which has `candidates`."""
+NOT_TUNED = ("prompt", "classifier")
 
 
 @dataclass(frozen=True)
-class NewEntry:
-    """The tests of one decision, before they are decided."""
+class Look:
+    """A model under a prompt that was looked at."""
 
-    comparison: str
-    """Fingerprint of the comparison."""
-    decision_key: str
-    candidates: Sequence[Mapping[str, Any]]
-    """Those whose tests are new: name, fingerprint, kind, experiment, settings_hash, base_model, rivals, key, level."""
-    contenders: Sequence[str]
-    """The settings_hash of every candidate, tested or not."""
-    champion: str | None
-    """Fingerprint of the champion."""
-    standing: int | None
-    """Number of its record."""
-    metric: str
-    rules: str
-    test_ids: Sequence[str]
-    e_before: float
-    screen: Mapping[str, float]
-    """By row name, the lead on the validation rows in standard errors."""
+    identity: str
+    """Of what was scored, the rows, the settings that a decision reads, and the ratings that decide, if any."""
+    name: str = ""
+    settings_hash: str = ""
+    """Hash of the settings that it was made with, whatever its data."""
+    is_tuned: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the ledger."""
+
+    sequence: int
+    looks: Sequence[Look]
+    compared: str
+    """Decision key of the comparison that first showed them. Empty: their scores were written."""
+    settings: Mapping[str, Any]
+    """What a decision read at that time, by the name of the setting. Empty in entries of older versions."""
+    rows: str
+    """Digest of the ids of the test conversations."""
+    ids: Set[str] = frozenset()
+    """These ids."""
+    contenders: Sequence[str] = ()
+    """In entries of older versions: the settings_hash of every candidate, tested or not."""
+    time: str = ""
+    by: str | None = None
+
+    @property
+    def designs(self) -> Set[str]:
+        """The settings of the models that it knows of."""
+        return {look.settings_hash for look in self.looks} | set(self.contenders)
 
 
 @dataclass(frozen=True)
 class _Test:
     key: str = ""
-    level: float = 0.0
+    name: str = ""
+    settings_hash: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class _EntryShape:
-    """The types of what is read of an entry. FIELDS says which of it there must be."""
+    """The types of what is read of an entry, also of an older one."""
 
     sequence: Number
     previous_sha256: str | None = None
-    decision_key: str = ""
-    standing: Number | None = None
+    looks: list[Look] = field(default_factory=list)
     candidates: list[_Test] = field(default_factory=list)
     contenders: list[str] = field(default_factory=list)
+    compared: str = ""
+    decision_key: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     rows: Digest = "0" * 64
 
 
@@ -81,106 +103,101 @@ def digest_of_rows(test_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(test_ids)).encode()).hexdigest()
 
 
-def is_own(entry: Mapping[str, Any], decision_key: str, standing: int | None) -> bool:
-    """Return whether an entry is of a decision. standing: the number of the record of the champion to beat."""
-    return (entry["decision_key"], entry["standing"]) == (decision_key, standing)
+def last_entry_before(store: Path, decision_key: str) -> int:
+    """Return the number of the last entry that is not of this comparison; 0 if there is none."""
+    return max((entry.sequence for entry in read_entries(store) if entry.compared != decision_key), default=0)
 
 
-def last_entry_before(store: Path, decision_key: str, standing: int | None) -> int:
-    """Return the number of the last entry that is not of this decision; 0 if there is none. Arguments as in is_own."""
-    others = [entry["sequence"] for entry in read_entries(store) if not is_own(entry, decision_key, standing)]
-    return max(others, default=0)
-
-
-def read_entries(store: Path, known: int = 0) -> list[dict[str, Any]]:
+def read_entries(store: Path, known: int = 0) -> list[Entry]:
     """Return all entries, oldest first. known: the highest number that other files name.
 
     Raises UserError if one is missing, was edited or cannot be read: the count would be too low.
     """
     for fault in find_faults(store, known):
         raise UserError(
-            f"The ledger of tests is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
+            f"The ledger of looks is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
             f"{ledger(store).folder} from a backup: without it, nobody knows how often the test rows were used."
         )
-    return ledger(store).read()
+    found: dict[str, Set[str]] = {}
+    return [_made(store, record, found) for record in ledger(store).read()]
 
 
-def read_exposure(
-    store: Path,
-    test_ids: Sequence[str],
-    records: Sequence[ChampionRecord],
-    *,
-    own: tuple[str, int | None] | None = None,
-    known: int = 0,
-    test_share: float = 0.0,
-) -> Exposure:
-    """Return how exposed the test conversations are.
-
-    records: those of the champions, which say when the count began. own: decision key and standing of the decision for
-    which it is asked: its own tests do not count before it. known, errors: as in read_entries.
-    """
-    known = max([known, *(record.evidence.get(EVIDENCE_KEY, 0) for record in records)])
-    now, entries = set(test_ids), read_entries(store, known)
+def counted(entries: Sequence[Entry], records: Sequence[ChampionRecord]) -> list[Entry]:
+    """Return the entries that count. records: those of the champions, which say when the count began."""
     begin = _count_begins(records)
-    counted = [entry for entry in entries if begin < entry["sequence"]]
-    of_own = [entry for entry in counted if own is not None and is_own(entry, *own)]
-    earlier = [entry for entry in counted if entry not in of_own]
-    count = sum(len(entry["candidates"]) * _overlap(store, entry, now) for entry in earlier)
-    levels = {test["key"]: test["level"] for entry in entries for test in entry["candidates"]}
-    tests = sum(len(entry["candidates"]) for entry in of_own)
-    return Exposure(digest_of_rows(test_ids), count, levels, tests, test_share=test_share)
+    return [entry for entry in entries if begin < entry.sequence]
 
 
-def looks_before(entries: Sequence[Mapping[str, Any]], settings_hash: str) -> int:
-    """Return how many decisions had been made when a candidate of these settings first appeared."""
-    seen = [number for number, entry in enumerate(entries) if settings_hash in entry["contenders"]]
-    return min(seen, default=len(entries))
+def named_by(records: Sequence[ChampionRecord]) -> int:
+    """Return the highest number of an entry that a champion's record names; 0 if there is none."""
+    return max((record.evidence.get(EVIDENCE_KEY, 0) for record in records), default=0)
 
 
-def on_these_rows(store: Path, entries: Sequence[dict[str, Any]], test_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the entries of which some test conversation is still one."""
-    now = set(test_ids)
-    return [entry for entry in entries if _overlap(store, entry, now)]
+def read_counted(store: Path, records: Sequence[ChampionRecord]) -> list[Entry]:
+    """Return the entries of a store that count (counted). Errors as in read_entries."""
+    return counted(read_entries(store, named_by(records)), records)
 
 
-def write_entry(store: Path, entry: NewEntry, number: int | None = None) -> int | None:
-    """Append the entry, and return its number. The ids of the rows are written first.
+def write_looks(
+    store: Path, looks: Sequence[Look], test_ids: Sequence[str], settings: Mapping[str, Any], compared: str = ""
+) -> None:
+    """Write those of the looks that are new; nothing if there are none. The ids of the rows are written first.
 
-    number: the one that it must get; default: the next one. None is returned if another process took it: then the
-    decision did not know that process's tests, and must be made again.
+    compared: decision key of the comparison that shows them: then also those that none has shown before. Another
+    process may write at the same time: what it wrote is known before this entry gets its number. Raises UserError if
+    the ledger is damaged.
     """
-    digest = digest_of_rows(entry.test_ids)
+    while True:
+        entries = read_entries(store)
+        known = {look.identity for entry in entries if entry.compared or not compared for look in entry.looks}
+        new = [look for look in looks if look.identity not in known]
+        if not new:
+            return
+        digest = _write_rows(store, test_ids)
+        record = {
+            "sequence": len(entries) + 1,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "by": user_name(),
+            "compared": compared,
+            "looks": [asdict(look) for look in new],
+            "settings": dict(settings),
+            "rows": digest,
+            "conversations": len(test_ids),
+        }
+        if ledger(store).append(record) is not None:
+            return
+
+
+def _write_rows(store: Path, test_ids: Sequence[str]) -> str:
+    """Write the ids of test conversations, and return their digest."""
+    digest = digest_of_rows(test_ids)
     rows = _rows_path(store, digest)
     if not rows.is_file():
         rows.parent.mkdir(parents=True, exist_ok=True)
         with translate_write_errors():
-            create_atomically(rows, ("\n".join(sorted(entry.test_ids)) + "\n").encode())
-    sequence = ledger(store).next_number() if number is None else number
-    record = {
-        "sequence": sequence,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": user_name(),
-        **{key: value for key, value in vars(entry).items() if key != "test_ids"},
-        "rows": digest,
-        "conversations": len(entry.test_ids),
-    }
-    return sequence if ledger(store).append(record) is not None else None
+            create_atomically(rows, ("\n".join(sorted(test_ids)) + "\n").encode())
+    return digest
 
 
-def write_result(store: Path, number: int, results: Mapping[str, Any], moved: str | None) -> None:
-    """Write the results of an entry, by row name, and what became champion. A result that is there stays."""
-    entry = ledger(store).path(number)
-    document = {"entry_sha256": sha256_of_file(entry), "results": dict(results), "moved": moved}
-    path, content = entry.with_suffix(".result.json"), json.dumps(document, indent=2).encode()
-    with journal.changing(store) as sign, translate_write_errors():
-        if not path.exists():
-            journal.sign_content(sign, store, path.parent.name, path, content)
-            create_atomically(path, content)
-
-
-def rows_of(store: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Return the ids of the test conversations of entries, by the digest that they name. Errors as in read_exposure."""
-    return {entry["rows"]: _read_rows(store, entry) for entry in entries}
+def _made(store: Path, record: Mapping[str, Any], found: dict[str, Set[str]]) -> Entry:
+    """Return an entry from its record. The tests of an older one are looks. found: ids by digest, read once."""
+    tests = [
+        Look(test["key"], test.get("name", ""), test.get("settings_hash", ""), test.get("kind") not in NOT_TUNED)
+        for test in record.get("candidates", ())
+    ]
+    if record["rows"] not in found:
+        found[record["rows"]] = _read_rows(store, record)
+    return Entry(
+        record["sequence"],
+        [*(Look(**look) for look in record.get("looks", ())), *tests],
+        record.get("compared", record.get("decision_key", "")),
+        record.get("settings", {}),
+        record["rows"],
+        found[record["rows"]],
+        record.get("contenders", ()),
+        record.get("time", ""),
+        record.get("by"),
+    )
 
 
 def damaged_rows(store: Path) -> list[str]:
@@ -193,12 +210,7 @@ def damaged_rows(store: Path) -> list[str]:
     return names
 
 
-def _overlap(store: Path, entry: Mapping[str, Any], now: set[str]) -> float:
-    """Return the share of the present test conversations that were part of an entry's tests."""
-    return len(now & _read_rows(store, entry)) / len(now) if now else 0.0
-
-
-def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
+def _read_rows(store: Path, entry: Mapping[str, Any]) -> Set[str]:
     path = _rows_path(store, entry["rows"])
     ids = _ids_in(path)
     if digest_of_rows(ids) != entry["rows"]:
@@ -206,7 +218,7 @@ def _read_rows(store: Path, entry: Mapping[str, Any]) -> set[str]:
             f"The test rows of exposures/{entry['sequence']:06d}.json are missing or were edited ({path.name}). "
             f"Restore the folder {path.parent} from a backup."
         )
-    return set(ids)
+    return frozenset(ids)
 
 
 def _ids_in(path: Path) -> list[str]:
@@ -235,7 +247,7 @@ def find_faults(store: Path, last: int = 0) -> Iterator[LedgerFault]:
         return
     for entry in book.read():
         number = entry["sequence"]
-        if missing := FIELDS - entry.keys():
+        if missing := (FIELDS if "looks" in entry else OLD_FIELDS) - entry.keys():
             yield LedgerFault("edited_record", number, f"has no {min(missing)}")
         elif number > 1 and entry.get(PREVIOUS_HASH_KEY) is None:
             yield LedgerFault("edited_record", number, "does not contain the hash of the entry before it")

@@ -12,8 +12,8 @@ Color = Literal["green", "amber", "red"]
 SYMBOLS: Mapping[Color, str] = {"green": "✓", "amber": "?", "red": "✗"}
 COLORS: Sequence[Color] = tuple(SYMBOLS)
 FEW_TEST_ROWS = 50
-MANY_TESTS = 10
-"""Earlier tests on the same rows from which on a result is named as less certain."""
+MANY_LOOKS = 10
+"""Earlier looks at the same rows from which on a result is named as less certain."""
 CAN_GO_OUT = 0.9
 """Share of the rated pairs of which an answer must be shown to be fit to go out."""
 MAX_RISKS = 3
@@ -26,7 +26,7 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
     "refusal": ("No needless refusals", "Refusals cannot be told", "Refuses without need"),
     "probes": ("Passes the probes", "Probes cannot be told", "Fails probes"),
     "task": ("Tasks hold", "Tasks cannot be told", "Fails a task"),
-    "exposure": ("Test rows still fresh", "Test rows often used", "Test rows used up"),
+    "exposure": ("Test rows still fresh", "Test rows often looked at", "Test rows used up"),
     "people": ("Answers can go out", "Quality cannot be told", "Too many cannot go out"),
 }
 """The title of each light: green, amber, red."""
@@ -92,9 +92,10 @@ def _of_number(name: str, value: float, ends: tuple[float, float], what: str) ->
 
 
 def _of_exposure(exposure: Mapping[str, Any]) -> Light:
-    uses, end = exposure["before"] + exposure["tests"], exposure["used_up_at"]
-    color = 0 if uses < MANY_TESTS else 1 if uses < end else 2
-    detail = f"{uses:.0f} of the {end} tests that these conversations can bear"
+    looks, end = exposure["before"], exposure["used_up_at"]
+    designs = exposure.get("designs", looks)  # versions before looks counted each test as a setting of its own
+    color = 2 if designs >= end else 1 if looks >= MANY_LOOKS else 0
+    detail = f"{looks:.0f} earlier looks, and {designs:.0f} of the {end} settings that these conversations can bear"
     return Light(COLORS[color], WORDS["exposure"][color], detail)
 
 
@@ -141,8 +142,8 @@ def _risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None,
         yield "It was trained once: another training of the same settings may be better or worse. Three show it."
     if looks:
         yield f"It was designed after {looks} looks at these test rows, and may fit them better than others."
-    if exposure and exposure["before"] >= MANY_TESTS:
-        yield f"The test rows were part of {exposure['before']:.0f} earlier tests. Fresh rows give surer results."
+    if exposure and exposure["before"] >= MANY_LOOKS:
+        yield f"{exposure['before']:.0f} other models were looked at on the test rows. Fresh rows give surer results."
     if bar is not None and not comparison.usable(bar):
         why = say(comparison, about(bar, "rail", verdict="refuted")[0])
         yield f"Beating {bar.name} says little: no model without training is usable ({bar.name}: {why})."

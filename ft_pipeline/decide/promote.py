@@ -2,7 +2,7 @@
 
 BEFORE are asked one after the other; the first that fails ends it, and the test rows are not used. TESTS are all asked.
 Ties and uncertainty never move the champion: a claim that is not shown fails. A test counts if its p-value is at most a
-level that all earlier tests on these rows make smaller (exposure.py).
+level that all earlier looks at these rows make smaller (exposure.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,9 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Protocol
 
-from ft_pipeline.decide.claim import ChampionFacts, Claim, OpinionFacts
+from ft_pipeline.decide.claim import ChampionFacts, Claim
 from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row, is_unheard
-from ft_pipeline.decide.exposure import Exposure, key_of_test
+from ft_pipeline.decide.exposure import Exposure, is_used_up
 from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
@@ -34,14 +34,10 @@ class TestedCandidate:
 
     name: str
     fingerprint: str
-    key: str
-    """The identity of the test (exposure.key_of_test)."""
     rivals: list[str]
     p: float | None
     level: float
     """The largest p-value that counts."""
-    is_new: bool
-    """Whether the test was not made before."""
 
 
 @dataclass(frozen=True)
@@ -124,31 +120,12 @@ class Court:
         silent = (self.comparison.deciding(row, rival).because == "no_evidence" for rival in self.rivals(row))
         return not failing_before(self, row) and not any(silent)
 
-    def key(self, row: Row) -> str:
-        """Return the identity of a row's test: with more ratings, it is another one."""
-        comparison, rivals = self.comparison, self.rivals(row)
-        if any(comparison.primary not in rival.scores for rival in rivals):
-            return ""
-        opinions = [claim for rival in rivals if (claim := comparison.deciding(row, rival)).kind == "opinion"]
-        of_opinions = [
-            f"{claim.rival} {claim.measure} {told.rated} {told.judged} {claim.p}"
-            for claim in opinions
-            for told in [claim.told(OpinionFacts)]
-        ]
-        score = row.scores[comparison.primary].value
-        theirs = {rival.name: rival.scores[comparison.primary].value for rival in rivals}
-        versions = (comparison.rules, comparison.fingerprint, *of_opinions)
-        fingerprint = self.candidates[row.name].fingerprint
-        return key_of_test(fingerprint, score, theirs, self.exposure.rows, comparison.primary, versions)
-
     def level(self, row: Row) -> float:
-        """Return the largest p-value that counts in the test of a row."""
-        return self.exposure.levels.get(self.key(row), self._new_level)
-
-    @cached_property
-    def _new_level(self) -> float:
-        new = [row for row in self.tested if self.key(row) not in self.exposure.levels]
-        return self.exposure.level(self.settings.false_moves, len(new))
+        """Return the largest p-value that counts in the test of a row. Whatever is compared was looked at, tested or
+        not."""
+        is_tuned = row.rights.is_tuned
+        present = sum(other.rights.is_tuned == is_tuned and not self.is_champion(other) for other in self.examined)
+        return self.exposure.level(self.settings.false_moves, row.name, is_tuned=is_tuned, present=present)
 
     def p(self, row: Row) -> float | None:
         """Return the p-value of a row's test, the larger one of its rivals: it must beat all of them. None: unknown."""
@@ -162,11 +139,9 @@ class Court:
             TestedCandidate(
                 row.name,
                 self.candidates[row.name].fingerprint,
-                self.key(row),
                 [rival.name for rival in self.rivals(row)],
                 self.p(row),
                 self.level(row),
-                self.key(row) not in self.exposure.levels,
             )
             for row in self.tested
         ]
@@ -212,8 +187,8 @@ def leads_on_validation(court: Court, row: Row) -> Iterator[Claim]:
 
 
 def has_fresh_rows(court: Court, row: Row) -> Iterator[Claim]:
-    """After too many tests on the same rows, only fresh ones decide."""
-    if court.exposure.is_used_up and court.key(row) not in court.exposure.levels:
+    """After looks at too many different settings on the same rows, only fresh ones decide."""
+    if is_used_up(court.exposure.tries(row.name).designs):
         yield Claim(kind="rows", row=row.name, because="used_up")
 
 
@@ -266,7 +241,7 @@ def beats(court: Court, row: Row, rival: Row) -> Claim:
     if claim.p is None and claim.kind == "lead":
         return claim.failing("same")
     if claim.p is None or claim.p > level:
-        return claim.failing("luck", tries=_tries(court), level=level)
+        return claim.failing("luck", tries=_tries(court, row), level=level)
     if claim.kind == "opinion":
         return claim
     for check in comparison.about(row, "answers", rival=rival.name):
@@ -362,9 +337,8 @@ def decide(court: Court) -> Decision:
 def decide_one(court: Court, row: Row) -> Decision:
     """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
     failed = failing(court, row)
-    # All candidates that would be tested count: whoever asks for them one by one has seen them all in the comparison.
-    tests, few = court.tests(), court.has_few_clusters
-    return Decision(not failed, row.name, {row.name: failed}, tests=tests, has_few_clusters=few)
+    few = court.has_few_clusters
+    return Decision(not failed, row.name, {row.name: failed}, tests=court.tests(), has_few_clusters=few)
 
 
 def _surest(court: Court, rows: Sequence[Row]) -> list[Row]:
@@ -378,8 +352,9 @@ def _evidence(court: Court, row: Row, rival: Row) -> int:
     return BY.index(claim.measure) if claim.kind == "opinion" else len(BY)
 
 
-def _tries(court: Court) -> str:
-    """Return the tests that make a lead less certain."""
-    earlier = f"{court.exposure.count:.0f} earlier tests on these rows" if court.exposure.count >= 0.5 else ""
+def _tries(court: Court, row: Row) -> str:
+    """Return the looks that make a lead less certain."""
+    looks = court.exposure.tries(row.name).earlier
+    earlier = f"{looks:.0f} earlier looks at these rows" if looks >= 0.5 else ""
     several = "several candidates" if len(court.tested) > 1 else ""
     return " and ".join(filter(None, [several, earlier])) or "one test"

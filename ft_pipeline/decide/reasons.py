@@ -14,8 +14,8 @@ def reasons(court: Court, decision: Decision) -> list[str]:
         simpler = f"; it is simpler than {decision.keeps_lead_of}, and is shown to keep most of its lead"
         return [*before, win + (simpler if decision.keeps_lead_of else "")]
     lines = [f"{name}: {'; '.join(say_all(comparison, claims))}" for name, claims in failed.items()]
-    if court.exposure.is_used_up:
-        lines.append(court.exposure.describe_end(comparison.test_rows, court.settings.false_moves))
+    if end := court.exposure.describe_end(comparison.test_rows, court.settings.false_moves):
+        lines.append(end)
     return [*(lines or ["the comparison has no row that can be released"]), *champion_notes(court, with_fix=True)]
 
 

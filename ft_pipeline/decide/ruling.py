@@ -1,7 +1,7 @@
 """What decision.json keeps of a decision: plain JSON, with the reasons as sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ft_pipeline.decide.comparison import Row
@@ -34,8 +34,10 @@ class Ruling:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Ruling":
-        """Return the ruling of to_json."""
-        return cls(**{**document, "tests": [TestedCandidate(**test) for test in document["tests"]]})
+        """Return the ruling of to_json. Older versions said more about each test."""
+        known = [field.name for field in fields(TestedCandidate)]
+        tests = [TestedCandidate(**{name: test[name] for name in known}) for test in document["tests"]]
+        return cls(**{**document, "tests": tests})
 
     def promotion(
         self, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None

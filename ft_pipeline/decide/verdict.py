@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
-from ft_pipeline.decide.exposure import needed_lead
+from ft_pipeline.decide.exposure import SHARE_OF_TUNED, needed_lead
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
@@ -36,8 +36,9 @@ from ft_pipeline.decide.words import (
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
-ONE_TEST = 0.025
-"""The level of a single test at the default of `promotion.false_moves`."""
+ONE_TEST = SHARE_OF_TUNED * 0.05 / 2
+"""The level at which a tuned model is tested that is the first to be looked at, at the default of
+`promotion.false_moves`."""
 TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
@@ -70,6 +71,8 @@ class Summary:
     has_champion: bool
     last_reason: str = ""
     """Of the decision, as `reasons` tells it."""
+    changes: Sequence[str] = ()
+    """What was otherwise at the first look (Exposure.changes)."""
 
     def verdict(self) -> Verdict:
         comparison, champion = self.comparison, self.champion
@@ -325,8 +328,8 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        off = without_model.SWITCHED_OFF if self.comparison.without_rivals else ""
-        return f"{tested[0].upper()}{tested[1:]}{decided} {off}".strip()
+        off = [without_model.SWITCHED_OFF] if self.comparison.without_rivals else []
+        return " ".join([f"{tested[0].upper()}{tested[1:]}{decided}".strip(), *off, *self.changes])
 
     def _more_ratings(self, row: Row, claim: Claim) -> str:
         """Return how many more ratings would show the present preference, if these are what is missing."""

@@ -18,6 +18,7 @@ from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
+from ft_pipeline.release.looks import decided_by
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.sweep import is_sweep_member
@@ -38,8 +39,8 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
 def decision(context: SpecContext) -> Spec:
     """Whether a candidate is better by more than chance, by the rules of docs/release.md.
 
-    **Look here** for the verdict and its reasons. Each test of a candidate is recorded, and
-    makes the next one stricter.
+    **Look here** for the verdict and its reasons. Each look at test scores is recorded, and
+    makes the next test stricter.
 
     **If the verdict is no:** `reasons` says what is missing. More test rows make small differences visible.
     """
@@ -49,8 +50,9 @@ def decision(context: SpecContext) -> Spec:
     config = {
         "promotion": settings.promotion.model_dump(mode="json"),
         "standing": standing.sequence if standing else None,
-        "exposures": exposure_ledger.last_entry_before(root, key, standing.sequence if standing else None),
+        "exposures": exposure_ledger.last_entry_before(root, key),
         "test_share": settings.data.test_share,
+        "read": decided_by(settings),
     }
     return Spec("decision", {"comparison": comparison.reference}, config)
 
@@ -117,6 +119,7 @@ def _build_decision(build: BuildContext) -> dict[str, Any]:
         PromotionSettings.model_validate(config["promotion"]),
         config["standing"],
         test_share=config["test_share"],
+        read=config["read"],
     )
     (build.out / "decision.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": document["decision"]["reasons"]}
@@ -140,11 +143,11 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
         {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
         for test in document["tests"]
     ]
-    uses = f"{exposure['before'] + exposure['tests']:.0f} of {exposure['used_up_at']}"
+    earlier = f"{exposure['before']:.0f} before this comparison"
     return {
         "verdict": prose(f"**{said['sentence']}**\n\n{said['basis']}"),
         **sentences("reasons", artifact.summary["reasons"]),
-        "uses_of_the_test_rows": uses,
+        "looks_at_the_test_rows": earlier,
         **({"tests": table(tests)} if tests else {}),
         **({"requirements": table(requirements)} if requirements else {}),
     }

@@ -39,7 +39,9 @@ from ft_pipeline.execution.metadata import beginning_with, picture, sentences, s
 from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
+from ft_pipeline.release.looks import decided_by, write_looks_at_comparison, write_looks_at_scores
 from ft_pipeline.settings.gguf_types import in_order
+from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.phases import experiment_settings
@@ -58,6 +60,7 @@ ROWS_TO_LOOK_AT = 5
     code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
+    look=lambda context, artifact: _look_at_scores(context, artifact),
     show=lambda artifact: _scores_metadata(artifact),
 )
 def prompt_baseline(context: SpecContext) -> Spec:
@@ -84,6 +87,7 @@ def prompt_baseline(context: SpecContext) -> Spec:
     code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
+    look=lambda context, artifact: _look_at_scores(context, artifact),
     show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
@@ -134,6 +138,9 @@ def gguf_scores(context: SpecContext) -> Spec:
     code_version="12",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
+    look=lambda context, artifact: write_looks_at_comparison(
+        context.store, artifact, decided_by(context.project.settings)
+    ),
     show=lambda artifact: _comparison_metadata(artifact),
 )
 def comparison(context: SpecContext) -> Spec:
@@ -151,6 +158,13 @@ def comparison(context: SpecContext) -> Spec:
     if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
         config["not_asked"] = [*config.get("not_asked", ()), problem]
     return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+
+
+def _look_at_scores(context: SpecContext, artifact: Artifact) -> None:
+    """Record a look at each model and prompt of some scores. Members of a sweep are never released."""
+    experiment = context.experiment or ""
+    if not is_sweep_member(experiment):
+        write_looks_at_scores(context.store, artifact, experiment, decided_by(context.project.settings))
 
 
 def _build_comparison(build: BuildContext) -> dict[str, Any]:

@@ -134,8 +134,9 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
         decision, entry = Ruling.from_json(document["decision"]), document["exposure"]["entry"]
         if (standing.sequence if standing else None) != config["standing"]:  # somebody moved it meanwhile
             settings = PromotionSettings.model_validate(config["promotion"])
+            share, read = config["test_share"], config["read"]
             recorded = decide_and_record(
-                build.store, comparison_artifact, settings, standing, test_share=config["test_share"]
+                build.store, comparison_artifact, settings, standing, test_share=share, read=read
             )
             decision, entry = recorded.decision, recorded.entry
         reasons[:] = decision.reasons

@@ -110,6 +110,8 @@ def _find_or_build(
             build=build,
             force=force,
         )
+        if step.look is not None:
+            step.look(spec_context, result.artifact)
         with pointers.lock(step.name, experiment).hold(context.log.info):
             # Of two runs at once, the one that ends last may have begun with older inputs, such as fewer scores.
             if pointers.read(step.name, experiment) == before or _is_planned(step, spec_context, spec):

@@ -1,6 +1,6 @@
 """The candidates: the rows of a comparison that can be released, with their artifacts and checks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,18 +29,29 @@ def find_candidates(
 
     The results of their checks are read from the manifests now.
     """
+
+    def scores_of(row: Row) -> Artifact:
+        source = f"{row.experiment}/scores" if row.kind in TUNED else row.source
+        return store.require(*comparison_artifact.inputs[source])
+
+    return candidates_in(read_comparison(comparison_artifact).rows, scores_of, store)
+
+
+def candidates_in(
+    rows: Iterable[Row], scores_of: Callable[[Row], Artifact], store: ArtifactStore
+) -> tuple[dict[str, Candidate], dict[str, ServingConfig]]:
+    """Return find_candidates of some rows. scores_of: the scores that a row was read from."""
     candidates: dict[str, Candidate] = {}
     serving: dict[str, ServingConfig] = {}
-    for row in read_comparison(comparison_artifact).rows:
+    for row in rows:
         if row.kind in TUNED:
-            scores = store.require(*comparison_artifact.inputs[f"{row.experiment}/scores"])
+            scores = scores_of(row)
             serving[row.name] = scored_with(scores.spec["config"], row.source_row)
             candidates[row.name] = _tuned_candidate(row, scores, store)
-        elif row.kind == "prompt" and (prompt := _prompt_candidate(row, comparison_artifact, store)) is not None:
+        elif row.kind == "prompt" and (prompt := _prompt_candidate(row, scores_of(row))) is not None:
             candidates[row.name], serving[row.name] = prompt
         elif row.kind == "classifier":
-            scores = store.require(*comparison_artifact.inputs[row.source])
-            candidates[row.name], serving[row.name] = _classifier_candidate(row, scores, store), {}
+            candidates[row.name], serving[row.name] = _classifier_candidate(row, scores_of(row), store), {}
     return candidates, serving
 
 
@@ -101,11 +112,8 @@ def prompted_fingerprint(parts: Mapping[str, str], variant: Mapping[str, Any]) -
     return sha256_of_json({role: part for role, part in parts.items() if role != "conversations" or has_examples})
 
 
-def _prompt_candidate(
-    row: Row, comparison_artifact: Artifact, store: ArtifactStore
-) -> tuple[Candidate, ServingConfig] | None:
+def _prompt_candidate(row: Row, baseline: Artifact) -> tuple[Candidate, ServingConfig] | None:
     """Return the candidate of a prompt variant, and the variant's settings; None if its scores do not name it."""
-    baseline = store.require(*comparison_artifact.inputs[row.source])
     variant = variants_in(baseline.spec["config"]).get(row.source_row)
     if variant is None:
         return None

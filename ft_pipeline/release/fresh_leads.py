@@ -1,4 +1,4 @@
-"""Leads on the test conversations that arrived after a candidate was designed.
+"""Leads on the test conversations that arrived after a candidate was designed, and what each conversation says.
 
 Who looks at the results on test rows, and then combines what seemed to help, designs for these rows. Rows that came
 later cannot have been designed for.
@@ -10,52 +10,64 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.evaluation.comparison.estimates import estimate_samples
-from ft_pipeline.evaluation.comparison.leads import bounds, values_over
+from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
+from ft_pipeline.evaluation.comparison.leads import Floats, bounds, unit_of, values_over
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.store.artifacts import Artifact
 
 ENOUGH_FRESH = 30
 """Fresh test conversations from which on the lead on them alone is judged."""
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By row name, the answers of samples.parquet, sorted by item."""
 
 
-def fresh_rows(
-    test_ids: Sequence[str], entries: Sequence[Mapping[str, Any]], rows: Mapping[str, set[str]], settings_hash: str
-) -> set[str]:
-    """Return the test conversations that no decision had used when a candidate of these settings first appeared.
-
-    entries: those of the ledger, oldest first. rows: by their digest, the ids of the test conversations of an entry.
-    """
-    first = next((number for number, entry in enumerate(entries) if settings_hash in entry["contenders"]), len(entries))
-    seen: set[str] = set()
-    for entry in entries[: first + 1]:
-        seen |= rows[entry["rows"]]
-    return set(test_ids) - seen
+def read_samples(comparison_artifact: Artifact) -> Samples:
+    """Return the answers of all rows of a comparison."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in pq.read_table(comparison_artifact.path / "samples.parquet").to_pylist():
+        found.setdefault(record["name"], []).append(record)
+    return {name: sorted(records, key=lambda record: record["item"]) for name, records in found.items()}
 
 
-def lead_on(
-    comparison_artifact: Artifact, comparison: Comparison, conversations: set[str], row: str, rival: str
-) -> Score | None:
+def lead_on(samples: Samples, comparison: Comparison, conversations: set[str], row: str, rival: str) -> Score | None:
     """Return the lead of a row over a rival on these conversations alone, with its 95 % interval; None if unknown."""
+    some = {name: [record for record in samples[name] if _key(record) in conversations] for name in (row, rival)}
+    values = _values(some, comparison, row, rival)
+    if values is None:
+        return None
+    return Score(float(values.mean()), *bounds(values, highest=comparison.metric().highest))
+
+
+def weights_of(samples: Samples, comparison: Comparison, row: str, rival: str) -> dict[str, float]:
+    """Return by conversation what it says about the lead of a row over a rival: the square of its difference. Where
+    both are the same, it says nothing. Empty if the metric that decides was not measured."""
+    both = {name: samples[name] for name in (row, rival)}
+    values = _values(both, comparison, row, rival)
+    if values is None:
+        return {}
+    keys: dict[str, set[str]] = {}
+    for record in both[row]:
+        if item_value(comparison.primary, record) is not None:
+            keys.setdefault(unit_of(record), set()).add(_key(record))
+    found: dict[str, float] = {}
+    for unit, value in zip(sorted(keys), values, strict=False):  # rates have two more values, which are invented
+        for key in keys[unit]:  # the conversations of a cluster share what it says
+            found[key] = found.get(key, 0.0) + float(value) ** 2 / len(keys[unit])
+    return found
+
+
+def _key(record: Mapping[str, Any]) -> str:
+    """Return what identifies the conversation of an answer."""
+    key: str = record.get("question_key", record["group"])
+    return key
+
+
+def _values(samples: Samples, comparison: Comparison, row: str, rival: str) -> Floats | None:
+    """Return the values of a lead by the metric that decides, in the order of the conversations; None if unknown."""
     name = comparison.primary
-    records = pq.read_table(
-        comparison_artifact.path / "samples.parquet", filters=[("name", "in", [row, rival])]
-    ).to_pylist()
-    samples = {
-        model: sorted(
-            (
-                record
-                for record in records
-                if record["name"] == model and record.get("question_key", record["group"]) in conversations
-            ),
-            key=lambda record: record["item"],
-        )
-        for model in (row, rival)
-    }
     if not all(samples.values()):
         return None
     estimates = estimate_samples(samples, {name: comparison.metric()})
     if not all(name in estimates[model] for model in samples):
         return None
-    values = values_over(rival, row, name, comparison.metric(), estimates)
-    return Score(float(values.mean()), *bounds(values, highest=comparison.metric().highest))
+    return values_over(rival, row, name, comparison.metric(name), estimates)

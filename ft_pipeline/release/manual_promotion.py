@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
@@ -12,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
-from ft_pipeline.release.recorded_decision import decide_and_record
+from ft_pipeline.release.recorded_decision import NOTHING, decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -32,8 +33,9 @@ def promote(
     force: bool,
     reason: str,
     test_share: float = 0.0,
+    read: Mapping[str, Any] = NOTHING,
 ) -> tuple[ChampionRecord | None, bool, MoveRequest | None]:
-    """Release the model of `name` (an experiment, or a row of the comparison).
+    """Release the model of `name` (an experiment, or a row of the comparison). read: as in decide_and_record.
 
     Returns the record, and whether it is new. With `two_people`, the champion stays (the record is None if there is
     none yet), and the request is returned, too. The checks are read again from the manifests. Raises NotPromoted if a
@@ -55,7 +57,9 @@ def promote(
         is_new = current is None or current.fingerprint != candidate.fingerprint
         if not is_new:
             return None
-        recorded = decide_and_record(store, comparison_artifact, settings, current, test_share=test_share, row=row)
+        recorded = decide_and_record(
+            store, comparison_artifact, settings, current, test_share=test_share, read=read, row=row
+        )
         decision = recorded.decision
         lacks = lacking(recorded.matrix[row.name])
         if not decision.move and not force:

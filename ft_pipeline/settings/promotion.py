@@ -23,8 +23,9 @@ class PromotionSettings(Section):
     answers_margin: float = Field(2.0, ge=0)
     """By how much the chrF of a candidate (0 to 100) may be worse where a likelihood decides."""
     false_moves: float = Field(0.05, gt=0, lt=0.5)
-    """Largest probability that a comparison moves the champion to a model that is not better. It is divided among the
-    candidates of the comparison: one candidate is tested at half of it, two at a third each, and so on."""
+    """Largest probability that the champion moves to a model that is not better. Two thirds are divided among tuned
+    models, and a third among prompts and classifiers: the first one has half of that, two that are compared together
+    have a third each, and so on. Each earlier look at the test rows leaves less."""
     min_test_rows: int = Field(50, ge=2)
     """Smallest number of test conversations for a decision. From 50 on, equal models are called different as rarely as
     promised; with fewer, do not trust a decision that you allow here."""

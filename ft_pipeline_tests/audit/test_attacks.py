@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.decide import exposure_ledger
-from ft_pipeline.decide.exposure_ledger import NewEntry
+from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
@@ -43,10 +43,7 @@ def signed_once(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop.release(shop.materialize())
     shop.release(shop.materialize(learning_rate=2e-3), value=2.2)
     for comparison in ("one", "two"):
-        entry = NewEntry(comparison, "key", [], [], None, None, "loss", "3", ["a", "b"], 0.0, {})
-        number = exposure_ledger.write_entry(shop.store.root, entry)
-        assert number
-        exposure_ledger.write_result(shop.store.root, number, {"qlora/merged": 1}, None)
+        exposure_ledger.write_looks(shop.store.root, [Look(comparison)], ["a", "b"], {"promotion.keeps": 0.8}, "key")
     decisions.record(shop.store.root, "accepted", {"call-1": (1, 1)}, "good", ["traces/day.jsonl"])
     erase(Project(shop.root), shop.raw("alpaca", "support.jsonl"), [5], "request 1")
     return shop
@@ -157,22 +154,17 @@ def edit_author(shop: Shop) -> None:
     edit(path, lambda manifest: manifest["run"].update(user="ceo"), reseal=True)
 
 
-def edit_test_count(shop: Shop) -> None:
-    edit(shop.store.root / "exposures" / "000001.json", lambda entry: entry.update(e_before=0.0, comparison="x"))
+def drop_looks(shop: Shop) -> None:
+    edit(shop.store.root / "exposures" / "000001.json", lambda entry: entry.update(looks=[]))
     attacks.rechain(shop.store.root / "exposures")
-    for number in (1, 2):
-        path = shop.store.root / "exposures" / f"00000{number}.json"
-        sha256 = attacks.sha256_of_file(path)
-        edit(path.with_suffix(".result.json"), lambda result, new=sha256: result.update(entry_sha256=new))
 
 
-def drop_newest_test(shop: Shop) -> None:
+def drop_newest_look(shop: Shop) -> None:
     (shop.store.root / "exposures" / "000002.json").unlink()
-    (shop.store.root / "exposures" / "000002.result.json").unlink()
 
 
-def edit_test_result(shop: Shop) -> None:
-    edit(shop.store.root / "exposures" / "000002.result.json", lambda result: result.update(results={}))
+def edit_settings_of_newest_look(shop: Shop) -> None:
+    edit(shop.store.root / "exposures" / "000002.json", lambda entry: entry.update(settings={"promotion.keeps": 0.5}))
 
 
 def edit_inbox_decision(shop: Shop) -> None:
@@ -353,9 +345,9 @@ ATTACKS: dict[Attack, tuple[str, str]] = {
     swap_artifacts: ("edited_manifest", "adapter"),
     edit_author: ("edited_manifest", "adapter"),
     attacks.plant: ("unsigned_file", "adapter"),
-    edit_test_count: ("edited_record", "exposures/000001.json"),
-    drop_newest_test: ("missing_record", "exposures/000002.json"),
-    edit_test_result: ("edited_record", "exposures/000002.result.json"),
+    drop_looks: ("edited_record", "exposures/000001.json"),
+    drop_newest_look: ("missing_record", "exposures/000002.json"),
+    edit_settings_of_newest_look: ("edited_record", "exposures/000002.json"),
     edit_inbox_decision: ("edited_record", "inbox/000001.json"),
     edit_erasure: ("edited_record", "redactions/000001.json"),
     drop_erasure: ("missing_record", "redactions/000001.json"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.decide import exposure_ledger
-from ft_pipeline.decide.exposure_ledger import NewEntry
+from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.erasure.erase import erase
 from ft_pipeline.inbox import decisions
@@ -71,12 +71,11 @@ def _record_everything(shop: Shop) -> Shop:
     shop.release(shop.materialize())
     shop.release(shop.materialize(learning_rate=2e-3), value=2.2)
     store = shop.store.root
-    test = {"key": "k", "level": 0.05, "settings_hash": "s"}
-    for comparison in ("one", "two"):
-        entry = NewEntry(comparison, "key", [test], ["s"], None, None, "loss", "3", ["a", "b"], 0.0, {})
-        number = exposure_ledger.write_entry(store, entry)
-        assert number
-        exposure_ledger.write_result(store, number, {"qlora/merged": 1}, None)
+    for number, comparison in enumerate(("one", "two"), 1):
+        exposure_ledger.write_looks(store, [Look(comparison)], ["a", "b"], {}, "key")
+        entry = store / "exposures" / f"00000{number}.json"
+        result = {"entry_sha256": sha256_of_file(entry), "results": {}, "moved": None}
+        entry.with_suffix(".result.json").write_text(json.dumps(result), encoding="utf-8")  # of the version before
         decisions.record(store, "accepted", {f"call-{number}": (1, 1)}, "good", [])
         sides = ("a", "b", f"x{number}:0", "one", "two")
         rating_ledger.append_rating(

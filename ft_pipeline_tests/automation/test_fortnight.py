@@ -10,7 +10,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.exposure import USED_UP
 from ft_pipeline.defs import automation
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items
@@ -21,7 +21,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.automation.simulated import Simulation, rows
-from ft_pipeline_tests.release.test_exposure import entry
+from ft_pipeline_tests.release.test_exposure import look_at
 
 
 def new_train_rows(shop: Simulation, before: Artifact) -> int:
@@ -174,10 +174,9 @@ def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> No
     table = pq.read_table(conversations(shop).path / "rows.parquet")
     items = make_items([row for row in table.to_pylist() if row["split"] == "test"])
     ids = sorted({item.question_key for item in items})
-    for number in range(20):
-        exposure_ledger.write_entry(shop.store.root, entry(number, ids))
+    look_at(shop.store.root, 1, ids, count=USED_UP)
     message = shop.next_night().skip_message or ""
-    assert f"qlora: These {len(ids)} test conversations were part of 20 tests since the champion last moved" in message
+    assert "qlora: 40 models of 40 settings were looked at on these" in message
     fresh = shop.write("more.jsonl", rows(400, seed=4))  # 15 % of these are test rows
     assert fresh.is_file() and shop.settle()
     assert shop.next_night().run_requests

@@ -62,6 +62,7 @@ def _world(dice: random.Random, base: World, name: str) -> World:
         rejected={f"{own}!": 4 for own in candidates if dice.random() < 0.05},
         exposure=Exposure(
             count=dice.choice([0.0, 0.0, 3.0, 25.0]),
+            designs=dice.choice([0.0, 3.0, 45.0]),
             fresh_leads={
                 own: {rival: dice.choice(fresh) for rival in rivals} for own in candidates if dice.random() < 0.1
             },

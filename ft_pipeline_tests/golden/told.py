@@ -19,11 +19,11 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.decide.desk import Decided
-from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
+from ft_pipeline.release.recorded_decision import told_exposure
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
 from ft_pipeline_tests.golden.shop import SINCE, World
@@ -48,20 +48,12 @@ def decided(world: World) -> Document:
     comparison, exposure = world.comparison, world.exposure
     decision = decide(comparison, world.candidates, world.settings, world.champion, world.rejected, exposure)
     said = verdict(comparison, decision, world.champion_row, world.champion is not None)
-    level = min((test.level for test in decision.tests), default=exposure.level(world.settings.false_moves, 1))
     return {
         "verdict": said.to_json(),
         "champion_row": world.champion_row,
         "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
         | {"tests": [vars(test) for test in decision.tests]},
-        "exposure": {
-            "before": exposure.count,
-            "tests": len(decision.tests),
-            "used_up_at": USED_UP,
-            "level": level,
-            "needed_lead": needed_lead(level),
-            "entry": 1,
-        },
+        "exposure": told_exposure(exposure, decision.tests, world.settings) | {"entry": 1},
         "looks": dict(world.looks),
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},
     }

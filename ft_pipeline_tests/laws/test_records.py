@@ -307,11 +307,11 @@ REDACTIONS = records_of(
     artifacts=st.lists(st.builds(asdict, records_of(artifact_redaction._Artifact)), max_size=2),
     models=st.lists(st.builds(asdict, records_of(artifact_redaction._Model)), max_size=2),
 )
-ENTRIES = records_of(
-    exposure_ledger.NewEntry,
-    candidates=st.lists(st.builds(asdict, records_of(exposure_ledger._Test)), max_size=2),
-    standing=st.none() | st.integers(0, 9),
-    test_ids=st.lists(NAMES, max_size=4, unique=True),
+ENTRIES = st.tuples(
+    st.lists(records_of(exposure_ledger.Look), min_size=1, max_size=2),
+    st.lists(NAMES, max_size=4, unique=True),
+    st.dictionaries(TEXTS, JSON, max_size=2),
+    TEXTS,
 )
 CALLS = st.dictionaries(TEXTS, st.tuples(values_of(int), values_of(int)), max_size=2)
 DECISIONS = st.tuples(st.sampled_from(["accepted", "rejected"]), CALLS, TEXTS, st.lists(TEXTS, max_size=2))
@@ -347,13 +347,14 @@ def write_ratings(store: Path, records: list[rating_ledger.Rating]) -> tuple[lis
     return rating_ledger.read_ratings(store), records
 
 
-def write_entries(store: Path, records: list[exposure_ledger.NewEntry]) -> tuple[list, list]:
-    for number, entry in enumerate(records, 1):
-        assert exposure_ledger.write_entry(store, entry) == number
-    read, expected = exposure_ledger.read_entries(store), [vars(entry).copy() for entry in records]
-    ids = exposure_ledger.rows_of(store, read)
-    assert [ids[entry["rows"]] for entry in read] == [set(entry.pop("test_ids")) for entry in expected]
-    return [{name: entry[name] for name in wanted} for entry, wanted in zip(read, expected, strict=True)], expected
+def write_entries(store: Path, records: list[tuple]) -> tuple[list, list]:
+    expected = []
+    for number, (looks, ids, read, compared) in enumerate(records, 1):
+        own = [replace(look, identity=f"{number}:{place}") for place, look in enumerate(looks)]
+        exposure_ledger.write_looks(store, own, ids, read, compared)
+        expected.append((own, set(ids), read, compared))
+    entries = exposure_ledger.read_entries(store)
+    return [(entry.looks, entry.ids, entry.settings, entry.compared) for entry in entries], expected
 
 
 def write_decisions(store: Path, records: list[tuple]) -> tuple[list, list]:

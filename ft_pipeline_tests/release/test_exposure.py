@@ -1,36 +1,28 @@
-"""How often test rows were used, and how that makes the next test stricter."""
+"""How often test rows were looked at, and how that makes the next test stricter."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline.decide import exposure_ledger as ledger
-from ft_pipeline.decide.exposure import Exposure, key_of_test, needed_lead
+from ft_pipeline.decide.exposure import SHARE_OF_TUNED, USED_UP, Exposure, needed_lead
+from ft_pipeline.decide.exposure_ledger import Look
+from ft_pipeline.decide.looks import changes, comparisons_before, exposure_of
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import history, promote, rollback
+from ft_pipeline.store.hashing import sha256_of_file
 
 IDS = [f"row{number:03}" for number in range(100)]
+OLD = {"comparison": "c", "decision_key": "key", "standing": None, "contenders": ["s"], "champion": None}
 
 
-def entry(number: int, ids: list[str] = IDS, tests: int = 1, standing: int | None = None) -> ledger.NewEntry:
-    candidates = [{"key": f"{number}:{test}", "level": 0.01, "name": f"c{test}"} for test in range(tests)]
-    return ledger.NewEntry(
-        comparison=f"comparison{number}",
-        decision_key=f"key{number}",
-        candidates=candidates,
-        contenders=[f"settings{number}"],
-        champion=None,
-        standing=standing,
-        metric="nats_per_byte",
-        rules="3",
-        test_ids=ids,
-        e_before=0.0,
-        screen={},
-    )
+def look_at(store: Path, number: int, ids: list[str] = IDS, count: int = 1, **more: object) -> None:
+    """Look at `count` tuned models of other settings. more: arguments of write_looks."""
+    looks = [Look(f"{number}:{model}", f"c{model}", f"settings{number}:{model}") for model in range(count)]
+    ledger.write_looks(store, looks, ids, **{"settings": {}, "compared": f"key{number}", **more})  # type: ignore[arg-type]
 
 
 def move(store: Path, name: str, *, exposure: int | None = None, **more: object) -> ChampionRecord:
@@ -41,68 +33,129 @@ def move(store: Path, name: str, *, exposure: int | None = None, **more: object)
     return record
 
 
+def counted(store: Path) -> list[ledger.Entry]:
+    return ledger.read_counted(store, history(store))
+
+
 def count(store: Path, ids: list[str] = IDS) -> float:
-    return ledger.read_exposure(store, ids, history(store)).count
+    return exposure_of(counted(store), ids).count
 
 
-def test_the_levels_of_all_tests_add_up_to_the_rate_of_false_moves() -> None:
-    """One candidate at a time, or several at once: the sum stays below 5 %."""
-    assert Exposure().level(0.05, 1) == 0.025
-    for candidates in (1, 3):
-        levels = [candidates * Exposure(count=tests).level(0.05, candidates) for tests in range(0, 3000, candidates)]
-        assert 0.049 < sum(levels) < 0.05
+def level(earlier: float, present: int = 1, *, is_tuned: bool = True) -> float:
+    return Exposure(count=earlier).level(0.05, "", is_tuned=is_tuned, present=present)
 
 
-@pytest.mark.parametrize(("before", "needed"), [(0, 1.96), (1, 2.39), (4, 2.94), (9, 3.32), (19, 3.67)])
-def test_each_earlier_test_asks_for_a_clearer_lead(before: int, needed: float) -> None:
-    assert needed_lead(Exposure(count=before).level(0.05, 1)) == pytest.approx(needed, abs=0.006)
+def test_the_levels_of_all_looks_add_up_to_the_rate_of_false_moves() -> None:
+    """One model at a time, or several at once, tuned models and prompts: the sum stays below 5 %."""
+    assert level(0) == pytest.approx(0.05 / 3)
+    for present in (1, 3):
+        sums = [
+            sum(present * level(earlier, present, is_tuned=is_tuned) for earlier in range(0, 3000, present))
+            for is_tuned in (True, False)
+        ]
+        assert 0.049 < sum(sums) < 0.05 and sums[0] == pytest.approx(SHARE_OF_TUNED * sum(sums))
 
 
-def test_rows_that_are_used_up_say_how_many_fresh_ones_help() -> None:
-    assert not Exposure(count=19).is_used_up
-    used_up = Exposure(count=20, test_share=0.15)
+@pytest.mark.parametrize(("before", "needed"), [(0, 2.13), (1, 2.54), (4, 3.06), (9, 3.43), (19, 3.78), (364, 5.03)])
+def test_each_earlier_look_asks_for_a_clearer_lead(before: int, needed: float) -> None:
+    assert needed_lead(level(before)) == pytest.approx(needed, abs=0.006)
+
+
+def test_rows_that_are_often_looked_at_say_how_many_fresh_ones_help() -> None:
+    assert Exposure(count=19, designs=1).describe_end(134, 0.05) == ""
+    often = Exposure(count=365, designs=1, test_share=0.15)
+    assert not often.is_used_up, "a training that is repeated every night is one design"
+    assert often.describe_end(134, 0.05) == (
+        "365 models of 1 settings were looked at on these 134 test conversations since the champion last moved. 134 "
+        "fresh ones halve the count, and the needed lead falls from 5.0 to 4.8 standard errors. At a test share of "
+        "15%, that is about 894 new rows."
+    )
+    used_up = Exposure(count=50, designs=USED_UP, test_share=0.15)
     assert used_up.is_used_up
-    message = used_up.describe_end(134, 0.05)
-    assert "These 134 test conversations were part of 20 tests since the champion last moved" in message
-    assert "8 fresh ones allow one more test, 134 halve the count" in message
-    assert "falls from 3.7 to 3.4 standard errors" in message
-    assert "about 54 or 894 new rows" in message
+    assert "4 fresh ones allow one more test. 134 fresh ones halve" in used_up.describe_end(134, 0.05)
+    assert "about 27 or 894 new rows" in used_up.describe_end(134, 0.05)
 
 
-def test_a_test_is_the_same_only_with_the_same_rivals_and_rows() -> None:
-    rivals = {"base": 0.9, "champion": 0.8}
-    first = key_of_test("a", 0.7, rivals, "rows", "nats_per_byte", ["3", "f"])
-    assert first == key_of_test("a", 0.7, dict(reversed(rivals.items())), "rows", "nats_per_byte", ["3", "f"])
-    others = [
-        key_of_test("a", 0.71, rivals, "rows", "nats_per_byte", ["3", "f"]),  # a prompt with other examples
-        key_of_test("a", 0.7, {"base": 0.9}, "rows", "nats_per_byte", ["3", "f"]),
-        key_of_test("a", 0.7, rivals, "others", "nats_per_byte", ["3", "f"]),
-        key_of_test("a", 0.7, rivals, "rows", "nats_per_byte", ["3", "g"]),  # measured in another way
-    ]
-    assert first not in others
-
-
-def test_every_candidate_of_a_comparison_counts_and_fresh_rows_dilute(tmp_path: Path) -> None:
+def test_looks_without_a_decision_count_and_fresh_rows_dilute(tmp_path: Path) -> None:
     assert count(tmp_path) == 0.0
-    ledger.write_entry(tmp_path, entry(1, tests=3))
-    ledger.write_entry(tmp_path, entry(2))
+    look_at(tmp_path, 1, count=3, compared="")
+    look_at(tmp_path, 2)
     assert count(tmp_path) == 4.0
     assert count(tmp_path, [*IDS, *(f"new{number}" for number in range(100))]) == 2.0
     assert count(tmp_path, IDS[:50]) == 4.0  # half of the rows were erased since
-    own = ledger.read_exposure(tmp_path, IDS, [], own=("key2", None))
-    assert (own.count, own.own) == (3.0, 1)
+
+
+def test_the_same_look_counts_once(tmp_path: Path) -> None:
+    for compared in ("", "key", "key", "another"):
+        look_at(tmp_path, 1, count=2, compared=compared)
+    assert [entry.compared for entry in ledger.read_entries(tmp_path)] == ["", "key"]
+    assert count(tmp_path) == 2.0
+
+
+def test_models_that_are_compared_together_share_a_level_and_later_ones_come_after(tmp_path: Path) -> None:
+    models = {name: Look(name, name, name) for name in ("a", "b", "c", "d")}
+    first, second = [models[name] for name in ("a", "b")], list(models.values())
+    for look in (*first, models["d"]):
+        ledger.write_looks(tmp_path, [look], IDS, {})
+    ledger.write_looks(tmp_path, first, IDS, {}, "key1")
+    ledger.write_looks(tmp_path, second, IDS, {}, "key2")
+    tries = exposure_of(counted(tmp_path), IDS, models).of
+    assert [(tries[name].earlier, tries[name].together) for name in models] == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert tries["a"].designs == 1.0, "d was looked at before, and compared after it"
+
+
+def test_prompts_are_counted_apart_until_a_tuned_model_need_not_beat_them(tmp_path: Path) -> None:
+    tuned, prompts = Look("t", "t", "t"), [Look(name, name, name, is_tuned=False) for name in ("p", "q")]
+    ledger.write_looks(tmp_path, [tuned, *prompts], IDS, {})
+    both = {"t": tuned, **{look.name: look for look in prompts}}
+    found = exposure_of(counted(tmp_path), IDS, both)
+    assert (found.tries("t").earlier, found.tries("t").together, found.tries("p").together) == (0.0, 1, 2)
+    assert exposure_of(counted(tmp_path), IDS, {"t": tuned, "p": prompts[0]}).tries("t").earlier == 1.0
+
+
+def test_rows_on_which_a_pair_is_the_same_do_not_dilute(tmp_path: Path) -> None:
+    look_at(tmp_path, 1, count=4)
+    now = [*IDS, *(f"easy{number}" for number in range(1340))]
+    tuned = {"t": Look("t")}
+    assert exposure_of(counted(tmp_path), now, tuned).tries("t").earlier == pytest.approx(4 * 100 / 1440)
+    differs = {"t": {name: float(name in IDS[:9]) for name in now}}
+    assert exposure_of(counted(tmp_path), now, tuned, differs).tries("t").earlier == 4.0
+
+
+def test_what_was_changed_after_the_first_look_is_named_with_its_old_value(tmp_path: Path) -> None:
+    prompt, tuned = Look("p", "v3", "p", is_tuned=False), Look("t", "lora", "t")
+    strict = {"promotion.forgetting_margin": 0.05, "promotion.metric": "auto"}
+    ledger.write_looks(tmp_path, [prompt, tuned], IDS, strict)
+    entries = counted(tmp_path)
+    assert changes(entries, [prompt, tuned], IDS, strict) == []
+    assert changes(entries, [tuned], IDS[7:], {**strict, "promotion.forgetting_margin": 0.2}) == [
+        "promotion.forgetting_margin was 0.05 when these models were first looked at.",
+        "7 of the 100 test conversations of the first look are no longer tested.",
+        "v3 was looked at, and no longer compared.",
+    ]
+    assert changes(entries, [Look("x", "new", "new")], IDS, {}) == []
+
+
+def test_an_entry_of_the_version_before_counts_each_test_as_a_look(tmp_path: Path) -> None:
+    tests = [{"key": "1", "level": 0.01, "kind": "merged", "settings_hash": "s"}, {"key": "2", "kind": "prompt"}]
+    ledger.write_looks(tmp_path, [Look("x")], IDS, {})
+    rows = ledger.read_entries(tmp_path)[0].rows
+    ledger.ledger(tmp_path).append({**OLD, "sequence": 2, "candidates": tests, "rows": rows})
+    old = ledger.read_entries(tmp_path)[1]
+    assert (old.compared, old.designs, [look.is_tuned for look in old.looks]) == ("key", {"s", ""}, [True, False])
+    assert count(tmp_path) == 3.0
 
 
 def test_a_move_by_the_rules_starts_the_count_anew(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1, tests=2))
+    look_at(tmp_path, 1, count=2)
     move(tmp_path, "a", exposure=1)
     assert count(tmp_path) == 0.0
-    ledger.write_entry(tmp_path, entry(2))
+    look_at(tmp_path, 2)
     assert count(tmp_path) == 1.0
 
 
 def test_a_move_by_hand_does_not(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1, tests=2))
+    look_at(tmp_path, 1, count=2)
     move(tmp_path, "a", by_hand=True)
     assert count(tmp_path) == 2.0
     move(tmp_path, "b", by_hand=True, forced=True)
@@ -110,12 +163,12 @@ def test_a_move_by_hand_does_not(tmp_path: Path) -> None:
 
 
 def test_a_rollback_brings_back_the_count_of_its_champion_with_all_tests_since(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1))
+    look_at(tmp_path, 1)
     move(tmp_path, "a", exposure=1)
-    ledger.write_entry(tmp_path, entry(2))
-    ledger.write_entry(tmp_path, entry(3))
+    look_at(tmp_path, 2)
+    look_at(tmp_path, 3)
     move(tmp_path, "b", exposure=3)
-    ledger.write_entry(tmp_path, entry(4))
+    look_at(tmp_path, 4)
     assert count(tmp_path) == 1.0
     rollback(tmp_path)
     assert count(tmp_path) == 3.0
@@ -126,29 +179,16 @@ def test_an_old_champion_starts_at_no_test(tmp_path: Path) -> None:
     assert count(tmp_path) == 0.0
 
 
-def test_a_decision_does_not_count_its_own_tests(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1))
-    assert ledger.last_entry_before(tmp_path, "key2", None) == 1
-    ledger.write_entry(tmp_path, entry(2))
-    assert ledger.last_entry_before(tmp_path, "key2", None) == 1
-    assert ledger.last_entry_before(tmp_path, "key2", 1) == 2  # the same scores, but against another champion
-    assert ledger.read_exposure(tmp_path, IDS, [], own=("key2", None)).levels == {"1:0": 0.01, "2:0": 0.01}
-
-
-def test_tests_that_are_added_to_a_decision_count_its_own(tmp_path: Path) -> None:
-    """As with `ft promote`, one candidate after the other: the levels add up as if they were tested one by one."""
-    levels = []
-    for number in range(12):
-        exposure = ledger.read_exposure(tmp_path, IDS, [], own=("key1", None))
-        levels.append(exposure.level(0.05, 1))
-        new = entry(1)
-        ledger.write_entry(tmp_path, replace(new, candidates=[{"key": str(number), "level": levels[-1], "name": "c"}]))
-    assert sum(levels) < 0.05
+def test_a_comparison_that_shows_nothing_new_is_no_reason_to_decide_again(tmp_path: Path) -> None:
+    look_at(tmp_path, 1)
+    look_at(tmp_path, 2)
+    assert ledger.last_entry_before(tmp_path, "key2") == 1
+    assert ledger.last_entry_before(tmp_path, "key3") == 2
 
 
 def test_a_ledger_that_was_cut_short_is_not_believed(tmp_path: Path) -> None:
     for number in (1, 2, 3):
-        ledger.write_entry(tmp_path, entry(number))
+        look_at(tmp_path, number)
     move(tmp_path, "a", exposure=3)
     path = ledger.ledger(tmp_path).path(3)
     content = path.read_bytes()
@@ -161,17 +201,24 @@ def test_a_ledger_that_was_cut_short_is_not_believed(tmp_path: Path) -> None:
         count(tmp_path)
 
 
-def test_an_edited_entry_is_found_by_its_result(tmp_path: Path) -> None:
-    number = ledger.write_entry(tmp_path, entry(1, tests=2))
-    ledger.write_result(tmp_path, number, {"c0": {"p": 0.2}}, None)
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]"])
+def test_an_entry_of_the_version_before_must_match_its_result(tmp_path: Path, content: bytes | None) -> None:
+    look_at(tmp_path, 1)
     path = ledger.ledger(tmp_path).path(1)
-    path.write_bytes(path.read_bytes().replace(b'"c1"', b'"c9"'))
-    with pytest.raises(UserError, match=r"exposures/000001\.json does not match"):
+    result = json.dumps({"entry_sha256": sha256_of_file(path), "results": {}, "moved": None}).encode()
+    path.with_suffix(".result.json").write_bytes(result)
+    assert count(tmp_path) == 1.0
+    (ledger.ledger(tmp_path).folder / "old.result.json").write_bytes(b"")  # a stray file
+    if content is None:
+        path.write_bytes(path.read_bytes().replace(b'"c0"', b'"c9"'))
+    else:
+        path.with_suffix(".result.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"exposures/000001\.json does not match its hash"):
         count(tmp_path)
 
 
 def test_the_list_of_rows_that_is_missing_is_named(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1))
+    look_at(tmp_path, 1)
     [rows] = (ledger.ledger(tmp_path).folder / "rows").iterdir()
     rows.unlink()
     with pytest.raises(UserError, match=r"test rows of exposures/000001\.json are missing or were edited"):
@@ -182,30 +229,19 @@ def test_the_list_of_rows_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_emptied_ledger_is_missed_where_a_champion_or_a_decision_names_it(tmp_path: Path) -> None:
-    ledger.write_entry(tmp_path, entry(1))
+    look_at(tmp_path, 1)
     move(tmp_path, "a", by_hand=True, exposure=1)
     shutil.rmtree(ledger.ledger(tmp_path).folder)
     with pytest.raises(UserError, match=r"exposures/000001\.json is missing"):
         count(tmp_path)
-    assert ledger.read_exposure(tmp_path, IDS, []).count == 0.0
+    assert ledger.read_counted(tmp_path, []) == []
     with pytest.raises(UserError, match=r"exposures/000001\.json is missing"):
-        ledger.read_exposure(tmp_path, IDS, [], known=2)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]"])
-def test_a_result_that_cannot_be_read_is_a_fault_and_no_traceback(tmp_path: Path, content: bytes) -> None:
-    number = ledger.write_entry(tmp_path, entry(1))
-    assert number is not None
-    ledger.write_result(tmp_path, number, {}, None)
-    ledger.ledger(tmp_path).path(1).with_suffix(".result.json").write_bytes(content)
-    (ledger.ledger(tmp_path).folder / "old.result.json").write_bytes(b"")  # a stray file
-    with pytest.raises(UserError, match=r"exposures/000001\.json does not match its hash"):
-        count(tmp_path)
+        ledger.read_entries(tmp_path, known=2)
 
 
 def test_an_entry_without_its_chain_or_its_keys_is_a_fault(tmp_path: Path) -> None:
     for number in (1, 2):
-        ledger.write_entry(tmp_path, entry(number))
+        look_at(tmp_path, number)
     path = ledger.ledger(tmp_path).path(2)
     whole = json.loads(path.read_bytes())
     path.write_text(json.dumps({**whole, "previous_sha256": None}), encoding="utf-8")
@@ -218,7 +254,7 @@ def test_an_entry_without_its_chain_or_its_keys_is_a_fault(tmp_path: Path) -> No
 
 def test_a_move_that_beat_only_what_was_forced_starts_nothing_anew(tmp_path: Path) -> None:
     """Otherwise a forced bad model, and a move from it, would give fresh test rows."""
-    ledger.write_entry(tmp_path, entry(1, tests=19))
+    look_at(tmp_path, 1, count=19)
     move(tmp_path, "junk", by_hand=True, forced=True)
     move(tmp_path, "next", exposure=1)
     assert count(tmp_path) == 19.0
@@ -226,12 +262,16 @@ def test_a_move_that_beat_only_what_was_forced_starts_nothing_anew(tmp_path: Pat
 
 def test_nor_does_one_from_a_champion_that_could_not_be_compared(tmp_path: Path) -> None:
     move(tmp_path, "old")
-    ledger.write_entry(tmp_path, entry(1, tests=5))
+    look_at(tmp_path, 1, count=5)
     evidence = {ledger.EVIDENCE_KEY: 1, "champion_compared": False}
     promote(tmp_path, lambda _: Promotion(Candidate("new", "merged", "new", "n" * 9), "better", evidence))
     assert count(tmp_path) == 5.0
 
 
-def test_settings_that_appear_after_looks_are_counted() -> None:
-    entries = [{"contenders": ["a"]}, {"contenders": ["a", "b"]}]
-    assert [ledger.looks_before(entries, name) for name in ("a", "b", "c")] == [0, 1, 2]
+def test_settings_that_appear_after_comparisons_are_counted(tmp_path: Path) -> None:
+    look_at(tmp_path, 1, compared="")
+    assert comparisons_before(counted(tmp_path), "settings2:0") == 0, "scores alone were not compared yet"
+    look_at(tmp_path, 1)
+    look_at(tmp_path, 2)
+    names = ("settings1:0", "settings2:0", "new")
+    assert [comparisons_before(counted(tmp_path), name) for name in names] == [0, 1, 2]

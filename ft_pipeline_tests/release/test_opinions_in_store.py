@@ -55,24 +55,23 @@ def compare(material: Material, scores: Artifact, verdicts: list[str]) -> Artifa
     return material.compare(scores, opinions=rated(material, verdicts), primary_metric=AUTO)
 
 
-def count_of_tests(material: Material) -> int:
-    return sum(len(entry["candidates"]) for entry in exposure_ledger.ledger(material.store.root).read())
+def looks(material: Material) -> list[list[str]]:
+    return [[look.name for look in entry.looks] for entry in exposure_ledger.read_entries(material.store.root)]
 
 
-def test_people_s_verdicts_are_tests_in_the_ledger_like_any_other(material: Material) -> None:
+def test_people_s_verdicts_are_looks_like_any_other(material: Material) -> None:
     scores = material.train(TRAILS)
     before = decided(material, material.compare(scores, primary_metric=AUTO))
     assert not before.decision.failed["few_shot"] and before.decision.failed["lora/merged"]
-    counted = count_of_tests(material)
-    few = decided(material, compare(material, scores, mixed(20, 10)))
-    assert count_of_tests(material) == counted and not any(test.is_new for test in few.decision.tests)
+    assert looks(material) == [["few_shot", "lora"]]
+    decided(material, compare(material, scores, mixed(20, 10)))
+    assert len(looks(material)) == 1, "too few ratings decide nothing"
     enough = decided(material, compare(material, scores, mixed(44, 16)))
-    assert [test.name for test in enough.decision.tests if test.is_new] == ["lora/merged"]
-    assert count_of_tests(material) == counted + 1
-    [test] = [test for test in enough.decision.tests if test.is_new]
-    assert test.level == 0.05 / (3 * 4), "two tests before, and this one"
-    again = decided(material, compare(material, scores, mixed(44, 16)))
-    assert not any(test.is_new for test in again.decision.tests)
+    assert looks(material)[1:] == [["lora"]]
+    [level] = [test.level for test in enough.decision.tests if test.name == "lora/merged"]
+    assert level == pytest.approx(0.05 * 2 / 3 / (2 * 3)), "one look before the ratings, and this one"
+    decided(material, compare(material, scores, mixed(44, 16)))
+    assert len(looks(material)) == 2
     assert enough.decision.name == "lora/merged", "what people chose comes first"
 
 

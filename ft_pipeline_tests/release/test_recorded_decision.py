@@ -1,6 +1,6 @@
-"""Decisions over a real store: what the ledger of tests records, and that it counts each test once."""
+"""Decisions over a real store: what the ledger of looks records, and that it counts each look once."""
 
-import json
+from itertools import permutations
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,22 +11,26 @@ from ft_pipeline.audit.champion_records import check_exposures
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.exposure_ledger import Entry, Look
+from ft_pipeline.decide.looks import rows_before
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import find_candidates
-from ft_pipeline.release.champion import history
-from ft_pipeline.release.fresh_leads import fresh_rows, lead_on
+from ft_pipeline.release.fresh_leads import lead_on, read_samples, weights_of
+from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_scores
 from ft_pipeline.release.manual_promotion import promote
-from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, ids_of_test_rows
+from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.ledger import Ledger
 from ft_pipeline_tests.release.material import Material
-from ft_pipeline_tests.release.test_exposure import entry
+from ft_pipeline_tests.release.test_exposure import look_at
 from ft_pipeline_tests.version1.convert import as_version_1
 from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(min_test_rows=20)
+READ = {"promotion.forgetting_margin": 0.05}
 
 
 @pytest.fixture
@@ -35,78 +39,93 @@ def material(tmp_path: Path) -> Material:
 
 
 def decided(material: Material, comparison: Artifact, champion: ChampionRecord | None = None) -> RecordedDecision:
-    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15)
+    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15, read=READ)
 
 
-def entries(material: Material) -> list[dict]:
-    return exposure_ledger.ledger(material.store.root).read()
+def entries(material: Material) -> list[Entry]:
+    return exposure_ledger.read_entries(material.store.root)
 
 
-def test_each_test_is_recorded_with_its_rows_and_its_result(material: Material) -> None:
+def level(recorded: RecordedDecision, name: str) -> float:
+    return next(test.level for test in recorded.decision.tests if test.name == name)
+
+
+def test_what_a_comparison_shows_is_recorded_with_its_rows_and_settings(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     recorded = decided(material, comparison)
     assert recorded.decision.name == "lora/merged" and recorded.entry == 1
     [first] = entries(material)
-    assert [test["name"] for test in first["candidates"]] == ["lora/merged", "few_shot"]
-    assert {test["level"] for test in first["candidates"]} == {0.05 / 3}
-    assert (first["conversations"], first["metric"], first["e_before"]) == (30, "loss", 0.0)
-    folder = material.store.root / "exposures"
-    ids = (folder / "rows" / f"{first['rows']}.txt").read_text(encoding="utf-8").split()
-    assert ids == ids_of_test_rows(comparison)
-    result = json.loads((folder / "000001.result.json").read_text(encoding="utf-8"))
-    assert result["moved"] == "lora/merged" and result["results"]["lora/merged"]["p"] < 0.001
+    assert [(look.name, look.is_tuned) for look in first.looks] == [("lora", True), ("few_shot", False)]
+    assert (level(recorded, "lora/merged"), level(recorded, "few_shot")) == pytest.approx((0.05 / 3, 0.05 / 6))
+    assert first.ids == set(ids_of_test_rows(comparison)) and first.settings == READ
 
 
 def test_the_same_decision_again_is_the_same_and_counts_once(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     first, again = decided(material, comparison), decided(material, comparison)
     assert len(entries(material)) == 1
-    assert [(test.p, test.level) for test in again.decision.tests] == [
-        (test.p, test.level) for test in first.decision.tests
-    ]
-    assert again.decision.reasons == first.decision.reasons and again.exposure.count == 0.0
+    assert again.decision == first.decision and again.verdict == first.verdict
 
 
-def test_a_process_that_was_killed_before_its_result_counts_once(material: Material) -> None:
-    comparison = material.compare(material.train(2.0))
-    decided(material, comparison)
-    result = material.store.root / "exposures" / "000001.result.json"
-    result.unlink()
-    assert decided(material, comparison).decision.move
-    assert result.is_file() and len(entries(material)) == 1
+def test_scores_that_nobody_decided_on_make_the_next_test_stricter(material: Material) -> None:
+    """As with `ft run --select scores`, or `ft compare`, again and again."""
+    for loss in (2.3, 2.2, 2.1):
+        write_looks_at_scores(material.store, material.train(loss), "lora", READ)
+    write_looks_at_scores(material.store, material.baseline, "lora", READ)
+    recorded = decided(material, material.compare(material.train(2.0)))
+    assert level(recorded, "lora/merged") == pytest.approx(0.05 * 2 / 3 / (4 * 5))
+    assert level(recorded, "few_shot") == pytest.approx(0.05 / 6), "prompts are counted apart"
+    assert [bool(entry.compared) for entry in entries(material)] == [False] * 4 + [True]
 
 
-def test_a_candidate_that_was_tested_before_is_not_tested_anew(material: Material) -> None:
-    """Another comparison of the same models, as when a price changes: same candidates, rivals and rows."""
+def test_a_candidate_that_was_compared_before_is_no_new_look(material: Material) -> None:
+    """Another comparison of the same models, as when a price changes: same candidates and rows."""
     scores = material.train(2.0)
-    decided(material, material.compare(scores))
-    other = material.compare(scores, None)
-    assert not any(test.is_new for test in decided(material, other).decision.tests)
+    first = decided(material, material.compare(scores))
+    other = decided(material, material.compare(scores, None))
+    assert level(other, "lora/merged") == level(first, "lora/merged") and len(entries(material)) == 1
     retrained = decided(material, material.compare(material.train(2.02, label="new data")))
-    assert [test.name for test in retrained.decision.tests if test.is_new] == ["lora/merged"]
-    assert retrained.exposure.count == 2.0
-    [test] = [test for test in retrained.decision.tests if test.is_new]
-    assert test.level == 0.05 / (3 * 4)  # two earlier tests, one new one
-    assert [entry["e_before"] for entry in entries(material)] == [0.0, 2.0]
+    assert level(retrained, "lora/merged") == pytest.approx(0.05 * 2 / 3 / (2 * 3))  # one earlier look, one new one
 
 
-def test_a_decision_that_did_not_know_another_test_is_made_again(
+def test_another_process_that_writes_at_the_same_time_loses_no_look(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process records a test between the reading of the ledger and the writing of the entry."""
+    """It takes the number between the reading of the ledger and the writing of the entry."""
     comparison = material.compare(material.train(2.0))
-    write, meanwhile = exposure_ledger.write_entry, [entry(1), entry(2)]
+    append, meanwhile = Ledger.append, [1, 2]
 
-    def write_later(store: Path, own: exposure_ledger.NewEntry, number: int | None = None) -> int | None:
-        if meanwhile:
-            write(store, meanwhile.pop())
-        return write(store, own, number)
+    def append_later(ledger: Ledger, record: dict) -> object:
+        if meanwhile and "compared" in record:
+            look_at(material.store.root, meanwhile.pop())
+        return append(ledger, record)
 
-    monkeypatch.setattr(exposure_ledger, "write_entry", write_later)
+    monkeypatch.setattr(Ledger, "append", append_later)
     recorded = decided(material, comparison)
-    assert [found["comparison"] for found in entries(material)][:2] == ["comparison2", "comparison1"]
     assert len(entries(material)) == 3 and recorded.entry == 3
+    assert [entry.compared for entry in entries(material)][:2] == ["key1", "key2"]
     assert recorded.decision.move
+
+
+def test_settings_that_were_changed_after_a_look_make_it_another_one_and_are_named(material: Material) -> None:
+    scores = material.train(2.0)
+    write_looks_at_scores(material.store, scores, "lora", {**READ, "promotion.forgetting_margin": 0.01})
+    recorded = decided(material, material.compare(scores))
+    assert level(recorded, "lora/merged") == pytest.approx(0.05 * 2 / 3 / (2 * 3))
+    assert recorded.verdict is not None
+    assert "promotion.forgetting_margin was 0.01 when these models were first looked at." in recorded.verdict.basis
+
+
+@pytest.mark.parametrize("order", list(permutations([2.2, 2.1, 2.0])))
+def test_the_order_of_looks_before_a_comparison_changes_no_verdict(
+    material: Material, order: tuple[float, ...]
+) -> None:
+    scored = {loss: material.train(loss) for loss in (2.2, 2.1, 2.0)}
+    for loss in order:
+        write_looks_at_scores(material.store, scored[loss], "lora", READ)
+    recorded = decided(material, material.compare(scored[2.0]))
+    assert level(recorded, "lora/merged") == pytest.approx(0.05 * 2 / 3 / (3 * 4))
+    assert recorded.decision.name == "lora/merged"
 
 
 def test_settings_that_appear_after_a_decision_are_marked(material: Material) -> None:
@@ -116,33 +135,26 @@ def test_settings_that_appear_after_a_decision_are_marked(material: Material) ->
     assert later.looks == {"lora/merged": 1, "lora/adapter": 1}
 
 
-def test_a_promotion_by_hand_is_a_test_too(material: Material) -> None:
+def test_a_promotion_by_hand_records_the_same_looks(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
-    assert [[test["name"] for test in found["candidates"]] for found in entries(material)] == [
-        ["lora/merged", "few_shot"]  # whoever asks for one has seen all in the comparison
-    ]
-    assert (
-        record
-        and record.by_hand
-        and decided(material, comparison, history(material.store.root)[-1]).exposure.count == 2.0
-    )
+    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="", read=READ)
+    assert [[look.name for look in entry.looks] for entry in entries(material)] == [["lora", "few_shot"]]
+    assert record and record.by_hand and record.evidence["exposure"] == 1
 
 
-def test_a_form_that_no_run_examines_is_a_test_of_its_own(material: Material) -> None:
-    """`ft promote lora/adapter` after the run has tested the merged model: nearly the same weights, once more."""
+def test_the_two_forms_of_a_training_are_one_look(material: Material) -> None:
+    """`ft promote lora/adapter` after the run has decided about the merged model: nearly the same weights."""
     comparison = material.compare(material.train(2.0))
     decided(material, comparison)
-    promote(material.store, comparison, SETTINGS, "lora/adapter", force=False, reason="")
-    tested = [[(test["name"], test["level"]) for test in found["candidates"]] for found in entries(material)]
-    assert tested[1] == [("lora/adapter", 0.05 / (3 * 4))]
+    promote(material.store, comparison, SETTINGS, "lora/adapter", force=False, reason="", read=READ)
+    assert len(entries(material)) == 1
 
 
 def test_a_damaged_ledger_stops_the_decision(material: Material) -> None:
     decided(material, material.compare(material.train(2.0)))
     decided(material, material.compare(material.train(2.1)))
     exposure_ledger.ledger(material.store.root).path(1).unlink()
-    with pytest.raises(UserError, match="The ledger of tests is damaged: exposures/000001"):
+    with pytest.raises(UserError, match="The ledger of looks is damaged: exposures/000001"):
         decided(material, material.compare(material.train(2.2)))
     assert [str(finding) for finding in check_exposures(ArtifactIndex(material.store.root))[1]]
 
@@ -166,24 +178,33 @@ def test_the_ids_of_a_comparison_are_those_of_its_test_rows(material: Material) 
 
 
 def test_what_is_fresh_depends_on_when_the_settings_appeared() -> None:
-    entries = [{"contenders": ["a"], "rows": "1"}, {"contenders": ["a", "b"], "rows": "2"}]
-    rows = {"1": {"r1", "r2"}, "2": {"r1", "r2", "r3"}}
-    now = ["r1", "r2", "r3", "r4"]
-    assert fresh_rows(now, entries, rows, "a") == {"r3", "r4"}
-    assert fresh_rows(now, entries, rows, "b") == fresh_rows(now, entries, rows, "new") == {"r4"}
+    entries = [
+        Entry(1, [Look("a", "", "a")], "key1", {}, "1", {"r1", "r2"}),
+        Entry(2, [Look("b", "", "b")], "key2", {}, "2", {"r1", "r2", "r3"}),
+    ]
+    assert rows_before(entries, "a") == {"r1", "r2"}
+    assert rows_before(entries, "b") == rows_before(entries, "new") == {"r1", "r2", "r3"}
+
+
+def test_rows_on_which_two_models_differ_more_say_more(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    weights = weights_of(read_samples(comparison), read_comparison(comparison), "lora/merged", "few_shot")
+    assert sorted(weights) == ids_of_test_rows(comparison) and len(set(weights.values())) > 1
+    same = weights_of(read_samples(comparison), read_comparison(comparison), "few_shot", "few_shot")
+    assert set(same.values()) == {0.0}
 
 
 def test_a_lead_on_some_rows_alone_is_that_of_these_rows(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     document = read_comparison(comparison)
-    ids = ids_of_test_rows(comparison)
-    whole = lead_on(comparison, document, set(ids), "lora/merged", "few_shot")
+    ids, samples = ids_of_test_rows(comparison), read_samples(comparison)
+    whole = lead_on(samples, document, set(ids), "lora/merged", "few_shot")
     paired = document.lead_over(*(document.row(name) for name in ("lora/merged", "few_shot")))  # type: ignore[arg-type]
     assert whole is not None and paired is not None
     assert (whole.value, whole.low, whole.high) == pytest.approx((paired.value, paired.low, paired.high))
-    part = lead_on(comparison, document, set(ids[:7]), "lora/merged", "few_shot")
+    part = lead_on(samples, document, set(ids[:7]), "lora/merged", "few_shot")
     assert part is not None and part.value != pytest.approx(whole.value)
-    assert lead_on(comparison, document, {"another"}, "lora/merged", "few_shot") is None
+    assert lead_on(samples, document, {"another"}, "lora/merged", "few_shot") is None
 
 
 def test_a_candidate_that_is_behind_on_fresh_rows_is_blocked(material: Material) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.exposure import USED_UP, Exposure
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds, p_value
 from ft_pipeline.evaluation.comparison.score import Score
@@ -30,12 +30,14 @@ RECORD = ChampionRecord(1, "old", "merged", "old", "f" * 64, {}, "2026-01-01", "
 
 @dataclass
 class MemoryLedger:
-    """The tests since the last move, each with the number of test conversations at that time: none ever leaves."""
+    """The looks since the last move, each with the number of test conversations at that time: none ever leaves. All are
+    at trainings with the same settings."""
 
-    tests: list[int] = field(default_factory=list)
+    looks: list[int] = field(default_factory=list)
+    designs: int = 0
 
     def exposure(self, conversations: int) -> Exposure:
-        return Exposure("rows", sum(then / conversations for then in self.tests))
+        return Exposure("rows", sum(then / conversations for then in self.looks), self.designs)
 
 
 @dataclass
@@ -71,10 +73,10 @@ class World:
         released = {name: Candidate(name, "merged", name[:2], name * 8) for name in models}
         exposure = self.ledger.exposure(self.conversations)
         decision = decide(self._comparison(leads), released, SETTINGS, RECORD, exposure=exposure)
-        self.ledger.tests += [self.conversations] * len(decision.tests)
+        self.ledger.looks += [self.conversations] * len(qualities)
         if decision.move and decision.name:
             self.champion_quality, self.champion = models[decision.name]
-            self.ledger.tests.clear()
+            self.ledger.looks.clear()
             self.moves += 1
 
     def _leads(self, quality: float, values: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
@@ -131,6 +133,7 @@ def test_retrainings_that_change_nothing_rarely_move_the_champion() -> None:
     assert share_that_moves(1000) <= 0.05
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("candidates", "fresh"), [(3, 0), (1, 10), (1, 50), (3, 10)])
 def test_nor_do_several_candidates_or_fresh_rows(candidates: int, fresh: int) -> None:
     """The standard error of a share of 5 % among 150 worlds is 1.8 %."""
@@ -151,7 +154,7 @@ def test_true_steps_are_found() -> None:
 def test_a_better_model_is_found_after_many_that_were_not() -> None:
     """Twenty retrainings for nothing, then one that is better by 3 standard errors, which stays: 89 %."""
     found = []
-    for number in range(150):
+    for number in range(60):
         world = World(np.random.default_rng([8, number]))
         for _ in range(20):
             world.retrain([0.0])
@@ -165,11 +168,11 @@ def test_a_better_model_is_found_after_many_that_were_not() -> None:
 
 
 def test_used_up_rows_move_nothing_and_say_why() -> None:
-    world = World(np.random.default_rng(0), ledger=MemoryLedger([TEST] * 20))
+    world = World(np.random.default_rng(0), ledger=MemoryLedger([TEST] * USED_UP, USED_UP))
     world.retrain([30.0])  # of the quality of a certain winner
     assert world.moves == 0
     leads = {"c0/merged": (np.full(TEST, 1.0) + world.champion[0], np.full(VALIDATION, 1.0))}
     released = {"c0/merged": Candidate("c0/merged", "merged", "c0", "c0")}
     decision = decide(world._comparison(leads), released, SETTINGS, RECORD, exposure=world.ledger.exposure(TEST))
     assert decision.tests == []
-    assert "were part of 20 tests since the champion last moved" in decision.reasons[-1]
+    assert "40 models of 40 settings were looked at on these 134 test conversations" in decision.reasons[-1]

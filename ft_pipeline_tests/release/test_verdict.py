@@ -83,7 +83,7 @@ def test_how_many_test_conversations_would_decide_is_said() -> None:
     assert found.kind == "undecided"
     assert found.sentence == (
         "Not decided yet: the lead of qlora over plain on loss is 3.3 % (95 %: -1.0 to 7.7). Above 0 it would be used, "
-        "below 1 % it is not worth a training; 41 to 9,500 test conversations in all would tell (80 %). For now, use "
+        "below 1 % it is not worth a training; 41 to 11,000 test conversations in all would tell (80 %). For now, use "
         "the base model as it is."
     )
 
