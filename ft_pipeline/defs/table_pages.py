@@ -43,7 +43,7 @@ _ROWS = beginning_with(QUARANTINE.descriptions, "message", "raw")
 _FILES = beginning_with(ACCOUNT_COLUMNS, "file", "quarantined", "duplicates")
 _LOCATIONS = beginning_with(ACCOUNT_COLUMNS, "code", "count", "file")
 """The columns of rows, files and reasons that a page shows first."""
-_BEHIND_THE_TEXTS = {"group", "tags", "table", "file", "row"}
+_BEHIND_THE_TEXTS = {"group", "cluster", "tags", "table", "file", "row"}
 """Columns of example rows that a page shows last."""
 
 

@@ -28,6 +28,7 @@ MIN_TRUNCATED_CHARS = 20
 KEPT_COLUMNS = frozenset(
     {"split", "table", "file", "source", "code", "kind", "finish_reason", "name", "experiment", "data_version"}
     | {"teacher", "teacher_fingerprint", "prompt_sha256", "template_sha256", "sampling", "copy_of", "subject"}
+    | {"cluster"}
 )
 """Columns that show where a row belongs, but nothing of its content."""
 ID_COLUMNS = ("id", "item", "group")

@@ -24,7 +24,7 @@ from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import MASK, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, Texts, Tokens, tokenize
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
-from ft_pipeline.tables.splits import TEST, VALIDATION
+from ft_pipeline.tables.splits import SPLITS, TEST, VALIDATION
 
 WORDS = 2
 """Number of words in a window."""
@@ -45,9 +45,9 @@ class Clusters:
     """The clusters of rows."""
 
     number: np.ndarray
-    """int32, of each row: an index into `names`; -1: the row has no cluster of others."""
+    """int32, of each row: an index into `names`; -1: the row was not compared."""
     names: list[str]
-    """The id of the first row of each cluster."""
+    """The split and a number, in the order of the first rows: nothing of the content of a row that may be erased."""
 
     def column(self, part: slice) -> pa.Array:
         """Return the names of the clusters of some rows; null for rows without one."""
@@ -86,8 +86,9 @@ class Questions:
             places = of_split[np.argsort(self.ids[of_split], kind="stable")]
             positions = self.positions[places]
             leaders = cluster(texts.take(pa.array(places)), rows.keys.group[positions, 1])
-            number[positions] = len(names) + leaders
-            names += self.ids[places].tolist()
+            distinct, of_split = np.unique(leaders, return_inverse=True)
+            number[positions] = len(names) + of_split
+            names += [f"{SPLITS[split]} {place}" for place in range(1, 1 + len(distinct))]
         return Clusters(number, names)
 
 

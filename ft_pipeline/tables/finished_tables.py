@@ -88,7 +88,7 @@ CONVERSATIONS = FinishedTable(
         Column("group", "Hash of the template of the human turns: rows with equal prompts are in the same split"),
         Column(
             "cluster",
-            "Of a held-out row, the id of the first row with like questions: intervals are over clusters",
+            "Of a held-out row, the cluster of rows with like questions: intervals are over clusters",
             nullable=True,
         ),
         Column("messages", "The turns as {role, content, …}; role is system, user, assistant or tool", MESSAGES),

@@ -1,8 +1,10 @@
 """How often the verdict is wrong, and what it finds, in a few of the worlds of benchmarks/verdict_rates.py."""
 
+import numpy as np
 import pytest
 
-from benchmarks.verdict_rates import LINES, Line, measure
+from benchmarks.verdict_rates import LINES, Line, answers, compared, measure, said
+from ft_pipeline.decide.comparison import MIN_CLUSTERS
 
 WORLDS = 300
 CHANCE = 0.02
@@ -13,6 +15,22 @@ CHANCE = 0.02
 def test_a_verdict_that_is_wrong_is_rare(line: Line) -> None:
     found = measure(line, WORLDS)
     assert found["wrong"] <= 0.05 + CHANCE
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line.clusters and not line.lead], ids=lambda line: line.name
+)
+def test_equal_models_seldom_lead_where_questions_are_alike(line: Line) -> None:
+    found = measure(line, WORLDS)
+    assert found["use"] <= 0.04
+    assert line.clusters is not None and (line.clusters >= MIN_CLUSTERS or found["open"] == 1)
+
+
+def test_they_would_lead_often_if_each_question_counted_by_itself() -> None:
+    line, random = Line(0.87, 0.0, 134, 15), np.random.default_rng(0)
+    worlds = (answers(line, random)[:2] for _ in range(WORLDS))
+    kinds = [said(compared(*right, np.arange(line.rows))).kind for right in worlds]
+    assert kinds.count("use_tuned") > 0.08 * WORLDS
 
 
 def test_a_lead_of_nine_points_is_found_on_134_rows() -> None:

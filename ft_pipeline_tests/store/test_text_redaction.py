@@ -53,3 +53,13 @@ def test_an_erased_text_leaves_the_arguments_of_other_rows_which_stay_json(tmp_p
     (call,) = other["messages"][1]["tool_calls"]
     assert json.loads(call["arguments"]) == {"to": "[forgotten]", "fast": True}
     assert other["tags"] == ["[forgotten]"]
+
+
+def test_the_cluster_of_an_erased_row_stays_and_changes_no_row_that_is_like_it() -> None:
+    erased = ErasedTexts({"aaaa": MARKER}, cells=frozenset({"refund"}))
+    first = {"id": "aaaa", "group": "g", "cluster": "test 1", "answer": "refund"}
+    like = {**first, "id": "bbbb"}
+    redacted_row = erased.redact_row(first)
+    assert (redacted_row["id"], redacted_row["cluster"]) == (MARKER, "test 1")
+    assert redacted_row["answer"] != "refund"
+    assert erased.redact_row(like) == like
