@@ -7,7 +7,7 @@ A few minutes. Results go to benchmarks/results/looks.json.
 A world has 134 test conversations, a prompt, and tuned models that are right as often. Each look is written to a
 ledger, and the project's own code counts, decides and says so. What is hard for one model is hard for the others, as in
 verdict_rates.py. Three kinds of lines: who looks often and decides once; who keeps what looks better; and a year of
-nights. The second number of a rate is the highest that the issue allows, or the lowest.
+nights. `at_most` and `at_least` say what is promised.
 """
 
 import argparse

@@ -76,7 +76,7 @@ COMMANDS = {
     "champion": Entry("release:champion", "Show the released model, when it was released and why."),
     "exposures": Entry(
         "exposures:exposures",
-        "Show how many tests of candidates the test rows were part of, and how clear the lead of the next one must be.",
+        "Show how often the test rows were looked at, and how clear the lead of the next model must be.",
     ),
     "export": Entry(
         "export:export",

@@ -9,7 +9,7 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.markdown import field_tables
-from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.notes import shown_metrics, without_screened_out
 from ft_pipeline.decide.plots import (
     confusion_picture,
     learning_curve_picture,
@@ -229,7 +229,7 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
-    comparison = read_comparison(artifact)
+    comparison = without_screened_out(read_comparison(artifact))
     learning_curve, leads = learning_curve_picture(comparison), small_lead_plot(comparison)
     slices = slice_picture(comparison)
     best = comparison.rows[0].name

@@ -14,7 +14,7 @@ from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.first_screen import lights, risks
 from ft_pipeline.decide.markdown import score_digits
-from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable
+from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable, without_screened_out
 from ft_pipeline.decide.plots import (
     change_picture,
     learning_curve_picture,
@@ -145,7 +145,7 @@ class _TemplateValues:
     def __init__(self, store: ArtifactStore, comparison_artifact: Artifact, comparison: Comparison) -> None:
         self.store = store
         self.artifact = comparison_artifact
-        self.comparison = comparison
+        self.comparison, self.shown = comparison, without_screened_out(comparison)
         self.metrics = shown_metrics(comparison)
         self.primary = comparison.metric()
         self.costs = [key for key in COST_COLUMNS if any(getattr(row, key) is not None for row in comparison.rows)]
@@ -163,7 +163,7 @@ class _TemplateValues:
                 for metric in self.metrics.values()
             ],
             "costs": [*(COST_COLUMNS[key][0] for key in self.costs), "trained parameters", "training"],
-            "rows": [self._score_row(row, best, released) for row in self.comparison.rows],
+            "rows": [self._score_row(row, best, released) for row in self.shown.rows],
             "left_out": [
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
@@ -173,11 +173,11 @@ class _TemplateValues:
                 *(entry.describe() for entry in self.comparison.contaminated),
                 *self.comparison.not_asked,
             ],
-            "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
+            "break_even": [describe_break_even(entry) for entry in self.shown.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
             "own_targets": self.comparison.own_targets,
-            "picture_of_scores": _data_uri(score_picture(self.comparison)),
+            "picture_of_scores": _data_uri(score_picture(self.shown)),
             "pairs": self._paired_differences(),
         }
 
@@ -223,18 +223,16 @@ class _TemplateValues:
                 "interval": describe_interval(lead.low, lead.high),
                 "is_clear": lead.verdict == "shown",
             }
-            for lead in self.comparison.of_kind("lead")
+            for lead in self.shown.of_kind("lead")
             if lead.measure == self.comparison.primary and lead.value is not None
         ]
 
     def _sweeps(self) -> dict[str, Any]:
         """Return the results of sweeps: other seeds, and shares of the rows."""
-        metric_name, picture = self.comparison.primary, learning_curve_picture(self.comparison)
+        metric_name, picture = self.comparison.primary, learning_curve_picture(self.shown)
         return {
-            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.comparison.seeds],
-            "learning_curves": [
-                describe_learning_curve(curve, self.primary) for curve in self.comparison.learning_curves
-            ],
+            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.shown.seeds],
+            "learning_curves": [describe_learning_curve(curve, self.primary) for curve in self.shown.learning_curves],
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
@@ -296,7 +294,7 @@ class _TemplateValues:
 
     def _best_value(self, name: str, metric: Metric) -> float:
         """Return the best value of a metric. The first row is only the best by the primary metric."""
-        return min((row.scores[name].value for row in self.comparison.rows if name in row.scores), key=metric.rank_key)
+        return min((row.scores[name].value for row in self.shown.rows if name in row.scores), key=metric.rank_key)
 
     def _score_row(self, row: Row, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
         """Return a line of the table of scores."""
