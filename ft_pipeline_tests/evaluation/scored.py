@@ -110,7 +110,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
 
 def _samples(name: str, row: Mapping[str, Any], short: bool) -> list[dict[str, Any]]:
     losses = row.get("losses")
-    chrfs = row.get("chrf") or [50.0] * len(losses or [])
+    chrfs = row.get("chrf") or [20.0] * len(losses or [])
     nats, exact = (row.get(key) or [None] * len(chrfs) for key in ("nats", "exact"))
     return [
         {

@@ -150,7 +150,7 @@ def test_distillation_is_recommended_if_the_teacher_leads(tmp_path: Path) -> Non
 
 
 def test_a_teacher_that_does_not_lead_changes_nothing(tmp_path: Path) -> None:
-    level = [50.0 + noise for noise in NOISY]
+    level = [20.0 + noise for noise in NOISY]
     found = decide(case(tmp_path, teacher=level, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["experiment"]) == ("lora", "style")
     assert said(found, "The teacher is not clearly better, so more distillation is unlikely to help. chrF:")
