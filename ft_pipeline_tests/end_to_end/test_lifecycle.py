@@ -134,10 +134,10 @@ def test_the_matrix_of_the_decision_is_shown_as_it_is(finished: FirstRun, told: 
 def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: FirstRun, told: Told) -> None:
     document = told.document("exposures")
     decided = current(finished.root, "decision").document("decision.json")
-    assert document["tests"] == decided["exposure"]["before"] + (
-        0 if decided["decision"]["move"] else decided["exposure"]["tests"]
-    )
+    assert (document["looks"] == 0.0) == decided["decision"]["move"], "a move starts the count anew"
     assert len(document["entries"]) == decided["exposure"]["entry"]
+    assert [entry["compared"] for entry in document["entries"]] == [False, False, True]
+    assert "qlora" in document["entries"][1]["looks"] and "qlora" in document["entries"][2]["looks"]
     assert "standard errors" in told.plain("exposures").stdout
 
 

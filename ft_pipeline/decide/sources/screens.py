@@ -1,4 +1,4 @@
-"""The screen: leads on the validation rows, so that the test rows are not used up by candidates that are no better.
+"""The screen: leads on the validation rows, so that nobody sees the test scores of tuned models that are no better.
 
 Only likelihoods are compared there. Everyone may try things on the validation rows; they decide nothing.
 """
