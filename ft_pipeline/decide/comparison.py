@@ -134,8 +134,7 @@ class Comparison(BaseModel):
     test_rows: int
     """Number of test conversations."""
     clusters: int | None = None
-    """Number of clusters of like questions among them, by which statistics are clustered; None: not known, each is a
-    cluster of its own."""
+    """Number of clusters of like questions, the units of statistics. None: each conversation is one."""
     test_items: int
     primary_metric: str
     rules: str
@@ -311,8 +310,7 @@ class Comparison(BaseModel):
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
 
     def noise(self, metric: str) -> float:
-        """Return the lead on a metric that rounding alone may give: known of the primary one, where a prompt was scored
-        twice."""
+        """Return the lead on a metric that rounding alone may give: known of the primary one, if one was scored twice."""
         return self.scored_twice.spread if self.scored_twice is not None and metric == self.primary else 0.0
 
     @property

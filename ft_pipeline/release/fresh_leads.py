@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
-from ft_pipeline.evaluation.comparison.leads import Floats, bounds, unit_of, values_over
+from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_samples, item_value
+from ft_pipeline.evaluation.comparison.leads import bounds, distance_from_ideal, lead_values, unit_of, values_over
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.store.artifacts import Artifact
 
@@ -32,19 +32,22 @@ def read_samples(comparison_artifact: Artifact) -> Samples:
 def lead_on(samples: Samples, comparison: Comparison, conversations: set[str], row: str, rival: str) -> Score | None:
     """Return the lead of a row over a rival on these conversations alone, with its 95 % interval; None if unknown."""
     some = {name: [record for record in samples[name] if _key(record) in conversations] for name in (row, rival)}
-    values = _values(some, comparison, row, rival)
-    if values is None:
+    estimates, metric = _estimates(some, comparison), comparison.metric()
+    if estimates is None:
         return None
-    return Score(float(values.mean()), *bounds(values, highest=comparison.metric().highest))
+    values = values_over(rival, row, comparison.primary, metric, estimates)
+    return Score(float(values.mean()), *bounds(values, highest=metric.highest))
 
 
 def weights_of(samples: Samples, comparison: Comparison, row: str, rival: str) -> dict[str, float]:
     """Return by conversation what it says about the lead of a row over a rival: the square of its difference. Where
     both are the same, it says nothing. Empty if the metric that decides was not measured."""
     both = {name: samples[name] for name in (row, rival)}
-    values = _values(both, comparison, row, rival)
-    if values is None:
+    estimates, metric = _estimates(both, comparison), comparison.metric()
+    if estimates is None:
         return {}
+    ours, theirs = (distance_from_ideal(estimates[name][comparison.primary], metric.ideal) for name in (row, rival))
+    values = lead_values(ours, theirs, lower_is_better=metric.lower_is_better)  # as they are: without room for others
     keys: dict[str, set[str]] = {}
     for record in both[row]:
         if item_value(comparison.primary, record) is not None:
@@ -62,12 +65,10 @@ def _key(record: Mapping[str, Any]) -> str:
     return key
 
 
-def _values(samples: Samples, comparison: Comparison, row: str, rival: str) -> Floats | None:
-    """Return the values of a lead by the metric that decides, in the order of the conversations; None if unknown."""
+def _estimates(samples: Samples, comparison: Comparison) -> Estimates | None:
+    """Return the estimates of some rows by the metric that decides; None if it was not measured."""
     name = comparison.primary
     if not all(samples.values()):
         return None
     estimates = estimate_samples(samples, {name: comparison.metric()})
-    if not all(name in estimates[model] for model in samples):
-        return None
-    return values_over(rival, row, name, comparison.metric(name), estimates)
+    return estimates if all(name in estimates[model] for model in samples) else None

@@ -27,9 +27,10 @@ from ft_pipeline_tests.version1.convert import read_comparison
 from ft_pipeline_tests.version1.records import Comparison
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
+COLORS = ("red", "blue", "green", "white", "black")
 ROWS = [
-    {"instruction": f"Where is the {thing} that I ordered on day {day}?", "output": f"Your {thing} left us on {day}."}
-    for day in range(1, 6)
+    {"instruction": f"Where is the {color} {thing} that I ordered?", "output": f"Your {color} {thing} left us."}
+    for color in COLORS
     for thing in THINGS
 ]
 GOLDEN = "golden.jsonl"
