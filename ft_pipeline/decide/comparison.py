@@ -310,7 +310,7 @@ class Comparison(BaseModel):
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
 
     def noise(self, metric: str) -> float:
-        """Return the lead on a metric that rounding alone may give: known of the primary one, if one was scored twice."""
+        """Return the lead on a metric that rounding alone may give: known of the primary one, where it was measured."""
         return self.scored_twice.spread if self.scored_twice is not None and metric == self.primary else 0.0
 
     @property
