@@ -6,6 +6,7 @@ from typing import Any
 
 KINDS_OF_CPU = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 """By Linux's name of an instruction set, the fastest first."""
+LEAST_SECONDS = 0.0001
 Result = Mapping[str, Any]
 
 
@@ -56,7 +57,7 @@ def _minutes(seconds: float | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
+    return "" if value is None else f"{value:.2g}" if value >= LEAST_SECONDS else f"below {LEAST_SECONDS}"
 
 
 @dataclass(frozen=True)
