@@ -77,9 +77,11 @@ def test_the_best_use_of_the_base_model_is_scored_twice_in_other_batches(
     sizes: list[int] = []
     loaded = second_scores.LoadedLM
     monkeypatch.setattr(second_scores, "LoadedLM", lambda *args: sizes.append(args[2]) or loaded(*args))
-    prompt_baseline.run(make_shared_job("prompt_baseline", "sizes", prompting={"variants": {}}))
+    monkeypatch.setattr(second_scores, "MOST_ITEMS", 3)
+    job = make_shared_job("prompt_baseline", "sizes", prompting={"variants": {}})
+    prompt_baseline.run(job)
     [size] = sizes
-    assert size != baseline.config["evaluation"]["batch_size"]
+    assert size != baseline.config["evaluation"]["batch_size"] and len(read(job, "second")) == 3
 
 
 def test_the_loss_of_a_row_equals_that_of_its_samples(baseline: Job) -> None:

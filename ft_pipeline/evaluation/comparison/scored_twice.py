@@ -21,7 +21,8 @@ def scored_twice(models: Sequence[ScoredModel], primary: str, own: Mapping[str, 
         second = model.records(SECOND_SCORES)
         if not second:
             continue
-        first = model.records("samples.parquet")
+        again = {record["item"] for record in second}
+        first = [record for record in model.records("samples.parquet") if record["item"] in again]
         values = [estimate_samples({model.name: records}, own)[model.name].get(primary) for records in (first, second)]
         if values[0] is not None and values[1] is not None:
             differing = sum(record[DIFFERS] for record in second)

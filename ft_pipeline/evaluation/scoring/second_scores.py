@@ -19,6 +19,8 @@ from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.scorer import Scorer, window_of
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 
+MOST_ITEMS = 100
+"""Test items that are scored again: the first ones by their ids, which are hashes."""
 _TEXTS = ("prompt", "reference", "answer", "question_key", "finish_reason")
 """Columns of samples.parquet that are the same, or that nothing reads."""
 
@@ -35,11 +37,11 @@ def best_use(scorer: Scorer, tested_models: Sequence[ModelUnderTest]) -> ModelUn
 
 
 def score_again(scorer: Scorer, model: Any, tested: ModelUnderTest) -> None:
-    """Score the test items of a loaded model once more, and keep the records for `write_second`."""
+    """Score some test items of a loaded model once more, and keep the records for `write_second`."""
     size = scorer.settings["batch_size"]
     lm = LoadedLM(model, scorer.tokenizer, size // 2 if size > 1 else 2, lambda done: None)
     folder = scorer.job.work / "lm_eval" / f"{tested.name} again"
-    second = scorer.score_items(lm, scorer.render(tested, window_of(model)), folder)
+    second = scorer.score_items(lm, scorer.render(tested, window_of(model))[:MOST_ITEMS], folder)
     first = {sample["item"]: sample["answer"] for sample in scorer.result(tested.name)["samples"]}
     records = [
         {
