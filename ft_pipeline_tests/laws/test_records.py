@@ -444,7 +444,7 @@ def test_a_line_of_the_journal_is_read_as_it_was_written(signed: ArtifactStore, 
 # No record without a law.
 
 OF_OTHERS = {
-    *("Candidate", "Promotion", "MoveRequest", "ChampionRecord", "Redaction", "Rating"),  # of their ledgers
+    *("Candidate", "Promotion", "MoveRequest", "ChampionRecord", "Redaction", "Rating", "Look"),  # of their ledgers
     *("SnapshotFile", "Keys"),
 }
 """Records that the laws of others read and write."""
