@@ -26,7 +26,7 @@ demo-small: setup
 	@test -f $(SMALL)/project.yaml || $(BIN)/ft init $(SMALL) --example-of classification
 	$(BIN)/ft run --project $(SMALL)
 	@rm -f $(SMALL).html
-	@echo "This demo is small: its test messages are few and made up. \`make demo\` is the full one. Open the report with its pictures:"
+	@echo "The messages of this demo were written for it. \`make demo\` is the full one. Open the report with its pictures:"
 	@$(BIN)/ft report $(SMALL).html --project $(SMALL)
 
 ui: setup
