@@ -102,7 +102,7 @@ def show_exposures(console: Console, document: Mapping[str, Any]) -> None:
     say(
         console,
         f"{document['test_conversations']} test conversations. Since the rules last moved the champion, "
-        f"{document['looks']:.1f} models were looked at, of {document['designs']:.1f} settings "
+        f"{document['looks']:.3g} models were looked at, of {document['designs']:.3g} settings "
         f"({document['used_up_at']} use the rows up). "
         f"The next tuned model must lead by {document['needed_lead']:.2f} standard errors (p of at most "
         f"{document['level']:.2g}).",
