@@ -60,16 +60,14 @@ def build_comparison(
     the folder of the conversations with the test rows, which slices are made from; None: no slices.
     Returns the summary: the compared rows, the best row, the rows left out.
     """
-    comparison = build(inputs, config, experiments, conversations)
-    document = comparison.to_json()
+    bench = _bench(inputs, config, experiments, conversations)
+    comparison, document = bench.comparison, bench.comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
-    models, _ = comparable_models(inputs, config)
-    clusters = read_clusters(conversations)
     samples = [
         {**sample, "name": model.name}
-        for model in drop_sweep_members(models)
-        for sample in with_clusters(model.records("samples.parquet"), clusters)
+        for model in drop_sweep_members(bench.models)
+        for sample in bench.samples[model.name]
     ]
     pq.write_table(pa.Table.from_pylist(samples), out / "samples.parquet")
     return {
@@ -91,6 +89,16 @@ def build(
     Raises UserError if nothing was scored, if models were scored on different items, or if the primary metric is
     missing.
     """
+    return _bench(inputs, config, experiments, conversations).comparison
+
+
+def _bench(
+    inputs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    experiments: Experiments | None,
+    conversations: Path | None,
+) -> Bench:
+    """Return the scores of every model, with the finished comparison. Arguments and errors as in build."""
     settings, (models, left_out) = Config.model_validate(config), comparable_models(inputs, config)
     settings = settings.model_copy(update={"bases": _bases(models, settings)})
     shown, contaminated = drop_sweep_members(models), contaminated_models(config)
@@ -135,13 +143,13 @@ def build(
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
         without_rivals=settings.without_rivals,
-        scored_twice=scored_twice(shown, primary, own),
+        scored_twice=scored_twice(shown, samples, primary, own),
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )
     bench = Bench(models, samples, estimates, opinions, settings, second_key, conversations, comparison, clusters)
     for source in SOURCES:
         bench = replace(bench, comparison=bench.comparison.with_claims(source(bench)))
-    return bench.comparison.model_copy(update=_findings(bench, of_rows, facts))
+    return replace(bench, comparison=bench.comparison.model_copy(update=_findings(bench, of_rows, facts)))
 
 
 def _findings(bench: Bench, estimates: Estimates, facts: Experiments) -> dict[str, Any]:

@@ -207,8 +207,11 @@ class Comparison(BaseModel):
 
     def with_claims(self, claims: Iterable[Claim]) -> "Comparison":
         """Return the comparison with further claims, which later sources and the rules then see."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return self.model_construct(**{**fields, "claims": [*self.claims, *claims]})
+        return self.changed(claims=[*self.claims, *claims])
+
+    def changed(self, **fields: Any) -> "Comparison":
+        """Return the comparison with other fields, and without what was computed from the old ones."""
+        return self.model_construct(**{**{name: getattr(self, name) for name in type(self).model_fields}, **fields})
 
     def to_json(self) -> dict[str, Any]:
         """Return the document. It has the keys of OPTIONAL only if there are entries: most comparisons never do. Claims
@@ -308,10 +311,6 @@ class Comparison(BaseModel):
         name, definition = metric or self.primary, self.metric(metric)
         measured = [row for row in (self.rows if rows is None else rows) if name in row.scores]
         return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
-
-    def noise(self, metric: str) -> float:
-        """Return the lead on a metric that rounding alone may give: known of the primary one, where it was measured."""
-        return self.scored_twice.spread if self.scored_twice is not None and metric == self.primary else 0.0
 
     @property
     def ratings_may_decide(self) -> bool:

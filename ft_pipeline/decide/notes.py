@@ -1,7 +1,5 @@
 """What a reader of the scores must know besides them, for every page."""
 
-from typing import Any
-
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison, Row
 from ft_pipeline.decide.without_model import without_model
@@ -32,20 +30,20 @@ def without_screened_out(comparison: Comparison) -> Comparison:
     rows = [row.model_copy(update={"scores": {}}) if row.name in out else row for row in comparison.rows]
     hidden = ("lead", "answers", "slice", "slice_lead", "recipe", "share")
     changes = comparison.changes
-    fields: dict[str, Any] = {
+    fields = {
         name: [entry for entry in getattr(comparison, name) if entry.row not in out]
         for name in ("seeds", "learning_curves", "field_results", "confusions")
     }
-    fields |= {
-        "rows": sorted(rows, key=lambda row: row.name in out),
-        "claims": [
-            claim for claim in comparison.claims if claim.kind not in hidden or out.isdisjoint((claim.row, claim.rival))
-        ],
-        "break_even": [entry for entry in comparison.break_even if entry.tuned not in out],
-        "changes": None if changes and not out.isdisjoint((changes.before, changes.after)) else changes,
-    }
-    present = {name: getattr(comparison, name) for name in type(comparison).model_fields}
-    return comparison.model_construct(**{**present, **fields})
+    claims = [
+        claim for claim in comparison.claims if claim.kind not in hidden or out.isdisjoint((claim.row, claim.rival))
+    ]
+    return comparison.changed(
+        **fields,
+        rows=sorted(rows, key=lambda row: row.name in out),
+        claims=claims,
+        break_even=[entry for entry in comparison.break_even if entry.tuned not in out],
+        changes=None if changes and not out.isdisjoint((changes.before, changes.after)) else changes,
+    )
 
 
 def _screened_out(comparison: Comparison) -> list[tuple[Row, Claim]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
-from ft_pipeline.decide.exposure import SHARE_OF_TUNED, needed_lead
+from ft_pipeline.decide.exposure import Exposure, needed_lead
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
@@ -36,7 +36,7 @@ from ft_pipeline.decide.words import (
 from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
-ONE_TEST = SHARE_OF_TUNED * 0.05 / 2
+ONE_TEST = Exposure().level(0.05, "", is_tuned=True)
 """The level at which a tuned model is tested that is the first to be looked at, at the default of
 `promotion.false_moves`."""
 TWO_KEYS = (

@@ -20,6 +20,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
     """Yield the lead of the better one of every two rows, the primary metric first; `unknown`, where they cannot be
     compared. That of a row which may be released is tested on the primary metric."""
     primary, rows = bench.comparison.primary, {row.name: row for row in bench.comparison.rows}
+    noise = bench.comparison.scored_twice.spread if bench.comparison.scored_twice else 0.0
     for metric in dict.fromkeys((primary, *bench.comparison.metrics)):
         measured = [name for name in rows if bench.has(metric, name)]
         names = rank(bench.comparison.metric(metric), metric, {name: bench.estimates[name] for name in measured})
@@ -30,7 +31,7 @@ def claims(bench: Bench) -> Iterator[Claim]:
             values = bench.values(better, worse, metric)
             low, high = bounds(values, highest=bench.comparison.metric(metric).highest)
             value, verdict = bench.gain(better, worse, metric), verdict_of(low, high)
-            is_noise = verdict == "shown" and value <= bench.comparison.noise(metric)
+            is_noise = verdict == "shown" and metric == primary and value <= noise
             is_tested = metric == primary and rows[better].rights.is_candidate
             yield Claim(
                 kind="lead",

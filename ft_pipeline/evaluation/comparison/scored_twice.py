@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ft_pipeline.evaluation.comparison.estimates import estimate_samples
+from ft_pipeline.evaluation.comparison.estimates import Samples, estimate_samples
 from ft_pipeline.evaluation.comparison.result_records import ScoredTwice
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
@@ -13,16 +13,18 @@ DIFFERS = "differs"
 """Column: whether the second answer is another one."""
 
 
-def scored_twice(models: Sequence[ScoredModel], primary: str, own: Mapping[str, Metric]) -> ScoredTwice | None:
+def scored_twice(
+    models: Sequence[ScoredModel], samples: Samples, primary: str, own: Mapping[str, Metric]
+) -> ScoredTwice | None:
     """Return what the second scores show; with several base models, the largest spread. None: nothing was scored twice,
-    as in scores of older versions."""
+    as in scores of older versions. samples: the first scores."""
     found = []
     for model in models:
         second = model.records(SECOND_SCORES)
         if not second:
             continue
         again = {record["item"] for record in second}
-        first = [record for record in model.records("samples.parquet") if record["item"] in again]
+        first = [record for record in samples[model.name] if record["item"] in again]
         values = [estimate_samples({model.name: records}, own)[model.name].get(primary) for records in (first, second)]
         if values[0] is not None and values[1] is not None:
             differing = sum(record[DIFFERS] for record in second)
