@@ -33,11 +33,12 @@ def _exposures(project: Project) -> dict[str, Any]:
     if comparison is None:
         raise UserError("There is no comparison yet, so no test rows were used. Run `ft run`.")
     ids, settings = ids_of_test_rows(comparison), project.settings
-    entries = exposure_ledger.read_entries(store.root)
-    counted = exposure_ledger.read_counted(store.root, history(store.root))
+    records = history(store.root)
+    entries = exposure_ledger.read_entries(store.root, exposure_ledger.named_by(records))
+    counted = exposure_ledger.counted(entries, records)
     exposure = exposure_of(counted, ids, test_share=settings.data.test_share)
     false_moves = settings.promotion.false_moves
-    present = looks_at(store, comparison, decided_by(settings)) | {NEXT: Look(NEXT)}
+    present = looks_at(store, comparison, decided_by(settings), ids) | {NEXT: Look(NEXT)}
     level = exposure_of(counted, ids, present).level(false_moves, NEXT, is_tuned=True)
     return {
         "test_conversations": len(ids),

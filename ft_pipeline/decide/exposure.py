@@ -6,8 +6,8 @@ together with a candidate, and m of the latter, its lead counts if its p-value i
 s · alpha / ((e + 1) · (e + 1 + m)). The levels of all looks add up to at most alpha, however many there are: they are
 m / ((e + 1) · (e + 1 + m)) = 1 / (e + 1) - 1 / (e + 1 + m) of each group. s: the share of tuned models (2/3), or of
 prompts and classifiers (1/3), which are counted apart: a tuned model must beat every prompt that is compared, so that
-another one makes it no likelier to pass. A move of the champion starts the count anew: what comes after is compared
-with another model.
+another one makes it no likelier to pass. A move of the champion starts the count again: what comes after is
+compared with another model.
 
 Levels of this kind assume that a model was not designed by what was seen. Who keeps each change that looks better on
 these rows climbs about as fast as the needed lead grows, up to some 50 changes (benchmarks/looks.py). Therefore rows

@@ -30,7 +30,8 @@ FIELDS = frozenset({"looks", "compared", "settings", "rows"})
 """Keys that every entry has."""
 OLD_FIELDS = frozenset({"decision_key", "standing", "candidates", "contenders", "rows"})
 """Keys of an entry of the versions before looks, which has `candidates`."""
-NOT_TUNED = ("prompt", "classifier")
+_NOT_TUNED = ("prompt", "classifier")
+"""Kinds of the candidates of older entries."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _write_rows(store: Path, test_ids: Sequence[str]) -> str:
 def _made(store: Path, record: Mapping[str, Any], found: dict[str, Set[str]]) -> Entry:
     """Return an entry from its record. The tests of an older one are looks. found: ids by digest, read once."""
     tests = [
-        Look(test["key"], test.get("name", ""), test.get("settings_hash", ""), test.get("kind") not in NOT_TUNED)
+        Look(test["key"], test.get("name", ""), test.get("settings_hash", ""), test.get("kind") not in _NOT_TUNED)
         for test in record.get("candidates", ())
     ]
     if record["rows"] not in found:

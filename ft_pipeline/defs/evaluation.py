@@ -39,7 +39,12 @@ from ft_pipeline.execution.metadata import beginning_with, picture, sentences, s
 from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import Project
-from ft_pipeline.release.looks import decided_by, write_looks_at_comparison, write_looks_at_scores
+from ft_pipeline.release.looks import (
+    decided_by,
+    ids_of_test_rows,
+    write_looks_at_comparison,
+    write_looks_at_scores,
+)
 from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
@@ -139,7 +144,7 @@ def gguf_scores(context: SpecContext) -> Spec:
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     look=lambda context, artifact: write_looks_at_comparison(
-        context.store, artifact, decided_by(context.project.settings)
+        context.store, artifact, decided_by(context.project.settings), ids_of_test_rows(artifact)
     ),
     show=lambda artifact: _comparison_metadata(artifact),
 )

@@ -10,8 +10,9 @@ from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.claim import OpinionFacts
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.exposure_ledger import NOT_TUNED, Look
+from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.released import Candidate
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.tuned_variants import variant_of
 from ft_pipeline.release.candidates import candidates_in, decision_key_of, find_candidates
 from ft_pipeline.settings.project import ProjectSettings
@@ -47,7 +48,7 @@ def write_looks_at_scores(store: ArtifactStore, scores: Artifact, experiment: st
             name=f"{experiment}/{row['name']}",
             kind=row["kind"],
             experiment=experiment,
-            variant=variant_of(row["name"]) if row["kind"] in ("adapter", "merged") else None,
+            variant=variant_of(row["name"]) if row["kind"] in TUNED else None,
             scores={},
             source_row=row["name"],
         )
@@ -59,16 +60,24 @@ def write_looks_at_scores(store: ArtifactStore, scores: Artifact, experiment: st
     exposure_ledger.write_looks(store.root, list(dict.fromkeys(looks)), ids, settings)
 
 
-def write_looks_at_comparison(store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any]) -> None:
-    """Write the looks at what a comparison shows for the first time. settings: see decided_by."""
-    looks = list(dict.fromkeys(looks_at(store, artifact, settings).values()))
-    ids, key = ids_of_test_rows(artifact), decision_key_of(artifact)
-    exposure_ledger.write_looks(store.root, looks, ids, settings, key)
+def write_looks_at_comparison(
+    store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any], ids: Sequence[str]
+) -> dict[str, Look]:
+    """Write the looks at what a comparison shows for the first time, and return looks_at. Arguments as there."""
+    looks = looks_at(store, artifact, settings, ids)
+    new = list(dict.fromkeys(looks.values()))
+    exposure_ledger.write_looks(store.root, new, ids, settings, decision_key_of(artifact))
+    return looks
 
 
-def looks_at(store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any]) -> dict[str, Look]:
-    """Return the looks at the candidates of a comparison, by row name."""
-    comparison, ids = read_comparison(artifact), ids_of_test_rows(artifact)
+def looks_at(
+    store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any], ids: Sequence[str]
+) -> dict[str, Look]:
+    """Return the looks at the candidates of a comparison, by row name.
+
+    settings: see decided_by. ids: those of ids_of_test_rows.
+    """
+    comparison = read_comparison(artifact)
     candidates, _ = find_candidates(artifact, store)
     return {
         name: _look(candidate, ids, settings, _opinions(comparison, comparison.row(name)))
@@ -78,7 +87,7 @@ def looks_at(store: ArtifactStore, artifact: Artifact, settings: Mapping[str, An
 
 def _look(candidate: Candidate, ids: Sequence[str], settings: Mapping[str, Any], opinions: Sequence[str] = ()) -> Look:
     """Return the look at a candidate. A merged model is the same as its adapter."""
-    parts, is_tuned = candidate.fingerprints, candidate.kind not in NOT_TUNED
+    parts, is_tuned = candidate.fingerprints, candidate.kind in TUNED
     weights = [parts["adapter"], parts.get("prompt_variant"), parts.get("text")] if is_tuned else candidate.fingerprint
     rows = exposure_ledger.digest_of_rows(ids)
     identity = sha256_of_json([weights, rows, dict(settings), *([list(opinions)] if opinions else [])])
@@ -87,7 +96,7 @@ def _look(candidate: Candidate, ids: Sequence[str], settings: Mapping[str, Any],
 
 
 def _opinions(comparison: Comparison, row: Row | None) -> list[str]:
-    """Return the opinions that decide about a row: with more ratings, it is looked at anew."""
+    """Return the opinions that decide about a row: with more ratings, it is looked at again."""
     if row is None:
         return []
     claims = (comparison.deciding(row, rival) for rival in comparison.rivals(row))

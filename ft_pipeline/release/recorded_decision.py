@@ -9,7 +9,7 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead
 from ft_pipeline.decide.exposure_ledger import Entry
-from ft_pipeline.decide.looks import changes, comparisons_before, exposure_of, rows_before
+from ft_pipeline.decide.looks import Weights, changes, comparisons_before, exposure_of, rows_before
 from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court, TestedCandidate, decide, decide_one
 from ft_pipeline.decide.released import Candidate, ChampionRecord
@@ -20,7 +20,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
 from ft_pipeline.release.champion import history, manually_rejected
 from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, Samples, lead_on, read_samples, weights_of
-from ft_pipeline.release.looks import ids_of_test_rows, looks_at, write_looks_at_comparison
+from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_comparison
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -63,14 +63,21 @@ def decide_and_record(
     alone (`ft promote`). The same scores, settings and ledger are decided in the same way, in any order of runs. Raises
     UserError if the ledger is damaged.
     """
-    write_looks_at_comparison(store, comparison_artifact, read)
+    ids = ids_of_test_rows(comparison_artifact)
+    present = write_looks_at_comparison(store, comparison_artifact, read, ids)
     comparison, records = read_comparison(comparison_artifact), history(store.root)
     candidates, _ = find_candidates(comparison_artifact, store)
     entries = exposure_ledger.read_entries(store.root, _known_entries(store, records))
     standing = [record for record in records if champion is not None and record.sequence <= champion.sequence]
     rejected = manually_rejected(records) if row is None else {}
     court = Court(comparison, candidates, settings, champion, Exposure(), rejected, row)
-    exposure = _exposure(store, comparison_artifact, court, entries, standing, read, test_share)
+    samples, counted = read_samples(comparison_artifact), exposure_ledger.counted(entries, standing)
+    earlier = _on_these_rows(entries, ids, decision_key_of(comparison_artifact))
+    exposure = replace(
+        exposure_of(counted, ids, present, _weights(samples, court), test_share),
+        fresh_leads=_fresh_leads(samples, court, earlier, ids),
+        changes=changes(counted, list(present.values()), ids, read),
+    )
     court = replace(court, exposure=exposure)
     decision = decide(court) if row is None else decide_one(court, row)
     ruling = ruling_of(court, decision) if row is None else ruling_about(court, decision, row)
@@ -81,36 +88,20 @@ def decide_and_record(
         found = comparison.row(standing_row)
         summary = Summary(comparison, decision, found, champion is not None, ruling.reasons[-1], exposure.changes)
         said = summary.verdict()
-    earlier = _on_these_rows(entries, comparison_artifact)
     looks = _looks(candidates, earlier)
     return RecordedDecision(
         ruling, said, matrix(court), standing_row, comparison, candidates, exposure, len(entries), looks
     )
 
 
-def _exposure(
-    store: ArtifactStore,
-    artifact: Artifact,
-    court: Court,
-    entries: Sequence[Entry],
-    standing: Sequence[ChampionRecord],
-    read: Mapping[str, Any],
-    test_share: float,
-) -> Exposure:
-    """Return how exposed the test rows are for each candidate. standing: the records until the champion to beat."""
-    ids, present = ids_of_test_rows(artifact), looks_at(store, artifact, read)
-    counts = exposure_ledger.counted(entries, standing)
-    samples = read_samples(artifact)
-    weights = {
+def _weights(samples: Samples, court: Court) -> dict[str, Weights]:
+    """Return, by candidate, what each test conversation says about its lead over its first rival."""
+    return {
         row.name: found
         for row in court.examined
         for rival in court.rivals(row)[:1]
         if (found := weights_of(samples, court.comparison, row.name, rival.name))
     }
-    exposure = exposure_of(counts, ids, present, weights, test_share)
-    leads = _fresh_leads(samples, court, _on_these_rows(entries, artifact), ids)
-    changed = changes(counts, list(present.values()), ids, read)
-    return replace(exposure, fresh_leads=leads, changes=changed)
 
 
 def _known_entries(store: ArtifactStore, records: Sequence[ChampionRecord]) -> int:
@@ -119,9 +110,10 @@ def _known_entries(store: ArtifactStore, records: Sequence[ChampionRecord]) -> i
     return max([*decided, exposure_ledger.named_by(records)])
 
 
-def _on_these_rows(entries: Sequence[Entry], artifact: Artifact) -> list[Entry]:
-    """Return the entries of other comparisons of which some test conversation is still one."""
-    now, key = set(ids_of_test_rows(artifact)), decision_key_of(artifact)
+def _on_these_rows(entries: Sequence[Entry], ids: Sequence[str], key: str) -> list[Entry]:
+    """Return the entries of other comparisons of which some test conversation is still one. key: decision key of this
+    one."""
+    now = set(ids)
     return [entry for entry in entries if entry.compared != key and entry.ids & now]
 
 
