@@ -81,7 +81,7 @@ def read(source: Source, root: Path) -> Questions:
         build_table(source.data_format, files, out, max_quarantined=0.99, shares=settings)
         rows = load_conversation_rows({source.data_format: out}, settings)
         every = np.arange(len(rows))
-        order = np.argsort(clusters._ids(rows, every), kind="stable")
+        order = np.argsort(clusters.ids_of(rows, every), kind="stable")
         texts = pa.concat_arrays([views_of_messages(messages).asked for messages, _ in rows.batches(every)])
         return Questions(texts.take(pa.array(order)), rows.keys.group[order, 1])
 

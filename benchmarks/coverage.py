@@ -8,8 +8,6 @@ A world is a test split whose truth is known: the records that scoring leaves, d
 makes the estimates, intervals and leads.
 """
 
-import argparse
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks.worlds import run
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.comparison.leads import bounds, interval, values_over
 from ft_pipeline.evaluation.metrics.classification import Classification
@@ -281,19 +279,10 @@ def measure(line: Line, count: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure every line, print it, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    lines = {}
-    for line in [*LINES, *OUT_OF_REACH]:
-        lines[line.name] = {key: round(rate, 4) for key, rate in measure(line, options.worlds, options.seed).items()}
-        print(f"{line.name}: {json.dumps(lines[line.name])}", flush=True)
-    document = {"machine": machine.describe(), "worlds": options.worlds, "seed": options.seed, "lines": lines}
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+def rounded(line: Line, count: int, seed: int) -> dict[str, float]:
+    """Return `measure` as it is written down."""
+    return {key: round(rate, 4) for key, rate in measure(line, count, seed).items()}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, RESULTS, [*LINES, *OUT_OF_REACH], rounded)

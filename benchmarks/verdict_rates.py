@@ -9,8 +9,6 @@ What is hard for one is hard for the other (their normal difficulties correlate 
 alike (ALIKE), and one cluster. The project's own code makes the claims, decides, and says the verdict.
 """
 
-import argparse
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from benchmarks import machine
+from benchmarks.worlds import run
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
@@ -165,19 +163,5 @@ def measure(line: Line, count: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure every line, print it, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    lines = {}
-    for line in LINES:
-        lines[line.name] = measure(line, options.worlds, options.seed)
-        print(f"{line.name}: {json.dumps(lines[line.name])}", flush=True)
-    document = {"machine": machine.describe(), "worlds": options.worlds, "seed": options.seed, "lines": lines}
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, RESULTS, LINES, measure)
