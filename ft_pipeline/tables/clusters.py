@@ -62,11 +62,11 @@ class Questions:
     def __init__(self, rows: ConversationRows, splits: np.ndarray) -> None:
         """splits: of each row. Only rows of HELD_OUT are compared."""
         held_out = np.flatnonzero(np.isin(splits, HELD_OUT))
-        order = np.argsort(_ids(rows, held_out, "S16"), kind="stable")  # a part tells them apart, and saves memory
+        order = np.argsort(ids_of(rows, held_out, "S16"), kind="stable")  # a part tells them apart, and saves memory
         of_split = [order[splits[held_out[order]] == split][:MAX_ROWS] for split in HELD_OUT]
         chosen = np.sort(np.concatenate(of_split))
         self.positions = held_out[chosen]
-        self.ids = _ids(rows, self.positions)
+        self.ids = ids_of(rows, self.positions)
         self._texts: list[pa.Array] = []
 
     def read(self, messages: pa.Array, positions: np.ndarray) -> pa.Array:
@@ -86,13 +86,13 @@ class Questions:
             places = of_split[np.argsort(self.ids[of_split], kind="stable")]
             positions = self.positions[places]
             leaders = cluster(texts.take(pa.array(places)), rows.keys.group[positions, 1])
-            distinct, of_split = np.unique(leaders, return_inverse=True)
-            number[positions] = len(names) + of_split
+            distinct, of_rows = np.unique(leaders, return_inverse=True)
+            number[positions] = len(names) + of_rows
             names += [f"{SPLITS[split]} {place}" for place in range(1, 1 + len(distinct))]
         return Clusters(number, names)
 
 
-def _ids(rows: ConversationRows, positions: np.ndarray, kind: str = "O") -> np.ndarray:
+def ids_of(rows: ConversationRows, positions: np.ndarray, kind: str = "O") -> np.ndarray:
     """Return the ids of the rows at these positions, which ascend. kind: numpy's, to have only their beginnings."""
     done, parts = 0, [np.empty(0, kind)]
     for folder in rows.folders.values():

@@ -15,10 +15,10 @@ from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of, usable
-from ft_pipeline.tables.formats.group_names import read_names
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.masking import Masker
+from ft_pipeline.tables.named_groups import read_names
 from ft_pipeline.tables.raw_text import expand_documents, raw_of
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
