@@ -186,7 +186,6 @@ def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
     evaluation = project.evaluation
     rows = min(rows, evaluation.max_test_rows or rows)
     length = tokens_per_row(counted.audit)
-
     longest = evaluation.max_new_tokens or limit_of([trained_tokens_per_row(counted.audit)])
 
     def work(models: int) -> Work:

@@ -19,10 +19,10 @@ IDS = [f"row{number:03}" for number in range(100)]
 OLD = {"comparison": "c", "decision_key": "key", "standing": None, "contenders": ["s"], "champion": None}
 
 
-def look_at(store: Path, number: int, ids: list[str] = IDS, count: int = 1, **more: object) -> None:
-    """Look at `count` tuned models of other settings. more: arguments of write_looks."""
+def look_at(store: Path, number: int, ids: list[str] = IDS, count: int = 1, compared: str | None = None) -> None:
+    """Look at `count` tuned models of other settings. compared: as in write_looks; None: a comparison of their own."""
     looks = [Look(f"{number}:{model}", f"c{model}", f"settings{number}:{model}") for model in range(count)]
-    ledger.write_looks(store, looks, ids, **{"settings": {}, "compared": f"key{number}", **more})  # type: ignore[arg-type]
+    ledger.write_looks(store, looks, ids, {}, f"key{number}" if compared is None else compared)
 
 
 def move(store: Path, name: str, *, exposure: int | None = None, **more: object) -> ChampionRecord:

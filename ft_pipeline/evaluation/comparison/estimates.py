@@ -49,10 +49,11 @@ def estimate_samples(samples: Samples, own_metrics: Mapping[str, Metric]) -> Est
         if measured := _with_values(samples, numerator):
             ratios = conversations.ratios(_matrix(measured, numerator), _matrix(measured, denominator))
             _add(estimates, metric, measured, ratios)
+    metrics = {**METRICS, **own_metrics}
     for metric in dict.fromkeys((*_MEANS, *(name for name in own_metrics if name not in _RATIOS))):
         if measured := _with_values(samples, metric):
-            highest = {**METRICS, **own_metrics}[metric].highest
-            _add(estimates, metric, measured, _means(conversations, metric, _matrix(measured, metric), highest))
+            means = _means(conversations, metric, _matrix(measured, metric), metrics[metric].highest)
+            _add(estimates, metric, measured, means)
     _add_macro_f1(estimates, samples, own_metrics, conversations)
     _add_calls(estimates, samples)
     return estimates
@@ -98,12 +99,11 @@ def _with_values(samples: Samples, column: str) -> Samples:
 
 def _add_macro_f1(estimates: Estimates, samples: Samples, metrics: Iterable[str], conversations: Conversations) -> None:
     """Replace macro-F1, a value per answer, by what it is made of: the labels of references and answers."""
-    for metric in metrics:
-        expected, found = (f"{metric.removesuffix(MACRO_F1)}{name}" for name in (EXPECTED, FOUND))
-        if metric.endswith(f"/{MACRO_F1}"):
-            for name, records in _with_values(_with_values(samples, expected), found).items():
-                labels = ([record[column] for record in records] for column in (expected, found))
-                estimates[name][metric] = conversations.macro_f1(*labels)
+    for metric in (name for name in metrics if name.endswith(f"/{MACRO_F1}")):
+        expected, found = (metric.removesuffix(MACRO_F1) + name for name in (EXPECTED, FOUND))
+        for name, records in _with_values(_with_values(samples, expected), found).items():
+            labels = ([record[column] for record in records] for column in (expected, found))
+            estimates[name][metric] = conversations.macro_f1(*labels)
 
 
 def _add_calls(estimates: Estimates, samples: Samples) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.rivals.questions import PLAIN, Answer, Answered, Questions
-from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
+from ft_pipeline.evaluation.scoring.answer_limit import limit_of_references
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
@@ -48,11 +48,11 @@ def answers(questions: Questions) -> Iterator[Answered]:
 
 def longest_answer(questions: Questions) -> int:
     """Return the limit of an answer, in tokens of the model that counts them."""
-    job = questions.job
-    tokenizer = load_tokenizer(job.inputs["base_model"])
-    return answer_limit(
-        job.config["evaluation"]["max_new_tokens"], tokenizer, [item.written for item in questions.items]
-    )
+    limit: int | None = questions.job.config["evaluation"]["max_new_tokens"]
+    if limit is not None:
+        return limit
+    tokenizer = load_tokenizer(questions.job.inputs["base_model"])
+    return limit_of_references(tokenizer, [item.written for item in questions.items])
 
 
 def requested_answers(job: Job, model: TeacherSettings, requests: Sequence[ChatRequest]) -> list[Answer]:

@@ -24,11 +24,16 @@ def answer_limit(
     None: their lengths set the limit.
     """
     if limit is None:
-        return limit_of([count + 1 for count in _token_counts(tokenizer, references)])  # with the stop token
+        return limit_of_references(tokenizer, references)
     if project_tokenizer is None:
         return limit
     own, of_project = (sum(_token_counts(each, references)) for each in (tokenizer, project_tokenizer))
     return math.ceil(limit * own / max(1, of_project))
+
+
+def limit_of_references(tokenizer: Any, references: Sequence[str]) -> int:
+    """Return the limit that the lengths of reference answers set, in tokens of `tokenizer`."""
+    return limit_of([count + 1 for count in _token_counts(tokenizer, references)])  # with the stop token
 
 
 def limit_of(lengths: Sequence[float]) -> int:

@@ -59,14 +59,19 @@ class Scorer:
     @cached_property
     def test_rows(self) -> list[dict[str, Any]]:
         """The conversations that are scored."""
-        return select_test_rows(read_rows(self.job.inputs["conversations"]), self.settings["max_test_rows"])
+        return select_test_rows(self._rows, self.settings["max_test_rows"])
+
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        """The conversations of all splits. They are not kept: they may be many."""
+        return read_rows(self.job.inputs["conversations"])
 
     @cached_property
     def items(self) -> list[Item]:
         """The test items. UserError if the references do not go with the declared format and checks, or if some have
         tools, and calls that the chat template writes cannot be read."""
         items = make_items(self.test_rows)
-        AnswerMetrics.of(self.job.config, items).check_references(items, read_rows(self.job.inputs["conversations"]))
+        AnswerMetrics.of(self.job.config, items).check_references(items, self._rows)
         if any(item.uses_tools for item in items):
             require_call_family(self.tokenizer)
         return items
@@ -79,9 +84,8 @@ class Scorer:
     @cached_property
     def validation_items(self) -> list[Item]:
         """The items of the validation split, on which candidates are screened. Only likelihoods are computed."""
-        return make_items(
-            select_rows(read_rows(self.job.inputs["conversations"]), "validation", self.settings["max_test_rows"])
-        )
+        rows = read_rows(self.job.inputs["conversations"], "validation")
+        return make_items(select_rows(rows, "validation", self.settings["max_test_rows"]))
 
     @cached_property
     def parts(self) -> Parts:

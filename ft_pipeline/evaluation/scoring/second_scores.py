@@ -6,6 +6,7 @@ the same. Nothing else is scored twice.
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -65,5 +66,5 @@ def write_second(scorer: Scorer) -> None:
     pq.write_table(pa.Table.from_pylist(records), scorer.job.out / SECOND_SCORES)
 
 
-def _kept(scorer: Scorer) -> Any:
+def _kept(scorer: Scorer) -> Path:
     return scorer.job.work / "second.json"
