@@ -15,6 +15,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.workers import fork_server
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import (
     LAUNCHERS,
@@ -39,9 +40,10 @@ MATERIAL: dict[str, Launcher] = {
     "ray": RayLauncher(entry=ENTRY),
     "slurm": SlurmLauncher(entry=ENTRY),
 }
-HERE = [name for name, launcher in MATERIAL.items() if launcher.lease is None]
+FORKED = LocalLauncher(ENTRY, forks=True)
+HERE = [*(launcher for launcher in MATERIAL.values() if launcher.lease is None), FORKED]
 """Those whose workers run on this machine."""
-ELSEWHERE = [name for name in MATERIAL if name not in HERE]
+ELSEWHERE = [name for name, launcher in MATERIAL.items() if launcher not in HERE]
 
 
 @pytest.fixture(autouse=True)
@@ -69,33 +71,41 @@ def test_the_deployment_chooses_it_and_light_jobs_stay_here(name: str, monkeypat
     assert launcher_for("teacher_answers", None) == LocalLauncher()
 
 
+@pytest.fixture(autouse=True)
+def _light_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "IMPORTED", ())
+
+
 def processes() -> list[psutil.Process]:
-    """The processes that this one started and that still run, but for Python's own, which other tests may leave."""
+    """The processes that this one started and that still run, but for those that fork others and stay until it ends."""
     started = psutil.Process().children(recursive=True)
-    return [process for process in started if "multiprocessing" not in " ".join(process.cmdline())]
+    lasting = ("multiprocessing", "fork_server")
+    return [process for process in started if not any(name in " ".join(process.cmdline()) for name in lasting)]
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_a_stopped_worker_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", HERE)
+def test_a_stopped_worker_goes_on_where_it_was(launcher: Launcher, tmp_path: Path) -> None:
     work = job(tmp_path, "count", steps=10_000, sleep=0.05)
     with pytest.raises(Cancelled):
-        run_worker(None, work, MATERIAL[name], cancel_at(2))
+        run_worker(None, work, launcher, cancel_at(2))
     done = int((work.work / "done").read_text())
     assert 2 <= done < 10_000 and list(work.out.iterdir()) == []
     steps: list[int] = []
     short = replace(work, config={"steps": done + 2})
-    summary = run_worker(None, short, MATERIAL[name], lambda progress: steps.append(progress.step)).summary
+    summary = run_worker(None, short, launcher, lambda progress: steps.append(progress.step)).summary
     assert summary == {"steps": done + 2, "resumed_from": done, "device": "cpu"}
     assert steps[-1] == done + 2 and steps == sorted(steps)
     assert not processes()
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_an_error_of_the_user_is_its_sentence_and_any_other_has_its_traceback(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", HERE)
+def test_an_error_of_the_user_is_its_sentence_and_any_other_has_its_traceback(
+    launcher: Launcher, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"^learning_rate is 7: choose one under 1$"):
-        run_worker(None, job(folder_of(tmp_path, "refused"), "refuse"), MATERIAL[name])
+        run_worker(None, job(folder_of(tmp_path, "refused"), "refuse"), launcher)
     with pytest.raises(WorkerError, match="ZeroDivisionError"):
-        run_worker(None, job(folder_of(tmp_path, "crashed"), "crash"), MATERIAL[name])
+        run_worker(None, job(folder_of(tmp_path, "crashed"), "crash"), launcher)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

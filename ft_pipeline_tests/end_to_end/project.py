@@ -118,13 +118,18 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home"), "HF_HUB_OFFLINE": "1"}
 
 
+def log_of(process: psutil.Process) -> Path:
+    """The file that a process writes its output to."""
+    return Path(f"/proc/{process.pid}/fd/1").readlink()
+
+
 def workers(root: Path) -> list[psutil.Process]:
     """The project's running worker processes: the guards first, then the workers themselves."""
     processes = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            line = " ".join(process.cmdline())
-            if "ft_pipeline.execution.workers.worker" in line and str(root / "data" / "store") in line:
+        with contextlib.suppress(psutil.Error, OSError):
+            log = log_of(process)
+            if log.name == "worker.log" and log.is_relative_to(root / "data" / "store"):
                 processes.append(process)
     return sorted(processes, key=lambda process: process.ppid() in {worker.pid for worker in processes})
 

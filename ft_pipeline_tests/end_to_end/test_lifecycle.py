@@ -25,6 +25,7 @@ from ft_pipeline_tests.end_to_end.project import (
     ft_in_one_process,
     ft_json,
     small_project,
+    workers,
     write_experiment,
 )
 
@@ -246,14 +247,9 @@ def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished:
 def _trainer_past_its_first_checkpoint(root: Path, run: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and run.poll() is None:
-        if list((root / "data" / "store" / "work" / "adapter").glob("*/**/checkpoint-*/trainer_state.json")):
-            workers = [
-                process
-                for process in psutil.Process(run.pid).children(recursive=True)
-                if "worker" in " ".join(process.cmdline())
-            ]
-            if workers:
-                return workers[-1].pid
+        begun = any((root / "data" / "store" / "work" / "adapter").glob("*/**/checkpoint-*/trainer_state.json"))
+        if begun and (trainer := workers(root)):
+            return trainer[-1].pid
         time.sleep(0.02)
     raise AssertionError("no checkpoint appeared")
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project, workers
+from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, log_of, small_project, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 RATES = ("--over", "training.learning_rate=1e-4..3e-2")
@@ -65,7 +65,7 @@ def test_a_trial_whose_worker_is_killed_has_failed_and_the_search_goes_on(root: 
         command, cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 600
-    while not (running := [pid for pid in workers(root) if "/drafts/adapter" in " ".join(pid.cmdline())]):
+    while not (running := [one for one in workers(root) if "/drafts/adapter" in str(log_of(one))]):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(running[-1].pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ from ft_pipeline.execution.workers.worker import run
 
 JOBS = (
     *("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "lost", "rank", "threads"),
-    *("hang", "busy"),
+    *("hang", "busy", "surroundings"),
 )
 NO_PRCTL = "FT_TEST_NO_PRCTL"
 """Environment variable: worker and guard run without prctl, which only Linux has."""

@@ -91,8 +91,8 @@ def test_a_ray_job_passes_the_compute_type_to_its_node(tmp_path: Path, monkeypat
 def test_a_training_on_several_gpus_uses_accelerate_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     two = DeviceNeed(count=2)
     assert launcher_for("adapter", two) == AccelerateLauncher()
-    assert launcher_for("scores", two) == LocalLauncher()
-    assert launcher_for("adapter", DeviceNeed()) == launcher_for("adapter", None) == LocalLauncher()
+    assert launcher_for("scores", two) == LocalLauncher(forks=True)
+    assert launcher_for("adapter", DeviceNeed()) == LocalLauncher(forks=True)
     monkeypatch.setenv("FT_LAUNCHER", "local")
     with pytest.raises(UserError, match=r"^gpu\.count is 2, but FT_LAUNCHER=local .* Set FT_LAUNCHER=accelerate\.$"):
         launcher_for("adapter", two)

@@ -19,14 +19,16 @@ from ft_pipeline_tests.execution.fake_worker import NO_PRCTL
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
 
-def build(store: ArtifactStore, kind: str, **config: object) -> subprocess.Popen[str]:
+def build(store: ArtifactStore, kind: str, launcher: str = "local", **config: object) -> subprocess.Popen[str]:
     """A builder in a separate process."""
-    command = [sys.executable, "-m", "ft_pipeline_tests.execution.subject", str(store.root), kind, json.dumps(config)]
+    subject = [sys.executable, "-m", "ft_pipeline_tests.execution.subject"]
+    command = [*subject, str(store.root), kind, json.dumps(config), launcher]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_ctrl_c_ends_the_worker_and_its_children_and_keeps_the_checkpoint(store: ArtifactStore) -> None:
-    builder = build(store, "family")
+@pytest.mark.parametrize("launcher", ["local", "forked"])
+def test_ctrl_c_ends_the_worker_and_its_children_and_keeps_the_checkpoint(store: ArtifactStore, launcher: str) -> None:
+    builder = build(store, "family", launcher)
     pids = family_pids(store)
     assert len(pids) == 4 and all(map(alive, pids))
     builder.send_signal(signal.SIGINT)
@@ -50,9 +52,10 @@ def test_a_shutdown_of_the_machine_keeps_the_checkpoint(store: ArtifactStore) ->
     assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
 
 
+@pytest.mark.parametrize("launcher", ["local", "forked"])
 @pytest.mark.parametrize("victim", ["supervisor", "guard", "worker"])
-def test_killing_any_process_ends_the_others(store: ArtifactStore, victim: str) -> None:
-    builder = build(store, "family", stubborn=True)
+def test_killing_any_process_ends_the_others(store: ArtifactStore, victim: str, launcher: str) -> None:
+    builder = build(store, "family", launcher, stubborn=True)
     pids = family_pids(store)
     worker, guard = pids[:2]
     os.kill({"supervisor": builder.pid, "guard": guard, "worker": worker}[victim], signal.SIGKILL)

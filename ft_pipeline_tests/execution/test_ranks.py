@@ -91,10 +91,10 @@ def test_a_rank_that_is_still_starting_is_stopped_too(tmp_path: Path) -> None:
 
 
 def test_only_training_runs_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launcher_for("adapter", DeviceNeed()) == LocalLauncher()
+    assert launcher_for("adapter", DeviceNeed()) == LocalLauncher(forks=True)
     monkeypatch.setenv("FT_LAUNCHER", "accelerate")
     assert launcher_for("adapter", DeviceNeed()) == AccelerateLauncher()
-    assert launcher_for("scores", DeviceNeed()) == LocalLauncher()
+    assert launcher_for("scores", DeviceNeed()) == LocalLauncher(forks=True)
     monkeypatch.setenv("FT_LAUNCHER", "flux")
     with pytest.raises(UserError, match=r"FT_LAUNCHER='flux' is not a launcher. Set it to local"):
         launcher_for("scores", None)

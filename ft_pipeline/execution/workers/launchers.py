@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers import process_guard
+from ft_pipeline.execution.workers import fork_server, process_guard
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
 from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
@@ -54,6 +54,17 @@ CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time per period, and the period, for the container's control group (cgroup v2)."""
 
 
+class WorkerProcess(Protocol):
+    """What the supervisor uses of subprocess.Popen."""
+
+    pid: int
+    returncode: Any
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class Launcher(Protocol):
     """Starts a worker as the leader of a new process group."""
 
@@ -62,7 +73,7 @@ class Launcher(Protocol):
         """The devices of a worker that runs elsewhere; None: devices are leased on this machine."""
         ...
 
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
         """Start the worker of `job_file`.
 
         env: added to the environment.
@@ -81,10 +92,14 @@ class LocalLauncher:
     lease: None = None
     variables: tuple[str, ...] = ()
     """Names or patterns of variables that the module gets besides those of every worker (worker_variables.py)."""
+    forks: bool = False
+    """Whether workers on the CPU are forks of a process that has imported the libraries of models (fork_server.py)."""
 
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        named = json.loads(job_file.read_text(encoding="utf-8")).get("variables", ())
-        inherited = allowed_variables(worker_environment(), (*self.variables, *named))
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
+        job = json.loads(job_file.read_text(encoding="utf-8"))
+        inherited = allowed_variables(worker_environment(), (*self.variables, *job.get("variables", ())))
+        if self.forks and fork_server.is_possible(job["device"]):
+            return fork_server.start(self.entry, job_file, {**inherited, **env}, lifeline, log)
         # -P: the current folder may contain a user's `datasets`, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
@@ -107,7 +122,7 @@ class AccelerateLauncher:
     entry: str = WORKER_MODULE
     lease: None = None
 
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
         env = {**env, RANK_ENTRY: self.entry}
         return LocalLauncher(RANK_LAUNCHER_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
 
@@ -127,7 +142,7 @@ class RayLauncher:
         """Ray chooses the node, and shows the worker only the GPUs that it requested."""
         return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the Ray cluster",) * self.gpus)
 
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
         order = {
             **_order(self.entry, env, _whole_number(RAY_CPUS, 1, minimum=1), RAY_PYTHON, RAY_PATIENCE),
             "gpus": self.gpus,
@@ -151,7 +166,7 @@ class SlurmLauncher:
         """SLURM chooses the node, and shows the worker only the GPUs that it requested."""
         return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the SLURM cluster",) * self.gpus)
 
-    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
         order = {
             **_order(self.entry, env, self.machine.cpus or 1, SLURM_PYTHON, SLURM_PATIENCE),
             "gpus": self.gpus,
@@ -183,7 +198,7 @@ def _start_agent(
     env: Mapping[str, str],
     lifeline: int,
     log: BinaryIO,
-) -> subprocess.Popen[bytes]:
+) -> WorkerProcess:
     """Start the process that represents a worker on a cluster. variables: of the cluster's client."""
     (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
     launcher = LocalLauncher(module, variables=tuple(variables))
@@ -216,13 +231,14 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
         has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
         entry = RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE
         return RayLauncher(gpus, entry) if requested == "ray" else SlurmLauncher(gpus, need.machine, entry)
+    here = LocalLauncher(forks=need is not None)  # a job that needs a device has a model
     if kind not in MULTI_PROCESS_KINDS:
-        return LocalLauncher()
+        return here
     gpus = need.count if need is not None else 1
     # In one process that sees several GPUs, transformers would use DataParallel. Each GPU gets a process instead.
     if gpus > 1 and requested == "local":
         raise UserError(f"gpu.count is {gpus}, but {LAUNCHER}=local trains on one GPU. Set {LAUNCHER}=accelerate.")
-    return AccelerateLauncher() if gpus > 1 or requested == "accelerate" else LocalLauncher()
+    return AccelerateLauncher() if gpus > 1 or requested == "accelerate" else here
 
 
 def _requested_launcher() -> str | None:

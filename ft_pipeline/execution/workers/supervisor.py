@@ -24,7 +24,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, progress_is_shown
 from ft_pipeline.execution.interrupts import raise_if_interrupted
 from ft_pipeline.execution.workers import worker
-from ft_pipeline.execution.workers.launchers import Launcher
+from ft_pipeline.execution.workers.launchers import Launcher, WorkerProcess
 from ft_pipeline.execution.workers.message_channels import Channel, open_channel
 from ft_pipeline.execution.workers.stall_watch import StallWatch
 from ft_pipeline.pace import Pace
@@ -176,7 +176,7 @@ def _supervise(
         os.close(own_end)
 
 
-def stop(process: subprocess.Popen[bytes], stop_sequence: StopSequence = WORKER_STOP_SEQUENCE) -> None:
+def stop(process: WorkerProcess, stop_sequence: StopSequence = WORKER_STOP_SEQUENCE) -> None:
     """End a worker's process group and all processes below it. Does nothing if they have ended.
 
     An interrupt while this waits kills them at once, and is raised again afterwards.
