@@ -250,7 +250,7 @@ class Trained:
         compared = self.store.all("comparison")[-1]
         experiments = {name: {"technique": how["technique"], "train_rows": 2} for name, how in self.served.items()}
         settings = PromotionSettings(min_test_rows=2)
-        document = decision_document(self.store, compared, settings, None, test_share=0.15)
+        document = decision_document(self.store, compared, settings, None, test_share=0.15, read={})
         decided = self.put("decision", {"comparison": compared}, lambda out: _document(out, document))
         recommended = self.put(
             "recommendation",

@@ -17,9 +17,8 @@ from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court
 from ft_pipeline.decide.promote import Decision as OfClaims
 from ft_pipeline.decide.promote import decide as decide_all
-from ft_pipeline.decide.promote import decide_one as decide_about
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.decide.requirements import Cell
+from ft_pipeline.decide.requirements import ByHand, Cell
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.version1.convert import as_claims
@@ -55,21 +54,19 @@ def decide(
     return _decision(ruling_of(court, decision), decision, court)
 
 
-def decide_one(
+def by_hand(
     comparison: Comparison,
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
     row: ComparisonRow,
     exposure: Exposure = NOT_EXPOSED,
-) -> Decision:
-    """What is decided about one row."""
+) -> ByHand:
+    """What `ft promote` reads about one row."""
     claims = as_claims(comparison)
     found = claims.row(row.name)
     assert found is not None
-    court = Court(claims, candidates, settings, champion, exposure, extra=found)
-    decision = decide_about(court, found)
-    return _decision(ruling_about(court, decision, found), decision, court)
+    return ruling_about(Court(claims, candidates, settings, champion, exposure), found)
 
 
 def verdict(
