@@ -278,7 +278,7 @@ def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
             "lead": describe_score(lead, sign="+") if lead else "",
         }
         scores = {
-            f"{metric.label} ({metric.direction})": round(row.scores[name].value, 3) if name in row.scores else ""
+            metric.title: round(row.scores[name].value, 3) if name in row.scores else ""
             for name, metric in metrics.items()
         }
         tokens, seconds = row.prompt_tokens_per_call, row.seconds_per_call

@@ -154,7 +154,7 @@ class _TemplateValues:
         """Return the scores for the template. released: the name of the released row."""
         best = {name: self._best_value(name, metric) for name, metric in self.metrics.items()}
         return {
-            "primary": _title(self.primary),
+            "primary": self.primary.title,
             "decided_by": self.comparison.decided_by,
             "footnotes": footnotes(self.comparison),
             "several_bases": len(base_models(self.comparison)) > 1,
@@ -279,7 +279,7 @@ class _TemplateValues:
             **self._first_answers(chosen, turns),
             "samples": items,
             "shown": len(items),
-            "primary_of_item": _title(self.primary),
+            "primary_of_item": self.primary.title,
             "changes": self._changes(changes, gains) if changes and gains is not None else None,
         }
 
@@ -372,10 +372,6 @@ def _released_row(
     """Return the name of the champion's row; None if there is no champion, or it has no score in the comparison."""
     candidates, _ = find_candidates(comparison_artifact, store)
     return released_row(comparison, candidates, champion["fingerprint"]) if champion else None
-
-
-def _title(metric: Metric) -> str:
-    return f"{metric.label} ({metric.direction})"
 
 
 def _score_cell(score: Score | None, best: float) -> dict[str, Any]:
