@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.likelihood_evidence import (
+from ft_pipeline.decide.likelihood_evidence import (
     DECIDE_BY,
     LIKELIHOODS,
     learned_rows,
     why_no_evidence,
 )
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     METRIC_IS_NAMED,
