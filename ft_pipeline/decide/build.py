@@ -20,6 +20,7 @@ from ft_pipeline.decide.findings.item_changes import item_changes
 from ft_pipeline.decide.findings.kept_prompts import kept_prompts
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.sources import SOURCES, leads, screens
+from ft_pipeline.decide.sources.pair_opinions import opinions_of
 from ft_pipeline.decide.sources.slices import list_slices
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
@@ -34,7 +35,6 @@ from ft_pipeline.evaluation.comparison.scored_twice import scored_twice
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
-from ft_pipeline.evaluation.opinions.collect import opinions_of
 from ft_pipeline.evaluation.tuned_variants import variant_of
 
 Experiments = Mapping[str, Mapping[str, Any]]
