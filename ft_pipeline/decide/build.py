@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.findings.contaminated import contaminated_models
 from ft_pipeline.decide.findings.costs import break_even, with_costs
 from ft_pipeline.decide.findings.item_changes import item_changes
 from ft_pipeline.decide.findings.kept_prompts import kept_prompts
@@ -25,7 +26,6 @@ from ft_pipeline.decide.sources.slices import list_slices
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
 from ft_pipeline.evaluation.comparison.clusters import Clusters, read_clusters, with_clusters
-from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all, is_measured, rank
 from ft_pipeline.evaluation.comparison.leads import Estimate, interval, unit_of
