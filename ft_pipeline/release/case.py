@@ -60,7 +60,7 @@ class Case:
         court = Court(self.comparison, self.candidates, self.settings, champion, rejected=rejected)
         counted = exposure_ledger.counted(self.entries, self._history_of(champion))
         exposure = replace(
-            exposure_of(counted, self.ids, self.present, self._weights(court), self.test_share),
+            exposure_of(counted, self.ids, self.present, self._weights(court, counted), self.test_share),
             fresh_leads=self._fresh_leads(court),
             changes=changes(counted, list(self.present.values()), self.ids, self.read),
         )
@@ -71,8 +71,12 @@ class Case:
             return []
         return [*(record for record in self.records if record.sequence < champion.sequence), champion]
 
-    def _weights(self, court: Court) -> dict[str, Weights]:
-        """Return, by candidate, what each test conversation says about its lead over its first rival."""
+    def _weights(self, court: Court, entries: Sequence[Entry]) -> dict[str, Weights]:
+        """Return, by candidate, what each test conversation says about its lead over its first rival. Empty if each
+        entry saw all conversations or none: then they are not asked."""
+        present = set(self.ids)
+        if all(present <= entry.ids or not present & entry.ids for entry in entries):
+            return {}
         return {
             row.name: found
             for row in self.rows
