@@ -84,7 +84,7 @@ def test_a_model_that_trained_on_rows_of_a_larger_test_share_is_named_and_left_o
     moving.score("a", trained, large, level=0.5)  # scored again, and not trained again
     comparison = moving.compare()
     assert names(comparison) == {"base", "b/adapter", "b/merged"}
-    assert {name for pair in comparison.pairs for name in (pair.better, pair.worse)} == names(comparison)
+    assert {name for lead in comparison.of_kind("lead") for name in (lead.row, lead.rival)} == names(comparison)
     (entry,) = comparison.contaminated
     assert (entry.model, entry.rows, len(entry.first)) == ("a", len(moved), 3)
     assert set(entry.first) < moved

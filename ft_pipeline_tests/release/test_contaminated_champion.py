@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
@@ -16,7 +17,6 @@ from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
-from ft_pipeline_tests.version1.convert import read_comparison
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import decide
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
@@ -32,7 +33,6 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
-from ft_pipeline_tests.version1.convert import read_comparison
 from ft_pipeline_tests.version1.rules import ComparisonFacts, build_recommendation
 
 RAW_FILE = "complaints of Mrs Fenwick.jsonl"

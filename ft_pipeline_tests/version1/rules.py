@@ -84,7 +84,7 @@ def verdict(
 class ComparisonFacts:
     """What a recommendation is made from."""
 
-    comparison: Comparison
+    comparison: Comparison | Claims
     experiments: Mapping[str, Mapping[str, Any]]
     min_test_rows: int
     decided: Decided | None = None
