@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide import advise, first_screen, markdown, observations, plots, slice_table
@@ -84,7 +83,7 @@ def verdict(
 class ComparisonFacts:
     """What a recommendation is made from."""
 
-    comparison: Comparison | Claims
+    comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
     min_test_rows: int
     decided: Decided | None = None
@@ -109,11 +108,6 @@ class Recommendation:
 def recommend(facts: ComparisonFacts) -> dict[str, Any]:
     """The recommendation, without its verdict."""
     return decide_recommend.recommend(facts.desk)
-
-
-def build_recommendation(facts: ComparisonFacts, said: str, out: Path) -> dict[str, Any]:
-    """Write recommendation.json."""
-    return decide_recommend.build_recommendation(facts.desk, said, out)
 
 
 def prompting_is_enough(facts: ComparisonFacts) -> advise.Advice | None:
