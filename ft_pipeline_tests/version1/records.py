@@ -158,7 +158,8 @@ class Comparison(JsonRecord):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Comparison":
         """Return the comparison of a document of any version."""
-        from ft_pipeline_tests.version1.convert import as_version_1, comparison_of
+        from ft_pipeline.decide.documents import comparison_of
+        from ft_pipeline_tests.version1.convert import as_version_1
 
         return as_version_1(comparison_of(document)) if "version" in document else super().from_json(document)
 
