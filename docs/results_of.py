@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import lead_picture
 from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.estimates import item_gains
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.project import Project

@@ -13,7 +13,7 @@ from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.checked_json import read_checked
-from ft_pipeline.store.ledger import Ledger
+from ft_pipeline.store.ledger import Ledger, LedgerFault
 from ft_pipeline.store.text_redaction import PLACEHOLDER
 
 
@@ -21,18 +21,15 @@ def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the records of champions."""
     ledger = champion.ledger(index.root)
     copies = _copies_in_artifacts(index)
-    findings = _ledger_findings(ledger, last=max(copies, default=0))
+    findings = _findings(ledger, ledger.faults(max(copies, default=0)))
     paths = ledger.paths()
     for path in paths:
         findings += _check_champion_record(index, path, copies)
     return len(paths), findings
 
 
-def _ledger_findings(ledger: Ledger[Any], last: int) -> list[Finding]:
-    return [
-        Finding(fault.kind, f"{ledger.folder.name}/{ledger.path(fault.number).name}", fault.message)
-        for fault in ledger.faults(last)
-    ]
+def _findings(ledger: Ledger[Any], faults: Iterable[LedgerFault]) -> list[Finding]:
+    return [Finding(fault.kind, ledger.name(fault.number), fault.message) for fault in faults]
 
 
 def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, dict[str, Any]]) -> list[Finding]:
@@ -87,15 +84,14 @@ def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
 def check_requests(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the requests to move the champion."""
     ledger = requests.ledger(index.root)
-    return len(ledger.paths()), _ledger_findings(ledger, last=0)
+    return len(ledger.paths()), _findings(ledger, ledger.faults())
 
 
 def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of entries, findings) for the ledger of tests. Decisions say which entries there must be."""
     book = exposure_ledger.ledger(index.root)
     decided = [node.summary.get("exposure", {}).get("entry", 0) for node in index.all("decision")]
-    faults = exposure_ledger.find_faults(index.root, max(decided, default=0))
-    findings = [Finding(fault.kind, f"exposures/{book.path(fault.number).name}", fault.message) for fault in faults]
+    findings = _findings(book, exposure_ledger.find_faults(index.root, max(decided, default=0)))
     if not findings:
         findings += [
             Finding("edited_record", name, "is missing or was edited: its ids do not match its name")
@@ -107,7 +103,7 @@ def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
 def check_inbox_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the records of which served answers were accepted as data."""
     ledger = decisions.ledger(index.root)
-    return len(ledger.paths()), _ledger_findings(ledger, last=0)
+    return len(ledger.paths()), _findings(ledger, ledger.faults())
 
 
 def check_rating_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
@@ -115,15 +111,13 @@ def check_rating_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     be."""
     book = rating_ledger.ledger(index.root)
     known = max((node.config.get("records", 0) for node in index.all("ratings")), default=0)
-    faults = rating_ledger.find_faults(index.root, known)
-    findings = [Finding(fault.kind, f"ratings/{book.path(fault.number).name}", fault.message) for fault in faults]
-    return len(book.paths()), findings
+    return len(book.paths()), _findings(book, rating_ledger.find_faults(index.root, known))
 
 
 def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """Return (number of records, findings) for the records of `ft erase`."""
     ledger = redaction_ledger(index.root)
-    return len(ledger.paths()), _ledger_findings(ledger, last=max(_numbers_in_manifests(index), default=0))
+    return len(ledger.paths()), _findings(ledger, ledger.faults(max(_numbers_in_manifests(index), default=0)))
 
 
 def check_redactions(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> list[Finding]:

@@ -48,17 +48,15 @@ def promote(
     if comparison is None:
         raise UserError("There is no comparison to promote from yet. Run `ft run`.")
     try:
-        settings = opened_project.settings.promotion
-        test_share = opened_project.settings.data.test_share
+        settings = opened_project.settings
         record, is_new, request = manual_promotion.promote(
             store,
             comparison,
-            settings,
             name,
+            read=decided_by(settings),
             force=force,
             reason=reason,
-            test_share=test_share,
-            read=decided_by(opened_project.settings),
+            two_people=settings.promotion.two_people,
         )
     except manual_promotion.NotPromoted as refusal:
         say(stderr, f"[red]ft:[/red] {plain(str(refusal))}")

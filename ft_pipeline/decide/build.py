@@ -15,16 +15,17 @@ from pydantic import TypeAdapter
 
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.findings.contaminated import contaminated_models
 from ft_pipeline.decide.findings.costs import break_even, with_costs
 from ft_pipeline.decide.findings.item_changes import item_changes
 from ft_pipeline.decide.findings.kept_prompts import kept_prompts
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.sources import SOURCES, leads, screens
+from ft_pipeline.decide.sources.pair_opinions import opinions_of
 from ft_pipeline.decide.sources.slices import list_slices
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
 from ft_pipeline.evaluation.comparison.clusters import Clusters, read_clusters, with_clusters
-from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import Estimates, estimate_all, is_measured, rank
 from ft_pipeline.evaluation.comparison.leads import Estimate, interval, unit_of
@@ -34,7 +35,6 @@ from ft_pipeline.evaluation.comparison.scored_twice import scored_twice
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
-from ft_pipeline.evaluation.opinions.collect import opinions_of
 from ft_pipeline.evaluation.tuned_variants import variant_of
 
 Experiments = Mapping[str, Mapping[str, Any]]

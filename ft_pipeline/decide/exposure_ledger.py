@@ -96,7 +96,8 @@ class _EntryShape:
 
 def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "exposures", "sequence", _EntryShape)
+    loss = ": without it, nobody knows how often the test rows were used"
+    return Ledger(store / "exposures", "sequence", _EntryShape, called="The ledger of looks", loss=loss)
 
 
 def digest_of_rows(test_ids: Iterable[str]) -> str:
@@ -114,13 +115,9 @@ def read_entries(store: Path, known: int = 0) -> list[Entry]:
 
     Raises UserError if one is missing, was edited or cannot be read: the count would be too low.
     """
-    for fault in find_faults(store, known):
-        raise UserError(
-            f"The ledger of looks is damaged: exposures/{fault.number:06d}.json {fault.message}. Restore "
-            f"{ledger(store).folder} from a backup: without it, nobody knows how often the test rows were used."
-        )
-    found: dict[str, Set[str]] = {}
-    return [_made(store, record, found) for record in ledger(store).read()]
+    book, found = ledger(store), dict[str, Set[str]]()
+    book.require(find_faults(store, known))
+    return [_made(store, record, found) for record in book.read()]
 
 
 def counted(entries: Sequence[Entry], records: Sequence[ChampionRecord]) -> list[Entry]:

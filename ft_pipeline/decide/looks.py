@@ -2,7 +2,7 @@
 since the first look."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from ft_pipeline.decide.exposure import Exposure, Tries
@@ -25,44 +25,58 @@ def exposure_of(
     weights: by row name, those of its lead over its rival. Rows on which the two are the same have none, so that easy
     fresh rows do not dilute the count. Default: all conversations weigh the same.
     """
-    looks, alike = list((present or {}).values()), dict.fromkeys(test_ids, 1.0)
-    total, own = _tries(entries, None, looks, alike), weights or {}
+    looks, alike, own = list((present or {}).values()), dict.fromkeys(test_ids, 1.0), weights or {}
+    now = _identities(looks)
+    seen, designs = _shares(entries, alike, lambda other: other.identity not in now)
     of = {name: _tries(entries, look, looks, own.get(name, alike)) for name, look in (present or {}).items()}
-    return Exposure(digest_of_rows(test_ids), total.earlier, total.designs, of, test_share=test_share)
+    rows, count = digest_of_rows(test_ids), sum(seen.values())
+    return Exposure(rows, count, sum(designs.values()), of, test_share=test_share)
 
 
-def _tries(entries: Sequence[Entry], look: Look | None, present: Sequence[Look], weights: Weights) -> Tries:
-    """Return what the test of a look must allow for; None: how often the rows were looked at besides."""
-    shown = [entry for entry in entries if entry.compared]
-    group = next((entry for entry in shown if look and look.identity in _identities(entry.looks)), None)
-    if group is not None:
-        before, with_it = [entry for entry in entries if entry.sequence < group.sequence], group.looks
-    else:
-        in_groups = {other for entry in shown for other in _identities(entry.looks)} if look else set()
-        before, with_it = list(entries), [other for other in present if other.identity not in in_groups]
-    together = {other.identity for other in with_it if look is None or other.is_tuned == look.is_tuned}
+def _tries(entries: Sequence[Entry], look: Look, present: Sequence[Look], weights: Weights) -> Tries:
+    """Return what the test of a candidate must allow for."""
+    before, group = _compared_with(entries, look, present)
+    together = {other.identity for other in group if other.is_tuned == look.is_tuned}
     kept = {other.settings_hash for other in present}
-    seen: dict[str, float] = {}
-    designs: dict[str, float] = {}
+    seen, designs = _shares(
+        before, weights, lambda other: other.identity not in together and _counts(other, look, kept)
+    )
+    designs.pop(look.settings_hash, None)
+    return Tries(sum(seen.values()), len(together), sum(designs.values()))
+
+
+def _compared_with(
+    entries: Sequence[Entry], look: Look, present: Sequence[Look]
+) -> tuple[Sequence[Entry], Sequence[Look]]:
+    """Return the entries before a candidate was first compared, and the looks that were first compared with it, its own
+    included. What no comparison has shown is compared now."""
+    shown = [entry for entry in entries if entry.compared]
+    group = next((entry for entry in shown if look.identity in _identities(entry.looks)), None)
+    if group is not None:
+        return [entry for entry in entries if entry.sequence < group.sequence], group.looks
+    known = {identity for entry in shown for identity in _identities(entry.looks)}
+    return entries, [other for other in present if other.identity not in known]
+
+
+def _shares(
+    entries: Sequence[Entry], weights: Weights, counts: Callable[[Look], bool]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the looks that count, by identity, and their settings, each with the share of the present rows that it
+    saw."""
     known = {name: weight for name, weight in weights.items() if weight} or dict.fromkeys(weights, 1.0)
-    total = sum(known.values())
-    for entry in before:
+    total, seen, designs = sum(known.values()), dict[str, float](), dict[str, float]()
+    for entry in entries:
         share = sum(weight for name, weight in known.items() if name in entry.ids) / total if total else 0.0
-        for other in entry.looks:
-            if other.identity not in together and _counts(other, look, kept):
-                seen[other.identity] = share
-                designs[other.settings_hash] = max(share, designs.get(other.settings_hash, 0.0))
-    if look is not None:
-        designs.pop(look.settings_hash, None)
-    return Tries(sum(seen.values()), len(together) if look else None, sum(designs.values()))
+        for look in filter(counts, entry.looks):
+            seen[look.identity] = share
+            designs[look.settings_hash] = max(share, designs.get(look.settings_hash, 0.0))
+    return seen, designs
 
 
-def _counts(other: Look, look: Look | None, kept: Set[str]) -> bool:
+def _counts(other: Look, look: Look, kept: Set[str]) -> bool:
     """Return whether a look makes the test of another one stricter: it is of the same kind, or a prompt that a tuned
     model no longer has to beat, because it is not compared any more. The others it must beat."""
-    if look is None or other.is_tuned == look.is_tuned:
-        return True
-    return look.is_tuned and other.settings_hash not in kept
+    return other.is_tuned == look.is_tuned or (look.is_tuned and other.settings_hash not in kept)
 
 
 def comparisons_before(entries: Sequence[Entry], settings_hash: str) -> int:

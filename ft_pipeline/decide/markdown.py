@@ -47,7 +47,7 @@ def markdown_table(comparison: Comparison) -> str:
 
 def _score_table(comparison: Comparison) -> str:
     metrics = shown_metrics(comparison)
-    labels = [f"{metric.label} ({metric.direction})" for metric in metrics.values()]
+    labels = [metric.title for metric in metrics.values()]
     has_prices = any(row.cost_per_call is not None for row in comparison.rows)
     costs = [
         "prompt tokens / call",

@@ -6,6 +6,7 @@ It is made once, with the decision, and stored beside it; requirements.py reads 
 from collections.abc import Mapping, Sequence
 
 from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
 from ft_pipeline.decide.promote import BEFORE, TESTS, Court, is_sound
 from ft_pipeline.decide.requirements import IS_NEW, Cell, Outcome
@@ -39,13 +40,12 @@ OF_KINDS = {
 def matrix(court: Court) -> Mapping[str, Sequence[Cell]]:
     """Return the cells of each examined row, best row first, in the order of the rules. A rule that does not apply to a
     row has none."""
-    return {row.name: [_cell(court, name, claim) for name, claim in _asked(court, row.name)] for row in court.examined}
+    return {row.name: cells(court, row) for row in court.examined}
 
 
-def _asked(court: Court, name: str) -> list[tuple[str, Claim]]:
-    row = court.comparison.row(name)
-    assert row is not None
-    return [(rule.__name__, claim) for rule in (*BEFORE, *TESTS) for claim in rule(court, row)]
+def cells(court: Court, row: Row) -> list[Cell]:
+    """Return the cells of one row."""
+    return [_cell(court, rule.__name__, claim) for rule in (*BEFORE, *TESTS) for claim in rule(court, row)]
 
 
 def _cell(court: Court, rule: str, claim: Claim) -> Cell:

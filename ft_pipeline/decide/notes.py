@@ -2,10 +2,10 @@
 
 from ft_pipeline.decide.claim import Claim, RailFacts
 from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison, Row
+from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.decide.without_model import without_model
 from ft_pipeline.decide.words import describe_twice, say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric
 

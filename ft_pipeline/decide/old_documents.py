@@ -16,8 +16,8 @@ from ft_pipeline.decide.claim import (
     verdict_of,
 )
 from ft_pipeline.decide.comparison import METRIC_IS_NAMED, Comparison, Row
+from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.decide.sources.rails import claim_of
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.rails import Rail
 from ft_pipeline.evaluation.tuned_variants import variant_of
 

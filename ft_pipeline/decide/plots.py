@@ -36,7 +36,7 @@ def score_picture(comparison: Comparison) -> bytes:
                     names=[row.name for row in rows],
                     intervals=[_interval(row.scores[name]) for row in rows],
                     kinds=[row.kind for row in rows],
-                    label=f"{metric.label} ({metric.direction})",
+                    label=metric.title,
                 )
             )
     return panels(panel_functions, 4.6, 0.9 + 0.28 * len(comparison.rows))
@@ -172,7 +172,7 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
             low, high = zip(*(score.ends for score in scores), strict=True)
             axes.fill_between(x_values, low, high, color=color, alpha=0.15, linewidth=0)
         x_label = "training rows" if rows_known else "% of the training rows"
-        axes.set(title="Learning curve", xlabel=x_label, ylabel=f"{metric.label} ({metric.direction})")
+        axes.set(title="Learning curve", xlabel=x_label, ylabel=metric.title)
         axes.legend()
 
     return panels([draw], 7.0, 3.2)

@@ -114,9 +114,10 @@ class Court:
     @cached_property
     def tested(self) -> list[Row]:
         """The rows whose leads are tested on the test rows."""
-        return [row for row in self.examined if self._is_tested(row)]
+        return [row for row in self.examined if self.is_tested(row)]
 
-    def _is_tested(self, row: Row) -> bool:
+    def is_tested(self, row: Row) -> bool:
+        """Return whether a row's leads are tested on the test rows."""
         silent = (self.comparison.deciding(row, rival).because == "no_evidence" for rival in self.rivals(row))
         return not failing_before(self, row) and not any(silent)
 
@@ -332,13 +333,6 @@ def decide(court: Court) -> Decision:
     chosen = min(as_good, key=lambda row: (*row.complexity, passing.index(row)))
     before = [name for name, _ in takewhile(lambda entry: entry[1], failed.items())]
     return Decision(True, chosen.name, failed, before, best.name if chosen is not best else None, tests)
-
-
-def decide_one(court: Court, row: Row) -> Decision:
-    """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
-    failed = failing(court, row)
-    few = court.has_few_clusters
-    return Decision(not failed, row.name, {row.name: failed}, tests=court.tests(), has_few_clusters=few)
 
 
 def _surest(court: Court, rows: Sequence[Row]) -> list[Row]:

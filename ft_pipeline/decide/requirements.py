@@ -32,6 +32,19 @@ class Cell(BaseModel):
         return MARKS[self.outcome]
 
 
+class ByHand(BaseModel):
+    """What is known of a row that a person may release."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lacks: Sequence[str]
+    """The sentences of what does not hold (lacking)."""
+    reason: str
+    """What it beats, and by how much; empty if it lacks something."""
+    evidence: Mapping[str, Any]
+    """The numbers behind it (evidence.py)."""
+
+
 class Requirements(BaseModel):
     """The matrix of a decision."""
 
@@ -39,11 +52,13 @@ class Requirements(BaseModel):
 
     matrix: Mapping[str, Sequence[Cell]] = {}
     """By row, best first. Empty in decisions of older versions."""
+    by_hand: Mapping[str, Mapping[str, ByHand]] = {}
+    """By fingerprint of the champion to beat ("": none), then by row. Empty in decisions of older versions."""
 
     @classmethod
     def of(cls, decided: Mapping[str, Any]) -> Self:
         """Return the matrix of a decision.json."""
-        return cls(matrix=decided.get("matrix", {}))
+        return cls(matrix=decided.get("matrix", {}), by_hand=decided.get("by_hand", {}))
 
     def about(self, row: str | None) -> list[Cell]:
         """Return what a row meets of the requirements of a model; empty if it was not examined."""

@@ -1,14 +1,16 @@
 """What decision.json keeps of a decision: plain JSON, with the reasons as sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.evidence import evidence
+from ft_pipeline.decide.matrix import cells
 from ft_pipeline.decide.promote import Court, Decision, TestedCandidate
 from ft_pipeline.decide.reasons import describe_win, reasons
 from ft_pipeline.decide.released import Candidate, Promotion
+from ft_pipeline.decide.requirements import ByHand, lacking
 from ft_pipeline.decide.words import say_all
 
 
@@ -20,10 +22,9 @@ class Ruling:
     name: str | None
     """The row to release; None if the rules release none."""
     reasons: list[str]
-    """Of a run: a line per examined candidate, with what it beats or the requirements that it fails. About one row:
-    what it beats, or a line per failed requirement."""
+    """A line per examined candidate, with what it beats or the requirements that it fails."""
     evidence: dict[str, Any]
-    """The numbers behind it (evidence.py); empty if a run releases nothing."""
+    """The numbers behind it (evidence.py); empty if nothing is released."""
     tests: Sequence[TestedCandidate] = field(default_factory=list)
     failed: Mapping[str, list[str]] = field(default_factory=dict)
     """The requirements that each examined row fails, by name."""
@@ -57,8 +58,10 @@ def ruling_of(court: Court, decision: Decision) -> Ruling:
     return Ruling(decision.move, decision.name, reasons(court, decision), found, decision.tests, failed)
 
 
-def ruling_about(court: Court, decision: Decision, row: Row) -> Ruling:
-    """Return the ruling about one row (promote.decide_one)."""
-    failed = say_all(court.comparison, decision.failed[row.name])
-    said = failed or [describe_win(court, row)]
-    return Ruling(decision.move, row.name, said, evidence(court, row), decision.tests)
+def ruling_about(court: Court, row: Row) -> ByHand:
+    """Return what `ft promote` reads about one row: the same rules, regardless of better candidates and of manual
+    rejections. A run does not examine the adapter of a merged model; a person may release it."""
+    if row.name not in {other.name for other in court.examined}:
+        court = replace(court, extra=row)
+    lacks = lacking(cells(court, row))
+    return ByHand(lacks=lacks, reason="" if lacks else describe_win(court, row), evidence=evidence(court, row))

@@ -11,6 +11,7 @@ from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.exposure import Exposure, needed_lead
+from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
@@ -33,7 +34,6 @@ from ft_pipeline.decide.words import (
     who_of,
     wins,
 )
-from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
 
 Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)

@@ -18,7 +18,7 @@ from ft_pipeline.decide.claim import (
     SliceFacts,
 )
 from ft_pipeline.decide.comparison import MIN_CLUSTERS, WANTED_RATINGS, Comparison, Row
-from ft_pipeline.evaluation.comparison.likelihood_evidence import why_no_evidence
+from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 

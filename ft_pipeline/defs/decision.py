@@ -32,7 +32,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="7",
+    code_version="8",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )

@@ -18,6 +18,7 @@ from ft_pipeline.decide.plots import (
     slice_picture,
     small_lead_plot,
 )
+from ft_pipeline.decide.sources.pair_opinions import JUDGED
 from ft_pipeline.defs.compared_scores import compared_scores
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said
@@ -34,7 +35,6 @@ from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
-from ft_pipeline.evaluation.opinions.collect import JUDGED
 from ft_pipeline.execution.metadata import beginning_with, picture, sentences, small_picture, table
 from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import step
@@ -278,7 +278,7 @@ def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
             "lead": describe_score(lead, sign="+") if lead else "",
         }
         scores = {
-            f"{metric.label} ({metric.direction})": round(row.scores[name].value, 3) if name in row.scores else ""
+            metric.title: round(row.scores[name].value, 3) if name in row.scores else ""
             for name, metric in metrics.items()
         }
         tokens, seconds = row.prompt_tokens_per_call, row.seconds_per_call

@@ -1,6 +1,6 @@
 """The verdicts of people and of a judge as inputs of the comparison."""
 
-from ft_pipeline.evaluation.opinions.collect import JUDGED, RATED
+from ft_pipeline.decide.sources.pair_opinions import JUDGED, RATED
 from ft_pipeline.evaluation.opinions.verdict_tables import judgement_of, read_judgements, read_ratings
 from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import Artifact

@@ -53,17 +53,13 @@ class _RecordShape:
 
 def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "inbox", "sequence", _RecordShape)
+    return Ledger(store / "inbox", "sequence", _RecordShape, called="The record of the inbox")
 
 
 def read_decisions(store: Path) -> dict[str, Decision]:
     """Return the last decision about each call. Raises UserError if a record is missing, or was edited."""
     book = ledger(store)
-    for fault in book.faults():
-        raise UserError(
-            f"The record of the inbox is damaged: inbox/{fault.number:06d}.json {fault.message}. "
-            f"Restore {book.folder} from a backup."
-        )
+    book.require(book.faults())
     decisions: dict[str, Decision] = {}
     for entry in book.read():
         for call in entry["calls"]:

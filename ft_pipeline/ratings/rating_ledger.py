@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.checked_json import Digest, Number, parse_checked
@@ -78,7 +77,7 @@ class _RecordShape:
 
 def ledger(store: Path) -> Ledger[dict[str, Any]]:
     """Return the ledger under the store folder `store`."""
-    return Ledger(store / "ratings", "sequence", _RecordShape)
+    return Ledger(store / "ratings", "sequence", _RecordShape, called="The record of ratings")
 
 
 def append_rating(store: Path, rating: Rating) -> None:
@@ -108,13 +107,9 @@ def read_ratings(store: Path, last: int | None = None) -> list[Rating]:
 
     Raises UserError if a record is missing, was edited or cannot be read.
     """
-    for fault in find_faults(store, last or 0):
-        raise UserError(
-            f"The record of ratings is damaged: {_name(fault)} {fault.message}. Restore {ledger(store).folder} from "
-            "a backup."
-        )
-    ratings = []
-    for record in ledger(store).read():
+    book, ratings = ledger(store), []
+    book.require(find_faults(store, last or 0))
+    for record in book.read():
         if "row" in record and (last is None or record["sequence"] <= last):
             of_the_row = json.loads(_row_path(store, record["row"]).read_bytes())
             if not of_the_row["item"].startswith(MARKER_START):
@@ -187,10 +182,6 @@ def _append(store: Path, record: Mapping[str, Any]) -> None:
 
 def _row_path(store: Path, digest: str) -> Path:
     return ledger(store).folder / ROWS / f"{digest}.json"
-
-
-def _name(fault: LedgerFault) -> str:
-    return f"ratings/{fault.number:06d}.json"
 
 
 def now() -> str:

@@ -118,7 +118,7 @@ def promote(
         promotion = choose(champion)
         if promotion is None:
             return champion
-        record = replace(_new_record(promotion, champion), request=request, requested_by=requested_by)
+        record = replace(next_record(promotion, champion), request=request, requested_by=requested_by)
         if written := ledger(store).append(asdict(record)):
             return written
 
@@ -169,7 +169,8 @@ def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
     return champion, records[champion.previous_sequence]
 
 
-def _new_record(promotion: Promotion, previous: ChampionRecord | None) -> ChampionRecord:
+def next_record(promotion: Promotion, previous: ChampionRecord | None) -> ChampionRecord:
+    """Return the record of a promotion, without writing it. Raises UserError if it is forced without a reason."""
     if promotion.forced and not promotion.reason.strip():
         raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
     candidate = promotion.candidate

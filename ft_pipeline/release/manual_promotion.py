@@ -1,50 +1,57 @@
-"""Manual decisions about the champion: `ft promote`, under the same rules and checks as a run, and `ft rollback`."""
+"""Manual decisions about the champion: `ft promote`, by what the decision says of the model, and `ft rollback`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY, named_by, read_entries
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
-from ft_pipeline.decide.requirements import lacking
+from ft_pipeline.decide.requirements import ByHand, Requirements
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
-from ft_pipeline.release.recorded_decision import NOTHING, decide_and_record
 from ft_pipeline.release.requests import MoveRequest, request_move
-from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 
 
 class NotPromoted(Exception):
     """The rules reject the candidate. The message lists the failed requirements."""
 
 
+class NotDecided(UserError):
+    """The decision says nothing about the candidate."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name} was not decided on: {why}. Run `ft run`, then promote it.")
+        self.lack = f"was not decided on: {why}"
+
+
 def promote(
     store: ArtifactStore,
     comparison_artifact: Artifact,
-    settings: PromotionSettings,
     name: str,
     *,
+    read: Mapping[str, Any],
     force: bool,
     reason: str,
-    test_share: float = 0.0,
-    read: Mapping[str, Any] = NOTHING,
+    two_people: bool,
 ) -> tuple[ChampionRecord | None, bool, MoveRequest | None]:
-    """Release the model of `name` (an experiment, or a row of the comparison). read: as in decide_and_record.
+    """Release the model of `name` (an experiment, or a row of the comparison), by what the decision says about it.
 
-    Returns the record, and whether it is new. With `two_people`, the champion stays (the record is None if there is
-    none yet), and the request is returned, too. The checks are read again from the manifests. Raises NotPromoted if a
-    rule rejects the model, unless `force`, which needs a `reason`. Raises UserError for an unknown name, for a model
-    that was scored again since the comparison, and if the evidence is not as it was signed.
+    read: the settings that a decision reads now (looks.decided_by). Returns the record, and whether it is new. With
+    `two_people`, the champion stays (the record is None if there is none yet), and the request is returned, too. Raises
+    NotPromoted if a rule rejects the model, and NotDecided if no decision holds for it and for the present champion,
+    unless `force`, which needs a `reason`. Raises UserError for an unknown name, for a model that was scored again
+    since the comparison, and if the evidence is not as it was signed.
     """
     if force and not reason.strip():
         raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
-    require_signed_evidence(store, [comparison_artifact.reference])
+    decision = current_artifact(store, "decision")
+    evidence = [artifact.reference for artifact in (comparison_artifact, decision) if artifact]
+    require_signed_evidence(store, evidence)
     comparison = read_comparison(comparison_artifact)
     candidates, serving = find_candidates(comparison_artifact, store)
     row = find_row(comparison, candidates, name)
@@ -57,23 +64,24 @@ def promote(
         is_new = current is None or current.fingerprint != candidate.fingerprint
         if not is_new:
             return None
-        recorded = decide_and_record(
-            store, comparison_artifact, settings, current, test_share=test_share, read=read, row=row
-        )
-        decision = recorded.decision
-        lacks = lacking(recorded.matrix[row.name])
-        if not decision.move and not force:
-            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(lacks)}")
-        promotion = replace(decision, move=True).promotion(candidates, comparison_artifact.fingerprint)
-        assert promotion is not None
-        return replace(
-            promotion,
-            reason=reason.strip() or decision.reasons[-1],
+        try:
+            told = _told(decision, comparison_artifact, read, current, row.name)
+        except NotDecided as undecided:
+            if not force:
+                raise
+            told = ByHand(lacks=[undecided.lack], reason="", evidence={"metric": comparison.primary})
+        if told.lacks and not force:
+            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(told.lacks)}")
+        looks = read_entries(store.root, named_by(champion.history(store.root)))
+        return Promotion(
+            candidate,
+            reason=reason.strip() or told.reason,
             evidence={
-                **promotion.evidence,
+                "comparison": comparison_artifact.fingerprint,
+                **told.evidence,
                 "served": serving[row.name],
-                "lacks": lacks,
-                EVIDENCE_KEY: recorded.entry,
+                "lacks": list(told.lacks),
+                EVIDENCE_KEY: len(looks),
             },
             forced=force,
             by_hand=True,
@@ -81,12 +89,31 @@ def promote(
             passed_over=tuple(option.fingerprint for option in candidates.values()),
         )
 
-    if settings.two_people:
+    if two_people:
         standing, request = request_move(store.root, choose)
         return standing, False, request
     record = champion.promote(store.root, choose)
     assert record is not None
     return record, is_new, None
+
+
+def _told(
+    decision: Artifact | None, comparison: Artifact, read: Mapping[str, Any], standing: ChampionRecord | None, name: str
+) -> ByHand:
+    """Return what the decision says about a row against the present champion. Raises NotDecided if it says nothing.
+
+    decision: the current one. read: the settings that a decision reads now.
+    """
+    if decision is None or decision.inputs["comparison"] != comparison.reference:
+        raise NotDecided(name, "the comparison is newer than the decision")
+    by_hand = Requirements.of(decision.document("decision.json")).by_hand
+    if not by_hand:
+        raise NotDecided(name, "the decision is of an older version")
+    if decision.spec["config"]["read"] != read:
+        raise NotDecided(name, "a setting that decides was changed after the decision")
+    if (fingerprint := standing.fingerprint if standing else "") not in by_hand:
+        raise NotDecided(name, "the champion moved after the decision")
+    return by_hand[fingerprint][name]
 
 
 def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason: str) -> ChampionRecord:

@@ -5,7 +5,7 @@ A record is never changed or removed. An edited record breaks the chain, because
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -43,10 +43,18 @@ class Ledger(Generic[Record]):
     """The type of a record's file (checked_json.py). A file of another type cannot be read."""
     record: Callable[..., Record] = dict  # type: ignore[assignment]
     """What a record is made of, from the keys of its file."""
+    called: str = "The ledger"
+    """Its name in an error."""
+    loss: str = ""
+    """What nobody knows without it, as the end of that error."""
 
     def path(self, number: int) -> Path:
         """Return the file of a record, whether it exists or not."""
         return self.folder / f"{number:06d}.json"
+
+    def name(self, number: int) -> str:
+        """Return what a record is called in messages: its folder and file."""
+        return f"{self.folder.name}/{self.path(number).name}"
 
     def paths(self) -> list[Path]:
         """Return the files of all records, oldest first."""
@@ -58,6 +66,12 @@ class Ledger(Generic[Record]):
         paths = self.paths()
         return int(paths[-1].stem) + 1 if paths else 1
 
+    def require(self, faults: Iterable[LedgerFault]) -> None:
+        """Raise UserError for the first of some faults; it names the file."""
+        for fault in faults:
+            restore = f"Restore {self.folder} from a backup{self.loss}."
+            raise UserError(f"{self.called} is damaged: {self.name(fault.number)} {fault.message}. {restore}")
+
     def read(self) -> list[Record]:
         """Return all records, oldest first. Raises UserError, which names the file, if one cannot be read, or has the
         number of another."""
@@ -65,8 +79,7 @@ class Ledger(Generic[Record]):
         for path in self.paths():
             fields = self._read(path)
             if fields.get(self.number_key) != int(path.stem):
-                where = f"{self.folder.name}/{path.name}"
-                raise UserError(f"The record {where} has the number of another one. Restore it from a backup.")
+                raise self._unreadable(path, "has the number of another one")
             records.append(self._made(path, fields))
         return records
 
@@ -115,23 +128,24 @@ class Ledger(Generic[Record]):
             yield LedgerFault("edited_record", number, f"contains the record number {number_in_record}")
         previous = paths.get(number - 1)
         if previous_sha256 and previous is not None and previous_sha256 != _hash_of(previous):
-            message = f"does not match its hash in {self.folder.name}/{paths[number].name}: it was edited"
+            message = f"does not match its hash in {self.name(number)}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
 
     def _made(self, path: Path, fields: Mapping[str, Any]) -> Record:
         try:
             return self.record(**fields)
         except TypeError as error:
-            where = f"{self.folder.name}/{path.name}"
-            raise UserError(f"The record {where} cannot be read ({error}). Restore it from a backup.") from error
+            raise self._unreadable(path, f"cannot be read ({error})") from error
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             record: dict[str, Any] = read_checked(path, self.shape)
             return record
         except (OSError, ValueError) as error:
-            where = f"{self.folder.name}/{path.name}"
-            raise UserError(f"The record {where} cannot be read ({error}). Restore it from a backup.") from error
+            raise self._unreadable(path, f"cannot be read ({error})") from error
+
+    def _unreadable(self, path: Path, why: str) -> UserError:
+        return UserError(f"The record {self.name(int(path.stem))} {why}. Restore it from a backup.")
 
 
 def _hash_of(path: Path) -> str | None:

@@ -96,9 +96,9 @@ def build_conversations(
     large_groups = release_large_groups(rows)
     groups = near_groups(rows)
     rows.keys.group = groups.group
-    assignment = assign_splits(rows, settings, suite, semantic)
+    assignment, questions = assign_splits(rows, settings, suite, semantic)
     kept = np.where(assignment.code == 0, assignment.split, TRAIN)
-    written = _write(rows, assignment, assignment.questions.clusters(rows, kept), out)
+    written = _write(rows, assignment, questions.clusters(rows, kept), out)
     suite.write(out)
     report = _report(rows, assignment, settings, written)
     report.warnings += [

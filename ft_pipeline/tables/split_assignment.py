@@ -44,8 +44,6 @@ class SplitAssignment:
     """Position → (message, origin of the row that it duplicates or is near to), for rows that are set aside."""
     common: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     """Hashes of findings that show nothing, because many training rows have them (held_out.common_findings)."""
-    questions: Questions = field(init=False)
-    """Of the held-out rows, of which clusters are made."""
 
     def set_aside(self, position: int, code: int, message: str, copy_of: str | None) -> None:
         """Record that a row is set aside, and why."""
@@ -91,8 +89,9 @@ class _HeldOut:
 
 def assign_splits(
     rows: ConversationRows, settings: DataSettings, suite: SuiteTexts, semantic: SemanticSearch | None = None
-) -> SplitAssignment:
+) -> tuple[SplitAssignment, Questions]:
     """Split by group; set aside duplicates across tables, and whatever shows a held-out row or a text of the suites.
+    Return the questions of the held-out rows, too, of which clusters are made.
 
     semantic: also set aside what means the same as a held-out row.
     """
@@ -105,10 +104,10 @@ def assign_splits(
     _drop_prompts_of_golden_rows(rows, assignment)
     if not rows.are_compared:
         _drop_near(rows, ranks, assignment)
-    _drop_leaks(rows, ranks, assignment, suite)
+    questions = _drop_leaks(rows, ranks, assignment, suite)
     if semantic:
         _drop_paraphrases(rows, ranks, assignment, suite, semantic)
-    return assignment
+    return assignment, questions
 
 
 def _splits(rows: ConversationRows, settings: DataSettings) -> np.ndarray:
@@ -173,12 +172,13 @@ def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssig
             assignment.set_aside(position, NEAR_DUPLICATE, f"nearly equal to {origin}", origin)
 
 
-def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment, suite: SuiteTexts) -> None:
-    """Set aside rows that contain a turn of a row of a lower rank, or (training rows) a text of the suites."""
+def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment, suite: SuiteTexts) -> Questions:
+    """Set aside rows that contain a turn of a row of a lower rank, or (training rows) a text of the suites. Return the
+    questions of the held-out rows, which are read in the same pass."""
     stays = assignment.code == 0
     held_out = _HeldOut.of(rows, ranks, stays, suite)
-    assignment.questions = Questions(rows, np.where(stays, assignment.split, TRAIN))
-    index = _index(held_out, assignment.questions)
+    questions = Questions(rows, np.where(stays, assignment.split, TRAIN))
+    index = _index(held_out, questions)
     findings = Findings(index, rows.keys.group[:, 1], ranks == _TRAIN)
     searched = np.flatnonzero(stays & (ranks > _TEST))
     for positions, found_in_batch in rows.map_messages(searched, partial(_search, index=index)):
@@ -191,6 +191,7 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
         if held_out.is_hidden_from(ranks[position], lowest[position]):
             name, origin = held_out.name(lowest[position], assignment.split)
             assignment.set_aside(position, OVERLAP, f"contains {'a turn of ' if origin else ''}{name}", origin)
+    return questions
 
 
 def _index(held_out: _HeldOut, questions: Questions) -> LeakIndex:

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.project import Project
@@ -23,8 +25,6 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import CORRECT, PARTS, losses, scored
 from ft_pipeline_tests.projects import project_of
 from ft_pipeline_tests.tables.helpers import build, build_chat_tables
-from ft_pipeline_tests.version1.convert import read_comparison
-from ft_pipeline_tests.version1.records import Comparison
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
 COLORS = ("red", "blue", "green", "white", "black")

@@ -10,13 +10,15 @@ import pytest
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.desk import Desk
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.contaminated_models import find_contaminated
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import GOLDEN, ROWS, Moving, load_steps
-from ft_pipeline_tests.version1.convert import as_claims
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 QUESTION = "Do you still repair wooden garden chairs from last year?"
 ANSWER = (
@@ -84,7 +86,7 @@ def test_a_model_that_trained_on_rows_of_a_larger_test_share_is_named_and_left_o
     moving.score("a", trained, large, level=0.5)  # scored again, and not trained again
     comparison = moving.compare()
     assert names(comparison) == {"base", "b/adapter", "b/merged"}
-    assert {name for pair in comparison.pairs for name in (pair.better, pair.worse)} == names(comparison)
+    assert {name for lead in comparison.of_kind("lead") for name in (lead.row, lead.rival)} == names(comparison)
     (entry,) = comparison.contaminated
     assert (entry.model, entry.rows, len(entry.first)) == ("a", len(moved), 3)
     assert set(entry.first) < moved
@@ -203,14 +205,14 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     moving.experiment("a", moving.conversations())
     moving.experiment("b", moving.conversations(test_share=0.3))
     made = moving.run("comparison")
-    comparison = Comparison.from_json(made.document("comparison.json"))
+    comparison = read_comparison(made)
     sentence = comparison.contaminated[0].describe()
     assert sentence.startswith("a learned from ") and "alpaca/a.jsonl:" in sentence
     assert f"Not compared: {sentence}" in markdown_table(comparison)
     console = Console(record=True, width=200)
-    show_comparison(console, as_claims(comparison))
+    show_comparison(console, comparison)
     assert f"Not compared: {sentence}" in console.export_text()
-    reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
+    reasons = recommend(Desk(comparison, {}, 20))["reasons"]
     part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."
     assert any(part in reason for reason in reasons)
     assert json.loads((made.path / "comparison.json").read_text(encoding="utf-8"))["contaminated"][0]["model"] == "a"
@@ -221,7 +223,7 @@ def test_without_another_tuned_model_prompting_is_recommended_until_it_is_traine
     large = moving.conversations(test_share=0.3)
     moving.baseline("a", large)
     moving.score("a", trained, large)
-    found = recommend(ComparisonFacts(moving.compare(), {}, 20))
+    found = recommend(Desk(moving.compare(), {}, 20))
     assert found["decision"] == "train"
     assert found["reasons"][0].startswith("No tuned model can be compared until it is trained again.")
 

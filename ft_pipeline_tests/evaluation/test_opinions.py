@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
-from ft_pipeline.evaluation.opinions.qualification import why_not_qualified
 from ft_pipeline.evaluation.opinions.verdict_tables import Judgement, hash_of_answer
 from ft_pipeline_tests.evaluation.opined import (
     CONFIG,

@@ -13,6 +13,7 @@ TELLERS = (
     "release/report/*.py",
     "decide/*.py",
     "decide/findings/*.py",
+    "decide/sources/*.py",
     "evaluation/comparison/*.py",
     "evaluation/opinions/*.py",
 )

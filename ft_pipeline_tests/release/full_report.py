@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResult, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CurvePoint,
@@ -18,8 +20,6 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.trained import Trained
-from ft_pipeline_tests.version1.convert import read_comparison
-from ft_pipeline_tests.version1.records import Comparison
 
 
 def full_report(shop: Trained) -> Path:

@@ -7,6 +7,12 @@ from typing import Any
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.release import manual_promotion
+from ft_pipeline.release.candidates import decision_key_of
+from ft_pipeline.release.champion import champion_before
+from ft_pipeline.release.recorded_decision import decision_document
+from ft_pipeline.release.requests import MoveRequest
+from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
@@ -15,6 +21,8 @@ from ft_pipeline_tests.evaluation.scored import scored
 HARD = [0.4, -0.3, 0.1, -0.2, 0.0, 0.3, -0.1, -0.2, 0.2, -0.2] * 3
 """What all models find hard or easy, per test item."""
 COMPARE = {"primary_metric": "loss", "fingerprint": None}
+READ = {"promotion.forgetting_margin": 0.05}
+"""What a decision reads of the settings."""
 
 
 def losses(mean: float) -> list[float]:
@@ -107,6 +115,34 @@ class Material:
         comparison = self.store.commit(draft, summary)
         AssetPointers(self.store.root).write("comparison", None, comparison)
         return comparison
+
+    def decide(self, comparison: Artifact, settings: PromotionSettings, read: Mapping[str, Any] = READ) -> Artifact:
+        """Decide on a comparison, as the asset `decision` does."""
+        standing = champion_before(self.store.root, decision_key_of(comparison))
+        number = standing.sequence if standing else None
+        document = decision_document(self.store, comparison, settings, number, test_share=0.15, read=read)
+        config = {"promotion": settings.model_dump(mode="json"), "standing": number, "test_share": 0.15, "read": read}
+        draft = self.store.begin(Spec("decision", {"comparison": comparison.reference}, config))
+        (draft.out / "decision.json").write_text(json.dumps(document), encoding="utf-8")
+        decision = self.store.commit(draft, {key: document[key] for key in ("verdict", "exposure")})
+        AssetPointers(self.store.root).write("decision", None, decision)
+        return decision
+
+    def promote(
+        self, comparison: Artifact, settings: PromotionSettings, name: str, *, force: bool = False, reason: str = ""
+    ) -> tuple[ChampionRecord | None, bool, MoveRequest | None]:
+        """`ft promote` on the present decision."""
+        of_two = settings.two_people
+        return manual_promotion.promote(
+            self.store, comparison, name, read=READ, force=force, reason=reason, two_people=of_two
+        )
+
+    def decide_and_promote(
+        self, comparison: Artifact, settings: PromotionSettings, name: str, *, force: bool = False, reason: str = ""
+    ) -> tuple[ChampionRecord | None, bool, MoveRequest | None]:
+        """`ft promote` after a run has decided."""
+        self.decide(comparison, settings)
+        return self.promote(comparison, settings, name, force=force, reason=reason)
 
 
 def _general(accuracy: float | None) -> dict[str, Sequence[int]]:

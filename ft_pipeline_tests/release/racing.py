@@ -4,7 +4,6 @@ import multiprocessing
 from pathlib import Path
 
 from ft_pipeline.release.manual_promotion import promote
-from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 
 
@@ -13,4 +12,4 @@ def promote_at_once(root: Path, fingerprint: str, name: str, start: "multiproces
     store = ArtifactStore(root)
     comparison = store.require("comparison", fingerprint)
     start.wait()
-    promote(store, comparison, PromotionSettings(), name, force=True, reason=f"{name} it is")
+    promote(store, comparison, name, read={}, force=True, reason=f"{name} it is", two_people=False)

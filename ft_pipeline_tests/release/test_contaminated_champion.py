@@ -3,18 +3,20 @@
 import html
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
+from ft_pipeline.release.looks import decided_by
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
-from ft_pipeline_tests.version1.convert import read_comparison
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import decide
 
@@ -95,10 +97,12 @@ def test_a_clean_champion_is_scored_again_and_compared(moving: Moving) -> None:
 def test_a_contaminated_model_is_not_promoted_by_hand(moving: Moving) -> None:
     released(moving)
     made = moving.run("comparison")
+    moving.run("decision")
+    how: dict[str, Any] = {"read": decided_by(moving.project.settings), "force": True, "two_people": False}
     for name in ("old", "old/adapter"):
         with pytest.raises(UserError, match=r"old learned from .* Train it again"):
-            promote(moving.store, made, SETTINGS, name, force=True, reason="I like it")
-    record, _, _ = promote(moving.store, made, SETTINGS, "new", force=True, reason="it is clean")
+            promote(moving.store, made, name, reason="I like it", **how)
+    record, _, _ = promote(moving.store, made, "new", reason="it is clean", **how)
     assert record and record.evidence["lacks"] == [
         "the champion's experiment old must be trained and scored again first"
     ]

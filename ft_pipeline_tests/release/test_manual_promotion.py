@@ -1,22 +1,30 @@
 """`ft promote` and `ft rollback` over a real store: the rules hold for whoever calls, and a person's word stands."""
 
+import json
 import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.requirements import Requirements
+from ft_pipeline.decide.ruling import ruling_about
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
-from ft_pipeline.release.candidates import find_candidates, released_row
+from ft_pipeline.release.candidates import decision_key_of, find_candidates, released_row
 from ft_pipeline.release.champion import current, history, manually_rejected
-from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
+from ft_pipeline.release.manual_promotion import NotDecided, NotPromoted, rollback
+from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline_tests.release.material import Material
+from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.release.material import READ, Material
 from ft_pipeline_tests.release.racing import promote_at_once
-from ft_pipeline_tests.version1.convert import read_comparison
-from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 
@@ -29,20 +37,24 @@ def material(tmp_path: Path) -> Material:
 def by_hand(
     material: Material, comparison: Artifact, name: str, *, force: bool = False, reason: str = ""
 ) -> tuple[ChampionRecord, bool]:
-    record, is_new, request = promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
+    record, is_new, request = material.decide_and_promote(comparison, SETTINGS, name, force=force, reason=reason)
     assert record is not None and request is None
     return record, is_new
 
 
+def decided(material: Material, comparison: Artifact, standing: ChampionRecord | None) -> RecordedDecision:
+    return decide_and_record(material.store, comparison, SETTINGS, standing, test_share=0.15, read=READ)
+
+
 def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
-    """What the asset `champion` does with a comparison."""
-    candidates, _ = find_candidates(comparison, material.store)
-    held = manually_rejected(history(material.store.root))
-    compared = read_comparison(comparison)
-    return champion.promote(
-        material.store.root,
-        lambda present: decide(compared, candidates, SETTINGS, present, held).promotion(candidates),
-    )
+    """What the assets `decision` and `champion` do with a comparison; returns the champion after it."""
+    key, root = decision_key_of(comparison), material.store.root
+    found = decided(material, comparison, champion.champion_before(root, key))
+    move = found.decision.promotion(found.case.candidates, comparison.fingerprint)
+    if move is None:
+        return current(root)
+    evidence = {**move.evidence, "decided_on": key, EVIDENCE_KEY: found.entry}
+    return champion.promote(root, lambda _: replace(move, evidence=evidence))
 
 
 def test_a_better_model_is_promoted_by_the_name_of_its_experiment(material: Material) -> None:
@@ -64,6 +76,72 @@ def test_a_worse_model_is_refused_with_the_failed_requirement(material: Material
     with pytest.raises(NotPromoted, match="lora/merged is not promoted: does not beat few_shot on loss"):
         by_hand(material, comparison, "lora")
     assert current(material.store.root) is None
+
+
+def test_a_decision_says_what_each_row_lacks_against_the_champion_that_it_makes(material: Material) -> None:
+    """As if it were decided again, with that champion and the looks since."""
+    before: tuple[ChampionRecord | None, Artifact] | None = None
+    for loss in (2.4, 2.0):
+        scores = material.train(loss)
+        comparison = material.compare(scores, before)
+        decision = material.decide(comparison, SETTINGS)
+        made = a_run(material, comparison)
+        again = decided(material, comparison, made)
+        told = Requirements.of(decision.document("decision.json")).by_hand
+        assert made is not None and made.name == "lora/merged" and not made.by_hand
+        assert told.keys() > {made.fingerprint}
+        expected = {row.name: ruling_about(again.court, row) for row in again.case.rows}
+        assert told[made.fingerprint] == expected and expected.keys() == {"lora/merged", "lora/adapter", "few_shot"}
+        with pytest.raises(NotPromoted, match=r"few_shot is not promoted: .*does not beat lora/merged on"):
+            material.promote(comparison, SETTINGS, "few_shot")
+        before = made, scores
+
+
+def newer_comparison(material: Material, comparison: Artifact) -> Artifact:
+    return material.compare(material.train(2.0), None, primary_metric="chrf")
+
+
+def older_decision(material: Material, comparison: Artifact) -> Artifact:
+    draft = material.store.begin(Spec("decision", {"comparison": comparison.reference}, {"standing": None}))
+    (draft.out / "decision.json").write_text(json.dumps({"matrix": {}}), encoding="utf-8")
+    AssetPointers(material.store.root).write("decision", None, material.store.commit(draft, {}))
+    return comparison
+
+
+def moved_champion(material: Material, comparison: Artifact) -> Artifact:
+    material.promote(comparison, SETTINGS, "few_shot", force=True, reason="tone")
+    return comparison
+
+
+def changed_setting(material: Material, comparison: Artifact) -> Artifact:
+    material.decide(comparison, SETTINGS, {"promotion.forgetting_margin": 0.01})
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        (newer_comparison, "the comparison is newer than the decision"),
+        (older_decision, "the decision is of an older version"),
+        (changed_setting, "a setting that decides was changed after the decision"),
+        (moved_champion, "the champion moved after the decision"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_only_a_person_who_forces_it_releases_what_was_not_decided_on(
+    material: Material, happens: Callable[[Material, Artifact], Artifact], why: str
+) -> None:
+    comparison = material.compare(material.train(2.0))
+    material.decide(comparison, SETTINGS)
+    present = happens(material, comparison)
+    before = history(material.store.root)
+    with pytest.raises(NotDecided, match=f"lora/merged was not decided on: {why}"):
+        material.promote(present, SETTINGS, "lora")
+    assert history(material.store.root) == before
+    record, _, _ = material.promote(present, SETTINGS, "lora", force=True, reason="at once")
+    assert record is not None and record.evidence["lacks"] == [f"was not decided on: {why}"]
+    metric = read_comparison(present).primary
+    assert (record.evidence["metric"], record.evidence["comparison"]) == (metric, present.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +222,7 @@ def test_a_rolled_back_model_is_not_released_until_a_person_promotes_it(material
     back = rollback(material.store, comparison, "complaints")
     assert (back.fingerprint, back.evidence, back.restores) == (old.fingerprint, old.evidence, 1)
     assert a_run(material, comparison) == back
-    candidates, _ = find_candidates(comparison, material.store)
-    held = manually_rejected(history(material.store.root))
-    reasons = decide(read_comparison(comparison), candidates, SETTINGS, None, held).reasons
+    reasons = decided(material, comparison, None).decision.reasons
     assert "was rejected manually (record 3): run `ft promote lora/merged` to release it" in reasons[0]
     again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint

@@ -12,14 +12,14 @@ from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.release.card.model_card import CardFacts, render_card
-from ft_pipeline.release.manual_promotion import NotPromoted, promote
+from ft_pipeline.release.manual_promotion import NotPromoted
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record, decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.opined import mixed, rating
 from ft_pipeline_tests.release import material as made_up
-from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.release.material import READ, Material
 from ft_pipeline_tests.test_docs_links import misread_lines
 
 SETTINGS = PromotionSettings()
@@ -48,7 +48,7 @@ def _rating(number: int, verdict: str) -> dict[str, Any]:
 
 
 def decided(material: Material, comparison: Artifact, champion: ChampionRecord | None = None) -> RecordedDecision:
-    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15)
+    return decide_and_record(material.store, comparison, SETTINGS, champion, test_share=0.15, read=READ)
 
 
 def compare(material: Material, scores: Artifact, verdicts: list[str]) -> Artifact:
@@ -77,11 +77,11 @@ def test_people_s_verdicts_are_looks_like_any_other(material: Material) -> None:
 
 def test_a_record_and_the_card_say_that_people_decided(material: Material) -> None:
     comparison = compare(material, material.train(TRAILS), mixed(46, 14))
-    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
+    record, _, _ = material.decide_and_promote(comparison, SETTINGS, "lora")
     assert record is not None and record.evidence["decided_by"] == {"few_shot": "people"}
     [opinion] = record.evidence["opinions"]
     assert (opinion["rated"], opinion["may_decide"]) == (60, True)
-    document = decision_document(material.store, comparison, SETTINGS, None, test_share=0.0)
+    document = decision_document(material.store, comparison, SETTINGS, None, test_share=0.0, read=READ)
     assert document["verdict"]["sentence"].startswith(
         "Use the fine-tuned model lora/merged: its answers were preferred in 77 of 100 comparisons with few_shot ("
     )
@@ -95,7 +95,7 @@ def test_a_record_and_the_card_say_that_people_decided(material: Material) -> No
         license=None,
         row_counts={},
         splits={},
-        comparison=decided(material, comparison).comparison,
+        comparison=decided(material, comparison).case.comparison,
         fingerprints={},
         champion=record.to_json(),
         decided=document,
@@ -109,6 +109,6 @@ def test_a_record_and_the_card_say_that_people_decided(material: Material) -> No
 def test_people_stop_a_promotion_by_hand(material: Material) -> None:
     comparison = compare(material, material.train(2.0), mixed(31, 29))
     with pytest.raises(NotPromoted, match="is preferred in 52 of 100 comparisons with few_shot"):
-        promote(material.store, comparison, SETTINGS, "lora", force=False, reason="")
-    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=True, reason="we need it")
+        material.decide_and_promote(comparison, SETTINGS, "lora")
+    record, _, _ = material.promote(comparison, SETTINGS, "lora", force=True, reason="we need it")
     assert record is not None and "is preferred in 52 of 100" in record.evidence["lacks"][0]

@@ -20,8 +20,8 @@ from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.rules import (
     ComparisonFacts,
     Decision,
+    by_hand,
     decide,
-    decide_one,
     lights,
     prompting_is_enough,
     risks,
@@ -142,7 +142,8 @@ def test_promotion_by_hand_follows_the_same_rules() -> None:
     found = measured(LOSSES, opinion(0.52, 0.35))
     row = found.row("qlora")
     assert row is not None
-    assert not decide_one(found, candidates("few_shot", "qlora"), SETTINGS, None, row).move
+    told = by_hand(found, candidates("few_shot", "qlora"), SETTINGS, None, row)
+    assert len(told.lacks) == 1 and "is preferred in" in told.lacks[0]
 
 
 def test_people_do_not_outweigh_a_rail_or_the_seeds() -> None:

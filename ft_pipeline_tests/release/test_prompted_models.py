@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Promotion
 from ft_pipeline.execution.workers.chat_exchange import ChatExchange, chat_rules
 from ft_pipeline.execution.workers.refused_request import RefusedRequest
@@ -25,7 +26,6 @@ from ft_pipeline_tests.release.served_shop import ServedShop
 from ft_pipeline_tests.release.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.test_serving import ask, serving
 from ft_pipeline_tests.release.trained import Trained
-from ft_pipeline_tests.version1.convert import read_comparison
 
 pytestmark = pytest.mark.long
 
@@ -109,8 +109,8 @@ def test_tuned_models_have_a_row_for_each_chosen_variant(shop: Trained) -> None:
     with_passages, plain = tuned["lora/merged+passages"], tuned["lora/merged"]
     assert (with_passages.kind, with_passages.variant, with_passages.passages) == ("merged", "passages", 1)
     assert (plain.variant, plain.passages) == (None, 0)
-    assert all(comparison.bar_of(row) is comparison.best_baseline() for row in tuned.values())
-    assert comparison.difference_between(with_passages, plain) is not None
+    assert all(comparison.bar(row) == comparison.best_prompt() for row in tuned.values())
+    assert comparison.lead_over(with_passages, plain) is not None
 
 
 def test_a_variant_keeps_the_own_system_prompt_unless_it_has_one(shop: Trained) -> None:

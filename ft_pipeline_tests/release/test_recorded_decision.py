@@ -1,5 +1,6 @@
 """Decisions over a real store: what the ledger of looks records, and that it counts each look once."""
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -13,24 +14,21 @@ from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.exposure_ledger import Entry, Look
 from ft_pipeline.decide.looks import rows_before
+from ft_pipeline.decide.promote import decide
 from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.ruling import Ruling, ruling_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.fresh_leads import lead_on, read_samples, weights_of
 from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_scores
-from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.recorded_decision import RecordedDecision, decide_and_record
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.ledger import Ledger
-from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.release.material import READ, Material
 from ft_pipeline_tests.release.test_exposure import look_at
-from ft_pipeline_tests.version1.convert import as_version_1
-from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(min_test_rows=20)
-READ = {"promotion.forgetting_margin": 0.05}
 
 
 @pytest.fixture
@@ -130,14 +128,14 @@ def test_the_order_of_looks_before_a_comparison_changes_no_verdict(
 
 def test_settings_that_appear_after_a_decision_are_marked(material: Material) -> None:
     first = decided(material, material.compare(material.train(2.0)))
-    assert first.looks == {}
+    assert first.case.looks == {}
     later = decided(material, material.compare(material.train(2.1)))  # its adapter has another config
-    assert later.looks == {"lora/merged": 1, "lora/adapter": 1}
+    assert later.case.looks == {"lora/merged": 1, "lora/adapter": 1}
 
 
 def test_a_promotion_by_hand_records_the_same_looks(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    record, _, _ = promote(material.store, comparison, SETTINGS, "lora", force=False, reason="", read=READ)
+    record, _, _ = material.decide_and_promote(comparison, SETTINGS, "lora")
     assert [[look.name for look in entry.looks] for entry in entries(material)] == [["lora", "few_shot"]]
     assert record and record.by_hand and record.evidence["exposure"] == 1
 
@@ -146,7 +144,7 @@ def test_the_two_forms_of_a_training_are_one_look(material: Material) -> None:
     """`ft promote lora/adapter` after the run has decided about the merged model: nearly the same weights."""
     comparison = material.compare(material.train(2.0))
     decided(material, comparison)
-    promote(material.store, comparison, SETTINGS, "lora/adapter", force=False, reason="", read=READ)
+    material.decide_and_promote(comparison, SETTINGS, "lora/adapter")
     assert len(entries(material)) == 1
 
 
@@ -208,14 +206,16 @@ def test_a_lead_on_some_rows_alone_is_that_of_these_rows(material: Material) -> 
 
 
 def test_a_candidate_that_is_behind_on_fresh_rows_is_blocked(material: Material) -> None:
-    comparison = as_version_1(read_comparison(material.compare(material.train(2.0))))
-    candidates, _ = find_candidates(material.store.all("comparison")[-1], material.store)
-    behind = Exposure(fresh_leads={"lora/merged": {"few_shot": Score(-0.2, -0.3, -0.1)}})
-    decision = decide(comparison, candidates, SETTINGS, None, exposure=behind)
-    assert decision.name != "lora/merged"
+    court = decided(material, material.compare(material.train(2.0))).court
+
+    def ruled(lead: Score) -> Ruling:
+        asked = replace(court, exposure=Exposure(fresh_leads={"lora/merged": {"few_shot": lead}}))
+        return ruling_of(asked, decide(asked))
+
+    behind = ruled(Score(-0.2, -0.3, -0.1))
+    assert behind.name != "lora/merged"
     assert (
         "lora/merged: trails few_shot on the test conversations that arrived after it was designed: by 0.2000 (95 %: "
-        "0.1000 to 0.3000)" in decision.reasons[0]
+        "0.1000 to 0.3000)" in behind.reasons[0]
     )
-    uncertain = Exposure(fresh_leads={"lora/merged": {"few_shot": Score(-0.2, -0.5, 0.1)}})
-    assert decide(comparison, candidates, SETTINGS, None, exposure=uncertain).name == "lora/merged"
+    assert ruled(Score(-0.2, -0.5, 0.1)).name == "lora/merged", "it is uncertain"

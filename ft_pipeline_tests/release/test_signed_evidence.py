@@ -33,7 +33,7 @@ from ft_pipeline.store.signature_check import check_signatures
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline_tests.audit import attacks
 from ft_pipeline_tests.audit.tampering import edit
-from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.release.material import READ, Material
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 
@@ -57,7 +57,7 @@ class Released(Material):
             scores = self.train(loss)
             self.compare(scores, champion)
             if loss > 2.0:
-                self.promote(force=True)
+                self.move(force=True)
         self.put_document("decision", self.decision(), {"comparison": self.comparison})
         decision = current_artifact(self.store, "decision")
         assert decision is not None
@@ -71,19 +71,19 @@ class Released(Material):
 
     def decision(self) -> dict[str, Any]:
         champion = current(self.store.root)
-        return decision_document(self.store, self.comparison, SETTINGS, champion and champion.sequence, test_share=0.1)
+        standing = champion and champion.sequence
+        return decision_document(self.store, self.comparison, SETTINGS, standing, test_share=0.1, read=READ)
 
     def put_document(self, kind: str, document: Any, inputs: dict[str, Artifact]) -> None:
-        config = {"promotion": SETTINGS.model_dump(mode="json"), "standing": 2, "test_share": 0.1}
+        config = {"promotion": SETTINGS.model_dump(mode="json"), "standing": 2, "test_share": 0.1, "read": READ}
         named = {name: artifact.reference for name, artifact in inputs.items()}
         draft = self.store.begin(Spec(kind, named, config))
         (draft.out / f"{kind}.json").write_text(json.dumps(document), encoding="utf-8")
         AssetPointers(self.store.root).write(kind, None, self.store.commit(draft, document))
 
-    def promote(self, *, force: bool = False, two_people: bool = False) -> ChampionRecord | None:
+    def move(self, *, force: bool = False, two_people: bool = False) -> ChampionRecord | None:
         settings = SETTINGS.model_copy(update={"two_people": two_people})
-        reason = "tone" if force else ""
-        return manual_promotion.promote(self.store, self.comparison, settings, "lora", force=force, reason=reason)[0]
+        return self.promote(self.comparison, settings, "lora", force=force, reason="tone" if force else "")[0]
 
     def rollback(self) -> ChampionRecord:
         return manual_promotion.rollback(self.store, self.comparison, "")
@@ -180,7 +180,7 @@ def pass_failed_check_after_garbage_was_made_again(shop: Released) -> None:
     before = shop.comparison
     remove_garbage(shop.store, Garbage([before]))
     compare_again(shop, before.inputs)
-    assert shop.comparison.reference == before.reference and shop.promote(two_people=True) is not None
+    assert shop.comparison.reference == before.reference and shop.move(two_people=True) is not None
     pass_failed_check(shop)
 
 
@@ -195,7 +195,7 @@ ATTACKS = (
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("release", [Released.promote, Released.run])
+@pytest.mark.parametrize("release", [Released.move, Released.run])
 def test_no_release_is_signed_on_changed_evidence(
     released: Released, attack: Callable[[Released], None], release: Callable[[Released], object]
 ) -> None:
@@ -218,7 +218,7 @@ def test_the_artifact_is_named(released: Released) -> None:
     rewrite_comparison(released)
     name = f"comparison {released.comparison.fingerprint[:12]}"
     with pytest.raises(UserError, match=f"{name} is not in the signed journal: it was added without the key"):
-        released.promote()
+        released.move()
 
 
 def test_a_rollback_to_a_changed_model_is_refused(released: Released) -> None:
@@ -231,7 +231,7 @@ def test_a_rollback_to_a_changed_model_is_refused(released: Released) -> None:
 
 
 def test_a_request_on_changed_evidence_is_not_approved(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
-    released.promote(two_people=True)
+    released.move(two_people=True)
     model = newest(released, "merged_model") / "content.json"
     model.write_text("{}", encoding="utf-8")  # the manifest is as it was signed
     monkeypatch.setattr(provenance, "_name_of", lambda uid: "bob")
@@ -244,7 +244,7 @@ def test_a_request_in_the_name_of_somebody_else_is_not_approved(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(requests, "user_name", lambda: "bob")
-        released.promote(two_people=True)
+        released.move(two_people=True)
     with pytest.raises(UserError, match=r"Request 1 is not as it was signed: it names bob, but .* signed it"):
         requests.approve(released.store.root, 1)
 
@@ -262,7 +262,7 @@ def test_what_a_release_does_not_rest_on_may_be_damaged(released: Released) -> N
     """A damaged artifact stays in the store when it is made again."""
     other = released.put("merged_model", {}, "of nobody")
     edit(other.path / "manifest.json", lambda manifest: manifest.update(seal="x"))
-    assert released.promote() is not None
+    assert released.move() is not None
 
 
 @pytest.mark.parametrize("command", ["compare", "recommend", "champion"])
@@ -289,7 +289,7 @@ def test_a_clock_that_was_ahead_and_was_corrected_blocks_nothing(
     root = released.store.root
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
     attacks.sign_line(released, {}, "pointer", tomorrow)  # type: ignore[arg-type]
-    released.promote(two_people=True)
+    released.move(two_people=True)
     assert {fault.code for fault in check_signatures(root).faults} == {"back_dated"}
     push(root, open_place(str(released.root.parent / "copy")), "shop", lambda done, total: None)
     released.back_up()
@@ -336,14 +336,14 @@ def test_a_store_without_a_key_is_used_as_before(tmp_path: Path) -> None:
     for command in ("compare", "champion"):
         done = CliRunner().invoke(app, [command, "--json", "--project", str(shop.root)])
         assert (done.exit_code, done.stderr) == (0, "")
-    assert shop.promote() is not None
+    assert shop.move() is not None
     shop.back_up()
 
 
 def test_what_was_made_before_the_store_got_a_key_is_evidence(tmp_path: Path) -> None:
     shop = Released(tmp_path / "shop", signed=False)
     replace_key(shop.store.root, "from now on")
-    assert shop.promote() is not None
+    assert shop.move() is not None
     rewrite_comparison(shop)
     with pytest.raises(UserError, match="is not as it was signed"):
-        shop.promote()
+        shop.move()

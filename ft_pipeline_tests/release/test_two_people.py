@@ -9,7 +9,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion, requests
-from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
+from ft_pipeline.release.manual_promotion import NotPromoted, rollback
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
@@ -29,7 +29,7 @@ def acting_as(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(material: Material, comparison: Artifact, *, force: bool = False, reason: str = "") -> requests.MoveRequest:
-    _, is_new, request = promote(material.store, comparison, SETTINGS, "lora", force=force, reason=reason)
+    _, is_new, request = material.decide_and_promote(comparison, SETTINGS, "lora", force=force, reason=reason)
     assert not is_new and request is not None
     return request
 
@@ -77,7 +77,7 @@ def test_a_request_of_before_another_move_is_not_carried_out(
     comparison = material.compare(material.train(2.0))
     ask(material, comparison)
     alone = SETTINGS.model_copy(update={"two_people": False})
-    promote(material.store, comparison, alone, "lora", force=False, reason="")
+    material.promote(comparison, alone, "lora")
     acting_as("bob", monkeypatch)
     with pytest.raises(UserError, match=r"There is no open request 1\. No request is open"):
         requests.approve(material.store.root, 1)

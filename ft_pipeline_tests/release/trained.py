@@ -15,6 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.desk import Desk
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests
@@ -32,8 +35,6 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
-from ft_pipeline_tests.version1.convert import read_comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, build_recommendation
 
 RAW_FILE = "complaints of Mrs Fenwick.jsonl"
 SYSTEM_PROMPT = 'Be "brief",\nand polite: it\'s 5 °C {{ here }}.'
@@ -250,14 +251,12 @@ class Trained:
         compared = self.store.all("comparison")[-1]
         experiments = {name: {"technique": how["technique"], "train_rows": 2} for name, how in self.served.items()}
         settings = PromotionSettings(min_test_rows=2)
-        document = decision_document(self.store, compared, settings, None, test_share=0.15)
+        document = decision_document(self.store, compared, settings, None, test_share=0.15, read={})
         decided = self.put("decision", {"comparison": compared}, lambda out: _document(out, document))
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
-            lambda out: build_recommendation(
-                ComparisonFacts(read_comparison(compared), experiments, 20), "Use it.", out
-            ),
+            lambda out: build_recommendation(Desk(read_comparison(compared), experiments, 20), "Use it.", out),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)

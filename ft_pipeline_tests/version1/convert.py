@@ -16,10 +16,8 @@ from ft_pipeline.decide.claim import (
     SliceFacts,
     SliceLeadFacts,
 )
-from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.sources import kept, recipes
 from ft_pipeline.evaluation.comparison.leads import Estimate, Floats
-from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
@@ -45,18 +43,6 @@ def compare(
 ) -> Comparison:
     """Compare, as `build` does."""
     return as_version_1(decide_build.build(inputs, config, experiments, conversations))
-
-
-def read_comparison(artifact: Artifact) -> Comparison:
-    """The comparison in an artifact."""
-    return of_document(artifact.document("comparison.json"))
-
-
-def of_document(document: Mapping[str, Any]) -> Comparison:
-    """The comparison of a document of any version."""
-    if "version" in document:
-        return as_version_1(comparison_of(document))
-    return Comparison.from_json(document)
 
 
 def as_claims(comparison: Comparison | decide_comparison.Comparison) -> decide_comparison.Comparison:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
-from ft_pipeline.evaluation.comparison.likelihood_evidence import (
+from ft_pipeline.decide.likelihood_evidence import (
     DECIDE_BY,
     LIKELIHOODS,
     learned_rows,
     why_no_evidence,
 )
+from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
     METRIC_IS_NAMED,
@@ -158,7 +158,8 @@ class Comparison(JsonRecord):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Comparison":
         """Return the comparison of a document of any version."""
-        from ft_pipeline_tests.version1.convert import as_version_1, comparison_of
+        from ft_pipeline.decide.documents import comparison_of
+        from ft_pipeline_tests.version1.convert import as_version_1
 
         return as_version_1(comparison_of(document)) if "version" in document else super().from_json(document)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide import advise, first_screen, markdown, observations, plots, slice_table
@@ -17,9 +16,8 @@ from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court
 from ft_pipeline.decide.promote import Decision as OfClaims
 from ft_pipeline.decide.promote import decide as decide_all
-from ft_pipeline.decide.promote import decide_one as decide_about
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.decide.requirements import Cell
+from ft_pipeline.decide.requirements import ByHand, Cell
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.version1.convert import as_claims
@@ -55,21 +53,19 @@ def decide(
     return _decision(ruling_of(court, decision), decision, court)
 
 
-def decide_one(
+def by_hand(
     comparison: Comparison,
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
     row: ComparisonRow,
     exposure: Exposure = NOT_EXPOSED,
-) -> Decision:
-    """What is decided about one row."""
+) -> ByHand:
+    """What `ft promote` reads about one row."""
     claims = as_claims(comparison)
     found = claims.row(row.name)
     assert found is not None
-    court = Court(claims, candidates, settings, champion, exposure, extra=found)
-    decision = decide_about(court, found)
-    return _decision(ruling_about(court, decision, found), decision, court)
+    return ruling_about(Court(claims, candidates, settings, champion, exposure), found)
 
 
 def verdict(
@@ -112,11 +108,6 @@ class Recommendation:
 def recommend(facts: ComparisonFacts) -> dict[str, Any]:
     """The recommendation, without its verdict."""
     return decide_recommend.recommend(facts.desk)
-
-
-def build_recommendation(facts: ComparisonFacts, said: str, out: Path) -> dict[str, Any]:
-    """Write recommendation.json."""
-    return decide_recommend.build_recommendation(facts.desk, said, out)
 
 
 def prompting_is_enough(facts: ComparisonFacts) -> advise.Advice | None:

@@ -7,10 +7,10 @@ from ft_pipeline.decide.bench import ONE_SIDED, Bench, Config
 from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.kinds import KINDS
+from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.decide.units import scaled
 from ft_pipeline.evaluation.comparison.estimates import Estimates, rank
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.result_records import Incomparable
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import PER_TOKEN, Metric

@@ -11,9 +11,9 @@ import numpy as np
 
 from ft_pipeline.decide.bench import Bench
 from ft_pipeline.decide.claim import Claim, ScreenFacts, Verdict
+from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.clusters import Clusters, with_clusters
 from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, interval, lead_values, unit_of
-from ft_pipeline.evaluation.comparison.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 

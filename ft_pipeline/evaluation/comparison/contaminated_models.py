@@ -15,7 +15,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.result_records import CHAMPION, ContaminatedModel
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.bounded_duckdb import bounded_duckdb
@@ -100,29 +99,6 @@ def learned_test_rows(store: ArtifactStore, word_model: Artifact, conversations:
         found = connection.execute('SELECT "table", file, "row" FROM candidates ORDER BY ALL').fetchall()
     first = [f"{name}/{file}:{row}" for name, file, row in found[:FIRST_ROWS]]
     return {"rows": len(found), "first": first, "since": _first_created(store, conversations)} if found else None
-
-
-def contaminated_models(config: Mapping[str, Any]) -> list[ContaminatedModel]:
-    """Return the models that a comparison leaves out, the champion last. config: the comparison's settings, with
-    `contaminated` (experiment → facts) and `champion` (its record; its facts are under `contaminated`)."""
-    experiments = config.get("contaminated", {})
-    models = [_record(name, facts, _train_again(name)) for name, facts in experiments.items()]
-    champion = config.get("champion") or {}
-    if facts := champion.get("contaminated"):
-        waits = champion["experiment"] in experiments
-        fix = _train_again(champion["experiment"]) if waits else "A candidate that passes the rules takes its place."
-        models.append(_record(CHAMPION, facts, fix))
-    return models
-
-
-def _train_again(experiment: str) -> str:
-    return f"Train it again with `ft run --experiment {experiment}`."
-
-
-def _record(model: str, facts: Facts, fix: str) -> ContaminatedModel:
-    moved = "1 row that is a test row" if facts["rows"] == 1 else f"{facts['rows']:,} rows that are test rows"
-    because = f"learned from {moved} now, or near one, in the conversations of {facts['since']}"
-    return ContaminatedModel(model, facts["rows"], facts["first"], because, fix)
 
 
 def _tables_to_check(store: ArtifactStore, adapter: Artifact, conversations: Artifact) -> Iterator[_TrainedTable]:

@@ -34,18 +34,13 @@ class ScoredModel:
     """The metrics that only this project has, with the fields of Metric."""
     learned_from: str | None = None
     """`preferences` or `rewards`; None if it imitates, or was not trained."""
+    made_in: str | None = None
+    """The id of the run that scored it; None if it is not recorded."""
 
     @property
     def tokens(self) -> str:
         """The fingerprint of its vocabulary and template."""
         return tokens_fingerprint(self.parts)
-
-    @property
-    def made_in(self) -> str | None:
-        """The id of the run that scored it; None if it is not recorded."""
-        manifest = self.folder / "manifest.json"
-        run = json.loads(manifest.read_text(encoding="utf-8")).get("run", {}) if manifest.is_file() else {}
-        return run.get("run_id")
 
     def records(self, file: str) -> list[dict[str, Any]]:
         """Return its records in samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
@@ -98,11 +93,18 @@ def _read_scores(key: str, folder: Path) -> list[ScoredModel]:
     """Return the rows of an input, named as those of an experiment."""
     owner = key.split("/", 1)[0]
     document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    parts, metrics = document["evaluation"], document.get("metrics", {})
+    parts, metrics, made_in = document["evaluation"], document.get("metrics", {}), _run_of(folder)
     return [
-        ScoredModel(f"{owner}/{row['name']}", row["kind"], owner, key, row, parts, folder, metrics)
+        ScoredModel(f"{owner}/{row['name']}", row["kind"], owner, key, row, parts, folder, metrics, made_in=made_in)
         for row in document["rows"]
     ]
+
+
+def _run_of(folder: Path) -> str | None:
+    manifest = folder / "manifest.json"
+    run = json.loads(manifest.read_text(encoding="utf-8")).get("run", {}) if manifest.is_file() else {}
+    run_id: str | None = run.get("run_id")
+    return run_id
 
 
 def _contender(name: str, model: ScoredModel) -> ScoredModel:

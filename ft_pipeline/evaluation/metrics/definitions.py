@@ -47,6 +47,11 @@ class Metric:
             return f"{self.ideal:g} is best"
         return "lower is better" if self.lower_is_better else "higher is better"
 
+    @property
+    def title(self) -> str:
+        """The heading of its values: its name and its direction."""
+        return f"{self.label} ({self.direction})"
+
     def rank_key(self, value: float) -> float:
         """Return a number that is lower the better the value is."""
         if self.ideal is not None:

@@ -1,6 +1,5 @@
 """Write a comparison as one self-contained HTML file: recommendation, scores, and the answers side by side."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,26 +10,14 @@ import pyarrow.parquet as pq
 from ft_pipeline.decide.comparison import CHAMPION, Comparison, Row
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.findings.cost_lines import cost_lines
-from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.first_screen import lights, risks
-from ft_pipeline.decide.markdown import score_digits
-from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable, without_screened_out
-from ft_pipeline.decide.plots import (
-    change_picture,
-    learning_curve_picture,
-    score_picture,
-    slice_picture,
-)
+from ft_pipeline.decide.plots import change_picture, slice_picture
 from ft_pipeline.decide.requirements import Requirements
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
-from ft_pipeline.evaluation.comparison.result_records import Changes, QuantizationError
-from ft_pipeline.evaluation.comparison.score import Score, describe_interval
-from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
+from ft_pipeline.evaluation.comparison.result_records import Changes
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswers
-from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.pace import format_duration
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.report.answers import (
     MAX_ITEMS,
@@ -44,6 +31,7 @@ from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.release.report.leads import lead_plot
+from ft_pipeline.release.report.scores import Scores, data_uri
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -78,13 +66,6 @@ KIND_TEXTS = {
     "classifier": "without a language model: words and characters of the question choose among the training answers",
 }
 """By the kind of the row. For `prompt` see _TemplateValues._describe_prompt."""
-COST_COLUMNS = {
-    "prompt_tokens_per_call": ("prompt tokens per call", 0),
-    "generated_tokens_per_call": ("generated tokens per call", 0),
-    "seconds_per_call": ("seconds per call", 2),
-    "cost_per_call": ("cost per call", 6),
-}
-"""By the row's field: the heading, and the number of decimals."""
 
 
 def render_report(
@@ -128,7 +109,9 @@ def render_report(
         reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
         identity=_provenance(comparison, comparison_artifact, decision, recommendation, champion),
         **values.first_screen(chosen, decided),
-        **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
+        **Scores(comparison, values.describe).values(
+            _released_row(store, comparison_artifact, comparison, promotion.get("champion"))
+        ),
         **values.slices(chosen),
         **values.answers(chosen),
         worse=worse,
@@ -145,47 +128,14 @@ class _TemplateValues:
     def __init__(self, store: ArtifactStore, comparison_artifact: Artifact, comparison: Comparison) -> None:
         self.store = store
         self.artifact = comparison_artifact
-        self.comparison, self.shown = comparison, without_screened_out(comparison)
-        self.metrics = shown_metrics(comparison)
+        self.comparison = comparison
         self.primary = comparison.metric()
-        self.costs = [key for key in COST_COLUMNS if any(getattr(row, key) is not None for row in comparison.rows)]
-
-    def scores(self, released: str | None) -> dict[str, Any]:
-        """Return the scores for the template. released: the name of the released row."""
-        best = {name: self._best_value(name, metric) for name, metric in self.metrics.items()}
-        return {
-            "primary": _title(self.primary),
-            "decided_by": self.comparison.decided_by,
-            "footnotes": footnotes(self.comparison),
-            "several_bases": len(base_models(self.comparison)) > 1,
-            "metrics": [
-                {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
-                for metric in self.metrics.values()
-            ],
-            "costs": [*(COST_COLUMNS[key][0] for key in self.costs), "trained parameters", "training"],
-            "rows": [self._score_row(row, best, released) for row in self.shown.rows],
-            "left_out": [
-                f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
-                for row in self.comparison.left_out
-            ],
-            "unusable": unusable(self.comparison),
-            "not_compared": [
-                *(entry.describe() for entry in self.comparison.contaminated),
-                *self.comparison.not_asked,
-            ],
-            "break_even": [describe_break_even(entry) for entry in self.shown.break_even],
-            **self._sweeps(),
-            "quantization": _quantization_rows(self.comparison.quantization_noise),
-            "own_targets": self.comparison.own_targets,
-            "picture_of_scores": _data_uri(score_picture(self.shown)),
-            "pairs": self._paired_differences(),
-        }
 
     def checks(self, chosen: str | None) -> dict[str, Any]:
         """Return what the checks of the project found. chosen: the row of the verdict."""
         values = check_values(self.comparison, chosen)
         drawn = values["confusion_picture"]
-        return {**values, "confusion_picture": _data_uri(drawn) if drawn else None}
+        return {**values, "confusion_picture": data_uri(drawn) if drawn else None}
 
     def first_screen(self, chosen: str | None, decided: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the first screen shows of the row that the verdict names. decided: decision.json."""
@@ -205,36 +155,13 @@ class _TemplateValues:
         """Return what the chosen row is, and what it is measured against."""
         rows = [row, self.comparison.best_bar(row)] if row else []
         named = {entry.name: entry for entry in rows if entry}
-        return [{"name": name, "description": self._describe(entry)} for name, entry in named.items()]
+        return [{"name": name, "description": self.describe(entry)} for name, entry in named.items()]
 
     def slices(self, chosen: str | None) -> dict[str, Any]:
         """Return the slices of the chosen row for the template, or of the best tuned row."""
         row = self.comparison.row(chosen)
         parts, picture = slices_of(self.comparison, row), slice_picture(self.comparison, row)
-        return {"slices": parts, "slice_picture": _data_uri(picture) if picture else None}
-
-    def _paired_differences(self) -> list[dict[str, Any]]:
-        """Return the paired differences in the primary metric."""
-        return [
-            {
-                "better": lead.row,
-                "worse": lead.rival,
-                "difference": f"{lead.value:.3f}",
-                "interval": describe_interval(lead.low, lead.high),
-                "is_clear": lead.verdict == "shown",
-            }
-            for lead in self.shown.of_kind("lead")
-            if lead.measure == self.comparison.primary and lead.value is not None
-        ]
-
-    def _sweeps(self) -> dict[str, Any]:
-        """Return the results of sweeps: other seeds, and shares of the rows."""
-        metric_name, picture = self.comparison.primary, learning_curve_picture(self.shown)
-        return {
-            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.shown.seeds],
-            "learning_curves": [describe_learning_curve(curve, self.primary) for curve in self.shown.learning_curves],
-            "learning_curve": _data_uri(picture) if picture else None,
-        }
+        return {"slices": parts, "slice_picture": data_uri(picture) if picture else None}
 
     def _before_and_after(self, chosen: str | None) -> tuple[Row, Row] | None:
         """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base
@@ -279,7 +206,7 @@ class _TemplateValues:
             **self._first_answers(chosen, turns),
             "samples": items,
             "shown": len(items),
-            "primary_of_item": _title(self.primary),
+            "primary_of_item": self.primary.title,
             "changes": self._changes(changes, gains) if changes and gains is not None else None,
         }
 
@@ -287,32 +214,12 @@ class _TemplateValues:
         """Return the full system prompts of the rows that have one."""
         prompts = [(row, self._prompt_facts[row.name].get("system_prompt")) for row in self.comparison.rows]
         return [
-            {"name": row.name, "description": self._describe(row), "system_prompt": prompt}
+            {"name": row.name, "description": self.describe(row), "system_prompt": prompt}
             for row, prompt in prompts
             if prompt
         ]
 
-    def _best_value(self, name: str, metric: Metric) -> float:
-        """Return the best value of a metric. The first row is only the best by the primary metric."""
-        return min((row.scores[name].value for row in self.shown.rows if name in row.scores), key=metric.rank_key)
-
-    def _score_row(self, row: Row, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
-        """Return a line of the table of scores."""
-        costs = [(getattr(row, key), COST_COLUMNS[key][1]) for key in self.costs]
-        return {
-            "name": row.name,
-            "base_model": row.base_model or "",
-            "description": self._describe(row),
-            "released": row.name == released,
-            "cells": [_score_cell(row.scores.get(name), best[name]) for name in self.metrics],
-            "costs": [
-                *("" if cost is None else f"{cost:,.{digits}f}" for cost, digits in costs),
-                f"{row.trainable_params:,}",
-                format_duration(row.training.seconds) if row.training else "",
-            ],
-        }
-
-    def _describe(self, row: Row) -> str:
+    def describe(self, row: Row) -> str:
         """Return what the row is, as part of a sentence."""
         if row.kind == "prompt":
             return f"the base model without training, with {self._describe_prompt(row)}"
@@ -362,7 +269,7 @@ class _TemplateValues:
             "improved": changes.improved,
             "same": changes.unchanged,
             "regressed": changes.regressed,
-            "picture": _data_uri(change_picture(gains, self.primary)),
+            "picture": data_uri(change_picture(gains, self.primary)),
         }
 
 
@@ -372,35 +279,6 @@ def _released_row(
     """Return the name of the champion's row; None if there is no champion, or it has no score in the comparison."""
     candidates, _ = find_candidates(comparison_artifact, store)
     return released_row(comparison, candidates, champion["fingerprint"]) if champion else None
-
-
-def _title(metric: Metric) -> str:
-    return f"{metric.label} ({metric.direction})"
-
-
-def _score_cell(score: Score | None, best: float) -> dict[str, Any]:
-    if score is None:
-        return {"value": "", "interval": "", "best": False}
-    digits = score_digits(score.value)
-    interval = describe_interval(score.low, score.high, digits)
-    return {"value": f"{score.value:.{digits}f}", "interval": interval, "best": score.value == best}
-
-
-def _quantization_rows(errors_by_experiment: Mapping[str, Sequence[QuantizationError]]) -> list[dict[str, str]]:
-    """Return a line per experiment and pair of models."""
-    return [
-        {
-            "experiment": experiment,
-            "first": error.first,
-            "second": error.second,
-            "kl": f"{error.kl:.4f}",
-            "first_loss": f"{error.first_loss:.4f}",
-            "second_loss": f"{error.second_loss:.4f}",
-            "difference": f"{error.difference:+.4f}",
-        }
-        for experiment, errors in errors_by_experiment.items()
-        for error in errors
-    ]
 
 
 def _provenance(comparison: Comparison, *artifacts: Artifact | None) -> list[tuple[str, str]]:
@@ -415,7 +293,3 @@ def _provenance(comparison: Comparison, *artifacts: Artifact | None) -> list[tup
         ("rules", comparison.rules),
         ("maximum items shown", str(MAX_ITEMS)),
     ]
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

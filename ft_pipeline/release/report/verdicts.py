@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from ft_pipeline.evaluation.opinions.collect import JUDGED, RATED
+from ft_pipeline.decide.sources.pair_opinions import JUDGED, RATED
 from ft_pipeline.evaluation.opinions.verdict_tables import (
     Answers,
     Judgements,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ft_pipeline.decide.sources.qualification import agreement_of_people, agreement_with_people, why_not_qualified
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval, unit_of
 from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, WANTED_RATINGS
@@ -16,7 +17,6 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.opinions.agreement import Agreement, agreement
 from ft_pipeline.evaluation.opinions.correction import Floats, WinRate, corrected_win_rate, win_rate
-from ft_pipeline.evaluation.opinions.qualification import agreement_of_people, agreement_with_people, why_not_qualified
 from ft_pipeline.evaluation.opinions.verdict_tables import (
     Answers,
     Judgement,
