@@ -134,7 +134,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 
 def _cpu_seconds() -> float:
-    """CPU seconds of this process and of the finished processes that it started. Other work does not change them."""
+    """CPU seconds of this process and of the finished processes that it started. Other work does not change them.
+
+    Workers that this process had forked (fork_server.py) are counted when their server ends, for no test.
+    """
     return sum(os.times()[:4])
 
 
