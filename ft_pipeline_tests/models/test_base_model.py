@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import gguf
 import pytest
 
 from ft_pipeline.errors import UserError
@@ -89,6 +90,7 @@ def test_a_folder_is_identified_by_its_content_and_read_once(tmp_path, folder, m
 def test_the_embedded_model_converts_and_answers(tmp_path):
     out, summary = convert(tmp_path, "embedded")
     assert summary["params"] == 134_515_008 and summary["dtype"] == "BF16"
+    assert isinstance(gguf.GGUFReader, type), "what a conversion replaces for a while is as before"
     model, tokenizer = load_model(out, "cpu"), load_tokenizer(out)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
