@@ -4,7 +4,8 @@
     python -m benchmarks.suite build/suite.xml
 
 CPU seconds, including those of the processes that a test starts, do not depend on other work on the machine; wall
-seconds do. But workers that are forks of one process (execution/workers/fork_server.py) have only wall seconds. Results go to benchmarks/results/suite.json.
+seconds do. But workers that are forks of one process (execution/workers/fork_server.py) have only wall seconds.
+Results go to benchmarks/results/suite.json.
 """
 
 import argparse
