@@ -8,6 +8,7 @@ import pytest
 
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.judged_pairs import rivals_by_candidate
+from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -121,7 +122,7 @@ def test_rewards_are_named_and_two_such_models_are_not_compared_either(tmp_path:
     found = compared(tmp_path, grpo=0.1, dpo=0.3)
     grpo, dpo = found.row("grpo/merged"), found.row("dpo/merged")
     assert grpo is not None and dpo is not None and found.difference_between(grpo, dpo) is None
-    assert found.why_undecided(grpo, dpo) == (
+    assert found.is_silent(grpo, dpo) and why_no_evidence(grpo, dpo) == (
         "grpo/merged was trained for rewards and dpo/merged was trained to prefer, not to imitate, so that their "
         "likelihood of the references is no evidence"
     )

@@ -4,12 +4,17 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import is_unheard
+from ft_pipeline.decide.notes import opinions_told
+from ft_pipeline.decide.sources.opinions import claims
 from ft_pipeline.decide.sources.qualification import why_not_qualified
+from ft_pipeline.decide.words import ask_for_ratings
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
 from ft_pipeline.evaluation.opinions.verdict_tables import Judgement, hash_of_answer
@@ -31,7 +36,7 @@ from ft_pipeline_tests.evaluation.opined import (
 )
 from ft_pipeline_tests.evaluation.scored import scored
 from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.opinion_records import Opinion, ask_for_ratings
+from ft_pipeline_tests.version1.opinion_records import Opinion
 from ft_pipeline_tests.version1.records import Comparison
 
 FIFTY = mixed(30, 15, 5)
@@ -55,8 +60,8 @@ def test_fifty_ratings_of_people_decide(tmp_path: Path) -> None:
     assert (found.rated, found.judged, found.may_decide) == (50, 0, True)
     assert found.win_rate == pytest.approx((30 + 2.5) / 50)
     assert found.low is not None and found.low < found.win_rate and found.p is not None and found.p < 0.05
-    row, rival = measured.row(ROW), measured.row(RIVAL)
-    assert row and rival and measured.deciding_opinion(row, rival) == found
+    row, rival = measured.claims.row(ROW), measured.claims.row(RIVAL)
+    assert row and rival and measured.claims.deciding(row, rival).measure == "people"
     assert measured.decided_by.startswith("People decide between a/merged and base. Elsewhere: Two keys decide")
     assert Comparison.from_json(json.loads(json.dumps(measured.to_json()))).opinions == measured.opinions
 
@@ -73,7 +78,7 @@ def test_a_few_equal_answers_of_other_models_are_no_opinion(tmp_path: Path) -> N
 def test_a_metric_that_the_project_names_overrides_people(tmp_path: Path) -> None:
     measured = compared(tmp_path, rate(FIFTY), config={"primary_metric": "chrf"})
     assert not required(measured, "people").may_decide
-    assert measured.decided_by == "promotion.metric names chrf." and not measured.ratings_may_decide
+    assert measured.decided_by == "promotion.metric names chrf." and not measured.claims.ratings_may_decide
 
 
 def test_the_last_verdict_of_a_rater_counts_also_with_exchanged_sides(tmp_path: Path) -> None:
@@ -97,10 +102,12 @@ def test_answers_that_changed_after_they_were_rated_must_be_rated_again(tmp_path
     ratings = rate(mixed(40, 30))
     old = [{**row, "candidate_answer": "0" * 64} if number < 12 else row for number, row in enumerate(ratings)]
     (tmp_path / "old").mkdir()
-    found = required(compared(tmp_path / "old", old), "people")
-    assert (found.rated, found.changed, found.missing, found.may_decide) == (58, 12, 12, False)
+    measured = compared(tmp_path / "old", old)
+    found, row, rival = required(measured, "people"), measured.claims.row(ROW), measured.claims.row(RIVAL)
+    assert (found.rated, found.changed, found.may_decide) == (58, 12, False)
     assert found.because == "12 rated answers have changed since, and must be rated again"
-    assert ask_for_ratings(ROW, RIVAL, [found]) == "rate 12 more pairs with `ft rate a/merged base`"
+    assert row and rival
+    assert ask_for_ratings(measured.claims, row, rival) == "rate 12 more pairs with `ft rate a/merged base`"
     again = required(compared(tmp_path, old + ratings[:12]), "people")
     assert (again.rated, again.changed, again.may_decide) == (70, 0, True)
 
@@ -127,7 +134,7 @@ def test_people_correct_a_judge_that_always_prefers_the_candidate(tmp_path: Path
     people, judge = required(measured, "people"), required(measured, "judge")
     assert (people.judged, people.win_rate) == (ITEMS, pytest.approx(0.5))
     assert judge.win_rate == 1.0 and not judge.may_decide
-    assert "which correct those of a judge on 134" in people.describe_fully()
+    assert any("blind, which correct those of a judge on 134" in note for note in measured.footnotes)
 
 
 def test_a_judge_that_agrees_makes_the_interval_narrower(tmp_path: Path) -> None:
@@ -279,7 +286,7 @@ def test_readers_of_a_comparison_see_each_pair_once(tmp_path: Path) -> None:
     measured = build(tmp_path / "out", inputs)
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text.count("Answers of a/merged: preferred in 65 of 100 comparisons with base (5") == 1
-    assert len(measured.opinions_told) == 1 and answer(ROW, 1) not in text
+    assert len(opinions_told(measured.claims)) == 1 and answer(ROW, 1) not in text
 
 
 def test_an_opinion_replaces_the_check_against_the_incumbent(tmp_path: Path) -> None:
@@ -310,7 +317,12 @@ def test_a_clear_loss_that_nobody_confirmed_is_told() -> None:
         may_decide=False,
         because="people rated 0 of the pairs",
     )
-    assert lost.is_unheard_loss
-    assert not replace(lost, high=0.55).is_unheard_loss
-    assert not replace(lost, may_decide=True).is_unheard_loss
-    assert not replace(lost, because="promotion.metric names what decides").is_unheard_loss
+
+    def unheard(**changed: Any) -> bool:
+        bench: Any = SimpleNamespace(opinions=[replace(lost, **changed)])
+        return is_unheard(next(claims(bench)))
+
+    assert unheard()
+    assert not unheard(high=0.55)
+    assert not unheard(may_decide=True)
+    assert not unheard(because="promotion.metric names what decides")

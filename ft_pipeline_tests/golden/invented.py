@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, CurveStep, LearningCurve
 from ft_pipeline.evaluation.comparison.score import Score
@@ -100,7 +101,7 @@ def _champion(
     if dice.random() < 0.5:
         return None, None
     own = candidates.get(name)
-    fingerprint = (comparison.champion_fingerprint or "old") if name == "champion" else f"{name}!"
+    fingerprint = ((comparison.champion or {}).get("fingerprint") or "old") if name == "champion" else f"{name}!"
     experiment = own.experiment if own else (comparison.champion or {}).get("experiment", "old")
     kind = own.kind if own else "merged"
     record = ChampionRecord(1, name, kind, experiment, fingerprint, {}, SINCE, "best", False, None, None, {})
@@ -180,7 +181,7 @@ class _Change:
             better, worse = rows[pair.better], rows[pair.worse]
             if pair.metric != changed.primary_metric:
                 pairs.append(pair)
-            elif changed.why_no_metric(better, worse) is None:
+            elif not _is_silent(changed, better, worse):
                 pairs.append(self._lead(pair))
                 if better.kind in OWN and not self.maybe(0.02):
                     p = self.dice.choice([None, 1e-9, 1e-9, 1e-9, 0.001, 0.01, 0.02, 0.03, 0.04])
@@ -267,3 +268,9 @@ class _Change:
                 may_decide=decides,
                 because="enough pairs" if decides else "20 pairs are rated, and 50 are wanted",
             )
+
+
+def _is_silent(changed: Comparison, row: ComparisonRow, rival: ComparisonRow) -> bool:
+    """Return whether the metric that decides says nothing about two rows."""
+    is_named = METRIC_IS_NAMED in changed.decided_by or changed.primary_metric not in LIKELIHOODS
+    return not is_named and why_no_evidence(row, rival) is not None

@@ -9,17 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.decide.likelihood_evidence import (
-    DECIDE_BY,
-    LIKELIHOODS,
-    learned_rows,
-    why_no_evidence,
-)
+from ft_pipeline.decide import comparison, notes
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
-    CHAMPION,
-    METRIC_IS_NAMED,
-    WANTED_RATINGS,
     BreakEven,
     Changes,
     ContaminatedModel,
@@ -33,7 +25,7 @@ from ft_pipeline.evaluation.comparison.result_records import (
 )
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
-from ft_pipeline.evaluation.metrics.definitions import METRICS, PER_TOKEN, Metric
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline_tests.version1.json_record import JsonRecord
 from ft_pipeline_tests.version1.lead_records import (
@@ -48,8 +40,6 @@ from ft_pipeline_tests.version1.opinion_records import LABELS, Opinion
 from ft_pipeline_tests.version1.row_records import ComparisonRow
 from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead
 
-ENOUGH_TEST_ROWS = 100
-"""With fewer test conversations a comparison is small: intervals are wide, and only large leads show."""
 FIRST_RULES = "1: percentile bootstrap; forgetting against the best base row; no rails"
 """The rules of documents that name none."""
 RULES = (
@@ -163,18 +153,6 @@ class Comparison(JsonRecord):
 
         return as_version_1(comparison_of(document)) if "version" in document else super().from_json(document)
 
-    @property
-    def unusable(self) -> list[str]:
-        """A sentence per row whose answers have a fault too often."""
-        return [
-            f"{row.name}: {'; '.join(rail.describe() for rail in row.breaches)}" for row in self.rows if row.breaches
-        ]
-
-    @property
-    def champion_fingerprint(self) -> str | None:
-        """The fingerprint of the champion that is compared; None if there is none, or if it was not recorded."""
-        return (self.champion or {}).get("fingerprint")
-
     def metric(self, name: str | None = None) -> Metric:
         """Return a metric, by default the primary one. Metrics that only this task has are defined in `metrics`."""
         metric_name = name or self.primary_metric
@@ -185,103 +163,36 @@ class Comparison(JsonRecord):
         return LABELS.get(check.metric) or self.metric(check.metric).label
 
     @property
-    def ratings_may_decide(self) -> bool:
-        """Whether people's opinion decides once they rate enough: the project names no metric."""
-        return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
-
-    def shown_metrics(self) -> dict[str, Metric]:
-        """Return the metrics worth a column: first the primary one, then the others in their order.
-
-        Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
-        With several tokenizers, losses per token are left out.
-        """
-        per_token = PER_TOKEN if self.has_several_tokenizers and self.primary_metric not in PER_TOKEN else ()
-        shown = {name: metric for name, metric in self.metrics.items() if name not in per_token}
-        matches = any(row.scores["exact_match"].value for row in self.rows if "exact_match" in row.scores)
-        if not matches and self.primary_metric != "exact_match":
-            shown.pop("exact_match", None)
-        return dict(sorted(shown.items(), key=lambda entry: entry[0] != self.primary_metric))
-
-    @property
     def incumbent(self) -> ComparisonRow | None:
         """The row of what answers today; the best one if it has several prompts. None without one."""
         rows = [row for row in self.rows if row.incumbent]
         return next(iter(rows), None)
 
-    @property
-    def has_several_tokenizers(self) -> bool:
-        """Whether the rows differ in vocabulary or template."""
-        return len({row.tokens for row in self.rows if row.tokens}) > 1
+    # --- what the package says of the same comparison
+
+    @cached_property
+    def claims(self) -> comparison.Comparison:
+        """The comparison as claims."""
+        from ft_pipeline_tests.version1.convert import as_claims
+
+        return as_claims(self)
 
     @property
     def footnotes(self) -> list[str]:
         """What a reader of the scores must know."""
-        notes = (
-            ["Loss per token is not comparable between tokenizers, and not shown."]
-            if self.has_several_tokenizers
-            else []
-        )
-        withheld = {
-            (entry.a, entry.because)
-            for entry in self.incomparable
-            if entry.metric == "nats_per_byte" and (row := self.row(entry.a)) and entry.metric not in row.scores
-        }
-        notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
-        notes += self._learned_otherwise()
-        notes += [opinion.describe_fully() for opinion in self.opinions_told]
-        files = [(row, row.gguf) for row in self.rows if row.gguf is not None]
-        notes += self._worst_of_best()
-        return notes + [f"{row.name}: {costs.describe(f'{row.experiment}/merged')}." for row, costs in files]
+        return notes.footnotes(self.claims)
 
-    def _learned_otherwise(self) -> list[str]:
-        """Return what the likelihoods of models that do not imitate mean."""
-        learned = [f"{clause}, not to imitate." for clause in learned_rows(self.rows)]
-        if not learned:
-            return []
-        if self._names_likelihood:
-            means = f"Their answers may be better where {self.metric().label} is worse. The project names this metric."
-        elif self.primary_metric in LIKELIHOODS:
-            means = f"The likelihood of the references is no evidence for or against them: {DECIDE_BY}."
-        else:
-            means = "The likelihood of the references is no evidence for or against them."
-        return [" ".join([*learned, means])]
+    def shown_metrics(self) -> dict[str, Metric]:
+        """The metrics worth a column."""
+        return notes.shown_metrics(self.claims)
 
-    @property
-    def _names_likelihood(self) -> bool:
-        """Whether the project names a likelihood as the metric that decides."""
-        return METRIC_IS_NAMED in self.decided_by and self.primary_metric in LIKELIHOODS
+    def is_silent(self, row: ComparisonRow, rival: ComparisonRow) -> bool:
+        """Whether nothing that was measured decides between two rows."""
+        first, second = self.claims.row(row.name), self.claims.row(rival.name)
+        assert first is not None and second is not None
+        return self.claims.deciding(first, second).because == "no_evidence"
 
-    def why_no_likelihood(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
-        """Return why the likelihood of the references says nothing about two rows, as a clause; None if it does, or if
-        the project names it."""
-        return None if self._names_likelihood else why_no_evidence(row, rival)
-
-    def why_no_metric(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
-        """Return why the metric that decides says nothing about two rows; None if it does."""
-        return self.why_no_likelihood(row, rival) if self.primary_metric in LIKELIHOODS else None
-
-    def why_undecided(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
-        """Return why nothing that was measured decides between two rows; None if an opinion or the metric can."""
-        return None if self.deciding_opinion(row, rival) is not None else self.why_no_metric(row, rival)
-
-    @property
-    def opinions_told(self) -> list[Opinion]:
-        """Return the opinions that readers see: those between a row and what it must beat, or the champion, or what
-        answers today, each pair once."""
-        told: dict[tuple[str, ...], Opinion] = {}
-        for opinion in self.opinions:
-            row, rival = self.row(opinion.row), self.row(opinion.rival)
-            if row is None or rival is None or row.kind == CHAMPION:
-                continue
-            if rival.incumbent or rival.kind == CHAMPION or self.bar_of(row) is rival:
-                told.setdefault((*sorted((row.name, rival.name)), opinion.by), opinion)
-        return list(told.values())
-
-    def _worst_of_best(self) -> list[str]:
-        """Return what the checks found wrong most often in the answers of the best row."""
-        best = self.rows[0].name if self.rows else None
-        results: list[FieldResults | Confusion] = [*self.field_results, *self.confusions]
-        return [sentence for result in results if result.row == best for sentence in result.describe_worst()]
+    # --- its rows and leads
 
     def row(self, name: str | None) -> ComparisonRow | None:
         """Return the row of that name; None if there is none."""
@@ -309,17 +220,6 @@ class Comparison(JsonRecord):
         if of is not None and of.base_model is not None:
             wanted = [row for row in wanted if row.base_model == of.base_model] or wanted
         return next((row for row in wanted if row.is_usable), wanted[0] if wanted else None)
-
-    def plain_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
-        """Return the base model of a row without a prompt; the best one for None, or if its own was not scored."""
-        plain = [base for base in self.ranked() if base.kind == "base"]
-        own = [base for base in plain if row is not None and base.base_model == row.base_model]
-        return next(iter(own or plain), None)
-
-    def bar_of(self, row: ComparisonRow) -> ComparisonRow | None:
-        """Return the baseline that a candidate must beat: the best use of its base model; for a prompt variant, the
-        base model without a prompt."""
-        return self.plain_of(row) if row.kind == "prompt" else self.best_baseline(of=row)
 
     def recipe_leads_of(self, row: ComparisonRow) -> list[RecipeLead]:
         """Return the leads of a row's recipe over the best baseline and the champion; empty if it was trained once."""
@@ -357,14 +257,6 @@ class Comparison(JsonRecord):
     def screen(self, row: ComparisonRow) -> Screen | None:
         """Return the row's lead on the validation rows; None if it was not measured."""
         return next((screen for screen in self.screens if screen.row == row.name), None)
-
-    def opinions_on(self, row: ComparisonRow, rival: ComparisonRow) -> list[Opinion]:
-        """Return the opinions about a row's answers against those of a rival; that of people comes first."""
-        return [opinion for opinion in self.opinions if (opinion.row, opinion.rival) == (row.name, rival.name)]
-
-    def deciding_opinion(self, row: ComparisonRow, rival: ComparisonRow) -> Opinion | None:
-        """Return the opinion that decides between two rows, in place of the metric; None if the metric decides."""
-        return next((opinion for opinion in self.opinions_on(row, rival) if opinion.may_decide), None)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

@@ -11,9 +11,6 @@ from ft_pipeline.evaluation.tuned_variants import variant_of
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
-GENERAL_ACCURACY = "general_accuracy"
-"""The metric that shows forgetting."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting(JsonRecord):
@@ -58,13 +55,6 @@ class Forgetting(JsonRecord):
         )
 
 
-UNUSED_RAIL = {
-    "off": "the references have this fault, too",
-    "not checked": "its patterns are for another language",
-}
-"""Verdict of a rail that says nothing about a model → why."""
-
-
 @dataclass(frozen=True)
 class Rail(JsonRecord):
     """The share of a model's test answers with one fault, and what it means (rails.py)."""
@@ -91,12 +81,6 @@ class Rail(JsonRecord):
         share = self.faults / self.answers
         bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
         return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
-
-    def describe_outcome(self) -> str:
-        """Return the share and the verdict. Without a verdict there is no share: it would read as a result."""
-        if self.verdict in UNUSED_RAIL:
-            return f"limit on answers that {self.fault}: {self.verdict}, {UNUSED_RAIL[self.verdict]}"
-        return f"{self.describe()}: {self.verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +152,3 @@ class ComparisonRow(JsonRecord):
     def is_usable(self) -> bool:
         """Whether no fault of its answers is too common for it to be used."""
         return not self.breaches
-
-    @property
-    def lost_checks(self) -> list[BaseCheck]:
-        """What it has lost of the behavior and the tasks that it must keep."""
-        return [check for check in self.base_checks if check.verdict == "lost"]
-
-    @property
-    def accuracy(self) -> float | None:
-        """The general accuracy; None if it was not measured."""
-        return (self.general or {}).get("accuracy")
