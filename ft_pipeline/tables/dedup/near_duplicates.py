@@ -1,7 +1,8 @@
 """Near duplicates: rows whose questions and answers share nine tenths of their 3-word shingles, without boilerplate.
 
-They are found in three steps. MinHash bands select the rows that are probably near another row; only the texts of these
-are read again. Their rarest shingles select the pairs to compare. An exact count over the shingle sets decides.
+They are found in three steps. The windows that rows are known by (lowest_windows.py) select those that are probably
+near another row; only their texts are read again. Their rarest shingles select the pairs to compare. An exact count
+over the shingle sets decides.
 
 Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
 duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
@@ -21,7 +22,7 @@ import numpy as np
 from ft_pipeline.tables.dedup.comparison import PAIR_ROWS, Comparison
 from ft_pipeline.tables.dedup.hashes import run_starts
 from ft_pipeline.tables.dedup.keys import Keys
-from ft_pipeline.tables.dedup.minhash import share_a_band
+from ft_pipeline.tables.dedup.lowest_windows import share_windows
 from ft_pipeline.tables.dedup.shingles import ANSWER
 
 BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
@@ -78,7 +79,7 @@ def find_near(
 
     rows: positions in the keys, in the order in which they are kept. may_replace: None compares all rows.
     """
-    rows = rows[share_a_band(keys.bands[rows])]
+    rows = rows[share_windows(keys.windows[rows])]
     if not len(rows):
         return {}
     ascending = np.sort(rows)
