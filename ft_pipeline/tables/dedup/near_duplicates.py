@@ -34,6 +34,8 @@ MAX_CANDIDATES = 32
 """Rows that a row is compared with: those with which it shares the most rare shingles."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
+MIN_EMPTY = 0.001
+"""Share of empty places from which their number tells how full all are."""
 _FREQUENCY_BITS = 40
 """A frequency has at most so many bits."""
 MEMORY_BYTES = 1 << 30
@@ -227,9 +229,8 @@ def match_sets(
 
     rows: the row of each set. order: the sets in the order in which they are kept. frequencies: as for select_rarest.
     """
-    # Among many rows, different shingles agree in the bits by which they are counted.
-    chance = int(np.median(frequencies))
-    counts, least = frequencies - chance, PAIR_ROWS + 2 * chance
+    chance = _agreeing(frequencies)
+    counts, least = frequencies - int(chance), PAIR_ROWS + 2 * chance
 
     def may_replace_set(candidates: np.ndarray, number: int) -> np.ndarray:
         return may_replace(rows[candidates], int(rows[number]))  # type: ignore[misc]
@@ -239,6 +240,15 @@ def match_sets(
 
     matches = _match_in_order(sets, order, rare, may_replace_set if may_replace else None, are_near)
     return {int(rows[number]): int(rows[original]) for number, original in matches}
+
+
+def _agreeing(frequencies: np.ndarray) -> float:
+    """Return how many other shingles, about, agree with a shingle in the bits by which they are counted.
+
+    Of places that are taken at random, a share of exp(-number for each place) stays empty.
+    """
+    empty = np.count_nonzero(frequencies == 0) / len(frequencies)
+    return -float(np.log(empty)) if empty > MIN_EMPTY else float(np.median(frequencies))
 
 
 def _match_in_order(
