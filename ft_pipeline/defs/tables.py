@@ -64,7 +64,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=_TABLE_DESCRIPTION.format(row_format.description),
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="9",
+        code_version="10",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=table_metadata,
@@ -155,7 +155,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     deps=CONVERSATIONAL,
     kinds={"duckdb", "pandera", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
-    code_version="6",
+    code_version="7",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),

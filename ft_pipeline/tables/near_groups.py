@@ -1,18 +1,18 @@
 """Rows that are near as a whole stay in one split: the same text with a few words changed here and there.
 
-Each row is compared with the rows that share a MinHash band with it and come first, in the order of a hash of their
-content. It joins one that it is near to and that joined no other: near to near is not near.
+Each row is compared with the first rows that share windows with it (dedup/lowest_windows.py), in the order of a
+hash of their content. It joins one that it is near to and that joined no other: near to near is not near.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix
+from ft_pipeline.tables.dedup.keys import read_windows
+from ft_pipeline.tables.dedup.lowest_windows import share_windows, triples_of
 from ft_pipeline.tables.dedup.matching import first_index
-from ft_pipeline.tables.dedup.minhash import BANDS, share_a_value
 from ft_pipeline.tables.dedup.shingles import ANSWER
 from ft_pipeline.tables.dedup.windows import cover, gaps_of
 from ft_pipeline.tables.leak_copies import MAX_GAP, MIN_COVERED, MIN_GAPS
@@ -22,7 +22,7 @@ MIN_WORDS = 20
 MAX_SHARE = 0.1
 """Share of the rows from which a group is not kept together: it says more of the data than of a text."""
 MAX_ROWS = 1_000_000
-"""Number of rows with a shared band up to which rows are compared: this bounds the time and the memory."""
+"""Number of rows that share windows up to which rows are compared: this bounds the time and the memory."""
 BLOCK_PAIRS = 20_000
 """Number of pairs of rows that are compared at a time."""
 
@@ -46,12 +46,15 @@ def near_groups(rows: ConversationRows) -> NearGroups:
     """
     result = NearGroups(rows.keys.group)
     units = first_index(rows.keys.group[:, 1])
-    free = (units == np.arange(len(rows))) & ~rows.golden & ~rows.keys.has_own_group
-    compared = np.flatnonzero(free & _share_a_band(rows))
+    compared = np.flatnonzero((units == np.arange(len(rows))) & ~rows.golden & ~rows.keys.has_own_group)
+    windows = read_windows([folder / "keys.parquet" for folder in rows.folders.values()])[compared]
+    shared = share_windows(windows)
+    compared, windows = compared[shared], windows[shared]
     if not 1 < len(compared) <= MAX_ROWS:
         return result
-    compared = compared[np.argsort(mix(rows.keys.group[compared, 1] ^ rows.keys.answer[compared]), kind="stable")]
-    centers = _centers(rows, compared)
+    order = np.argsort(mix(rows.keys.group[compared, 1] ^ rows.keys.answer[compared]), kind="stable")
+    compared = compared[order]
+    centers = _centers(_Texts.of(rows, compared), _pairs(windows[order]))
     center_of = np.arange(len(rows))
     center_of[compared] = compared[centers]
     center_of = center_of[units]
@@ -65,28 +68,24 @@ def near_groups(rows: ConversationRows) -> NearGroups:
     return result
 
 
-def _bands(rows: ConversationRows, band: int) -> np.ndarray:
-    """Return one MinHash band of each row. The bands of all rows are never in memory together."""
-    paths = (folder / "keys.parquet" for folder in rows.folders.values())
-    return np.concatenate([pq.read_table(path, columns=[f"band_{band}"])[0].to_numpy() for path in paths])
+def _pairs(windows: np.ndarray) -> np.ndarray:
+    """Return the pairs of a row and the first one that shares windows with it, ascending; shape (2, pairs).
+
+    windows: of each row, as `lowest_windows` returns them.
+    """
+    parts = [np.empty((2, 0), np.int64)]
+    for triples, rows in triples_of(windows):
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+        parts.append(_distinct(rows, rows[first_index(triples[order])]))
+    return _distinct(*np.concatenate(parts, axis=1))
 
 
-def _share_a_band(rows: ConversationRows) -> np.ndarray:
-    shared = np.zeros(len(rows), dtype=bool)
-    for band in range(BANDS):
-        shared |= share_a_value(_bands(rows, band))
-    return shared
-
-
-def _centers(rows: ConversationRows, compared: np.ndarray) -> np.ndarray:
-    """Return, for each of some rows, the place in `compared` of the one that it joins, or its own."""
-    texts = _Texts.of(rows, compared)
-    numbers = np.arange(len(compared))
-    leaders = np.stack([first_index(_bands(rows, band)[compared]) for band in range(BANDS)], axis=1)
-    pairs = _distinct(np.repeat(numbers, BANDS), leaders.ravel())
+def _centers(texts: "_Texts", pairs: np.ndarray) -> np.ndarray:
+    """Return, for each row, the one that it joins, or itself. pairs: of rows that may be near."""
     pairs = pairs[:, texts.are_near(*pairs)]
-    centers = numbers.copy()
-    has_members = np.zeros(len(compared), dtype=bool)
+    centers = np.arange(len(texts.lengths))
+    has_members = np.zeros(len(centers), dtype=bool)
     for row, leader in pairs.T.tolist():  # ascending
         if centers[row] == row and centers[leader] == leader and not has_members[row]:
             centers[row] = leader

@@ -44,7 +44,7 @@ from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.manifest import FileEntry, read_manifest
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.dedup.keys import BANDS, Keys, read_keys, write_keys
+from ft_pipeline.tables.dedup.keys import KEPT, Keys, read_keys, write_keys
 from ft_pipeline.tables.excluded_rows import Excluded
 from ft_pipeline.tables.file_result import FileResult, SourceFile, load, save
 from ft_pipeline.tables.held_out import SuiteTexts
@@ -226,10 +226,10 @@ def through_ruling(value: Ruling) -> Ruling:
 HASHES = st.integers(0, 2**64 - 1)
 
 
-def keys_of_rows(rows: list[tuple[int, ...]], bands: int) -> Keys:
-    """Return keys with any hashes. bands: the number from which those of the bands are counted."""
+def keys_of_rows(rows: list[tuple[int, ...]], windows: int) -> Keys:
+    """Return keys with any hashes. windows: the number from which those of the windows are counted."""
     columns = np.array(rows, dtype=np.uint64).reshape(-1, 6)
-    numbers = np.arange(len(rows) * BANDS, dtype=np.uint32).reshape(-1, BANDS) + np.uint32(bands)
+    numbers = np.arange(len(rows) * KEPT, dtype=np.uint32).reshape(-1, KEPT) + np.uint32(windows)
     return Keys(*columns[:, :4].T, columns[:, 4:], numbers, columns[:, 0] % 2 == 1)
 
 
@@ -270,8 +270,8 @@ def test_a_record_is_read_as_it_was_written(record: type, data: st.DataObject) -
 
 @few
 @given(st.lists(st.tuples(*[HASHES] * 6), max_size=5), st.integers(0, 2**31), st.data())
-def test_the_keys_of_rows_are_read_as_they_were_written(rows: list, bands: int, data: st.DataObject) -> None:
-    keys = keys_of_rows(rows, bands)
+def test_the_keys_of_rows_are_read_as_they_were_written(rows: list, windows: int, data: st.DataObject) -> None:
+    keys = keys_of_rows(rows, windows)
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), dtype=bool)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "keys.parquet"

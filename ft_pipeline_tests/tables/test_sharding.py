@@ -88,7 +88,7 @@ def test_duplicates_of_a_corpus_are_those_of_one_process(
         assert (sharded.of.tolist(), sharded.exact.tolist()) == (one.of.tolist(), one.exact.tolist())
 
 
-def test_the_comparison_is_divided_and_only_rows_with_a_shared_band_are_read() -> None:
+def test_the_comparison_is_divided_and_only_rows_that_share_windows_are_read() -> None:
     texts, ranks, files = corpus(0)
     texts += [f"alone{number} nobody{number} shares{number} these{number}" for number in range(50)]
     ranks, files = np.append(ranks, np.full(50, 2, np.uint8)), np.append(files, np.full(50, 5, np.int32))
@@ -109,7 +109,7 @@ def test_the_comparison_is_divided_and_only_rows_with_a_shared_band_are_read() -
 
     shards = Shards(4, counting)
     find_duplicates(keys, recording, ranks, files, shards.first_index, shards.find_near)
-    assert tasks_by_function == {"first_index": 8, "share_a_value": 32, "_count": 4, "_select": 4, "_compare": 4}
+    assert tasks_by_function == {"first_index": 8, "share_a_value": 8, "_count": 4, "_select": 4, "_compare": 4}
     assert max(rows.max() for rows in read) < 400 and max(len(rows) for rows in read) < 200
 
 

@@ -30,7 +30,7 @@ class Comparison:
     answers: tuple[np.ndarray, np.ndarray] | None = None
     """bool per shingle of the row, and of the others: it is one of the answer. None if only whole rows are compared."""
 
-    def near(self, least: int) -> np.ndarray:
+    def near(self, least: float) -> np.ndarray:
         """Return a bool for each other row. least: boilerplate is in more rows."""
         both = self.row_counts, self.other_counts
         if self.answers is None:

@@ -1,4 +1,4 @@
-"""Keys that rows are compared by: 64-bit hashes of exact and normalized texts, groups, and MinHash bands.
+"""Keys that rows are compared by: 64-bit hashes of exact and normalized texts, groups, and some windows.
 
 Arrow and numpy compute them in batches. They are the same on every machine and in every process.
 """
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
-from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
+from ft_pipeline.tables.dedup.lowest_windows import KEPT, lowest_windows
 from ft_pipeline.tables.dedup.shingles import mark_answers, shingle
 from ft_pipeline.tables.dedup.templates import template_hashes
 from ft_pipeline.tables.dedup.tokens import Texts, tokenize, words_of
@@ -47,8 +47,8 @@ class Keys:
     """uint64, shape (rows, 2): a hash of the template of the human turns (dedup/templates.py); without one, the first
     half of the SHA-256 of their words, so that no space or comma makes a difference. It must never change: it decides
     the split."""
-    bands: np.ndarray
-    """uint32, shape (rows, BANDS): rows near each other share one of them."""
+    windows: np.ndarray
+    """uint32, shape (rows, KEPT): rows near each other share three of them (dedup/lowest_windows.py)."""
     has_own_group: np.ndarray
     """bool: the group is that of the row's session or named group, whatever its prompt is."""
 
@@ -63,7 +63,7 @@ class Keys:
             columns |= {"group_high": self.group[part, 0], "group_low": self.group[part, 1]}
             if self.has_own_group.any():
                 columns[_OWN_GROUP] = self.has_own_group[part]
-            table = pa.table(columns | {f"band_{number}": self.bands[part, number] for number in range(BANDS)})
+            table = pa.table(columns | {f"window_{number}": self.windows[part, number] for number in range(KEPT)})
             yield table if kept is None else table.filter(pa.array(kept[part]))
 
     @classmethod
@@ -72,9 +72,9 @@ class Keys:
         FOR_DUPLICATES, which are more than half of the memory."""
         of_duplicates = count if for_duplicates else 0
         hashes = {name: np.empty(of_duplicates if name in FOR_DUPLICATES else count, np.uint64) for name in _HASHES}
-        bands = np.empty((of_duplicates, BANDS), np.uint32)
+        windows = np.empty((of_duplicates, KEPT), np.uint32)
         group, has_own_group = np.empty((count, 2), np.uint64), np.zeros(count, dtype=bool)
-        return cls(**hashes, group=group, bands=bands, has_own_group=has_own_group)
+        return cls(**hashes, group=group, windows=windows, has_own_group=has_own_group)
 
     def fill(self, begin: int, table: pa.Table | pa.RecordBatch) -> None:
         """Copy a table of `tables` to the rows from `begin` on. Keys that were left out stay empty."""
@@ -85,8 +85,8 @@ class Keys:
         self.group[rows, 0], self.group[rows, 1] = table["group_high"], table["group_low"]
         if _OWN_GROUP in _names_of(table):
             self.has_own_group[rows] = table[_OWN_GROUP]
-        for number in range(BANDS if len(self.bands) else 0):
-            self.bands[rows, number] = table[f"band_{number}"]
+        for number in range(KEPT if len(self.windows) else 0):
+            self.windows[rows, number] = table[f"window_{number}"]
 
     def take(self, rows: np.ndarray) -> "Keys":
         """Return the keys of some rows, in the order of `rows`."""
@@ -111,10 +111,10 @@ MIN_CHANGED = 19
 END_CHARS = 20
 """Number of characters at the begin and at the end of an answer that near answers have in common: "Yes, …" is not near
 "No, …"."""
-FOR_DUPLICATES = ("exact", "normal", "band")
+FOR_DUPLICATES = ("exact", "normal", "window")
 """What the names of the columns begin with that only the search of duplicates needs."""
 _HASHES = ("exact", "normal", "prompt", "answer")
-_FIELDS = (*_HASHES, "group", "bands", "has_own_group")
+_FIELDS = (*_HASHES, "group", "windows", "has_own_group")
 _OWN_GROUP = "own_group"
 
 
@@ -159,6 +159,18 @@ def read_keys(paths: Sequence[Path], *, for_duplicates: bool = True) -> Keys:
     return keys
 
 
+def read_windows(paths: Sequence[Path]) -> np.ndarray:
+    """Return `Keys.windows` of the rows of these files, file after file."""
+    windows, begin = np.empty((sum(pq.read_metadata(path).num_rows for path in paths), KEPT), np.uint32), 0
+    for path in paths:
+        with open_parquet(path) as file:
+            for batch in file.iter_batches(TABLE_ROWS, columns=[f"window_{number}" for number in range(KEPT)]):
+                for number, column in enumerate(batch.columns):
+                    windows[begin : begin + batch.num_rows, number] = column
+                begin += batch.num_rows
+    return windows
+
+
 def keys_of(row_format: Format, records: Sequence[Record]) -> Keys:
     """Return the keys of rows of a format."""
     return keys_of_views(row_format.comparison_texts(columns_of(row_format, records)))
@@ -178,7 +190,7 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
         prompt=prompt,
         answer=answer,
         group=_groups(views),
-        bands=bands_of(*shingles_of_views(views)),
+        windows=lowest_windows(*shingles_of_views(views)),
         has_own_group=np.zeros(len(prompt), dtype=bool),
     )
 

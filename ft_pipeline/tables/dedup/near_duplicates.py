@@ -1,7 +1,8 @@
 """Near duplicates: rows whose questions and answers share nine tenths of their 3-word shingles, without boilerplate.
 
-They are found in three steps. MinHash bands select the rows that are probably near another row; only the texts of these
-are read again. Their rarest shingles select the pairs to compare. An exact count over the shingle sets decides.
+They are found in three steps. The windows that rows are known by (lowest_windows.py) select those that are probably
+near another row; only their texts are read again. Their rarest shingles select the pairs to compare. An exact count
+over the shingle sets decides.
 
 Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
 duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
@@ -21,7 +22,7 @@ import numpy as np
 from ft_pipeline.tables.dedup.comparison import PAIR_ROWS, Comparison
 from ft_pipeline.tables.dedup.hashes import run_starts
 from ft_pipeline.tables.dedup.keys import Keys
-from ft_pipeline.tables.dedup.minhash import share_a_band
+from ft_pipeline.tables.dedup.lowest_windows import share_windows
 from ft_pipeline.tables.dedup.shingles import ANSWER
 
 BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
@@ -33,6 +34,8 @@ MAX_CANDIDATES = 32
 """Rows that a row is compared with: those with which it shares the most rare shingles."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
+MIN_EMPTY = 0.001
+"""Share of empty places from which their number tells how full all are."""
 _FREQUENCY_BITS = 40
 """A frequency has at most so many bits."""
 MEMORY_BYTES = 1 << 30
@@ -78,7 +81,7 @@ def find_near(
 
     rows: positions in the keys, in the order in which they are kept. may_replace: None compares all rows.
     """
-    rows = rows[share_a_band(keys.bands[rows])]
+    rows = rows[share_windows(keys.windows[rows])]
     if not len(rows):
         return {}
     ascending = np.sort(rows)
@@ -226,9 +229,8 @@ def match_sets(
 
     rows: the row of each set. order: the sets in the order in which they are kept. frequencies: as for select_rarest.
     """
-    # Among many rows, different shingles agree in the bits by which they are counted.
-    chance = int(np.median(frequencies))
-    counts, least = frequencies - chance, PAIR_ROWS + 2 * chance
+    chance = _agreeing(frequencies)
+    counts, least = frequencies - int(chance), PAIR_ROWS + 2 * chance
 
     def may_replace_set(candidates: np.ndarray, number: int) -> np.ndarray:
         return may_replace(rows[candidates], int(rows[number]))  # type: ignore[misc]
@@ -238,6 +240,15 @@ def match_sets(
 
     matches = _match_in_order(sets, order, rare, may_replace_set if may_replace else None, are_near)
     return {int(rows[number]): int(rows[original]) for number, original in matches}
+
+
+def _agreeing(frequencies: np.ndarray) -> float:
+    """Return how many other shingles, about, agree with a shingle in the bits by which they are counted.
+
+    Of places that are taken at random, a share of exp(-number for each place) stays empty.
+    """
+    empty = np.count_nonzero(frequencies == 0) / len(frequencies)
+    return -float(np.log(empty)) if empty > MIN_EMPTY else float(np.median(frequencies))
 
 
 def _match_in_order(

@@ -1,6 +1,6 @@
 """Finds duplicates over shards, each of which may be worked on elsewhere. The results are those of one process.
 
-Rows that have a value in common (an exact or a normalized text, a MinHash band) are in one shard, by the hash of the
+Rows that have a value in common (an exact or a normalized text, a window of words) are in one shard, by the hash of the
 value. Rows that share a rare shingle, directly or over other rows, are compared in one shard; one process compares no
 others, either.
 """
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.tables.dedup.keys import Keys
+from ft_pipeline.tables.dedup.lowest_windows import share_a_value, share_windows
 from ft_pipeline.tables.dedup.matching import divide, first_index
-from ft_pipeline.tables.dedup.minhash import share_a_value
 from ft_pipeline.tables.dedup.near_duplicates import (
     RARITY_BITS,
     MayReplace,
@@ -42,11 +42,18 @@ class Shards:
             result[rows] = rows[first]
         return result
 
+    def are_shared(self, values: np.ndarray) -> np.ndarray:
+        """Return what lowest_windows.share_a_value returns."""
+        shared = np.zeros(len(values), dtype=bool)
+        for positions, is_shared in self._by_value(share_a_value, values):
+            shared[positions] = is_shared
+        return shared
+
     def find_near(
         self, keys: Keys, rows: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None = None
     ) -> dict[int, int]:
         """Return what near_duplicates.find_near returns. The texts are read three times, each time only a part."""
-        rows = rows[self._share_a_band(keys.bands[rows])]
+        rows = rows[share_windows(keys.windows[rows], self.are_shared)]
         if not len(rows):
             return {}
         ascending = np.sort(rows)
@@ -75,13 +82,6 @@ class Shards:
         """Yield (positions, work(their values)) of each shard. Equal values are in one shard."""
         positions = divide(values, self.count)
         yield from zip(positions, self.map(work, (values[rows] for rows in positions)), strict=True)
-
-    def _share_a_band(self, bands: np.ndarray) -> np.ndarray:
-        shared = np.zeros(len(bands), dtype=bool)
-        for band in range(bands.shape[1]):
-            for rows, is_shared in self._by_value(share_a_value, bands[:, band]):
-                shared[rows] |= is_shared
-        return shared
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         return [part for part in np.array_split(rows, self.count) if len(part)]
