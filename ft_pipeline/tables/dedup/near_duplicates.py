@@ -86,7 +86,7 @@ def find_near(
         return {}
     ascending = np.sort(rows)
     sets = ShingleSets.of_rows(*read_shingles(ascending))
-    frequencies = sets.frequencies()
+    frequencies = sets.frequencies(_enough_bits(len(sets.shingles)))
     rare = drop_unshared(*select_rarest(sets, frequencies))
     return match_sets(ascending, np.searchsorted(ascending, rows), sets, rare, frequencies, may_replace)
 
@@ -134,17 +134,23 @@ class ShingleSets:
         have[np.repeat(np.arange(len(others)), sizes)[shared], places[shared]] = True
         answers = row_set >= ANSWER, shingles >= ANSWER
         of_row, of_others = (
-            np.where(is_answer, 0, counts[lowest_bits(part)])
+            np.where(is_answer, 0, counts[_places(part, counts)])
             for part, is_answer in zip((row_set, shingles), answers, strict=True)
         )
         return Comparison(of_row, of_others, begins, shared, have, None if self.answers is None else answers)
 
-    def frequencies(self) -> np.ndarray:
+    def frequencies(self, bits: int = RARITY_BITS) -> np.ndarray:
         """Return, for each value of a shingle's lowest bits, the number of sets that have it."""
-        frequencies = np.zeros(1 << RARITY_BITS, dtype=np.int64)
+        frequencies = np.zeros(1 << bits, dtype=np.int64)
         for _, _, first, last in _blocks(self.sizes):
-            frequencies += np.bincount(lowest_bits(self.shingles[first:last]), minlength=len(frequencies))
+            places = _places(self.shingles[first:last], frequencies)
+            frequencies += np.bincount(places, minlength=len(frequencies))
         return frequencies
+
+
+def _enough_bits(shingles: int) -> int:
+    """Return the number of bits by which so few shingles can be told apart: a table of few rows needs no long count."""
+    return min(RARITY_BITS, (shingles << 6).bit_length())
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
@@ -197,9 +203,9 @@ def _rare_count(sizes: np.ndarray) -> np.ndarray:
     return sizes - (9 * sizes + 9) // 10 + 1
 
 
-def lowest_bits(shingles: np.ndarray) -> np.ndarray:
-    """Return the bits by which shingles are counted, as int64."""
-    return (shingles & np.uint64((1 << RARITY_BITS) - 1)).astype(np.int64)
+def _places(shingles: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Return the place of each shingle among the frequencies: its lowest bits."""
+    return (shingles & np.uint64(len(frequencies) - 1)).astype(np.int64)
 
 
 def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +214,9 @@ def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -
     A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. The
     shingles of each row ascend, and a stable sort decides ties by them: the order must be the same for all rows.
     """
-    order = np.argsort((owners - owners[0] << _FREQUENCY_BITS) + frequencies[lowest_bits(shingles)], kind="stable")
+    order = np.argsort(
+        (owners - owners[0] << _FREQUENCY_BITS) + frequencies[_places(shingles, frequencies)], kind="stable"
+    )
     owners, shingles = owners[order], shingles[order]
     starts = run_starts(owners)
     sizes = np.diff(np.append(starts, len(owners)))
