@@ -262,12 +262,12 @@ def test_a_slice_holds_if_its_lower_bound_is_above_the_margin(tmp_path: Path) ->
     """The margin is a tenth of the base model's loss, 0.3."""
     holds, unclear, behind = (must_hold(tmp_path / str(change), change) for change in (0.5, -0.25, -0.5))
     assert [check.is_shown for check in (holds, unclear, behind)] == [True, False, False]
-    assert holds.margin == pytest.approx(0.3, abs=0.01) and holds.describe(3).startswith("holds in refund (25 conv")
-    assert unclear.describe(3) == (
+    assert holds.margin == pytest.approx(0.3, abs=0.01) and holds.describe().startswith("holds in refund (25 conv")
+    assert unclear.describe() == (
         "whether it holds in refund (25 conversations) cannot be told: its lead over base is -0.249 (at least -0.354; "
         f"-0.301 is the limit); about {unclear.more:,} more would tell"
     )
-    assert behind.more is None and behind.describe(3).endswith("more conversations would hardly help")
+    assert behind.more is None and behind.describe().endswith("more conversations would hardly help")
 
 
 def test_about_so_many_more_conversations_would_tell() -> None:
@@ -291,7 +291,7 @@ def test_a_true_drop_of_the_margin_rarely_holds() -> None:
 
 def test_a_slice_that_must_hold_and_matches_nothing_says_so(tmp_path: Path) -> None:
     check = must_hold(tmp_path, 1.0, matches="no such words")
-    assert not check.is_shown and check.describe(3) == (
+    assert not check.is_shown and check.describe() == (
         "whether it holds in refund cannot be told: no test conversation is in this slice. Correct its rule, or add "
         "such rows"
     )

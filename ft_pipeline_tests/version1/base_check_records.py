@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ft_pipeline.decide import old_documents, words
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline_tests.version1.json_record import JsonRecord
+
+NOTHING_ELSE = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=[], rules="")
 
 BaseVerdict = Literal["kept", "lost", "cannot be told", "not in base", "unknown"]
 
@@ -49,56 +53,5 @@ class BaseCheck(JsonRecord):
         return self.verdict not in ("kept", "not in base")
 
     def describe(self) -> str:
-        """Return the result as a sentence or two."""
-        if self.verdict == "unknown":
-            return f"Nothing is known of {self._subject}: {self.because}."
-        if self.verdict == "not in base":
-            return f"The base model does not refuse either: in {self._subject}, {self._counts}."
-        heads = {"kept": "Passes", "lost": "Fails", "cannot be told": "Cannot be told from"}
-        head = f"{heads[self.verdict]} {self._subject}: {self._counts}"
-        return f"{head}; {self._drop}, the margin is {self._margin}.{self._more}"
-
-    @property
-    def _subject(self) -> str:
-        return f"the probes {self.name}" if self.kind == "probes" else f"the task {self.name}"
-
-    @property
-    def _counts(self) -> str:
-        if self.kind == "task":
-            return f"{self.lost} of {self.count} documents got worse and {self.won} better"
-        before, after = (round((share or 0.0) * self.count) for share in (self.before, self.after))
-        return f"the base model {self.wanted} {before} of {self.count} questions, and this model {after}"
-
-    @property
-    def _drop(self) -> str:
-        assert self.low is not None and self.high is not None
-        if self.verdict == "kept" and self.high < 0:
-            return f"the true gain is at least {self._number(-self.high)}{self._unit}"
-        if self.verdict == "cannot be told":
-            return (
-                f"the true drop may be anywhere from {self._number(self.low)} to {self._number(self.high)}{self._unit}"
-            )
-        side, bound = ("at most", self.high) if self.verdict == "kept" else ("at least", self.low)
-        return f"the true drop is {side} {self._number(bound)}{self._unit}"
-
-    @property
-    def _more(self) -> str:
-        """What would tell, if it cannot be told."""
-        if self.verdict != "cannot be told" or self.drop is None:
-            return ""
-        things = "questions" if self.kind == "probes" else "documents"
-        tells = f"no number of {things} would show that it is below the margin: read the answers that changed"
-        if self.needed is not None:
-            tells = f"about {max(1, self.needed - self.count):,} more {things} would tell"
-        return f" At the observed drop of {self._number(self.drop)}{self._unit}, {tells}."
-
-    @property
-    def _margin(self) -> str:
-        return self._number(self.margin)
-
-    @property
-    def _unit(self) -> str:
-        return " points" if self.is_rate else ""
-
-    def _number(self, value: float) -> str:
-        return f"{100 * value:.1f}" if self.is_rate else f"{value:.3f}"
+        """What the package says of it."""
+        return f"{words.say(NOTHING_ELSE, old_documents._kept('row', self.to_json()))}."

@@ -10,11 +10,6 @@ MIN_SCREENED = 30
 """Validation conversations from which on candidates are screened."""
 
 
-def lead_digits(metric: str) -> int:
-    """Return the number of decimals of a lead on a metric."""
-    return 4 if metric == "nats_per_byte" else 3
-
-
 @dataclass(frozen=True)
 class PairedDifference(JsonRecord):
     """The lead of one row over another, with its paired 95 % interval. Bounds are None as those of a Score."""
@@ -30,11 +25,6 @@ class PairedDifference(JsonRecord):
     def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low is not None and self.low > 0
-
-    def describe(self) -> str:
-        """Return the difference with its interval."""
-        digits = lead_digits(self.metric)
-        return f"{self.difference:.{digits}f} (95 %: {describe_interval(self.low, self.high, digits)})"
 
 
 @dataclass(frozen=True)
@@ -115,11 +105,6 @@ class AnswerCheck(JsonRecord):
         """Whether it is shown that they are not worse by more than the margin."""
         return self.low is not None and self.low > -self.margin
 
-    def describe(self, digits: int = 1) -> str:
-        """Return the lead with its bound."""
-        low = "unknown" if self.low is None else f"{self.low:.{digits}f}"
-        return f"{self.lead:+.{digits}f} (at least {low}; {-self.margin:.{digits}g} is the limit)"
-
 
 @dataclass(frozen=True)
 class Screen(JsonRecord):
@@ -133,20 +118,6 @@ class Screen(JsonRecord):
     """Its standard error."""
 
     @property
-    def errors(self) -> float | None:
-        """The lead in standard errors; None if it is the same in every conversation."""
-        return self.lead / self.error if self.error else None
-
-    @property
     def is_passed(self) -> bool:
         """Whether the row is worth a test: it leads by a standard error, or there are too few conversations to say."""
         return self.conversations < MIN_SCREENED or (self.lead > 0 and self.lead >= self.error)
-
-    def describe(self) -> str:
-        """Return the lead in standard errors."""
-        errors = self.errors or 0.0
-        leads = "leads" if errors >= 0 else "trails"
-        return (
-            f"{leads} {self.rival} on the {self.conversations} validation conversations by {abs(errors):.1f} standard "
-            "errors, and a lead of 1 is wanted before the test rows are used"
-        )

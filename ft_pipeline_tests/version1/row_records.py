@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ft_pipeline.decide import old_documents, words
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.tuned_variants import variant_of
-from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.base_check_records import NOTHING_ELSE, BaseCheck
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
 
@@ -35,24 +36,8 @@ class Forgetting(JsonRecord):
     one (drops.py). None if that is not below the margin."""
 
     def describe(self) -> str:
-        """Return the result as a sentence. Drops are in points."""
-        counted = f"{self.lost} of {self.questions} questions were lost and {self.won} won"
-        low, high, margin = (f"{100 * value:.1f}" for value in (self.low, self.high, self.margin))
-        if self.verdict == "kept" and self.high < 0:
-            return f"Keeps general knowledge: {counted}; the true gain is at least {-100 * self.high:.1f} points."
-        if self.verdict == "kept":
-            return (
-                f"Keeps general knowledge: {counted}; the true drop is at most {high} points, the margin is {margin}."
-            )
-        if self.verdict == "forgets":
-            return f"Forgets: {counted}; the true drop is at least {low} points, the margin is {margin}."
-        decides = "no number of questions would show that it is below the margin"
-        if self.wanted is not None:
-            decides = f"about {self.wanted:,} questions in all would decide"
-        return (
-            f"Forgetting cannot be told: {counted}; the true drop may be anywhere from {low} to {high} points, the "
-            f"margin is {margin}. At the observed drop of {100 * self.drop:.1f} points, {decides}."
-        )
+        """What the package says of it."""
+        return f"{words.say(NOTHING_ELSE, old_documents.kept_of('row', self.to_json()))}."
 
 
 @dataclass(frozen=True)
