@@ -14,12 +14,14 @@ class SemanticSettings(Section):
     """Search for training rows that mean the same as a held-out row in other words, with an embedding model."""
 
     model: str
-    """A hub id or a folder of an embedding model with safetensors, such as BAAI/bge-small-en-v1.5. The `embedded` model
-    is only good to try the option: it compares form more than meaning."""
+    """A hub id or a folder of an embedding model with safetensors, such as
+    sentence-transformers/all-MiniLM-L6-v2. The `embedded` model is only good to try the option: it compares form more
+    than meaning."""
     revision: str | None = None
     """Commit of a hub model."""
-    similarity: float = Field(0.9, gt=0, le=1)
-    """Cosine similarity from which a row is set aside. Depends on the model: read what is set aside, then adjust it."""
+    similarity: float = Field(0.8, gt=0, le=1)
+    """Cosine similarity from which a row is set aside. Depends on the model: read what is set aside, then adjust it.
+    The default is for all-MiniLM-L6-v2."""
 
 
 MaskedEntity = Literal[

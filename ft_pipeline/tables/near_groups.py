@@ -11,7 +11,7 @@ import numpy as np
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix
 from ft_pipeline.tables.dedup.keys import read_windows
-from ft_pipeline.tables.dedup.lowest_windows import share_windows, triples_of
+from ft_pipeline.tables.dedup.lowest_windows import common_windows, share_windows, triples_of
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.shingles import ANSWER
 from ft_pipeline.tables.dedup.windows import cover, gaps_of
@@ -73,10 +73,11 @@ def _pairs(windows: np.ndarray) -> np.ndarray:
 
     windows: of each row, as `lowest_windows` returns them.
     """
-    parts = [np.empty((2, 0), np.int64)]
-    for triples, rows in triples_of(windows):
+    common, windows, first = common_windows(windows)
+    parts = [_distinct(common, common[first])]
+    for triples, rows in triples_of(windows, first):
         order = np.argsort(rows, kind="stable")
-        rows = rows[order]
+        rows = common[rows[order]]
         parts.append(_distinct(rows, rows[first_index(triples[order])]))
     return _distinct(*np.concatenate(parts, axis=1))
 

@@ -13,6 +13,7 @@ from ft_pipeline.tables.dedup.lowest_windows import (
     KEPT,
     NONE,
     SHARED,
+    common_windows,
     lowest_windows,
     share_windows,
     triples_of,
@@ -69,11 +70,15 @@ def test_rows_that_share_three_are_those_of_a_comparison_of_all(rows, count, par
         patch.setattr(module, "PART", part)
         assert share_windows(lowest).tolist() == expected
         assert share_windows(lowest, Shards(count).are_shared).tolist() == expected
-        together = set()
-        for windows, owners in triples_of(lowest):
-            for value in np.unique(windows):
-                together |= set(combinations(sorted(owners[windows == value].tolist()), 2))
-        assert together == set(pairs)
+        common, windows, first = common_windows(lowest)
+        leaders = dict(zip(common.tolist(), common[first].tolist(), strict=True))
+        together = {(leader, row) for row, leader in leaders.items() if leader != row}
+        for triples, owners in triples_of(windows, first):
+            for value in np.unique(triples):
+                together |= set(combinations(sorted(common[owners[triples == value]].tolist()), 2))
+        assert together == {
+            pair for pair in pairs if (leaders[pair[0]], leaders[pair[1]]) in {pair, (pair[0], pair[0])}
+        }
 
 
 def test_a_phrase_alone_makes_no_two_rows_near():

@@ -16,7 +16,7 @@ KEPT, SHARED = 8, 3
 """Number of windows of a row that are in the index, and of those that near rows have in common."""
 NONE = np.uint32(0xFFFFFFFF)
 """In the place of a window that a short row does not have."""
-PART = 1 << 22
+PART = 1 << 24
 """Number of values that are sorted at a time, about: this bounds the memory."""
 _BLOCK_WINDOWS, _BLOCK_ROWS = 1 << 15, 1 << 12
 """Number of windows, and of their rows, that are sorted at a time: they stay in the processor's cache."""
@@ -73,25 +73,45 @@ def share_windows(lowest: np.ndarray, are_shared: AreShared | None = None) -> np
     lowest: as `lowest_windows` returns them. are_shared: by default, in this process.
     """
     are_shared = are_shared or share_a_value
+    rows, windows, first = common_windows(lowest, are_shared)
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    near = np.zeros(len(rows), dtype=bool)
+    near[copies] = near[first[copies]] = True
+    for triples, owners in triples_of(windows, first):
+        near[owners[are_shared(triples)]] = True
     shared = np.zeros(len(lowest), dtype=bool)
-    for triples, rows in triples_of(lowest, are_shared):
-        shared[rows[are_shared(triples)]] = True
+    shared[rows[near]] = True
     return shared
 
 
-def triples_of(lowest: np.ndarray, are_shared: AreShared | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (uint64 of every SHARED windows of a row, the row), without windows that only one row has.
+def common_windows(
+    lowest: np.ndarray, are_shared: AreShared | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (rows with at least SHARED windows that others have, too; those windows, in the place of others NONE; for
+    each of these rows, the place among them of the first one with the same windows).
 
-    Equal ones come together.
+    Under a long instruction, millions of rows have the same windows, apart from those that only one row has.
     """
     known = lowest != NONE
     known[known] = (are_shared or share_a_value)(lowest[known])
-    known[known.sum(axis=1) < SHARED] = False
-    rows = np.repeat(np.arange(len(lowest)), known.sum(axis=1))
-    windows = lowest[known]
-    parts = -(-len(windows) * (KEPT - 1) // PART)  # of KEPT windows, there are KEPT * (KEPT - 1) triples
+    rows = np.flatnonzero(known.sum(axis=1, dtype=np.uint8) >= SHARED)
+    windows = np.where(known[rows], lowest[rows], NONE)
+    hashes = np.zeros(len(rows), np.uint64)
+    for column in windows.T:
+        hashes += mix((column + np.uint64(1)) * PLACES[0]) * (column != NONE)
+    _, places, numbers = np.unique(hashes, return_index=True, return_inverse=True)
+    return rows, windows, places[numbers]
+
+
+def triples_of(windows: np.ndarray, first: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (uint64 of every SHARED windows of a row, the row). Equal ones come together. windows, first: as
+    `common_windows` returns them. Only the first row with the same windows is looked at."""
+    known = (windows != NONE) & (first == np.arange(len(first)))[:, None]
+    rows = np.repeat(np.arange(len(windows)), known.sum(axis=1))
+    windows = windows[known]
+    parts = _parts(len(windows) * (KEPT - 1))  # of KEPT windows, there are KEPT * (KEPT - 1) triples
     for part in range(parts):
-        firsts = np.flatnonzero(windows % np.uint32(parts) == part)
+        firsts = np.flatnonzero(windows & np.uint32(parts - 1) == part)
         triples, owners = [], []
         for last in range(2, KEPT):
             firsts = firsts[firsts + last < len(windows)]
@@ -102,15 +122,20 @@ def triples_of(lowest: np.ndarray, are_shared: AreShared | None = None) -> Itera
         yield np.concatenate(triples), np.concatenate(owners)
 
 
+def _parts(count: int) -> int:
+    """Return the number of parts of about PART values each: a power of 2."""
+    return 1 << max(-(-count // PART) - 1, 0).bit_length()
+
+
 def share_a_value(values: np.ndarray) -> np.ndarray:
     """Return a bool per value: whether another one is equal to it. values: uint32, or hashes as uint64, of which the
     upper bits are compared, at least 42 of them."""
-    parts = -(-len(values) // PART)
-    if parts <= 1:
+    parts = _parts(len(values))
+    if parts == 1:
         return _share_a_value(values)
     shared = np.zeros(len(values), dtype=bool)
     for part in range(parts):
-        places = np.flatnonzero(values % values.dtype.type(parts) == part)
+        places = np.flatnonzero(values & values.dtype.type(parts - 1) == part)
         shared[places] = _share_a_value(values[places])
     return shared
 
