@@ -11,7 +11,7 @@ import numpy as np
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix
 from ft_pipeline.tables.dedup.keys import read_windows
-from ft_pipeline.tables.dedup.lowest_windows import common_windows, share_windows, triples_of
+from ft_pipeline.tables.dedup.lowest_windows import NONE, common_windows, share_windows, triples_of
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.shingles import ANSWER
 from ft_pipeline.tables.dedup.windows import cover, gaps_of
@@ -21,6 +21,8 @@ MIN_WORDS = 20
 """Number of words from which a row is compared. In a shorter one, a few words are its content."""
 MAX_SHARE = 0.1
 """Share of the rows from which a group is not kept together: it says more of the data than of a text."""
+BOILERPLATE = 0.5
+"""Share of the rows from which on those that have a window in common do not resemble each other by it."""
 MAX_ROWS = 1_000_000
 """Number of rows that share windows up to which rows are compared: this bounds the time and the memory."""
 BLOCK_PAIRS = 20_000
@@ -54,7 +56,7 @@ def near_groups(rows: ConversationRows) -> NearGroups:
         return result
     order = np.argsort(mix(rows.keys.group[compared, 1] ^ rows.keys.answer[compared]), kind="stable")
     compared = compared[order]
-    centers = _centers(_Texts.of(rows, compared), _pairs(windows[order]))
+    centers = _centers(_Texts.of(rows, compared), _pairs(_without_boilerplate(windows[order], len(rows))))
     center_of = np.arange(len(rows))
     center_of[compared] = compared[centers]
     center_of = center_of[units]
@@ -66,6 +68,13 @@ def near_groups(rows: ConversationRows) -> NearGroups:
     result.joined = int((center_of != units).sum())
     result.group = rows.keys.group[center_of]
     return result
+
+
+def _without_boilerplate(windows: np.ndarray, rows: int) -> np.ndarray:
+    """Return the windows with NONE in the place of those of an instruction that many rows share."""
+    distinct, numbers, counts = np.unique(windows, return_inverse=True, return_counts=True)
+    distinct[counts > BOILERPLATE * rows] = NONE
+    return distinct[numbers.reshape(windows.shape)]
 
 
 def _pairs(windows: np.ndarray) -> np.ndarray:

@@ -53,3 +53,14 @@ def test_a_golden_row_is_no_part_of_a_group(tmp_path):
     assert {row["split"] for row in written if row["file"] == "g.jsonl"} == {"test"}
     assert len(set_aside) >= 3, "a variant may be a near duplicate of another"
     assert not [row for row in written if row["file"] == "a.jsonl" and row["row"] <= 4]
+
+
+def test_rows_under_one_instruction_are_not_near_by_it(tmp_path):
+    """Each differs from the next one in its names alone, at several places, as siblings do."""
+    tail = "Which of the classes above fits the message best? Answer only with the name of the class."
+    names = [f"{chr(97 + number)}tone{chr(97 + number % 11)}mill" for number in range(16)]
+    pairs = [(first, second) for first in names for second in names if first < second]
+    rows = [{"instruction": f"A message of {a} about {b} and {a}: {tail}", "output": f"{a} {b}"} for a, b in pairs]
+    _, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows})
+    groups = groups_by_answer(written).values()
+    assert len(written) > 0.9 * len(rows) and len(set.union(*groups)) > 0.9 * len(groups)

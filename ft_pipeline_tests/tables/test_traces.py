@@ -707,4 +707,4 @@ def test_instructions_after_the_question_do_not_make_equal_labels_a_leak(tmp_pat
     shares = DataSettings(validation_share=0.2, test_share=0.2)
     build(tmp_path, "traces", {"a.jsonl": rows}, shares=shares)
     report = build_conversations({"traces": tmp_path / "out"}, tmp_path / "c", settings=shares, suite=SuiteTexts())
-    assert report.set_aside.get("train_test_overlap", 0) <= 2, "messages with two names that one other row has"
+    assert report.set_aside.get("train_test_overlap", 0) <= 5, "messages with two names that one other row has"
