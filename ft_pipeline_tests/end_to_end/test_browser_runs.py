@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from ft_pipeline_tests.end_to_end.project import ft, small_project, write_experiment
 from ft_pipeline_tests.end_to_end.test_kills import BEFORE, NEVER_STOPS_EARLY
@@ -112,7 +112,7 @@ def test_a_failed_ft_run_is_executed_again(ui: Ui, root: Path, page: Page) -> No
     page.goto(f"{ui.url}/runs/{failed}", wait_until="domcontentloaded")
     button = page.get_by_role("button", name=re.compile("Re-execute")).first
     button.wait_for()
-    assert button.is_enabled()
+    expect(button).to_be_enabled()
 
     page.goto(f"{ui.url}/assets/training_data?view=checks&checkDetail=no_over_length", wait_until="domcontentloaded")
     page.get_by_text("rows longer than the max_length of 24 tokens").first.wait_for()

@@ -194,7 +194,7 @@ def test_other_runs_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> 
     read_log = (tmp_path / "log").read_text
     (use,) = shop.device_uses()
     assert use.holder is not None and f"of run {training.run_id[:8]}" in use.holder
-    waits = "adapter [brief] waiting: the CPU slot is in use by process "
+    waits = "adapter [brief]: waiting: the CPU slot is in use by process "
     wait_until(lambda: waits in read_log(), "ft run says that it waits", PATIENCE)
     wait_until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
     assert workers(shop.group.root)[-1] == training.trainer and len(workers(shop.group.root)) == 2

@@ -51,7 +51,7 @@ def test_each_training_tells_whether_it_improved_its_own_target(root: Path) -> N
 
 def test_likelihood_neither_promotes_a_model_of_preferences_nor_calls_it_worse(root: Path) -> None:
     rows = {row["name"]: row for row in ft_json(root, "compare")["rows"]}
-    assert rows["dpo/merged"]["learned_from"] == "preferences" and "learned_from" not in rows["cpt_full/merged"]
+    assert rows["dpo/merged"]["learned_from"] == "preferences" and rows["cpt_full/merged"]["learned_from"] is None
     failed = current(root, "decision").document("decision.json")["decision"]["failed"]["dpo/merged"]
     assert any(line.startswith("is not decided against base: dpo/merged was trained to prefer") for line in failed)
     reasons = current(root, "recommendation").document("recommendation.json")["reasons"]
