@@ -86,7 +86,7 @@ def find_near(
         return {}
     ascending = np.sort(rows)
     sets = ShingleSets.of_rows(*read_shingles(ascending))
-    frequencies = sets.frequencies(_enough_bits(len(sets.shingles)))
+    frequencies = sets.frequencies(enough_bits(len(sets.shingles)))
     rare = drop_unshared(*select_rarest(sets, frequencies))
     return match_sets(ascending, np.searchsorted(ascending, rows), sets, rare, frequencies, may_replace)
 
@@ -148,7 +148,7 @@ class ShingleSets:
         return frequencies
 
 
-def _enough_bits(shingles: int) -> int:
+def enough_bits(shingles: int) -> int:
     """Return the number of bits by which so few shingles can be told apart: a table of few rows needs no long count."""
     return min(RARITY_BITS, (shingles << 6).bit_length())
 

@@ -22,6 +22,7 @@ from ft_pipeline.tables.dedup.near_duplicates import (
     ReadShingles,
     ShingleSets,
     drop_unshared,
+    enough_bits,
     match_sets,
     select_rarest,
 )
@@ -90,7 +91,8 @@ class Shards:
         frequencies = np.zeros(1 << RARITY_BITS, dtype=np.int64)
         for places, counts in self.map(partial(_count, read_shingles=read_shingles), self._parts(rows)):
             frequencies[places] += counts
-        return frequencies
+        bits = enough_bits(int(frequencies.sum()))  # as in one process: each set counts each of its shingles once
+        return frequencies.reshape(-1, 1 << bits).sum(axis=0)
 
     def _rare_shingles(self, rows: np.ndarray, frequencies: np.ndarray, read_shingles: ReadShingles) -> RareShingles:
         parts = self._parts(rows)
