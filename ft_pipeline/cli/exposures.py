@@ -5,11 +5,13 @@ from typing import Any
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.looks import exposure_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.champion import history
 from ft_pipeline.release.looks import decided_by, ids_of_test_rows, looks_at
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -38,7 +40,8 @@ def _exposures(project: Project) -> dict[str, Any]:
     counted = exposure_ledger.counted(entries, records)
     exposure = exposure_of(counted, ids, test_share=settings.data.test_share)
     false_moves = settings.promotion.false_moves
-    present = looks_at(store, comparison, decided_by(settings), ids) | {NEXT: Look(NEXT)}
+    candidates, _ = find_candidates(comparison, store)
+    present = looks_at(read_comparison(comparison), candidates, decided_by(settings), ids) | {NEXT: Look(NEXT)}
     level = exposure_of(counted, ids, present).level(false_moves, NEXT, is_tuned=True)
     return {
         "test_conversations": len(ids),

@@ -16,11 +16,11 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.champion import history
 from ft_pipeline.release.fresh_leads import ENOUGH_FRESH, Samples, lead_on, read_samples, weights_of
-from ft_pipeline.release.looks import ids_of_test_rows, write_looks_at_comparison
+from ft_pipeline.release.looks import ids_of_test_rows, looks_at, write_shown
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
-NOBODY: Mapping[str, int] = {}
+NONE_REJECTED: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Case:
         found = {name: comparisons_before(self.earlier, entry.settings_hash) for name, entry in self.candidates.items()}
         return {name: count for name, count in found.items() if count}
 
-    def court(self, champion: ChampionRecord | None, rejected: Mapping[str, int] = NOBODY) -> Court:
+    def court(self, champion: ChampionRecord | None, rejected: Mapping[str, int] = NONE_REJECTED) -> Court:
         """Return what the rules see. champion: the one to beat, which may be one that is only about to be released."""
         court = Court(self.comparison, self.candidates, self.settings, champion, rejected=rejected)
         counted = exposure_ledger.counted(self.entries, self._history_of(champion))
@@ -115,12 +115,13 @@ def open_case(
     Raises UserError if the ledger is damaged.
     """
     ids = ids_of_test_rows(comparison_artifact)
-    present = write_looks_at_comparison(store, comparison_artifact, read, ids)
+    comparison, (candidates, _) = read_comparison(comparison_artifact), find_candidates(comparison_artifact, store)
+    present = looks_at(comparison, candidates, read, ids)
+    write_shown(store, comparison_artifact, present, read, ids)
     records = history(store.root)
     entries = exposure_ledger.read_entries(store.root, _known_entries(store, records))
-    candidates, _ = find_candidates(comparison_artifact, store)
     return Case(
-        read_comparison(comparison_artifact),
+        comparison,
         candidates,
         settings,
         test_share,

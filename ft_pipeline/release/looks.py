@@ -62,23 +62,31 @@ def write_looks_at_scores(store: ArtifactStore, scores: Artifact, experiment: st
 
 def write_looks_at_comparison(
     store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any], ids: Sequence[str]
-) -> dict[str, Look]:
-    """Write the looks at what a comparison shows for the first time, and return looks_at. Arguments as there."""
-    looks = looks_at(store, artifact, settings, ids)
+) -> None:
+    """Write the looks at a comparison, before anybody sees it. Arguments as in looks_at."""
+    candidates, _ = find_candidates(artifact, store)
+    write_shown(store, artifact, looks_at(read_comparison(artifact), candidates, settings, ids), settings, ids)
+
+
+def write_shown(
+    store: ArtifactStore,
+    artifact: Artifact,
+    looks: Mapping[str, Look],
+    settings: Mapping[str, Any],
+    ids: Sequence[str],
+) -> None:
+    """Write what a comparison shows for the first time. looks: those of looks_at."""
     new = list(dict.fromkeys(looks.values()))
     exposure_ledger.write_looks(store.root, new, ids, settings, decision_key_of(artifact))
-    return looks
 
 
 def looks_at(
-    store: ArtifactStore, artifact: Artifact, settings: Mapping[str, Any], ids: Sequence[str]
+    comparison: Comparison, candidates: Mapping[str, Candidate], settings: Mapping[str, Any], ids: Sequence[str]
 ) -> dict[str, Look]:
     """Return the looks at the candidates of a comparison, by row name.
 
     settings: see decided_by. ids: those of ids_of_test_rows.
     """
-    comparison = read_comparison(artifact)
-    candidates, _ = find_candidates(artifact, store)
     return {
         name: _look(candidate, ids, settings, _opinions(comparison, comparison.row(name)))
         for name, candidate in candidates.items()

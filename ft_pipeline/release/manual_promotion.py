@@ -65,22 +65,22 @@ def promote(
         if not is_new:
             return None
         try:
-            told = _told(decision, comparison_artifact, read, current, row.name)
+            found = _by_hand(decision, comparison_artifact, read, current, row.name)
         except NotDecided as undecided:
             if not force:
                 raise
-            told = ByHand(lacks=[undecided.lack], reason="", evidence={"metric": comparison.primary})
-        if told.lacks and not force:
-            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(told.lacks)}")
+            found = ByHand(lacks=[undecided.lack], reason="", evidence={"metric": comparison.primary})
+        if found.lacks and not force:
+            raise NotPromoted(f"{row.name} is not promoted: {'; '.join(found.lacks)}")
         looks = read_entries(store.root, named_by(champion.history(store.root)))
         return Promotion(
             candidate,
-            reason=reason.strip() or told.reason,
+            reason=reason.strip() or found.reason,
             evidence={
                 "comparison": comparison_artifact.fingerprint,
-                **told.evidence,
+                **found.evidence,
                 "served": serving[row.name],
-                "lacks": list(told.lacks),
+                "lacks": list(found.lacks),
                 EVIDENCE_KEY: len(looks),
             },
             forced=force,
@@ -97,7 +97,7 @@ def promote(
     return record, is_new, None
 
 
-def _told(
+def _by_hand(
     decision: Artifact | None, comparison: Artifact, read: Mapping[str, Any], standing: ChampionRecord | None, name: str
 ) -> ByHand:
     """Return what the decision says about a row against the present champion. Raises NotDecided if it says nothing.

@@ -80,7 +80,7 @@ def decision_document(
         "verdict": recorded.verdict.to_json(),
         "champion_row": recorded.champion_row,
         "decision": recorded.decision.to_json(),
-        "exposure": told_exposure(court.exposure, recorded.decision.tests, settings) | {"entry": recorded.entry},
+        "exposure": exposure_facts(court.exposure, recorded.decision.tests, settings) | {"entry": recorded.entry},
         "looks": recorded.case.looks,
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in matrix(court).items()},
         "by_hand": by_hand_after(recorded),
@@ -107,7 +107,7 @@ def _courts(recorded: RecordedDecision) -> list[tuple[ChampionRecord | None, Cou
     return courts
 
 
-def told_exposure(exposure: Exposure, tests: Sequence[TestedCandidate], settings: PromotionSettings) -> dict[str, Any]:
+def exposure_facts(exposure: Exposure, tests: Sequence[TestedCandidate], settings: PromotionSettings) -> dict[str, Any]:
     """Return what decision.json says about the looks at the test rows."""
     first = exposure.level(settings.false_moves, "", is_tuned=True)
     level = min((test.level for test in tests), default=first)

@@ -46,7 +46,7 @@ class Ledger(Generic[Record]):
     called: str = "The ledger"
     """Its name in an error."""
     loss: str = ""
-    """What nobody knows without it, as the end of that error."""
+    """The end of that error: what is unknown without the ledger."""
 
     def path(self, number: int) -> Path:
         """Return the file of a record, whether it exists or not."""

@@ -23,7 +23,7 @@ from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
-from ft_pipeline.release.recorded_decision import told_exposure
+from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
 from ft_pipeline_tests.golden.shop import SINCE, World
@@ -53,7 +53,7 @@ def decided(world: World) -> Document:
         "champion_row": world.champion_row,
         "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
         | {"tests": [vars(test) for test in decision.tests]},
-        "exposure": told_exposure(exposure, decision.tests, world.settings) | {"entry": 1},
+        "exposure": exposure_facts(exposure, decision.tests, world.settings) | {"entry": 1},
         "looks": dict(world.looks),
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},
     }

@@ -2,9 +2,9 @@
 
     supervisor ── fork server ── guard ── worker
 
-These imports take four seconds of CPU time, and a run starts a dozen workers that need them. A forked worker has the
-environment, folder, log, signals and exit code of one with an interpreter of its own. Only on Linux and without a GPU:
-CUDA survives no fork, and other systems do not promise that libraries do.
+These imports take some eight seconds of CPU time, and a run starts a dozen workers that need them. A forked worker has
+the environment, folder, log, signals and exit code of one with an interpreter of its own. Only on Linux and without a
+GPU: CUDA survives no fork, and other systems do not promise that libraries do.
 """
 
 import atexit
@@ -25,7 +25,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.late_compiler import compile_late
@@ -39,6 +39,8 @@ IMPORTED = (
 """Modules whose imports are those of nearly all workers with a model."""
 _NUMBER = struct.Struct("i")
 _MAX_ORDER = 1 << 20
+Order = dict[str, Any]
+"""What the server starts: the module `entry` with the argument `job`, in `folder` under the environment `env`."""
 
 
 def is_possible(device: str) -> bool:
@@ -77,7 +79,7 @@ def start(entry: str, job_file: Path, env: Mapping[str, str], lifeline: int, log
 
     env: the whole environment. The other arguments are those of Launcher.start. Raises OSError if the server ends.
     """
-    order = {"entry": entry, "job": str(job_file), "env": dict(env), "folder": str(Path.cwd())}
+    order: Order = {"entry": entry, "job": str(job_file), "env": dict(env), "folder": str(Path.cwd())}
     status, their_status = os.pipe()
     try:
         try:
@@ -115,7 +117,7 @@ class _Server:
         """Whether it runs, belongs to this process, and has imported its libraries under `environment`."""
         return self.owner == os.getpid() and self.environment == environment and self._process.poll() is None
 
-    def send(self, order: Mapping[str, object], descriptors: list[int]) -> None:
+    def send(self, order: Order, descriptors: list[int]) -> None:
         socket.send_fds(self._control, [json.dumps(order).encode()], descriptors)
 
     def close(self) -> None:
@@ -198,12 +200,12 @@ def _report_end(selector: selectors.BaseSelector, key: selectors.SelectorKey) ->
     selector.unregister(key.fileobj)
     os.close(key.fd)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+    with contextlib.suppress(BrokenPipeError):  # no process waits any more
         os.write(status, _NUMBER.pack(code))
     os.close(status)
 
 
-def _become_worker(order: Mapping[str, object], lifeline: int, log: int, status: int) -> NoReturn:
+def _become_worker(order: Order, lifeline: int, log: int, status: int) -> NoReturn:
     """Run the module of the order as `python -m` would, in a session of its own."""
     os.setsid()
     os.write(status, _NUMBER.pack(os.getpid()))  # not before: who knows the process signals its group
@@ -211,12 +213,12 @@ def _become_worker(order: Mapping[str, object], lifeline: int, log: int, status:
     for standard in (1, 2):
         os.dup2(log, standard)
     os.close(log)
-    os.chdir(str(order["folder"]))
+    os.chdir(order["folder"])
     os.environ.clear()
-    os.environ.update(order["env"] | {process_guard.LIFELINE: str(lifeline)})  # type: ignore[operator]
+    os.environ.update(order["env"] | {process_guard.LIFELINE: str(lifeline)})
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = [str(order["entry"]), str(order["job"])]
-    runpy.run_module(str(order["entry"]), run_name="__main__", alter_sys=True)
+    sys.argv = [order["entry"], order["job"]]
+    runpy.run_module(order["entry"], run_name="__main__", alter_sys=True)
     sys.exit(0)
 
 
