@@ -15,7 +15,7 @@ from ft_pipeline.ratings.csv_files import read_verdicts, write_pairs
 from ft_pipeline.ratings.pairs import Match, open_match, present_comparison
 from ft_pipeline.ratings.raters import DEFAULT_ALIAS, require_alias
 from ft_pipeline.ratings.rating_ledger import newest, read_ratings
-from ft_pipeline.ratings.results import next_step, result_of
+from ft_pipeline.ratings.results import next_step
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
@@ -105,7 +105,7 @@ def _document(match: Match, alias: str, number: int) -> dict[str, Any]:
     done, of = _progress(match, alias, number)
     document: dict[str, Any] = {"rater": alias, "rated": done, "of": of, "identical": match.identical, "result": None}
     if done == of:
-        result = result_of(match.candidate, match.rival, match.ratings())
+        result = match.result()
         document |= {"result": asdict(result), "lines": result.lines(), "next": next_step(result, len(match.pairs))}
     return document
 

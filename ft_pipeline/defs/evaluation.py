@@ -118,6 +118,7 @@ def scores(context: SpecContext) -> Spec:
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "merged_model", "scores", "gguf"],
     kinds={"gguf"},
+    code_version="2",
     checks=[CheckSpec("gguf_gate", "Each GGUF file costs no more than evaluation.gguf allows.", False, optional=True)],
     build=lambda build: _no_gguf_scores(build),
     builds_here=lambda spec: not spec.inputs,

@@ -19,7 +19,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.ratings.pairs import CHOICES, Match, Pair
 from ft_pipeline.ratings.raters import NOTE_CHARACTERS, clean_note, describe_masked
 from ft_pipeline.ratings.rating_ledger import Rating
-from ft_pipeline.ratings.results import next_step, result_of
+from ft_pipeline.ratings.results import next_step
 from ft_pipeline.release.report.answers import escape_invisible
 
 MAX_BODY_BYTES = 64_000
@@ -115,7 +115,7 @@ class RatingPage:
         pairs, own = self._state()
         if any(pair.item not in own for pair in pairs):
             return RedirectResponse("/", status_code=303)
-        result = result_of(self.match.candidate, self.match.rival, self.match.ratings())
+        result = self.match.result()
         lines = [*result.lines(), *identical_lines(self.match)]
         done = BackgroundTask(self.on_end)
         return _page(

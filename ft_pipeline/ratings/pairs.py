@@ -1,7 +1,7 @@
 """The pairs of answers that people compare: two rows of the comparison, in an order and with sides fixed by hash.
 
-The order takes one answer of each conversation before a second one of any, each chosen by hash. So a rater who stops
-early has rated a fair sample of the conversations.
+The order takes one answer of each cluster of like questions before a second one of any, each chosen by hash. So a rater
+who stops early has rated a fair sample, with as much evidence as there is.
 """
 
 from collections import defaultdict
@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.leads import unit_of
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, append_rating, newest, now, read_ratings, seed_of
+from ft_pipeline.ratings.results import Result, result_of
 from ft_pipeline.release.report.answers import conversations_of, turns_before
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
@@ -47,6 +49,8 @@ class Pair:
     reference: str
     answers: Mapping[str, str]
     """By the name of the row."""
+    unit: str
+    """The cluster of its conversation."""
 
     @property
     def question(self) -> str:
@@ -76,6 +80,11 @@ class Match:
     @cached_property
     def by_item(self) -> dict[str, Pair]:
         return {pair.item: pair for pair in self.pairs}
+
+    def result(self) -> Result:
+        """Return the result of the verdicts on these pairs; there is at least one."""
+        units = {pair.item: pair.unit for pair in self.pairs}
+        return result_of(self.candidate, self.rival, self.ratings(), units)
 
     def side_of(self, name: str, pair: Pair, rater: str) -> int:
         """Return where a rater sees the answer of a row: 1 or 2."""
@@ -203,13 +212,13 @@ def present_comparison(store: ArtifactStore) -> tuple[Artifact, Comparison]:
 
 def in_order(pairs: Sequence[Pair], seed: str) -> list[Pair]:
     """Return pairs in the order in which they are rated."""
-    by_group: dict[str, list[Pair]] = defaultdict(list)
+    by_unit: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: _hash(seed, "item", pair.item)):
-        by_group[pair.item.rpartition(":")[0]].append(pair)
+        by_unit[pair.unit].append(pair)
     places = {
-        pair.item: (round_, _hash(seed, "group", group))
-        for group, of_group in by_group.items()
-        for round_, pair in enumerate(of_group)
+        pair.item: (round_, _hash(seed, "group", unit))
+        for unit, of_unit in by_unit.items()
+        for round_, pair in enumerate(of_unit)
     }
     return sorted(pairs, key=lambda pair: places[pair.item])
 
@@ -220,8 +229,10 @@ def _hash(*parts: str) -> bytes:
 
 def _read_pairs(store: ArtifactStore, artifact: Artifact, comparison: Comparison, names: tuple[str, str]) -> list[Pair]:
     """Return the answers of two rows to every test item."""
-    columns = ["name", "item", "prompt", "reference", "answer"]
-    table = pq.read_table(artifact.path / "samples.parquet", columns=columns, filters=[("name", "in", list(names))])
+    columns = ["name", "item", "group", "cluster", "prompt", "reference", "answer"]
+    path = artifact.path / "samples.parquet"
+    known = [column for column in columns if column in pq.read_schema(path).names]  # older ones have no clusters
+    table = pq.read_table(path, columns=known, filters=[("name", "in", list(names))])
     samples: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
     for sample in table.to_pylist():
         samples[sample["name"]][sample["item"]] = sample
@@ -232,6 +243,7 @@ def _read_pairs(store: ArtifactStore, artifact: Artifact, comparison: Comparison
             turns_before(sample, turns),
             sample["reference"],
             {name: samples[name][item]["answer"] for name in names},
+            unit_of(sample),
         )
         for item, sample in samples[names[0]].items()
     ]

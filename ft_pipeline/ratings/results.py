@@ -33,7 +33,7 @@ class Result:
     verdicts: Mapping[str, int]
     """Number of each verdict, of all raters."""
     win_rate: Score
-    """Of the candidate; a tie counts half. With its 95 % interval over the conversations."""
+    """Of the candidate; a tie counts half. With its 95 % interval over clusters, where these are known."""
     can_go_out: Score
     """Share of the pairs of which an answer can go out."""
     agreement: Agreement | None
@@ -51,15 +51,18 @@ class Result:
         ]
 
 
-def result_of(candidate: str, rival: str, ratings: Sequence[Rating]) -> Result:
-    """Return the result of some verdicts about these two rows; at least one."""
+def result_of(candidate: str, rival: str, ratings: Sequence[Rating], units: Mapping[str, str] | None = None) -> Result:
+    """Return the result of some verdicts about these two rows; at least one.
+
+    units: by test item, the cluster of its conversation. None: not known, and the shares have no intervals.
+    """
     by_item: dict[str, list[Rating]] = defaultdict(list)
     for rating in ratings:
         by_item[rating.item].append(rating)
-    units = {item: [SCORES[rating.verdict] for rating in of_item] for item, of_item in by_item.items()}
-    scores = np.array([fmean(of_item) for of_item in units.values()])
+    of_raters = {item: [SCORES[rating.verdict] for rating in of_item] for item, of_item in by_item.items()}
+    scores = np.array([fmean(of_item) for of_item in of_raters.values()])
     passing = np.array([fmean(rating.verdict != "neither" for rating in of_item) for of_item in by_item.values()])
-    conversations = Conversations([of_item[0].group for of_item in by_item.values()])
+    clusters = Conversations([units[item] for item in by_item]) if units else None
     counts = Counter(rating.verdict for rating in ratings)
     return Result(
         candidate=candidate,
@@ -70,9 +73,9 @@ def result_of(candidate: str, rival: str, ratings: Sequence[Rating]) -> Result:
         losses=int((scores < 0).sum()),
         ties=int((scores == 0).sum()),
         verdicts={verdict: counts[verdict] for verdict in VERDICTS},
-        win_rate=_mean(conversations, (scores + 1) / 2),
-        can_go_out=_mean(conversations, passing),
-        agreement=agreement(units),
+        win_rate=_mean(clusters, (scores + 1) / 2),
+        can_go_out=_mean(clusters, passing),
+        agreement=agreement(of_raters),
     )
 
 
@@ -95,11 +98,13 @@ def next_step(result: Result, available: int) -> str:
     return f"Next: {ENOUGH_PAIRS} pairs may decide. Rate more with `{more}`, or let another person rate."
 
 
-def _mean(conversations: Conversations, values: Floats) -> Score:
+def _mean(clusters: Conversations | None, values: Floats) -> Score:
     """Return the mean of values from 0 to 1, with Wilson's interval. With ties it is a little wider than needed."""
-    return interval(conversations.means(values[:, None], is_rate=True)[0])
+    if clusters is None:
+        return Score(float(values.mean()), None, None)
+    return interval(clusters.means(values[:, None], is_rate=True)[0])
 
 
 def _percent(score: Score) -> str:
-    low, high = score.ends
-    return f"{score.value:.0%} ({low:.0%} to {high:.0%})"
+    bounds = "" if score.low is None else f" ({score.low:.0%} to {score.high:.0%})"
+    return f"{score.value:.0%}{bounds}"

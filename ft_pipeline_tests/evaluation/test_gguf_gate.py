@@ -40,6 +40,14 @@ def test_a_longer_answer_counts_more() -> None:
     assert summarize([long, short])["loss_increase"]["value"] == pytest.approx(0.03)
 
 
+def test_questions_of_one_pattern_are_one_piece_of_evidence() -> None:
+    rows = records([0.01, 0.01, 0.01, 0.03, 0.03, 0.03])
+    alike = [row | {"cluster": f"test {number // 3}"} for number, row in enumerate(rows)]
+    apart, together = (summarize(found)["loss_increase"] for found in (rows, alike))
+    assert apart["value"] == pytest.approx(together["value"])
+    assert together["high"] > apart["high"]
+
+
 def test_only_agreement_is_measured_of_the_conversion() -> None:
     rows = [{key: row[key] for key in ("group", "agrees", "identical")} for row in records([0.0, 0.0], agrees=2)]
     assert summarize(rows).keys() == {"agreement", "identical"}

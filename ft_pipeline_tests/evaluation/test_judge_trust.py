@@ -65,6 +65,10 @@ def test_a_win_rate_that_is_only_length_is_adjusted_to_half() -> None:
         rows.append(judgement(score, score, round(1000 * float(np.exp(ratio))), 1000, group=str(number)))
     win_rate = report_on(rows)["win_rate"]
     assert win_rate["low"] > 0.6
+    in_clusters = [
+        row | {"cluster": f"{number // 20}"} for number, row in enumerate(sorted(rows, key=lambda row: row["score"]))
+    ]
+    assert report_on(in_clusters)["win_rate"]["low"] < win_rate["low"]
     adjusted = length_adjusted(rows)
     assert adjusted == pytest.approx(0.5, abs=0.02)
     same_length = [judgement(1.0, 0.5, group=str(number)) for number in range(5)]

@@ -105,7 +105,7 @@ ITEMS = st.lists(st.tuples(IDS, st.integers(1, 5)), min_size=1, max_size=10, uni
 def test_pairs_are_rated_in_one_order_and_each_conversation_once_before_another_turn(
     items: list[tuple[str, int]], seed: str, dice: random.Random
 ) -> None:
-    pairs = [Pair(f"{group}:{turn}", [], "", {}) for group, turn in items]
+    pairs = [Pair(f"{group}:{turn}", [], "", {}, group) for group, turn in items]
     order = in_order(pairs, seed)
     assert order == in_order(dice.sample(pairs, len(pairs)), seed)
     groups = [pair.item.rpartition(":")[0] for pair in order]
@@ -120,7 +120,7 @@ def chosen_things() -> str:
     ids = [hashlib.sha256(str(number).encode()).hexdigest()[:8] for number in range(40)]
     rows = [row(name, f"{at % 3}.jsonl", "train" if at % 4 else "test") for at, name in enumerate(ids)]
     found: dict[str, Any] = {name: choose(rows, 7, 3) for name, choose in CHOICES.items()}
-    pairs = [Pair(f"{name}:{at % 2}", [], "", {}) for at, name in enumerate(ids)]
+    pairs = [Pair(f"{name}:{at % 2}", [], "", {}, name) for at, name in enumerate(ids)]
     found["pairs that are rated"] = [pair.item for pair in in_order(pairs, "s")]
     found["items that are judged"] = sorted(ids, key=hash_of_item)
     agreed = agreement({name: [-1.0, at % 3 - 1.0, 1.0] for at, name in enumerate(ids)})

@@ -66,15 +66,16 @@ def test_the_sides_are_fixed_fair_and_differ_between_raters(project: RatedProjec
         assert {match.side_of(TUNED, pair, "r1"), match.side_of(PROMPT, pair, "r1")} == {1, 2}
 
 
-def test_each_conversation_is_asked_once_before_one_is_asked_twice() -> None:
-    asked = [Pair(f"{group}:{turn}", [], "", {}) for group in "abcdefgh" for turn in range(1, 1 + ord(group) % 4 + 1)]
+def test_each_cluster_is_asked_once_before_one_is_asked_twice() -> None:
+    turns = {group: range(1, 1 + ord(group) % 4 + 1) for group in "abcdefgh"}
+    asked = [Pair(f"{group}:{turn}", [], "", {}, group) for group in turns for turn in turns[group]]
     first_turns = Counter()
     for seed in map(str, range(200)):
         order = [pair.item.split(":") for pair in in_order(asked, seed)]
         assert sorted(group for group, _ in order[:8]) == list("abcdefgh")
         first_turns[order[0][0]] += 1
         assert len({tuple(item) for item in order}) == len(asked)
-    assert min(first_turns.values()) > 10  # 25 expected: every conversation is as likely to be first
+    assert min(first_turns.values()) > 10  # 25 expected: every cluster is as likely to be first
 
 
 def test_the_first_pairs_go_to_every_rater_and_the_others_to_one(
@@ -112,10 +113,13 @@ def test_the_result_has_the_agreement_of_the_raters() -> None:
     assert result.agreement.alpha == pytest.approx(0.28916, abs=1e-4)
     assert result.can_go_out.value == pytest.approx(1 - 5 / 60)
     assert "30 pairs, which is too few" in result.lines()[-1]
-    alone = result_of(TUNED, PROMPT, first)
+    alone = result_of(TUNED, PROMPT, first, {rating.item: rating.item for rating in first})
     assert alone.agreement is None
     assert (alone.can_go_out.value, alone.can_go_out.high) == (1.0, 1.0)
     assert alone.can_go_out.low == pytest.approx(0.8865, abs=1e-4)  # Wilson's, of 30 of 30
+    alike = result_of(TUNED, PROMPT, first, {rating.item: f"{number % 15}" for number, rating in enumerate(first)})
+    assert alike.win_rate.value == alone.win_rate.value and alike.win_rate.low < alone.win_rate.low
+    assert result.win_rate.low is None  # the clusters are not known
 
 
 def test_what_to_do_next_depends_on_the_pairs_that_are_left() -> None:
@@ -129,8 +133,8 @@ def test_what_to_do_next_depends_on_the_pairs_that_are_left() -> None:
 
 def test_a_question_has_the_turns_before_it() -> None:
     turns = [{"role": "user", "text": "Hello"}, {"role": "assistant", "text": "Hi"}, {"role": "user", "text": "Late?"}]
-    assert Pair("a:3", turns, "", {}).question == "user: Hello\n\nassistant: Hi\n\nuser: Late?"
-    assert Pair("a:1", turns[:1], "", {}).question == "Hello"
+    assert Pair("a:3", turns, "", {}, "a").question == "user: Hello\n\nassistant: Hi\n\nuser: Late?"
+    assert Pair("a:1", turns[:1], "", {}, "a").question == "Hello"
 
 
 def test_two_raters_at_once_lose_nothing(project: RatedProject) -> None:

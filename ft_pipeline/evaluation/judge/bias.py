@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.leads import Conversations, bounds, interval
+from ft_pipeline.evaluation.comparison.leads import Conversations, bounds, interval, unit_of
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions import correction
 
 SIMILAR_LENGTH = 0.2
 """Share of the longer answer by which the lengths of two answers may differ and still count as similar."""
 Judgement = Mapping[str, Any]
-"""A row of judgements.parquet."""
+"""A row of judgements.parquet, with the cluster of its conversation."""
 
 
 def report_on(judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def _share(values: Sequence[float]) -> float | None:
 
 
 def _win_rate(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
-    """Return the mean score with its 95 % interval over conversations; None without verdicts."""
+    """Return the mean score with its 95 % interval over clusters; None without verdicts."""
     if not judgements:
         return None
     scores = np.array([[row["score"]] for row in judgements])
-    [estimate] = Conversations([row["group"] for row in judgements]).means(scores)
+    [estimate] = Conversations([unit_of(row) for row in judgements]).means(scores)
     return asdict(Score(estimate.value, *bounds(estimate.influence + estimate.value)))
 
 
@@ -73,5 +73,5 @@ def _first_position_wins(judgements: Sequence[Judgement]) -> dict[str, Any] | No
     wins = np.array([[float(row["first"] == 1.0) + float(row["second"] == 0.0)] for row in judgements])
     if not decided.sum():
         return None
-    [estimate] = Conversations([row["group"] for row in judgements]).ratios(wins, decided, is_rate=True)
+    [estimate] = Conversations([unit_of(row) for row in judgements]).ratios(wins, decided, is_rate=True)
     return asdict(interval(estimate))

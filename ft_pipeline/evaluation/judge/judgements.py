@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import endpoint_teacher
+from ft_pipeline.evaluation.comparison.clusters import Clusters, read_clusters, with_clusters
 from ft_pipeline.evaluation.judge.asking import Judge, Outcome, Stop, ask, questions_of
 from ft_pipeline.evaluation.judge.bias import report_on
 from ft_pipeline.evaluation.judge.pairs import Pair, first_items
@@ -58,7 +59,8 @@ def judge_pairs(job: Job, pairs: Sequence[Pair]) -> dict[str, Any]:
             stop = Stop(not_asked, is_final=True)
         asked = [(pair, [judge.outcome(log, question) for question in questions_of(pair)]) for pair in pairs]
         spent = endpoint_teacher.spending_summary(log, judge.teacher)
-    document = _document(judge, job.config, asked, stop)
+    clusters = read_clusters(job.inputs.get("conversations"))
+    document = _document(judge, job.config, asked, stop, clusters)
     if document["problem"]:
         job.report.log(document["problem"])
     write_judgements(job.out, document, asked)
@@ -96,11 +98,13 @@ def write_judgements(out: Path, document: Mapping[str, Any], asked: AskedPairs) 
     (out / "judge.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _document(judge: Judge, config: Mapping[str, Any], asked: AskedPairs, stop: Stop | None) -> dict[str, Any]:
+def _document(
+    judge: Judge, config: Mapping[str, Any], asked: AskedPairs, stop: Stop | None, clusters: Clusters
+) -> dict[str, Any]:
     """Return judge.json: who judged, by which rules, and the numbers of each pair of rows."""
     missing = sum(not _is_judged(outcomes) for _, outcomes in asked)
     names = dict.fromkeys((pair.candidate, pair.rival) for pair, _ in asked)
-    judged = [_judgement(pair, outcomes) for pair, outcomes in asked if _is_judged(outcomes)]
+    judged = with_clusters((_judgement(pair, outcomes) for pair, outcomes in asked if _is_judged(outcomes)), clusters)
     return {
         "model": judge.settings.model,
         "host": judge.host,

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, interval
+from ft_pipeline.evaluation.comparison.leads import Conversations, Estimate, difference, interval, unit_of
 
 Costs = dict[str, Any]
 """By measure (`loss_increase`, `kl`: nats per token of the reference answers; `agreement`, `identical`: shares of the
-answers), `value`, `low` and `high`, with 95 % intervals over conversations. The first two are missing where only
-agreement was measured."""
+answers), `value`, `low` and `high`, with 95 % intervals over clusters of conversations. The first two are missing where
+only agreement was measured."""
 
 
 def summarize(records: Sequence[Mapping[str, Any]]) -> Costs:
-    """Return the costs of one file, from its records in gguf.parquet."""
-    conversations = Conversations([record["group"] for record in records])
+    """Return the costs of one file, from its records in gguf.parquet with the clusters of their conversations."""
+    conversations = Conversations([unit_of(record) for record in records])
     shares = conversations.means(_columns(records, "agrees", "identical"), is_rate=True)
     costs = {name: _numbers(share) for name, share in zip(("agreement", "identical"), shares, strict=True)}
     if "loss_sum" not in records[0]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.evaluation.comparison.clusters import read_clusters, with_clusters
 from ft_pipeline.evaluation.comparison.rails import judge_answers
 from ft_pipeline.evaluation.scoring.gguf_earlier import MEASURES, measured_path, take_over
 from ft_pipeline.evaluation.scoring.gguf_gate import judge, summarize
@@ -48,6 +49,7 @@ def run(job: Job) -> dict[str, Any]:
         records = [record for type_name, path in paths.items() for record in measuring.measure(type_name, path)]
         exact = [record for record in records if record["type"] == EXACT] or measuring.agreements(EXACT, exact_path)
     pq.write_table(pa.Table.from_pylist(records), job.out / MEASURES)
+    records, exact = (with_clusters(rows, measuring.clusters) for rows in (records, exact))
     costs = {type_name: summarize([row for row in records if row["type"] == type_name]) for type_name in files}
     more = {tested_models[type_name].name: {"gguf": measured} for type_name, measured in costs.items()}
     summary = scorer.write(list(tested_models.values()), more)
@@ -82,6 +84,7 @@ class _Measuring:
         self._items = scorer.render(first, self._reference.window)
         comparisons = 1 + len(tested_models.keys() | {EXACT})
         scorer.progress.expect(comparisons * len(self._items))
+        self.clusters = read_clusters(job.inputs["conversations"])
         self._merged_samples = _samples(job.inputs["scores"], "merged")
         self.other_tokens = 0
         """Number of prompts of which llama.cpp's tokenizer makes other tokens than the model's own."""
@@ -131,11 +134,12 @@ class _Measuring:
     def broken_rails(self, scores: Path) -> dict[str, list[str]]:
         """Return, by type, the rails that the merged model passes and the file does not."""
         ceilings = self._job.handling["rails"]
-        passed = {rail.name for rail in judge_answers(self._merged_samples, ceilings) if rail.verdict == "pass"}
+        merged = with_clusters(self._merged_samples, self.clusters)
+        passed = {rail.name for rail in judge_answers(merged, ceilings) if rail.verdict == "pass"}
         return {
             type_name: [
                 rail.name
-                for rail in judge_answers(_samples(scores, tested_model.name), ceilings)
+                for rail in judge_answers(with_clusters(_samples(scores, tested_model.name), self.clusters), ceilings)
                 if rail.name in passed and rail.verdict != "pass"
             ]
             for type_name, tested_model in self._tested_models.items()
