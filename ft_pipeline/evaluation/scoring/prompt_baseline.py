@@ -6,7 +6,13 @@ from typing import Any
 from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, read_prompts
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import Scorer
-from ft_pipeline.evaluation.scoring.second_scores import best_use, is_scored_again, score_again, write_second
+from ft_pipeline.evaluation.scoring.second_scores import (
+    best_use,
+    count_requests,
+    is_scored_again,
+    score_again,
+    write_second,
+)
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import single_turn_rows
@@ -29,6 +35,7 @@ def run(job: Job) -> dict[str, Any]:
     if missing or not is_scored_again(scorer):
         model = load_model(job.inputs["base_model"], job.device)
         speed_up_products(model, trains=False)
+        scorer.progress.expect(count_requests(scorer))
         for tested_model in missing:
             scorer.score(model, tested_model)
         score_again(scorer, model, best_use(scorer, tested_models))

@@ -37,10 +37,15 @@ def best_use(scorer: Scorer, tested_models: Sequence[ModelUnderTest]) -> ModelUn
     return next(model for model in tested_models if model.name == best)
 
 
+def count_requests(scorer: Scorer) -> int:
+    """Return how many requests `score_again` makes: of each item, the likelihood of its reference and an answer."""
+    return 2 * min(MOST_ITEMS, len(scorer.items))
+
+
 def score_again(scorer: Scorer, model: Any, tested: ModelUnderTest) -> None:
     """Score some test items of a loaded model once more, and keep the records for `write_second`."""
     size = scorer.settings["batch_size"]
-    lm = LoadedLM(model, scorer.tokenizer, size // 2 if size > 1 else 2, lambda done: None)
+    lm = LoadedLM(model, scorer.tokenizer, size // 2 if size > 1 else 2, scorer.progress.advance)
     folder = scorer.job.work / "lm_eval" / f"{tested.name} again"
     second = scorer.score_items(lm, scorer.render(tested, window_of(model))[:MOST_ITEMS], folder)
     first = {sample["item"]: sample["answer"] for sample in scorer.result(tested.name)["samples"]}
