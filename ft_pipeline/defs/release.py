@@ -82,7 +82,7 @@ def champion(context: SpecContext) -> Spec:
     stage="release",
     deps=["champion", "comparison", "decision", "recommendation"],
     kinds={"markdown"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_card(build),
     show=lambda artifact: _card_metadata(artifact),
 )
@@ -105,7 +105,7 @@ def model_card(context: SpecContext) -> Spec:
     stage="release",
     deps=["comparison", "decision", "recommendation", "champion"],
     kinds={"html"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_report(build),
     show=lambda artifact: _report_metadata(artifact),
 )
