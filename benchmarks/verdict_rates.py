@@ -24,12 +24,13 @@ from benchmarks.worlds import run
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.outcome import conversations_for, needed_conversations
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.decide.sources import leads
 from ft_pipeline.decide.units import WORTH, worth_over
-from ft_pipeline.decide.verdict import ONE_TEST, Summary, Verdict
+from ft_pipeline.decide.verdict import ONE_TEST, Summary
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import METRICS

@@ -144,7 +144,8 @@ def _changed_pairs(
 
 
 def _scores(chain: Chain) -> dict[str, Any]:
-    """Return the subject's scores: from its row in a comparison of the chain, else from its `scores` artifact."""
+    """Return the subject's scores: from its row in a comparison of the chain, else from its `scores` artifact. Those on
+    the test rows are missing if it was screened out."""
     record = chain.subject.record
     name = record.name if record else chain.subject.name
     for node in chain.of_kind("comparison"):
@@ -158,8 +159,23 @@ def _scores(chain: Chain) -> dict[str, Any]:
     for node in chain.of_kind("scores"):
         rows = [row for row in node.summary.get("rows", []) if row.get("kind") in TUNED]
         if rows:
-            return {"evaluation": rows[-1].get("fingerprint"), "scores": rows[-1].get("scores", {})}
+            is_seen = not _is_screened_out(chain.index, node, rows[-1]["name"])
+            return {"evaluation": rows[-1].get("fingerprint"), "scores": rows[-1].get("scores", {}) if is_seen else {}}
     return {"evaluation": None, "scores": {}}
+
+
+def _is_screened_out(index: ArtifactIndex, scores: ArtifactNode, name: str) -> bool:
+    """Return whether a comparison screened a tuned model out. name: that of its row in its scores."""
+    for node in index.all("comparison"):
+        used = (scores.kind, scores.fingerprint)
+        sources = [source for source, reference in node.inputs.items() if reference == used]
+        comparison = read_comparison(node) if sources else None
+        if comparison is None:
+            continue
+        rows = [row for row in comparison.rows if row.source in sources and row.source_row == name]
+        if any(map(comparison.why_screened_out, rows)):
+            return True
+    return False
 
 
 def _first_of_kind(chain: Chain, kind: str) -> ArtifactNode | None:

@@ -209,18 +209,19 @@ def compare(
     Example: ft compare --on validation
     """
     opened_project = open_project(project)
-    document = _require_document(opened_project, "comparison")
+    comparison = comparison_of(_require_document(opened_project, "comparison"))
     if on == "validation" and not as_json:
-        show_validation_scores(stdout, comparison_of(document))
+        show_validation_scores(stdout, comparison)
         return
     store = ArtifactStore(opened_project.store)
     requirements = Requirements.of(decision_about(store, current_artifact(store, "comparison")))
 
-    def show(shown: dict[str, Any]) -> None:
-        show_comparison(stdout, comparison_of(shown))
+    def show(_: dict[str, Any]) -> None:
+        show_comparison(stdout, comparison)
         show_requirements(stdout, requirements)
 
-    print_result({**document, **requirements.model_dump(exclude_defaults=True)}, as_json, show)
+    document = comparison.to_json() | requirements.model_dump(include={"matrix"}, exclude_defaults=True)
+    print_result(document, as_json, show)
 
 
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:

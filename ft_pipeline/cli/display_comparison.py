@@ -6,14 +6,7 @@ from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.costs import describe_break_even
-from ft_pipeline.decide.notes import (
-    base_models,
-    describe_share,
-    footnotes,
-    shown_metrics,
-    small_note,
-    without_screened_out,
-)
+from ft_pipeline.decide.notes import base_models, describe_share, footnotes, shown_metrics, small_note
 from ft_pipeline.decide.requirements import MARKS, Requirements
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say as say_claim
@@ -28,7 +21,6 @@ LOWER = "lower is better"
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print the rows in the comparison's order. The primary metric is the first, with its 95 % interval."""
-    comparison = without_screened_out(comparison)
     primary, metrics = comparison.primary, shown_metrics(comparison)
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/1,000"] if priced else [])]

@@ -24,6 +24,9 @@ def show_inspection(console: Console, document: Mapping[str, Any], has_test_rows
     say(console, f"Languages of {languages['sampled']:,} sampled rows: {plain(shares)}")
     if document["held_out"]:
         _show_held_out(console, document["held_out"])
+    elif "not_shown" in document:
+        model = plain(document["not_shown"])
+        say(console, f"Held-out loss: not shown, because {model} is not known to lead on the validation rows.")
     elif has_test_rows:
         say(console, "Held-out loss: no experiment has scores yet. Run `ft run`.")
     _show_list(console, "Oddest", document["oddest"], "None: no row is far from the others in any measure.")

@@ -5,7 +5,7 @@ from typing import Any
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.decide import exposure_ledger
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.exposure import USED_UP, needed_lead
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.looks import exposure_of
@@ -41,7 +41,7 @@ def _exposures(project: Project) -> dict[str, Any]:
     exposure = exposure_of(counted, ids, test_share=settings.data.test_share)
     false_moves = settings.promotion.false_moves
     candidates, _ = find_candidates(comparison, store)
-    present = looks_at(read_comparison(comparison), candidates, decided_by(settings), ids) | {NEXT: Look(NEXT)}
+    present = looks_at(whole_comparison(comparison), candidates, decided_by(settings), ids) | {NEXT: Look(NEXT)}
     level = exposure_of(counted, ids, present).level(false_moves, NEXT, is_tuned=True)
     return {
         "test_conversations": len(ids),

@@ -7,7 +7,7 @@ import typer
 from ft_pipeline.cli import display_inspection
 from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 
@@ -73,5 +73,28 @@ def _inspect(store: ArtifactStore, table: str, experiment: str | None, count: in
         baseline = current_artifact(store, "prompt_baseline", scored)
         only = table if table != "conversations" else None
         answers = hardest_answers(store, scores, baseline, count, only)
-        document["held_out"] = {"experiment": scored, **answers.to_json()}
+        if _are_seen(store, scores, f"{scored}/scores", answers.model):
+            document["held_out"] = {"experiment": scored, **answers.to_json()}
+        else:
+            document["not_shown"] = f"{scored}/{answers.model}"
     return document
+
+
+def _are_seen(store: ArtifactStore, scores: Artifact, source: str, model: str) -> bool:
+    """Return whether people see the test answers of a tuned model: a comparison shows that it leads on the validation
+    rows, or there are too few of these.
+
+    source, model: where a comparison reads it from: the input, and its name there.
+    """
+    from ft_pipeline.decide.documents import read_comparison
+    from ft_pipeline.decide.screened_out import screened_out
+    from ft_pipeline.decide.sources.screens import may_be_screened_out
+
+    if not may_be_screened_out(scores.path):
+        return True
+    compared = current_artifact(store, "comparison")
+    if compared is None or compared.inputs.get(source) != scores.reference:
+        return False
+    comparison = read_comparison(compared)
+    rows = [row for row in comparison.rows if (row.source, row.source_row) == (source, model)]
+    return all(row.name not in screened_out(comparison) for row in rows)

@@ -45,7 +45,7 @@ def teacher_leads(desk: Desk) -> Advice | None:
     """Distillation: a teacher that is clearly better than every baseline and tuned model can teach the small model."""
     if desk.teacher is None or not desk.teacher_leads():
         return None
-    lead, student = desk.tell(desk.teacher, desk.students[0], ANSWERS), next(iter(desk.sound), None)
+    lead, student = desk.tell(desk.teacher, desk.shown_student, ANSWERS), next(iter(desk.sound), None)
     reason = (
         f"The teacher's answers are clearly better than those of every baseline and tuned model: {lead} "
         "What could change the decision: more distillation, with more unlabeled prompts and a higher weight of "
@@ -106,10 +106,12 @@ def no_model_is_sound(desk: Desk) -> Advice | None:
 
 
 def evidence_is_missing(desk: Desk) -> Advice | None:
-    """Rate: no tuned model is shown to be better, and of one nothing that was measured says whether it is."""
-    if not desk.silent or any(desk.beats_bar(row) for row in desk.sound):
+    """Rate: no tuned model is shown to be better, and of one nothing that was measured says whether it is. Nobody rates
+    answers of a model that was screened out."""
+    silent = [row for row in desk.silent if not desk.is_screened_out(row)]
+    if not silent or any(desk.beats_bar(row) for row in desk.sound):
         return None
-    row, bar = desk.silent[0], desk.bar(desk.silent[0])
+    row, bar = silent[0], desk.bar(silent[0])
     assert bar is not None
     ask, why = ask_for_ratings(desk.comparison, row, bar), why_no_evidence(row, bar)
     return Advice("rate", f"To decide about {row.name}, {ask}. {why}.", row)
@@ -144,11 +146,13 @@ def prompting_is_enough(desk: Desk) -> Advice | None:
     bar = desk.bar(best)
     if bar is None or desk.beats_bar(best):
         return None
-    claim, prompting, ahead = desk.decides(best, bar), phrase(bar), tell_ahead(comparison, best, bar)
+    claim, prompting, ahead = desk.decides(best, bar), phrase(bar), desk.tell_standing(best, bar)
     failed = desk.answers_behind(best, bar) if comparison.better(best, bar) else []
     if claim.kind == "opinion":
         reason = f"The answers of {best.name} are not shown to be better than those of {prompting}. "
-        reason += desk.tell_standing(best, bar)
+        reason += ahead
+    elif desk.is_screened_out(best):
+        reason = f"No tuned model is shown to be better than {prompting}. {ahead}"
     elif comparison.leads(bar, best):
         reason = f"{prompting[0].upper()}{prompting[1:]} is at least as good. {desk.tell(bar, best)}"
     elif failed:
@@ -170,7 +174,7 @@ def tuning_wins(desk: Desk) -> Advice | None:
     lead = desk.tell_standing(chosen, bar) if bar else ""
     reason = f"Tuning pays off: {chosen.name} beats the best use of its base model. {lead}"
     reason = reason if lead else f"Only {chosen.name} was scored."
-    kept = next(iter(comparison.about(chosen, "share")), None)
+    kept = next(iter(desk.shown.about(chosen, "share")), None)
     if kept and chosen.complexity < best.complexity:
         same = chosen.technique == best.technique
         simpler = "its prompt is the simpler one" if same else f"{chosen.technique} is the simpler technique"
@@ -216,7 +220,7 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
     if desk.decided.kind == "none":
         return "none", None
     if desk.is_open:
-        ask = "rate" if desk.decided.asks_for_ratings else "more_data"
+        ask = "rate" if desk.decided.kind == "rate" else "more_data"
         step = advice.decision if advice.decision in ("distillation", "rate", "train") else ask
         return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:

@@ -20,6 +20,7 @@ from ft_pipeline.decide.findings.costs import break_even, with_costs
 from ft_pipeline.decide.findings.item_changes import item_changes
 from ft_pipeline.decide.findings.kept_prompts import kept_prompts
 from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.decide.sources import SOURCES, leads, screens
 from ft_pipeline.decide.sources.pair_opinions import opinions_of
 from ft_pipeline.decide.sources.slices import list_slices
@@ -63,7 +64,7 @@ def build_comparison(
     bench = _bench(inputs, config, experiments, conversations)
     comparison, document = bench.comparison, bench.comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
+    (out / "comparison.md").write_text(markdown_table(as_shown(comparison)), encoding="utf-8")
     samples = [
         {**sample, "name": model.name}
         for model in drop_sweep_members(bench.models)
@@ -216,7 +217,7 @@ def _row(
         source=model.source,
         source_row=row["name"],
     )
-    return with_costs(made, experiments.get(model.experiment or "", {}).get("took"), config.prices)
+    return with_costs(made, experiments.get(model.experiment or "", {}), config.prices)
 
 
 def _bases(models: list[ScoredModel], config: Config) -> dict[str, str]:

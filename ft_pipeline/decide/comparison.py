@@ -34,17 +34,8 @@ from ft_pipeline.evaluation.metrics.definitions import METRICS, SECOND_KEY, Metr
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 OPTIONAL = (
-    "clusters",
-    "worth",
-    "contaminated",
-    "without_rivals",
-    "scored_twice",
-    "not_asked",
-    "kept_prompts",
-    "own_targets",
-    "slices",
-    "field_results",
-    "confusions",
+    *("clusters", "worth", "contaminated", "without_rivals", "scored_twice", "not_asked"),
+    *("kept_prompts", "own_targets", "slices", "field_results", "confusions"),
 )
 """Keys of the document that are left out if their lists are empty."""
 MIN_CLUSTERS = 15
@@ -337,6 +328,13 @@ class Comparison(BaseModel):
         rivals = (rival for rival in self.rows if rival.rights.without_model and self.has_two_keys)
         claims = (self.lead(row, rival, SECOND_KEY) for rival in rivals)
         return (claim for claim in claims if claim is not None and claim.verdict == "refuted")
+
+    def why_screened_out(self, row: Row) -> Claim | None:
+        """Return the claim that a tuned model, or that of a GGUF file, does not lead on the validation rows. None if
+        people may see its test scores."""
+        model = self.row(f"{row.experiment}/merged") if row.kind == "gguf" else row
+        found = self.about(model, "screen", verdict="refuted") if model and model.rights.is_tuned else []
+        return next(iter(found), None)
 
     def usable(self, row: Row) -> bool:
         """Return whether no fault of its answers is too common."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.conclusion import OPEN
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
-from ft_pipeline.decide.words import tell, tell_ahead, tell_opinion
+from ft_pipeline.decide.words import say, tell, tell_ahead, tell_opinion
 from ft_pipeline.evaluation.comparison.result_records import LearningCurve, SeedSpread
 
 ANSWERS, SECOND = "chrf", "rouge_l"
@@ -28,17 +29,20 @@ class Decided:
     failed: Mapping[str, Sequence[str]]
     """By row that may be released, the requirements that it fails."""
     kind: str
-    """Of the verdict (verdict.Kind), whose sentence is the only one that concludes."""
-    asks_for_ratings: bool
-    """Whether the sentence asks people to rate."""
+    """Of the verdict (conclusion.Kind), whose sentence is the only one that concludes."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is decided yet."""
+        return self.kind in OPEN
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Decided":
         """Return what a decision.json says."""
         decision, said = document["decision"], document["verdict"]
         champion = decision["name"] if decision["move"] else document["champion_row"]
-        row = champion if said["kind"] == "undecided" else said["row"]
-        return cls(row, decision["move"], decision["failed"], said["kind"], "`ft rate " in said["sentence"])
+        row = champion if said["kind"] in OPEN else said["row"]
+        return cls(row, decision["move"], decision["failed"], said["kind"])
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Desk:
     """A comparison, with a method or property for each question of the rules."""
 
     comparison: Comparison
+    """What decides."""
+    shown: Comparison
+    """The same as people see it, for sentences with numbers."""
     experiments: Mapping[str, Mapping[str, Any]]
     """By experiment, facts about its training: `train_rows`."""
     min_test_rows: int
@@ -67,7 +74,7 @@ class Desk:
     @property
     def is_open(self) -> bool:
         """Whether the verdict is that nothing is decided yet."""
-        return self.decided is not None and self.decided.kind == "undecided"
+        return self.decided is not None and self.decided.is_open
 
     # --- rows
 
@@ -98,6 +105,11 @@ class Desk:
         """Every usable baseline and tuned row, ranked by its answers, best first."""
         rows = [row for row in self.comparison.ranked(ANSWERS) if row.rights.is_bar or row.rights.is_tuned]
         return [row for row in rows if self.comparison.usable(row)]
+
+    @property
+    def shown_student(self) -> Row:
+        """The best of them whose test scores people see."""
+        return next((row for row in self.students if not self.is_screened_out(row)), self.students[0])
 
     def teacher_leads(self) -> bool:
         """Return whether the teacher's answers are clearly better than those of every student, and by SECOND not
@@ -171,15 +183,26 @@ class Desk:
         merged = {row.experiment for row in rows if row.kind == "merged"}
         return [row for row in rows if row.kind == "merged" or row.experiment not in merged]
 
+    def is_screened_out(self, row: Row) -> bool:
+        """Return whether nobody sees the test scores of a row."""
+        return self.comparison.why_screened_out(row) is not None
+
     def tell_standing(self, row: Row, rival: Row) -> str:
         """Return how a row stands against a rival, as a sentence: by the opinion that decides, or else its lead on the
         primary metric; an empty string if it does not lead."""
         claim = self.decides(row, rival)
-        return tell_opinion(claim) if claim.kind == "opinion" else tell_ahead(self.comparison, row, rival)
+        if claim.kind == "opinion":
+            return tell_opinion(claim)
+        return self._tell_screen(row, rival) or tell_ahead(self.shown, row, rival)
 
     def tell(self, row: Row, rival: Row, metric: str | None = None) -> str:
         """Return the lead between two rows as a sentence, whichever is ahead; empty if they were not compared."""
-        return tell(self.comparison, row, rival, metric)
+        return self._tell_screen(row, rival) or tell(self.shown, row, rival, metric)
+
+    def _tell_screen(self, *rows: Row) -> str:
+        """Return that one of the rows was screened out, as a sentence; empty if none was."""
+        claims = filter(None, (self.comparison.why_screened_out(row) for row in rows))
+        return next((f"{claim.row} {say(self.comparison, claim)}." for claim in claims), "")
 
     # --- trainings
 
@@ -200,8 +223,8 @@ class Desk:
         return gap is None or (gap.value or 0.0) <= curve.last_step.difference
 
     def seeds(self, row: Row) -> SeedSpread | None:
-        """Return the spread between the row's training seeds; None if it was trained once."""
-        spread = next((entry for entry in self.comparison.seeds if entry.row == row.name), None)
+        """Return the spread between the row's training seeds, as people see it; None if it was trained once."""
+        spread = next((entry for entry in self.shown.seeds if entry.row == row.name), None)
         return spread if spread and self.comparison.primary in spread.scores else None
 
     def pooled_spread(self, row: Row) -> float | None:

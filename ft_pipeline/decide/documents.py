@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.decide import old_documents
 from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.asset_pointers import current_artifact
 
@@ -17,7 +18,19 @@ class UnknownComparison(UserError, ValueError):
 
 
 def comparison_of(document: Mapping[str, Any]) -> Comparison:
-    """Return the comparison of a document. Raises UnknownComparison if it is none that this version knows."""
+    """Return the comparison of a document as people see it (as_shown). Raises UnknownComparison if it is none that this
+    version knows."""
+    return as_shown(whole_comparison_of(document))
+
+
+def read_comparison(artifact: "Artifact") -> Comparison:
+    """Return the comparison in an artifact as people see it."""
+    return comparison_of(artifact.document("comparison.json"))
+
+
+def whole_comparison_of(document: Mapping[str, Any]) -> Comparison:
+    """Return all of the comparison of a document. Only for what decides: nothing of it is shown. Raises
+    UnknownComparison if it is none that this version knows."""
     try:
         return Comparison.model_validate(document) if "version" in document else old_documents.read(document)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -27,9 +40,9 @@ def comparison_of(document: Mapping[str, Any]) -> Comparison:
         ) from error
 
 
-def read_comparison(artifact: "Artifact") -> Comparison:
-    """Return the comparison in an artifact."""
-    return comparison_of(artifact.document("comparison.json"))
+def whole_comparison(artifact: "Artifact") -> Comparison:
+    """Return all of the comparison in an artifact. Only for what decides."""
+    return whole_comparison_of(artifact.document("comparison.json"))
 
 
 def decision_about(store: "ArtifactStore", comparison: "Artifact | None") -> dict[str, Any]:

@@ -23,10 +23,11 @@ KEPT = {
 
 
 def evidence(court: Court, row: Row) -> dict[str, Any]:
-    """Return the numbers behind a decision about a row."""
+    """Return the numbers behind a decision about a row, without those on the test rows if it was screened out."""
     comparison, rivals = court.comparison, court.rivals(row)
-    score = row.scores.get(comparison.primary)
-    against = [comparison.bar(row), court.champion_row]
+    is_shown = comparison.why_screened_out(row) is None
+    score = row.scores.get(comparison.primary) if is_shown else None
+    against = [comparison.bar(row), court.champion_row] if is_shown else []
     leads = [lead_of(comparison, row, rival) for rival in against if rival is not None]
     checks = [check_of(comparison, claim) for claim in comparison.about(row, "probes", "task")]
     opinions = [opinion_of(claim) for rival in rivals for claim in comparison.about(row, "opinion", rival=rival.name)]
@@ -36,7 +37,7 @@ def evidence(court: Court, row: Row) -> dict[str, Any]:
         "pairs": [lead for lead in leads if lead],
         "general": row.general,
         "level": court.level(row),
-        "p": court.p(row),
+        "p": court.p(row) if is_shown else None,
         "forgetting": forgetting_of(comparison, row),
         **({"base_checks": checks} if checks else {}),
         "champion_compared": court.contaminated is None,

@@ -150,7 +150,8 @@ def _risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None,
     if comparison.units < ENOUGH_TEST_ROWS:
         yield f"It was tested on {comparison.conversations}: only large leads show."
     yield from (tell_opinion(claim) for claim in about(row, "opinion") if is_unheard(claim))
-    rival = comparison.bar(row) if _rated(comparison, row) is None else None
+    is_unread = _rated(comparison, row) is None and comparison.why_screened_out(row) is None
+    rival = comparison.bar(row) if is_unread else None
     if rival is not None and rival.name != row.name and _by_machine(comparison, row, rival):
         yield f"Nobody has read the answers: {ask_for_ratings(comparison, row, rival, known=False)}."
     if row.technique is not None and not about(row, "probes"):

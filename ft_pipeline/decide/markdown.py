@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable, without_screened_out
+from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.decide.words import say
 from ft_pipeline.evaluation.comparison.check_records import FieldResults
@@ -15,8 +15,10 @@ from ft_pipeline.pace import format_duration
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """Return the comparison as Markdown: its rows, best first, with intervals in brackets, and the other results."""
-    comparison = without_screened_out(comparison)
+    """Return the comparison as Markdown: its rows, best first, with intervals in brackets, and the other results.
+
+    comparison: as people see it (screened_out.py).
+    """
     answers = f"{comparison.test_items} answers of {comparison.test_rows} held-out conversations"
     parts = [
         _score_table(comparison),

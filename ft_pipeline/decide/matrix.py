@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.notes import UNUSED_RAIL, describe_rail
-from ft_pipeline.decide.promote import BEFORE, TESTS, Court, is_sound
+from ft_pipeline.decide.promote import BEFORE, Court, is_sound, tests_of
 from ft_pipeline.decide.requirements import IS_NEW, Cell, Outcome
 from ft_pipeline.decide.words import say
 
@@ -45,7 +45,8 @@ def matrix(court: Court) -> Mapping[str, Sequence[Cell]]:
 
 def cells(court: Court, row: Row) -> list[Cell]:
     """Return the cells of one row."""
-    return [_cell(court, rule.__name__, claim) for rule in (*BEFORE, *TESTS) for claim in rule(court, row)]
+    rules = (*BEFORE, *tests_of(court, row))
+    return [_cell(court, rule.__name__, claim) for rule in rules for claim in rule(court, row)]
 
 
 def _cell(court: Court, rule: str, claim: Claim) -> Cell:

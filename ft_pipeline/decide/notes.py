@@ -1,8 +1,9 @@
 """What a reader of the scores must know besides them, for every page."""
 
 from ft_pipeline.decide.claim import Claim, RailFacts
-from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison, Row
+from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
+from ft_pipeline.decide.screened_out import screened_out
 from ft_pipeline.decide.without_model import without_model
 from ft_pipeline.decide.words import describe_twice, say, tell_opinion
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
@@ -18,38 +19,6 @@ UNUSED_RAIL = {
 """Reason of a rail that says nothing about a model → in words."""
 RAIL_VERDICTS = {"shown": "pass", "refuted": "breach", "open": "cannot be told"}
 """What the verdict of a rail is called."""
-
-
-def without_screened_out(comparison: Comparison) -> Comparison:
-    """Return the comparison as its tables and pictures show it: of a tuned model that does not lead on the validation
-    rows there are no scores on the test rows, which are for models that do. The verdict may still name its lead, where
-    it shows that tuning is not worth it."""
-    out = {row.name for row, _ in _screened_out(comparison)}
-    if not out:
-        return comparison
-    rows = [row.model_copy(update={"scores": {}}) if row.name in out else row for row in comparison.rows]
-    hidden = ("lead", "answers", "slice", "slice_lead", "recipe", "share")
-    changes = comparison.changes
-    fields = {
-        name: [entry for entry in getattr(comparison, name) if entry.row not in out]
-        for name in ("seeds", "learning_curves", "field_results", "confusions")
-    }
-    claims = [
-        claim for claim in comparison.claims if claim.kind not in hidden or out.isdisjoint((claim.row, claim.rival))
-    ]
-    return comparison.changed(
-        **fields,
-        rows=sorted(rows, key=lambda row: row.name in out),
-        claims=claims,
-        break_even=[entry for entry in comparison.break_even if entry.tuned not in out],
-        changes=None if changes and not out.isdisjoint((changes.before, changes.after)) else changes,
-    )
-
-
-def _screened_out(comparison: Comparison) -> list[tuple[Row, Claim]]:
-    """Return the tuned models that do not lead on the validation rows, and the claims that say so."""
-    found = ((row, claim) for row in comparison.rows for claim in comparison.about(row, "screen", verdict="refuted"))
-    return [(row, claim) for row, claim in found if row.rights.is_tuned]
 
 
 def shown_metrics(comparison: Comparison) -> dict[str, Metric]:
@@ -114,9 +83,10 @@ def footnotes(comparison: Comparison) -> list[str]:
         if entry.metric not in row.scores
     }
     notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
-    for row, claim in _screened_out(comparison):
-        score = f" There it has {describe_score(row.validation)} nats per byte." if row.validation else ""
-        notes.append(f"{row.name} {say(comparison, claim)}: its scores on the test rows are not shown.{score}")
+    for name, claim in screened_out(comparison).items():
+        row = comparison.row(name)
+        score = f" There it has {describe_score(row.validation)} nats per byte." if row and row.validation else ""
+        notes.append(f"{name} {say(comparison, claim)}: its scores on the test rows are not shown.{score}")
     notes += without_model(comparison)
     notes += filter(None, [describe_twice(comparison)])
     notes += _learned_otherwise(comparison)

@@ -20,7 +20,7 @@ ROUNDING = 0.001
 
 def observe_curve(desk: Desk, advice: Advice) -> str | None:
     """Return whether more rows still help, if it was measured."""
-    curve = desk.curve(advice.row) if advice.row else None
+    curve = desk.curve(advice.row) if advice.row and not desk.is_screened_out(advice.row) else None
     if curve is None:
         return None
     words = describe_learning_curve(curve, desk.comparison.metric())
@@ -74,7 +74,7 @@ def observe_prompting(desk: Desk, advice: Advice) -> str | None:
 
 def observe_kept_prompts(desk: Desk, advice: Advice) -> str | None:
     """Return how much of a prompt's gain is in the weights of models that learned it, and what each call saves."""
-    return " ".join(entry.describe() for entry in desk.comparison.kept_prompts) or None
+    return " ".join(entry.describe() for entry in desk.shown.kept_prompts) or None
 
 
 def observe_passages(desk: Desk, advice: Advice) -> str | None:
@@ -120,7 +120,7 @@ def observe_tokens(desk: Desk, advice: Advice) -> str | None:
 
 def observe_break_even(desk: Desk, advice: Advice) -> str | None:
     """Return after how many calls training has paid for itself, or that it never does."""
-    row, entries = advice.row, desk.comparison.break_even
+    row, entries = advice.row, desk.shown.break_even
     matches = (entry for entry in entries if row and entry.tuned == row.name)
     entry = next(matches, None)
     return f"Break-even: {describe_break_even(entry)}" if entry else None
@@ -152,7 +152,7 @@ def observe_merge(desk: Desk, advice: Advice) -> str | None:
     adapter, merged = forms.get("adapter"), forms.get("merged")
     if adapter is None or merged is None or not desk.comparison.better(adapter, merged):
         return None
-    return f"Merging lowers the quality. {tell_ahead(desk.comparison, adapter, merged)}"
+    return f"Merging lowers the quality. {desk.tell(adapter, merged)}"
 
 
 def observe_tuning(desk: Desk, advice: Advice) -> str | None:
@@ -164,14 +164,14 @@ def observe_tuning(desk: Desk, advice: Advice) -> str | None:
         return None  # observe_no_evidence says so
     if not desk.comparison.better(advice.row, bar):
         return f"So far {advice.row.name} is not clearly better than {phrase(bar)}."
-    return f"So far tuning pays off: {tell_ahead(desk.comparison, advice.row, bar)}"
+    return f"So far tuning pays off: {desk.tell(advice.row, bar)}"
 
 
 def observe_teacher(desk: Desk, advice: Advice) -> str | None:
     """Return that more distillation is unlikely to help, if a teacher was scored and is not ahead."""
     if desk.teacher is None or advice.decision == "distillation" or not desk.students:
         return None
-    lead = desk.tell(desk.teacher, desk.students[0], ANSWERS)
+    lead = desk.tell(desk.teacher, desk.shown_student, ANSWERS)
     return f"The teacher is not clearly better, so more distillation is unlikely to help. {lead}"
 
 
@@ -202,7 +202,7 @@ def observe_other_base(desk: Desk, advice: Advice) -> str | None:
         for other in desk.comparison.bars()
         if desk.comparison.usable(other) and other.base_model not in (None, row.base_model)
     ]
-    lead = tell_ahead(desk.comparison, others[0], row) if others else ""
+    lead = tell_ahead(desk.shown, others[0], row) if others else ""
     if not lead:
         return None
     seconds = others[0].seconds_per_call
@@ -248,7 +248,7 @@ def observe_incumbent(desk: Desk, advice: Advice) -> str | None:
     """Return how the tuned model of the recommendation, or else the best one, compares with what answers today."""
     comparison, incumbent = desk.comparison, desk.comparison.incumbent
     row = advice.row or next(iter(comparison.tuned()), None)
-    check = next(iter(comparison.about(row, "replaces")), None) if row else None
+    check = next(iter(desk.shown.about(row, "replaces")), None) if row else None
     if incumbent is None or row is None or check is None:
         return None
     end = f", which ends on {incumbent.ends}" if incumbent.ends else ""

@@ -1,11 +1,12 @@
 """Who becomes champion: the rules, in their order. Each yields the claims that a candidate needs.
 
-BEFORE are asked one after the other; the first that fails ends it, and the test rows are not used. TESTS are all asked.
+BEFORE are asked one after the other; the first that fails ends it, and the test rows are not used. TESTS are all asked,
+but not of a row that was screened out, of which nobody sees the test scores.
 Ties and uncertainty never move the champion: a claim that is not shown fails. A test counts if its p-value is at most a
 level that all earlier looks at these rows make smaller (exposure.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -279,6 +280,11 @@ ALONE = (("champion", "already"), ("rows", "used_up"))
 """Claims after which nothing else is asked."""
 
 
+def tests_of(court: Court, row: Row) -> Sequence[Callable[[Court, Row], Iterator[Claim]]]:
+    """Return those of TESTS that are asked of a row."""
+    return () if court.comparison.why_screened_out(row) else TESTS
+
+
 def failing_before(court: Court, row: Row) -> list[Claim]:
     """Return why the test rows are not used for a row: the claims that fail of the first rule that does."""
     found = ([claim for claim in rule(court, row) if not claim.holds] for rule in BEFORE)
@@ -290,7 +296,7 @@ def failing(court: Court, row: Row) -> list[Claim]:
     before = failing_before(court, row)
     if before and (before[0].kind, before[0].because) in ALONE:
         return before
-    tests = [claim for rule in TESTS for claim in rule(court, row) if not claim.holds]
+    tests = [claim for rule in tests_of(court, row) for claim in rule(court, row) if not claim.holds]
     number = court.rejected.get(court.candidates[row.name].fingerprint)
     if not before and not tests and number is not None:
         return [Claim(kind="champion", row=row.name, because="rejected", facts=ChampionFacts(number=number))]

@@ -41,7 +41,8 @@ def _evidence(desk: Desk, advice: Advice) -> dict[str, Any]:
     """Return the numbers that support a recommendation."""
     comparison, row = desk.comparison, advice.row
     bar, base = desk.bar(row), desk.base_of(row)
-    spread, curve = (desk.seeds(row), desk.curve(row)) if row else (None, None)
+    is_shown = row is not None and not desk.is_screened_out(row)
+    spread, curve = (desk.seeds(row), desk.curve(row)) if row and is_shown else (None, None)
     checks = [check_of(comparison, claim) for claim in comparison.about(row, "probes", "task")] if row else []
     return {
         "metric": comparison.primary,
@@ -62,8 +63,9 @@ def _evidence(desk: Desk, advice: Advice) -> dict[str, Any]:
 
 
 def _pair(desk: Desk, row: Row, rival: Row, metric: str | None = None) -> dict[str, Any] | None:
-    """Return the lead between two rows, seen from the one that is ahead; None if they were not compared."""
-    return lead_of(desk.comparison, row, rival, metric) or lead_of(desk.comparison, rival, row, metric)
+    """Return the lead between two rows, seen from the one that is ahead; None if they were not compared, or if one was
+    screened out."""
+    return lead_of(desk.shown, row, rival, metric) or lead_of(desk.shown, rival, row, metric)
 
 
 def _passages(desk: Desk) -> dict[str, Any] | None:
@@ -81,7 +83,7 @@ def _teacher(desk: Desk) -> dict[str, Any] | None:
         return None
     return {
         "row": teacher.name,
-        "difference": _pair(desk, teacher, desk.students[0], ANSWERS),
+        "difference": _pair(desk, teacher, desk.shown_student, ANSWERS),
         "seconds_per_call": teacher.seconds_per_call,
         "cost_per_call": teacher.cost_per_call,
     }

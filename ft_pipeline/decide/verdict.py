@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
 
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
+from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, not_decided
 from ft_pipeline.decide.exposure import Exposure, needed_lead
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
@@ -35,7 +35,8 @@ from ft_pipeline.decide.words import (
     wins,
 )
 
-Kind = Literal["use_tuned", "prompt", "retrieval", "undecided", "keep", "none", "replace", "classifier", "search"]
+ASKING = ("lead", "no_evidence"), ("opinion", "unheard")
+"""Kind and reason of claims whose sentences ask people to rate answers."""
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)
 """The level at which a tuned model is tested that is the first to be looked at, at the default of
 `promotion.false_moves`."""
@@ -43,22 +44,6 @@ TWO_KEYS = (
     "Decided by two things: how well it predicts people's answers, and how similar its own answers are to them. "
     "Neither says how many answers are right."
 )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do."""
-
-    kind: Kind
-    sentence: str
-    basis: str
-    """What it rests on: how many trainings, and what decided. Empty if nothing was compared."""
-    row: str | None
-    """The row that it names."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ class Summary:
     def _is_open(self, found: Verdict) -> bool:
         """Return whether a verdict does not ask about what answers today. Without a tuned model, a prompt may replace
         it."""
-        return found.kind == "none" or (found.kind == "undecided" and self._best_examined is not None)
+        return found.kind == "none" or (found.kind in OPEN and self._best_examined is not None)
 
     def _use(self, row: Row) -> Verdict:
         rival = self.comparison.best_bar(row)
@@ -148,7 +133,8 @@ class Summary:
         """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads
         the best use of its base model; None if there is no such model."""
         comparison = self.comparison
-        adapters = [row for row in comparison.tuned() if row.kind == "adapter" and comparison.sound(row)]
+        tuned = [row for row in comparison.tuned() if not comparison.why_screened_out(row)]
+        adapters = [row for row in tuned if row.kind == "adapter" and comparison.sound(row)]
         merged_rows = [row for row in self._examined if row.kind == "merged"]
         for merged, adapter in product(merged_rows, adapters):
             bar = comparison.best_bar(merged)
@@ -157,9 +143,10 @@ class Summary:
             if comparison.leads(adapter, bar) and comparison.better(adapter, merged):
                 lead, lost = comparison.lead(adapter, bar), comparison.lead(adapter, merged)
                 assert lead is not None and lost is not None
+                merging = "" if comparison.why_screened_out(merged) else f"it by {describe_lead(lost)}, and "
                 sentence = (
                     f"{merged.name} lost quality when it was merged. On {comparison.metric().label}, {adapter.name} "
-                    f"leads it by {describe_lead(lost)}, and {bar.name} by {describe_lead(lead)}. "
+                    f"leads {merging}{bar.name} by {describe_lead(lead)}. "
                     f"`ft promote {adapter.name}` releases the adapter, if it passes"
                 )
                 return self._open(sentence, self._basis(merged), used, bar, merged)
@@ -181,11 +168,14 @@ class Summary:
             return lost
         silent = self._without_evidence(best, bar)
         if silent is not None:
-            why = say_of(comparison, self.decision.failed[silent.name][0])
-            return self._open(why, self._basis(silent), used, bar, silent)
+            failed = self.decision.failed[silent.name][0]
+            why, kind = say_of(comparison, failed), asking(_asks(failed))
+            return self._open(why, self._basis(silent), used, bar, silent, kind=kind)
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
-            return self._open(without_model.cannot_tell(comparison, blind, best), self._basis(best), used, bar, best)
+            why = without_model.cannot_tell(comparison, blind, best)
+            kind = asking(comparison.why_screened_out(best) is None)
+            return self._open(why, self._basis(best), used, bar, best, kind=kind)
         if is_worthless(comparison, bar) and not self.decision.has_few_clusters:
             return self._do_not(best, bar, used)
         return self._undecided(best, bar, used)
@@ -207,8 +197,7 @@ class Summary:
             why = f"the answers of {best.name} were preferred in {wins(opinion)}"
         else:
             nearest = max(comparison.tuned(), key=lambda row: comparison.deciding(row, bar).high or 0.0)
-            worth = worth_in_words(comparison, bar)
-            why = f"no tuned model is worth it. {self._standing(nearest, bar)}, and {worth} would be worth a training"
+            why = f"no tuned model is worth it. {self._bound(nearest, bar)} would be worth a training"
         release = "" if used is None or used.rights.is_bar else f" `ft promote {bar.name}` releases it."
         basis = self._basis(bar, opinion)
         if bar.rights.without_model:
@@ -224,17 +213,21 @@ class Summary:
         if opinion is None and claim.verdict == "unknown":
             return self._open(f"{best.name} was not compared with {bar.name}", "", used, bar, best)
         ask = f"{ask_for_ratings(comparison, best, bar)}. " if self._ratings_would_decide(best, bar) else ""
-        first, costs = failed[0], ""
+        first, costs, kind = failed[0], "", asking(bool(ask))
+        screened = comparison.why_screened_out(best)
         if not comparison.sound(best):
-            why = f"{self._standing(best, bar)}, but it cannot go out, because it {self._fault(best)}"
+            standing = "" if screened else f"{self._standing(best, bar)}, but it "
+            why = f"{standing or f'{best.name} '}cannot go out, because it {self._fault(best)}"
         elif first.kind == "clusters":
             why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
+        elif screened is not None:
+            why = say_of(comparison, screened)
         elif opinion is None and (_is_it(failed) or (first.kind == "lead" and first.because in ("", "behind", "luck"))):
             told = say_of(comparison, first) if first.because == "luck" else self._standing(best, bar)
             why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
         else:
-            why = say_of(comparison, first) + self._more_ratings(best, claim)
-        return self._open(f"{ask}{why}", self._basis(best, opinion), used, bar, best, costs)
+            why, kind = say_of(comparison, first) + self._more_ratings(best, claim), asking(bool(ask) or _asks(first))
+        return self._open(f"{ask}{why}", self._basis(best, opinion), used, bar, best, costs, kind=kind)
 
     def _standing(self, row: Row, bar: Row) -> str:
         """Return the lead of a tuned model with its interval, whatever it shows."""
@@ -243,6 +236,15 @@ class Summary:
             return f"The answers of {row.name} were preferred in {wins(claim)}"
         lead = lead_in_words(self.comparison, claim, bar)
         return f"The lead of {row.name} over {bar.name} on {self.comparison.metric().label} is {lead}"
+
+    def _bound(self, row: Row, bar: Row) -> str:
+        """Return the lead of a tuned model, and the lead of a training that is worth it. Of one that was screened out,
+        only that its lead is shown to be smaller."""
+        comparison, worth = self.comparison, worth_in_words(self.comparison, bar)
+        if comparison.why_screened_out(row) is None:
+            return f"{self._standing(row, bar)}, and {worth}"
+        on = f"on {comparison.metric().label}"
+        return f"The lead of {row.name} over {bar.name} {on} is shown to be below {worth}, which"
 
     def _needed(self, best: Row, bar: Row, claim: Claim) -> str:
         """Return what a decision needs: the lead, and the test conversations."""
@@ -266,13 +268,13 @@ class Summary:
         check = next(iter(comparison.about(own, "replaces", rival=incumbent.name)), None)
         claim = comparison.deciding(own, incumbent)
         if check is None and claim.because == "no_evidence":
-            return _open(f"{ask}. {why_no_evidence(own, incumbent)}.{best}{price}", "", own.name)
+            return not_decided(f"{ask}. {why_no_evidence(own, incumbent)}.{best}{price}", "", own.name, "rate")
         if check is None:
             pair = (own, incumbent) if comparison.leads(own, incumbent, "chrf") else (incumbent, own)
             ahead = comparison.lead(*pair, "chrf")
             seen = f" By chrF, {ahead.row} leads by {describe_lead(ahead)}." if ahead else ""
             silent = f"{today}{comma} gives no likelihoods, and nothing checks its answers.{seen}"
-            return _open(f"{ask}. {silent}{best}{price}", "", own.name)
+            return not_decided(f"{ask}. {silent}{best}{price}", "", own.name, "rate")
         numbers = f"{label(comparison, check)}: {numbers_of(check, 3)}.{price}"
         basis = self._basis(own, self._opinion(own, incumbent))
         if check.holds:
@@ -280,12 +282,20 @@ class Summary:
                 "replace", f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}", basis, own.name
             )
         ask = f" To decide between them, {ask}." if comparison.ratings_may_decide and check.measure not in BY else ""
-        return _open(f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}", basis, own.name)
+        why = f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
+        return not_decided(why, basis, own.name, asking(bool(ask)))
 
     # --- parts of sentences
 
     def _open(
-        self, why: str, basis: str, used: Row | None, bar: Row | None = None, row: Row | None = None, costs: str = ""
+        self,
+        why: str,
+        basis: str,
+        used: Row | None,
+        bar: Row | None = None,
+        row: Row | None = None,
+        costs: str = "",
+        kind: Open = "undecided",
     ) -> Verdict:
         """Return that nothing is decided, with what is used until then."""
         comparison = self.comparison
@@ -296,7 +306,7 @@ class Summary:
         else:
             until = ""
         named = row or used or bar
-        return _open(f"{why}.{until}{costs}", basis, named.name if named else None)
+        return not_decided(f"{why}.{until}{costs}", basis, named.name if named else None, kind)
 
     def _fault(self, row: Row) -> str:
         faults = self.comparison.about(row, "rail", "general", "probes", "task", verdict="refuted")
@@ -347,16 +357,14 @@ class Summary:
         leads = self.comparison.leads(row, rival)
         if claim.kind == "opinion":
             leads = claim.measure == "judge" and claim.is_ahead and claim.verdict != "shown"
-        asking = ("lead", "no_evidence"), ("opinion", "unheard")
-        is_asked = any((failed.kind, failed.because) in asking for failed in self.decision.failed[row.name])
+        is_asked = any(map(_asks, self.decision.failed[row.name]))
         was_tested = any(test.name == row.name for test in self.decision.tests)
         return was_tested and leads and self.comparison.ratings_may_decide and not is_asked
 
 
-def _open(why: str, basis: str, row: str | None) -> Verdict:
-    """Return that nothing is decided. why: sentences with their full stops."""
-    first = why[0].lower() if why.startswith("The ") else why[0]
-    return Verdict("undecided", f"Not decided yet: {first}{why[1:]}", basis, row)
+def _asks(claim: Claim) -> bool:
+    """Return whether the sentence of a claim asks people to rate answers."""
+    return (claim.kind, claim.because) in ASKING
 
 
 def _how(bar: Row) -> str:

@@ -53,7 +53,10 @@ def cannot_tell(comparison: Comparison, rival: Row, row: Row) -> str:
     label = comparison.metric(metric).label
     theirs, ours = (f"{each.scores[metric].value:.3g}" for each in (rival, row))
     other = comparison.best_prompt(row) or rival
+    told, rate = ours, f", or {ask_for_ratings(comparison, row, other)}"
+    if comparison.why_screened_out(row):  # nobody sees its answers
+        told, rate = "less", ""
     return (
         f"{label} cannot tell. {WITHOUT_MODEL[rival.kind].capitalize()} ({rival.name}) has {theirs}, and {row.name} "
-        f"{ours}. Name a check of the answers (`evaluation.metrics`), or {ask_for_ratings(comparison, row, other)}"
+        f"{told}. Name a check of the answers (`evaluation.metrics`){rate}"
     )

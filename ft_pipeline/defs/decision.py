@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.desk import Decided, Desk
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import read_comparison, whole_comparison
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.requirements import Requirements
@@ -32,7 +32,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="8",
+    code_version="9",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -61,7 +61,7 @@ def decision(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison", "decision"],
     kinds={"json"},
-    code_version="6",
+    code_version="7",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: _recommendation_metadata(artifact),
 )
@@ -100,9 +100,10 @@ def _has_rows(table: Artifact | None) -> bool:
 def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     document = build.artifact("decision").document("decision.json")
-    comparison = read_comparison(comparison_artifact)
+    comparison = whole_comparison(comparison_artifact)
     desk = Desk(
         comparison,
+        read_comparison(comparison_artifact),
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
         Decided.of(document),

@@ -9,7 +9,7 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.markdown import field_tables
-from ft_pipeline.decide.notes import shown_metrics, without_screened_out
+from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import (
     confusion_picture,
     learning_curve_picture,
@@ -19,6 +19,7 @@ from ft_pipeline.decide.plots import (
     small_lead_plot,
 )
 from ft_pipeline.decide.sources.pair_opinions import JUDGED
+from ft_pipeline.decide.sources.screens import may_be_screened_out, nats_on_validation
 from ft_pipeline.defs.compared_scores import compared_scores
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said
@@ -54,6 +55,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
+COSTS = ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")
+TESTS_ARE_COMPARED = "`comparison` shows the test scores, if the model leads on the validation rows."
 ROWS_TO_LOOK_AT = 5
 """Number of test answers with the highest loss that a page shows."""
 
@@ -93,13 +96,13 @@ def prompt_baseline(context: SpecContext) -> Spec:
     kinds={"pytorch", "huggingface"},
     gpu=True,
     look=lambda context, artifact: _look_at_scores(context, artifact),
-    show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
+    show=lambda artifact: _tuned_scores_metadata(artifact),
 )
 def scores(context: SpecContext) -> Spec:
     """How good the trained model is, on the same test rows and with the same harness as `prompt_baseline`.
 
-    **Look here** for the scores of the adapter and of the merged model, and for the test answers that it finds hardest.
-    `comparison` says whether the difference is more than noise.
+    **Look here** for the likelihood of the validation rows under the adapter and the merged model. `comparison` shows
+    the test scores of models that lead there, and says whether the difference is more than noise.
 
     **If it fails:** memory ran out, or the model's context is too short. Run it again: finished parts are kept.
     """
@@ -141,7 +144,7 @@ def gguf_scores(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"],
     kinds={"json", "markdown"},
-    code_version="12",
+    code_version="13",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
     build=lambda build: _build_comparison(build),
     look=lambda context, artifact: write_looks_at_comparison(
@@ -196,6 +199,9 @@ def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
         }
         for name in in_order(measured)
     ]
+    of_merged = ArtifactStore(Project.find().store).open(*artifact.inputs["scores"])
+    if of_merged is not None and may_be_screened_out(of_merged.path):
+        return {"costs": table(costs), **sentences("notes", [TESTS_ARE_COMPARED])}
     return {"costs": table(costs), **_scores_metadata(artifact)}
 
 
@@ -203,11 +209,29 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
     rows = []
     for row in artifact.summary["rows"]:
         values = {metric: score["value"] for metric, score in row["scores"].items()}
-        cost = {key: row[key] for key in ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")}
+        cost = {key: row[key] for key in COSTS}
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
     metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
     return metadata | sentences("notes", artifact.summary.get("notes") or [])
+
+
+def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
+    """Of a model that the comparison may screen out, the scores on the validation rows; of others, all scores."""
+    if not may_be_screened_out(artifact.path):
+        return _scores_metadata(artifact) | _highest_loss(artifact)
+    validation = nats_on_validation(artifact.path)
+    rows = [
+        {
+            "name": row["name"],
+            "nats_per_byte_of_validation": validation[row["name"]][0] if row["name"] in validation else "",
+            **(row.get("general") or {}),
+            **{key: row[key] for key in COSTS},
+        }
+        for row in artifact.summary["rows"]
+    ]
+    notes = [*(artifact.summary.get("notes") or []), TESTS_ARE_COMPARED]
+    return {"scores": table(rows), **sentences("notes", notes)}
 
 
 def _check_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -235,10 +259,10 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
 
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
-    comparison = without_screened_out(read_comparison(artifact))
+    comparison = read_comparison(artifact)
     learning_curve, leads = learning_curve_picture(comparison), small_lead_plot(comparison)
     slices = slice_picture(comparison)
-    best = comparison.rows[0].name
+    best = next((row.name for row in comparison.rows if row.kind != "gguf"), None)
     labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
@@ -250,7 +274,7 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
         "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
         "labels": picture(labels, "labels of the references and of the best row's answers") if labels else None,
         "test_items": comparison.test_items,
-        "best": artifact.summary["best"],
+        "best": best,
         "left_out": artifact.summary["left_out"] or None,
     }
 

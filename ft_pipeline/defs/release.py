@@ -21,11 +21,9 @@ from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.champion import current, promote
 from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.model_lookup import model_of_record
-from ft_pipeline.release.recorded_decision import decide_and_record
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.release.requests import request_move
-from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
@@ -82,7 +80,7 @@ def champion(context: SpecContext) -> Spec:
     stage="release",
     deps=["champion", "comparison", "decision", "recommendation"],
     kinds={"markdown"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_card(build),
     show=lambda artifact: _card_metadata(artifact),
 )
@@ -105,7 +103,7 @@ def model_card(context: SpecContext) -> Spec:
     stage="release",
     deps=["comparison", "decision", "recommendation", "champion"],
     kinds={"html"},
-    code_version="5",
+    code_version="6",
     build=lambda build: _build_report(build),
     show=lambda artifact: _report_metadata(artifact),
 )
@@ -120,31 +118,30 @@ def report(context: SpecContext) -> Spec:
 
 
 def _build_champion(build: BuildContext) -> dict[str, Any]:
-    """Carry out the decision, and write the champion's record, moved or not."""
+    """Carry out the decision, and write the champion's record, moved or not. A decision is about one champion: if
+    another one has taken its place, that one stays."""
     require_signed_evidence(build.store, build.spec.inputs.values())
     comparison_artifact = build.artifact("comparison")
     key = decision_key_of(comparison_artifact)
-    document = build.artifact("decision").document("decision.json")
-    config = build.artifact("decision").spec["config"]
+    made = build.artifact("decision")
+    document, decided_against = made.document("decision.json"), made.spec["config"]["standing"]
+    decision = Ruling.from_json(document["decision"])
     reasons: list[str] = []
 
     def choose(standing: ChampionRecord | None) -> Any:
         if standing is not None and not standing.by_hand and _decided_on(standing) == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision, entry = Ruling.from_json(document["decision"]), document["exposure"]["entry"]
-        if (standing.sequence if standing else None) != config["standing"]:  # somebody moved it meanwhile
-            settings = PromotionSettings.model_validate(config["promotion"])
-            share, read = config["test_share"], config["read"]
-            recorded = decide_and_record(
-                build.store, comparison_artifact, settings, standing, test_share=share, read=read
-            )
-            decision, entry = recorded.decision, recorded.entry
+        if standing is not None and standing.sequence != decided_against:
+            moved = f"{standing.name} became the champion (record {standing.sequence}) after this decision"
+            reasons[:] = [f"{moved}, which is not carried out. Decide again: `ft run`, or materialize `decision`"]
+            return None
         reasons[:] = decision.reasons
         candidates, serving = find_candidates(comparison_artifact, build.store)
         move = decision.promotion(candidates, comparison_artifact.fingerprint)
         if move is None:
             return None
-        served = {"decided_on": key, "served": serving[move.candidate.name], EVIDENCE_KEY: entry}
+        told = {"decided_on": key, "served": serving[move.candidate.name]}
+        served = {**told, EVIDENCE_KEY: document["exposure"]["entry"]}
         return replace(move, evidence={**move.evidence, **served})
 
     waiting = None

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.screened_out import screened_out
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.leads import unit_of
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
@@ -187,6 +188,9 @@ def open_match(root: Path, candidate: str, rival: str) -> Match:
             raise UserError(f"The comparison has no row {name!r}. Choose two of these: {', '.join(names)}.")
     if candidate == rival:
         raise UserError(f"Both names are {candidate!r}. Name two rows of `ft compare`.")
+    for name in screened_out(comparison).keys() & {candidate, rival}:
+        why = f"{name} does not lead on the validation rows, so nobody sees its test answers"
+        raise UserError(f"{why}. Name another row.")
     pairs = _read_pairs(store, artifact, comparison, (candidate, rival))
     differing = [pair for pair in pairs if pair.answers[candidate] != pair.answers[rival]]
     if not differing:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.model_kinds import TUNED, WORD_MODEL
 from ft_pipeline.evaluation.tuned_variants import looks_up, scored_with, variants_in
@@ -34,7 +34,7 @@ def find_candidates(
         source = f"{row.experiment}/scores" if row.kind in TUNED else row.source
         return store.require(*comparison_artifact.inputs[source])
 
-    return candidates_in(read_comparison(comparison_artifact).rows, scores_of, store)
+    return candidates_in(whole_comparison(comparison_artifact).rows, scores_of, store)
 
 
 def candidates_in(

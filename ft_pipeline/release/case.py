@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.exposure_ledger import Entry, Look
 from ft_pipeline.decide.looks import Weights, changes, comparisons_before, exposure_of, rows_before
 from ft_pipeline.decide.promote import Court
@@ -115,7 +115,7 @@ def open_case(
     Raises UserError if the ledger is damaged.
     """
     ids = ids_of_test_rows(comparison_artifact)
-    comparison, (candidates, _) = read_comparison(comparison_artifact), find_candidates(comparison_artifact, store)
+    comparison, (candidates, _) = whole_comparison(comparison_artifact), find_candidates(comparison_artifact, store)
     present = looks_at(comparison, candidates, read, ids)
     write_shown(store, comparison_artifact, present, read, ids)
     records = history(store.root)

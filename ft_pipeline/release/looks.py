@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.claim import OpinionFacts
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.model_kinds import TUNED
@@ -65,7 +65,7 @@ def write_looks_at_comparison(
 ) -> None:
     """Write the looks at a comparison, before anybody sees it. Arguments as in looks_at."""
     candidates, _ = find_candidates(artifact, store)
-    write_shown(store, artifact, looks_at(read_comparison(artifact), candidates, settings, ids), settings, ids)
+    write_shown(store, artifact, looks_at(whole_comparison(artifact), candidates, settings, ids), settings, ids)
 
 
 def write_shown(

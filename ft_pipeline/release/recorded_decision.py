@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.exposure import USED_UP, Exposure, needed_lead
 from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court, TestedCandidate, decide
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
-from ft_pipeline.decide.verdict import Summary, Verdict
+from ft_pipeline.decide.verdict import Summary
 from ft_pipeline.release.candidates import released_row
 from ft_pipeline.release.case import Case, open_case
 from ft_pipeline.release.champion import history, manually_rejected, next_record

@@ -54,6 +54,8 @@ class CostSettings(Section):
     cached_input_per_million: float | None = later(None, ge=0)
     """A million prompt tokens that all calls begin with, such as a system prompt and its examples: providers cache
     them. Null: they cost as much as others."""
+    label: float | None = later(None, ge=0)
+    """A row that people wrote or labeled. A training costs those that it learned from, too."""
 
 
 class ProjectSettings(Section):

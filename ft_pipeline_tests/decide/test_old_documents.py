@@ -7,7 +7,7 @@ import pytest
 from ft_pipeline.decide.build import build
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.documents import comparison_of
+from ft_pipeline.decide.documents import comparison_of, whole_comparison_of
 from ft_pipeline.decide.promote import Court, decide
 from ft_pipeline.decide.ruling import ruling_of
 from ft_pipeline.errors import UserError
@@ -49,10 +49,10 @@ def test_version_1_is_read_as_the_same_claims(name: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(shop, "compare", compare)
     world, found = worlds.make(name), made[-1]
-    again = comparison_of(as_version_1(found).to_json())
+    again = whole_comparison_of(as_version_1(found).to_json())
     assert again.rows == found.rows
     assert told(again) == told(found)
-    stored = comparison_of(found.to_json())
+    stored = whole_comparison_of(found.to_json())
     assert stored.to_json() == found.to_json() and list(stored.claims) == list(found.claims)
     rulings = []
     for comparison in (found, again, stored):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide.build import build
-from ft_pipeline.decide.documents import comparison_of as comparison_of_claims
+from ft_pipeline.decide.documents import whole_comparison_of as comparison_of_claims
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

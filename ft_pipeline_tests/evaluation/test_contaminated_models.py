@@ -212,7 +212,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     console = Console(record=True, width=200)
     show_comparison(console, comparison)
     assert f"Not compared: {sentence}" in console.export_text()
-    reasons = recommend(Desk(comparison, {}, 20))["reasons"]
+    reasons = recommend(Desk(comparison, comparison, {}, 20))["reasons"]
     part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."
     assert any(part in reason for reason in reasons)
     assert json.loads((made.path / "comparison.json").read_text(encoding="utf-8"))["contaminated"][0]["model"] == "a"
@@ -223,7 +223,8 @@ def test_without_another_tuned_model_prompting_is_recommended_until_it_is_traine
     large = moving.conversations(test_share=0.3)
     moving.baseline("a", large)
     moving.score("a", trained, large)
-    found = recommend(Desk(moving.compare(), {}, 20))
+    again = moving.compare()
+    found = recommend(Desk(again, again, {}, 20))
     assert found["decision"] == "train"
     assert found["reasons"][0].startswith("No tuned model can be compared until it is trained again.")
 

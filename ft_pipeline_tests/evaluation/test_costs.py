@@ -28,11 +28,12 @@ def compared(
     training: Any = HOUR,
     shared: int = 0,
     runs: tuple[str, str] = ("one", "one"),
+    rows: int | None = None,
     **prices: float,
 ) -> Comparison:
     """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens.
 
-    runs: those in which prompts and tuned models were scored.
+    runs: those in which prompts and tuned models were scored. rows: written by people, that it was trained on.
     """
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
@@ -45,7 +46,8 @@ def compared(
     inputs = {"a/prompt_baseline": scored(tmp_path / "base", baseline), "a/scores": scored(tmp_path / "a", tuned)}
     for folder, run in zip(inputs.values(), runs, strict=True):
         (folder / "manifest.json").write_text(json.dumps({"run": {"run_id": run}}), encoding="utf-8")
-    return compare(inputs, {**CONFIG, "prices": prices}, {"a": {"took": training}})
+    facts = {"took": training, **({"train_rows": rows} if rows else {})}
+    return compare(inputs, {**CONFIG, "prices": prices}, {"a": facts})
 
 
 def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> None:
@@ -100,6 +102,25 @@ def test_the_teachers_bill_is_a_part_of_what_must_be_paid_back(tmp_path: Path) -
     assert with_teacher.training.cost == pytest.approx(7.2)
     assert alone.calls_by_cost is not None and with_teacher.calls_by_cost == 2 * alone.calls_by_cost
     assert "7.20 for the training with 3.60 for the teacher" in describe_break_even(with_teacher)
+
+
+def test_labels_are_a_part_of_what_must_be_paid_back(tmp_path: Path) -> None:
+    prices = {"gpu_hour": 3.6, "input_per_million": 10.0, "output_per_million": 100.0}
+    alone = compared(tmp_path / "alone", rows=30, **prices).break_even[0]
+    labeled = compared(tmp_path / "labeled", rows=30, label=0.24, **prices).break_even[0]
+    assert (alone.training.cost, alone.training.labels) == (pytest.approx(3.6), None)
+    assert (labeled.training.cost, labeled.training.labels) == (pytest.approx(10.8), pytest.approx(7.2))
+    assert alone.calls_by_cost is not None and labeled.calls_by_cost == 3 * alone.calls_by_cost
+    assert "10.80 for the training with 7.20 for labels" in describe_break_even(labeled)
+    both = compared(tmp_path / "both", rows=30, label=0.24, training={**HOUR, "teacher": 1.0}, **prices).break_even[0]
+    assert "with 1.00 for the teacher and 7.20 for labels" in describe_break_even(both)
+    unwritten = compared(tmp_path / "unwritten", label=0.24, **prices).break_even[0]
+    assert unwritten.training.cost == pytest.approx(3.6), "it learned from no row that people wrote"
+
+
+def test_attempts_that_did_not_finish_are_told(tmp_path: Path) -> None:
+    entry = compared(tmp_path, training={"seconds": 2400.0, "gpu_hours": 1.0, "unfinished": 600.0}).break_even[0]
+    assert "its training took 40 min, with 10 min of attempts that did not finish." in describe_break_even(entry)
 
 
 def test_a_prefix_that_all_calls_share_has_the_price_of_cached_tokens(tmp_path: Path) -> None:
@@ -161,5 +182,9 @@ def test_training_time_counts_every_phase_once(tmp_path: Path) -> None:
     merged = artifact(store, "merged_model", "dpo", {"seconds": 1}, adapter=dpo, base_model=second)
     scores = artifact(store, "scores", "dpo", {"seconds": 900}, adapter=dpo, merged_model=merged, base_model=second)
     assert training_time(store, scores) == {"seconds": 156, "gpu_hours": pytest.approx(256 / 3600)}
+    lost = {"seconds": 10, "unfinished": {"attempts": 2, "seconds": 50.0, "device_seconds": 100.0}}
+    again = artifact(store, "adapter", "again", lost, base_model=base)
+    found = training_time(store, artifact(store, "scores", "again", {}, adapter=again, base_model=base))
+    assert found == {"seconds": 60, "gpu_hours": pytest.approx(110 / 3600), "unfinished": 50}
     unknown = artifact(store, "adapter", "old", {}, base_model=base)
     assert training_time(store, artifact(store, "scores", "old", {}, adapter=unknown, base_model=base)) is None

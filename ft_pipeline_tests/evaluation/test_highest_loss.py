@@ -70,12 +70,21 @@ class Shop:
 
         return self.add(Spec("conversations", config={"erased": erased}), write)
 
-    def add_scores(self, conversations: Artifact, experiment: str = "qlora", *, losses=TUNED) -> Artifact:
+    def add_scores(
+        self, conversations: Artifact, experiment: str = "qlora", *, losses=TUNED, validated: int = 0
+    ) -> Artifact:
+        """validated: number of validation conversations."""
+
         def write(folder: Path) -> None:
             rows = {"adapter": {"kind": "adapter", "losses": [9.0] * 4}, "merged": {"kind": "merged", "losses": losses}}
             scored(folder, rows)
+            known = {"name": "merged", "content_nats": 20.0, "content_bytes": 40}
+            records = [{**known, "item": f"{number}:1", "group": str(number)} for number in range(validated)]
+            if records:
+                pq.write_table(pa.Table.from_pylist(records), folder / "validation.parquet")
 
-        spec = Spec("scores", {"conversations": conversations.reference}, {"experiment": experiment})
+        config = {"experiment": experiment, "validated": validated}
+        spec = Spec("scores", {"conversations": conversations.reference}, config)
         return self.add(spec, write, experiment)
 
     def add_baseline(self, parts=PARTS) -> Artifact:
@@ -196,3 +205,16 @@ def test_errors_say_what_to_do(shop: Shop, arguments: list[str], message: str) -
     shop.add_conversations()
     result = shop.inspect(*arguments)
     assert isinstance(result.exception, UserError) and message in str(result.exception)
+
+
+def test_test_answers_are_not_listed_before_a_comparison_screened_the_model(shop: Shop) -> None:
+    conversations = shop.add_conversations()
+    shop.add_baseline()
+    shop.add_scores(conversations, validated=5)
+    assert json.loads(shop.inspect("--json").stdout)["held_out"], "too few validation rows screen nothing"
+    shop.add_scores(conversations, validated=40)
+    document = json.loads(shop.inspect("--json").stdout)
+    assert (document["held_out"], document["not_shown"]) == (None, "qlora/merged")
+    assert "not shown, because qlora/merged is not known to lead on the validation rows" in " ".join(
+        shop.inspect().stdout.split()
+    )

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.judged_pairs import rivals_by_candidate
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
-from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, rate
@@ -87,7 +87,7 @@ def test_neither_a_lower_nor_a_higher_likelihood_decides_about_dpo(tmp_path: Pat
         f"is not decided against base: dpo/merged {NO_EVIDENCE}. To decide, rate 50 pairs with `ft rate dpo/merged "
         "base`, or set `decides: true` for a check"
     ]
-    assert (said.kind, said.row) == ("undecided", "dpo/merged")
+    assert (said.kind, said.row) == ("rate", "dpo/merged")
     assert said.sentence.startswith("Not decided yet: dpo/merged is not decided against base: ")
     document = recommended(found)
     assert (document["decision"], document["row"]) == ("rate", "base")

@@ -81,7 +81,7 @@ def test_a_document_of_an_older_version_is_read() -> None:
     assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
     assert read.rules == FIRST_RULES and claims_of(document).rules == RULES
     assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
-    assert decide_recommend(Desk(read, {}, 20))["decision"]
+    assert decide_recommend(Desk(read, read, {}, 20))["decision"]
 
 
 @pytest.mark.parametrize(

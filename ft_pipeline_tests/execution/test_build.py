@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,32 @@ def test_a_user_error_in_a_worker_is_one_sentence(store: ArtifactStore, launcher
     with pytest.raises(UserError, match=r"^learning_rate is 7: choose one under 1$"):
         build_artifact(None, store, Spec("refuse"), launcher=launcher)
     assert list((store.root / "drafts").iterdir()) == []
+
+
+def test_what_unfinished_attempts_at_a_training_took_is_in_its_next_manifest(store: ArtifactStore) -> None:
+    def fail(spec: Spec, inputs: object, out: Path) -> dict[str, Any]:
+        raise UserError("it does not fit")
+
+    def make(spec: Spec, inputs: object, out: Path) -> dict[str, Any]:
+        (out / "size.txt").write_text(str(spec.config["size"]), encoding="utf-8")
+        return {}
+
+    def train(experiment: str, size: int, build: Any = make) -> dict[str, Any]:
+        spec = Spec("adapter", config={"size": size})
+        found = build_artifact(None, store, spec, build=build, run_info={"experiment": experiment})
+        told: dict[str, Any] = found.artifact.manifest["run"]
+        return told
+
+    for size in (8, 8, 4):
+        with pytest.raises(UserError, match="does not fit"):
+            train("lora", size, fail)
+    assert "unfinished" not in train("qlora", 1)
+    unfinished = train("lora", 2)["unfinished"]
+    assert unfinished["attempts"] == 3 and unfinished["device_seconds"] == unfinished["seconds"] > 0
+    assert "unfinished" not in train("lora", 3), "an artifact tells them already"
+    with pytest.raises(UserError):
+        build_artifact(None, store, Spec("table", config={"size": 1}), build=fail, run_info={"experiment": "lora"})
+    assert list((store.root / "work").rglob("*.jsonl")) == [], "a table is no training"
 
 
 def test_only_steps_that_need_a_download_may_reach_the_hub(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from ft_pipeline.decide import advise, observations
-from ft_pipeline.decide.verdict import Kind
+from ft_pipeline.decide.conclusion import Kind
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline_tests.golden import invented, worlds
 from ft_pipeline_tests.golden.record import TOLD, UNREACHED

@@ -19,6 +19,8 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
 from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.execution.metadata import clean_metadata
@@ -28,7 +30,7 @@ from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
 from ft_pipeline_tests.golden.shop import SINCE, World
 from ft_pipeline_tests.version1.convert import as_claims
-from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, markdown_table, recommend, verdict
+from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend, verdict
 
 PICTURES = ("score_picture", "learning_curve_picture", "slice_picture", "confusion_picture")
 WIDTH = 160
@@ -175,7 +177,7 @@ def _recommendation(advice: Document) -> str:
 
 def _terminal(world: World) -> str:
     console = Console(file=io.StringIO(), record=True, width=WIDTH)
-    show_comparison(console, as_claims(world.comparison))
+    show_comparison(console, as_shown(as_claims(world.comparison)))
     return console.export_text()
 
 
@@ -190,12 +192,12 @@ def _without_pictures() -> Iterator[None]:
 
 def _pages(world: World, document: Document, advice: Document) -> dict[str, str]:
     """Return the pages of the three assets in the UI as Markdown."""
-    best = next((row.name for row in world.comparison.rows if row.kind != "gguf"), None)
-    left_out = [asdict(row) for row in world.comparison.left_out]
-    compared = {"best": best, "left_out": left_out}
+    compared = {"left_out": [asdict(row) for row in world.comparison.left_out]}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "comparison.md").write_text(markdown_table(world.comparison), encoding="utf-8")
+        (Path(folder) / "comparison.md").write_text(
+            markdown_table(as_shown(as_claims(world.comparison))), encoding="utf-8"
+        )
         with _without_pictures():
             of_comparison = evaluation_pages._comparison_metadata(
                 _artifact(world.comparison.to_json(), compared, folder)
@@ -233,7 +235,8 @@ def _entry(value: Any) -> str:
 
 def _first_screen(world: World, document: Document, advice: Document) -> str:
     chosen = document["verdict"]["row"] or advice["row"] or advice["evidence"]["tuned"]
-    values = report._TemplateValues(SimpleNamespace(), _artifact({}, {}), as_claims(world.comparison))  # type: ignore[arg-type]
+    comparison = as_shown(as_claims(world.comparison))
+    values = report._TemplateValues(SimpleNamespace(), _artifact({}, {}), comparison)  # type: ignore[arg-type]
     prompt = {"system_prompt": "Be brief.", "few_shot": 2}
     known: dict[str, Any] = {row.name: {**prompt, "passages": row.passages} for row in world.comparison.rows}
     values.__dict__ |= {"_prompt_facts": known, "samples": world.samples, "conversations": {}}
@@ -315,7 +318,7 @@ def _card(world: World, document: Document) -> str:
         license="apache-2.0",
         row_counts={},
         splits={"test": world.comparison.test_rows},
-        comparison=as_claims(world.comparison),
+        comparison=as_shown(as_claims(world.comparison)),
         fingerprints={},
         champion=record,
         decided=document if is_about else {},

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.evidence import who_decided
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.first_screen import NOT_READ, Light
-from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.settings.promotion import PromotionSettings

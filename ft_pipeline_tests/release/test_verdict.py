@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.exposure import Exposure
-from ft_pipeline.decide.verdict import Verdict
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.release.test_promotion import ALL, KINDS, LOSSES, candidates, champion, comparison

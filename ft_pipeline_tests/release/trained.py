@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline import scaffold
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.desk import Desk
-from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.documents import read_comparison, whole_comparison
 from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
@@ -252,11 +252,13 @@ class Trained:
         experiments = {name: {"technique": how["technique"], "train_rows": 2} for name, how in self.served.items()}
         settings = PromotionSettings(min_test_rows=2)
         document = decision_document(self.store, compared, settings, None, test_share=0.15, read={})
-        decided = self.put("decision", {"comparison": compared}, lambda out: _document(out, document))
+        summary = {"exposure": document["exposure"]}
+        decided = self.put("decision", {"comparison": compared}, lambda out: _document(out, document), summary)
+        both = whole_comparison(compared), read_comparison(compared)
         recommended = self.put(
             "recommendation",
             {"comparison": compared},
-            lambda out: build_recommendation(Desk(read_comparison(compared), experiments, 20), "Use it.", out),
+            lambda out: build_recommendation(Desk(*both, experiments, 20), "Use it.", out),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)

@@ -148,10 +148,10 @@ class Comparison(JsonRecord):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Comparison":
         """Return the comparison of a document of any version."""
-        from ft_pipeline.decide.documents import comparison_of
+        from ft_pipeline.decide.documents import whole_comparison_of
         from ft_pipeline_tests.version1.convert import as_version_1
 
-        return as_version_1(comparison_of(document)) if "version" in document else super().from_json(document)
+        return as_version_1(whole_comparison_of(document)) if "version" in document else super().from_json(document)
 
     def metric(self, name: str | None = None) -> Metric:
         """Return a metric, by default the primary one. Metrics that only this task has are defined in `metrics`."""

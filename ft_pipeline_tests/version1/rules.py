@@ -9,6 +9,7 @@ from ft_pipeline.decide import recommend as decide_recommend
 from ft_pipeline.decide import verdict as decide_verdict
 from ft_pipeline.decide.comparison import Comparison as Claims
 from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
@@ -19,6 +20,7 @@ from ft_pipeline.decide.promote import decide as decide_all
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.decide.requirements import ByHand, Cell
 from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
+from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.version1.convert import as_claims
 from ft_pipeline_tests.version1.records import Comparison
@@ -70,7 +72,7 @@ def by_hand(
 
 def verdict(
     comparison: Comparison, decision: Decision, champion_row: str | None, has_champion: bool | None = None
-) -> decide_verdict.Verdict:
+) -> Verdict:
     """The verdict that follows from a decision."""
     claims = as_claims(comparison)
     champion = claims.row(champion_row)
@@ -93,7 +95,7 @@ class ComparisonFacts:
     def desk(self) -> Desk:
         claims = as_claims(self.comparison)
         fits = self.at_hand.describe_fits(claims) if self.at_hand else ""
-        return Desk(claims, self.experiments, self.min_test_rows, self.decided, fits)
+        return Desk(claims, as_shown(claims), self.experiments, self.min_test_rows, self.decided, fits)
 
 
 @dataclass(frozen=True)

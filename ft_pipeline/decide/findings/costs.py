@@ -11,21 +11,24 @@ from ft_pipeline.pace import format_duration
 TOKEN_PRICES = ("input_per_million", "output_per_million")
 
 
-def with_costs(row: Row, time: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:
+def with_costs(row: Row, trained: Mapping[str, Any], prices: Mapping[str, Any]) -> Row:
     """Return the row with `training`, whose cost is known if a GPU-hour has a price, and `cost_per_call`.
 
-    time: from training_time. prices: CostSettings. A cost per call that the row already has (a teacher's) is kept.
+    trained: facts about its training: `took` (from training_time) and `train_rows`, if they are known. prices:
+    CostSettings. A cost per call that the row already has (a teacher's) is kept.
     """
-    training = None if time is None else _training_cost(time, prices.get("gpu_hour"))
+    time = trained.get("took")
+    training = None if time is None else _training_cost(time, trained.get("train_rows", 0), prices)
     cost_per_call = _cost_per_call(row, prices) if row.cost_per_call is None else row.cost_per_call
     return row.model_copy(update={"training": training, "cost_per_call": cost_per_call})
 
 
-def _training_cost(time: Mapping[str, Any], gpu_hour_price: float | None) -> TrainingCost:
-    """Return what a training cost: device time, and the bill of the teacher."""
-    bill = time.get("teacher")
-    cost = None if gpu_hour_price is None else gpu_hour_price * time["gpu_hours"] + (bill or 0.0)
-    return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill)
+def _training_cost(time: Mapping[str, Any], rows: int, prices: Mapping[str, Any]) -> TrainingCost:
+    """Return what a training cost: device time, the bill of the teacher, and the labels of its rows."""
+    hour, label, bill = prices.get("gpu_hour"), prices.get("label"), time.get("teacher")
+    labels = None if label is None else label * rows
+    cost = None if hour is None else hour * time["gpu_hours"] + (bill or 0.0) + (labels or 0.0)
+    return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill, labels, time.get("unfinished"))
 
 
 def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
@@ -101,9 +104,9 @@ def describe_break_even(entry: BreakEven) -> str:
         numbers = f"{abs(seconds):.2g} s {_saved_or_more(seconds)}, measured here with shared prompt parts read once"
         known.append(f"By time it is {_paid_back(entry.calls_by_time)} ({numbers}).")
     if (cost := saved.cost_per_call) is not None and training.cost is not None:
-        numbers = f"{training.cost:.2f} for the training{_bill(training)}, {abs(cost):.2g} {_saved_or_more(cost)}"
+        numbers = f"{training.cost:.2f} for the training{_bills(training)}, {abs(cost):.2g} {_saved_or_more(cost)}"
         known.append(f"By cost it is {_paid_back(entry.calls_by_cost)} ({numbers}).")
-    took = f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}."
+    took = f"{entry.tuned} reads {tokens}; its training took {format_duration(training.seconds)}{_lost(training)}."
     return " ".join([took, *(known or ["When it is paid back is not known."])])
 
 
@@ -115,5 +118,13 @@ def _saved_or_more(saved: float) -> str:
     return f"{'saved' if saved >= 0 else 'more'} per call"
 
 
-def _bill(training: TrainingCost) -> str:
-    return f" with {training.teacher:.2f} for the teacher" if training.teacher else ""
+def _lost(training: TrainingCost) -> str:
+    if not training.unfinished:
+        return ""
+    return f", with {format_duration(training.unfinished)} of attempts that did not finish"
+
+
+def _bills(training: TrainingCost) -> str:
+    bills = {"the teacher": training.teacher, "labels": training.labels}
+    told = [f"{bill:.2f} for {name}" for name, bill in bills.items() if bill]
+    return f" with {' and '.join(told)}" if told else ""

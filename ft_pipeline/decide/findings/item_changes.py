@@ -13,12 +13,14 @@ WORST = 5
 
 
 def item_changes(comparison: Comparison, samples: Samples) -> Changes | None:
-    """Return improvements and regressions per test item, from the best baseline to the best tuned model.
+    """Return improvements and regressions per test item, from the best baseline to the best tuned model that was not
+    screened out.
 
     None if either is missing, or if no pair of them is compared by this metric.
     """
     metric, metric_name = comparison.metric(), comparison.primary
-    with_bars = [(row, bar) for row in comparison.tuned() if (bar := comparison.best_bar(row)) is not None]
+    tuned = [row for row in comparison.tuned() if comparison.why_screened_out(row) is None]
+    with_bars = [(row, bar) for row in tuned if (bar := comparison.best_bar(row)) is not None]
     best = next((pair for pair in with_bars if not comparison.is_silent(*pair)), None)
     if best is None:
         return None

@@ -49,9 +49,13 @@ class TrainingCost:
     gpu_hours: float
     """Hours times GPUs. Without a GPU: hours of the machine."""
     cost: float | None = None
-    """With the teacher's bill. None if a GPU-hour has no price."""
+    """With labels and the teacher's bill. None if a GPU-hour has no price."""
     teacher: float | None = None
     """The bill of the teacher whose answers it was trained on; None if there was none."""
+    labels: float | None = None
+    """What its training rows written by people cost; None if a label has no price."""
+    unfinished: float | None = None
+    """Seconds of attempts that did not finish, which are in `seconds`; None if there were none."""
 
 
 @dataclass(frozen=True)

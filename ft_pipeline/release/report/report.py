@@ -13,6 +13,7 @@ from ft_pipeline.decide.findings.cost_lines import cost_lines
 from ft_pipeline.decide.first_screen import lights, risks
 from ft_pipeline.decide.plots import change_picture, slice_picture
 from ft_pipeline.decide.requirements import Requirements
+from ft_pipeline.decide.screened_out import screened_out
 from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.evaluation.comparison.deciding_metric import SECOND_KEY
 from ft_pipeline.evaluation.comparison.estimates import item_gains
@@ -38,8 +39,10 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 TEMPLATE_NAME = "report.html.jinja"
 FILE_NAME = "report.html"
 DECISION_TEXTS = {
-    "prompt": "Do not fine-tune. Prompt the base model.",
-    "retrieval": "Do not fine-tune. Give the base model the passages that it lacks (retrieval).",
+    "prompt": "Prompt the base model.",
+    "retrieval": "Give the base model the passages that it lacks (retrieval).",
+    "classifier": "Use the classifier, which needs no language model.",
+    "search": "Look the answer up among the training rows.",
     "prompt_tuning": "Fine-tune with a learned prompt (prompt tuning).",
     "distillation": "Distill the teacher: let it write more training data.",
     "lora": "Fine-tune with LoRA.",
@@ -167,6 +170,8 @@ class _TemplateValues:
         """Return the rows of the first answers: what the chosen row replaces (the champion, or the best use of its base
         model), and the chosen row. If it replaces nothing: the best baseline and the best tuned row."""
         row, champion = self.comparison.row(chosen), self.comparison.row(CHAMPION)
+        if row is not None and row.name not in self.samples:  # nobody sees its answers
+            row = None
         is_champion = row is not None and champion is not None and row.scores == champion.scores
         before = self.comparison.best_bar(row) if champion is None or is_champion else champion
         if row is not None and before is not None and before.name != row.name:
@@ -251,9 +256,11 @@ class _TemplateValues:
 
     @cached_property
     def samples(self) -> Samples:
-        """The answers by row name, in the order of the items."""
-        by_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.comparison.rows}
-        for sample in pq.read_table(self.artifact.path / "samples.parquet").to_pylist():
+        """The answers by row name, in the order of the items, but for rows that were screened out."""
+        out = screened_out(self.comparison)
+        by_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.comparison.rows if row.name not in out}
+        filters = [("name", "in", list(by_row))]
+        for sample in pq.read_table(self.artifact.path / "samples.parquet", filters=filters).to_pylist():
             by_row[sample["name"]].append(sample)
         return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.markdown import score_digits
-from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable, without_screened_out
+from ft_pipeline.decide.notes import base_models, footnotes, shown_metrics, unusable
 from ft_pipeline.decide.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.result_records import QuantizationError
 from ft_pipeline.evaluation.comparison.score import Score, describe_interval
@@ -29,7 +29,7 @@ class Scores:
 
     def __init__(self, comparison: Comparison, describe: Callable[[Row], str]) -> None:
         """describe: what a row is, as part of a sentence."""
-        self.comparison, self.shown = comparison, without_screened_out(comparison)
+        self.comparison = comparison
         self.metrics = shown_metrics(comparison)
         self.primary = comparison.metric()
         self.costs = [key for key in COST_COLUMNS if any(getattr(row, key) is not None for row in comparison.rows)]
@@ -48,7 +48,7 @@ class Scores:
                 for metric in self.metrics.values()
             ],
             "costs": [*(COST_COLUMNS[key][0] for key in self.costs), "trained parameters", "training"],
-            "rows": [self._score_row(row, best, released) for row in self.shown.rows],
+            "rows": [self._score_row(row, best, released) for row in self.comparison.rows],
             "left_out": [
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
@@ -58,11 +58,11 @@ class Scores:
                 *(entry.describe() for entry in self.comparison.contaminated),
                 *self.comparison.not_asked,
             ],
-            "break_even": [describe_break_even(entry) for entry in self.shown.break_even],
+            "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
             "own_targets": self.comparison.own_targets,
-            "picture_of_scores": data_uri(score_picture(self.shown)),
+            "picture_of_scores": data_uri(score_picture(self.comparison)),
             "pairs": self._paired_differences(),
         }
 
@@ -76,22 +76,22 @@ class Scores:
                 "interval": describe_interval(lead.low, lead.high),
                 "is_clear": lead.verdict == "shown",
             }
-            for lead in self.shown.of_kind("lead")
+            for lead in self.comparison.of_kind("lead")
             if lead.measure == self.comparison.primary and lead.value is not None
         ]
 
     def _sweeps(self) -> dict[str, Any]:
         """Return the results of sweeps: other seeds, and shares of the rows."""
-        metric_name, picture = self.comparison.primary, learning_curve_picture(self.shown)
+        comparison, picture = self.comparison, learning_curve_picture(self.comparison)
         return {
-            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.shown.seeds],
-            "learning_curves": [describe_learning_curve(curve, self.primary) for curve in self.shown.learning_curves],
+            "seeds": [describe_seed_spread(spread, comparison.primary, self.primary) for spread in comparison.seeds],
+            "learning_curves": [describe_learning_curve(curve, self.primary) for curve in comparison.learning_curves],
             "learning_curve": data_uri(picture) if picture else None,
         }
 
     def _best_value(self, name: str, metric: Metric) -> float:
         """Return the best value of a metric. The first row is only the best by the primary metric."""
-        return min((row.scores[name].value for row in self.shown.rows if name in row.scores), key=metric.rank_key)
+        return min((row.scores[name].value for row in self.comparison.rows if name in row.scores), key=metric.rank_key)
 
     def _score_row(self, row: Row, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
         """Return a line of the table of scores."""

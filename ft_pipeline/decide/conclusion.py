@@ -1,0 +1,37 @@
+"""The record of a verdict, and its kinds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Open = Literal["undecided", "rate"]
+"""Nothing is decided yet. rate: the sentence asks people to rate answers."""
+Kind = Literal["use_tuned", "prompt", "retrieval", Open, "keep", "none", "replace", "classifier", "search"]
+OPEN: Sequence[str] = get_args(Open)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do."""
+
+    kind: Kind
+    sentence: str
+    basis: str
+    """What it rests on: how many trainings, and what decided. Empty if nothing was compared."""
+    row: str | None
+    """The row that it names."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON."""
+        return asdict(self)
+
+
+def asking(asks: bool) -> Open:
+    """Return the kind of an open verdict. asks: whether its sentence asks people to rate answers."""
+    return "rate" if asks else "undecided"
+
+
+def not_decided(why: str, basis: str, row: str | None, kind: Open) -> Verdict:
+    """Return that nothing is decided. why: sentences with their full stops."""
+    first = why[0].lower() if why.startswith("The ") else why[0]
+    return Verdict(kind, f"Not decided yet: {first}{why[1:]}", basis, row)
