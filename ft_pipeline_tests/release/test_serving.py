@@ -121,6 +121,7 @@ def ask(served: Served, messages: list[Any], **options: Any) -> str:
     return (answer.choices[0].message.content or "").strip()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), [("lora", "lora/merged"), ("few_shot", "few_shot")])
 def test_a_served_model_gives_the_scored_answers(trained_here: Trained, name: str, row: str) -> None:
