@@ -175,6 +175,7 @@ def test_an_installed_vllm_is_used_and_ends_with_ft(trained: Trained, tmp_path: 
         assert psutil.wait_procs([engine], PATIENCE)[1] == []
 
 
+@pytest.mark.long
 def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_path: Path) -> None:
     process = start(trained.root, "lora", free_port(), **vllm(tmp_path / "bin", broken=True))
     _, errors = process.communicate(timeout=PATIENCE)
