@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from ft_pipeline import doctor, scaffold
 from ft_pipeline.cli import app
-from ft_pipeline.models import compute_setting
-from ft_pipeline.models.compute_setting import query_compute_dtype, requested_dtype
+from ft_pipeline.models import compute_dtype, compute_setting
+from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.project import Project
 from ft_pipeline_tests.packages import hide_package
 
@@ -29,8 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @cache
 def measured() -> dict[str, Any]:
-    """What the process that imports torch and measures answers: asked once for most of these tests."""
-    return query_compute_dtype(measure=True)
+    """What the process that imports torch and measures answers, measured here for most of these tests."""
+    return compute_dtype._describe(measure=True)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def findings_as_json() -> tuple[int, dict[str, dict[str, Any]]]:
 def test_the_compute_type_is_reported_with_measured_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,1")  # OpenMP takes one number for each level of nesting
     _, findings = findings_as_json()
-    chosen = query_compute_dtype()
+    chosen = compute_dtype._describe(measure=False)
     compute = findings["compute"]
     assert compute["dtype"] == chosen["dtype"] and chosen["reason"] in compute["seen"]
     assert set(compute["gflops"]) == {"float32", "bfloat16"} and min(compute["gflops"].values()) > 0

@@ -66,6 +66,7 @@ def grpc_args(values: str, port: int) -> list[str]:
     return ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port), *deployment["dagsterApiGrpcArgs"]]
 
 
+@pytest.mark.long
 def test_the_image_serves_the_definitions_with_the_arguments_that_dagster_gives_it(root: Path) -> None:
     port = free_port()
     server = start_container(grpc_args("values.yaml", port), {"PYTHONPATH": str(ROOT)})

@@ -168,9 +168,6 @@ def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monke
 
 def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> None:
     shop = begun
-    shop.write("many.jsonl", rows(80, seed=3))
-    shop.settle()
-    assert shop.next_night().run_requests
     table = pq.read_table(conversations(shop).path / "rows.parquet")
     items = make_items([row for row in table.to_pylist() if row["split"] == "test"])
     ids = sorted({item.question_key for item in items})
@@ -182,6 +179,7 @@ def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> No
     assert shop.next_night().run_requests
 
 
+@pytest.mark.long
 def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(begun: Simulation) -> None:
     shop = begun
     before = conversations(shop)

@@ -10,7 +10,13 @@ CHANCE = 0.025
 """What a rate of 4 to 7 % may differ by among so many worlds."""
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.rows < 400], ids=lambda line: line.name)
+SMALL = [line for line in LINES if line.rows < 400]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=() if at % 3 == 0 else pytest.mark.long, id=line.name) for at, line in enumerate(SMALL)],
+)
 def test_intervals_contain_the_truth(line: Line) -> None:
     """Before, they did in 38 to 77 % of the worlds with rare failures, and in 78 to 83 % with a rare label."""
     found = measure(line, WORLDS)

@@ -182,6 +182,7 @@ def test_measurements_that_are_alone_share_no_process_and_equal_errors_are_not_r
     assert len(list((bench.out / "logs").glob("*.log"))) == before + 3
 
 
+@pytest.mark.long
 def test_the_end_of_the_time_ends_a_measurement_and_the_server_that_it_started(bench):
     short = Bench(bench.out, "part", "cpu", "tiny", time.monotonic() + 3)
     with pytest.raises(OutOfTime):
@@ -192,6 +193,7 @@ def test_the_end_of_the_time_ends_a_measurement_and_the_server_that_it_started(b
     assert not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.long
 def test_what_was_measured_in_all_the_minutes_of_a_part_is_kept(bench):
     last = Bench(bench.out, "part", "cpu", "tiny", time.monotonic() + 4, has_all_minutes=True)
     first, *rest = last.run_each("fake", ["a", "server", "b"])

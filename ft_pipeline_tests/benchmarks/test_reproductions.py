@@ -126,6 +126,7 @@ def test_false_claims_are_not_reproduced(tmp_path: Path) -> None:
     assert conclusions_of(report, 2) == ["not reproduced"] * 3
 
 
+@pytest.mark.long
 def test_noise_or_an_optimum_at_the_edge_is_inconclusive(tmp_path: Path) -> None:
     noisy = reported(written_runs(tmp_path / "noisy", lowest={**LOWEST, R85: 2.42}, noise=0.6))
     assert conclusions_of(noisy, 1)[0] == "cannot tell"
@@ -136,6 +137,7 @@ def test_noise_or_an_optimum_at_the_edge_is_inconclusive(tmp_path: Path) -> None
     assert report["learning_rates"][FULL.name]["at_the_end_of_the_trained"]
 
 
+@pytest.mark.long
 def test_a_training_that_diverged_counts_as_the_worst_rate(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work", diverges=lambda training: training.rate == R8.rates[-1])
     report = reported(folder)

@@ -1,5 +1,8 @@
 """How often the verdict is wrong, and what it finds, in a few of the worlds of benchmarks/verdict_rates.py."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,17 +14,32 @@ CHANCE = 0.02
 """What a rate of 3 to 5 % may differ by among so many worlds."""
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.rows <= 400], ids=lambda line: line.name)
+USUAL = {
+    *(Line(0.87, lead, 134) for lead in (-0.05, 0.0, 0.05, 0.09)),
+    Line(0.5, 0.0, 400),
+    Line(0.969, 0.0, 65),
+    *(Line(0.87, 0.0, rows, clusters) for rows, clusters in ((65, 10), (134, 40))),
+}
+"""Of each kind of world one or more. The others are long."""
+
+
+def worlds(chosen: list[Line]) -> list[Any]:
+    return [pytest.param(line, id=line.name, marks=() if line in USUAL else pytest.mark.long) for line in chosen]
+
+
+@cache
+def measured(line: Line) -> dict[str, Any]:
+    return measure(line, WORLDS)
+
+
+@pytest.mark.parametrize("line", worlds([line for line in LINES if line.rows <= 400]))
 def test_a_verdict_that_is_wrong_is_rare(line: Line) -> None:
-    found = measure(line, WORLDS)
-    assert found["wrong"] <= 0.05 + CHANCE
+    assert measured(line)["wrong"] <= 0.05 + CHANCE
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in LINES if line.clusters and not line.lead], ids=lambda line: line.name
-)
+@pytest.mark.parametrize("line", worlds([line for line in LINES if line.clusters and not line.lead]))
 def test_equal_models_seldom_lead_where_questions_are_alike(line: Line) -> None:
-    found = measure(line, WORLDS)
+    found = measured(line)
     assert found["use"] <= 0.04
     assert line.clusters is not None and (line.clusters >= MIN_CLUSTERS or found["open"] == 1)
 
@@ -34,14 +52,14 @@ def test_they_would_lead_often_if_each_question_counted_by_itself() -> None:
 
 
 def test_a_lead_of_nine_points_is_found_on_134_rows() -> None:
-    assert measure(Line(0.87, 0.09, 134), WORLDS)["use"] >= 0.6
+    assert measured(Line(0.87, 0.09, 134))["use"] >= 0.6
 
 
 def test_without_a_bound_nothing_is_said_against_tuning() -> None:
     """At a lead of 5 points, "do not fine-tune" was said in 75 % of the worlds: nothing had been shown."""
-    assert measure(Line(0.87, 0.05, 134), WORLDS)["do not"] <= CHANCE
+    assert measured(Line(0.87, 0.05, 134))["do not"] <= CHANCE
 
 
 @pytest.mark.parametrize("lead", [-0.05, 0.0, 0.05])
 def test_the_range_of_test_conversations_covers_the_true_number(lead: float) -> None:
-    assert measure(Line(0.87, lead, 134), WORLDS)["range_covers"] >= 0.8 - 2 * CHANCE
+    assert measured(Line(0.87, lead, 134))["range_covers"] >= 0.8 - 2 * CHANCE

@@ -150,11 +150,11 @@ def test_it_measures_its_targets_and_starts_where_it_says(subject: Subject, trai
     assert [(step, total) for step, total, _ in work.report.steps] == [(step, steps) for step in range(1, steps + 1)]
 
 
-def test_the_same_seed_gives_the_same_bytes(subject: Subject, data: Path, trained: Trained, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_rows(subject: Subject, data: Path, tmp_path: Path) -> None:
+    """The next test says the same of a training: its resumed one is the second."""
     work = subject.rows(tmp_path / "rows")
     for split in ("train", "validation"):
         assert (work.out / f"{split}.parquet").read_bytes() == (data / f"{split}.parquet").read_bytes()
-    assert result_of(subject.train(tmp_path / "again", work.out)[0]) == result_of(trained[0])
 
 
 class StopsAt:

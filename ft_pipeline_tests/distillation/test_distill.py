@@ -200,6 +200,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
 
 
+@pytest.mark.long
 def test_the_human_rows_are_read_in_batches(tmp_path: Path) -> None:
     answers = write_answers(tmp_path / "answers", [answer_row(1, "Where is 149999?", "It is at 149999.")])
     (tmp_path / "conversations").mkdir()

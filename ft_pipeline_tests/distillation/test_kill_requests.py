@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from ft_pipeline.distillation import teacher
 from ft_pipeline.job import Job
@@ -43,6 +44,7 @@ def run_until(job: Job, server: FaultServer, requests: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_two_kills_lose_no_answer_and_pay_for_none_twice(tmp_path: Path) -> None:
     inputs = {
         "unlabelled": write_unlabelled(tmp_path / "unlabelled", PROMPTS),

@@ -12,7 +12,7 @@ import pytest
 from ft_pipeline.distillation.endpoint_teacher import answer_columns, text_columns
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.endpoint import chat_completions
+from ft_pipeline.models.endpoint import chat_completions, request_loop
 from ft_pipeline.models.endpoint.answer_log import AnswerLog, erase_answers
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import Pace
@@ -86,10 +86,11 @@ def test_concurrency_limits_the_requests_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "reason", ["rate_limited", "server_error", "connection_lost", "broken_reply", "timeout", "wrong_model"]
 )
-def test_temporary_failures_are_retried(tmp_path: Path, reason: str) -> None:
+def test_temporary_failures_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    monkeypatch.setattr(request_loop, "FIRST_WAIT", 0.05)
     with serving(faults={reason: 0.15}, hang=60, seed=3) as server:
         # Long enough that a busy machine is not taken for a server that hangs.
-        teacher = server.teacher({"concurrency": 32, "timeout_seconds": 2 if reason == "timeout" else 60})
+        teacher = server.teacher({"concurrency": 32, "timeout_seconds": 1 if reason == "timeout" else 60})
         totals, spent, answers = ask(tmp_path, teacher)
         assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
         assert (totals.answered, totals.failed) == (60, 0)

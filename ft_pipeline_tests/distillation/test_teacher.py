@@ -201,7 +201,7 @@ def test_a_killed_run_resumes_and_gives_the_same_answers(inputs: dict[str, Path]
     teacher.run(whole)
     killed = teacher_job(tmp_path / "broken", inputs, **settings)
     doomed = replace(killed, report=KillAt())
-    process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(doomed,))
+    process = multiprocessing.get_context("fork").Process(target=teacher.run, args=(doomed,))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL

@@ -28,18 +28,18 @@ def problems(root: Path) -> list[str]:
 
 
 def tampered(root: Path, change: Callable[[ArtifactNode], None]) -> dict[str, list[str]]:
-    """Change one artifact of each kind in turn, and restore it; returns the problems of each kind."""
-    problems_by_kind = {}
-    for node in ArtifactIndex(root / "data" / "store").all():
-        assert node.path is not None
-        aside = root / "aside"
-        shutil.copytree(node.path, aside)
+    """Change one artifact of each kind, and restore them; returns the problems of each kind."""
+    nodes = {node.kind: node for node in ArtifactIndex(root / "data" / "store").all()}
+    assert set(nodes) == SHARED | PER_EXPERIMENT | WITHOUT_ASSET
+    artifacts, aside = root / "data" / "store" / "artifacts", root / "aside"
+    shutil.copytree(artifacts, aside)
+    for node in nodes.values():
         change(node)
-        problems_by_kind[node.kind] = [problem for problem in problems(root) if problem.startswith(node.label)]
-        shutil.rmtree(node.path, ignore_errors=True)
-        aside.rename(node.path)
-    assert set(problems_by_kind) == SHARED | PER_EXPERIMENT | WITHOUT_ASSET
-    return problems_by_kind
+    found = problems(root)
+    shutil.rmtree(artifacts)
+    aside.rename(artifacts)
+    assert problems(root) == []
+    return {kind: [problem for problem in found if problem.startswith(node.label)] for kind, node in nodes.items()}
 
 
 def test_the_store_agrees_with_dagsters_record(copied: Path) -> None:

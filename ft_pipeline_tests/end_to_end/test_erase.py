@@ -29,6 +29,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_an_erased_row_is_redacted_and_the_next_run_omits_it(root: Path) -> None:
     raw = root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     sentence = json.loads(raw.read_text(encoding="utf-8").splitlines()[3])["instruction"]

@@ -29,7 +29,7 @@ HANDSHAKE = {
 }
 JSON = {"Content-Type": "application/json"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

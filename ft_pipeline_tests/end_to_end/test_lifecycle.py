@@ -1,4 +1,4 @@
-"""The whole lifecycle as a user runs it: `ft run` on a small project, real workers, a real Dagster instance."""
+"""A small project after `ft run`: what each command says of it. The run itself, with real workers, is long."""
 
 import json
 import shlex
@@ -13,11 +13,15 @@ import dagster as dg
 import psutil
 import pytest
 
+from ft_pipeline.execution.planning import plan
+from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.project import (
     PER_EXPERIMENT,
     SHARED,
+    Finished,
     FirstRun,
+    copy_of,
     current,
     environment,
     first_run,
@@ -35,9 +39,15 @@ FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """A small project that is run now, from the raw files to the report."""
+def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """A small project that is run now, from the raw files to the report: long."""
     return first_run(tmp_path_factory.mktemp("lifecycle"))
+
+
+@pytest.fixture(scope="module")
+def shop(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A copy of such a project after its run, which tests may change for a while."""
+    return Finished(copy_of(finished, tmp_path_factory.mktemp("shop")))
 
 
 ROWS_OF_FILES = "select sum(read), sum(accepted) + sum(quarantined) + sum(duplicates) from alpaca_files"
@@ -68,21 +78,25 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(finished: FirstRun) -> Told:
-    return Told(finished.root)
+def told(shop: Finished) -> Told:
+    return Told(shop.root)
 
 
-def test_the_first_run_materializes_every_asset(finished: FirstRun) -> None:
-    assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
-    assert "not recorded" not in finished.run.stderr + finished.run.stdout, "metadata of a step"
-    current = {(pointer.asset, pointer.partition) for pointer in AssetPointers(finished.root / "data" / "store").all()}
+@pytest.mark.long
+def test_the_first_run_materializes_every_asset(first: FirstRun) -> None:
+    assert first.run.returncode == 0, first.run.stderr[-4000:] + first.run.stdout[-4000:]
+    assert "not recorded" not in first.run.stderr + first.run.stdout, "metadata of a step"
+    current = {(pointer.asset, pointer.partition) for pointer in AssetPointers(first.root / "data" / "store").all()}
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-def test_the_run_ends_with_what_changed_and_what_to_do_next(finished: FirstRun) -> None:
+@pytest.mark.long
+def test_the_run_ends_with_what_changed_and_what_to_do_next(first: FirstRun) -> None:
     for shown in ("Done in ", "Verdict: ", "Champion: ", "ft report --open", "ft compare", "ft ui", "Next: "):
-        assert shown in finished.run.stdout
-    assert len(finished.run.stdout.splitlines()) <= 12
+        assert shown in first.run.stdout
+    assert len(first.run.stdout.splitlines()) <= 12
+    sentence = current(first.root, "decision").document("decision.json")["verdict"]["sentence"]
+    assert sentence in first.run.stdout
 
 
 def test_a_second_run_has_nothing_to_do(told: Told) -> None:
@@ -115,26 +129,25 @@ def test_the_recommendation_gives_reasons(told: Told) -> None:
     assert document["reasons"]
 
 
-def test_the_verdict_comes_first(finished: FirstRun, told: Told) -> None:
-    """In the output of the run, in the recommendation and in decision.json."""
-    sentence = current(finished.root, "decision").document("decision.json")["verdict"]["sentence"]
+def test_the_verdict_comes_first(shop: Finished, told: Told) -> None:
+    """In the recommendation and in decision.json."""
+    sentence = current(shop.root, "decision").document("decision.json")["verdict"]["sentence"]
     assert told.document("recommend")["verdict"] == sentence
-    assert sentence in finished.run.stdout
 
 
-def test_the_matrix_of_the_decision_is_shown_as_it_is(finished: FirstRun, told: Told) -> None:
+def test_the_matrix_of_the_decision_is_shown_as_it_is(shop: Finished, told: Told) -> None:
     """In `ft compare`, its document, and the report."""
-    matrix = current(finished.root, "decision").document("decision.json")["matrix"]
+    matrix = current(shop.root, "decision").document("decision.json")["matrix"]
     assert told.document("compare")["matrix"] == matrix
     asked = {cell["requirement"] for cells in matrix.values() for cell in cells}
-    report = (current(finished.root, "report").path / "report.html").read_text(encoding="utf-8")
+    report = (current(shop.root, "report").path / "report.html").read_text(encoding="utf-8")
     shown = told.plain("compare").stdout
     assert len(asked) > 4 and all(name in shown and name in report for name in asked)
 
 
-def test_ft_exposures_shows_how_often_the_test_rows_were_used(finished: FirstRun, told: Told) -> None:
+def test_ft_exposures_shows_how_often_the_test_rows_were_used(shop: Finished, told: Told) -> None:
     document = told.document("exposures")
-    decided = current(finished.root, "decision").document("decision.json")
+    decided = current(shop.root, "decision").document("decision.json")
     assert (document["looks"] == 0.0) == decided["decision"]["move"], "a move starts the count anew"
     assert len(document["entries"]) == decided["exposure"]["entry"]
     assert [entry["compared"] for entry in document["entries"]] == [False, False, True]
@@ -162,8 +175,8 @@ def test_sql_reads_only_the_tables(told: Told) -> None:
     assert "root:" not in done.stdout + done.stderr
 
 
-def test_the_plan_runs_only_what_a_changed_file_affects(finished: FirstRun) -> None:
-    path = finished.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
+def test_the_plan_runs_only_what_a_changed_file_affects(shop: Finished) -> None:
+    path = shop.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     before = path.read_bytes()
     row = {
         "instruction": "Do you sell lawn mowers with a grass box?",
@@ -172,19 +185,20 @@ def test_the_plan_runs_only_what_a_changed_file_affects(finished: FirstRun) -> N
     }
     try:
         path.write_bytes(before + json.dumps(row).encode() + b"\n")
-        plan = {step["asset"]: step for step in ft_json(finished.root, "run", "--plan")["plan"]}
-        assert plan["raw_alpaca"]["state"] == "stale"
-        assert plan["adapter"]["runs"]
-        assert not plan["raw_text"]["runs"]
+        with dg.DagsterInstance.from_config(str(shop.root / "dagster_home")) as instance:
+            planned = {step.asset: step for step in plan(Project(shop.root), ["qlora"], instance)}
+        assert planned["raw_alpaca"].state == "stale"
+        assert planned["adapter"].runs
+        assert not planned["raw_text"].runs
     finally:
         path.write_bytes(before)
 
 
-def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(finished: FirstRun) -> None:
-    path = finished.root / "experiments" / "typo.yaml"
+def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(shop: Finished) -> None:
+    path = shop.root / "experiments" / "typo.yaml"
     try:
         path.write_text("technique: qlora\nlora:\n  rr: 4\n", encoding="utf-8")
-        listed, refused = ft_in_one_process(finished.root, ("experiments", "--json"), ("run", "--experiment", "typo"))
+        listed, refused = ft_in_one_process(shop.root, ("experiments", "--json"), ("run", "--experiment", "typo"))
         rows = {row["name"]: row for row in json.loads(listed.stdout)["experiments"]}
         assert rows["typo"]["state"] == "broken"
         assert "typo.yaml: line 3" in rows["typo"]["error"]
@@ -196,8 +210,9 @@ def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(fin
         path.unlink()
 
 
-def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path, finished: FirstRun) -> None:
-    root = shutil.copytree(finished.root, tmp_path / "shop")
+@pytest.mark.long
+def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path, shop: Finished) -> None:
+    root = shutil.copytree(shop.root, tmp_path / "shop")
     write_experiment(root, "large", root / "models" / "tiny", epochs=2)
     with (root / "experiments" / "large.yaml").open("a", encoding="utf-8") as file:
         file.write("gpu: {count: 2, min_memory_gb: 40}\n")
@@ -207,14 +222,14 @@ def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path,
     assert failure.startswith("adapter: The experiment sets `gpu`: this step needs 2 GPUs of at least 40 GB, and ")
 
 
-def test_the_memory_for_a_training_on_the_cpu_is_estimated(finished: FirstRun) -> None:
-    estimate = current(finished.root, "memory_estimate", "qlora").summary
+def test_the_memory_for_a_training_on_the_cpu_is_estimated(shop: Finished) -> None:
+    estimate = current(shop.root, "memory_estimate", "qlora").summary
     assert estimate["cpu_gb"]["float32"] > estimate["cpu_gb"]["bfloat16"] > 0
     assert "no GPU size declared; on a CPU 0." in estimate["checks"]["fits"]["message"]
 
 
 @pytest.mark.long
-def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished: FirstRun) -> None:
+def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path) -> None:
     """`kill -9` of `ft run` in the middle of training: no process is left, Dagster records that the run failed, and the
     next run resumes to the same adapter, byte for byte, as an uninterrupted one."""
     root = small_project(tmp_path / "shop")

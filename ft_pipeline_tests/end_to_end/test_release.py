@@ -9,7 +9,7 @@ import yaml
 
 from ft_pipeline_tests.end_to_end.project import Finished, ft_in_turn
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def shown(root: Path) -> list[str]:

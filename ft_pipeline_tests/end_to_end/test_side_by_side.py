@@ -8,21 +8,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
 import pytest
 
+from ft_pipeline import scaffold
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.run import RunRequest, load_steps, run
 from ft_pipeline.execution.workers.device_line import device_uses
 from ft_pipeline.execution.workers.devices import device_locks
+from ft_pipeline.project import Project
+from ft_pipeline.step import STEPS, BuildContext
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, write_experiment
 from ft_pipeline_tests.end_to_end.ui import wait_until
 from ft_pipeline_tests.execution.conftest import all_gone
 
 TABLES = "raw_alpaca,alpaca,raw_sharegpt,sharegpt,raw_text,text,conversations"
-STEPS = "raw_text,text,experiment,base_model"
+SELECTED = "raw_text,text,experiment,base_model"
 PATIENCE = 120
 GPUS = ("GPU-aaaa", "GPU-bbbb")
 
@@ -61,8 +68,34 @@ def processes_of_runs(root: Path) -> dict[str, str]:
     return found
 
 
-def test_a_failed_experiment_does_not_stop_the_others(shop: Path) -> None:
-    done = ft(shop, "run", "--select", STEPS)
+def test_a_failed_experiment_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False, small_example="classification")
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+    for path in (root / "experiments").glob("*.yaml"):
+        path.unlink()
+    for name in ("broken", "lora", "qlora"):
+        (root / "experiments" / f"{name}.yaml").write_text("technique: lora\n", encoding="utf-8")
+    load_steps()
+    good = STEPS["experiment"]
+
+    def build(context: BuildContext) -> dict[str, Any]:
+        if context.spec.config["name"] == "broken":
+            raise UserError("It is broken. Repair it.")
+        assert good.build is not None
+        return good.build(context)
+
+    monkeypatch.setitem(STEPS, "experiment", replace(good, build=build))
+    result = run(RunRequest(Project(root), select=("raw_alpaca", "experiment")))
+    states = {batch.batch.experiment: batch.state for batch in result.batches}
+    assert states == {None: "succeeded", "broken": "failed", "lora": "succeeded", "qlora": "succeeded"}
+    (failure,) = result.failures
+    assert "It is broken. Repair it." in failure and not result.succeeded
+
+
+@pytest.mark.long
+def test_ft_run_goes_on_after_a_failed_experiment(shop: Path) -> None:
+    done = ft(shop, "run", "--select", SELECTED)
     assert done.returncode == 1
     rows = [re.sub(r" {2,}", "  ", line.strip(" │┃")) for line in done.stdout.splitlines()]
     assert any(re.match(r"\(shared\)  succeeded  2  ", row) for row in rows), done.stdout

@@ -68,6 +68,7 @@ def _environment(**variables: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | variables
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_package_and_the_examples_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {path for path in (ROOT / "ft_pipeline").rglob("*") if path.is_file() and path.suffix != ".pyc"}

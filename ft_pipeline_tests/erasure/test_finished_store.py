@@ -26,7 +26,9 @@ def test_every_file_is_of_a_known_kind(root: Path, tmp_path: Path) -> None:
     assert [path.name for path in unknown_files(root, tmp_path)] == ["rows.pickled", "rows.duckdb"]
 
 
-@pytest.mark.parametrize("table", ["alpaca", "sharegpt", "preferences", "text", "unlabelled"])
+@pytest.mark.parametrize(
+    "table", [pytest.param("alpaca", marks=pytest.mark.long), "sharegpt", "preferences", "text", "unlabelled"]
+)
 def test_no_file_contains_an_erased_row(root: Path, table: str) -> None:
     node = ArtifactIndex(root / "data" / "store").all(table)[-1]
     assert node.path is not None

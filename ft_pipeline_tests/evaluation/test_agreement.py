@@ -59,7 +59,9 @@ def test_few_pairs_are_named() -> None:
     assert found is not None and found.describe().endswith("; 30 pairs, which is too few)")
 
 
-@pytest.mark.parametrize(("pairs", "deviation"), [(30, 0.15), (60, 0.10), (100, 0.08)])
+@pytest.mark.parametrize(
+    ("pairs", "deviation"), [(30, 0.15), (60, 0.10), pytest.param(100, 0.08, marks=pytest.mark.long)]
+)
 def test_how_far_alpha_varies(pairs: int, deviation: float) -> None:
     """At a true alpha of 0.65: the interval covers it, and its standard deviation is that of the documentation."""
     generator, followed = np.random.default_rng(7), 0.65**0.5

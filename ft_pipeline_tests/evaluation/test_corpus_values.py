@@ -136,6 +136,7 @@ def test_intervals_of_macro_f1_cover_its_true_value() -> None:
     assert covered / draws >= 0.93
 
 
+@pytest.mark.long
 def test_equal_models_rarely_lead_each_other_by_macro_f1() -> None:
     """One-sided: 2.5 % is wanted, and 4 % allowed, as for every metric (docs/evaluation.md)."""
     world, draws = World(6, (0.85, 0.75, 0.65, 0.6)), 1000

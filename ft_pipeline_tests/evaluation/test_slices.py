@@ -221,7 +221,7 @@ def worlds(slices: int, count: int, size: int = 50) -> list[list[Floats]]:
     return [list(world) for world in np.random.default_rng(slices).standard_normal((count, slices, size))]
 
 
-@pytest.mark.parametrize(("slices", "unadjusted"), [(12, 0.26), (30, 0.53)])
+@pytest.mark.parametrize(("slices", "unadjusted"), [(12, 0.26), pytest.param(30, 0.53, marks=pytest.mark.long)])
 def test_without_a_difference_some_slice_is_called_worse_in_few_comparisons(slices: int, unadjusted: float) -> None:
     found = [judge_slices(world) for world in worlds(slices, 1000)]
     looks_worse = np.mean([any(entry.p is not None and entry.p <= 0.025 for entry in world) for world in found])

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import variables_of_job
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
+from ft_pipeline.execution.workers.worker import _require_leased_gpu
+from ft_pipeline.execution.workers.worker_variables import allowed_variables
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.distillation.fault_server import MODEL, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
@@ -29,7 +32,21 @@ SECRETS = {
 SPY = "import json, os\ndef look(answer):\n    open(%r, 'w').write(json.dumps(dict(os.environ)))\n    return 1.0\n"
 
 
-@pytest.mark.parametrize("named", ({}, {"FT_WORKER_ENV": "CONTENDER_KEY, OF_THE_*"}))
+OPERATOR = {"FT_WORKER_ENV": "CONTENDER_KEY, OF_THE_*"}
+
+
+@pytest.mark.parametrize(("named", "expected"), [({}, set()), (OPERATOR, {"CONTENDER_KEY", "OF_THE_SERVICE"})])
+def test_no_secret_is_allowed_that_nobody_names(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, str], expected: set[str]
+) -> None:
+    monkeypatch.delenv("FT_WORKER_ENV", raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert allowed_variables(SECRETS).keys() == expected
+    assert allowed_variables(SECRETS, ("CONTENDER_KEY",)).keys() == {"CONTENDER_KEY", *expected}
+
+
+@pytest.mark.parametrize("named", (pytest.param({}, marks=pytest.mark.long), OPERATOR))
 def test_a_custom_metric_sees_no_secret(
     make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
 ) -> None:
@@ -61,6 +78,15 @@ def test_a_custom_metric_sees_no_secret(
     assert KEY not in (tmp_path / "job.json").read_text(encoding="utf-8")
 
 
+def test_a_leased_gpu_that_pytorch_cannot_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    with pytest.raises(UserError, match=r"PyTorch cannot use it: it finds no CUDA device\. Install the driver"):
+        _require_leased_gpu("cuda:0")
+    _require_leased_gpu("cpu")
+
+
+@pytest.mark.long
 def test_a_gpu_that_pytorch_cannot_use_is_an_error(make_job: JobMaker, tmp_path: Path) -> None:
     """The driver shows a GPU, which was leased, but PyTorch was built without CUDA or does not fit the driver."""
     asked = make_job("prompt_baseline", prompting={"variants": {}})

@@ -111,6 +111,7 @@ def start(store: ArtifactStore, home: Path, kind: str, **config: object) -> subp
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_interrupting_a_run_ends_the_worker_and_keeps_the_checkpoint(store: ArtifactStore, tmp_path: Path) -> None:
     process = start(store, tmp_path / "home", "family")
     pids = family_pids(store)
@@ -122,6 +123,7 @@ def test_interrupting_a_run_ends_the_worker_and_keeps_the_checkpoint(store: Arti
     assert store.all() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["run", "step"])
 def test_killing_the_run_or_the_step_leaves_no_process(store: ArtifactStore, tmp_path: Path, victim: str) -> None:
     process = start(store, tmp_path / "home", "family", stubborn=victim == "step")

@@ -13,7 +13,9 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import dagster_names
 from ft_pipeline.project import Project
+from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json
 
 DATA = "raw_alpaca,alpaca"
@@ -114,6 +116,15 @@ def test_two_projects_on_one_instance_do_not_disturb_each_other(tmp_path: Path) 
     assert {"one/alpaca", "other/alpaca"} <= keys
 
 
+def test_a_step_has_the_short_name_of_its_asset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dagster_names, "dagster_settings", lambda: DagsterSettings(key_prefix=["acme", "support"]))
+    key = dagster_names.asset_key("alpaca")
+    assert key.path == ["acme", "support", "alpaca"] and dagster_names.is_ours(key)
+    assert dagster_names.asset_name(key) == dagster_names.asset_of_step("acme__support__alpaca") == "alpaca"
+    assert not dagster_names.is_ours(dg.AssetKey(["acme", "alpaca"]))
+
+
+@pytest.mark.long
 def test_a_step_that_fails_is_named_by_its_asset(tmp_path: Path) -> None:
     shop = project(tmp_path / "shop", key_prefix=["acme"])
     for path in (shop / "data" / "raw" / "alpaca").glob("*.jsonl"):

@@ -57,6 +57,7 @@ def run_subject(root: Path, subject: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_ft_run_that_ctrl_c_ends_is_recorded_as_canceled(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in run_subject(tmp_path / "shop", "interrupted_run_subject").stderr
     with dg.DagsterInstance.from_config(str(tmp_path / "shop" / "dagster_home")) as instance:
@@ -64,6 +65,7 @@ def test_ft_run_that_ctrl_c_ends_is_recorded_as_canceled(tmp_path: Path) -> None
         assert run.status == dg.DagsterRunStatus.CANCELED
 
 
+@pytest.mark.long
 def test_ft_run_that_dies_before_its_first_step_is_ended(tmp_path: Path) -> None:
     root = tmp_path / "shop"
     assert run_subject(root, "killed_run_subject").returncode == -signal.SIGKILL

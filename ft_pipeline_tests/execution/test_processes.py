@@ -26,7 +26,7 @@ def build(store: ArtifactStore, kind: str, launcher: str = "local", **config: ob
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("launcher", ["local", "forked"])
+@pytest.mark.parametrize("launcher", [pytest.param("local", marks=pytest.mark.long), "forked"])
 def test_ctrl_c_ends_the_worker_and_its_children_and_keeps_the_checkpoint(store: ArtifactStore, launcher: str) -> None:
     builder = build(store, "family", launcher)
     pids = family_pids(store)
@@ -40,6 +40,7 @@ def test_ctrl_c_ends_the_worker_and_its_children_and_keeps_the_checkpoint(store:
     assert list((store.root / "drafts").iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_shutdown_of_the_machine_keeps_the_checkpoint(store: ArtifactStore) -> None:
     """A service manager sends SIGTERM to every process at once."""
     builder = build(store, "family")
@@ -52,8 +53,22 @@ def test_a_shutdown_of_the_machine_keeps_the_checkpoint(store: ArtifactStore) ->
     assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
 
 
-@pytest.mark.parametrize("launcher", ["local", "forked"])
-@pytest.mark.parametrize("victim", ["supervisor", "guard", "worker"])
+@pytest.mark.parametrize(
+    ("victim", "launcher"),
+    [
+        ("supervisor", "forked"),
+        ("worker", "local"),
+        *(
+            pytest.param(victim, launcher, marks=pytest.mark.long)
+            for victim, launcher in (
+                ("supervisor", "local"),
+                ("worker", "forked"),
+                ("guard", "local"),
+                ("guard", "forked"),
+            )
+        ),
+    ],
+)
 def test_killing_any_process_ends_the_others(store: ArtifactStore, victim: str, launcher: str) -> None:
     builder = build(store, "family", launcher, stubborn=True)
     pids = family_pids(store)
@@ -71,6 +86,7 @@ def test_killing_any_process_ends_the_others(store: ArtifactStore, victim: str, 
     assert store.all() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["guard", "worker"])
 def test_a_kill_leaves_no_process_even_without_prctl(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, victim: str
@@ -107,7 +123,7 @@ def test_threads_that_outlive_the_job_do_not_abort_it(launcher: LocalLauncher, t
 
 
 def test_two_builders_at_once_build_once(store: ArtifactStore) -> None:
-    builders = [build(store, "count", steps=8, sleep=0.2) for _ in range(2)]
+    builders = [build(store, "count", steps=5, sleep=0.2) for _ in range(2)]
     results = [json.loads(builder.communicate(timeout=PATIENCE)[0]) for builder in builders]
     assert sorted(result["reused"] for result in results) == [False, True]
     assert results[0]["path"] == results[1]["path"]
@@ -115,11 +131,11 @@ def test_two_builders_at_once_build_once(store: ArtifactStore) -> None:
 
 
 def test_the_next_builder_resumes_after_a_killed_one(store: ArtifactStore) -> None:
-    first = build(store, "count", steps=40, sleep=0.1)
+    first = build(store, "count", steps=15, sleep=0.1)
     wait_until(lambda: any((store.root / "work").rglob("done")), "the first builder is under way")
     first.kill()
     first.communicate()
-    second = build(store, "count", steps=40, sleep=0.1)
+    second = build(store, "count", steps=15, sleep=0.1)
     result = json.loads(second.communicate(timeout=PATIENCE)[0])
     manifest = json.loads((Path(result["path"]) / "manifest.json").read_bytes())
     assert manifest["summary"]["resumed_from"] >= 1

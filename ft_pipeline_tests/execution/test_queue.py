@@ -77,7 +77,7 @@ class Runs:
             run.wait(PATIENCE)
 
 
-@pytest.fixture(params=["old", pytest.param("shipped", marks=pytest.mark.long)])
+@pytest.fixture(params=["old", "shipped"])
 def runs(store: ArtifactStore, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Runs]:
     """An instance with the settings of a project, and with those of older versions."""
     home = tmp_path / "home"
@@ -99,6 +99,7 @@ def share_of_a_core(process: psutil.Popen, seconds: float = 4.0) -> float:
     return (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
 
 
+@pytest.mark.long
 def test_a_run_waits_without_using_the_cpu_and_leaves_nothing_when_it_ends(runs: Runs) -> None:
     """One run is killed while it waits, one is canceled. When the holder is killed, the third gets the device."""
     holder = runs.start_holder()

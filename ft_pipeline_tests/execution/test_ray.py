@@ -211,7 +211,7 @@ def exit_code(worker_job: WorkerJob) -> int:
     return json.loads((worker_job.folder / "ended.json").read_text())["code"]
 
 
-@pytest.mark.parametrize("reason", ["asked", "silence"])
+@pytest.mark.parametrize("reason", ["asked", pytest.param("silence", marks=pytest.mark.long)])
 def test_a_worker_stops_on_request_or_without_a_heartbeat(tmp_path: Path, reason: str) -> None:
     worker_job = job(tmp_path, "family")
     node = on_node(worker_job, patience=60 if reason == "asked" else 1)
@@ -241,6 +241,7 @@ def test_a_worker_that_ends_writes_its_exit_code(tmp_path: Path) -> None:
     assert "choose one under 1" in (worker_job.folder / "error.json").read_text()
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_is_ended_on_its_node(tmp_path: Path) -> None:
     worker_job = replace(job(tmp_path, "hang"), stall_seconds=2.4)
     node = on_node(worker_job)
@@ -250,6 +251,7 @@ def test_a_worker_that_hangs_is_ended_on_its_node(tmp_path: Path) -> None:
     assert "made no progress for 0.04 min" in message and "Last report: step 3 of 9." in message
 
 
+@pytest.mark.long
 def test_a_second_signal_kills_a_worker_that_does_not_stop(tmp_path: Path) -> None:
     worker_job = job(tmp_path, "family", stubborn=True)
     node = on_node(worker_job)
@@ -314,6 +316,7 @@ def agent(folder: Path, answer: str, submit: str = "return 'a job'") -> tuple[in
     return done.returncode, json.loads((worker_job.folder / "error.json").read_text())["message"]
 
 
+@pytest.mark.long
 def test_the_agent_gives_up_on_a_lost_head_node(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "raise ConnectionError('refused')")
     assert code == 1
@@ -325,6 +328,7 @@ def test_the_end_of_rays_message_is_reported(tmp_path: Path) -> None:
     assert code == 1 and message.startswith("the worker's Ray node (far) is gone") and "no such module" in message
 
 
+@pytest.mark.long
 def test_a_brief_loss_of_the_job_folder_does_not_end_the_agent(tmp_path: Path) -> None:
     """If the agent ended, its worker would run on for a while, at the same time as that of the next run."""
     there, away = tmp_path / "folder", tmp_path / "away"

@@ -1,6 +1,9 @@
 """Runs of `ft run` and checks of experiments are recorded so that the UI lists them, and can execute a run again."""
 
+import os
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,25 @@ def test_a_run_of_ft_run_belongs_to_a_job_of_the_code_location(project: Project,
     assert record.remote_job_origin.repository_origin.repository_name == "__repository__"
 
 
-@pytest.mark.parametrize("tag", [RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG])
+def test_a_run_that_ctrl_c_ends_is_recorded_as_canceled(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(context: BuildContext) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    monkeypatch.setitem(STEPS, "experiment", replace(STEPS["experiment"], build=interrupt))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may let what it starts ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(RunRequest(project, select=("experiment",)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (record,) = instance.get_runs()
+    assert record.status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("tag", [RESUME_RETRY_TAG, pytest.param(ASSET_RESUME_RETRY_TAG, marks=pytest.mark.long)])
 def test_a_run_from_failure_reads_no_older_settings(project: Project, instance: dg.DagsterInstance, tag: str) -> None:
     assert run(RunRequest(project, select=("experiment",))).succeeded
 

@@ -2,6 +2,8 @@
 
 import math
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.execution.conftest import job
+from ft_pipeline_tests.execution.conftest import job, wait_until
 
 LIMIT = 2.4
 """Seconds."""
@@ -38,6 +40,30 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, launcher: LocalLauncher, s
     assert not any(str(tmp_path) in line for line in command_lines)
 
 
+WORK = {"cpu": "pass", "reading": "open('/proc/self/exe', 'rb').read(100_000); time.sleep(0.02)"}
+WORKS_AND_PAUSES = """
+import time
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    {work}
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("by", WORK)
+def test_silence_is_no_stall_while_a_process_works(tmp_path: Path, by: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", WORKS_AND_PAUSES.format(work=WORK[by])]) as process:
+        try:
+            watch, began = StallWatch(process.pid, tmp_path, limit=0.6), time.monotonic()
+            while time.monotonic() < began + 1.2:
+                assert not watch.has_stalled()
+                time.sleep(0.02)
+            wait_until(watch.has_stalled, "the pause is a stall")
+        finally:
+            process.kill()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("by", ("cpu", "reading"))
 def test_a_silent_worker_that_works_is_not_ended(tmp_path: Path, launcher: LocalLauncher, by: str) -> None:
     working = replace(job(tmp_path, "busy", by=by, seconds=LIMIT * 2), stall_seconds=LIMIT)

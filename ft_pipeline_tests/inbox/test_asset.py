@@ -91,6 +91,19 @@ def test_no_asset_depends_on_the_inbox(shop: Simulation) -> None:
     assert dg.AssetKey("inbox") not in shop.defs.resolve_job_def("everything").asset_layer.executable_asset_keys
 
 
+def test_an_accepted_call_is_read_without_a_hand_on_the_files(shop: Simulation) -> None:
+    assert shop.materialize("raw_traces", "traces")
+    log = shop.project.root / LOG
+    write(log, call("a"), said("a", 1, correction=RIGHT))
+    assert shop.settle() == [], "nothing follows from traffic"
+    shown(materialize(shop, accept=["a"]))
+    assert {"raw_traces", "traces"} <= set(shop.settle()), "the first file of the folder"
+    write(log, said("a", 99, correction="A later correction of the same answer."))
+    shown(materialize(shop, accept=["a"]))
+    assert {"raw_traces", "traces"} <= set(shop.settle()), "the same file, changed"
+
+
+@pytest.mark.long
 def test_an_accepted_call_is_retrained_without_a_hand_on_the_files(shop: Simulation) -> None:
     assert shop.materialize(*(f"raw_{name}" for name in FORMATS), *shop.tables())
     shop.train("qlora")

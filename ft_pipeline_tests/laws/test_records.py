@@ -6,8 +6,8 @@ import json
 import os
 import tempfile
 import typing
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,21 +59,43 @@ few = settings(deadline=None, max_examples=12)
 # Every record of the package, found in its source: no record is added without a strategy.
 
 
+@dataclass
+class Survey:
+    """What is in the source of the package. It is parsed once: that takes seconds."""
+
+    classes: set[str] = field(default_factory=set)
+    with_from_json: set[str] = field(default_factory=set)
+    """Classes that have a from_json."""
+    made_of_a_document: set[str] = field(default_factory=set)
+    """Names that are called with the keys of a document: `Pointer(**read(path))`."""
+    ledgers: set[str] = field(default_factory=set)
+    """The names of the folders of the ledgers."""
+
+    def look_at(self, owner: str, node: ast.AST) -> None:
+        """Note what a node and those below it are. owner: the class that it stands in."""
+        if isinstance(node, ast.ClassDef):
+            owner = node.name
+            self.classes.add(owner)
+            if any(isinstance(entry, ast.FunctionDef) and entry.name == "from_json" for entry in node.body):
+                self.with_from_json.add(owner)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            name = node.func.id
+            if not node.args and [word.arg for word in node.keywords] == [None]:
+                self.made_of_a_document.add(owner if name == "cls" else name)
+            if name == "Ledger":
+                self.ledgers.add(node.args[0].right.value)  # type: ignore[attr-defined]
+        for child in ast.iter_child_nodes(node):
+            self.look_at(owner, child)
+
+
 @cache
-def trees(word: str = "") -> dict[str, ast.Module]:
-    """Return the parsed source of each module with this word by its name."""
-    sources = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
-    return {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(source)
-        for path, source in sources.items()
-        if word in source
-    }
-
-
-def classes(word: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
-    """Yield each class of the modules with this word, with the name of its module."""
-    for module, tree in trees(word).items():
-        yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+def survey() -> Survey:
+    """Return what is in the modules of the package."""
+    result = Survey()
+    for path in PACKAGE.rglob("*.py"):
+        result.look_at("", ast.parse(path.read_text(encoding="utf-8")))
+    result.made_of_a_document &= result.classes
+    return result
 
 
 DOCUMENTS = {
@@ -97,43 +119,6 @@ def json_records() -> list[type[Any]]:
             continue
         waiting += typing.get_type_hints(kind).values()
     return sorted(found, key=lambda record: record.__name__)
-
-
-def with_from_json() -> set[str]:
-    """Return the names of the other classes that have a from_json."""
-    return {
-        node.name
-        for _, node in classes()
-        if any(isinstance(entry, ast.FunctionDef) and entry.name == "from_json" for entry in node.body)
-    }
-
-
-def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Yield each call of a name: the class that it stands in, the name, and the call."""
-    for tree in trees().values():
-        left: list[tuple[str, ast.AST]] = [("", tree)]
-        while left:
-            owner, node = left.pop()
-            owner = node.name if isinstance(node, ast.ClassDef) else owner
-            left += [(owner, child) for child in ast.iter_child_nodes(node)]
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                yield owner, node.func.id, node
-
-
-def made_of_a_document() -> set[str]:
-    """Return the names of the classes that are called with the keys of a document: `Pointer(**read(path))`."""
-    named = {
-        owner if name == "cls" else name
-        for owner, name, call in calls()
-        if not call.args and [word.arg for word in call.keywords] == [None]
-    }
-    return named & {node.name for _, node in classes()}
-
-
-def ledgers() -> set[str]:
-    """Return the names of the folders of the ledgers."""
-    found = [call.args[0] for _, name, call in calls() if name == "Ledger"]
-    return {folder.right.value for folder in found}  # type: ignore[attr-defined]
 
 
 NOT_READ_BACK = {
@@ -452,9 +437,9 @@ OF_OTHERS = {
 
 def test_every_record_has_a_law() -> None:
     laws = {record.__name__ for record in (*RECORDS, *json_records())} | OF_OTHERS
-    lacking = (with_from_json() | made_of_a_document()) - laws - set(NOT_READ_BACK)
+    lacking = (survey().with_from_json | survey().made_of_a_document) - laws - set(NOT_READ_BACK)
     assert not lacking, f"Add a strategy to RECORDS in {Path(__file__).name}: {', '.join(sorted(lacking))}."
-    lacking = ledgers() - set(LEDGERS)
+    lacking = survey().ledgers - set(LEDGERS)
     assert not lacking, f"Add a strategy to LEDGERS in {Path(__file__).name}: {', '.join(sorted(lacking))}."
-    stale = set(NOT_READ_BACK) - made_of_a_document()
+    stale = set(NOT_READ_BACK) - survey().made_of_a_document
     assert not stale, f"Remove from NOT_READ_BACK in {Path(__file__).name}: {', '.join(sorted(stale))}."

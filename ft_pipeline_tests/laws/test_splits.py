@@ -99,7 +99,7 @@ def tables_of(alpaca: Files, sharegpt: Files) -> tuple[dict[Place, str], dict[Pl
         return {(row["table"], row["file"], row["row"]): row["split"] for row in rows}, aside
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(additions())
 def test_adding_rows_moves_no_row(files: list[Files]) -> None:
     alpaca, sharegpt, more_alpaca, more_sharegpt = files

@@ -86,6 +86,7 @@ def test_a_folder_is_identified_by_its_content_and_read_once(tmp_path, folder, m
     assert identify() != before and read == ["chat_template.jinja"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_embedded_model_converts_and_answers(tmp_path):
     out, summary = convert(tmp_path, "embedded")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -64,7 +62,7 @@ def test_the_user_can_choose_the_compute_type(choice, monkeypatch, tmp_path):
     assert load_model(folder, "cpu").dtype == getattr(torch, choice)
     command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)
     assert command[command.index("--dtype") + 1] == choice  # the model is served with the type of its scores
-    assert query_compute_dtype()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
+    assert compute._describe(measure=False)["reason"] == f"FT_COMPUTE_DTYPE={choice}"
 
 
 def test_an_unknown_compute_type_is_refused_in_one_line(monkeypatch):
@@ -89,6 +87,4 @@ def test_models_are_stored_in_16_bit(tmp_path):
 
 
 def test_two_processes_choose_the_same_compute_type():
-    command = [sys.executable, "-m", "ft_pipeline.models.compute_dtype"]
-    answers = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
-    assert len(answers) == 1
+    assert query_compute_dtype() == compute._describe(measure=False)

@@ -11,6 +11,7 @@ from ft_pipeline_tests.ratings.rated import RatedProject
 from ft_pipeline_tests.ratings.visiting import visiting
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]

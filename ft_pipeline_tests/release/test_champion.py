@@ -122,7 +122,7 @@ def _release_many(store: Path, name: str, times: int, start: "multiprocessing.sy
 
 
 def test_processes_that_promote_at_once_lose_no_record(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     start = context.Barrier(4)
     workers = [context.Process(target=_release_many, args=(tmp_path, name, 10, start)) for name in "abcd"]
     for worker in workers:

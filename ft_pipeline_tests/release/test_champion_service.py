@@ -209,7 +209,7 @@ def test_a_request_that_never_ends_is_ended_with_an_error(trained: Trained, tmp_
 def test_a_champion_that_does_not_start_leaves_the_former_one(
     trained: Trained, tmp_path: Path, mode: str, limit: float, reason: str
 ) -> None:
-    with running(trained, tmp_path, start=limit, retry=0.5) as service:
+    with running(trained, tmp_path, start=limit, retry=0.1) as service:
         service.mode("whole", mode)
         service.shop.release("whole")
         wait_for(lambda: samples(service.port)["failed_swaps_total",] >= 2)  # it was tried again

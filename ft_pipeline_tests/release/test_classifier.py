@@ -139,6 +139,7 @@ def test_what_is_no_chat_is_refused(shop: Trained) -> None:
         assert client.models.list().data == []
 
 
+@pytest.mark.long
 def test_it_is_served_as_any_champion(shop: Trained) -> None:
     with serving(shop.root, "champion") as served:
         assert "Loading champion (word_model) …" in served.said

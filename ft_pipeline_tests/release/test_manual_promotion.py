@@ -254,7 +254,7 @@ def test_a_row_is_matched_by_its_model_not_by_its_name(material: Material) -> No
 
 def test_two_promotions_at_once_are_both_recorded_one_after_the_other(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     start = context.Barrier(2)
     workers = [
         context.Process(target=promote_at_once, args=(material.store.root, comparison.fingerprint, name, start))

@@ -31,6 +31,8 @@ WITHOUT_SYSTEM = ("gemma", "mistral_1")
 """Families whose templates reject a system prompt."""
 WITH_BOS = ("mistral_1", "mistral_3", "mistral_7", "llama_2", "vicuna", "llama3", "llama3_1", "gemma", "gemma3")
 """Families whose templates write a BOS token, which llama.cpp writes if the GGUF file says so."""
+KINDS = ("chatml_default", "llama3", "gemma", "mistral_1", "mistral_3", "llama_2")
+"""Families whose templates differ in their kind; the others are long."""
 EXAMPLES = [
     [{"role": "user", "content": "Is it {{ late }}?"}, {"role": "assistant", "content": 'It\'s \\n "5 C"\nyes 😀'}],
     [
@@ -73,7 +75,9 @@ def test_the_document_says_which_template_ollama_runs(name: str) -> None:
     assert PASSING[name] == ("the chat template" if named else "`TEMPLATE`")
 
 
-@pytest.mark.parametrize("name", PASSING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in KINDS or name in OWN else pytest.mark.long) for name in PASSING]
+)
 def test_ollama_writes_the_tokens_of_the_chat_template(go: GoRenderer, name: str) -> None:
     tokenizer = family(name).tokenizer()
     for adds_bos in {False, name in WITH_BOS}:
@@ -115,6 +119,7 @@ def test_other_families_are_refused(name: str) -> None:
         write(family(name).tokenizer())
 
 
+@pytest.mark.long
 def test_the_embedded_model(go: GoRenderer) -> None:
     from transformers import AutoTokenizer
 

@@ -92,6 +92,7 @@ def test_a_new_private_repository_gets_the_whole_export(hub: ModelHub, push: Pus
     assert sum(path.endswith("/commit/main") for _, path, _ in hub.requests) == 1, "one commit"
 
 
+@pytest.mark.long
 def test_an_adapter_with_its_base_names_no_path(hub: ModelHub, push: Push, trained: Trained) -> None:
     assert push("lora", "hub", "--yes").exit_code == 0
     files = hub.files("acme/shop")  # the owner of the token, and the name of the project
@@ -156,6 +157,7 @@ def test_a_push_is_shown_and_confirmed_first(
     assert hub.files("acme/support")
 
 
+@pytest.mark.long
 def test_a_second_push_sends_no_weights_again_and_removes_what_is_gone(
     hub: ModelHub, push: Push, exported: Path, trained: Trained
 ) -> None:

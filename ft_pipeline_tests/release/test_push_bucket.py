@@ -59,6 +59,7 @@ def test_the_bucket_gets_the_whole_export_and_no_row(s3: Any, parcel: Parcel, tm
     sha256sum(tmp_path, "SHA256SUMS")
 
 
+@pytest.mark.long
 def test_the_command_pushes_an_experiment_to_a_bucket(s3: Any, trained: Trained) -> None:
     arguments = ["push", "whole", "s3://models/by-hand", "--yes", "--json", "--project", str(trained.root)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -70,6 +71,7 @@ def test_the_command_pushes_an_experiment_to_a_bucket(s3: Any, trained: Trained)
     assert list((trained.root / "data" / "store" / "drafts").glob("push-*")) == []
 
 
+@pytest.mark.long
 def test_an_interrupted_push_is_completed_and_a_finished_one_sends_nothing(s3: Any, parcel: Parcel) -> None:
     destination = BucketPrefix("s3://models/support")
 
@@ -105,6 +107,7 @@ def test_a_folder_with_other_content_is_refused(s3: Any, parcel: Parcel, trained
     assert objects(s3) == {**before, "support/thesis.pdf": b"mine"}
 
 
+@pytest.mark.long
 def test_only_signatures_are_replaced(s3: Any, parcel: Parcel, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parcel.folder, tmp_path / "support"))
     destination = BucketPrefix("s3://models/support")
@@ -121,6 +124,7 @@ def test_a_neighbour_with_the_same_beginning_is_not_touched(s3: Any, parcel: Par
     assert objects(s3)["support-old/a.txt"] == b"old"
 
 
+@pytest.mark.long
 def test_a_missing_bucket_no_server_and_no_extra_are_one_line(
     s3: Any, parcel: Parcel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

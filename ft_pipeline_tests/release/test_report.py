@@ -260,6 +260,7 @@ def write(out: Path, content: str) -> None:
     (out / "note.txt").write_text(content, encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_opens_the_report_and_filters_its_answers(page: Page, made: Artifact) -> None:

@@ -38,6 +38,7 @@ SECTIONS = {
 }
 """Every section below the first screen."""
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.browser,
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]

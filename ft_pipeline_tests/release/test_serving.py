@@ -121,6 +121,7 @@ def ask(served: Served, messages: list[Any], **options: Any) -> str:
     return (answer.choices[0].message.content or "").strip()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), [("lora", "lora/merged"), ("few_shot", "few_shot")])
 def test_a_served_model_gives_the_scored_answers(trained_here: Trained, name: str, row: str) -> None:
@@ -174,6 +175,7 @@ def test_an_installed_vllm_is_used_and_ends_with_ft(trained: Trained, tmp_path: 
         assert psutil.wait_procs([engine], PATIENCE)[1] == []
 
 
+@pytest.mark.long
 def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_path: Path) -> None:
     process = start(trained.root, "lora", free_port(), **vllm(tmp_path / "bin", broken=True))
     _, errors = process.communicate(timeout=PATIENCE)

@@ -97,6 +97,7 @@ def test_the_token_of_the_environment_is_sent_and_never_written(
     assert files_with(remote.store.root, TOKEN) == []
 
 
+@pytest.mark.long
 def test_the_token_is_not_written_by_the_process_that_reads_a_split(
     remote: RemoteFolder, hub: HubStub, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:

@@ -89,7 +89,7 @@ def _append(root: Path, number: int) -> None:
 
 
 def test_processes_take_turns(root: Path) -> None:
-    workers = [multiprocessing.get_context("spawn").Process(target=_append, args=(root, n)) for n in range(3)]
+    workers = [multiprocessing.get_context("fork").Process(target=_append, args=(root, n)) for n in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:

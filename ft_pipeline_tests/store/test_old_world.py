@@ -3,13 +3,16 @@
 ft_pipeline_tests/fixtures/make_world.py made it, and says what it contains. Never make it again with newer code.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.definitions import defs
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.step import STEPS
@@ -105,11 +108,19 @@ def test_the_champion_was_rolled_back_to(results: dict[str, Any], root: Path) ->
     assert champion["fingerprints"]["merged_model"] != trained_again.fingerprint, "it learned from the erased row"
 
 
-def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path) -> None:
+def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = Path(shutil.copytree(root, tmp_path / "shop"))
-    moved = ft_json(copied, "promote", "lora", "--force", "--reason", "It was better.")
+    monkeypatch.setenv("FT_PROJECT", str(copied))
+    monkeypatch.setenv("DAGSTER_HOME", str(copied / "dagster_home"))
+
+    def ft(*command: str) -> Any:
+        done = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    moved = ft("promote", "lora", "--force", "--reason", "It was better.")
     assert (moved["sequence"], moved["name"], moved["previous"]) == (4, "lora/merged", "qlora/merged")
-    audit = ft_json(copied, "audit", "--verify", "--anchor", str(root.parent / "anchor"))
+    audit = ft("audit", "--verify", "--anchor", str(root.parent / "anchor"))
     assert audit["problems"] == [] and audit["counted"]["champion_records"] == 4
 
 

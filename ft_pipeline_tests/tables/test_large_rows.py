@@ -92,6 +92,7 @@ def test_a_row_that_is_too_long_is_set_aside_unread(tmp_path, monkeypatch, name)
     assert pq.read_table(tmp_path / "out" / "rows.parquet")["row"].to_pylist() == [1, 3]
 
 
+@pytest.mark.long
 def test_an_element_of_150_mb_takes_no_more_memory_than_the_limit_of_a_row(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", READ_150_MB, str(tmp_path / "a.json")], capture_output=True, text=True, check=False

@@ -303,23 +303,27 @@ def test_a_row_is_found_however_many_conversations_contain_it(tmp_path, copies):
     assert read_held_out(tmp_path / "out").in_texts(texts)[0] == "alpaca/g.jsonl:1"
 
 
+AROUND = [
+    ("Answer the question.\n", ""),
+    ("Beantworte die Frage.\n", ""),
+    ("Q: ", ""),
+    ("Hi! ", " Thanks"),
+    ("Please tell me: ", ""),
+]
+OF_SUITES = [
+    ("What is the capital of Kenya?", "Nairobi"),
+    ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
+    ("肯尼亚的首都是哪个城市?", "内罗毕"),
+    ("केन्या की राजधानी क्या है?", "नैरोबी"),
+]
+
+
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("Answer the question.\n", ""),
-        ("Beantworte die Frage.\n", ""),
-        ("Q: ", ""),
-        ("Hi! ", " Thanks"),
-        ("Please tell me: ", ""),
-    ],
-)
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("What is the capital of Kenya?", "Nairobi"),
-        ("Who painted the Mona Lisa?", "Leonardo da Vinci"),
-        ("肯尼亚的首都是哪个城市?", "内罗毕"),
-        ("केन्या की राजधानी क्या है?", "नैरोबी"),
+    ("question", "answer", "before", "after"),
+    [  # each question, and each text around it; the other pairs are long
+        pytest.param(*pair, *around, marks=() if number % 4 == at % 4 else pytest.mark.long)
+        for at, pair in enumerate(OF_SUITES)
+        for number, around in enumerate(AROUND)
     ],
 )
 def test_a_short_question_of_a_suite_is_found_with_its_answer_in_the_next_turn(

@@ -48,12 +48,12 @@ def write_files(folder: Path, count: int) -> dict[str, list]:
 
 
 def test_more_files_than_the_process_may_open(tmp_path):
-    write_files(tmp_path, 200)
+    write_files(tmp_path, 90)
     process = subprocess.run(
         [sys.executable, "-c", WITH_FEW_DESCRIPTORS, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout.split("\n")[:2] == ["401 199 True"] * 2
+    assert process.stdout.split("\n")[:2] == ["181 89 True"] * 2
 
 
 def test_rows_of_small_files_share_row_groups(tmp_path):

@@ -129,7 +129,9 @@ def reasons_of(tmp_path, shape: str, rows: list[dict[str, Any]]) -> dict[str, li
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("length", "instructions"), [(100, 1), (400, 1), (400, 25)])
+@pytest.mark.parametrize(
+    ("length", "instructions"), [(100, 1), pytest.param(400, 1, marks=pytest.mark.long), (400, 25)]
+)
 def test_rows_under_long_instructions_are_no_duplicates(tmp_path, shape, length, instructions):
     """200 different questions, all with one answer, under one instruction or under several."""
     rows = [row_of(shape, words(-1 - at % instructions, length), words(at, 3 + at % 9), "other") for at in range(200)]

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def losses(work):
     return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines if "train_runtime" not in line]
 
 
-@pytest.fixture(scope="module", params=["lora", "qlora"])
+@pytest.fixture(scope="module", params=["lora", pytest.param("qlora", marks=pytest.mark.long)])
 def trained(request, tmp_path_factory, data, tiny_base):
     experiment = settings(request.param)
     return (request.param, *train(tmp_path_factory.mktemp(request.param), data, tiny_base, experiment))
@@ -64,6 +65,7 @@ def test_the_adapter_config_names_its_base_model_without_a_local_path(trained):
     assert {tensor.dtype for tensor in load_file(work.out / "adapter_model.safetensors").values()} == {torch.float32}
 
 
+@pytest.mark.long
 def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     technique, first, _ = trained
     second, _ = train(tmp_path, data, tiny_base, settings(technique))
@@ -111,34 +113,30 @@ def test_the_adapter_is_the_best_checkpoint(trained):
     assert held_out[summary["best_step"]] == min(held_out.values()) == summary["best_eval_loss"]
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from ft_pipeline.job import Job
-from ft_pipeline.training import adapter
+class Killer(Listener):
+    """A listener that kills its process."""
 
-class Killer:
     def progress(self, step, total, **values):
         if step == 10:
             os.kill(os.getpid(), signal.SIGKILL)
-    def log(self, message):
-        pass
 
-given = json.loads(sys.argv[1])
-inputs = {name: Path(path) for name, path in given["inputs"].items()}
-adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
-"""
+
+def train_in_a_fork(work):
+    torch.set_num_threads(1)  # the threads of the parent are not in its fork
+    adapter.run(work)
 
 
 @pytest.mark.parametrize("trained", ["lora", pytest.param("qlora", marks=pytest.mark.long)], indirect=True)
 def test_a_killed_run_resumes_and_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     """After SIGKILL it resumes from the last evaluation."""
     technique, uninterrupted, _ = trained
-    work = job("adapter", tmp_path, settings(technique), {"training_data": data, "base_model": tiny_base})
-    arguments = {"config": work.config, "out": str(work.out), "work": str(work.work)}
-    arguments["inputs"] = {name: str(path) for name, path in work.inputs.items()}
-    process = subprocess.run([sys.executable, "-c", KILLED, json.dumps(arguments)], capture_output=True, check=False)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2000:]
+    inputs = {"training_data": data, "base_model": tiny_base}
+    work = job("adapter", tmp_path, settings(technique), inputs)
+    doomed = replace(work, report=Killer())
+    process = multiprocessing.get_context("fork").Process(target=train_in_a_fork, args=(doomed,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
     require_resumed(work, 9, uninterrupted)
 
 

@@ -54,7 +54,15 @@ def trained(tmp_path, data, tiny_base):
     return train
 
 
-@pytest.mark.parametrize(("technique", "kind"), [*(("lora", kind) for kind in KINDS), ("qlora", "dora")])
+@pytest.mark.parametrize(
+    ("technique", "kind"),
+    [
+        ("lora", "plain"),
+        ("lora", "dora"),
+        ("qlora", "dora"),
+        *(pytest.param("lora", kind, marks=pytest.mark.long) for kind in ("rslora", "patterns")),
+    ],
+)
 def test_every_adapter_weight_changes(technique, kind, trained):
     before, after, checkpoint = trained(kind, experiment(technique, KINDS[kind], optim="adamw_torch"))
     assert any("magnitude" in name for name in after) == (kind == "dora")

@@ -50,6 +50,7 @@ def direct_kl(first, second, rows):
     return float(functional.kl_div(q, p, log_target=True, reduction="batchmean"))
 
 
+@pytest.mark.long
 def test_short_rows_are_compared_even_with_a_large_vocabulary(tmp_path):
     """Two models that differ in the short rows alone: the logits of the one long row already take 400 MB."""
     folder = tiny_model_of("llama", tmp_path / "large", **LARGE)

@@ -247,7 +247,13 @@ def test_the_balance_of_the_weights_is_said():
 
 
 @pytest.mark.parametrize(
-    ("technique", "loss_type"), [("lora", "kto"), ("qlora", "kto"), ("full", "kto"), ("lora", "apo_zero_unpaired")]
+    ("technique", "loss_type"),
+    [
+        ("lora", "kto"),
+        pytest.param("qlora", "kto", marks=pytest.mark.long),
+        ("full", "kto"),
+        ("lora", "apo_zero_unpaired"),
+    ],
 )
 def test_kto_learns_which_answers_are_good(technique, loss_type, tmp_path, thumbs, tiny_base):
     rate = 5e-4 if technique == "full" else 5e-3

@@ -52,7 +52,8 @@ def data(tmp_path_factory, tiny_base):
     return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, train + validation, experiment("lora"))
 
 
-@pytest.fixture(scope="module", params=["lora", "qlora"])
+# A merge of LoRA is also that of test_techniques.py.
+@pytest.fixture(scope="module", params=[pytest.param("lora", marks=pytest.mark.long), "qlora"])
 def trained(request, tmp_path_factory, data, tiny_base):
     folder = tmp_path_factory.mktemp(request.param)
     work = job("adapter", folder, experiment(request.param), {"training_data": data, "base_model": tiny_base})

@@ -106,7 +106,7 @@ def test_the_first_dpo_loss_is_ln_2(technique, tmp_path, pairs, tiny_base, monke
     assert next(entry["loss"] for entry in losses if "loss" in entry) == pytest.approx(math.log(2), abs=1e-5)
 
 
-@pytest.mark.parametrize("technique", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("technique", ["lora", pytest.param("qlora", marks=pytest.mark.long), "full"])
 def test_dpo_learns_which_answer_is_preferred(technique, tmp_path, pairs, tiny_base):
     folder, _ = pairs
     rate = 5e-4 if technique == "full" else 5e-3
@@ -287,7 +287,9 @@ def test_packing_keeps_every_token_exactly_once(length, tiny_base):
         assert after.encoded.input_ids[0] == before.encoded.input_ids[-1]
 
 
-@pytest.mark.parametrize("technique", ["lora", "qlora", "full"])
+@pytest.mark.parametrize(
+    "technique", ["lora", *(pytest.param(name, marks=pytest.mark.long) for name in ("qlora", "full"))]
+)
 def test_cpt_learns_the_texts(technique, tmp_path, texts, tiny_base):
     rate = 1e-3 if technique == "full" else 1e-2
     _, summary = train(tmp_path, texts[0], tiny_base, experiment("cpt", technique, max_length=64, learning_rate=rate))

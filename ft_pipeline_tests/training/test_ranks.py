@@ -103,6 +103,7 @@ def assert_same_training(out: Path, alone: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_the_same_steps_as_one(alone, data, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv(NUM_PROCESSES, "2")
