@@ -1,4 +1,4 @@
-"""A small project after `ft run`: what each command says of it. The run itself, with real workers, is long."""
+"""A small project after `ft run`: what each command says of it. The run itself has real workers."""
 
 import json
 import shlex
@@ -40,7 +40,7 @@ FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """A small project that is run now, from the raw files to the report: long."""
+    """A small project that is run now, from the raw files to the report: the one whole run of the usual tests."""
     return first_run(tmp_path_factory.mktemp("lifecycle"))
 
 
@@ -82,7 +82,6 @@ def told(shop: Finished) -> Told:
     return Told(shop.root)
 
 
-@pytest.mark.long
 def test_the_first_run_materializes_every_asset(first: FirstRun) -> None:
     assert first.run.returncode == 0, first.run.stderr[-4000:] + first.run.stdout[-4000:]
     assert "not recorded" not in first.run.stderr + first.run.stdout, "metadata of a step"
@@ -90,7 +89,6 @@ def test_the_first_run_materializes_every_asset(first: FirstRun) -> None:
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-@pytest.mark.long
 def test_the_run_ends_with_what_changed_and_what_to_do_next(first: FirstRun) -> None:
     for shown in ("Done in ", "Verdict: ", "Champion: ", "ft report --open", "ft compare", "ft ui", "Next: "):
         assert shown in first.run.stdout
