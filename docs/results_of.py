@@ -231,7 +231,7 @@ class FinishedProject:
         tuned = next(iter(self.comparison.tuned()), None)
         after = self.chosen if self.chosen and self.chosen.rights.is_tuned else tuned
         before = self.comparison.plain(after)
-        if after is None or before is None:
+        if after is None or before is None or self.comparison.why_screened_out(after):
             return []
         best = self.comparison.best_prompt(after) or before
         rows, metric = (best.name, after.name), self.comparison.primary

@@ -474,7 +474,7 @@ def test_zero_and_null_both_turn_early_stopping_off(tmp_path: Path, off: str) ->
 
 
 LATER = {
-    "CostSettings": {"cached_input_per_million": 0.1},
+    "CostSettings": {"cached_input_per_million": 0.1, "label": 0.5},
     "DataSettings": {"golden_test": "added", "group_templates": False},
     "DpoSettings": {"loss_type": "ipo", "sft_weight": 0.5},
     "EvaluationSettings": {"rivals": ["majority"]},

@@ -97,4 +97,4 @@ def _are_seen(store: ArtifactStore, scores: Artifact, source: str, model: str) -
         return False
     comparison = read_comparison(compared)
     rows = [row for row in comparison.rows if (row.source, row.source_row) == (source, model)]
-    return all(row.name not in screened_out(comparison) for row in rows)
+    return bool(rows) and all(row.name not in screened_out(comparison) for row in rows)

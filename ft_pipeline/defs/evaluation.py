@@ -200,7 +200,7 @@ def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
         for name in in_order(measured)
     ]
     of_merged = ArtifactStore(Project.find().store).open(*artifact.inputs["scores"])
-    if of_merged is not None and may_be_screened_out(of_merged.path):
+    if of_merged is None or may_be_screened_out(of_merged.path):
         return {"costs": table(costs), **sentences("notes", [TESTS_ARE_COMPARED])}
     return {"costs": table(costs), **_scores_metadata(artifact)}
 

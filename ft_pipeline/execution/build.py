@@ -15,7 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.execution.dagster_names import asset_name, terminal_user
 from ft_pipeline.execution.device_wait import DeviceWait
-from ft_pipeline.execution.unfinished import UnfinishedAttempts, note_attempt
+from ft_pipeline.execution.unfinished import UnfinishedAttempts
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
@@ -121,21 +121,19 @@ class _ArtifactBuilder:
         inputs = {name: self.store.require(*reference, self.log).path for name, reference in self.spec.inputs.items()}
         with contextlib.ExitStack() as leased:
             lease = leased.enter_context(self._lease_devices(need))
-            experiment = self.run_info.get("experiment")
-            before = UnfinishedAttempts(self.store.root, self.spec.kind, experiment)
+            attempts = UnfinishedAttempts(self.store.root, self.spec, self.run_info.get("experiment"))
             draft = self.store.begin(self.spec, from_scratch=force)  # not before, because a wait can be killed
             started = time.monotonic()
             try:
                 with translate_write_errors():
                     summary, run_facts = self._make(draft, inputs, lease, build)
                 leased.close()
-                artifact = self.store.commit(draft, summary, self.run_info | run_facts | before.facts())
+                artifact = self.store.commit(draft, summary, self.run_info | run_facts | attempts.facts())
             except BaseException:
-                seconds = time.monotonic() - started
-                note_attempt(draft.work, self.spec, experiment, seconds, len(lease.gpu_names))
+                attempts.add(time.monotonic() - started, len(lease.gpu_names))
                 self.store.discard(draft)
                 raise
-            before.forget()
+            attempts.forget(artifact)
             return artifact
 
     def _make(

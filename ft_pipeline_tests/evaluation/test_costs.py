@@ -33,7 +33,7 @@ def compared(
 ) -> Comparison:
     """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens.
 
-    runs: those in which prompts and tuned models were scored. rows: written by people, that it was trained on.
+    runs: those in which prompts and tuned models were scored. rows: that people labeled, and it was trained on.
     """
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
@@ -46,7 +46,7 @@ def compared(
     inputs = {"a/prompt_baseline": scored(tmp_path / "base", baseline), "a/scores": scored(tmp_path / "a", tuned)}
     for folder, run in zip(inputs.values(), runs, strict=True):
         (folder / "manifest.json").write_text(json.dumps({"run": {"run_id": run}}), encoding="utf-8")
-    facts = {"took": training, **({"train_rows": rows} if rows else {})}
+    facts = {"took": training, **({"labels": rows} if rows else {})}
     return compare(inputs, {**CONFIG, "prices": prices}, {"a": facts})
 
 

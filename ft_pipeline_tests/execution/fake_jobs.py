@@ -34,7 +34,8 @@ def count(job: Job) -> dict:
     job.report.log(f"starting at step {first}")
     for step in range(first + 1, job.config["steps"] + 1):
         time.sleep(job.config.get("sleep", 0))
-        done.write_text(str(step))
+        (written := job.work / "step").write_text(str(step))
+        written.replace(done)  # it may be killed at any moment
         job.report.progress(step, job.config["steps"], loss=1 / step)
         if step == job.config.get("die_at") and first == 0:
             os.kill(os.getpid(), job.config["signal"])

@@ -60,9 +60,9 @@ def test_what_unfinished_attempts_at_a_training_took_is_in_its_next_manifest(sto
         (out / "size.txt").write_text(str(spec.config["size"]), encoding="utf-8")
         return {}
 
-    def train(experiment: str, size: int, build: Any = make) -> dict[str, Any]:
+    def train(experiment: str, size: int, build: Any = make, *, again: bool = False) -> dict[str, Any]:
         spec = Spec("adapter", config={"size": size})
-        found = build_artifact(None, store, spec, build=build, run_info={"experiment": experiment})
+        found = build_artifact(None, store, spec, build=build, run_info={"experiment": experiment}, force=again)
         told: dict[str, Any] = found.artifact.manifest["run"]
         return told
 
@@ -73,6 +73,13 @@ def test_what_unfinished_attempts_at_a_training_took_is_in_its_next_manifest(sto
     unfinished = train("lora", 2)["unfinished"]
     assert unfinished["attempts"] == 3 and unfinished["device_seconds"] == unfinished["seconds"] > 0
     assert "unfinished" not in train("lora", 3), "an artifact tells them already"
+    with pytest.raises(UserError):
+        train("lora", 9, fail)
+    train("lora", 3, again=True)
+    assert train("lora", 10)["unfinished"]["attempts"] == 1, "an artifact that was there tells no attempt"
+    (attempts := store.root / "work" / "unfinished" / "adapter.lora" / "attempts.jsonl").mkdir(parents=True)
+    assert "unfinished" not in train("lora", 11), "a file that cannot be read ends no run"
+    attempts.rmdir()
     with pytest.raises(UserError):
         build_artifact(None, store, Spec("table", config={"size": 1}), build=fail, run_info={"experiment": "lora"})
     assert list((store.root / "work").rglob("*.jsonl")) == [], "a table is no training"

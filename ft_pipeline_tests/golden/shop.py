@@ -190,6 +190,13 @@ class Shop:
         self.config["champion"] = {"name": "old/merged", "experiment": "old", "fingerprint": "old"}
         self.released = "champion"
 
+    def release_compared(self, name: str) -> None:
+        """Make a merged model the champion that is still compared, and is scored as the champion, too."""
+        experiment = name.partition("/")[0]
+        self.inputs["champion/scores"] = {"merged": self.inputs[f"{experiment}/scores"]["merged"]}
+        self.config["champion"] = {"name": name, "experiment": experiment, "fingerprint": experiment}
+        self.released = name
+
     def teach(self, likes: float, **values: Any) -> None:
         self.inputs["a/teacher_scores"] = {"teacher": self.row("teacher", 0.0, "teacher", likes=likes, **values)}
 

@@ -211,7 +211,7 @@ def test_a_limit_that_is_off_is_no_result_in_the_bill(trained: Trained) -> None:
         Rail("repetition", "repeat themselves", 3, 60, 0.02, 0.13, 0.05, "cannot be told"),
     ]
     compared, claims = facts.card.comparison, [claim_of(row.name, rail) for rail in rails]
-    comparison = compared.model_copy(update={"rows": [row], "claims": claims})
+    comparison = compared.changed(rows=[row], claims=claims)
     facts = replace(facts, card=replace(facts.card, comparison=comparison))
     bom = build_bom(facts, {"model.safetensors": "2" * 64}, REFERENCES)
     limits = bom["metadata"]["component"]["modelCard"]["considerations"]["technicalLimitations"]

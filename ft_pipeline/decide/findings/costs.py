@@ -14,19 +14,22 @@ TOKEN_PRICES = ("input_per_million", "output_per_million")
 def with_costs(row: Row, trained: Mapping[str, Any], prices: Mapping[str, Any]) -> Row:
     """Return the row with `training`, whose cost is known if a GPU-hour has a price, and `cost_per_call`.
 
-    trained: facts about its training: `took` (from training_time) and `train_rows`, if they are known. prices:
+    trained: facts about its training: `took` (from training_time) and `labels`, if they are known. prices:
     CostSettings. A cost per call that the row already has (a teacher's) is kept.
     """
     time = trained.get("took")
-    training = None if time is None else _training_cost(time, trained.get("train_rows", 0), prices)
+    training = None if time is None else _training_cost(time, trained.get("labels", 0), prices)
     cost_per_call = _cost_per_call(row, prices) if row.cost_per_call is None else row.cost_per_call
     return row.model_copy(update={"training": training, "cost_per_call": cost_per_call})
 
 
-def _training_cost(time: Mapping[str, Any], rows: int, prices: Mapping[str, Any]) -> TrainingCost:
-    """Return what a training cost: device time, the bill of the teacher, and the labels of its rows."""
+def _training_cost(time: Mapping[str, Any], labeled: int, prices: Mapping[str, Any]) -> TrainingCost:
+    """Return what a training cost: device time, the bill of the teacher, and the labels of its rows.
+
+    labeled: rows that people wrote or labeled.
+    """
     hour, label, bill = prices.get("gpu_hour"), prices.get("label"), time.get("teacher")
-    labels = None if label is None else label * rows
+    labels = None if label is None else label * labeled
     cost = None if hour is None else hour * time["gpu_hours"] + (bill or 0.0) + (labels or 0.0)
     return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill, labels, time.get("unfinished"))
 

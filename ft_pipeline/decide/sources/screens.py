@@ -34,6 +34,8 @@ def claims(bench: Bench) -> Iterator[Claim]:
         if bench.config.primary_metric not in LIKELIHOODS and why_no_evidence(row, rival):
             continue
         ours, theirs = records[row.name], records[rival.name]
+        if rival.kind == "champion" and ours == theirs:
+            continue  # it is the champion itself, which is compared as such, too
         items = sorted(ours.keys() & theirs.keys())
         units = [unit_of(ours[item]) for item in items]
         if len(set(units)) < 2:

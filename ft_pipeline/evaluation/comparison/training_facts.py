@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.settings.distill import OWN_PROMPT
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference
+
+LABELED = ("human", "preferred", "up", "down")
+"""Sources of training rows that people wrote or labeled."""
 
 
 def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReference]) -> dict[str, dict[str, Any]]:
@@ -23,15 +28,17 @@ def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReferen
 def read_training_facts(store: ArtifactStore, scores: Artifact, experiment: str) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
-    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `took` (from
-    costs.training_time), `noise` (the table of quantization errors; None if they were not measured), and `own_targets`
-    (see there). `prompt`, if the training moved a prompt variant into the weights: its name.
+    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `labels` (rows that
+    people wrote or labeled), `took` (from costs.training_time), `noise` (the table of quantization errors; None if they
+    were not measured), and `own_targets` (see there). `prompt`, if the training moved a prompt variant into the weights:
+    its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     taught = adapter.spec["config"].get("experiment", {}).get("distill")
     return {
         "technique": scores.spec["config"]["technique"],
         **({} if taught else {"train_rows": _human_rows(store, adapter)}),
+        "labels": _labels(store, adapter),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
         "own_targets": [asdict(target) for target in own_targets(adapter, experiment)],
@@ -90,6 +97,17 @@ def _human_rows(store: ArtifactStore, adapter: Artifact) -> int:
     counts = [data.summary["audit"]["rows"] for data in training_data]
     learned = sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
     return learned or sum(rows.get("prompt/train", 0) for rows in counts)
+
+
+def _labels(store: ArtifactStore, adapter: Artifact) -> int:
+    """Return the number of rows that people wrote or labeled, over all phases up to this adapter. Each counts once,
+    whatever its weight, and however many texts it becomes."""
+    labeled = set()
+    for phase in phase_adapters(store, adapter):
+        data = store.require(*phase.inputs["training_data"])
+        rows = pq.read_table(data.path / "train.parquet", columns=["id", "source"]).to_pydict()
+        labeled |= {name for name, source in zip(rows["id"], rows["source"], strict=True) if source in LABELED}
+    return len(labeled)
 
 
 def _recipe(store: ArtifactStore, scores: Artifact) -> list[Any]:

@@ -170,6 +170,14 @@ def behind_on_the_validation_rows(shop: Shop) -> None:
     shop.train("screened", 0.2, validation=(40, 0.2))
 
 
+def the_champion_leads_on_the_validation_rows(shop: Shop) -> None:
+    """The champion is still compared, and is no worse than itself on the validation rows: its scores are shown."""
+    shop.prompts(of_plain={"validation": (40, 0.0)})
+    shop.train("style", 0.4, validation=(40, 0.2))
+    shop.train("other", 0.3, validation=(40, 0.1))
+    shop.release_compared("style/merged")
+
+
 def not_worth_it_and_behind_on_the_validation_rows(shop: Shop) -> None:
     """The only tuned model trails on the validation rows: that its lead is too small is told without its scores."""
     shop.prompts(of_plain={"validation": (40, -0.3)}, few_shot={"gain": 0.3, "validation": (40, 0.0)})
