@@ -28,10 +28,10 @@ def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReferen
 def read_training_facts(store: ArtifactStore, scores: Artifact, experiment: str) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
-    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `labels` (rows that
-    people wrote or labeled), `took` (from costs.training_time), `noise` (the table of quantization errors; None if they
-    were not measured), and `own_targets` (see there). `prompt`, if the training moved a prompt variant into the weights:
-    its name.
+    Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `labels` (rows
+    that people wrote or labeled), `took` (from costs.training_time), `noise` (the table of quantization errors; None if
+    they were not measured), and `own_targets` (see there). `prompt`, if the training moved a prompt variant into the
+    weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     taught = adapter.spec["config"].get("experiment", {}).get("distill")

@@ -174,7 +174,6 @@ def the_champion_leads_on_the_validation_rows(shop: Shop) -> None:
     """The champion is still compared, and is no worse than itself on the validation rows: its scores are shown."""
     shop.prompts(of_plain={"validation": (40, 0.0)})
     shop.train("style", 0.4, validation=(40, 0.2))
-    shop.train("other", 0.3, validation=(40, 0.1))
     shop.release_compared("style/merged")
 
 
