@@ -9,6 +9,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, without_evidence
 from ft_pipeline.audit.rows import TrainingRow, left_out_rows, training_rows
 from ft_pipeline.audit.subject import AuditSubject, find_subject, read_comparison
+from ft_pipeline.decide.seen import are_tests_seen
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import TUNED
 
@@ -145,7 +146,7 @@ def _changed_pairs(
 
 def _scores(chain: Chain) -> dict[str, Any]:
     """Return the subject's scores: from its row in a comparison of the chain, else from its `scores` artifact. Those on
-    the test rows are missing if it was screened out."""
+    the test rows are missing if it was screened out, or may be and no comparison has it yet."""
     record = chain.subject.record
     name = record.name if record else chain.subject.name
     for node in chain.of_kind("comparison"):
@@ -159,23 +160,24 @@ def _scores(chain: Chain) -> dict[str, Any]:
     for node in chain.of_kind("scores"):
         rows = [row for row in node.summary.get("rows", []) if row.get("kind") in TUNED]
         if rows:
-            is_seen = not _is_screened_out(chain.index, node, rows[-1]["name"])
+            is_seen = _is_seen(chain.index, node, rows[-1]["name"])
             return {"evaluation": rows[-1].get("fingerprint"), "scores": rows[-1].get("scores", {}) if is_seen else {}}
     return {"evaluation": None, "scores": {}}
 
 
-def _is_screened_out(index: ArtifactIndex, scores: ArtifactNode, name: str) -> bool:
-    """Return whether a comparison screened a tuned model out. name: that of its row in its scores."""
-    for node in index.all("comparison"):
-        used = (scores.kind, scores.fingerprint)
-        sources = [source for source, reference in node.inputs.items() if reference == used]
-        comparison = read_comparison(node) if sources else None
-        if comparison is None:
-            continue
-        rows = [row for row in comparison.rows if row.source in sources and row.source_row == name]
-        if any(map(comparison.why_screened_out, rows)):
-            return True
-    return False
+def _is_seen(index: ArtifactIndex, scores: ArtifactNode, name: str) -> bool:
+    """Return whether people see the test results of a tuned model. name: that of its row in its scores."""
+    used = (scores.kind, scores.fingerprint)
+    compared = [
+        (comparison, source)
+        for node in index.all("comparison")
+        for source, reference in node.inputs.items()
+        if reference == used and (comparison := read_comparison(node)) is not None
+    ]
+    try:
+        return scores.path is not None and are_tests_seen(scores.path, compared, name)
+    except (OSError, ValueError, KeyError):  # damaged; `--verify` reports it
+        return False
 
 
 def _first_of_kind(chain: Chain, kind: str) -> ArtifactNode | None:

@@ -119,9 +119,10 @@ def evidence_is_missing(desk: Desk) -> Advice | None:
 
 def more_rows_help(desk: Desk) -> Advice | None:
     """More data: the learning curve of a tuned model that is not ahead still rises, and one more step like its last
-    would reach the bar. Nothing else shows that more training rows would help."""
+    would reach the bar. Nothing else shows that more training rows would help. Of a model that was screened out, nobody
+    sees the curve."""
     best = desk.best
-    if desk.beats_bar(best) or not desk.one_step_closes_gap(best):
+    if desk.is_screened_out(best) or desk.beats_bar(best) or not desk.one_step_closes_gap(best):
         return None
     yet = f"More data should help: {best.name} is not clearly better than {phrase(desk.bar(best))} yet. More rows still"
     step = "improve it, and one more step like the last would close the gap"
@@ -148,11 +149,11 @@ def prompting_is_enough(desk: Desk) -> Advice | None:
         return None
     claim, prompting, ahead = desk.decides(best, bar), phrase(bar), desk.tell_standing(best, bar)
     failed = desk.answers_behind(best, bar) if comparison.better(best, bar) else []
-    if claim.kind == "opinion":
+    if desk.is_screened_out(best):
+        reason = f"No tuned model is shown to be better than {prompting}. {ahead}"
+    elif claim.kind == "opinion":
         reason = f"The answers of {best.name} are not shown to be better than those of {prompting}. "
         reason += ahead
-    elif desk.is_screened_out(best):
-        reason = f"No tuned model is shown to be better than {prompting}. {ahead}"
     elif comparison.leads(bar, best):
         reason = f"{prompting[0].upper()}{prompting[1:]} is at least as good. {desk.tell(bar, best)}"
     elif failed:

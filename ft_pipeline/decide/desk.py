@@ -188,12 +188,12 @@ class Desk:
         return self.comparison.why_screened_out(row) is not None
 
     def tell_standing(self, row: Row, rival: Row) -> str:
-        """Return how a row stands against a rival, as a sentence: by the opinion that decides, or else its lead on the
-        primary metric; an empty string if it does not lead."""
-        claim = self.decides(row, rival)
-        if claim.kind == "opinion":
+        """Return how a row stands against a rival, as a sentence: that one of them was screened out, or else the
+        opinion that decides, or else its lead on the primary metric; an empty string if it does not lead."""
+        claim, screened = self.decides(row, rival), self._tell_screen(row, rival)
+        if claim.kind == "opinion" and not screened:
             return tell_opinion(claim)
-        return self._tell_screen(row, rival) or tell_ahead(self.shown, row, rival)
+        return screened or tell_ahead(self.shown, row, rival)
 
     def tell(self, row: Row, rival: Row, metric: str | None = None) -> str:
         """Return the lead between two rows as a sentence, whichever is ahead; empty if they were not compared."""

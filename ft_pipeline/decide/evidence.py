@@ -30,7 +30,8 @@ def evidence(court: Court, row: Row) -> dict[str, Any]:
     against = [comparison.bar(row), court.champion_row] if is_shown else []
     leads = [lead_of(comparison, row, rival) for rival in against if rival is not None]
     checks = [check_of(comparison, claim) for claim in comparison.about(row, "probes", "task")]
-    opinions = [opinion_of(claim) for rival in rivals for claim in comparison.about(row, "opinion", rival=rival.name)]
+    told = [claim for rival in rivals for claim in comparison.about(row, "opinion", rival=rival.name)]
+    opinions = [opinion_of(claim) for claim in told if is_shown]
     return {
         "metric": comparison.primary,
         "score": asdict(score) if score else None,

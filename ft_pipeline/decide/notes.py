@@ -73,17 +73,17 @@ def describe_share(rail: Claim) -> str:
 
 def footnotes(comparison: Comparison) -> list[str]:
     """Return what a reader of the scores must know."""
-    notes = []
+    notes, out = [], screened_out(comparison)
     if has_several_tokenizers(comparison):
         notes.append("Loss per token is not comparable between tokenizers, and not shown.")
     withheld = {
         (entry.a, entry.because)
         for entry in comparison.incomparable
         if entry.metric == "nats_per_byte" and (row := comparison.row(entry.a)) and not row.rights.without_model
-        if entry.metric not in row.scores
+        if entry.metric not in row.scores and row.name not in out
     }
     notes += [f"{name} has no nats per byte: {because}." for name, because in sorted(withheld)]
-    for name, claim in screened_out(comparison).items():
+    for name, claim in out.items():
         row = comparison.row(name)
         score = f" There it has {describe_score(row.validation)} nats per byte." if row and row.validation else ""
         notes.append(f"{name} {say(comparison, claim)}: its scores on the test rows are not shown.{score}")

@@ -143,7 +143,8 @@ def observe_base_checks(desk: Desk, advice: Advice) -> str | None:
 
 
 def observe_merge(desk: Desk, advice: Advice) -> str | None:
-    """Return that merging lowers the quality if the merged model is clearly worse and the adapter does not forget."""
+    """Return that merging lowers the quality if the merged model is clearly worse and the adapter does not forget.
+    Nothing if one of them was screened out: people see no test result of it."""
     if advice.row is None:
         return None
     training = advice.row.experiment, advice.row.variant
@@ -151,6 +152,8 @@ def observe_merge(desk: Desk, advice: Advice) -> str | None:
     forms = {row.kind: row for row in sound if (row.experiment, row.variant) == training}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     if adapter is None or merged is None or not desk.comparison.better(adapter, merged):
+        return None
+    if any(map(desk.is_screened_out, (adapter, merged))):
         return None
     return f"Merging lowers the quality. {desk.tell(adapter, merged)}"
 
@@ -160,6 +163,8 @@ def observe_tuning(desk: Desk, advice: Advice) -> str | None:
     bar = desk.bar(advice.row)
     if advice.decision != "distillation" or advice.row is None or bar is None:
         return None
+    if desk.is_screened_out(advice.row):
+        return desk.tell(advice.row, bar)
     if desk.is_silent(advice.row):
         return None  # observe_no_evidence says so
     if not desk.comparison.better(advice.row, bar):
@@ -272,9 +277,12 @@ def observe_own_targets(desk: Desk, advice: Advice) -> str | None:
 
 
 def _own_target(desk: Desk, target: OwnTarget) -> str:
-    rows = [row for row in desk.tuned if row.experiment == target.experiment]
+    forms = [row for row in desk.tuned if row.experiment == target.experiment]
+    rows = [row for row in forms if not desk.is_screened_out(row)]
     if not target.has_improved:
         return f"{target.experiment} {target.verdict}. {target.describe()}"
+    if forms and not rows:
+        return f"{target.experiment} {target.verdict}, but does not lead on the validation rows. {target.describe()}"
     beats, label = any(desk.beats_bar(row) for row in rows), desk.comparison.metric().label
     if beats and _learns_from(target) == "answers":
         return ""  # that its loss fell is no news

@@ -6,8 +6,8 @@ Its test scores stay in comparison.json, where decisions read them. documents.py
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
 
-OF_THE_TEST_ROWS = ("lead", "answers", "replaces", "slice", "slice_lead", "recipe", "share")
-"""Kinds of claims that tell a score on the test rows."""
+OF_THE_TEST_ROWS = ("lead", "opinion", "answers", "replaces", "slice", "slice_lead", "recipe", "share")
+"""Kinds of claims that tell how good the answers to the test rows are."""
 
 
 def screened_out(comparison: Comparison) -> dict[str, Claim]:
@@ -17,8 +17,11 @@ def screened_out(comparison: Comparison) -> dict[str, Claim]:
 
 
 def as_shown(comparison: Comparison) -> Comparison:
-    """Return the comparison without the test results of rows that were screened out, which come last. They keep what
-    they cost and what was measured on other rows."""
+    """Return the comparison without the test results of rows that were screened out, which come last.
+
+    They keep what they cost, what was measured on other rows, and two measurements on the test rows that are limits and
+    no scores: how many answers have a fault (rails), and what a GGUF file loses against its merged model.
+    """
     out = screened_out(comparison)
     if not out:
         return comparison

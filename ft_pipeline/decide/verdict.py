@@ -193,8 +193,10 @@ class Summary:
     def _do_not(self, best: Row, bar: Row, used: Row | None) -> Verdict:
         """Return that a training is not worth its work: each tuned model is shown to lead by less than that."""
         comparison, opinion = self.comparison, self._opinion(best, bar)
+        screened = comparison.why_screened_out(best)
         if opinion is not None:
-            why = f"the answers of {best.name} were preferred in {wins(opinion)}"
+            preferred = f"the answers of {best.name} were preferred in {wins(opinion)}"
+            why = say_of(comparison, screened) if screened else preferred
         else:
             nearest = max(comparison.tuned(), key=lambda row: comparison.deciding(row, bar).high or 0.0)
             why = f"no tuned model is worth it. {self._bound(nearest, bar)} would be worth a training"
@@ -220,13 +222,14 @@ class Summary:
             why = f"{standing or f'{best.name} '}cannot go out, because it {self._fault(best)}"
         elif first.kind == "clusters":
             why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
-        elif screened is not None:
+        elif screened is not None and (first.kind == "screen" or _is_it(failed)):
             why = say_of(comparison, screened)
         elif opinion is None and (_is_it(failed) or (first.kind == "lead" and first.because in ("", "behind", "luck"))):
             told = say_of(comparison, first) if first.because == "luck" else self._standing(best, bar)
             why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
         else:
-            why, kind = say_of(comparison, first) + self._more_ratings(best, claim), asking(bool(ask) or _asks(first))
+            more = "" if screened else self._more_ratings(best, claim)
+            why, kind = say_of(comparison, first) + more, asking(bool(ask or more) or _asks(first))
         return self._open(f"{ask}{why}", self._basis(best, opinion), used, bar, best, costs, kind=kind)
 
     def _standing(self, row: Row, bar: Row) -> str:
