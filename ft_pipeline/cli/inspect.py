@@ -87,14 +87,8 @@ def _are_seen(store: ArtifactStore, scores: Artifact, source: str, model: str) -
     source, model: where a comparison reads it from: the input, and its name there.
     """
     from ft_pipeline.decide.documents import read_comparison
-    from ft_pipeline.decide.screened_out import screened_out
-    from ft_pipeline.decide.sources.screens import may_be_screened_out
+    from ft_pipeline.decide.seen import are_tests_seen
 
-    if not may_be_screened_out(scores.path):
-        return True
     compared = current_artifact(store, "comparison")
-    if compared is None or compared.inputs.get(source) != scores.reference:
-        return False
-    comparison = read_comparison(compared)
-    rows = [row for row in comparison.rows if (row.source, row.source_row) == (source, model)]
-    return bool(rows) and all(row.name not in screened_out(comparison) for row in rows)
+    reads = compared is not None and compared.inputs.get(source) == scores.reference
+    return are_tests_seen(scores.path, [(read_comparison(compared), source)] if compared and reads else [], model)
