@@ -101,3 +101,10 @@ def test_too_few_test_rows_are_named_of_a_model_that_was_screened_out(read: Read
     shop.train("style", 0.4, **BEHIND)
     text = read(shop)
     assert "20 test conversations are too few, 50 are needed" in text.split("verdict:")[1].splitlines()[0]
+
+
+def test_of_a_champion_that_was_screened_out_only_the_screen_is_told(shop: Shop, read: Read) -> None:
+    shop.train("style", 0.02, spread=0.3, **BEHIND)
+    shop.release("style/merged")
+    text = read(shop)
+    assert f"style/merged {TRAILS}" in text and "lead of style/merged" not in text
