@@ -179,7 +179,9 @@ def _look_at_scores(context: SpecContext, artifact: Artifact) -> None:
 def _build_comparison(build: BuildContext) -> dict[str, Any]:
     config, inputs = build.spec.config, build.spec.inputs
     conversations = scored_conversations(build.store, inputs, config["fingerprint"])
-    return build_comparison(build.inputs, config, build.out, training_facts_of(build.store, inputs), conversations)
+    has_price = config.get("prices", {}).get("label") is not None
+    facts = training_facts_of(build.store, inputs, count_labels=has_price)
+    return build_comparison(build.inputs, config, build.out, facts, conversations)
 
 
 def _no_gguf_scores(build: BuildContext) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.decide.findings.costs import describe_break_even
+from ft_pipeline.evaluation.comparison import training_facts
 from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.evaluation.scoring.scorer import shared_prefix
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -116,6 +120,21 @@ def test_labels_are_a_part_of_what_must_be_paid_back(tmp_path: Path) -> None:
     assert "with 1.00 for the teacher and 7.20 for labels" in describe_break_even(both)
     unwritten = compared(tmp_path / "unwritten", label=0.24, **prices).break_even[0]
     assert unwritten.training.cost == pytest.approx(3.6), "it learned from no row that people wrote"
+
+
+def test_a_row_is_labeled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is repeated, in how many texts it is split, and in how many phases it is learned from."""
+    phases = {
+        "first": {"id": ["a", "a", "b", "c"], "source": ["human", "human", "human", "distilled"]},
+        "second": {"id": ["b", "d", "e"], "source": ["preferred", "preferred", "text"]},
+    }
+    for name, rows in phases.items():
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table(rows), tmp_path / name / "train.parquet")
+    adapters = [SimpleNamespace(inputs={"training_data": (name,)}) for name in phases]
+    store: Any = SimpleNamespace(require=lambda name: SimpleNamespace(path=tmp_path / name))
+    monkeypatch.setattr(training_facts, "phase_adapters", lambda *_: adapters)
+    assert training_facts._labels(store, adapters[-1]) == 3  # type: ignore[arg-type]
 
 
 def test_attempts_that_did_not_finish_are_told(tmp_path: Path) -> None:

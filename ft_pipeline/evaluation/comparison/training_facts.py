@@ -16,29 +16,36 @@ LABELED = ("human", "preferred", "up", "down")
 """Sources of training rows that people wrote or labeled."""
 
 
-def training_facts_of(store: ArtifactStore, scores: Mapping[str, ArtifactReference]) -> dict[str, dict[str, Any]]:
-    """Return experiment → facts about its training. scores: references by `<experiment>/scores`; others are ignored."""
+def training_facts_of(
+    store: ArtifactStore, scores: Mapping[str, ArtifactReference], *, count_labels: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Return experiment → facts about its training. scores: references by `<experiment>/scores`; others are ignored.
+    count_labels: whether to read how many rows were labeled, which only matters if they have a price."""
     return {
-        (name := key.removesuffix("/scores")): read_training_facts(store, store.require(*reference), name)
+        (name := key.removesuffix("/scores")): read_training_facts(
+            store, store.require(*reference), name, count_labels=count_labels
+        )
         for key, reference in scores.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }
 
 
-def read_training_facts(store: ArtifactStore, scores: Artifact, experiment: str) -> dict[str, Any]:
+def read_training_facts(
+    store: ArtifactStore, scores: Artifact, experiment: str, *, count_labels: bool = False
+) -> dict[str, Any]:
     """Return the training facts of a `scores` artifact.
 
     Keys: `technique`, `train_rows` (rows written by people; absent for `distill`, which needs none), `labels` (rows
-    that people wrote or labeled), `took` (from costs.training_time), `noise` (the table of quantization errors; None if
-    they were not measured), and `own_targets` (see there). `prompt`, if the training moved a prompt variant into the
-    weights: its name.
+    that people wrote or labeled, if they are counted), `took` (from costs.training_time), `noise` (the table of
+    quantization errors; None if they were not measured), and `own_targets` (see there). `prompt`, if the training moved
+    a prompt variant into the weights: its name.
     """
     adapter, merged = (store.require(*scores.inputs[kind]) for kind in ("adapter", "merged_model"))
     taught = adapter.spec["config"].get("experiment", {}).get("distill")
     return {
         "technique": scores.spec["config"]["technique"],
         **({} if taught else {"train_rows": _human_rows(store, adapter)}),
-        "labels": _labels(store, adapter),
+        **({"labels": _labels(store, adapter)} if count_labels else {}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
         "own_targets": [asdict(target) for target in own_targets(adapter, experiment)],
