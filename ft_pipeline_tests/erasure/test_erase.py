@@ -262,7 +262,7 @@ def test_tampering_with_redacted_files_is_found(released: Shop, ft_json: Command
     notes = ft_json("erase", FILE, "14", "--reason", "two")["notes"]
     assert any("it cannot be read: the kept copy of support.jsonl" in note for note in notes)
     record = released.store.root / "redactions" / "000001.json"
-    record.write_text(record.read_text(encoding="utf-8").replace("4711", "4712"), encoding="utf-8")
+    record.write_text(record.read_text(encoding="utf-8").replace("request 4711", "request 4712"), encoding="utf-8")
     codes = {finding["code"] for finding in ft_json("audit", "--verify")["findings"]}
     assert codes == {"changed_file", "changed_raw_file", "edited_record"}
     record.unlink()
