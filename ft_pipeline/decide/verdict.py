@@ -218,8 +218,8 @@ class Summary:
         first, costs, kind = failed[0], "", asking(bool(ask))
         screened = comparison.why_screened_out(best)
         if not comparison.sound(best):
-            standing = "" if screened else f"{self._standing(best, bar)}, but it "
-            why = f"{standing or f'{best.name} '}cannot go out, because it {self._fault(best)}"
+            subject = best.name if screened else f"{self._standing(best, bar)}, but it"
+            why = f"{subject} cannot go out, because it {self._fault(best)}"
         elif first.kind == "clusters":
             why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
         elif screened is not None and (first.kind == "screen" or _is_it(failed)):

@@ -7,10 +7,11 @@ from typing import Any
 
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.desk import Decided, Desk
-from ft_pipeline.decide.documents import read_comparison, whole_comparison
+from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.recommend import build_recommendation
 from ft_pipeline.decide.requirements import Requirements
+from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.reward_config import checks_of
@@ -103,7 +104,7 @@ def _build_recommendation(build: BuildContext) -> dict[str, Any]:
     comparison = whole_comparison(comparison_artifact)
     desk = Desk(
         comparison,
-        read_comparison(comparison_artifact),
+        as_shown(comparison),
         training_facts_of(build.store, comparison_artifact.inputs),
         build.spec.config["min_test_rows"],
         Decided.of(document),

@@ -18,8 +18,8 @@ from ft_pipeline.decide.plots import (
     slice_picture,
     small_lead_plot,
 )
+from ft_pipeline.decide.seen import may_be_screened_out, nats_on_validation
 from ft_pipeline.decide.sources.pair_opinions import JUDGED
-from ft_pipeline.decide.sources.screens import may_be_screened_out, nats_on_validation
 from ft_pipeline.defs.compared_scores import compared_scores
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said

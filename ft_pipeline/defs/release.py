@@ -140,9 +140,8 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
         move = decision.promotion(candidates, comparison_artifact.fingerprint)
         if move is None:
             return None
-        told = {"decided_on": key, "served": serving[move.candidate.name]}
-        served = {**told, EVIDENCE_KEY: document["exposure"]["entry"]}
-        return replace(move, evidence={**move.evidence, **served})
+        entry, served = document["exposure"]["entry"], serving[move.candidate.name]
+        return replace(move, evidence={**move.evidence, "decided_on": key, "served": served, EVIDENCE_KEY: entry})
 
     waiting = None
     if build.project.settings.promotion.two_people:

@@ -5,7 +5,6 @@ whatever settings they had.
 """
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ class UnfinishedAttempts:
         """Keep what an attempt took."""
         if self._file is None:
             return
-        line = json.dumps({"seconds": seconds, "device_seconds": seconds * max(1, gpus)})
+        line = Attempt(seconds=seconds, device_seconds=seconds * max(1, gpus)).model_dump_json()
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
@@ -51,10 +50,8 @@ class UnfinishedAttempts:
         """Return what a manifest says about them; empty if there were none."""
         if not self.attempts:
             return {}
-        seconds, device_seconds = (
-            sum(getattr(attempt, name) for attempt in self.attempts) for name in ("seconds", "device_seconds")
-        )
-        return {RUN_KEY: {"attempts": len(self.attempts), "seconds": seconds, "device_seconds": device_seconds}}
+        sums = {name: sum(getattr(attempt, name) for attempt in self.attempts) for name in Attempt.model_fields}
+        return {RUN_KEY: {"attempts": len(self.attempts), **sums}}
 
     def forget(self, artifact: Artifact) -> None:
         """Remove them if the artifact tells them. One of the same content that was there before does not."""

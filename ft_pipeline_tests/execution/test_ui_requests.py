@@ -21,6 +21,17 @@ PUBLIC = "ft.example.com"
 OWN = "http://127.0.0.1:3000"
 MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "x", limit: 7) }'
 IN_URL = "/graphql?" + urllib.parse.urlencode({"query": MUTATION})
+REFUSED = (
+    ({"Host": "evil.example"}, "The header Host names 'evil.example', which is not this UI."),
+    ({"Host": "[::1"}, "The header Host names '[::1', which is not this UI."),
+    ({"Origin": "https://evil.example"}, "A page of https://evil.example sent this request."),
+    ({"Origin": "null"}, "A page of null sent this request."),
+    ({"Origin": "http://127.0.0.1:1"}, "A page of http://127.0.0.1:1 sent this request."),
+    ({"Sec-Fetch-Site": "cross-site"}, "A page of another site sent this request."),
+    ({"Sec-Fetch-Site": "same-site"}, "A page of another site sent this request."),
+    ({}, "A mutation must be sent by POST."),
+)
+"""Headers with which a mutation in a GET is refused, and how the refusal begins."""
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,16 +56,7 @@ def status(client: TestClient, method: str, path: str, headers: Mapping[str, str
 
 @pytest.mark.parametrize(
     ("headers", "reason"),
-    (
-        ({"Host": "evil.example"}, "The header Host names 'evil.example', which is not this UI."),
-        ({"Host": "[::1"}, "The header Host names '[::1', which is not this UI."),
-        ({"Origin": "https://evil.example"}, "A page of https://evil.example sent this request."),
-        ({"Origin": "null"}, "A page of null sent this request."),
-        ({"Origin": "http://127.0.0.1:1"}, "A page of http://127.0.0.1:1 sent this request."),
-        ({"Sec-Fetch-Site": "cross-site"}, "A page of another site sent this request."),
-        ({"Sec-Fetch-Site": "same-site"}, "A page of another site sent this request."),
-        ({}, "A mutation must be sent by POST."),
-    ),
+    REFUSED,
     ids=str,
 )
 def test_a_mutation_in_a_get_is_refused(client: TestClient, headers: dict[str, str], reason: str) -> None:

@@ -5,11 +5,9 @@ Only likelihoods are compared there. Everyone may try things on the validation r
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ft_pipeline.decide.bench import Bench
 from ft_pipeline.decide.claim import Claim, ScreenFacts, Verdict
@@ -47,26 +45,6 @@ def claims(bench: Bench) -> Iterator[Claim]:
         verdict: Verdict = "void" if count < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
         known = {"kind": "screen", "row": row.name, "rival": rival.name, "scope": "validation", "value": lead}
         yield Claim(**known, count=count, verdict=verdict, facts=ScreenFacts(error=error))
-
-
-def nats_on_validation(folder: Path) -> dict[str, tuple[float, int]]:
-    """Return, by name of the model, its nats per byte of the validation rows and the number of these conversations.
-    Empty for scores without them. folder: that of the scores."""
-    file = folder / "validation.parquet"
-    records = pq.read_table(file).to_pylist() if file.is_file() else []
-    found = {}
-    for name in dict.fromkeys(record["name"] for record in records):
-        own = [record for record in records if record["name"] == name and record["content_nats"] is not None]
-        if own:
-            nats, size = (sum(record[key] for record in own) for key in ("content_nats", "content_bytes"))
-            found[name] = nats / size, len({record["group"] for record in own})
-    return found
-
-
-def may_be_screened_out(folder: Path) -> bool:
-    """Return whether a comparison may drop a tuned model, so that nobody sees its test scores before. folder: that of
-    its scores."""
-    return any(count >= MIN_SCREENED for _, count in nats_on_validation(folder).values())
 
 
 def score_on_validation(model: ScoredModel, clusters: Clusters) -> Score | None:
