@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -59,9 +59,18 @@ class Summary:
     changes: Sequence[str] = ()
     """What was otherwise at the first look (Exposure.changes)."""
 
+    @cached_property
+    def _moved(self) -> Row | None:
+        """What becomes the champion."""
+        return self.comparison.row(self.decision.name) if self.decision.move else None
+
+    @property
+    def _used(self) -> Row | None:
+        """The champion, or what becomes it; None: there is none."""
+        return self._moved or self.champion
+
     def verdict(self) -> Verdict:
-        comparison, champion = self.comparison, self.champion
-        moved = comparison.row(self.decision.name) if self.decision.move else None
+        comparison, champion, moved = self.comparison, self.champion, self._moved
         if moved is not None and moved.rights.is_tuned:
             found = self._use(moved)
         elif moved is None and champion is None and self.has_champion:
@@ -69,9 +78,8 @@ class Summary:
         elif moved is None and champion is not None and self._stays(champion):
             found = self._keep(champion)
         else:
-            used = moved or champion
-            found = self._about_tuning(used)
-            if used is None:
+            found = self._about_tuning()
+            if self._used is None:
                 return found
         incumbent, own = comparison.incumbent, comparison.row(found.row)
         if incumbent is None or own is None or own.name == incumbent.name or self._is_open(found):
@@ -129,7 +137,7 @@ class Summary:
         rows = self._examined
         return next((row for row in rows if self.comparison.sound(row)), rows[0] if rows else None)
 
-    def _lost_by_merging(self, used: Row | None) -> Verdict | None:
+    def _lost_by_merging(self) -> Verdict | None:
         """Return that nothing is decided about tuning if a merged model is clearly worse than its adapter, which leads
         the best use of its base model; None if there is no such model."""
         comparison = self.comparison
@@ -149,36 +157,33 @@ class Summary:
                     f"leads {merging}{bar.name} by {describe_lead(lead)}. "
                     f"`ft promote {adapter.name}` releases the adapter, if it passes"
                 )
-                return self._open(sentence, self._basis(merged), used, bar, merged)
+                return self._open(sentence, merged, bar, self._basis(merged))
         return None
 
-    def _about_tuning(self, used: Row | None) -> Verdict:
-        """Return what is shown about tuning where no tuned model is to be used.
-
-        used: the champion, or what becomes it; None: there is none.
-        """
+    def _about_tuning(self) -> Verdict:
+        """Return what is shown about tuning where no tuned model is to be used."""
         comparison, best = self.comparison, self._best_examined
         bar = comparison.best_bar(best)
         if best is None or bar is None:
-            return self._open("no tuned model was compared. Train one", "", used, bar)
+            return self._open("no tuned model was compared. Train one", self._used or bar, bar)
         if not comparison.usable(bar) and not (comparison.sound(best) and comparison.leads(best, bar)):
             faults = [f"{row.name} {self._fault(row)}" for row in (best, bar) if not comparison.sound(row)]
             return Verdict("none", f"No model can go out: {', and '.join(faults)}.", self._basis(best), None)
-        if (lost := self._lost_by_merging(used)) is not None:
+        if (lost := self._lost_by_merging()) is not None:
             return lost
         silent = self._without_evidence(best, bar)
         if silent is not None:
             failed = self.decision.failed[silent.name][0]
             why, kind = say_of(comparison, failed), asking(_asks(failed))
-            return self._open(why, self._basis(silent), used, bar, silent, kind=kind)
+            return self._open(why, silent, bar, self._basis(silent), kind)
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
             why = without_model.cannot_tell(comparison, blind, best)
             kind = asking(comparison.why_screened_out(best) is None)
-            return self._open(why, self._basis(best), used, bar, best, kind=kind)
+            return self._open(why, best, bar, self._basis(best), kind)
         if is_worthless(comparison, bar) and not self.decision.has_few_clusters:
-            return self._do_not(best, bar, used)
-        return self._undecided(best, bar, used)
+            return self._do_not(best, bar)
+        return self._undecided(best, bar)
 
     def _without_evidence(self, best: Row, bar: Row) -> Row | None:
         """Return the sound tuned row of which nothing that was measured says whether tuning helped, unless another one
@@ -190,7 +195,7 @@ class Summary:
                 return row
         return None
 
-    def _do_not(self, best: Row, bar: Row, used: Row | None) -> Verdict:
+    def _do_not(self, best: Row, bar: Row) -> Verdict:
         """Return that a training is not worth its work: each tuned model is shown to lead by less than that."""
         comparison, opinion = self.comparison, self._opinion(best, bar)
         screened = comparison.why_screened_out(best)
@@ -200,7 +205,8 @@ class Summary:
         else:
             nearest = max(comparison.tuned(), key=lambda row: comparison.deciding(row, bar).high or 0.0)
             why = f"no tuned model is worth it. {self._bound(nearest, bar)} would be worth a training"
-        release = "" if used is None or used.rights.is_bar else f" `ft promote {bar.name}` releases it."
+        is_released = self._used is None or self._used.rights.is_bar
+        release = "" if is_released else f" `ft promote {bar.name}` releases it."
         basis = self._basis(bar, opinion)
         if bar.rights.without_model:
             kind, sentence = without_model.instead(bar, why)
@@ -208,12 +214,12 @@ class Summary:
         sentence = f"Do not fine-tune; {_how(bar)}: {why}.{release}"
         return Verdict("retrieval" if bar.passages else "prompt", sentence, basis, bar.name)
 
-    def _undecided(self, best: Row, bar: Row, used: Row | None) -> Verdict:
+    def _undecided(self, best: Row, bar: Row) -> Verdict:
         """Return what is missing for a decision about the best tuned model."""
         comparison, claim, opinion = self.comparison, self.comparison.deciding(best, bar), self._opinion(best, bar)
         failed = self.decision.failed[best.name]
         if opinion is None and claim.verdict == "unknown":
-            return self._open(f"{best.name} was not compared with {bar.name}", "", used, bar, best)
+            return self._open(f"{best.name} was not compared with {bar.name}", best, bar)
         ask = f"{ask_for_ratings(comparison, best, bar)}. " if self._ratings_would_decide(best, bar) else ""
         first, costs, kind = failed[0], "", asking(bool(ask))
         screened = comparison.why_screened_out(best)
@@ -230,7 +236,8 @@ class Summary:
         else:
             more = "" if screened else self._more_ratings(best, claim)
             why, kind = say_of(comparison, first) + more, asking(bool(ask or more) or _asks(first))
-        return self._open(f"{ask}{why}", self._basis(best, opinion), used, bar, best, costs, kind=kind)
+        found = self._open(f"{ask}{why}", best, bar, self._basis(best, opinion), kind)
+        return replace(found, sentence=found.sentence + costs)
 
     def _standing(self, row: Row, bar: Row) -> str:
         """Return the lead of a tuned model with its interval, whatever it shows."""
@@ -290,26 +297,15 @@ class Summary:
 
     # --- parts of sentences
 
-    def _open(
-        self,
-        why: str,
-        basis: str,
-        used: Row | None,
-        bar: Row | None = None,
-        row: Row | None = None,
-        costs: str = "",
-        kind: Open = "undecided",
-    ) -> Verdict:
-        """Return that nothing is decided, with what is used until then."""
-        comparison = self.comparison
-        if used is not None:
-            until = f" Until then, {used.name} is the champion."
-        elif bar is not None and comparison.usable(bar) and comparison.informs(bar):
+    def _open(self, why: str, about: Row | None, bar: Row | None, basis: str = "", kind: Open = "undecided") -> Verdict:
+        """Return that nothing is decided about a row, with what is used until then: the champion, or else a bar."""
+        if self._used is not None:
+            until = f" Until then, {self._used.name} is the champion."
+        elif bar is not None and self.comparison.usable(bar) and self.comparison.informs(bar):
             until = f" For now, {_how(bar)}."
         else:
             until = ""
-        named = row or used or bar
-        return not_decided(f"{why}.{until}{costs}", basis, named.name if named else None, kind)
+        return not_decided(f"{why}.{until}", basis, about.name if about else None, kind)
 
     def _fault(self, row: Row) -> str:
         faults = self.comparison.about(row, "rail", "general", "probes", "task", verdict="refuted")
