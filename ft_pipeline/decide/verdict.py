@@ -82,9 +82,9 @@ class Summary:
             if self._used is None:
                 return found
         incumbent, own = comparison.incumbent, comparison.row(found.row)
-        if incumbent is None or own is None or own.name == incumbent.name or self._is_open(found):
+        if incumbent is None or own is None or own.name == incumbent.name:
             return found
-        return self._against_incumbent(own, incumbent)
+        return self._besides(found, incumbent) if self._is_open(found) else self._against_incumbent(own, incumbent)
 
     # --- each case
 
@@ -99,7 +99,7 @@ class Summary:
         return not champion.rights.is_bar and (claim is None or claim.verdict in ("shown", "unknown"))
 
     def _is_open(self, found: Verdict) -> bool:
-        """Return whether a verdict does not ask about what answers today. Without a tuned model, a prompt may replace
+        """Return whether a verdict is about more than what answers today. Without a tuned model, a prompt may replace
         it."""
         return found.kind == "none" or (found.kind in OPEN and self._best_examined is not None)
 
@@ -271,9 +271,11 @@ class Summary:
 
     def _against_incumbent(self, own: Row, incumbent: Row) -> Verdict:
         """Return whether the model that would be used may replace the one that answers today: it is not worse."""
-        comparison, price = self.comparison, describe_prices(own, incumbent)
-        end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
-        today, comma = incumbent.name + end, "," if end else ""
+        comparison, price, today = self.comparison, describe_prices(own, incumbent), _with_end(incumbent)
+        comma = "," if incumbent.ends else ""
+        if (screened := comparison.why_screened_out(own)) is not None:
+            why = f"{say_of(comparison, screened)}. So it is not compared with {today}."
+            return not_decided(why, self._basis(own), own.name, "undecided")
         best, ask = f" Of your own models, {own.name} is the best.", ask_for_ratings(comparison, own, incumbent)
         check = next(iter(comparison.about(own, "replaces", rival=incumbent.name)), None)
         claim = comparison.deciding(own, incumbent)
@@ -285,7 +287,7 @@ class Summary:
             seen = f" By chrF, {ahead.row} leads by {describe_lead(ahead)}." if ahead else ""
             silent = f"{today}{comma} gives no likelihoods, and nothing checks its answers.{seen}"
             return not_decided(f"{ask}. {silent}{best}{price}", "", own.name, "rate")
-        numbers = f"{label(comparison, check)}: {numbers_of(check, 3)}.{price}"
+        numbers = self._numbers(check, own, incumbent)
         basis = self._basis(own, self._opinion(own, incumbent))
         if check.holds:
             return Verdict(
@@ -294,6 +296,23 @@ class Summary:
         ask = f" To decide between them, {ask}." if comparison.ratings_may_decide and check.measure not in BY else ""
         why = f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
         return not_decided(why, basis, own.name, asking(bool(ask)))
+
+    def _besides(self, found: Verdict, incumbent: Row) -> Verdict:
+        """Return a verdict that is open, with how what is used until then compares with what answers today."""
+        used, comparison = self._used, self.comparison
+        if used is None or found.kind not in OPEN or comparison.why_screened_out(used):
+            return found
+        check = next(iter(comparison.about(used, "replaces", rival=incumbent.name)), None)
+        if check is None:
+            return found
+        how = "is not worse than" if check.holds else "is not shown to be as good as"
+        told = f" {used.name} {how} {_with_end(incumbent)}. {self._numbers(check, used, incumbent)}"
+        return replace(found, sentence=found.sentence + told)
+
+    def _numbers(self, check: Claim, own: Row, incumbent: Row) -> str:
+        """Return how far a model is ahead of what answers today, and what both cost, as sentences."""
+        numbers = f"{label(self.comparison, check)}: {numbers_of(check, 3)}."
+        return numbers + describe_prices(own, incumbent)
 
     # --- parts of sentences
 
@@ -364,6 +383,10 @@ class Summary:
 def _asks(claim: Claim) -> bool:
     """Return whether the sentence of a claim asks people to rate answers."""
     return (claim.kind, claim.because) in ASKING
+
+
+def _with_end(incumbent: Row) -> str:
+    return incumbent.name + (f", which ends on {incumbent.ends}" if incumbent.ends else "")
 
 
 def _how(bar: Row) -> str:
