@@ -64,12 +64,14 @@ def facts_are_missing(desk: Desk) -> Advice | None:
     best = desk.best if desk.sound else None
     if looking_up is None or plain is None or not desk.passages_help():
         return None
-    if best and comparison.better(best, looking_up):
+    is_shown = best is not None and not desk.is_screened_out(best)
+    if best and is_shown and comparison.better(best, looking_up):
         return None
     reason = "The model lacks facts, so use retrieval: with passages of data/raw/text the base model clearly improves. "
     reason += tell_ahead(comparison, looking_up, plain)
     if best is not None and not desk.is_silent(best):
-        no_better = "No tuned model is clearly better; adapters change style more readily than facts."
+        better = "clearly" if is_shown else "shown to be"
+        no_better = f"No tuned model is {better} better; adapters change style more readily than facts."
         reason += f" {no_better} {desk.tell(looking_up, best)}"
     return Advice("retrieval", reason, best)
 
@@ -221,8 +223,8 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
     if desk.decided.kind == "none":
         return "none", None
     if desk.is_open:
-        ask = "rate" if desk.decided.kind == "rate" else "more_data"
-        step = advice.decision if advice.decision in ("distillation", "rate", "train") else ask
+        missing = desk.decided.kind if desk.decided.kind in ("rate", "measure") else "more_data"
+        step = advice.decision if advice.decision in ("distillation", "rate", "train") else missing
         return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:
         return "keep", None  # the champion was not compared

@@ -37,6 +37,8 @@ from ft_pipeline.decide.words import (
 
 ASKING = ("lead", "no_evidence"), ("opinion", "unheard")
 """Kind and reason of claims whose sentences ask people to rate answers."""
+MEASURED = ("general", "probes", "task")
+"""Kinds of claims that rest on other questions than the test rows."""
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)
 """The level at which a tuned model is tested that is the first to be looked at, at the default of
 `promotion.false_moves`."""
@@ -174,7 +176,7 @@ class Summary:
         silent = self._without_evidence(best, bar)
         if silent is not None:
             failed = self.decision.failed[silent.name][0]
-            why, kind = say_of(comparison, failed), asking(_asks(failed))
+            why, kind = say_of(comparison, failed), _kind_of(failed)
             return self._open(why, silent, bar, self._basis(silent), kind)
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
@@ -235,7 +237,7 @@ class Summary:
             why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
         else:
             more = "" if screened else self._more_ratings(best, claim)
-            why, kind = say_of(comparison, first) + more, asking(bool(ask or more) or _asks(first))
+            why, kind = say_of(comparison, first) + more, _kind_of(first, asks=bool(ask or more))
         found = self._open(f"{ask}{why}", best, bar, self._basis(best, opinion), kind)
         return replace(found, sentence=found.sentence + costs)
 
@@ -383,6 +385,11 @@ class Summary:
 def _asks(claim: Claim) -> bool:
     """Return whether the sentence of a claim asks people to rate answers."""
     return (claim.kind, claim.because) in ASKING
+
+
+def _kind_of(claim: Claim, *, asks: bool = False) -> Open:
+    """Return the kind of an open verdict whose sentence tells a claim. asks: whether it asks for ratings, too."""
+    return "measure" if claim.kind in MEASURED and not asks else asking(asks or _asks(claim))
 
 
 def _with_end(incumbent: Row) -> str:

@@ -33,7 +33,7 @@ from ft_pipeline.training.objectives.registry import OBJECTIVES
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    code_version="9",
+    code_version="10",
     build=lambda build: _build_decision(build),
     show=lambda artifact: _decision_metadata(artifact),
 )
@@ -62,7 +62,7 @@ def decision(context: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison", "decision"],
     kinds={"json"},
-    code_version="7",
+    code_version="8",
     build=lambda build: _build_recommendation(build),
     show=lambda artifact: _recommendation_metadata(artifact),
 )
@@ -71,7 +71,7 @@ def recommendation(context: SpecContext) -> Spec:
 
     **Look here** for the answer to "should we fine-tune?", with its reasons (`ft recommend` prints the same).
 
-    **If it says `more_data` or `rate`:** the scores cannot decide yet. The first reason says what to add.
+    **If it says `more_data`, `rate` or `measure`:** the scores cannot decide yet. The verdict says what is missing.
     """
     config = {
         "min_test_rows": context.project.settings.promotion.min_test_rows,

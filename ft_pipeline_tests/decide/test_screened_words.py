@@ -10,7 +10,7 @@ from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.evaluation.comparison.result_records import Incomparable
 from ft_pipeline_tests.golden.shop import Shop
-from ft_pipeline_tests.golden.told import tell
+from ft_pipeline_tests.golden.told import decided, recommended, tell
 from ft_pipeline_tests.golden.worlds.tuned import _target
 from ft_pipeline_tests.version1.convert import as_claims
 
@@ -108,3 +108,18 @@ def test_of_a_champion_that_was_screened_out_only_the_screen_is_told(shop: Shop,
     shop.release("style/merged")
     text = read(shop)
     assert f"style/merged {TRAILS}" in text and "lead of style/merged" not in text
+
+
+@pytest.mark.parametrize(("validation", "gain"), [(BEHIND, 0.1), (AHEAD, 0.1)])
+def test_beside_passages_that_help_only_the_screen_is_told(
+    shop: Shop, tmp_path: Path, validation: Any, gain: float
+) -> None:
+    looked_up = {"gain": 0.5, "passages": 3, "spread": 0.01, "validation": (40, 0.0)}
+    shop.prompts(few_shot={"gain": 0.1, "validation": (40, 0.0)}, looked_up=looked_up)
+    shop.train("style", gain, spread=0.01, **validation)
+    world = shop.build("world", "", tmp_path)
+    document = decided(world)
+    reason = recommended(world, document)["reasons"][0]
+    assert document["verdict"]["kind"] == "retrieval" and reason.startswith("The model lacks facts, so use retrieval")
+    assert ("No tuned model is shown to be better; " in reason) == (validation is BEHIND)
+    assert ("style/merged trails looked_up on the 40 validation" in reason) == (validation is BEHIND)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.decide.conclusion import Verdict
+from ft_pipeline.decide.conclusion import OPEN, Verdict
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import forgetting
@@ -50,14 +50,14 @@ def require_one_conclusion(
 ) -> None:
     """Fail if the recommendation says to use another row than the verdict, or if a reason concludes."""
     used = measured.row(document["row"])
-    if found.kind != "undecided":
+    if found.kind not in OPEN:
         assert document["row"] == found.row
     elif champion_row is not None:
         assert document["row"] == champion_row
     else:
         assert used is None or (used.kind in ("base", "prompt") and used.is_usable)
-    if found.kind == "undecided":
-        assert document["decision"] in ("more_data", "train")
+    if found.kind in OPEN:
+        assert document["decision"] in ("measure" if found.kind == "measure" else "more_data", "train")
     elif found.kind == "none":
         assert document["decision"] == "none"
     else:
@@ -149,4 +149,4 @@ def test_no_comparison_makes_the_recommendation_conclude_something_else(seed: in
         )
         require_one_conclusion(measured, found, champion_row, document)
         kinds.add(found.kind)
-    assert kinds == {"use_tuned", "prompt", "retrieval", "undecided", "keep", "none"}
+    assert kinds == {"use_tuned", "prompt", "retrieval", "undecided", "measure", "keep", "none"}

@@ -51,6 +51,7 @@ DECISION_TEXTS = {
     "more_data": "Collect more data before you decide.",
     "train": "Train before you decide.",
     "rate": "Rate answers before you decide.",
+    "measure": "Measure what the verdict names before you decide.",
     "keep": "Keep the present model.",
     "none": "No model can go out.",
 }
