@@ -16,7 +16,6 @@ from ft_pipeline.decide.claim import Claim, ScreenFacts
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.golden.worlds import make
-from ft_pipeline_tests.version1.convert import as_claims
 
 SCORE = {"loss": {"value": 7.3133, "low": 7.2122, "high": 7.4144}}
 
@@ -33,7 +32,7 @@ def put_scores(shop: Shop, conversations: int) -> Artifact:
 
 def put_comparison(shop: Shop, scores: Artifact, **screen: Any) -> None:
     """A comparison that read the scores. screen: the verdict of the claim about their row."""
-    document = as_claims(make("tuned_wins").comparison).to_json()
+    document = make("tuned_wins").comparison.to_json()
     (row,) = (row for row in document["rows"] if row["kind"] == "merged")
     assert row["source"] == "style/scores" and row["source_row"] == "merged"
     known = {"row": row["name"], "rival": "base", "scope": "validation", "value": 0.1, "count": 40}

@@ -13,14 +13,14 @@ from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline_tests.golden import worlds
 from ft_pipeline_tests.golden.told import decided
 from ft_pipeline_tests.release.test_model_card import FACTS
-from ft_pipeline_tests.version1.convert import as_claims
 
 
 @cache
 def court_of(name: str) -> Court:
     world = worlds.make(name)
-    comparison = as_claims(world.comparison)
-    return Court(comparison, world.candidates, world.settings, world.champion, world.exposure, world.rejected or {})
+    return Court(
+        world.comparison, world.candidates, world.settings, world.champion, world.exposure, world.rejected or {}
+    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Invented worlds: golden worlds whose comparisons are changed at random, to run two ways to decide side by side.
+"""Invented worlds: golden worlds whose comparisons are changed at random, as documents of version 1.
 
 The changes need not fit together as measured numbers would. Each world is the same for the same seed.
 """
@@ -19,6 +19,7 @@ from ft_pipeline_tests.evaluation.scored import forgetting
 from ft_pipeline_tests.golden import worlds
 from ft_pipeline_tests.golden.shop import PASSED, SINCE, World
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
+from ft_pipeline_tests.version1.convert import as_claims, as_version_1
 from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
     KeptLead,
@@ -45,7 +46,7 @@ def invent(seed: int, count: int, bases: Sequence[World] | None = None) -> Itera
 
 
 def _world(dice: random.Random, base: World, name: str) -> World:
-    changed = _Change(dice, base.comparison, dice.choice([1.0, 0.3, 0.1]))
+    changed = _Change(dice, as_version_1(base.comparison), dice.choice([1.0, 0.3, 0.1]))
     comparison = changed.comparison()
     candidates = _candidates(dice, comparison)
     champion, champion_row = _champion(dice, comparison, candidates)
@@ -55,7 +56,7 @@ def _world(dice: random.Random, base: World, name: str) -> World:
         base,
         name=name,
         about=f"{base.name}, changed",
-        comparison=comparison,
+        comparison=as_claims(comparison),
         candidates=candidates,
         settings=PromotionSettings(min_test_rows=50, false_moves=dice.choice([0.05, 0.2])),
         champion=champion,

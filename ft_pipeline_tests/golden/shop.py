@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
@@ -25,8 +27,6 @@ from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CORRECT, LOOP, PARTS, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
 
 COUNT = 64
 """Test conversations of a world."""

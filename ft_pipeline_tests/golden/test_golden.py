@@ -7,12 +7,13 @@ from typing import Any, get_args
 import pytest
 
 from ft_pipeline.decide import advise, observations
+from ft_pipeline.decide.claim import Verdict
 from ft_pipeline.decide.conclusion import Kind
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline_tests.golden import invented, worlds
 from ft_pipeline_tests.golden.record import TOLD, UNREACHED
 from ft_pipeline_tests.golden.shop import World
-from ft_pipeline_tests.golden.told import decided, facts_of, tell
+from ft_pipeline_tests.golden.told import decided, desk, tell
 from ft_pipeline_tests.golden.unreached import unreached
 
 RENEW = "If this is meant, run `python -m ft_pipeline_tests.golden.record`, and read the diff"
@@ -52,10 +53,10 @@ def test_the_sentences_that_no_world_tells_are_listed() -> None:
 def _fired() -> Iterator[str]:
     """Yield the rules of the recommendation that apply in some world."""
     for name in worlds.MADE:
-        facts = facts_of(made(name), decision_of(name)).desk
-        deciding, found = next((rule, found) for rule in advise.RULES if (found := rule(facts)))
+        asked = desk(made(name), decision_of(name))
+        deciding, found = next((rule, found) for rule in advise.RULES if (found := rule(asked)))
         yield deciding.__name__
-        yield from (rule.__name__ for rule in observations.OBSERVATIONS if rule(facts, found))
+        yield from (rule.__name__ for rule in observations.OBSERVATIONS if rule(asked, found))
 
 
 def test_the_worlds_have_every_verdict_rule_and_kind_of_row() -> None:
@@ -64,8 +65,9 @@ def test_the_worlds_have_every_verdict_rule_and_kind_of_row() -> None:
     assert {rule.__name__ for rule in (*advise.RULES, *observations.OBSERVATIONS)} - set(_fired()) == set()
     kinds = {row.kind for name in worlds.MADE for row in made(name).comparison.rows}
     assert kinds == set(get_args(ModelKind))
-    checked = {check.verdict for name in worlds.MADE for row in made(name).comparison.rows for check in row.base_checks}
-    assert checked == {"kept", "lost", "cannot be told", "not in base", "unknown"}
+    kept = ("probes", "task")
+    checked = {claim.verdict for name in worlds.MADE for claim in made(name).comparison.claims if claim.kind in kept}
+    assert checked == set(get_args(Verdict))
 
 
 def test_invented_worlds_are_decided_and_are_the_same_again() -> None:

@@ -18,8 +18,10 @@ from jinja2 import Environment, FileSystemLoader, Template
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
-from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.claim import Claim, RailFacts
+from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
@@ -28,16 +30,15 @@ from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_c
 from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
+from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
 from ft_pipeline_tests.golden.shop import SINCE, World
-from ft_pipeline_tests.version1.convert import as_claims
-from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend, verdict
 
 PICTURES = ("score_picture", "learning_curve_picture", "slice_picture", "confusion_picture")
 WIDTH = 160
 HIDDEN = ("evaluation", "fingerprint", "metrics", "changes", "rows")
 """Keys of comparison.json that are not told, or in another form."""
 COSTS = ("prompt_tokens_per_call", "generated_tokens_per_call", "seconds_per_call", "trainable_params")
-HIDDEN_OF_ROWS = ("fingerprint", "tokens", "scores", "source", "source_row", "rails", "base_checks", "general", *COSTS)
+HIDDEN_OF_ROWS = ("fingerprint", "tokens", "scores", "source", "source_row", "general", *COSTS)
 TOLD_OF_THE_CARD = ("", "At a glance", "Limitations")
 """Sections of the card that a comparison changes, but for its table of scores."""
 AGAIN = ("leads", "all_rows", "all_tests", "evidence", "more_reasons")
@@ -61,15 +62,15 @@ def decided(world: World) -> Document:
     }
 
 
-def facts_of(world: World, document: Document) -> ComparisonFacts:
+def desk(world: World, document: Document) -> Desk:
     """Return what the rules of the recommendation ask. document: decision.json."""
     least = world.settings.min_test_rows
-    return ComparisonFacts(world.comparison, world.experiments, least, Decided.of(document), world.at_hand)
+    return desk_of(world.comparison, world.experiments, least, Decided.of(document), world.at_hand)
 
 
 def recommended(world: World, document: Document) -> Document:
     """Return recommendation.json."""
-    return {"verdict": document["verdict"]["sentence"], **recommend(facts_of(world, document))}
+    return {"verdict": document["verdict"]["sentence"], **recommend(desk(world, document))}
 
 
 def tell(world: World) -> str:
@@ -133,18 +134,24 @@ def _claims(world: World) -> str:
     for row in document["rows"]:
         lines.append(_line({key: value for key, value in row.items() if value and key not in HIDDEN_OF_ROWS}))
         lines += [f"  {metric}: {_interval(score)}" for metric, score in row["scores"].items()]
-        lines += [f"  rail {_line(rail)}" for rail in row["rails"] if rail["verdict"] != "pass" or rail["faults"]]
-        lines += [f"  base check {_line(check)}" for check in row.get("base_checks", ())]
     changes = document["changes"] or {}
     told = {key: value for key, value in document.items() if key not in HIDDEN}
-    told["pairs"] = [_pair(pair) for pair in document["pairs"]]
+    told["claims"] = [_claim(claim) for claim in world.comparison.claims if _is_told(claim)]
     told |= {"changes": {key: value for key, value in changes.items() if not isinstance(value, list)}}
     return "\n".join([*lines, *_lines(told)])
 
 
-def _pair(pair: Mapping[str, Any]) -> str:
-    lead = f"{_plain(pair['difference'])} [{_plain(pair['low'])}, {_plain(pair['high'])}]"
-    return f"{pair['metric']}: {pair['better']} leads {pair['worse']} by {lead}"
+def _is_told(claim: Claim) -> bool:
+    """Return whether a claim says more than that none of the answers has a fault."""
+    return claim.kind != "rail" or claim.verdict != "shown" or claim.told(RailFacts).faults > 0
+
+
+def _claim(claim: Claim) -> str:
+    """Return a claim in a line: what it is about, its value with the interval, and the rest."""
+    document = claim.to_json()
+    about = " ".join(str(document.pop(key)) for key in ("kind", "row", "rival", "measure", "scope") if key in document)
+    ends = [_plain(document.pop(key, None)) for key in ("value", "low", "high")]
+    return f"{about}: {ends[0]} [{ends[1]}, {ends[2]}], {_line(document)}"
 
 
 def _interval(score: Mapping[str, Any]) -> str:
@@ -177,7 +184,7 @@ def _recommendation(advice: Document) -> str:
 
 def _terminal(world: World) -> str:
     console = Console(file=io.StringIO(), record=True, width=WIDTH)
-    show_comparison(console, as_shown(as_claims(world.comparison)))
+    show_comparison(console, as_shown(world.comparison))
     return console.export_text()
 
 
@@ -195,9 +202,7 @@ def _pages(world: World, document: Document, advice: Document) -> dict[str, str]
     compared = {"left_out": [asdict(row) for row in world.comparison.left_out]}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "comparison.md").write_text(
-            markdown_table(as_shown(as_claims(world.comparison))), encoding="utf-8"
-        )
+        (Path(folder) / "comparison.md").write_text(markdown_table(as_shown(world.comparison)), encoding="utf-8")
         with _without_pictures():
             of_comparison = evaluation_pages._comparison_metadata(
                 _artifact(world.comparison.to_json(), compared, folder)
@@ -235,7 +240,7 @@ def _entry(value: Any) -> str:
 
 def _first_screen(world: World, document: Document, advice: Document) -> str:
     chosen = document["verdict"]["row"] or advice["row"] or advice["evidence"]["tuned"]
-    comparison = as_shown(as_claims(world.comparison))
+    comparison = as_shown(world.comparison)
     values = report._TemplateValues(SimpleNamespace(), _artifact({}, {}), comparison)  # type: ignore[arg-type]
     prompt = {"system_prompt": "Be brief.", "few_shot": 2}
     known: dict[str, Any] = {row.name: {**prompt, "passages": row.passages} for row in world.comparison.rows}
@@ -318,7 +323,7 @@ def _card(world: World, document: Document) -> str:
         license="apache-2.0",
         row_counts={},
         splits={"test": world.comparison.test_rows},
-        comparison=as_shown(as_claims(world.comparison)),
+        comparison=as_shown(world.comparison),
         fingerprints={},
         champion=record,
         decided=document if is_about else {},

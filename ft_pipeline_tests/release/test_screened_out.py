@@ -172,7 +172,7 @@ def test_a_world_tells_no_lead_of_a_model_that_was_screened_out() -> None:
     """A lead of style/merged over base on the test rows is 0.399, its score 1.105."""
     told = tell(worlds.make("behind_on_the_validation_rows"))
     claims, read = told.split("===== decision =====")
-    assert "leads base by 0.399265" in claims and "nats_per_byte: 1.10549" in claims
+    assert "lead style/merged base nats_per_byte: 0.399265" in claims and "nats_per_byte: 1.10549" in claims
     assert [number for number in ("0.399", "26.5", "1.105", "0.300", "19.9", "1.205") if number in read] == []
 
 

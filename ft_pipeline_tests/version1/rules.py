@@ -1,58 +1,32 @@
 """The rules of this version, asked about records of version 1."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.decide import advise, first_screen, markdown, observations, plots, slice_table
 from ft_pipeline.decide import recommend as decide_recommend
-from ft_pipeline.decide import verdict as decide_verdict
 from ft_pipeline.decide.comparison import Comparison as Claims
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.fitting import DataAtHand
-from ft_pipeline.decide.matrix import matrix
 from ft_pipeline.decide.promote import Court
-from ft_pipeline.decide.promote import Decision as OfClaims
-from ft_pipeline.decide.promote import decide as decide_all
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.decide.requirements import ByHand, Cell
-from ft_pipeline.decide.ruling import Ruling, ruling_about, ruling_of
-from ft_pipeline.decide.screened_out import as_shown
+from ft_pipeline.decide.requirements import ByHand
+from ft_pipeline.decide.ruling import ruling_about
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide import rules
+from ft_pipeline_tests.decide.rules import NOT_EXPOSED, Decision
 from ft_pipeline_tests.version1.convert import as_claims
 from ft_pipeline_tests.version1.records import Comparison
 from ft_pipeline_tests.version1.row_records import ComparisonRow
 
-NOT_EXPOSED = Exposure()
 
-
-@dataclass(frozen=True)
-class Decision(Ruling):
-    """A ruling, with the claims that it rests on."""
-
-    of_claims: OfClaims | None = None
-    matrix: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
-
-
-def _decision(ruling: Ruling, decision: OfClaims, court: Court) -> Decision:
-    return Decision(**vars(ruling), of_claims=decision, matrix=matrix(court))
-
-
-def decide(
-    comparison: Comparison,
-    candidates: Mapping[str, Candidate],
-    settings: PromotionSettings,
-    champion: ChampionRecord | None,
-    rejected: Mapping[str, int] | None = None,
-    exposure: Exposure = NOT_EXPOSED,
-) -> Decision:
+def decide(comparison: Comparison, *others: Any, **named: Any) -> Decision:
     """What a run decides."""
-    court = Court(as_claims(comparison), candidates, settings, champion, exposure, rejected or {})
-    decision = decide_all(court)
-    return _decision(ruling_of(court, decision), decision, court)
+    return rules.decide(as_claims(comparison), *others, **named)
 
 
 def by_hand(
@@ -70,15 +44,9 @@ def by_hand(
     return ruling_about(Court(claims, candidates, settings, champion, exposure), found)
 
 
-def verdict(
-    comparison: Comparison, decision: Decision, champion_row: str | None, has_champion: bool | None = None
-) -> Verdict:
+def verdict(comparison: Comparison, *others: Any) -> Verdict:
     """The verdict that follows from a decision."""
-    claims = as_claims(comparison)
-    champion = claims.row(champion_row)
-    has = champion is not None if has_champion is None else has_champion
-    assert decision.of_claims is not None
-    return decide_verdict.Summary(claims, decision.of_claims, champion, has, decision.reasons[-1]).verdict()
+    return rules.verdict(as_claims(comparison), *others)
 
 
 @dataclass(frozen=True)
@@ -93,9 +61,8 @@ class ComparisonFacts:
 
     @property
     def desk(self) -> Desk:
-        claims = as_claims(self.comparison)
-        fits = self.at_hand.describe_fits(claims) if self.at_hand else ""
-        return Desk(claims, as_shown(claims), self.experiments, self.min_test_rows, self.decided, fits)
+        known = self.experiments, self.min_test_rows, self.decided, self.at_hand
+        return rules.desk_of(as_claims(self.comparison), *known)
 
 
 @dataclass(frozen=True)

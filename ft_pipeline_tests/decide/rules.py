@@ -1,0 +1,67 @@
+"""The rules, asked in few lines: what a run decides on a comparison, what the verdict is, and what is recommended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.conclusion import Verdict
+from ft_pipeline.decide.desk import Decided, Desk
+from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.matrix import matrix
+from ft_pipeline.decide.promote import Court
+from ft_pipeline.decide.promote import Decision as OfClaims
+from ft_pipeline.decide.promote import decide as decide_all
+from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.requirements import Cell
+from ft_pipeline.decide.ruling import Ruling, ruling_of
+from ft_pipeline.decide.screened_out import as_shown
+from ft_pipeline.decide.verdict import Summary
+from ft_pipeline.settings.promotion import PromotionSettings
+
+NOT_EXPOSED = Exposure()
+
+
+@dataclass(frozen=True)
+class Decision(Ruling):
+    """A ruling, with the claims that it rests on."""
+
+    of_claims: OfClaims | None = None
+    matrix: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
+
+
+def decide(
+    comparison: Comparison,
+    candidates: Mapping[str, Candidate],
+    settings: PromotionSettings,
+    champion: ChampionRecord | None,
+    rejected: Mapping[str, int] | None = None,
+    exposure: Exposure = NOT_EXPOSED,
+) -> Decision:
+    """What a run decides."""
+    court = Court(comparison, candidates, settings, champion, exposure, rejected or {})
+    decision = decide_all(court)
+    return Decision(**vars(ruling_of(court, decision)), of_claims=decision, matrix=matrix(court))
+
+
+def verdict(
+    comparison: Comparison, decision: Decision, champion_row: str | None, has_champion: bool | None = None
+) -> Verdict:
+    """The verdict that follows from a decision."""
+    champion = comparison.row(champion_row)
+    has = champion is not None if has_champion is None else has_champion
+    assert decision.of_claims is not None
+    return Summary(comparison, decision.of_claims, champion, has, decision.reasons[-1]).verdict()
+
+
+def desk_of(
+    comparison: Comparison,
+    experiments: Mapping[str, Mapping[str, Any]],
+    min_test_rows: int,
+    decided: Decided | None = None,
+    at_hand: DataAtHand | None = None,
+) -> Desk:
+    """What a recommendation is made from."""
+    fits = at_hand.describe_fits(comparison) if at_hand else ""
+    return Desk(comparison, as_shown(comparison), experiments, min_test_rows, decided, fits)
