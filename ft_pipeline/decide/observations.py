@@ -8,8 +8,8 @@ from ft_pipeline.decide.desk import ANSWERS, Desk, phrase
 from ft_pipeline.decide.findings.costs import describe_break_even
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, learned_rows
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
-from ft_pipeline.decide.units import label, numbers_of
-from ft_pipeline.decide.words import describe_prices, describe_recipe, say, tell_ahead
+from ft_pipeline.decide.units import beside_incumbent
+from ft_pipeline.decide.words import describe_recipe, say, tell_ahead
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.training.objectives.registry import OBJECTIVES
@@ -251,15 +251,10 @@ def observe_contaminated(desk: Desk, advice: Advice) -> str | None:
 
 def observe_incumbent(desk: Desk, advice: Advice) -> str | None:
     """Return how the tuned model of the recommendation, or else the best one, compares with what answers today."""
-    comparison, incumbent = desk.comparison, desk.comparison.incumbent
-    row = advice.row or next(iter(comparison.tuned()), None)
-    check = next(iter(desk.shown.about(row, "replaces")), None) if row else None
-    if incumbent is None or row is None or check is None:
+    incumbent, row = desk.comparison.incumbent, advice.row or next(iter(desk.comparison.tuned()), None)
+    if incumbent is None or row is None:
         return None
-    end = f", which ends on {incumbent.ends}" if incumbent.ends else ""
-    shown = "is not worse than" if check.holds else "is not shown to be as good as"
-    numbers = f"{label(comparison, check)}: {numbers_of(check, 3)}.{describe_prices(row, incumbent)}"
-    return f"{row.name} {shown} {incumbent.name}{end}: {numbers}"
+    return beside_incumbent(desk.shown, row, incumbent) or None
 
 
 def observe_not_asked(desk: Desk, advice: Advice) -> str | None:

@@ -1,11 +1,11 @@
-"""What a lead is counted in for people: percent of the rival's nats, or points of right answers."""
+"""What a lead is counted in for people, and how it is said: percent of the rival's nats, or points of right answers."""
 
 import math
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS
-from ft_pipeline.decide.words import describe_lead
+from ft_pipeline.decide.words import describe_lead, describe_prices
 from ft_pipeline.evaluation.metrics.definitions import SHARE_OF_FIELDS
 
 IN_PERCENT = ("nats_per_byte", "loss")
@@ -96,6 +96,30 @@ def numbers_of(check: Claim, digits: int) -> str:
     """Return the value of a claim that a row is not worse, with its bound."""
     low = "unknown" if check.low is None else f"{check.low:.{digits}f}"
     return f"{check.value:+.{digits}f} (at least {low}; {check.limit:.{digits}g} is the limit)"
+
+
+def replaces(comparison: Comparison, own: Row, incumbent: Row) -> Claim | None:
+    """Return the claim that a model is not worse than what answers today; None if nothing compares them."""
+    return next(iter(comparison.about(own, "replaces", rival=incumbent.name)), None)
+
+
+def beside_incumbent(comparison: Comparison, own: Row, incumbent: Row) -> str:
+    """Return how a model compares with what answers today, as sentences; empty if nothing compares them."""
+    check = replaces(comparison, own, incumbent)
+    if check is None:
+        return ""
+    how = "is not worse than" if check.holds else "is not shown to be as good as"
+    return f"{own.name} {how} {with_end(incumbent)}: {numbers_beside(comparison, check, own, incumbent)}"
+
+
+def with_end(incumbent: Row) -> str:
+    """Return the name of what answers today, with the day on which it ends."""
+    return incumbent.name + (f", which ends on {incumbent.ends}" if incumbent.ends else "")
+
+
+def numbers_beside(comparison: Comparison, check: Claim, own: Row, incumbent: Row) -> str:
+    """Return by how much a model leads what answers today, and what both cost, as sentences."""
+    return f"{label(comparison, check)}: {numbers_of(check, 3)}.{describe_prices(own, incumbent)}"
 
 
 def _range(claim: Claim, scale: float) -> str:

@@ -15,11 +15,13 @@ from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
+    beside_incumbent,
     in_words,
-    label,
     lead_in_words,
-    numbers_of,
+    numbers_beside,
+    replaces,
     rounded,
+    with_end,
     worth_in_words,
     worth_over,
 )
@@ -86,7 +88,9 @@ class Summary:
         incumbent, own = comparison.incumbent, comparison.row(found.row)
         if incumbent is None or own is None or own.name == incumbent.name:
             return found
-        return self._besides(found, incumbent) if self._is_open(found) else self._against_incumbent(own, incumbent)
+        if self._is_open(found):
+            return self._besides(found, incumbent)
+        return self._against_incumbent(own, incumbent)
 
     # --- each case
 
@@ -273,48 +277,37 @@ class Summary:
 
     def _against_incumbent(self, own: Row, incumbent: Row) -> Verdict:
         """Return whether the model that would be used may replace the one that answers today: it is not worse."""
-        comparison, price, today = self.comparison, describe_prices(own, incumbent), _with_end(incumbent)
+        comparison, price, today = self.comparison, describe_prices(own, incumbent), with_end(incumbent)
         comma = "," if incumbent.ends else ""
         if (screened := comparison.why_screened_out(own)) is not None:
             why = f"{say_of(comparison, screened)}. So it is not compared with {today}."
             return not_decided(why, self._basis(own), own.name, "undecided")
         best, ask = f" Of your own models, {own.name} is the best.", ask_for_ratings(comparison, own, incumbent)
-        check = next(iter(comparison.about(own, "replaces", rival=incumbent.name)), None)
+        check = replaces(comparison, own, incumbent)
         claim = comparison.deciding(own, incumbent)
         if check is None and claim.because == "no_evidence":
             return not_decided(f"{ask}. {why_no_evidence(own, incumbent)}.{best}{price}", "", own.name, "rate")
         if check is None:
-            pair = (own, incumbent) if comparison.leads(own, incumbent, "chrf") else (incumbent, own)
-            ahead = comparison.lead(*pair, "chrf")
+            ahead = comparison.ahead(own, incumbent, "chrf")
             seen = f" By chrF, {ahead.row} leads by {describe_lead(ahead)}." if ahead else ""
             silent = f"{today}{comma} gives no likelihoods, and nothing checks its answers.{seen}"
             return not_decided(f"{ask}. {silent}{best}{price}", "", own.name, "rate")
-        numbers = self._numbers(check, own, incumbent)
+        numbers = numbers_beside(comparison, check, own, incumbent)
         basis = self._basis(own, self._opinion(own, incumbent))
         if check.holds:
-            return Verdict(
-                "replace", f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}", basis, own.name
-            )
+            sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
+            return Verdict("replace", sentence, basis, own.name)
         ask = f" To decide between them, {ask}." if comparison.ratings_may_decide and check.measure not in BY else ""
         why = f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
         return not_decided(why, basis, own.name, asking(bool(ask)))
 
     def _besides(self, found: Verdict, incumbent: Row) -> Verdict:
         """Return a verdict that is open, with how what is used until then compares with what answers today."""
-        used, comparison = self._used, self.comparison
-        if used is None or found.kind not in OPEN or comparison.why_screened_out(used):
+        used = self._used
+        if used is None or found.kind not in OPEN or self.comparison.why_screened_out(used):
             return found
-        check = next(iter(comparison.about(used, "replaces", rival=incumbent.name)), None)
-        if check is None:
-            return found
-        how = "is not worse than" if check.holds else "is not shown to be as good as"
-        told = f" {used.name} {how} {_with_end(incumbent)}. {self._numbers(check, used, incumbent)}"
-        return replace(found, sentence=found.sentence + told)
-
-    def _numbers(self, check: Claim, own: Row, incumbent: Row) -> str:
-        """Return how far a model is ahead of what answers today, and what both cost, as sentences."""
-        numbers = f"{label(self.comparison, check)}: {numbers_of(check, 3)}."
-        return numbers + describe_prices(own, incumbent)
+        told = beside_incumbent(self.comparison, used, incumbent)
+        return replace(found, sentence=f"{found.sentence} {told}" if told else found.sentence)
 
     # --- parts of sentences
 
@@ -390,10 +383,6 @@ def _asks(claim: Claim) -> bool:
 def _kind_of(claim: Claim, *, asks: bool = False) -> Open:
     """Return the kind of an open verdict whose sentence tells a claim. asks: whether it asks for ratings, too."""
     return "measure" if claim.kind in MEASURED and not asks else asking(asks or _asks(claim))
-
-
-def _with_end(incumbent: Row) -> str:
-    return incumbent.name + (f", which ends on {incumbent.ends}" if incumbent.ends else "")
 
 
 def _how(bar: Row) -> str:

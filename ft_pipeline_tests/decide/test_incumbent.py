@@ -40,7 +40,7 @@ def test_a_champion_that_was_screened_out_is_not_compared_with_it(tmp_path: Path
 
 
 NOT_WORSE = (
-    " word_model is not worse than today, which ends on 2027-01-14. exact match: +0.318 (at least 0.215; -0.05 is"
+    " word_model is not worse than today, which ends on 2027-01-14: exact match: +0.318 (at least 0.215; -0.05 is"
 )
 
 
@@ -54,14 +54,14 @@ def test_a_classifier_in_use_is_compared_with_it_while_tuning_is_open(champion: 
 
 def test_a_tuned_champion_is_compared_with_it_while_a_classifier_may_be_as_good(tmp_path: Path) -> None:
     found = verdict(shop_with_a_champion("style/merged", 0.93), tmp_path)["sentence"]
-    assert " style/merged is not worse than today, which ends on 2027-01-14. exact match: +0.3" in found
+    assert " style/merged is not worse than today, which ends on 2027-01-14: exact match: +0.3" in found
 
 
 def test_what_is_not_shown_to_be_as_good_is_named(tmp_path: Path) -> None:
     shop = shop_with_a_champion("word_model", 0.93)
     _incumbent(shop, 0.95, ends=None)
     found = verdict(shop, tmp_path)["sentence"]
-    assert " word_model is not shown to be as good as today. exact match: -0.0" in found
+    assert " word_model is not shown to be as good as today: exact match: -0.0" in found
 
 
 def test_a_tuned_champion_that_was_screened_out_is_not_compared_while_tuning_is_open(tmp_path: Path) -> None:
