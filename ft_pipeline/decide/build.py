@@ -209,7 +209,7 @@ def _row(
         learned_from=model.learned_from,
         variant=variant_of(row["name"]) if has_variant else None,
         scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
-        validation=screens.score_on_validation(model, clusters),
+        validation=screens.score_on_validation(with_clusters(model.records("validation.parquet"), clusters)),
         shared_prompt_tokens=row.get("shared_prompt_tokens", 0),
         trainable_params=facts.get("trainable_params", 0),
         tokens=model.tokens if "loss" in estimates else None,

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 Open = Literal["undecided", "rate", "measure"]
 """Nothing is decided yet. rate: the sentence asks people to rate answers. measure: it names general questions, probes
-or a task that do not tell yet whether the tuned model keeps what its base model had."""
+or a task that do not show yet whether the tuned model keeps what its base model had."""
 Kind = Literal["use_tuned", "prompt", "retrieval", Open, "keep", "none", "replace", "classifier", "search"]
 OPEN: Sequence[str] = get_args(Open)
 

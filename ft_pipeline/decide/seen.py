@@ -1,32 +1,31 @@
 """Whether people see the test results in scores, before and after a comparison has read these."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.sources.screens import MIN_SCREENED
+from ft_pipeline.decide.sources.screens import MIN_SCREENED, conversations_of
 
 
-def nats_on_validation(folder: Path) -> dict[str, tuple[float, int]]:
-    """Return, by name of the model, its nats per byte of the validation rows and the number of these conversations.
-    Empty for scores without them. folder: that of the scores."""
-    file = folder / "validation.parquet"
-    records = pq.read_table(file).to_pylist() if file.is_file() else []
-    found = {}
-    for name in dict.fromkeys(record["name"] for record in records):
-        own = [record for record in records if record["name"] == name and record["content_nats"] is not None]
-        if own:
-            nats, size = (sum(record[key] for record in own) for key in ("content_nats", "content_bytes"))
-            found[name] = nats / size, len({record["group"] for record in own})
+def records_of_validation(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of the validation rows by name of the model. Empty for scores without them.
+
+    folder: that of the scores.
+    """
+    file, found = folder / "validation.parquet", defaultdict(list)
+    for record in pq.read_table(file).to_pylist() if file.is_file() else ():
+        found[record["name"]].append(record)
     return found
 
 
 def may_be_screened_out(folder: Path) -> bool:
     """Return whether a comparison may drop a tuned model, so that nobody sees its test scores before. folder: that of
     its scores."""
-    return any(count >= MIN_SCREENED for _, count in nats_on_validation(folder).values())
+    return any(conversations_of(records) >= MIN_SCREENED for records in records_of_validation(folder).values())
 
 
 def are_tests_seen(folder: Path, compared: Iterable[tuple[Comparison, str]], name: str) -> bool:

@@ -18,8 +18,9 @@ from ft_pipeline.decide.plots import (
     slice_picture,
     small_lead_plot,
 )
-from ft_pipeline.decide.seen import may_be_screened_out, nats_on_validation
+from ft_pipeline.decide.seen import may_be_screened_out, records_of_validation
 from ft_pipeline.decide.sources.pair_opinions import JUDGED
+from ft_pipeline.decide.sources.screens import score_on_validation
 from ft_pipeline.defs.compared_scores import compared_scores
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said
@@ -222,11 +223,12 @@ def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
     """Of a model that the comparison may screen out, the scores on the validation rows; of others, all scores."""
     if not may_be_screened_out(artifact.path):
         return _scores_metadata(artifact) | _highest_loss(artifact)
-    validation = nats_on_validation(artifact.path)
+    records = records_of_validation(artifact.path)
+    validation = {name: score_on_validation(own) for name, own in records.items()}
     rows = [
         {
             "name": row["name"],
-            "nats_per_byte_of_validation": validation[row["name"]][0] if row["name"] in validation else "",
+            "nats_per_byte_of_validation": score.value if (score := validation.get(row["name"])) else "",
             **(row.get("general") or {}),
             **{key: row[key] for key in COSTS},
         }

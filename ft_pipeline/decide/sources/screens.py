@@ -4,7 +4,7 @@ Only likelihoods are compared there. Everyone may try things on the validation r
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,22 +41,34 @@ def claims(bench: Bench) -> Iterator[Claim]:
         estimates = [_estimate(units, [side[item] for item in items]) for side in (ours, theirs)]
         values = lead_values(*estimates, lower_is_better=True)
         lead, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-        count = len({ours[item]["group"] for item in items})
+        count = conversations_of([ours[item] for item in items])
         verdict: Verdict = "void" if count < MIN_SCREENED else "shown" if 0 < lead >= error else "refuted"
         known = {"kind": "screen", "row": row.name, "rival": rival.name, "scope": "validation", "value": lead}
         yield Claim(**known, count=count, verdict=verdict, facts=ScreenFacts(error=error))
 
 
-def score_on_validation(model: ScoredModel, clusters: Clusters) -> Score | None:
-    """Return the nats per byte of a model on the validation rows, with their interval; None if not measured."""
-    records = list(_records(model, clusters).values())
-    return interval(_estimate([unit_of(record) for record in records], records)) if records else None
+def score_on_validation(records: Iterable[Mapping[str, Any]]) -> Score | None:
+    """Return the nats per byte of a model on the validation rows, with their interval; None if not measured.
+
+    records: its records in validation.parquet (clusters.with_clusters).
+    """
+    measured = _measured(records)
+    return interval(_estimate([unit_of(record) for record in measured], measured)) if measured else None
 
 
-def _records(model: ScoredModel, clusters: Clusters) -> dict[str, dict[str, Any]]:
+def conversations_of(records: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of validation conversations that were measured."""
+    return len({record["group"] for record in _measured(records)})
+
+
+def _measured(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["content_nats"] is not None]
+
+
+def _records(model: ScoredModel, clusters: Clusters) -> dict[str, Mapping[str, Any]]:
     """Return the records of validation.parquet of a model, by item."""
     records = with_clusters(model.records("validation.parquet"), clusters)
-    return {record["item"]: record for record in records if record["content_nats"] is not None}
+    return {record["item"]: record for record in _measured(records)}
 
 
 def _estimate(units: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Estimate:
