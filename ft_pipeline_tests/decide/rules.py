@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided, Desk
@@ -53,6 +54,12 @@ def verdict(
     has = champion is not None if has_champion is None else has_champion
     assert decision.of_claims is not None
     return Summary(comparison, decision.of_claims, champion, has, decision.reasons[-1]).verdict()
+
+
+def leads(comparison: Comparison, measure: str | None = None) -> list[Claim]:
+    """The leads that were measured. measure: on one metric."""
+    found = [claim for claim in comparison.of_kind("lead") if claim.value is not None]
+    return [claim for claim in found if measure in (None, claim.measure)]
 
 
 def desk_of(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide.build import build
-from ft_pipeline.decide.documents import whole_comparison_of as comparison_of_claims
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -50,16 +50,21 @@ def training_of(name: str) -> dict[str, Any]:
 
 
 def comparison_of(name: str) -> dict[str, Any]:
-    """comparison.json of the recorded scores as version 1 had it, under the project's settings."""
-    return as_version_1(comparison_of_claims(document_of(name))).to_json()
+    """comparison.json of the recorded scores as version 1 had it."""
+    return as_version_1(compared(name)).to_json()
 
 
 def document_of(name: str) -> dict[str, Any]:
-    """comparison.json of the recorded scores, under the project's settings."""
+    """comparison.json of the recorded scores."""
+    return compared(name).to_json()
+
+
+def compared(name: str) -> Comparison:
+    """The comparison of the recorded scores, under the project's settings."""
     settings = Project.find(PROJECTS / name).settings
     config = {"primary_metric": settings.promotion.metric}
     inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
-    return build(inputs, config, {EXPERIMENT: training_of(name)}).to_json()
+    return build(inputs, config, {EXPERIMENT: training_of(name)})
 
 
 if __name__ == "__main__":

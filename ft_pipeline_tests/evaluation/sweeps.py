@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
 
 ROWS = {"lora": 800, "lora.at25": 200, "lora.at50": 400}
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_format
@@ -17,9 +20,8 @@ from ft_pipeline.settings.checks import FunctionMetric
 from ft_pipeline.settings.evaluation import AnswerFormat
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.conftest import JobMaker
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
 
 CHECKS = '''
 from __future__ import annotations
@@ -180,13 +182,13 @@ def test_custom_metrics_and_formats_reach_the_comparison(make_job: JobMaker, roo
     (tmp_path / "compared").mkdir()
     build_comparison({"a/prompt_baseline": job.out}, config, tmp_path / "compared")
     document = json.loads((tmp_path / "compared" / "comparison.json").read_text(encoding="utf-8"))
-    comparison = Comparison.from_json(document)
+    comparison = Comparison.model_validate(document)
     assert comparison.metric("mine").lower_is_better is True
     best, worst = comparison.rows
     assert best.scores["mine"].value <= worst.scores["mine"].value
-    assert comparison.pairs[0].metric == "mine"
-    assert comparison.pairs[0].difference >= 0
-    shown = comparison.shown_metrics()
+    lead = leads(comparison)[0]
+    assert lead.measure == "mine" and lead.value is not None and lead.value >= 0
+    shown = shown_metrics(comparison)
     assert "exact_match" not in shown
     assert {"format_valid", "mine"} <= shown.keys()
     with pytest.raises(UserError, match="'mine' is not in these scores"):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples, item_value
@@ -26,7 +27,6 @@ from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline_tests.distillation.fault_server import serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 from ft_pipeline_tests.tiny import tiny_model
-from ft_pipeline_tests.version1.convert import compare
 
 TOOLS = json.dumps(
     [{"type": "function", "function": {"name": "track", "description": "Where it is", "parameters": {}}}]

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.plots import score_picture
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import ScoredAnswer
 from ft_pipeline.evaluation.metrics.definitions import METRICS
+from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, PARTS, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import markdown_table, score_picture
 
 
 @pytest.fixture
@@ -54,15 +57,15 @@ def test_the_document_lists_all_rows_with_the_best_first(tmp_path: Path, baselin
 def test_paired_differences_cover_all_rows_and_shared_metrics(tmp_path: Path, baseline: Path) -> None:
     comparison = compare({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG)
     having = {metric: sum(metric in row.scores for row in comparison.rows) for metric in METRICS}
-    found = {metric: sum(pair.metric == metric for pair in comparison.pairs) for metric in METRICS}
+    found = {metric: len(leads(comparison, metric)) for metric in METRICS}
     assert found == {metric: rows * (rows - 1) // 2 for metric, rows in having.items()}
     assert found["general_accuracy"] == 3
-    assert [pair.metric for pair in comparison.pairs][:6] == ["loss"] * 6
-    assert all(pair.difference >= 0 for pair in comparison.pairs)
-    first, lead = comparison.pairs[0], comparison.pairs[1]
-    assert (first.better, first.worse, first.difference) == ("lora/adapter", "lora/merged", 0.0)
-    assert (lead.better, lead.worse) == ("lora/adapter", "few_shot")
-    assert lead.difference == pytest.approx(0.5)
+    assert [claim.measure for claim in leads(comparison)][:6] == ["loss"] * 6
+    assert all(claim.value >= 0 for claim in leads(comparison))
+    first, lead = leads(comparison)[:2]
+    assert (first.row, first.rival, first.value) == ("lora/adapter", "lora/merged", 0.0)
+    assert (lead.row, lead.rival) == ("lora/adapter", "few_shot")
+    assert lead.value == pytest.approx(0.5)
     assert lead.low is not None and lead.high is not None and lead.low < 0.5 < lead.high
 
 
@@ -73,14 +76,14 @@ def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
     }
     inputs = {"a/prompt_baseline": scored(tmp_path / "baseline", rows)}
     comparison = compare(inputs, CONFIG)
-    [pair] = [pair for pair in comparison.pairs if pair.metric == "chrf"]
+    [lead] = leads(comparison, "chrf")
     unseen = 1 - 0.025 ** (1 / ITEMS)  # as many answers of the base model may be empty
-    assert (pair.better, pair.difference, pair.low) == ("base", 20.0, pytest.approx(20.0 - 60 * unseen, abs=0.1))
+    assert (lead.row, lead.value, lead.low) == ("base", 20.0, pytest.approx(20.0 - 60 * unseen, abs=0.1))
     assert names(comparison) == ["few_shot", "base"]
     by_chrf = compare(inputs, {**CONFIG, "primary_metric": "chrf"})
     assert names(by_chrf) == ["base", "few_shot"]
-    shown = list(comparison.shown_metrics())
-    assert list(by_chrf.shown_metrics()) == ["chrf", *(name for name in shown if name != "chrf")]
+    shown = list(shown_metrics(comparison))
+    assert list(shown_metrics(by_chrf)) == ["chrf", *(name for name in shown if name != "chrf")]
     assert shown[0] == "loss"
     assert "| base | 60.0" in markdown_table(by_chrf).replace("  ", " ")
 
@@ -167,7 +170,7 @@ def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Pa
     out.mkdir()
     summary = build_comparison({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG, out)
     assert summary["best"] == "lora/adapter"
-    comparison = Comparison.from_json(json.loads((out / "comparison.json").read_text(encoding="utf-8")))
+    comparison = Comparison.model_validate(json.loads((out / "comparison.json").read_text(encoding="utf-8")))
     table = (out / "comparison.md").read_text(encoding="utf-8")
     assert table == markdown_table(comparison)
     assert table.splitlines()[2].startswith("| lora/adapter | 1.")

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.rivals.score import run as score_rivals
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.job import Job
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.evaluation import EvaluationSettings
+from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.distillation.fault_server import FaultServer, answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker
-from ft_pipeline_tests.version1.records import Comparison
 
 TEST_ROWS = [row for row in CONVERSATIONS if row["split"] == "test"]
 VARIANTS = {"plain": {}, "brief": {"system_prompt": "Be brief."}}
@@ -131,14 +132,14 @@ def test_contenders_and_own_models_stand_in_one_table(make_job: JobMaker, server
     (tmp_path / "out").mkdir()
     build_comparison(inputs, {"primary_metric": "auto", "contenders": about}, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
-    comparison = Comparison.from_json(document)
+    comparison = Comparison.model_validate(document)
     assert sorted(row.name for row in comparison.rows) == ["base", "log", "today", "today/brief"]
     assert {row.name: row.ends for row in comparison.rows if row.incumbent} == {
         "today": "2027-01-14",
         "today/brief": "2027-01-14",
     }
     assert comparison.left_out == []
-    chrf = {frozenset((pair.better, pair.worse)) for pair in comparison.pairs if pair.metric == "chrf"}
+    chrf = {frozenset((claim.row, claim.rival)) for claim in leads(comparison, "chrf")}
     assert len(chrf) == 6
     because = {entry.because for entry in comparison.incomparable if entry.metric == "nats_per_byte"}
     assert because == {"its server gives no likelihoods"}

@@ -10,17 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.costs import describe_break_even
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.evaluation.comparison import training_facts
 from ft_pipeline.evaluation.comparison.costs import training_time
 from ft_pipeline.evaluation.scoring.scorer import shared_prefix
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
 from ft_pipeline_tests.tiny import tiny_tokenizer
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 
@@ -71,13 +73,13 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
-    assert any("after 9,000 calls" in reason for reason in recommend(ComparisonFacts(found, {}, 20))["reasons"])
+    assert any("after 9,000 calls" in reason for reason in recommend(desk_of(found, {}, 20))["reasons"])
 
 
 def test_fewer_prompt_tokens_are_not_said_to_cost_less(tmp_path: Path) -> None:
     """A call of the prompt may be the faster one, since what all its calls share is read once."""
     slower = compared(tmp_path / "slower", seconds=0.6)
-    said = " ".join(recommend(ComparisonFacts(slower, {}, 20))["reasons"])
+    said = " ".join(recommend(desk_of(slower, {}, 20))["reasons"])
     assert "400 prompt tokens per call, a/adapter 40 (90% fewer)" in said
     assert "By time it is never paid back (0.1 s more per call" in said
     assert not [words for words in ("costs less", "saves nothing", "By cost") if words in said]

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from ft_pipeline.decide.fitting import DataAtHand
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.settings.evaluation import EvaluationSettings
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.test_recommendation import case
-from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 EXPERIMENTS = {"sft": ["style", "later"], "dpo": ["dpo"]}
 
 
 def reason(at_hand: DataAtHand, folder: Path, prompted: float = 1.7) -> str:
     comparison = case(folder, prompted=prompted, style={"loss": 1.2})
-    reasons = recommend(ComparisonFacts(comparison, {}, 20, None, at_hand))["reasons"]
+    reasons = recommend(desk_of(comparison, {}, 20, None, at_hand))["reasons"]
     return next((text for text in reasons if text.startswith("With what")), "")
 
 

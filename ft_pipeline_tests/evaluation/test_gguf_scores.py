@@ -8,13 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.kinds import KINDS
+from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import gguf_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline.training.gguf import files
+from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, RecordingReporter
 from ft_pipeline_tests.tiny_spm import spm_model
-from ft_pipeline_tests.version1.convert import compare
 
 pytest.importorskip("llama_cpp_py_sync")
 
@@ -107,17 +110,18 @@ def test_the_scores_pair_with_those_of_the_merged_model(scored: Scored) -> None:
     assert rows.keys() == {"a/merged", *(f"a/gguf-{name}" for name in TYPES)}
     assert {row.fingerprint for row in rows.values()} == {comparison.fingerprint}
     assert rows["a/gguf-f32"].scores["loss"].value == pytest.approx(rows["a/merged"].scores["loss"].value, abs=0.02)
-    assert {"a/merged", "a/gguf-q4_0"} in [{pair.better, pair.worse} for pair in comparison.pairs]
+    assert {"a/merged", "a/gguf-q4_0"} in [{claim.row, claim.rival} for claim in leads(comparison)]
     file = rows["a/gguf-q4_0"]
     assert file.gguf is not None and file.gguf.kl.value == scored.summary["costs"]["q4_0"]["kl"]["value"]
-    assert any("a/gguf-q4_0: " in note and "against a/merged" in note for note in comparison.footnotes)
+    assert any("a/gguf-q4_0: " in note and "against a/merged" in note for note in footnotes(comparison))
 
 
 def test_a_file_is_never_tested_for_a_promotion(scored: Scored) -> None:
     comparison = compare(scored.inputs, {"primary_metric": "loss"})
     assert {row.kind for row in comparison.rows} == {"merged", "gguf"}
-    tested = {entry.row for entry in comparison.lead_tests} | {entry.row for entry in comparison.answer_checks}
-    assert not any(name.startswith("a/gguf") for name in tested)
+    of_files = [claim for claim in comparison.claims if claim.row.startswith("a/gguf")]
+    assert {claim.kind for claim in of_files} == {"lead", "rail"}
+    assert not KINDS["gguf"].is_candidate
 
 
 def test_a_tokenizer_that_differs_is_reported(scored: Scored) -> None:

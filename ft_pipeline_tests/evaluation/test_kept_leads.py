@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import ShareFacts
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 
 def case(folder: Path, share: float, count: int, seed: int = 0, **more: object) -> Comparison:
@@ -27,31 +29,33 @@ def case(folder: Path, share: float, count: int, seed: int = 0, **more: object) 
 
 def test_a_technique_that_keeps_the_lead_is_chosen_if_it_is_simpler(tmp_path: Path) -> None:
     comparison = case(tmp_path, share=0.97, count=300, seed=1)
-    (kept,) = comparison.kept_leads
-    assert (kept.row, kept.best, kept.baseline, kept.wanted) == ("simple/merged", "best/merged", "base", 0.8)
-    assert kept.share == pytest.approx(0.97, abs=0.08) and kept.is_shown
-    document = recommend(ComparisonFacts(comparison, {}, 50))
+    (kept,) = comparison.of_kind("share")
+    assert (kept.row, kept.rival) == ("simple/merged", "best/merged")
+    assert kept.told(ShareFacts) == ShareFacts(wanted=0.8, baseline="base")
+    assert kept.value == pytest.approx(0.97, abs=0.08) and kept.holds
+    document = recommend(desk_of(comparison, {}, 50))
     assert (document["decision"], document["row"]) == ("lora", "simple/merged")
-    assert f"It keeps {kept.share:.0%} of the lead of best/merged (at least 80% is shown)" in document["reasons"][0]
+    assert f"It keeps {kept.value:.0%} of the lead of best/merged (at least 80% is shown)" in document["reasons"][0]
 
 
 def test_a_technique_that_is_not_shown_to_keep_it_is_not(tmp_path: Path) -> None:
     """Not clearly worse is not enough: on 50 conversations that says little."""
     comparison = case(tmp_path, share=0.85, count=50, seed=7)
     best, simple = (comparison.row(name) for name in ("best/merged", "simple/merged"))
-    assert best and simple and not comparison.clearly_better(best, simple)
-    assert not comparison.kept_leads[0].is_shown
-    assert recommend(ComparisonFacts(comparison, {}, 50))["row"] == "best/merged"
+    assert best and simple and not comparison.better(best, simple)
+    assert not comparison.of_kind("share")[0].holds
+    assert recommend(desk_of(comparison, {}, 50))["row"] == "best/merged"
 
 
 def test_a_project_sets_the_share(tmp_path: Path) -> None:
     comparison = case(tmp_path, share=0.7, count=300, seed=2, keeps=0.5)
-    assert comparison.kept_leads[0].wanted == 0.5 and comparison.kept_leads[0].is_shown
+    (kept,) = comparison.of_kind("share")
+    assert kept.told(ShareFacts).wanted == 0.5 and kept.holds
 
 
 def shown(tmp_path: Path, share: float, count: int, worlds: int) -> float:
     return np.mean(
-        [case(tmp_path / f"{count}{seed}", share, count, seed).kept_leads[-1].is_shown for seed in range(worlds)]
+        [case(tmp_path / f"{count}{seed}", share, count, seed).of_kind("share")[-1].holds for seed in range(worlds)]
     ).item()
 
 
@@ -71,6 +75,6 @@ def test_a_technique_that_keeps_all_is_chosen_with_enough_conversations(tmp_path
 
 def test_without_a_lead_there_is_nothing_to_keep(tmp_path: Path) -> None:
     comparison = case(tmp_path, share=-1.0, count=50)
-    assert [entry.row for entry in comparison.kept_leads] == ["simple/merged"]
-    assert not comparison.kept_leads[0].is_shown
-    assert "kept_leads" not in compare({"best/prompt_baseline": tmp_path / "base"}, CONFIG).to_json()
+    (kept,) = comparison.of_kind("share")
+    assert kept.row == "simple/merged" and not kept.holds
+    assert compare({"best/prompt_baseline": tmp_path / "base"}, CONFIG).of_kind("share") == []

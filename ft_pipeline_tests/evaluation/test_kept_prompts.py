@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.findings.kept_prompts import share_of_lead
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 
 def case(folder: Path, share: float, gain: float = 1.0, count: int = 200, prompt: str = "few_shot") -> Comparison:
@@ -46,8 +48,8 @@ def test_the_share_that_is_kept_has_an_interval_and_the_savings_are_counted(tmp_
     assert sentence.startswith(f"a/merged keeps {kept.share:.0%} (95 %: {kept.low:.0%} to {kept.high:.0%}) of the lead")
     assert sentence.endswith("Each call takes 360 fewer prompt tokens, 0.3 s less than with the prompt.")
     assert sentence in markdown_table(comparison)
-    assert any(sentence in reason for reason in recommend(ComparisonFacts(comparison, {}, 50))["reasons"])
-    assert Comparison.from_json(comparison.to_json()).kept_prompts == comparison.kept_prompts
+    assert any(sentence in reason for reason in recommend(desk_of(comparison, {}, 50))["reasons"])
+    assert Comparison.model_validate(comparison.to_json()).kept_prompts == comparison.kept_prompts
 
 
 def test_a_prompt_without_a_clear_lead_has_no_gain_to_keep(tmp_path: Path) -> None:

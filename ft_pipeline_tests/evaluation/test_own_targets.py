@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
 from ft_pipeline.evaluation.comparison.target_records import OwnTarget
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.targets import HELD_OUT
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 Values = list[float]
 
@@ -136,7 +138,7 @@ def test_the_comparison_has_a_table_of_own_targets_and_no_key_without_them(tmp_p
     assert "| good | sft | Held-out loss | 2.000 → 1.700 nats per token | -0.300 (-0.400 to -0.200)" in markdown_table(
         found
     )
-    assert Comparison.from_json(found.to_json()).own_targets == found.own_targets
+    assert Comparison.model_validate(found.to_json()).own_targets == found.own_targets
     assert "own_targets" not in compared(tmp_path / "without", {}, good=1.2).to_json()
 
 
@@ -148,7 +150,7 @@ def test_a_target_is_a_reason_only_where_it_is_not_what_decides(tmp_path: Path) 
     }
     facts = {name: {"own_targets": [entry], "train_rows": 800} for name, entry in own.items()}
     comparison = compared(tmp_path, facts, good=1.2, vain=2.1, flat=2.2)
-    reasons = " ".join(recommend(ComparisonFacts(comparison, facts, 20))["reasons"])
+    reasons = " ".join(recommend(desk_of(comparison, facts, 20))["reasons"])
     assert "vain improved its own target, but does not clearly beat the best use of its base model (loss)." in reasons
     assert "flat is not shown to improve its own target. Held-out loss: 2.000 → 1.950 nats per token" in reasons
     assert "good improved its own target" not in reasons

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
-from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
+from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, compared, training_of
 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "The prompt variant retrieved is at least as good"),
@@ -28,8 +28,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
     training = {EXPERIMENT: training_of(name)}
-    comparison = Comparison.from_json(comparison_of(name))
-    found = recommend(ComparisonFacts(comparison, training, 20))
+    found = recommend(desk_of(compared(name), training, 20))
     decision, row, reason = ANSWERS[name]
     assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
     assert found["reasons"][0].startswith(reason)

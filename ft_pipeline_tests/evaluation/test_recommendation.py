@@ -1,14 +1,14 @@
 """Each rule on a comparison that calls for it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, recommend
 
 NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]
 """From -1 to 1, about 0 on average: a difference that is drowned."""
@@ -53,7 +53,7 @@ def case(
 
 def decide(comparison: Comparison, **rows: int) -> dict[str, Any]:
     facts = {name: {"train_rows": count} for name, count in rows.items()}
-    found = recommend(ComparisonFacts(comparison, facts, 20))
+    found = recommend(desk_of(comparison, facts, 20))
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -97,10 +97,10 @@ def test_a_lead_that_is_not_clear_does_not_count(tmp_path: Path) -> None:
 
 def test_a_few_test_conversations_decide_nothing(tmp_path: Path) -> None:
     comparison = case(tmp_path, style={"loss": 1.0}, passages=1.2)
-    found = recommend(ComparisonFacts(comparison, {"style": {"train_rows": 800}}, ITEMS + 1))
+    found = recommend(desk_of(comparison, {"style": {"train_rows": 800}}, ITEMS + 1))
     assert (found["decision"], found["row"]) == ("more_data", "looked_up")
     assert said(found, "40 test conversations are too few, 41 are needed. Add data: 1 more conversations")
-    assert recommend(ComparisonFacts(case(tmp_path / "none"), {}, ITEMS + 1))["decision"] == "train"
+    assert recommend(desk_of(case(tmp_path / "none"), {}, ITEMS + 1))["decision"] == "train"
 
 
 def test_a_model_that_forgets_is_not_recommended(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_passages_without_a_clear_gain_decide_nothing(tmp_path: Path) -> None:
 
 
 def test_few_test_rows_are_mentioned(tmp_path: Path) -> None:
-    assert not said(decide(replace(case(tmp_path), test_rows=100)), "The test split has")
+    assert not said(decide(case(tmp_path).changed(test_rows=100)), "The test split has")
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
     comparison = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
     assert said(decide(comparison), "The test split has 10 conversations, fewer than 100")
@@ -199,6 +199,6 @@ def test_few_test_rows_are_mentioned(tmp_path: Path) -> None:
 def test_rows_computed_in_different_types_are_named(tmp_path: Path) -> None:
     comparison = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
     assert not said(decide(comparison), "different types")  # the others were scored before types were recorded
-    rows = [replace(row, computed_in=row.computed_in or "bfloat16") for row in comparison.rows]
+    rows = [row.model_copy(update={"computed_in": row.computed_in or "bfloat16"}) for row in comparison.rows]
     words = "different types (few_shot, base in bfloat16; style/adapter, style/merged in float32)"
-    assert said(decide(replace(comparison, rows=rows)), words)
+    assert said(decide(comparison.changed(rows=rows)), words)

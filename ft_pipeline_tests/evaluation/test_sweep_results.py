@@ -7,22 +7,25 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.plots import learning_curve_picture
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, PARTS
 from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, learning_curve_picture, markdown_table, recommend
 
 
 def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:
-    return recommend(ComparisonFacts(comparison, {"lora": {"train_rows": rows}}, 20))
+    return recommend(desk_of(comparison, {"lora": {"train_rows": rows}}, 20))
 
 
 def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) -> None:
     comparison = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
     assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    assert not any("seed" in pair.better + pair.worse for pair in comparison.pairs)
+    assert not any("seed" in claim.row + claim.rival for claim in comparison.claims)
     spread = {entry.row: entry for entry in comparison.seeds}
     assert set(spread) == {"lora/adapter", "lora/merged"}
     own = comparison.rows[0].scores["loss"].value
@@ -102,5 +105,5 @@ def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
         replace(curve, last_step=replace(curve.last_step, difference=0.1, low=-0.05, high=0.25))
         for curve in comparison.learning_curves
     ]
-    unclear = advice(replace(comparison, learning_curves=curves), 300)
+    unclear = advice(comparison.changed(learning_curves=curves), 300)
     assert any("does not show yet whether more rows would help" in each for each in unclear["reasons"])

@@ -9,6 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.defs.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.errors import UserError
@@ -23,11 +26,9 @@ from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.decide.rules import decide, desk_of
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend
 
 PASSAGES = {"passages": 2, "passage_words": 120, "few_shot": 0, "examples": "fixed", "system_prompt": None}
 OWN = {"technique": "lora", "quantization": None, "system_prompt": "Be kind."}
@@ -186,12 +187,12 @@ def test_the_best_prompt_of_a_tuned_model_becomes_champion(tmp_path: Path) -> No
     comparison = compared(tmp_path, with_passages=0.8)
     row = comparison.row("lora/merged+looked_up")
     assert row is not None
-    assert (row.variant, row.forgetting is not None and row.forgetting.verdict) == ("looked_up", "kept")
+    assert (row.variant, [claim.verdict for claim in comparison.about(row, "general")]) == ("looked_up", ["shown"])
     settings = PromotionSettings(min_test_rows=10)
     decision = decide(comparison, candidates(comparison), settings, None)
     assert (decision.move, decision.name) == (True, "lora/merged+looked_up")
     assert [test.name for test in decision.tests] == ["lora/merged+looked_up", "lora/merged"]
-    found = recommend(ComparisonFacts(comparison, {"lora": {"train_rows": 800}}, 10))
+    found = recommend(desk_of(comparison, {"lora": {"train_rows": 800}}, 10))
     assert (found["decision"], found["row"], found["experiment"]) == ("lora", "lora/merged+looked_up", "lora")
     assert not any("tuned_with" in reason for reason in found["reasons"])
 
@@ -201,7 +202,7 @@ def test_the_own_prompt_is_simpler_if_it_keeps_the_lead(tmp_path: Path) -> None:
     assert comparison.rows[0].name == "lora/merged+looked_up"
     decision = decide(comparison, candidates(comparison), PromotionSettings(min_test_rows=10), None)
     assert decision.name == "lora/merged"
-    found = recommend(ComparisonFacts(comparison, {"lora": {"train_rows": 800}}, 10))
+    found = recommend(desk_of(comparison, {"lora": {"train_rows": 800}}, 10))
     assert found["row"] == "lora/merged"
     assert "and its prompt is the simpler one." in found["reasons"][0]
 
@@ -234,5 +235,5 @@ def test_passages_that_help_are_proposed_for_tuned_models(tmp_path: Path) -> Non
     base["looked_up"] = {"kind": "prompt", "losses": losses(1.6), "passages": 2}
     tuned = {"merged": {"kind": "merged", "technique": "lora", "losses": losses(1.0)}}
     inputs = {"lora/prompt_baseline": scored(tmp_path / "base", base), "lora/scores": scored(tmp_path / "lora", tuned)}
-    found = recommend(ComparisonFacts(compare(inputs, CONFIG), {"lora": {"train_rows": 800}}, 10))
+    found = recommend(desk_of(compare(inputs, CONFIG), {"lora": {"train_rows": 800}}, 10))
     assert any("`prompting.tuned_with: [looked_up]`" in reason for reason in found["reasons"])
