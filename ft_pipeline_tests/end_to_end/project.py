@@ -189,7 +189,7 @@ def ft_in_one_process(
 
 
 def ft_here(root: Path, *commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
-    """Several `ft` after each other in the process of the test, which has loaded the graph: for commands that only tell.
+    """Several `ft` after each other in the process of the test, which has the graph: for commands that only tell.
 
     Where the process counts (signals, workers, what is imported), take `ft` or `ft_in_one_process`.
     """

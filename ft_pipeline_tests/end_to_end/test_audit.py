@@ -82,7 +82,11 @@ def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
     (store / "current" / "quarantine.json").unlink()
     ((code, document),) = ft_here_json(copied, VERIFY)
     assert code == 1
-    assert {finding["code"] for finding in document["findings"]} == {"event_without_artifact", "missing_artifact", "edited_pointer"}
+    assert {finding["code"] for finding in document["findings"]} == {
+        "event_without_artifact",
+        "missing_artifact",
+        "edited_pointer",
+    }
 
 
 def test_without_dagsters_database_only_the_store_is_verified(finished: Finished, tmp_path: Path) -> None:
