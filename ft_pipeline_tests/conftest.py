@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ft_pipeline_tests.examples import load_profile
+
 gc.disable()  # until all is imported (pytest_collection_finish): each collection would visit all modules
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def _leave_it_to_the_system(descriptor: int) -> None:
 
 
 os.fsync = _leave_it_to_the_system  # type: ignore[assignment]
+load_profile()
 socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 """Seconds after which a server sees that it is to end. With 0.5, each test of a server would wait for it."""
 
