@@ -40,10 +40,11 @@ PYTEST = PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pyte
 test: setup
 	$(PYTEST)
 
-# The tests marked `long`: browsers, the installed wheel, pushes, clusters, PostgreSQL, model families, kills, whole runs.
-# Once before a change is handed over.
+# The tests marked `long`: browsers, the installed wheel, pushes, clusters, PostgreSQL, model families, kills, whole runs;
+# and ten times as many examples of each law. Once before a change is handed over.
 nightly: setup
 	$(PYTEST) -m long
+	FT_TIMES_EXAMPLES=10 $(PYTEST) --junitxml=build/laws.xml -m "hypothesis and not long"
 
 test-all: setup
 	$(PYTEST) -m "long or not long"

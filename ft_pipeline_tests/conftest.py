@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ft_pipeline_tests.examples import load_profile
+
 gc.disable()  # until all is imported (pytest_collection_finish): each collection would visit all modules
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
         if name != "ft_pipeline.definitions":
             return None
         sys.meta_path.remove(self)
+        import dagster as dg
+
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         execute = spec.loader.exec_module
@@ -53,7 +57,8 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
                 patch.setenv("FT_PROJECT", str(Path(__file__).parent.parent))
                 patch.delenv("DAGSTER_HOME", raising=False)
                 execute(module)
-                module.defs()
+                loaded = module.defs()
+            module.defs = dg.definitions(lambda: loaded)  # each test that asks for the graph would build it again
 
         spec.loader.exec_module = execute_and_load  # type: ignore[method-assign]
         return spec
@@ -85,6 +90,7 @@ def _leave_it_to_the_system(descriptor: int) -> None:
 
 
 os.fsync = _leave_it_to_the_system  # type: ignore[assignment]
+load_profile()
 socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 """Seconds after which a server sees that it is to end. With 0.5, each test of a server would wait for it."""
 
@@ -101,6 +107,7 @@ def pytest_collection_finish() -> None:
     if "ft_pipeline.step" in sys.modules:
         importlib.import_module("ft_pipeline.definitions")
         _never_wait_for_the_disk()
+        _keep_what_each_event_would_make_again()
         _mirror_no_output()
     if "ft_pipeline.store.bounded_duckdb" in sys.modules:
         _share_a_database()
@@ -117,6 +124,35 @@ def _never_wait_for_the_disk() -> None:
     def hurry(connection: Any, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
+
+
+def _keep_what_each_event_would_make_again() -> None:
+    """Make an engine once for each database of Dagster, and read Dagster's migrations once.
+
+    Dagster's event log makes an engine for each event, which then compiles its statements anew, and each of the
+    databases of an instance and of a run reads 70 files of migrations when it is created.
+    """
+    from alembic.script import ScriptDirectory
+    from dagster._core.storage.event_log.sqlite import sqlite_event_log
+    from dagster._core.storage.runs.sqlite import sqlite_run_storage
+    from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+    from sqlalchemy import create_engine
+
+    read, migrations, engines = ScriptDirectory.from_config, {}, {}
+
+    def read_once(config: Any) -> ScriptDirectory:
+        location = config.get_main_option("script_location")
+        return migrations.get(location) or migrations.setdefault(location, read(config))
+
+    def make_once(url: str, **options: Any) -> Any:
+        if len(engines) > 40:  # each run has a database
+            engines.clear()
+        key = (url, repr(options))
+        return engines.get(key) or engines.setdefault(key, create_engine(url, **options))
+
+    ScriptDirectory.from_config = read_once  # type: ignore[method-assign, assignment]
+    for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        storage.create_engine = make_once  # type: ignore[attr-defined]
 
 
 def _share_a_database() -> None:

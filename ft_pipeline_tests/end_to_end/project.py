@@ -1,6 +1,7 @@
 """A small project folder: the worked example cut down, with a tiny model and few steps."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.cli import main
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -183,6 +186,34 @@ def ft_in_one_process(
         subprocess.CompletedProcess(command, *told)
         for command, told in zip(commands, json.loads(done.stdout), strict=True)
     ]
+
+
+def ft_here(root: Path, *commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
+    """Several `ft` after each other in the process of the test, which has the graph: for commands that only tell.
+
+    Where the process counts (signals, workers, what is imported), take `ft` or `ft_in_one_process`.
+    """
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FT_PROJECT", str(root))
+        patch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+        patch.chdir(root)
+        for command in commands:
+            patch.setattr(sys, "argv", ["ft", *command])
+            code: Any = 0
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+                try:
+                    main()
+                except SystemExit as end:
+                    code = end.code or 0
+            done.append(subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue()))
+    return done
+
+
+def ft_here_json(root: Path, *commands: tuple[str, ...]) -> list[tuple[int, Any]]:
+    """Several `ft … --json` in the process of the test: (exit code, document or None) of each."""
+    done = ft_here(root, *((*command, "--json") for command in commands))
+    return [(each.returncode, json.loads(each.stdout) if each.stdout.strip() else None) for each in done]
 
 
 def ft_in_turn(root: Path, *commands: tuple[str, ...], timeout: float = 900) -> list[tuple[int, Any]]:

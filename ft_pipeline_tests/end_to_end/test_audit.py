@@ -10,9 +10,11 @@ import pytest
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.verify import verify
 from ft_pipeline_tests.audit.tampering import edit, flip, some_file
-from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, WITHOUT_ASSET, Finished, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, WITHOUT_ASSET, Finished, ft_here_json
 
 pytestmark = pytest.mark.slow
+
+VERIFY = ("audit", "qlora", "--verify")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def tampered(root: Path, change: Callable[[ArtifactNode], None]) -> dict[str, li
 
 
 def test_the_store_agrees_with_dagsters_record(copied: Path) -> None:
-    document = ft_json(copied, "audit", "qlora", "--verify")
+    ((_, document),) = ft_here_json(copied, VERIFY)
     assert document["verified"] is True and document["notes"] == []
     assert document["counted"]["events_of_Dagster"] == len(SHARED | PER_EXPERIMENT)
     kinds = {node["kind"] for node in document["nodes"]}
@@ -78,21 +80,19 @@ def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
     (store / "removed.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     shutil.rmtree(store / "artifacts" / "quarantine")
     (store / "current" / "quarantine.json").unlink()
-    findings = _audit(copied)["findings"]
-    codes = {finding["code"] for finding in findings}
-    assert codes == {"event_without_artifact", "missing_artifact", "edited_pointer"}
+    ((code, document),) = ft_here_json(copied, VERIFY)
+    assert code == 1
+    assert {finding["code"] for finding in document["findings"]} == {
+        "event_without_artifact",
+        "missing_artifact",
+        "edited_pointer",
+    }
 
 
 def test_without_dagsters_database_only_the_store_is_verified(finished: Finished, tmp_path: Path) -> None:
     root = tmp_path / "shop"
     shutil.copytree(finished.root, root)
     shutil.rmtree(root / "dagster_home")
-    document = ft_json(root, "audit", "qlora", "--verify")
+    ((_, document),) = ft_here_json(root, VERIFY)
     assert document["verified"] is True
     assert document["notes"] == ["Dagster's event log is missing or empty; only the store was checked"]
-
-
-def _audit(root: Path) -> dict:
-    done = ft(root, "audit", "qlora", "--verify", "--json")
-    assert done.returncode == 1, done.stderr
-    return json.loads(done.stdout)

@@ -26,7 +26,7 @@ from ft_pipeline_tests.end_to_end.project import (
     environment,
     first_run,
     ft,
-    ft_in_one_process,
+    ft_here,
     ft_json,
     small_project,
     workers,
@@ -56,7 +56,7 @@ FOREIGN_FILE = "select * from read_csv('/etc/passwd')"
 
 
 class Told:
-    """What each command says of the finished project, all in one process."""
+    """What each command says of the finished project."""
 
     def __init__(self, root: Path) -> None:
         plain = (("run", "--experiment", "qlora"), ("compare",), ("exposures",), ("sql", FOREIGN_FILE))
@@ -65,7 +65,7 @@ class Told:
             *(("sql", ROWS_OF_FILES), ("sql", QUARANTINED)),
         )
         commands = (*plain, *((*command, "--json") for command in documents))
-        self._done = {shlex.join(done.args): done for done in ft_in_one_process(root, *commands)}
+        self._done = {shlex.join(done.args): done for done in ft_here(root, *commands)}
 
     def plain(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self._done[shlex.join(command)]
@@ -196,7 +196,7 @@ def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(sho
     path = shop.root / "experiments" / "typo.yaml"
     try:
         path.write_text("technique: qlora\nlora:\n  rr: 4\n", encoding="utf-8")
-        listed, refused = ft_in_one_process(shop.root, ("experiments", "--json"), ("run", "--experiment", "typo"))
+        listed, refused = ft_here(shop.root, ("experiments", "--json"), ("run", "--experiment", "typo"))
         rows = {row["name"]: row for row in json.loads(listed.stdout)["experiments"]}
         assert rows["typo"]["state"] == "broken"
         assert "typo.yaml: line 3" in rows["typo"]["error"]

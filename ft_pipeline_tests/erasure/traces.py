@@ -60,10 +60,10 @@ def unknown_files(root: Path, scratch: Path) -> list[Path]:
 
 def decoded_tokens(root: Path) -> str:
     """The tokens of all training data, and of a teacher's answers, as text."""
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer  # transformers would import PyTorch
 
-    (model, *_) = (root / "data" / "store" / "artifacts" / "base_model").glob("*/*")
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    (tokenizer_file, *_) = (root / "data" / "store" / "artifacts" / "base_model").glob("*/*/tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
     rows = [
         row
         for kind in ("training_data", "teacher_distributions")
@@ -71,18 +71,23 @@ def decoded_tokens(root: Path) -> str:
         for row in pq.read_table(path).to_pylist()
     ]
     return "\n".join(
-        tokenizer.decode(row[name]) for row in rows for name in row if name.endswith(("input_ids", "target_ids"))
+        tokenizer.decode(row[name], skip_special_tokens=False)
+        for row in rows
+        for name in row
+        if name.endswith(("input_ids", "target_ids"))
     )
 
 
 def _forms_in(path: Path) -> Iterator[str]:
-    """Every text in a file, plain and without the escapes of JSON, Python or HTML."""
-    for text in _read(path.name, path):
+    """All texts in a file, plain and without the escapes of JSON, Python or HTML."""
+    text = "\0".join(_read(path.name, path))
+    yield text
+    yield html.unescape(text)
+    for _ in range(ESCAPE_LEVELS):
+        if "\\" not in text:
+            return
+        text = _ESCAPE.sub(_character, text)
         yield text
-        yield html.unescape(text)
-        for _ in range(ESCAPE_LEVELS):
-            text = _ESCAPE.sub(_character, text)
-            yield text
 
 
 def _character(match: re.Match[str]) -> str:

@@ -1,24 +1,22 @@
 """Two runs materialize the same asset at once: the one with older inputs never stays current."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
-from ft_pipeline_tests.execution.conftest import ROOT, wait_until
+from ft_pipeline_tests.execution.conftest import wait_until
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 
-def start(project: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ft_pipeline_tests.execution.concurrent_step", str(project)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def start(project: Path) -> ForkedProcess:
+    return ForkedProcess("ft_pipeline_tests.execution.concurrent_step", str(project))
 
 
-def version(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+def version(process: ForkedProcess) -> str:
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
     return output.split()[-1]
 
 

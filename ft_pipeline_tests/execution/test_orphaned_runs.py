@@ -20,6 +20,7 @@ from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_pids, wait_until
 from ft_pipeline_tests.execution.test_run_control import ORIGIN
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 
 @pytest.fixture
@@ -34,8 +35,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 def test_a_killed_run_is_ended(store: ArtifactStore, instance: dg.DagsterInstance) -> None:
     module = "ft_pipeline_tests.execution.orphaned_run_subject"
-    env = {**os.environ, "DAGSTER_HOME": instance.root_directory}
-    run = subprocess.Popen([sys.executable, "-m", module, str(store.root)], env=env, stderr=subprocess.DEVNULL)
+    run = ForkedProcess(module, str(store.root), DAGSTER_HOME=instance.root_directory)
     pids = family_pids(store)
     assert end_orphaned_runs(instance, store.root) == []
     assert [record.status for record in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]

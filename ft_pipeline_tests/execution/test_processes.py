@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +13,14 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_pids, job, wait_until
 from ft_pipeline_tests.execution.fake_worker import NO_PRCTL
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
 
-def build(store: ArtifactStore, kind: str, launcher: str = "local", **config: object) -> subprocess.Popen[str]:
+def build(store: ArtifactStore, kind: str, launcher: str = "local", **config: object) -> ForkedProcess:
     """A builder in a separate process."""
-    subject = [sys.executable, "-m", "ft_pipeline_tests.execution.subject"]
-    command = [*subject, str(store.root), kind, json.dumps(config), launcher]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return ForkedProcess("ft_pipeline_tests.execution.subject", str(store.root), kind, json.dumps(config), launcher)
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("local", marks=pytest.mark.long), "forked"])

@@ -1,16 +1,12 @@
 """`ft status`, `ft logs` and `ft cancel` over a real instance: runs that run, wait, are queued, failed, or are gone."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 import pytest
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
 from typer.testing import CliRunner
@@ -21,6 +17,7 @@ from ft_pipeline.execution.workers.devices import device_locks
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.audit.shop import Shop
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_pids, wait_until
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 ORIGIN = RemoteRepositoryOrigin(
     GrpcServerCodeLocationOrigin("localhost", port=1, location_name="ft_pipeline"), "__repository__"
@@ -57,9 +54,9 @@ def status() -> dict[str, Any]:
     return json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
 
 
-def start(project: Path, kind: str, **config: Any) -> psutil.Popen:
-    command = [sys.executable, "-m", "ft_pipeline_tests.execution.queue_subject", str(project / "data" / "store"), kind]
-    return psutil.Popen([*command, json.dumps(config)], env=os.environ.copy(), stderr=subprocess.DEVNULL)
+def start(project: Path, kind: str, **config: Any) -> ForkedProcess:
+    module = "ft_pipeline_tests.execution.queue_subject"
+    return ForkedProcess(module, str(project / "data" / "store"), kind, json.dumps(config))
 
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["qlora"]))

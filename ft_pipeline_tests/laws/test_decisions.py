@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.decide.desk import Decided
@@ -18,6 +18,7 @@ from ft_pipeline.ratings.rating_ledger import Rating
 from ft_pipeline.ratings.results import result_of
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, forgetting, losses, scored
+from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.laws.values import plain, records_of
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, SETTINGS, candidates, champion, comparison
 from ft_pipeline_tests.release.test_verdict import BREACH
@@ -87,7 +88,7 @@ def concluded(measured: Comparison, decision: Decision, standing: str | None) ->
     }
 
 
-@settings(deadline=None, max_examples=80)
+@examples(25)
 @given(comparisons(), st.sampled_from([None, "few_shot", "qlora", "gone"]), st.integers(0, 3), DICE)
 def test_the_order_of_results_changes_no_decision(
     measured: Comparison, standing: str | None, earlier: int, dice: random.Random
@@ -141,7 +142,7 @@ def test_no_row_with_a_fault_is_released(measured: Comparison, fault: str) -> No
 LEVELS = st.sampled_from([1.8, 2.0, 2.0, 2.4, 3.0])
 
 
-@settings(deadline=None, max_examples=12)
+@examples(4)
 @given(st.fixed_dictionaries(dict.fromkeys(("plain", "few_shot", "other", "a", "b"), LEVELS)), DICE)
 def test_the_order_of_models_and_items_changes_no_decision(levels: dict[str, float], dice: random.Random) -> None:
     """From the files with the scores to the decision. Equal models are among them."""

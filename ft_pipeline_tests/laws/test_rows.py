@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, FILE_CODES, ROW_CODES
+from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["<|im_end|>", "\ud800", "\u200b", "a@b.example", "As an AI"])
@@ -92,7 +93,7 @@ def without_name(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @formats
-@settings(deadline=None, max_examples=20)
+@examples(8)
 @given(st.data())
 def test_every_row_of_any_file_is_accounted_for(data_format: str, data: st.DataObject) -> None:
     rows = data.draw(st.lists(near_good_rows(data_format) | VALUES | st.binary(max_size=20), max_size=6))
@@ -109,7 +110,7 @@ def test_every_row_of_any_file_is_accounted_for(data_format: str, data: st.DataO
 
 
 @formats
-@settings(deadline=None, max_examples=8)
+@examples(4)
 @given(st.data())
 def test_every_row_of_an_array_or_a_packed_file_is_the_row_of_a_line(data_format: str, data: st.DataObject) -> None:
     rows = data.draw(st.lists(near_good_rows(data_format), min_size=2, max_size=5))  # one row may be the whole file
@@ -126,7 +127,7 @@ def test_every_row_of_an_array_or_a_packed_file_is_the_row_of_a_line(data_format
 
 
 @formats
-@settings(deadline=None, max_examples=8)
+@examples(4)
 @given(st.data())
 def test_every_row_of_a_table_file_is_accounted_for(data_format: str, data: st.DataObject) -> None:
     keys = sorted({key for row in GOOD[data_format] for key in row} | {"more"})
@@ -151,7 +152,7 @@ def test_every_row_of_a_table_file_is_accounted_for(data_format: str, data: st.D
             assert report["status"] == "refused" or report["read"] == len(records)
 
 
-@settings(deadline=None, max_examples=80)
+@examples(40)
 @given(
     st.sampled_from(list(FORMATS)),
     st.sampled_from(SUFFIXES),
@@ -170,7 +171,7 @@ def test_any_bytes_are_rows_or_are_refused(
 
 
 @formats
-@settings(deadline=None, max_examples=8)
+@examples(4)
 @given(st.data())
 def test_a_file_that_was_cut_or_changed_is_read_or_refused(data_format: str, data: st.DataObject) -> None:
     """One byte of a good file is another one, or the file ends too early."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, given, reject
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel, ValidationError
 
 import ft_pipeline.settings
 from ft_pipeline.settings.yaml_file import Section, read_settings
+from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.laws.values import JSON
 
 for path in sorted(Path(ft_pipeline.settings.__file__).parent.glob("*.py")):
@@ -90,7 +91,7 @@ def documents_of(draw: st.DrawFn, model: type[BaseModel]) -> dict[str, Any]:
     return {fields[name].alias or name: draw(strategy) for name, strategy in strategies.items()}
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@examples(5, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("model", sections(), ids=lambda model: model.__name__)
 def test_settings_are_read_as_they_were_written(

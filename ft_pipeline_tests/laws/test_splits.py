@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.splits import SPLITS, place_in_splits
+from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 SHARES = st.floats(0, 0.4)
@@ -99,7 +100,7 @@ def tables_of(alpaca: Files, sharegpt: Files) -> tuple[dict[Place, str], dict[Pl
         return {(row["table"], row["file"], row["row"]): row["split"] for row in rows}, aside
 
 
-@settings(deadline=None, max_examples=12)
+@examples(4)
 @given(additions())
 def test_adding_rows_moves_no_row(files: list[Files]) -> None:
     alpaca, sharegpt, more_alpaca, more_sharegpt = files
@@ -118,7 +119,7 @@ def test_adding_rows_moves_no_row(files: list[Files]) -> None:
 PROMPTS = st.lists(SENTENCES, min_size=1, max_size=8)
 
 
-@settings(deadline=None, max_examples=8)
+@examples(3)
 @given(PROMPTS, st.randoms(use_true_random=False))
 def test_neither_the_order_of_rows_nor_their_file_decides_a_split(prompts: list[str], dice: Any) -> None:
     rows = [{"instruction": prompt, "input": "", "output": f"Say {number}."} for number, prompt in enumerate(prompts)]

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from ft_pipeline.store.hashing import canonical_json, plain_json, sha256_of_file, sha256_of_json
 from ft_pipeline.store.row_hash import sha256_of_rows
+from ft_pipeline_tests.examples import examples
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema(
@@ -68,7 +69,7 @@ def test_the_file_hash_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
     assert sha256_of_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(row, max_size=12))
 def test_the_rows_hash_ignores_the_encoding(tmp_path: Path, rows: list[dict]) -> None:
     plain = write(tmp_path / "a.parquet", rows)
@@ -78,7 +79,7 @@ def test_the_rows_hash_ignores_the_encoding(tmp_path: Path, rows: list[dict]) ->
     assert plain == write(tmp_path / "d.parquet", rows, pa.schema(list(reversed(list(SCHEMA)))))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(row, max_size=5), other_rows=st.lists(row, max_size=5))
 def test_different_rows_have_different_hashes(tmp_path: Path, rows: list[dict], other_rows: list[dict]) -> None:
     same = pa.Table.from_pylist(rows, SCHEMA).equals(pa.Table.from_pylist(other_rows, SCHEMA))

@@ -15,7 +15,7 @@ from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
-from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
+from ft_pipeline_tests.end_to_end.project import current, ft_here_json
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.store.old_store import (
     LIST,
@@ -103,7 +103,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(root: Path, spoiled: Path) -> dict[str, tuple[int, Any]]:
     """(exit code, document) of each `ft` command."""
     commands = {**COMMANDS, "spoiled": ("audit", "lora", "--verify", "--project", str(spoiled))}
-    return dict(zip(commands, ft_in_turn(root, *commands.values()), strict=True))
+    return dict(zip(commands, ft_here_json(root, *commands.values()), strict=True))
 
 
 @pytest.fixture(scope="module")

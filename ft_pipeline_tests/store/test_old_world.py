@@ -3,23 +3,20 @@
 ft_pipeline_tests/fixtures/make_world.py made it, and says what it contains. Never make it again with newer code.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from ft_pipeline.cli import app
 from ft_pipeline.definitions import defs
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.step import STEPS
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, current, ft_in_turn, ft_json
+from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, current, ft_here_json, ft_json
 from ft_pipeline_tests.fixtures.packing import unpack_signed
 from ft_pipeline_tests.store.old_store import advice, disagreements, read_list, reruns
 
@@ -71,7 +68,7 @@ def store(root: Path) -> ArtifactStore:
 @pytest.fixture(scope="module")
 def results(root: Path) -> dict[str, Any]:
     """The document of each `ft` command."""
-    done = dict(zip(COMMANDS, ft_in_turn(root, *COMMANDS.values()), strict=True))
+    done = dict(zip(COMMANDS, ft_here_json(root, *COMMANDS.values()), strict=True))
     assert {name: code for name, (code, _) in done.items() if code} == {}
     return {name: document for name, (_, document) in done.items()}
 
@@ -108,19 +105,12 @@ def test_the_champion_was_rolled_back_to(results: dict[str, Any], root: Path) ->
     assert champion["fingerprints"]["merged_model"] != trained_again.fingerprint, "it learned from the erased row"
 
 
-def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(root, tmp_path / "shop"))
-    monkeypatch.setenv("FT_PROJECT", str(copied))
-    monkeypatch.setenv("DAGSTER_HOME", str(copied / "dagster_home"))
-
-    def ft(*command: str) -> Any:
-        done = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    moved = ft("promote", "lora", "--force", "--reason", "It was better.")
+    promote = ("promote", "lora", "--force", "--reason", "It was better.")
+    verify = ("audit", "--verify", "--anchor", str(root.parent / "anchor"))
+    (_, moved), (_, audit) = ft_here_json(copied, promote, verify)
     assert (moved["sequence"], moved["name"], moved["previous"]) == (4, "lora/merged", "qlora/merged")
-    audit = ft("audit", "--verify", "--anchor", str(root.parent / "anchor"))
     assert audit["problems"] == [] and audit["counted"]["champion_records"] == 4
 
 

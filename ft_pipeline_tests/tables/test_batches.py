@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.checks import pii, placeholders
@@ -30,6 +30,7 @@ from ft_pipeline.tables.text_rules import (
     SPECIAL_TOKEN_PATTERN,
     normalise,
 )
+from ft_pipeline_tests.examples import examples
 
 PIECES = st.sampled_from(
     (
@@ -129,7 +130,7 @@ def codes_of(row_format, row):
     return [code for code in ROW_CODES if broken.get(code)]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(20)
 @given(st.data(), st.sampled_from(sorted(RECORDS)))
 def test_each_kernel_finds_the_rows_that_break_its_rule(data, data_format):
     row_format = FORMATS[data_format]

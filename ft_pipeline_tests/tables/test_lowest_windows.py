@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup import lowest_windows as module
@@ -19,6 +19,7 @@ from ft_pipeline.tables.dedup.lowest_windows import (
     triples_of,
 )
 from ft_pipeline.tables.dedup.sharding import Shards
+from ft_pipeline_tests.examples import examples
 
 SMALL = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=12)
 HASHES = np.random.default_rng(0).integers(0, 2**64 - 1, 400_000, dtype=np.uint64)
@@ -60,7 +61,7 @@ def test_rows_with_nine_tenths_in_common_share_three_windows(size):
     assert share_windows(lowest).all()
 
 
-@settings(deadline=None, max_examples=100)
+@examples(25)
 @given(SMALL, st.integers(1, 5), st.sampled_from([1, 7, 1 << 20]))
 def test_rows_that_share_three_are_those_of_a_comparison_of_all(rows, count, part):
     lowest = known_by(rows)

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.hashes import WINDOW, shingles_of
@@ -14,6 +14,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty, normalise
+from ft_pipeline_tests.examples import examples
 
 TEXTS = st.text(max_size=30)
 VALUES = st.recursive(
@@ -84,7 +85,7 @@ def pairwise_duplicates(texts):
     return duplicates
 
 
-@settings(deadline=None, max_examples=80)
+@examples(25)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=40), min_size=1, max_size=12), st.data())
 def test_duplicates_are_among_those_of_a_pairwise_comparison(rows, data):
     texts = [" ".join(words) for words in rows]
@@ -99,7 +100,7 @@ def test_duplicates_are_among_those_of_a_pairwise_comparison(rows, data):
     assert exact <= dropped <= pairwise
 
 
-@settings(deadline=None, max_examples=40)
+@examples(15)
 @given(
     st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),
     st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),

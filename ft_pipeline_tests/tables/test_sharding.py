@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup import matching, near_duplicates
@@ -14,6 +14,7 @@ from ft_pipeline.tables.dedup.near_duplicates import RareShingles, ReadShingles
 from ft_pipeline.tables.dedup.sharding import Shards, components
 from ft_pipeline.tables.dedup.shingles import shingle
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.examples import examples
 
 COUNTS = st.integers(1, 7)
 WORDS = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -62,7 +63,7 @@ def test_first_indices_of_more_hashes_than_are_sorted_at_a_time(monkeypatch: pyt
         assert first_index(keys).tolist() == expected, size
 
 
-@settings(deadline=None, max_examples=60)
+@examples(20)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=40), min_size=1, max_size=12), COUNTS, st.data())
 def test_duplicates_of_short_texts_are_those_of_one_process(
     rows: list[list[str]], count: int, data: st.DataObject

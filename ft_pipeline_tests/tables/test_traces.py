@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
@@ -20,6 +20,7 @@ from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault, Refused
 from ft_pipeline.tables.traces.documents import FileFeedback, rows_of
+from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.tables.helpers import TRACK, TRACK_TOOL, build, logged_call, validate, write_jsonl
 
 OUTSIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "outside"
@@ -680,7 +681,7 @@ def replaced(value, path, new):
     return copied
 
 
-@settings(max_examples=400, deadline=None)
+@examples(120)
 @given(st.data())
 def test_a_document_with_anything_anywhere_gives_rows_or_faults(data):
     document, _ = DOCUMENTS[data.draw(st.sampled_from(sorted(DOCUMENTS)))]
