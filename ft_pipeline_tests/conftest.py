@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ft_pipeline.execution.workers.late_compiler import compile_late
+
 gc.disable()  # until all is imported (pytest_collection_finish): each collection would visit all modules
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
 
 
 sys.meta_path.insert(0, _DefinitionsOfThisRepository())
+compile_late()  # as in workers
 
 
 def _late_grammars(name: str) -> ModuleType:
@@ -102,6 +105,7 @@ def pytest_collection_finish() -> None:
         importlib.import_module("ft_pipeline.definitions")
         _never_wait_for_the_disk()
         _mirror_no_output()
+        _read_migrations_once()
     if "ft_pipeline.store.bounded_duckdb" in sys.modules:
         _share_a_database()
     gc.collect()
@@ -131,6 +135,22 @@ def _share_a_database() -> None:
 
     shared = SimpleNamespace(connect=lambda _: database(os.getpid()).cursor())
     bounded_duckdb.duckdb = shared  # type: ignore[assignment]
+
+
+def _read_migrations_once() -> None:
+    """Let alembic read Dagster's migrations once, and not for each database of each instance, for 0.1 s."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    read, known = ScriptDirectory.from_config, {}
+
+    def once(config: Config) -> ScriptDirectory:
+        location = config.get_main_option("script_location")
+        if location not in known:
+            known[location] = read(config)
+        return known[location]
+
+    ScriptDirectory.from_config = once  # type: ignore[assignment]
 
 
 def _mirror_no_output() -> None:
@@ -170,11 +190,13 @@ def _cpu_seconds() -> float:
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> "Converted":
-    """A tiny model and its GGUF file in 32 bit."""
+    """A tiny model and its GGUF file in 32 bit, made once for all processes of the tests."""
     pytest.importorskip("llama_cpp_py_sync")
     from ft_pipeline_tests.gguf_files import convert_tiny
 
-    return convert_tiny(tmp_path_factory.mktemp("converted"))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return convert_tiny(tmp_path_factory.mktemp("converted"))
+    return convert_tiny(tmp_path_factory.getbasetemp().parent / "converted")
 
 
 @pytest.fixture(scope="session")
