@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ft_pipeline.execution.workers.late_compiler import compile_late
 from ft_pipeline_tests.examples import load_profile
 
 gc.disable()  # until all is imported (pytest_collection_finish): each collection would visit all modules
@@ -65,6 +66,7 @@ class _DefinitionsOfThisRepository(MetaPathFinder):
 
 
 sys.meta_path.insert(0, _DefinitionsOfThisRepository())
+compile_late()  # as in workers
 
 
 def _late_grammars(name: str) -> ModuleType:
@@ -206,11 +208,13 @@ def _cpu_seconds() -> float:
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> "Converted":
-    """A tiny model and its GGUF file in 32 bit."""
+    """A tiny model and its GGUF file in 32 bit, made once for all processes of the tests."""
     pytest.importorskip("llama_cpp_py_sync")
     from ft_pipeline_tests.gguf_files import convert_tiny
 
-    return convert_tiny(tmp_path_factory.mktemp("converted"))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return convert_tiny(tmp_path_factory.mktemp("converted"))
+    return convert_tiny(tmp_path_factory.getbasetemp().parent / "converted")
 
 
 @pytest.fixture(scope="session")

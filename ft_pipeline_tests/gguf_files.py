@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from ft_pipeline.training.gguf.convert import convert
 from ft_pipeline_tests.tiny_spm import spm_model
 
@@ -16,7 +18,10 @@ class Converted:
 
 
 def convert_tiny(folder: Path) -> Converted:
-    """Make a model in `folder`, and convert it."""
-    model = spm_model(folder / "model")
-    convert(model, folder / "exact.gguf", "tiny")
-    return Converted(model, folder / "exact.gguf")
+    """Make a model in `folder`, and convert it. What another process has made there is kept, or waited for."""
+    made = Converted(folder / "model", folder / "exact.gguf")
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not made.exact.exists():
+            convert(spm_model(made.model), made.exact, "tiny")
+    return made

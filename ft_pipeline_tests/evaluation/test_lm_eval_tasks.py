@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from lm_eval.tasks import manager
 
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
@@ -121,11 +122,18 @@ def test_task_documents_limits_a_task_to_its_first_documents(make_job: JobMaker,
     ("name", "message"),
     [
         ("capitels", "unknown task 'capitels'. Did you mean 'capitals'"),
+        ("knowm", "unknown task 'knowm'. Did you mean 'known'"),
         ("texts", "texts has no metric that is a mean over its documents"),
         ("moved", r"evaluation.tasks \(moved\): FileNotFoundError: .*evaluation.include_path"),
     ],
 )
-def test_a_task_that_cannot_run_is_reported(make_job: JobMaker, folder: Path, name: str, message: str) -> None:
+def test_a_task_that_cannot_run_is_reported(
+    make_job: JobMaker, folder: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tasks of lm-eval, which are read for a name that the user's tasks lack, are 14,000 files: here, one.
+    (folder.parent / "lm_eval").mkdir()
+    (folder.parent / "lm_eval" / "known.yaml").write_text(yaml.safe_dump({**CHOICE, "task": "known"}), encoding="utf-8")
+    monkeypatch.setattr(manager, "__file__", str(folder.parent / "lm_eval" / "manager.py"))
     moved = {**CHOICE, "task": "moved", "dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}
     (folder / "moved.yaml").write_text(yaml.safe_dump(moved), encoding="utf-8")
     job = make_job("prompt_baseline", inputs={"tasks": folder}, prompting={"variants": {}}, evaluation=evaluation(name))

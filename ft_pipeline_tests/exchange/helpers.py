@@ -18,7 +18,6 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.accounts import FileAccount
 from ft_pipeline.tables.validate import validate_file
-from ft_pipeline_tests.end_to_end.project import current
 
 SUBJECTS = ("kettle", "lamp", "teapot", "desk", "rug", "clock", "towel", "shelf", "candle", "mirror", "pillow", "vase")
 VERBS = ("return", "exchange", "repair", "clean", "assemble", "track", "insure", "wrap")
@@ -52,16 +51,9 @@ class Imported:
         return [json.loads(line) for line in text.splitlines()]
 
     def account(self, file: str) -> FileAccount:
-        """What `ft validate` reports about a raw file, after `ft run` read it for its table in the same way."""
+        """What `ft validate` reports about a raw file. `ft run` reads it for its table with the same code."""
         path = self.root / "data" / "raw" / file
-        data_format = path.parent.name
-        account = validate_file(path, data_format, data_dir=path.parent).account
-        materialize(self.root, f"raw_{data_format}", data_format)
-        table = current(self.root, data_format).summary
-        (in_table,) = (entry for entry in table["files"] if entry["file"] == path.name)
-        for key in ("status", "read", "quarantined"):  # a row may be a duplicate of one in another file
-            assert in_table[key] == getattr(account, key), key
-        return account
+        return validate_file(path, path.parent.name, data_dir=path.parent).account
 
 
 def materialize(root: Path, *names: str) -> dg.ExecuteInProcessResult:

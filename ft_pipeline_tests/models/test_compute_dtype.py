@@ -8,6 +8,7 @@ import torch
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import compute_dtype as compute
+from ft_pipeline.models import serving_engines
 from ft_pipeline.models.compute_dtype import compute_dtype, cpu_dtype, storage_dtype
 from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE, query_compute_dtype, requested_dtype
 from ft_pipeline.models.load import load_model
@@ -23,6 +24,7 @@ def no_choice(monkeypatch):
     monkeypatch.delenv(COMPUTE_DTYPE_VARIABLE, raising=False)
 
 
+@pytest.mark.long
 def test_a_cpu_without_bf16_instructions_computes_in_float32():
     facts = query_compute_dtype(measure=True, environment={**os.environ, **SMALL_CPU})
     assert (facts["device"], facts["dtype"]) == ("cpu", "float32")
@@ -58,6 +60,8 @@ def test_a_gpu_without_native_bf16_computes_in_float16(monkeypatch):
 @pytest.mark.parametrize("choice", ["float32", "bfloat16"])
 def test_the_user_can_choose_the_compute_type(choice, monkeypatch, tmp_path):
     monkeypatch.setenv(COMPUTE_DTYPE_VARIABLE, choice)
+    # Another process says the same (below).
+    monkeypatch.setattr(serving_engines, "query_compute_dtype", lambda: compute._describe(measure=False))
     folder = tiny_model(tmp_path / "base")
     assert load_model(folder, "cpu").dtype == getattr(torch, choice)
     command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)

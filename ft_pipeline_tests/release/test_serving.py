@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.cli import main
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.serving import require_free_port
@@ -154,6 +155,7 @@ def vllm(folder: Path, *, broken: bool = False) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+@pytest.mark.long  # its command: contracts/test_engines.py
 def test_an_installed_vllm_is_used_and_ends_with_ft(trained: Trained, tmp_path: Path) -> None:
     with serving(trained.root, "lora", **vllm(tmp_path / "bin")) as served:
         record = json.loads((tmp_path / "bin" / "record.json").read_text(encoding="utf-8"))
@@ -185,10 +187,19 @@ def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_
     assert "Traceback" not in errors
 
 
-def test_a_log_in_the_raw_data_is_refused_before_the_start(trained: Trained) -> None:
-    process = start(trained.root, "lora", free_port(), "--log", str(trained.root / "data" / "raw" / "traces"))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 2
+def test_a_log_in_the_raw_data_is_refused_before_the_start(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--project", str(trained.root), "--port", str(free_port())]
+    log = str(trained.root / "data" / "raw" / "traces")
+    monkeypatch.setattr(sys, "argv", ["ft", "serve", "lora", *where, "--log", log])
+    for name in ("FT_PROJECT", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "")  # so that what a command sets is undone
+        monkeypatch.delenv(name)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2
     assert "is inside data/raw, so that the next run would train on all traffic. Choose another folder." in errors
     assert "Loading" not in errors and "Traceback" not in errors
 

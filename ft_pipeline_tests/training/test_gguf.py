@@ -12,7 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.llama_cpp import library
 from ft_pipeline.models.llama_cpp.quantize import Matrices
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.training.gguf.convert import convert, explain_failure
+from ft_pipeline.training.gguf.convert import convert, explain_failure, link_model
 from ft_pipeline_tests.gguf_files import Converted
 from ft_pipeline_tests.tiny_spm import spm_model
 
@@ -45,18 +45,29 @@ def test_the_metadata_names_the_model_and_no_path(converted: Converted) -> None:
     assert str(converted.model.parent) not in json.dumps(fields(converted.exact), default=str)
 
 
-@pytest.mark.parametrize("writes_bos", [False, True])
-def test_a_bos_token_is_added_only_if_the_template_writes_one(
-    converted: Converted, tmp_path: Path, writes_bos: bool
-) -> None:
-    """Its tokenizer has one, and llama.cpp would add it by default."""
-    if not writes_bos:
-        assert fields(converted.exact)["tokenizer.ggml.add_bos_token"] is False
-        return
-    model = shutil.copytree(converted.model, tmp_path / "model")
+def writes_bos(converted: Converted, folder: Path) -> Path:
+    """The model with a template that writes a BOS token."""
+    model = shutil.copytree(converted.model, folder / "model")
     template = (model / "chat_template.jinja").read_text(encoding="utf-8")
     (model / "chat_template.jinja").write_text("<s>" + template, encoding="utf-8")
-    convert(model, tmp_path / "bos.gguf", "tiny")
+    return model
+
+
+def test_a_bos_token_is_added_only_if_the_template_writes_one(converted: Converted, tmp_path: Path) -> None:
+    """Its tokenizer has one, and llama.cpp would add it by default. The script is told, and obeys."""
+    for name, model, expected in (
+        ("without", converted.model, False),
+        ("with", writes_bos(converted, tmp_path), True),
+    ):
+        link_model(model, tmp_path / name)
+        told = json.loads((tmp_path / name / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert told["add_bos_token"] is expected and told["add_eos_token"] is False
+    assert fields(converted.exact)["tokenizer.ggml.add_bos_token"] is False
+
+
+@pytest.mark.long
+def test_a_bos_token_of_the_template_is_in_the_file(converted: Converted, tmp_path: Path) -> None:
+    convert(writes_bos(converted, tmp_path), tmp_path / "bos.gguf", "tiny")
     assert fields(tmp_path / "bos.gguf")["tokenizer.ggml.add_bos_token"] is True
 
 

@@ -27,7 +27,7 @@ from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_tr
 # Long enough for a tiny random model to memorize the pairs.
 LEARN = {
     "learning_rate": 1e-2,
-    "num_train_epochs": 40,
+    "num_train_epochs": 20,
     "per_device_train_batch_size": 8,
     "eval_steps": 30,
     "early_stopping_patience": 9,

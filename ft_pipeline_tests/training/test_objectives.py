@@ -37,7 +37,7 @@ from ft_pipeline_tests.training.subject import (
     write_conversations,
 )
 
-FAST = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 4}
+FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_steps": 4}
 
 
 ONE = torch.ones(1)

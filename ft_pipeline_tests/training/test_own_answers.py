@@ -42,8 +42,8 @@ CONFIG = {
 
 def experiment(technique="lora", training=None, **distill):
     training = {
-        "max_steps": 24,
-        "eval_steps": 12,
+        "max_steps": 12,
+        "eval_steps": 6,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
         **(training or {}),
@@ -58,7 +58,7 @@ def experiment(technique="lora", training=None, **distill):
 def base(tmp_path_factory, tiny_base):
     """A tiny model that has learned to answer, so that its answers end."""
     folder = tmp_path_factory.mktemp("base")
-    wanted = settings("full", num_train_epochs=30, eval_steps=1000, early_stopping_patience=0)
+    wanted = settings("full", num_train_epochs=20, eval_steps=1000, early_stopping_patience=0)
     data = make_training_data(folder, tiny_base, support_rows(2), wanted)
     work = job("adapter", folder / "adapter", wanted, {"training_data": data, "base_model": tiny_base})
     adapter.run(work)

@@ -57,7 +57,12 @@ class LmEvalTasks:
         import lm_eval
 
         datasets.disable_progress_bars()
-        with _working_folder(self._folder), _datasets_cache(self._work / "datasets"), self._explain_errors():
+        with (
+            _working_folder(self._folder),
+            _datasets_cache(self._work / "datasets"),
+            _without_the_machine(),
+            self._explain_errors(),
+        ):
             results = lm_eval.simple_evaluate(
                 model=lm,
                 tasks=self.names,
@@ -142,6 +147,19 @@ def _working_folder(folder: Path | None) -> Iterator[None]:
     else:
         with contextlib.chdir(folder):
             yield
+
+
+@contextlib.contextmanager
+def _without_the_machine() -> Iterator[None]:
+    """Let lm-eval not describe the machine, which nothing reads: it runs a dozen programs, `pip list` among them."""
+    from lm_eval import evaluator
+
+    describe = evaluator.add_env_info
+    evaluator.add_env_info = lambda _: None
+    try:
+        yield
+    finally:
+        evaluator.add_env_info = describe
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def convert(folder: Path, target: Path, name: str) -> None:
     script = _find_script()
     with TemporaryDirectory(prefix="gguf-", dir=target.parent) as scratch:
         source, metadata = Path(scratch) / "model", Path(scratch) / "metadata.json"
-        _link_model(folder, source)
+        link_model(folder, source)
         metadata.write_text(json.dumps(_metadata(name)), encoding="utf-8")
         arguments = [str(source), "--outtype", "f32", "--outfile", str(target.resolve()), "--metadata", str(metadata)]
         done = subprocess.run(
@@ -55,7 +55,7 @@ def convert(folder: Path, target: Path, name: str) -> None:
         raise UserError(explain_failure(done.stdout, done.returncode))
 
 
-def _link_model(folder: Path, source: Path) -> None:
+def link_model(folder: Path, source: Path) -> None:
     """Make `source`, the same model, whose tokenizer adds a BOS token exactly if the chat template writes one.
 
     llama.cpp adds one to every prompt if the file says so, in place of the template's. transformers no longer writes

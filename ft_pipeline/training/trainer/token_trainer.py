@@ -307,6 +307,8 @@ class TokenTrainer(Trainer):
             save_sharded_weights(self.model, Path(folder), self.ranks)
         elif self.ranks.is_first:
             options = {} if isinstance(self.model, PeftModel) else {"save_original_format": False}
+            if isinstance(self.model, PeftModel):  # nobody reads the model card of a checkpoint, and it takes 0.1 s
+                self.model.create_or_update_model_card = lambda _: None
             self.model.save_pretrained(folder, state_dict=state_dict, **options)
         if self.ranks.is_first:
             self.processing_class.save_pretrained(folder)
