@@ -79,10 +79,9 @@ def with_tools(views: ComparisonTexts, tools: pa.Array | None) -> ComparisonText
 def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning and calls of tools
     follow the content. Ids of calls are not compared."""
-    turns = messages.flatten()
+    turns, owners = messages.flatten(), _owners(messages)
     roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
-    owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
     normal = normal_content = normalise_all(content)
     exact = join_texts(roles, content, "\x1e")
     if reasoning.null_count < len(reasoning):
@@ -105,6 +104,18 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         _joined(normal, owners, is_model, len(messages), TURN),
         normal_content,
     )
+
+
+def human_turns(messages: pa.Array) -> pa.Array:
+    """Return `ComparisonTexts.asked` alone."""
+    turns = messages.flatten()
+    is_user = pc.equal(turns.field("role"), "user").to_numpy(zero_copy_only=False)
+    return _joined(as_large(turns.field("content")), _owners(messages), is_user, len(messages), TURN)
+
+
+def _owners(messages: pa.Array) -> np.ndarray:
+    """Return the row of each turn."""
+    return np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
 
 
 def _calls_as_texts(calls: pa.Array) -> pa.Array:
