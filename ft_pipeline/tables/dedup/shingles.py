@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import regex
 
 from ft_pipeline.tables.dedup.hashes import PLACES, hash_pieces, mix, shingles_of
-from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array, buffers
+from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array
+from ft_pipeline.tables.text_bytes import buffers
 
 _SEPARATORS = r"[ \x1f]+"
 """Between words, and between turns."""

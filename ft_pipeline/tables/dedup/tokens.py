@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import regex
 
 from ft_pipeline.tables.dedup.hashes import SpanHashes, hash_pieces
+from ft_pipeline.tables.text_bytes import buffers
 from ft_pipeline.tables.text_rules import ZERO_WIDTH
 
 WORD, CHARACTER, DIGITS, NUMBER, SIGN = range(5)
@@ -206,10 +207,3 @@ def _kinds_of_words(digits: np.ndarray, begins: np.ndarray, ends: np.ndarray) ->
     counts = np.bincount(np.searchsorted(begins, digits, side="right") - 1, minlength=len(begins))
     is_number = counts >= NUMBER_DIGITS - (counts < ends - begins)
     return np.where(counts > 0, np.where(is_number, np.uint8(NUMBER), np.uint8(DIGITS)), np.uint8(WORD))
-
-
-def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int64 offsets, uint8 data) of a large_string array: text i is data[offsets[i]:offsets[i + 1]]."""
-    _, offsets, data = texts.buffers()
-    positions = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return positions, np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, np.uint8)
