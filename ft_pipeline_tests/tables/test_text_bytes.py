@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.text_bytes import having, squeezed, table_of
@@ -22,6 +22,7 @@ def array_of(texts: list[str], sliced: bool) -> pa.Array:
 
 
 @pytest.mark.parametrize("sliced", [False, True])
+@settings(deadline=None)
 @given(texts=TEXTS)
 def test_having_is_a_search_for_single_bytes(sliced, texts):
     found = having(array_of(texts, sliced), table_of(b"1\t"))
@@ -29,6 +30,7 @@ def test_having_is_a_search_for_single_bytes(sliced, texts):
 
 
 @pytest.mark.parametrize("sliced", [False, True])
+@settings(deadline=None)
 @given(texts=TEXTS)
 def test_squeezed_replaces_bytes_and_joins_spaces_within_a_text(sliced, texts):
     expected = [re.sub(" +", " ", re.sub("[\t\x1f-]", " ", text)) for text in texts]
