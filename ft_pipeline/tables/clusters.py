@@ -23,7 +23,7 @@ from ft_pipeline.tables.dedup.hashes import SpanHashes
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import MASK, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, Texts, Tokens, tokenize
-from ft_pipeline.tables.formats.comparison_texts import views_of_messages
+from ft_pipeline.tables.formats.comparison_texts import human_turns
 from ft_pipeline.tables.splits import SPLITS, TEST, VALIDATION
 
 WORDS = 2
@@ -71,7 +71,8 @@ class Questions:
 
     def read(self, messages: pa.Array, positions: np.ndarray) -> pa.Array:
         """Return the human turns of those rows of a batch that are compared. positions: of its rows, ascending."""
-        return views_of_messages(messages.filter(pa.array(np.isin(positions, self.positions)))).asked
+        is_compared = np.isin(positions, self.positions, assume_unique=True)
+        return human_turns(messages.filter(pa.array(is_compared)))
 
     def add(self, texts: pa.Array) -> None:
         """Add what `read` returned. The batches come in the order of their positions."""

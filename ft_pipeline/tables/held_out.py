@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from ft_pipeline.tables.dedup.hashes import mix
 from ft_pipeline.tables.dedup.keys import compared_parts, keys_of_messages
 from ft_pipeline.tables.dedup.matching import first_index, match_against
-from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, buffers, tokenize
+from ft_pipeline.tables.dedup.tokens import Texts, Tokens, as_array, tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.leak_copies import MAX_COPIES
 from ft_pipeline.tables.leak_findings import PAIR, WHOLE, Found
 from ft_pipeline.tables.leaks import ANSWER, QUESTION, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.text_bytes import buffers
 from ft_pipeline.tables.text_rules import without_markup
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"

@@ -12,7 +12,7 @@ import numpy as np
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix, run_starts
 from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
-from ft_pipeline.tables.dedup.windows import Postings, WindowIndex, cover, windows_of
+from ft_pipeline.tables.dedup.windows import WORDS, Postings, WindowIndex, cover, windows_of
 from ft_pipeline.tables.leak_copies import ANSWERED, ASKED, OTHER, WHOLE_CONVERSATION, SearchedTurns, near_copies
 from ft_pipeline.tables.leak_findings import ALWAYS, PAIR, WHOLE, Columns, Found
 from ft_pipeline.tables.leak_needles import Needles, gather, make_needles, ranges_of
@@ -296,12 +296,11 @@ class LeakIndex:
         """Return (documents, turns): the turns of which a document has enough, within one place. They are searched
         without what is common."""
         common = self._common_windows
-        order = np.argsort(found.window_document, kind="stable")
-        order = order[~common[found.window[order]]]
+        order = np.flatnonzero(~common[found.window])
+        order = order[np.argsort(found.window_document[order])]
         windows, places = found.window[order], found.place[order].astype(np.int64)
         documents = found.window_document[order].astype(np.int64)
-        hit_turns = np.unique(self.windows.turn[self.windows.turns_of(np.unique(windows))[1]])
-        own = self.windows.own_words(hit_turns, common, len(self._words_per_unit))
+        own = self.windows.own_words(windows, common, self._turns_searched.length)
         least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
         least = np.maximum(least, -(-own // 2))
         results, begin = [], 0
@@ -319,6 +318,8 @@ class LeakIndex:
         """Return (documents, turns) as _covered_turns does. own, least: of each turn, the number of words that count,
         and how many of them must be found."""
         hits, postings = self.windows.turns_of(windows)
+        may_be_covered = _have_enough(documents[hits], self.windows.turn[postings], least)
+        hits, postings = hits[may_be_covered], postings[may_be_covered]
         turns = self.windows.turn[postings]
         # A turn is found within a part of a document that has at most twice its words: two ways to divide the document
         # into parts of four times as many words miss none.
@@ -331,3 +332,13 @@ class LeakIndex:
             found_documents.append(covered.key[enough] >> 32)
             found_turns.append(covered.turn[enough])
         return np.concatenate(found_documents), np.concatenate(found_turns)
+
+
+def _have_enough(documents: np.ndarray, turns: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Return the positions of windows of those pairs of a document and a turn that may have enough words together: most
+    pairs have one window in common, and need no closer look. least: of each turn."""
+    pairs = documents << 32 | turns
+    order = np.argsort(pairs)
+    starts = run_starts(pairs[order])
+    counts = np.diff(np.append(starts, len(pairs)))
+    return order[np.repeat(WORDS * counts >= least[turns[order[starts]]], counts)]

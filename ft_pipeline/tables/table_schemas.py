@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult
 from ft_pipeline.tables.dedup.hashes import hash_pieces
-from ft_pipeline.tables.dedup.tokens import buffers
 from ft_pipeline.tables.finished_tables import FinishedTable
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.base import Column
 from ft_pipeline.tables.formats.comparison_texts import as_large, join_texts
 from ft_pipeline.tables.formats.turns import ROLES
 from ft_pipeline.tables.reading.describe import shorten
+from ft_pipeline.tables.text_bytes import buffers
 
 if TYPE_CHECKING:  # pandera takes a second to load; the graph needs only the names of what this module has
     from pandera.pandas import Check, DataFrameSchema

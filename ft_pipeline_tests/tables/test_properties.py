@@ -11,7 +11,7 @@ from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.dedup.shingles import shingle, shingle_words
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
+from ft_pipeline.tables.reading.json_parser import parse_block, parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty, normalise
 from ft_pipeline_tests.examples import examples
@@ -57,6 +57,18 @@ def test_a_duplicate_key_is_always_detected(pairs, space):
     result = parse_line(line)
     has_duplicate = len({key for key, _ in pairs}) < len(pairs)
     assert (isinstance(result, Fault) and result.code == "duplicate_key") if has_duplicate else result == dict(pairs)
+
+
+LINES = (
+    b'{"k":"x"}', b'{"k":"x","l":null}', b'{"k":{"l":1}}', b'{"k":[1,{"l":2}]}', b'{"k":1,"k":2}', b'{"k" :1}',
+    b'{"k":{"l":1,"l":2}}', b'{"k":"\\"l\\":"}', b'{"k":"x\\":"}', b'[1,{"k":1,"k":2}]', b'"x\\":"', b"7", b'{"k":',
+    b'{"k":"\xff"}', b'{"k":"\\ud800","l":1}',
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=6))
+def test_a_block_is_read_like_its_lines(lines):
+    assert repr(parse_block(b"\n".join(lines), lines)) == repr([parse_line(line) for line in lines])
 
 
 def read_shingles(texts):

@@ -19,16 +19,19 @@ from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.lowest_windows import KEPT, lowest_windows
 from ft_pipeline.tables.dedup.shingles import mark_answers, shingle
 from ft_pipeline.tables.dedup.templates import template_hashes
-from ft_pipeline.tables.dedup.tokens import Texts, tokenize, words_of
+from ft_pipeline.tables.dedup.tokens import Texts, as_array, tokenize, words_of
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
 from ft_pipeline.tables.formats.base import Format, Record
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_texts, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
+from ft_pipeline.tables.text_bytes import having, squeezed, table_of
 
+_DIGITS = table_of(b"0123456789")
 _NUMBER = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]"
 """Every ASCII text in which a template masks something matches this pattern."""
-_NO_WORDS = r"[^0-9A-Za-z]+"
+_WORDS = bytes(byte if byte < 128 and chr(byte).isalnum() else ord(" ") for byte in range(256))
+"""ASCII letters and digits, and spaces in the place of all other bytes."""
 
 
 @dataclass
@@ -199,8 +202,11 @@ def _groups(views: ComparisonTexts) -> np.ndarray:
     words = _joined_words(views.prompts)
     digests = np.frombuffer(b"".join(sha256_of_each(words)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
     groups = digests[:, :2].copy()
-    may_be_template = pc.or_(pc.match_substring_regex(views.asked, _NUMBER), pc.invert(pc.string_is_ascii(views.asked)))
-    texts = np.flatnonzero(may_be_template.to_numpy(zero_copy_only=False))
+    may_be_template = pc.invert(pc.string_is_ascii(views.asked)).to_numpy(zero_copy_only=False)
+    digits = np.flatnonzero(having(views.asked, _DIGITS))
+    numbers = pc.match_substring_regex(views.asked.take(pa.array(digits)), _NUMBER).to_numpy(zero_copy_only=False)
+    may_be_template[digits[numbers]] = True
+    texts = np.flatnonzero(may_be_template)
     templates, is_template = template_hashes(tokenize(views.asked.take(pa.array(texts))))
     hashes = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
     groups[texts[is_template]] = hashes[is_template]
@@ -209,7 +215,7 @@ def _groups(views: ComparisonTexts) -> np.ndarray:
 
 def _joined_words(texts: pa.Array) -> pa.Array:
     """Return the words of each normalized text, a space between them; a text without words as it is."""
-    words = pc.ascii_trim(pc.replace_substring_regex(texts, _NO_WORDS, " "), " ")
+    words = pc.ascii_trim(squeezed(texts, _WORDS), " ")
     others = pc.invert(pc.string_is_ascii(texts))
     if pc.any(others).as_py():
         joined = [" ".join(words_of(text)) for text in texts.filter(others).to_pylist()]
@@ -264,8 +270,8 @@ def group_names(group: np.ndarray) -> list[str]:
 
 
 def hash_texts(texts: Texts) -> np.ndarray:
-    """Return the uint64 of each text (SipHash with a fixed key)."""
+    """Return the uint64 of each text (SipHash of its UTF-8 with a fixed key)."""
     if not len(texts):
         return np.empty(0, dtype=np.uint64)
-    objects = texts.to_numpy(zero_copy_only=False) if isinstance(texts, pa.Array) else np.array(texts, dtype=object)
-    return pd.util.hash_array(objects, categorize=False)
+    encoded = as_array(texts).cast(pa.large_binary()).to_numpy(zero_copy_only=False)
+    return pd.util.hash_array(encoded, categorize=False)

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 import regex
 
 from ft_pipeline.tables.dedup.hashes import PLACES, hash_pieces, mix, shingles_of
-from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array, buffers
+from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array
+from ft_pipeline.tables.text_bytes import buffers, squeezed
 
-_SEPARATORS = r"[ \x1f]+"
-"""Between words, and between turns."""
+_SPACED = bytes.maketrans(b"\x1f", b" ")
+"""Turns are separated like words."""
 ANSWER = np.uint64(1 << 63)
 """Marks the shingles of an answer."""
 
@@ -61,13 +62,19 @@ def mark_answers(
 
 def _with_spaces(texts: pa.Array) -> pa.Array:
     """Return texts with single spaces between all words, and without turn separators."""
-    is_unspaced = pc.match_substring_regex(texts, f"[{UNSPACED}]")
+    is_unspaced = _are_unspaced(texts)
     if pc.any(is_unspaced).as_py():
         spaced = pc.replace_substring_regex(texts.filter(is_unspaced), rf"([{UNSPACED}]\p{{M}}*)", r" \1 ")
         texts = pc.replace_with_mask(texts, is_unspaced, spaced)
     elif _is_spaced(texts):
         return texts
-    return pc.ascii_trim(pc.replace_substring_regex(texts, _SEPARATORS, " "), " ")
+    return pc.ascii_trim(squeezed(texts, _SPACED), " ")
+
+
+def _are_unspaced(texts: pa.Array) -> pa.Array:
+    """Return whether each text has a character of a script without spaces. ASCII has none."""
+    others = pc.invert(pc.string_is_ascii(texts))
+    return pc.replace_with_mask(others, others, pc.match_substring_regex(texts.filter(others), f"[{UNSPACED}]"))
 
 
 def _is_spaced(texts: pa.Array) -> bool:

@@ -167,19 +167,25 @@ class WindowIndex:
         places = np.repeat(self.starts[windows] - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         return np.repeat(np.arange(len(windows)), counts), places
 
-    def own_words(self, turns: np.ndarray, common: np.ndarray, count: int) -> np.ndarray:
-        """Return, for each of `count` turns, how many of its words are in windows that are not common; 0 for turns that
-        are not asked for.
+    def own_words(self, found: np.ndarray, common: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return, for each turn that has a window that was found, how many of its words are in windows that are not
+        common; 0 for other turns.
 
-        turns: those that are asked for. common: bool per window.
+        found: numbers of windows. common: bool per window. lengths: the number of words of each turn.
         """
-        asked = np.zeros(count, dtype=bool)
-        asked[turns] = True
-        postings = np.flatnonzero(asked[self.turn])
-        windows = np.searchsorted(self.starts, postings, side="right") - 1
-        kept = ~common[windows]
-        postings = postings[kept]
-        covered = cover(np.zeros(len(postings), dtype=np.int64), self.turn[postings], self.place[postings])
-        own = np.zeros(count, dtype=np.int64)
-        own[covered.turn] = covered.words
+        turns = np.diff(self.starts)
+        is_found, is_asked = np.zeros(len(self), dtype=bool), np.zeros(len(lengths), dtype=bool)
+        is_found[found] = True
+        is_asked[self.turn[np.repeat(is_found, turns)]] = True
+        postings = np.flatnonzero(is_asked[self.turn] & np.repeat(~common, turns))
+        # The last window of a turn that is longer than MAX_PLACES ends after it.
+        sizes = np.where(is_asked, lengths.astype(np.int64) + WORDS, 0)
+        begins = np.cumsum(sizes) - sizes
+        covered = np.zeros(int(sizes.sum()), dtype=bool)
+        first = begins[self.turn[postings]] + self.place[postings]
+        for word in range(WORDS):
+            covered[first + word] = True
+        own = np.zeros(len(lengths), dtype=np.int64)
+        if len(covered):
+            own[is_asked] = np.add.reduceat(covered, begins[is_asked], dtype=np.int64)
         return own

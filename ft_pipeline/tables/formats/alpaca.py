@@ -99,12 +99,13 @@ def convert_plain(values: Sequence[Any], shape: tuple[str, ...], places: list[in
     if not {"instruction", "output"} <= names or {"system", "history", "tags"} & names:
         return None
     wanted = ("instruction", "output", "input") if "input" in names else ("instruction", "output")
-    cells = list(zip(*map(itemgetter(*wanted), map(values.__getitem__, places)), strict=True))
-    if len(wanted) == 3:
-        cells[2] = tuple("" if extra is None else extra for extra in cells[2])
+    rows = list(map(values.__getitem__, places))
+    cells = [list(map(itemgetter(name), rows)) for name in wanted]
+    if len(wanted) == 3 and None in cells[2]:
+        cells[2] = ["" if extra is None else extra for extra in cells[2]]
     kept = np.flatnonzero(np.logical_and.reduce([_all_texts(column) for column in cells]))
     if len(kept) < len(places):
-        cells = [tuple(map(column.__getitem__, kept.tolist())) for column in cells]
+        cells = [list(map(column.__getitem__, kept.tolist())) for column in cells]
     instruction, output, *more = (pa.array(column, pa.string()) for column in cells)
     extra = more[0] if more else pa.repeat(pa.scalar("", pa.string()), len(kept))
     filled = pc.and_(*(pc.not_equal(pc.utf8_trim(column, EMPTY_CHARS), "") for column in (instruction, output)))

@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.tables.text_bytes import squeezed
 from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, normalise
 
 TURN = " \x1f "
 """Separates the turns in a comparison text."""
 _CALL = "\x1d"
 """Stands before the calls of tools of a turn."""
-_SPREAD = r"[\t-\r\x1c-\x1f]|  "
-"""ASCII white space other than a single space."""
-_WHITE = r"[\t-\r\x1c-\x20]+"
+_PLAIN = bytes(ord(" ") if chr(byte).isspace() else ord(chr(byte).lower()) for byte in range(128))
+_PLAIN += bytes(range(128, 256))
+"""ASCII in lower case, and all its white space as spaces."""
 
 
 class ComparisonTexts(NamedTuple):
@@ -43,11 +44,7 @@ class ComparisonTexts(NamedTuple):
 def normalise_all(texts: pa.Array) -> pa.Array:
     """Return `text_rules.normalise` of every text, as large_string: ASCII with Arrow kernels, others one by one."""
     texts = as_large(texts)
-    result = pc.ascii_lower(texts)
-    spread = pc.match_substring_regex(result, _SPREAD)
-    if pc.any(spread).as_py():
-        result = pc.replace_with_mask(result, spread, pc.replace_substring_regex(result.filter(spread), _WHITE, " "))
-    result = pc.ascii_trim(result, " ")
+    result = pc.ascii_trim(squeezed(texts, _PLAIN), " ")
     cut = pc.ascii_rtrim(result, ASCII_PUNCTUATION)
     result = pc.if_else(pc.equal(cut, text_scalar("")), result, cut)
     non_ascii = pc.invert(pc.string_is_ascii(texts))
@@ -79,10 +76,9 @@ def with_tools(views: ComparisonTexts, tools: pa.Array | None) -> ComparisonText
 def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning and calls of tools
     follow the content. Ids of calls are not compared."""
-    turns = messages.flatten()
+    turns, owners = messages.flatten(), _owners(messages)
     roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
-    owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
     normal = normal_content = normalise_all(content)
     exact = join_texts(roles, content, "\x1e")
     if reasoning.null_count < len(reasoning):
@@ -105,6 +101,18 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         _joined(normal, owners, is_model, len(messages), TURN),
         normal_content,
     )
+
+
+def human_turns(messages: pa.Array) -> pa.Array:
+    """Return `ComparisonTexts.asked` alone."""
+    turns = messages.flatten()
+    is_user = pc.equal(turns.field("role"), "user").to_numpy(zero_copy_only=False)
+    return _joined(as_large(turns.field("content")), _owners(messages), is_user, len(messages), TURN)
+
+
+def _owners(messages: pa.Array) -> np.ndarray:
+    """Return the row of each turn."""
+    return np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
 
 
 def _calls_as_texts(calls: pa.Array) -> pa.Array:

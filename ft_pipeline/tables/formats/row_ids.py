@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.base import Format, Record
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar
+from ft_pipeline.tables.text_bytes import having, table_of
 
-_ESCAPED = r"[\"\\\x00-\x1f\x7f]"
+_ESCAPED = table_of(b'"\\\x7f' + bytes(range(0x20)))
 """The characters that JSON escapes (and U+007F, to be safe)."""
 _ID_DIGITS = 64
 _LABELS = ("tags", "session")
@@ -77,9 +78,10 @@ def sha256_of_each(texts: pa.Array) -> list[bytes]:
 
 def _as_json(texts: pa.Array) -> pa.Array:
     """Return the texts escaped as in JSON, without the quotes."""
-    escaped = pc.match_substring_regex(texts, _ESCAPED)
-    if not pc.any(escaped).as_py():
+    has_escapes = having(texts, _ESCAPED)
+    if not has_escapes.any():
         return texts
+    escaped = pa.array(has_escapes)
     rewritten = [orjson.dumps(text)[1:-1].decode() for text in texts.filter(escaped).to_pylist()]
     return pc.replace_with_mask(texts, escaped, pa.array(rewritten, pa.large_string()))
 

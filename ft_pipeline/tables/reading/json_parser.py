@@ -8,16 +8,20 @@ proves that it has no duplicate key. Lines that orjson refuses are also read by 
 import json
 import math
 import re
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import orjson
 
+from ft_pipeline.tables.reading.batches import JSON_SPACE
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault, damaged
 
 MAX_DEPTH = 200
 """A row that is nested more deeply is a fault."""
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_SPACES = np.frombuffer(JSON_SPACE, np.uint8)
 _CONTAINERS = frozenset({dict, list})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("[\udc80-\udcff]")
@@ -50,27 +54,43 @@ def parse_line(line: bytes) -> Any:
 
 def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
     """Like parse_line for all lines of a block. Counts the keys of the whole block once if that is sufficient."""
-    if _spaced_colons(block):
+    before = _before_colons(block)
+    if np.isin(before, _SPACES).any():
         return [parse_line(line) for line in lines]
-    values: list[Any] = []
-    total, elsewhere = 0, 0
-    for line in lines:
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            values.append(parse_carefully(line))
-            elsewhere += line.count(b'":')
+    values = _load_all(lines)
+    objects = [value for value in values if type(value) is dict]
+    total, elsewhere = sum(map(len, objects)), 0
+    are_flat = _CONTAINERS.isdisjoint(map(type, chain.from_iterable(map(dict.values, objects))))
+    for position, value in enumerate(values) if len(objects) < len(values) or not are_flat else ():
+        if type(value) is not dict:
+            elsewhere += lines[position].count(b'":')
+        elif are_flat or _CONTAINERS.isdisjoint(map(type, value.values())):
             continue
-        if type(value) is dict:
-            if _CONTAINERS.isdisjoint(map(type, value.values())):
-                total += len(value)
-                values.append(value)
-                continue
-            total += _count_keys(value)[0]
-        values.append(parse_line(line) if type(value) in (dict, list) else value)
-        elsewhere += line.count(b'":') if type(value) is not dict else 0
+        else:
+            total += _count_keys(value)[0] - len(value)
+        if type(value) in _CONTAINERS:
+            values[position] = parse_line(lines[position])
     # Every line has at least as many `":` as keys, so equal sums mean equal counts in each line.
-    return values if block.count(b'":') - elsewhere == total else [parse_line(line) for line in lines]
+    keys = int(np.count_nonzero(before == ord('"')))
+    return values if keys - elsewhere == total else [parse_line(line) for line in lines]
+
+
+def _load_all(lines: list[bytes]) -> list[Any]:
+    """Return the value of each line; of one that orjson refuses, what parse_carefully returns."""
+    values: list[Any] = []
+    rest = iter(lines)
+    while len(values) < len(lines):
+        try:
+            values.extend(map(orjson.loads, rest))
+        except orjson.JSONDecodeError:  # the values before it are in the list
+            values.append(parse_carefully(lines[len(values)]))
+    return values
+
+
+def _before_colons(text: bytes) -> np.ndarray:
+    """Return the byte before each colon."""
+    data = np.frombuffer(text, np.uint8)
+    return data[np.flatnonzero(data[1:] == ord(":"))]
 
 
 def _spaced_colons(text: bytes) -> bool:
