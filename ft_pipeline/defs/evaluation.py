@@ -90,12 +90,11 @@ def prompt_baseline(context: SpecContext) -> Spec:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
     prompts = context.project.settings.scored_prompts()
     variants = {name: variant.model_dump(mode="json") for name, variant in prompts.items()}
-    prompting: dict[str, Any] = {"variants": variants}
     if context.project.settings.prompting.search is not None:
-        inputs["searched_prompt"] = found = context.artifact("searched_prompt")
-        prompting["searched"] = {"row": found.summary["row"], "tries": found.summary["tries"]}
-        variants |= {SEARCHED: found.summary["variant"]} if found.summary["row"] == SEARCHED else {}
-    return baseline_spec(context, references(inputs), prompting)
+        found = context.artifact("searched_prompt")
+        if found.summary["row"] == SEARCHED:
+            inputs["searched_prompt"], variants[SEARCHED] = found, found.summary["variant"]
+    return baseline_spec(context, references(inputs), {"variants": variants})
 
 
 @step(

@@ -6,12 +6,18 @@
 """
 
 import json
+import shutil
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.prompt_search.looks import write_look
+from ft_pipeline.evaluation.prompt_search.search import Found, search
+from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
+from ft_pipeline.evaluation.prompt_search.tries import Try, best_of
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
@@ -80,13 +86,8 @@ def run(job: Job) -> dict[str, Any]:
     Summary: row (the name under which the prompt is scored), variant, tries, ended (why there are not more of them),
     metric, score, of_plain, of_given (the best score of a prompt that was there before), rows.
     """
-    import shutil
-
     from ft_pipeline.evaluation.items import read_rows
     from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
-    from ft_pipeline.evaluation.prompt_search.search import search
-    from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
-    from ft_pipeline.evaluation.prompt_search.tries import Try, best_of
     from ft_pipeline.models.chat import single_turn_rows
 
     config, rows = Config.of(job), read_rows(job.inputs["conversations"])
@@ -101,17 +102,22 @@ def run(job: Job) -> dict[str, Any]:
 
     found = search(space, scorer.measure, job.work / TRIES, tries=wanted, seed=seed, report=report)
     shutil.copyfile(job.work / TRIES, job.out / TRIES)
+    return summarize(found, given, scorer.definition.label, len(scorer.items))
+
+
+def summarize(found: Found, given: Collection[str], metric: str, rows: int) -> dict[str, Any]:
+    """Return the summary of a search. given: names of the project's prompts. metric: its label. rows: of validation."""
     best, of_project = found.best, [each for each in found.tries if each.name in given]
     return {
         "row": best.name if best.name in {PLAIN, *given} else SEARCHED,
         "variant": best.variant,
         "tries": len(found.tries),
         "ended": found.ended,
-        "metric": scorer.definition.label,
+        "metric": metric,
         "score": best.measured.score,
         "of_plain": found.tries[0].measured.score,
         "of_given": best_of(of_project).measured.score if of_project else None,
-        "rows": len(scorer.items),
+        "rows": rows,
     }
 
 
@@ -181,4 +187,5 @@ STEP = step_of(
     gpu=lambda project: project.settings.prompting.search is not None,
     build=build,
     builds_here=lambda spec: not spec.inputs,
+    look=lambda context, artifact: write_look(context.store.root, artifact),
 )

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
 from ft_pipeline.settings.prompt_search import PromptSearchSettings
 from ft_pipeline.steps import searched_prompt
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
 
 ROWS = [f"row-{number}" for number in range(12)]
@@ -104,6 +107,37 @@ def test_another_seed_tries_other_prompts(tmp_path: Path) -> None:
 def test_a_search_of_no_tries_is_refused() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         PromptSearchSettings(tries=0)
+
+
+def put_search(store: ArtifactStore, tries: int, **config: Any) -> Artifact:
+    kinds = ("base_model", "conversations") if tries else ()
+    inputs = {kind: store.commit(store.begin(Spec(kind, {}, {})), {}).reference for kind in kinds}
+    draft = store.begin(Spec("searched_prompt", inputs, config))
+    (draft.out / searched_prompt.TRIES).write_text("", encoding="utf-8")
+    return store.commit(draft, {"tries": tries})
+
+
+def test_each_search_is_one_look_at_the_validation_rows(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first, second, empty = put_search(store, 12, a=1), put_search(store, 30, a=2), put_search(store, 0)
+    for made in (first, first, second, empty, first):
+        write_look(tmp_path, made)
+    assert [(look.sequence, look.search, look.tries) for look in ledger(tmp_path).read()] == [
+        (1, first.fingerprint, 12),
+        (2, second.fingerprint, 30),
+    ]
+    assert count_tries(tmp_path) == 42 and list(ledger(tmp_path).faults()) == []
+
+
+def test_the_page_shows_the_best_tries_and_the_prompt(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", tries=15)
+    draft = ArtifactStore(tmp_path / "store").begin(Spec("searched_prompt", {}, {}))
+    (draft.out / searched_prompt.TRIES).write_bytes((tmp_path / "tries").read_bytes())
+    summary = searched_prompt.summarize(found, GIVEN, "topic", 20)
+    page = searched_prompt.page(ArtifactStore(tmp_path / "store").commit(draft, summary))
+    assert page["search"].text.startswith("The best of 15 prompts is `searched`: topic ")
+    assert page["best_tries"].rows[0]["try"] == found.best.number and len(page["best_tries"].rows) == 10
+    assert "svg" in page["curve"].text and found.best.variant["example_rows"][0] in page["prompt"].text
 
 
 LABELS = ["refund", "delivery", "account"]

@@ -25,8 +25,7 @@ def run(job: Job) -> dict[str, Any]:
     """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant; the best
     of them twice.
 
-    config: evaluation (EvaluationSettings), prompting (`variants`; `searched`: the row that a search found, and of how
-    many tries), general_questions, general_texts (rows).
+    config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
     inputs: conversations, base_model, and what the prompts are taken from (prompt_sources.py). Raises UserError if the
     test split is empty or a prompt does not fit the model.
     """
@@ -59,13 +58,10 @@ def notes_on_system_turns(rows: Sequence[Mapping[str, Any]], tested_models: Sequ
 
 
 def _models_to_test(job: Job) -> list[ModelUnderTest]:
-    variants, searched = _variants(job), job.config["prompting"].get("searched", {})
-    tries = {searched["row"]: {"tries": searched["tries"]}} if searched else {}
-    plain = ModelUnderTest(
-        "plain", "base", Prompt(), {"technique": None, **tries.get("plain", {})}, runs_general_suite=True
-    )
+    variants = _variants(job)
+    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
     prompted = [
-        ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name], **tries.get(name, {})})
+        ModelUnderTest(name, "prompt", prompt, {"technique": None, **variants[name]})
         for name, prompt in read_prompts(job, variants).items()
     ]
     return [plain, *prompted]
