@@ -113,7 +113,7 @@ def put_search(store: ArtifactStore, tries: int, **config: Any) -> Artifact:
     kinds = ("base_model", "conversations") if tries else ()
     inputs = {kind: store.commit(store.begin(Spec(kind, {}, {})), {}).reference for kind in kinds}
     draft = store.begin(Spec("searched_prompt", inputs, config))
-    (draft.out / searched_prompt.TRIES).write_text("", encoding="utf-8")
+    (draft.out / searched_prompt.TRIES).write_text(str(config), encoding="utf-8")
     return store.commit(draft, {"tries": tries})
 
 
