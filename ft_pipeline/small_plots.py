@@ -88,6 +88,29 @@ def _sample(curve: Sequence[tuple[int, float]], count: int) -> list[tuple[int, f
     return [point for at, point in enumerate(curve) if at % step == 0 or at in (lowest, len(curve) - 1)]
 
 
+def tries_plot(scores: Sequence[float], label: str) -> str:
+    """Return a plot of the scores of tries, in their order, as Markdown. label: what is scored."""
+    return _fitting(lambda points: _tries_plot(scores, label, points), (100, 60, 40, 24, 12), f"{label} of each try")
+
+
+def _tries_plot(scores: Sequence[float], label: str, points: int) -> str:
+    low, high = min(scores), max(scores)
+    span, step = high - low or 1.0, -(-len(scores) // points)
+    scale = (WIDTH - 60) / max(1, len(scores) - 1)
+    dots = "".join(
+        f"M{48 + scale * number:.0f} {150 - 120 * (score - low) / span:.0f}v4"
+        for number, score in enumerate(scores)
+        if number % step == 0 or score in (low, high)
+    )
+    return _svg(
+        180,
+        f"<path d='M42 25V158H{WIDTH - 5}' stroke='{GREY}'/><path d='{dots}' stroke='{BLUE}' stroke-width='4'/>",
+        f"<text x='8' y='14'>{escape(label)}<tspan x='8' y='34'>{high:.3g}</tspan>"
+        f"<tspan x='8' y='158'>{low:.3g}</tspan>"
+        f"<tspan x='{WIDTH - 70}' y='174'>try {len(scores)}</tspan></text>",
+    )
+
+
 def leads_plot(leads: Sequence[Lead], title: str, unit: str, alternative_text: str) -> str:
     """Return a plot of leads with 95 % intervals and a line at zero, the first on top, as Markdown."""
     return _fitting(

@@ -17,6 +17,7 @@ from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.preferences import KtoSettings
 from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.prompt_search import PromptSearchSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
@@ -487,8 +488,8 @@ LATER = {
     },
     "FunctionMetric": {"corpus": True},
     "PromotionSettings": {"worth": 0.05},
-    "PromptVariant": {"replace_system": True},
-    "PromptingSettings": {"tuned_with": ["brief"]},
+    "PromptVariant": {"replace_system": True, "example_rows": ["row-1"]},
+    "PromptingSettings": {"tuned_with": ["brief"], "search": PromptSearchSettings(tries=3)},
     "TeacherSettings": {"chat_template_kwargs": {"enable_thinking": False}},
     "TrainingSettings": {
         "tokens_per_batch": 512,

@@ -46,6 +46,10 @@ COMMANDS = {
         "Estimate the memory, time and money of an experiment on this machine and on common GPUs, and how far off it "
         "was.",
     ),
+    "prompt": Entry(
+        "prompt:prompt",
+        "Search the best prompt for the base model on the validation rows, and show what it gains.",
+    ),
     "sweep": Entry(
         "sweep:sweep",
         "Train variations of an experiment, stop those that fall behind, and write the best one as a new experiment.",

@@ -39,7 +39,7 @@ from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.execution.metadata import beginning_with, picture, sentences, small_picture, table
 from ft_pipeline.execution.page_layout import behind_a_click
-from ft_pipeline.execution.step_asset import step
+from ft_pipeline.execution.step_asset import asset_of, step
 from ft_pipeline.project import Project
 from ft_pipeline.release.looks import (
     decided_by,
@@ -48,10 +48,12 @@ from ft_pipeline.release.looks import (
     write_looks_at_scores,
 )
 from ft_pipeline.settings.gguf_types import in_order
+from ft_pipeline.settings.prompt_variant import SEARCHED
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.phases import experiment_settings
+from ft_pipeline.steps.searched_prompt import STEP as SEARCHED_PROMPT
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
@@ -62,10 +64,13 @@ ROWS_TO_LOOK_AT = 5
 """Number of test answers with the highest loss that a page shows."""
 
 
+searched_prompt = asset_of(SEARCHED_PROMPT)
+
+
 @step(
     stage="evaluation",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "text"],
+    deps=["experiment", "base_model", "conversations", "text", "searched_prompt"],
     code_version="4",
     kinds={"pytorch", "huggingface"},
     gpu=True,
@@ -86,6 +91,10 @@ def prompt_baseline(context: SpecContext) -> Spec:
         context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
     prompts = context.project.settings.scored_prompts()
     variants = {name: variant.model_dump(mode="json") for name, variant in prompts.items()}
+    if context.project.settings.prompting.search is not None:
+        found = context.artifact("searched_prompt")
+        if found.summary["row"] == SEARCHED:
+            inputs["searched_prompt"], variants[SEARCHED] = found, found.summary["variant"]
     return baseline_spec(context, references(inputs), {"variants": variants})
 
 

@@ -113,6 +113,21 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
     return examples
 
 
+def named_examples(rows: Sequence[dict[str, Any]], ids: Sequence[str], seed: int) -> list[list[Message]]:
+    """Return the single-turn rows of the train split that have these ids, in this order, without those that are gone.
+
+    UserError if none of them is left.
+    """
+    by_id = {row["id"]: row["messages"] for row in single_turn_rows(rows, 0, seed)}
+    found = [plain(by_id[name]) for name in ids if name in by_id]
+    if not found:
+        raise UserError(
+            f"None of the {len(ids)} rows that a prompt shows as examples is in the train split: the first is "
+            f"{ids[0]!r}. Search the prompt again with `ft prompt`, or correct `example_rows`."
+        )
+    return [[message for message in messages if message["role"] != "system"] for messages in found]
+
+
 def single_turn_rows(rows: Sequence[dict[str, Any]], minimum: int, seed: int) -> list[dict[str, Any]]:
     """Return the rows of the train split with one question and one answer, in the order of a salted hash of their id.
 

@@ -10,7 +10,8 @@ from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings, Ri
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline.settings.prompt_variant import RETRIEVED, RETRIEVED_COUNT, PromptVariant
+from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import RETRIEVED, RETRIEVED_COUNT, SEARCHED, PromptVariant
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
@@ -25,11 +26,13 @@ class PromptingSettings(Section):
     tuned_with: list[str] = later(default_factory=list)
     """Names of `variants` under which tuned models are scored, too. Retrieved texts are read for each question, so that
     such a variant takes several times as long as the model's own prompt."""
+    search: PromptSearchSettings | None = later(None)
+    """Whether a prompt is searched, and how. Null: it is not, and the verdict says so."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "PromptingSettings":
         for name in self.variants:
-            if name in {"plain", "champion", "teacher", *get_args(RivalName)}:
+            if name in {"plain", "champion", "teacher", SEARCHED, *get_args(RivalName)}:
                 raise rule_error(f"variants.{name}", f"the variant name {name!r} is reserved. Choose another name.")
         for name in self.tuned_with:
             if name not in self.variants:

@@ -12,6 +12,8 @@ RETRIEVED = "retrieved_examples"
 """The variant that is scored in every project, as a rival (settings/evaluation.py)."""
 RETRIEVED_COUNT = 4
 """Number of its examples, if no variant of the project has some."""
+SEARCHED = "searched"
+"""The variant that `ft prompt` found (settings/prompt_search.py)."""
 
 
 class PromptVariant(Section):
@@ -25,6 +27,8 @@ class PromptVariant(Section):
     """Number of examples from the train split before the question."""
     examples: Literal["fixed", "retrieved"] = "fixed"
     """`fixed`: the same examples for every question. `retrieved`: those with the most similar questions (BM25)."""
+    example_rows: list[str] = later(default_factory=list, max_length=64)
+    """The ids of the rows that are the `fixed` examples, in this order. Empty: a choice of the train split."""
     passages: int = Field(0, ge=0, le=16)
     """Number of passages from data/raw/text to add: those most similar to the question (BM25)."""
     passage_words: int = Field(120, ge=10, le=2000)
@@ -39,6 +43,12 @@ class PromptVariant(Section):
         if self.examples == "retrieved" and not self.few_shot:
             raise rule_error(
                 "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."
+            )
+        if self.example_rows and (self.examples == "retrieved" or self.few_shot != len(self.example_rows)):
+            raise rule_error(
+                "example_rows",
+                f"`example_rows` names {len(self.example_rows)} fixed examples, but `few_shot` is {self.few_shot} and "
+                f"`examples` is {self.examples}. Set `few_shot: {len(self.example_rows)}` and `examples: fixed`.",
             )
         if not self.passages and PASSAGES in (self.system_prompt or ""):
             raise rule_error(

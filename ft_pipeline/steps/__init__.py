@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ft_pipeline.step import Step
 
-NAMES = ("merged_model",)
+NAMES = ("merged_model", "searched_prompt")
 
 
 def find_step(name: str) -> "Step | None":

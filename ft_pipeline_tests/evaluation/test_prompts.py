@@ -128,3 +128,36 @@ def test_a_turn_of_the_weight_zero_is_no_item_and_a_call_is_a_reference() -> Non
     ]
     (item,) = make_items([{"id": "r", "messages": messages, "tools": "[]"}])
     assert (item.id, item.reference, item.tools) == ("r:3", 'track {"order":7}', "[]")
+
+
+def test_named_examples_are_shown_in_their_order_without_those_that_are_gone() -> None:
+    first, second = (row["id"] for row in CONVERSATIONS if row["split"] == "train")
+    for ids in ([second, first], [first, second], [second, "gone"]):
+        prompt = Prompt.from_variant({"few_shot": 2, "example_rows": ids}, CONVERSATIONS, seed=0)
+        by_id = {row["id"]: tuple(row["messages"]) for row in CONVERSATIONS}
+        assert list(prompt.examples) == [by_id[name] for name in ids if name in by_id]
+
+
+def test_a_test_row_is_never_an_example() -> None:
+    tested = next(row["id"] for row in CONVERSATIONS if row["split"] == "test")
+    with pytest.raises(UserError, match="None of the 1 rows that a prompt shows as examples is in the train split"):
+        Prompt.from_variant({"few_shot": 1, "example_rows": [tested]}, CONVERSATIONS, seed=0)
+
+
+def test_a_question_that_leaves_no_room_for_all_named_examples_gets_fewer(tokenizer: Any) -> None:
+    ids = [row["id"] for row in CONVERSATIONS if row["split"] == "train"]
+    prompt = Prompt.from_variant({"few_shot": 2, "example_rows": ids}, CONVERSATIONS, seed=0)
+    lengths = [len(tokenizer(each.context + each.target)["input_ids"]) for each in rendered(tokenizer, prompt)]
+    short = rendered(tokenizer, prompt, window=max(lengths) - 1, max_new_tokens=0)
+    users = [each.context.count("<|im_start|>user") for each in short]
+    longest = lengths.index(max(lengths))
+    assert users[longest] == rendered(tokenizer, prompt)[longest].context.count("<|im_start|>user") - 1
+    assert (
+        "Can I return the shoes?" in short[longest].context
+    )  # the first example goes, the one next to the question stays
+
+
+def test_the_number_of_named_examples_is_said_once() -> None:
+    with pytest.raises(ValidationError, match="`example_rows` names 1 fixed examples, but `few_shot` is 2"):
+        PromptVariant(few_shot=2, example_rows=["a"])
+    assert "example_rows" not in PromptVariant(few_shot=2).model_dump(mode="json")

@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.scoring.retrieval import ExamplePool, PassagePool
-from ft_pipeline.models.chat import Message, pick_examples, prompt_and_target, render, with_prompt
+from ft_pipeline.models.chat import Message, named_examples, pick_examples, prompt_and_target, render, with_prompt
 from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.prompt_variant import PASSAGES, PromptVariant
 from ft_pipeline.tables.formats.turns import plain
@@ -23,6 +23,8 @@ class Prompt:
     system_prompt: str | None = None
     examples: tuple[tuple[Message, ...], ...] = ()
     """Fixed few-shot conversations from the train split."""
+    may_shrink: bool = False
+    """Whether a question that leaves no room for all of these gets fewer of them: they were searched on others."""
     example_pool: ExamplePool | None = None
     """The source of examples that are retrieved for each item. They replace the fixed ones."""
     passage_pool: PassagePool | None = None
@@ -44,11 +46,14 @@ class Prompt:
         settings = PromptVariant.model_validate(dict(variant))
         if settings.passages and not texts:
             raise UserError("A prompt variant needs passages, but data/raw/text contains no usable text. Add some.")
-        fixed_examples = settings.few_shot if settings.examples == "fixed" else 0
+        fixed = settings.few_shot if settings.examples == "fixed" else 0
+        named = settings.example_rows
+        examples = named_examples(rows, named, seed) if named else pick_examples(rows, fixed, seed)
         return cls(
             settings.system_prompt,
-            tuple(tuple(example) for example in pick_examples(rows, fixed_examples, seed)),
-            ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed_examples else None,
+            tuple(tuple(example) for example in examples),
+            bool(named),
+            ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed else None,
             PassagePool(texts, settings.passages, settings.passage_words) if settings.passages else None,
             settings.replace_system,
         )
@@ -57,6 +62,13 @@ class Prompt:
     def fixed_system_prompt(self) -> str | None:
         """The system prompt without retrieved passages and their placeholder."""
         return self.system_prompt.replace(PASSAGES, "").strip() if self.system_prompt else None
+
+    def with_fewer_examples(self) -> "Prompt | None":
+        """Return the prompt without its first example; retrieved ones, without the least similar. None if it has none,
+        or may not lose one."""
+        if self.example_pool:
+            return replace(self, example_pool=self.example_pool.with_fewer())
+        return replace(self, examples=self.examples[1:]) if self.may_shrink and self.examples else None
 
     def prepend_to(self, messages: Sequence[Message]) -> list[Message]:
         """Return this prompt followed by `messages`. Retrieval depends only on the user turns.
@@ -115,11 +127,13 @@ def render_question(tokenizer: Any, question: str) -> str:
 def _with_fitting_examples(
     tokenizer: Any, item: Item, prompt: Prompt, window: int | None, max_new_tokens: int
 ) -> RenderedItem:
-    """Render an item; where its retrieved examples do not fit into `window` tokens, without the least similar ones."""
+    """Render an item; where its examples do not fit into `window` tokens, and may be fewer, without some of them."""
     rendered = _render_item(tokenizer, item, prompt)
-    while prompt.example_pool and window is not None and _tokens_needed(tokenizer, rendered, max_new_tokens) > window:
-        prompt = replace(prompt, example_pool=prompt.example_pool.with_fewer())
-        rendered = _render_item(tokenizer, item, prompt)
+    while window is not None and _tokens_needed(tokenizer, rendered, max_new_tokens) > window:
+        fewer = prompt.with_fewer_examples()
+        if fewer is None:
+            break
+        prompt, rendered = fewer, _render_item(tokenizer, item, fewer)
     return rendered
 
 

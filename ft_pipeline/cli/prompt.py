@@ -1,0 +1,69 @@
+"""`ft prompt`: search the best prompt for a base model."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ft_pipeline.cli.common import (
+    JsonOption,
+    ProjectOption,
+    experiment_names,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
+from ft_pipeline.cli.display_progress import live_progress
+from ft_pipeline.cli.display_text import plain, say, say_line
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+
+
+def prompt(
+    experiment: Annotated[
+        str | None,
+        typer.Argument(
+            help="Experiment whose base model is prompted (default: the first one).", autocompletion=experiment_names
+        ),
+    ] = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the best prompt for the base model on the validation rows, and show what it gains. `ft run` scores it on
+    the test rows. Run the same command again to go on after an interruption.
+
+    Example: ft prompt lora
+    """
+    from ft_pipeline.execution.run import run_up_to
+    from ft_pipeline.step import SpecContext
+    from ft_pipeline.store.artifacts import ArtifactStore
+    from ft_pipeline.store.journal import sign_new_store
+
+    opened = open_project(project)
+    name = experiment or _first_experiment(opened)
+    opened.experiment(name)
+    if opened.settings.prompting.search is None:
+        raise UserError(
+            "This project searches no prompt. Add the line `search: {}` under `prompting:` in project.yaml, and run "
+            "`ft prompt` again."
+        )
+    sign_new_store(opened.store)
+    with live_progress(stderr):
+        run_up_to(opened, name, ("searched_prompt",))
+    found = SpecContext(opened, ArtifactStore(opened.store), name).artifact("searched_prompt")
+    print_result({"experiment": name, **found.summary}, as_json, _show)
+
+
+def _first_experiment(project: Project) -> str:
+    names = project.experiment_names()
+    if not names:
+        raise UserError("There is no experiment, which says what the base model is. Add one to experiments/.")
+    return names[0]
+
+
+def _show(document: dict[str, Any]) -> None:
+    from ft_pipeline.steps.searched_prompt import describe, written
+
+    say(stdout, plain(describe(document)))
+    say(stdout, plain(written(document["variant"])))
+    say_line(stdout, f"Next: ft run --experiment {document['experiment']}   scores it on the test rows")

@@ -1,0 +1,191 @@
+"""The best prompt for the base model of those that were tried on the validation rows. Empty without `prompting.search`.
+
+**Look here** for what a prompt alone gains, before anything is trained. `prompt_baseline` scores it on the test rows.
+
+**If it fails:** memory ran out, or there are no validation rows. Run it again: finished tries are kept.
+"""
+
+import json
+import shutil
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
+from ft_pipeline.evaluation.prompt_search.looks import write_look
+from ft_pipeline.evaluation.prompt_search.search import Found, search
+from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
+from ft_pipeline.evaluation.prompt_search.tries import Try, best_of
+from ft_pipeline.job import Job
+from ft_pipeline.page import Page, Table, Words
+from ft_pipeline.settings.checks import ArgumentRule
+from ft_pipeline.settings.evaluation import EvaluationSettings
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import SEARCHED, PromptVariant
+from ft_pipeline.small_plots import tries_plot
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
+from ft_pipeline.steps.phases import experiment_settings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+TRIES = "tries.jsonl"
+"""The tries: a line for each."""
+SHOWN = 10
+"""Number of tries that the page shows, the best first."""
+NOT_ASKED = "Add `search: {}` to `prompting` in project.yaml, and a prompt is searched (docs/prompt-search.md)."
+
+
+class Config(StepConfig):
+    """What the search may try, and what decides."""
+
+    search: PromptSearchSettings | None
+    task: str = ""
+    given: dict[str, PromptVariant] = Field(default_factory=dict)
+    """The project's prompts. Those with passages are left out."""
+    metric: str = AUTO
+    evaluation: Annotated[EvaluationSettings, only("seed", "batch_size", "max_new_tokens", "answer_format")] = (
+        EvaluationSettings()
+    )
+    custom_metrics: dict[str, Any] = Field(default_factory=dict)
+    call_arguments: dict[str, ArgumentRule] = Field(default_factory=dict)
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the search for this experiment's base model. It is the same for all that share the model."""
+    experiment_settings(context)
+    settings = context.project.settings
+    if settings.prompting.search is None:
+        return spec_of("searched_prompt", {}, Config(search=None), libraries=())
+    given = {name: each for name, each in settings.scored_prompts().items() if not each.passages}
+    return spec_of(
+        "searched_prompt",
+        {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")},
+        Config(
+            search=settings.prompting.search,
+            task=" ".join(settings.task.split()),
+            given=given,
+            metric=_metric(settings),
+            evaluation=settings.evaluation,
+            custom_metrics=resolve_metrics(context.project.root, settings.evaluation.metrics),
+            call_arguments=settings.evaluation.call_arguments,
+        ),
+        libraries=("torch", "transformers", "optuna", "bm25s", "sacrebleu", "rouge-score"),
+    )
+
+
+def _metric(settings: ProjectSettings) -> str:
+    return AUTO if settings.promotion.metric == "loss" else settings.promotion.metric
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Try prompts on the validation rows, and keep the best.
+
+    Summary: row (the name under which the prompt is scored), variant, tries, ended (why there are not more of them),
+    metric, score, of_plain, of_given (the best score of a prompt that was there before), rows.
+    """
+    from ft_pipeline.evaluation.items import read_rows
+    from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
+    from ft_pipeline.models.chat import single_turn_rows
+
+    config, rows = Config.of(job), read_rows(job.inputs["conversations"])
+    assert config.search is not None
+    wanted, seed = config.search.tries, config.evaluation.seed
+    scorer, examples = PromptScorer(job, rows), single_turn_rows(rows, 0, seed)[:SHORTLIST]
+    given = {name: each.model_dump(mode="json") for name, each in config.given.items()}
+    space = Space(given, config.task, [row["id"] for row in examples], config.search.most_examples)
+
+    def report(tried: Try, best: Try) -> None:
+        job.report.progress(tried.number, wanted, score=best.measured.score)
+
+    found = search(space, scorer.measure, job.work / TRIES, tries=wanted, seed=seed, report=report)
+    shutil.copyfile(job.work / TRIES, job.out / TRIES)
+    return summarize(found, given, scorer.definition.label, len(scorer.items))
+
+
+def summarize(found: Found, given: Collection[str], metric: str, rows: int) -> dict[str, Any]:
+    """Return the summary of a search. given: names of the project's prompts. metric: its label. rows: of validation."""
+    best, of_project = found.best, [each for each in found.tries if each.name in given]
+    return {
+        "row": best.name if best.name in {PLAIN, *given} else SEARCHED,
+        "variant": best.variant,
+        "tries": len(found.tries),
+        "ended": found.ended,
+        "metric": metric,
+        "score": best.measured.score,
+        "of_plain": found.tries[0].measured.score,
+        "of_given": best_of(of_project).measured.score if of_project else None,
+        "rows": rows,
+    }
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write nothing: no search was asked for."""
+    (build.out / TRIES).write_text("", encoding="utf-8")
+    return {"tries": 0}
+
+
+def page(artifact: Artifact) -> Page:
+    """What was tried, and what it brought."""
+    summary = artifact.summary
+    if not summary["tries"]:
+        return {"search": Words(NOT_ASKED)}
+    lines = (artifact.path / TRIES).read_text(encoding="utf-8").splitlines()
+    tries = [json.loads(line) for line in lines]
+    ranked = sorted(tries, key=lambda each: (each["measured"]["rank_key"], each["measured"]["nats"]))
+    return {
+        "search": Words(describe(summary)),
+        "curve": Words(tries_plot([each["measured"]["score"] for each in tries], summary["metric"])),
+        "prompt": Words(written(summary["variant"])),
+        "best_tries": Table([_row(each) for each in ranked[:SHOWN]]),
+    }
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Return what a search found, in a sentence or three."""
+    given = "" if summary["of_given"] is None else f", the best given prompt has {summary['of_given']:.3g}"
+    ended = f" It ended there: {summary['ended']}." if summary["ended"] else ""
+    return (
+        f"The best of {summary['tries']} prompts is `{summary['row']}`: {summary['metric']} {summary['score']:.3g} on "
+        f"{summary['rows']} validation answers. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
+    )
+
+
+def _row(tried: dict[str, Any]) -> dict[str, Any]:
+    variant, measured = tried["variant"], tried["measured"]
+    return {
+        "try": tried["number"],
+        "score": round(measured["score"], 3),
+        "examples": f"{variant['few_shot']} {variant['examples']}" if variant["few_shot"] else "none",
+        "system prompt": variant["system_prompt"] or "",
+        "nats per byte": round(measured["nats"], 3),
+        "prompt tokens": round(measured["prompt_tokens"]),
+        "name": tried["name"] or "",
+    }
+
+
+def written(variant: dict[str, Any]) -> str:
+    """Return a prompt in words."""
+    said = f"System prompt: {variant['system_prompt']}" if variant["system_prompt"] else "No system prompt"
+    if not variant["few_shot"]:
+        return f"{said}, no examples."
+    rows = ", ".join(variant.get("example_rows", ()))
+    shown = f"the rows {rows}" if rows else f"{variant['few_shot']} examples ({variant['examples']})"
+    return f"{said}; then {shown}."
+
+
+CHECKS = ()
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    deps=("experiment", "base_model", "conversations"),
+    per_experiment=True,
+    kinds=frozenset({"pytorch", "huggingface"}),
+    gpu=lambda project: project.settings.prompting.search is not None,
+    build=build,
+    builds_here=lambda spec: not spec.inputs,
+    look=lambda context, artifact: write_look(context.store.root, artifact),
+)

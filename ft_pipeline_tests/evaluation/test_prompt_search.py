@@ -1,0 +1,186 @@
+"""The search of a prompt: what it tries, when it ends, what it finds, and that a killed one ends in the same way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
+from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
+from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
+from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
+from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.steps import searched_prompt
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
+
+ROWS = [f"row-{number}" for number in range(12)]
+GIVEN = {"short": variant({"system_prompt": "Be brief."}), "shown": variant({"system_prompt": "Name it."}, 3)}
+SPACE = Space(GIVEN, "Name the label.", ROWS, most_examples=4)
+GOOD = {"row-3": 0.3, "row-7": 0.2}
+"""Examples that help, and by how much the share of right answers rises."""
+
+
+def measured(right: float, tokens: float = 10.0) -> Measured:
+    return Measured(-right, right, 1 - right, tokens)
+
+
+def planted(tried: Variant) -> Measured:
+    """A world in which an instruction helps a little, and two of the rows help much as examples."""
+    right = 0.2 + 0.1 * bool(tried["system_prompt"])
+    return measured(right + sum(GOOD.get(row, 0.0) for row in tried.get("example_rows", ())), 10 + tried["few_shot"])
+
+
+def run(file: Path, measure: Callable[[Variant], Measured] = planted, tries: int = 60, space: Space = SPACE) -> Found:
+    return search(space, measure, file, tries=tries, seed=7)
+
+
+def test_what_is_given_is_tried_first_with_the_task_and_retrieved_examples(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", tries=5)
+    assert [each.name for each in found.tries] == ["plain", "short", "shown", "task", "retrieved"]
+    assert [each.variant["system_prompt"] for each in found.tries][3] == "Name the label."
+    retrieved = found.tries[4].variant
+    assert (retrieved["examples"], retrieved["few_shot"]) == ("retrieved", 4)
+
+
+def test_examples_that_help_are_found(tmp_path: Path) -> None:
+    best = run(tmp_path / "tries").best
+    assert best.name is None and {"row-3", "row-7"} <= set(best.variant["example_rows"])
+    assert best.variant["system_prompt"] and best.variant["few_shot"] <= 4
+
+
+def test_the_best_prompt_is_no_worse_than_each_given_one(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", lambda tried: measured(0.9 if tried == GIVEN["shown"] else 0.5))
+    assert found.best.name == "shown"
+
+
+def test_of_two_equal_prompts_the_shorter_one_wins(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", lambda tried: measured(0.2 if tried == variant() else 0.5, 10 + tried["few_shot"]))
+    assert found.best.variant["few_shot"] == 0
+
+
+def test_where_no_prompt_is_better_than_none_the_search_ends_at_once(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", lambda tried: measured(0.9 if tried == variant() else 0.5))
+    assert (len(found.tries), found.ended, found.best.name) == (5, NOTHING_TO_GAIN, "plain")
+
+
+def test_the_search_ends_when_nothing_better_is_found(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", lambda tried: measured(0.9 if tried == GIVEN["short"] else 0.5), tries=500)
+    assert len(found.tries) == 2 + PATIENCE and found.ended == "20 tries in a row brought nothing"
+
+
+def test_the_search_ends_when_all_prompts_were_tried(tmp_path: Path) -> None:
+    small = Space({}, "Name the label.", ROWS[:1], most_examples=1)
+    found = run(tmp_path / "tries", lambda tried: measured(0.1 + 0.1 * tried["few_shot"]), 500, small)
+    assert found.ended and len(found.tries) <= 8
+    assert len({str(each.variant) for each in found.tries}) == len(found.tries)
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 6, 30])
+def test_a_killed_search_ends_with_the_same_prompts(tmp_path: Path, killed_after: int) -> None:
+    whole = run(tmp_path / "whole")
+
+    def dies(tried: Variant) -> Measured:
+        if len(read_tries(tmp_path / "killed")) == killed_after:
+            raise KeyboardInterrupt
+        return planted(tried)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", dies)
+    with (tmp_path / "killed").open("a", encoding="utf-8") as file:
+        file.write('{"number": 99, "na')  # the line that a killed process did not finish
+    assert run(tmp_path / "killed").tries == whole.tries
+
+
+def test_another_seed_tries_other_prompts(tmp_path: Path) -> None:
+    first = search(SPACE, planted, tmp_path / "1", tries=20, seed=1).tries
+    second = search(SPACE, planted, tmp_path / "2", tries=20, seed=2).tries
+    assert first != second
+
+
+def test_a_search_of_no_tries_is_refused() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        PromptSearchSettings(tries=0)
+
+
+def put_search(store: ArtifactStore, tries: int, **config: Any) -> Artifact:
+    kinds = ("base_model", "conversations") if tries else ()
+    inputs = {kind: store.commit(store.begin(Spec(kind, {}, {})), {}).reference for kind in kinds}
+    draft = store.begin(Spec("searched_prompt", inputs, config))
+    (draft.out / searched_prompt.TRIES).write_text(str(config), encoding="utf-8")
+    return store.commit(draft, {"tries": tries})
+
+
+def test_each_search_is_one_look_at_the_validation_rows(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first, second, empty = put_search(store, 12, a=1), put_search(store, 30, a=2), put_search(store, 0)
+    for made in (first, first, second, empty, first):
+        write_look(tmp_path, made)
+    assert [(look.sequence, look.search, look.tries) for look in ledger(tmp_path).read()] == [
+        (1, first.fingerprint, 12),
+        (2, second.fingerprint, 30),
+    ]
+    assert count_tries(tmp_path) == 42 and list(ledger(tmp_path).faults()) == []
+
+
+def test_the_page_shows_the_best_tries_and_the_prompt(tmp_path: Path) -> None:
+    found = run(tmp_path / "tries", tries=15)
+    draft = ArtifactStore(tmp_path / "store").begin(Spec("searched_prompt", {}, {}))
+    (draft.out / searched_prompt.TRIES).write_bytes((tmp_path / "tries").read_bytes())
+    summary = searched_prompt.summarize(found, GIVEN, "topic", 20)
+    page = searched_prompt.page(ArtifactStore(tmp_path / "store").commit(draft, summary))
+    assert page["search"].text.startswith("The best of 15 prompts is `searched`: topic ")
+    assert page["best_tries"].rows[0]["try"] == found.best.number and len(page["best_tries"].rows) == 10
+    assert "svg" in page["curve"].text and found.best.variant["example_rows"][0] in page["prompt"].text
+
+
+LABELS = ["refund", "delivery", "account"]
+
+
+def job_over(make_job: JobMaker, folder: Path, splits: dict[str, int], **config: Any) -> dict[str, Any]:
+    rows = [
+        conversation(split, f"Question {number} of {split}", LABELS[number % len(LABELS)])
+        for split, count in splits.items()
+        for number in range(count)
+    ]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    given = {"told": {"system_prompt": "Name the label."}}
+    settings = {"search": {"tries": 8, "most_examples": 2}, "task": "", "given": given, "metric": "auto"}
+    job = make_job("searched_prompt", "search", {"conversations": folder}, **{**settings, **config})
+    own = {key: value for key, value in job.config.items() if key in searched_prompt.Config.model_fields}
+    own["evaluation"].pop("max_test_rows", None)
+    return searched_prompt.run(replace(job, config=own))
+
+
+def test_prompts_are_compared_on_validation_rows_with_examples_of_train_rows(
+    make_job: JobMaker, tmp_path: Path
+) -> None:
+    splits = {"train": 6, "validation": 5, "test": 4}
+    summary = job_over(make_job, tmp_path / "rows", splits)
+    assert summary["rows"] == 5 and summary["metric"] == "exact match" and summary["score"] >= summary["of_given"]
+    tries = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES)
+    assert len(tries) == summary["tries"] <= 8 and tries[0].name == "plain"
+    train = {conversation("train", f"Question {n} of train", LABELS[n % 3])["id"] for n in range(6)}
+    assert {row for each in tries for row in each.variant.get("example_rows", ())} <= train
+
+
+def test_a_likelihood_decides_without_an_answer(
+    make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
+
+    monkeypatch.setattr(LoadedLM, "answer_prompts", None)
+    summary = job_over(make_job, tmp_path / "rows", {"train": 4, "validation": 3, "test": 2}, metric="nats_per_byte")
+    assert summary["metric"] == "nats per byte" and summary["score"] <= summary["of_plain"]
+
+
+def test_without_validation_rows_there_is_nothing_to_compare_on(make_job: JobMaker, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no validation rows.*Raise data\.validation_share"):
+        job_over(make_job, tmp_path / "rows", {"train": 4, "test": 2})
