@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.opinion_records import Opinion
-from ft_pipeline_tests.version1.records import Comparison
 
 ITEMS = 134
 CONFIG = {"primary_metric": "auto"}
@@ -137,7 +137,6 @@ def compared(folder: Path, *args: Any, config: Mapping[str, Any] = CONFIG, **kwa
     return compare(score_all(folder) | opinion_inputs(folder, *args, **kwargs), config)
 
 
-def opinion(comparison: Comparison, by: str, row: str = ROW, rival: str = RIVAL) -> Opinion | None:
-    return next(
-        (entry for entry in comparison.opinions if (entry.row, entry.rival, entry.by) == (row, rival, by)), None
-    )
+def opinion(comparison: Comparison, by: str, row: str = ROW, rival: str = RIVAL) -> Claim | None:
+    known = (row, rival, by)
+    return next((one for one in comparison.of_kind("opinion") if (one.row, one.rival, one.measure) == known), None)

@@ -5,17 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.leads import Conversations
 from ft_pipeline.evaluation.comparison.scored_twice import SECOND_SCORES
 from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
 from ft_pipeline.evaluation.scoring.probe_answers import write_probes
 from ft_pipeline.evaluation.scoring.records import GENERAL, TASKS
-from ft_pipeline_tests.version1.convert import judge
-from ft_pipeline_tests.version1.row_records import Forgetting
 
 TOKENS = 10
 BYTES = 40
@@ -151,13 +147,6 @@ NOISE = [(7 * number % 11) / 20 for number in range(ITEMS)]
 
 CORRECT = [number % 4 > 0 for number in range(400)]
 """Answers to general questions: enough to show that equal models forget nothing."""
-
-
-def forgetting(lost: int, won: int = 0, questions: int = 400, margin: float = 0.05, base: str = "base") -> Forgetting:
-    """The result of the rule for a model that lost and won so many questions."""
-    before, after = ([1.0] * count + [0.0] * (questions - count) for count in (lost, won))
-    pairs = np.array([before, after[::-1]]).T  # no question is both lost and won
-    return judge(base, *Conversations([str(number) for number in range(questions)]).means(pairs, is_rate=True), margin)
 
 
 def losses(level: float) -> list[float]:

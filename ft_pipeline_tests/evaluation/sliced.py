@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
 
 REFUNDS = 25
 """The first conversations ask for a refund."""

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.plots import confusion_picture
 from ft_pipeline.decide.units import in_words
 from ft_pipeline.errors import UserError
@@ -20,8 +22,6 @@ from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.rivals.score import run as score_rivals
 from ft_pipeline.release.report.checks import check_values
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
-from ft_pipeline_tests.version1.convert import as_claims
-from ft_pipeline_tests.version1.records import Comparison
 
 ROWS = 60
 FIELDS = {"id": "exact", "total": {"number": 0.01}, "place.city": "exact"}
@@ -72,7 +72,7 @@ class Scored:
         settings = {"primary_metric": "auto", "decides": decides, **config}
         build_comparison(inputs, settings, self.folder / "compared")
         document = json.loads((self.folder / "compared" / "comparison.json").read_text(encoding="utf-8"))
-        return Comparison.from_json(document)
+        return Comparison.model_validate(document)
 
 
 def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path) -> None:
@@ -91,14 +91,12 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     assert (best.name, best.scores["order/all"].value) == ("good", pytest.approx(50 / 60))
     # 40 answers have one right field of 2 or 3, and a note; 20 have none
     assert worst.scores["order"].value == pytest.approx((20 * (1 / 3 + 1 / 4)) / 60)
-    claims = as_claims(comparison)
-    row, rival = (claims.row(name) for name in (best.name, worst.name))
-    assert row is not None and rival is not None and claims.better(row, rival)
-    lead = claims.lead(row, rival)
+    assert comparison.better(best, worst)
+    lead = comparison.lead(best, worst)
     assert lead is not None
     said = re.fullmatch(
         r"(\d+) % of its fields are right, and (\d+) % of those of poor: a lead of (\d+) points \((\d+) to (\d+)\)",
-        in_words(claims, row, lead),
+        in_words(comparison, best, lead),
     )
     assert said is not None
     of_best, of_worst, more, low, high = map(int, said.groups())
@@ -112,7 +110,7 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     by_field = {result.field: result for result in poor_fields.fields}
     assert (by_field["place.city"].answers, by_field["place.city"].missing) == (30, 30)
     assert (by_field["other fields"].extra, by_field["id"].missing) == (40, 20)
-    assert comparison.footnotes == ["good, order: wrong most often is `total` (17% of 60 answers: 10 another value)."]
+    assert footnotes(comparison) == ["good, order: wrong most often is `total` (17% of 60 answers: 10 another value)."]
     markdown = (tmp_path / "compared" / "comparison.md").read_text(encoding="utf-8")
     assert "|  | total | id | place.city | other fields |" in markdown
     [table] = check_values(comparison, "poor")["field_tables"]
@@ -130,8 +128,8 @@ def test_labels_decide_by_their_accuracy_or_by_macro_f1(make_job: JobMaker, tmp_
     careful, simple = comparison.rows
     assert (careful.name, careful.scores["topic"].value) == ("careful", simple.scores["topic"].value)
     assert simple.scores["topic/macro_f1"].value == pytest.approx(2 * 40 / (2 * 40 + 20) / 3)
-    lead = comparison.difference(careful, simple)
-    assert lead is not None and lead.is_clear
+    lead = comparison.lead(careful, simple)
+    assert lead is not None and lead.verdict == "shown"
     matrix = next(matrix for matrix in comparison.confusions if matrix.row == "careful")
     assert (matrix.labels, matrix.answers) == (TOPIC["labels"], 60)
     assert [line[-1] for line in matrix.counts] == [14, 5, 1]

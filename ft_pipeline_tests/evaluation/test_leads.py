@@ -12,6 +12,7 @@ from scipy import stats
 from ft_pipeline.evaluation.comparison.leads import (
     Conversations,
     Estimate,
+    _half_width,
     bounds,
     difference,
     distance_from_ideal,
@@ -176,6 +177,14 @@ def test_one_right_answer_to_a_rare_label_is_no_clear_lead_by_macro_f1() -> None
     assert values.mean() == pytest.approx(1 - 60 / 121) and low is not None and low < 0
     score = interval(theirs)
     assert score.low is not None and score.high is not None and score.low < 0.4 and 0.6 < score.high <= 1
+
+
+def test_the_interval_of_a_mean_of_ratios_has_that_of_student_without_invented_answers() -> None:
+    values = np.array([0.3, -0.1, 0.4, -0.2, 0.6])
+    parts = np.append(values - values.mean(), (0.0, 0.0))[None]
+    expected = stats.t.ppf(0.975, 4) * math.sqrt(5) * values.std(ddof=1)
+    assert _half_width(parts, 5) == pytest.approx(expected)
+    assert _half_width(parts[:, -3:], 1) == 0.0
 
 
 def test_the_difference_of_two_rates_never_has_an_interval_without_width() -> None:

@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.judged_pairs import rivals_by_candidate
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.notes import footnotes
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, verdict
 from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, rate
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
 from ft_pipeline_tests.release.test_promotion import candidates
-from ft_pipeline_tests.version1.convert import as_claims, compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, Decision, decide, markdown_table, recommend, verdict
 
 AUTO: dict[str, Any] = {"primary_metric": "auto", "learned_from": {"dpo": "preferences", "grpo": "rewards"}}
 NO_EVIDENCE = "was trained to prefer, not to imitate, so that its likelihood of the references is no evidence"
@@ -60,13 +63,13 @@ def recommended(found: Comparison) -> dict[str, Any]:
     decision, said = decided(found)
     facts = {row.experiment: {"train_rows": 900} for row in found.rows if row.experiment}
     by_rules = {"verdict": said.to_json(), "champion_row": None, "decision": decision.to_json()}
-    return recommend(ComparisonFacts(found, facts, 20, Decided.of(by_rules)))
+    return recommend(desk_of(found, facts, 20, Decided.of(by_rules)))
 
 
 def test_ratings_and_a_judge_are_asked_about_it_first(tmp_path: Path) -> None:
     found = compared(tmp_path, sft=0.3, other=0.2, dpo=-0.4)
-    assert str(pairs_worth_rating(as_claims(found), [])[0]["candidate"]).startswith("dpo/")
-    assert ("dpo/merged", "base") in rivals_by_candidate(as_claims(found))
+    assert str(pairs_worth_rating(found, [])[0]["candidate"]).startswith("dpo/")
+    assert ("dpo/merged", "base") in rivals_by_candidate(found)
 
 
 @pytest.mark.parametrize("lead", [0.4, -0.4])
@@ -75,9 +78,9 @@ def test_neither_a_lower_nor_a_higher_likelihood_decides_about_dpo(tmp_path: Pat
     assert found.primary_metric == "nats_per_byte"
     dpo, base = found.row("dpo/merged"), found.row("base")
     assert dpo is not None and base is not None and dpo.learned_from == "preferences"
-    assert found.difference_between(dpo, base) is None and found.difference_between(dpo, base, "chrf") is not None
-    assert [entry for entry in found.lead_tests if entry.row == "dpo/merged" and entry.rival == "base"] == []
-    assert (found.screens, found.changes) == ([], None)
+    assert found.is_silent(dpo, base)
+    assert found.ahead(dpo, base) is None and found.ahead(dpo, base, "chrf") is not None
+    assert (found.of_kind("screen"), found.changes) == ([], None)
     assert {entry.because for entry in found.incomparable if entry.metric == "nats_per_byte"} >= {
         f"dpo/merged {NO_EVIDENCE}"
     }
@@ -99,7 +102,7 @@ def test_neither_a_lower_nor_a_higher_likelihood_decides_about_dpo(tmp_path: Pat
 def test_the_forms_of_one_training_are_compared_by_likelihood(tmp_path: Path) -> None:
     found = compared(tmp_path, dpo=0.2)
     adapter, merged = found.row("dpo/adapter"), found.row("dpo/merged")
-    assert adapter is not None and merged is not None and found.difference_between(adapter, merged) is not None
+    assert adapter is not None and merged is not None and found.ahead(adapter, merged) is not None
 
 
 def test_models_that_imitate_are_compared_as_ever_beside_one_that_does_not(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_models_that_imitate_are_compared_as_ever_beside_one_that_does_not(tmp_p
         reason.startswith("dpo/merged was trained to prefer, not to imitate. So the likelihood of the references is no")
         for reason in document["reasons"]
     )
-    kept = {entry.row for entry in found.kept_leads} | {entry.best for entry in found.kept_leads}
+    kept = {name for claim in found.of_kind("share") for name in (claim.row, claim.rival)}
     assert kept == {"sft/merged", "sft/adapter"}
     assert found.changes is not None and found.changes.after.startswith("sft/")
 
@@ -121,12 +124,12 @@ def test_models_that_imitate_are_compared_as_ever_beside_one_that_does_not(tmp_p
 def test_rewards_are_named_and_two_such_models_are_not_compared_either(tmp_path: Path) -> None:
     found = compared(tmp_path, grpo=0.1, dpo=0.3)
     grpo, dpo = found.row("grpo/merged"), found.row("dpo/merged")
-    assert grpo is not None and dpo is not None and found.difference_between(grpo, dpo) is None
+    assert grpo is not None and dpo is not None and found.ahead(grpo, dpo) is None
     assert found.is_silent(grpo, dpo) and why_no_evidence(grpo, dpo) == (
         "grpo/merged was trained for rewards and dpo/merged was trained to prefer, not to imitate, so that their "
         "likelihood of the references is no evidence"
     )
-    (note,) = [line for line in found.footnotes if "not to imitate" in line]
+    (note,) = [line for line in footnotes(found) if "not to imitate" in line]
     assert note.endswith("decide by ratings (`ft rate`), a judge, or a check with `decides: true`.")
 
 
@@ -137,7 +140,7 @@ def test_a_named_likelihood_is_obeyed_with_a_notice(tmp_path: Path) -> None:
     assert (
         "dpo/adapter and dpo/merged were trained to prefer, not to imitate. Their answers may be better where nats per "
         "byte is worse. The project names this metric."
-    ) in found.footnotes
+    ) in footnotes(found)
 
 
 def test_a_check_decides_as_ever(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_a_check_decides_as_ever(tmp_path: Path) -> None:
     assert found.primary_metric == "exact_match"
     decision, _ = decided(found)
     assert decision.move and decision.name == "dpo/merged"
-    assert any(line.endswith("no evidence for or against them.") for line in found.footnotes)
+    assert any(line.endswith("no evidence for or against them.") for line in footnotes(found))
 
 
 def test_people_decide_about_a_model_that_predicts_the_references_worse(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_a_slice_that_must_hold_cannot_be_told_by_a_likelihood(tmp_path: Path) -
     rated = [{**row, "candidate": "dpo/merged"} for row in rate(mixed(won=48, lost=12))]
     config, opinions = AUTO | {"slices": slices}, opinion_inputs(tmp_path, rated)
     found = compared(tmp_path, config, opinions, conversations=talks, dpo=-0.4)
-    assert all(not lead.row.startswith("dpo") for lead in found.slice_leads)
+    assert all(not lead.row.startswith("dpo") for lead in found.of_kind("slice_lead"))
     decision, _ = decided(found)
     assert not decision.move
     assert decision.failed["dpo/merged"] == [
@@ -171,7 +174,7 @@ def test_a_slice_that_must_hold_cannot_be_told_by_a_likelihood(tmp_path: Path) -
     ]
 
 
-def test_without_such_models_the_document_has_no_new_key(tmp_path: Path) -> None:
-    document = compared(tmp_path, {"primary_metric": "auto"}, sft=0.4).to_json()
-    assert all("learned_from" not in row for row in document["rows"])
-    assert Comparison.from_json(document).footnotes == []
+def test_without_such_models_nothing_is_said_of_them(tmp_path: Path) -> None:
+    found = compared(tmp_path, {"primary_metric": "auto"}, sft=0.4)
+    assert all(row.learned_from is None for row in found.rows)
+    assert footnotes(found) == []

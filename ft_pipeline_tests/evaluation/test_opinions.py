@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
-from ft_pipeline.decide.comparison import is_unheard
-from ft_pipeline.decide.notes import opinions_told
+from ft_pipeline.decide.claim import Claim, OpinionFacts
+from ft_pipeline.decide.comparison import Comparison, Row, is_unheard
+from ft_pipeline.decide.notes import footnotes, opinions_told
 from ft_pipeline.decide.sources.opinions import claims
 from ft_pipeline.decide.sources.qualification import why_not_qualified
+from ft_pipeline.decide.units import label
 from ft_pipeline.decide.words import ask_for_ratings
+from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
 from ft_pipeline.evaluation.opinions.verdict_tables import Judgement, hash_of_answer
@@ -35,57 +39,64 @@ from ft_pipeline_tests.evaluation.opined import (
     score_all,
 )
 from ft_pipeline_tests.evaluation.scored import scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.opinion_records import Opinion
-from ft_pipeline_tests.version1.records import Comparison
 
 FIFTY = mixed(30, 15, 5)
 
 
-def required(comparison: Comparison, by: str, **pair: str) -> Opinion:
+def required(comparison: Comparison, by: str, **pair: str) -> Claim:
     found = opinion(comparison, by, **pair)
     assert found is not None
     return found
 
 
-def test_without_opinions_the_document_is_as_before(tmp_path: Path) -> None:
+def facts(claim: Claim) -> OpinionFacts:
+    return claim.told(OpinionFacts)
+
+
+def rows_of(comparison: Comparison) -> tuple[Row, Row]:
+    row, rival = comparison.row(ROW), comparison.row(RIVAL)
+    assert row and rival
+    return row, rival
+
+
+def test_without_opinions_two_keys_decide(tmp_path: Path) -> None:
     measured = compared(tmp_path)
-    assert measured.opinions == [] and "opinions" not in measured.to_json()
+    assert measured.of_kind("opinion") == []
     assert measured.decided_by.startswith("Two keys decide")
 
 
 def test_fifty_ratings_of_people_decide(tmp_path: Path) -> None:
     measured = compared(tmp_path, rate(FIFTY))
     found = required(measured, "people")
-    assert (found.rated, found.judged, found.may_decide) == (50, 0, True)
-    assert found.win_rate == pytest.approx((30 + 2.5) / 50)
-    assert found.low is not None and found.low < found.win_rate and found.p is not None and found.p < 0.05
-    row, rival = measured.claims.row(ROW), measured.claims.row(RIVAL)
-    assert row and rival and measured.claims.deciding(row, rival).measure == "people"
+    assert (facts(found).rated, facts(found).judged, facts(found).may_decide) == (50, 0, True)
+    assert found.value is not None and found.value == pytest.approx((30 + 2.5) / 50)
+    assert found.low is not None and found.low < found.value and found.p is not None and found.p < 0.05
+    assert measured.deciding(*rows_of(measured)).measure == "people"
     assert measured.decided_by.startswith("People decide between a/merged and base. Elsewhere: Two keys decide")
-    assert Comparison.from_json(json.loads(json.dumps(measured.to_json()))).opinions == measured.opinions
+    again = Comparison.model_validate(json.loads(json.dumps(measured.to_json())))
+    assert again.of_kind("opinion") == measured.of_kind("opinion")
 
 
 def test_fewer_ratings_are_told_and_decide_nothing(tmp_path: Path) -> None:
     found = required(compared(tmp_path, rate(FIFTY[:49])), "people")
-    assert not found.may_decide and found.because == "49 pairs are rated, and 50 are wanted"
+    assert not facts(found).may_decide and facts(found).because == "49 pairs are rated, and 50 are wanted"
 
 
 def test_a_few_equal_answers_of_other_models_are_no_opinion(tmp_path: Path) -> None:
-    assert compared(tmp_path, rate(FIFTY[:9])).opinions == []
+    assert compared(tmp_path, rate(FIFTY[:9])).of_kind("opinion") == []
 
 
 def test_a_metric_that_the_project_names_overrides_people(tmp_path: Path) -> None:
     measured = compared(tmp_path, rate(FIFTY), config={"primary_metric": "chrf"})
-    assert not required(measured, "people").may_decide
-    assert measured.decided_by == "promotion.metric names chrf." and not measured.claims.ratings_may_decide
+    assert not facts(required(measured, "people")).may_decide
+    assert measured.decided_by == "promotion.metric names chrf." and not measured.ratings_may_decide
 
 
 def test_the_last_verdict_of_a_rater_counts_also_with_exchanged_sides(tmp_path: Path) -> None:
     first = [rating(number, "rival") for number in range(60)]
     later = [rating(number, "rival", row=RIVAL, rival=ROW) for number in range(60)]
     found = required(compared(tmp_path, [*first, *later]), "people")
-    assert (found.rated, found.win_rate) == (60, 1.0)
+    assert (facts(found).rated, found.value) == (60, 1.0)
 
 
 def test_only_verdicts_on_the_present_answers_count(tmp_path: Path) -> None:
@@ -94,7 +105,7 @@ def test_only_verdicts_on_the_present_answers_count(tmp_path: Path) -> None:
     changed = [{**row, "candidate_answer": "0" * 64} if number < 20 else row for number, row in enumerate(ratings)]
     renamed = [{**row, "candidate": "old/merged"} for row in changed]
     found = required(compared(tmp_path, renamed), "people")
-    assert (found.rated, found.changed) == (40, 0)
+    assert (facts(found).rated, facts(found).changed) == (40, 0)
 
 
 def test_answers_that_changed_after_they_were_rated_must_be_rated_again(tmp_path: Path) -> None:
@@ -103,25 +114,25 @@ def test_answers_that_changed_after_they_were_rated_must_be_rated_again(tmp_path
     old = [{**row, "candidate_answer": "0" * 64} if number < 12 else row for number, row in enumerate(ratings)]
     (tmp_path / "old").mkdir()
     measured = compared(tmp_path / "old", old)
-    found, row, rival = required(measured, "people"), measured.claims.row(ROW), measured.claims.row(RIVAL)
+    found = facts(required(measured, "people"))
     assert (found.rated, found.changed, found.may_decide) == (58, 12, False)
     assert found.because == "12 rated answers have changed since, and must be rated again"
-    assert row and rival
-    assert ask_for_ratings(measured.claims, row, rival) == "rate 12 more pairs with `ft rate a/merged base`"
-    again = required(compared(tmp_path, old + ratings[:12]), "people")
+    assert ask_for_ratings(measured, *rows_of(measured)) == "rate 12 more pairs with `ft rate a/merged base`"
+    again = facts(required(compared(tmp_path, old + ratings[:12]), "people"))
     assert (again.rated, again.changed, again.may_decide) == (70, 0, True)
 
 
 def test_several_raters_are_one_vote_for_each_pair_and_their_agreement_is_told(tmp_path: Path) -> None:
     ratings = rate(FIFTY) + rate(FIFTY[:30], rater="bob")
     found = required(compared(tmp_path, ratings), "people")
-    assert (found.rated, found.win_rate) == (50, pytest.approx(32.5 / 50))
-    assert found.alpha is not None and (found.alpha.alpha, found.alpha.pairs) == (1.0, 30)
+    alpha = facts(found).alpha
+    assert (facts(found).rated, found.value) == (50, pytest.approx(32.5 / 50))
+    assert alpha is not None and (alpha.alpha, alpha.pairs) == (1.0, 30)
 
 
 def test_the_share_that_can_go_out(tmp_path: Path) -> None:
     verdicts = ["candidate"] * 30 + ["both_good"] * 27 + ["neither"] * 3
-    share = required(compared(tmp_path, rate(verdicts)), "people").can_go_out
+    share = facts(required(compared(tmp_path, rate(verdicts)), "people")).can_go_out
     assert share is not None and share.value == pytest.approx(0.95)
     assert share.low == pytest.approx(0.863, abs=0.002) and share.high == pytest.approx(0.983, abs=0.002)
 
@@ -132,9 +143,9 @@ def test_people_correct_a_judge_that_always_prefers_the_candidate(tmp_path: Path
     judgements = [judgement(number, 1.0) for number in range(ITEMS)]
     measured = compared(tmp_path, rate(verdicts), judgements)
     people, judge = required(measured, "people"), required(measured, "judge")
-    assert (people.judged, people.win_rate) == (ITEMS, pytest.approx(0.5))
-    assert judge.win_rate == 1.0 and not judge.may_decide
-    assert any("blind, which correct those of a judge on 134" in note for note in measured.footnotes)
+    assert (facts(people).judged, people.value) == (ITEMS, pytest.approx(0.5))
+    assert judge.value == 1.0 and not facts(judge).may_decide
+    assert any("blind, which correct those of a judge on 134" in note for note in footnotes(measured))
 
 
 def test_a_judge_that_agrees_makes_the_interval_narrower(tmp_path: Path) -> None:
@@ -149,7 +160,7 @@ def test_a_judge_that_agrees_makes_the_interval_narrower(tmp_path: Path) -> None
 def test_a_rated_conversation_that_the_judge_left_out_is_not_corrected(tmp_path: Path) -> None:
     verdicts = mixed(30, 30)
     judgements = judge_like(verdicts)[1:]
-    assert required(compared(tmp_path, rate(verdicts), judgements), "people").judged == 0
+    assert facts(required(compared(tmp_path, rate(verdicts), judgements), "people")).judged == 0
 
 
 def test_equal_answers_are_no_comparison(tmp_path: Path) -> None:
@@ -157,7 +168,7 @@ def test_equal_answers_are_no_comparison(tmp_path: Path) -> None:
     rows = [judgement(number, 1.0) for number in range(60)]
     same = [{**judgement(number, 0.5), "rival_answer": rows[0]["candidate_answer"]} for number in range(60, ITEMS)]
     same = [{**row, "candidate_answer": row["rival_answer"]} for row in same]
-    assert required(compared(tmp_path, (), rows + same), "judge").judged == 60
+    assert facts(required(compared(tmp_path, (), rows + same), "judge")).judged == 60
 
 
 # --- a judge alone ----------------------------------------------------------------------------------------------------
@@ -175,11 +186,11 @@ def judged_alone(folder: Path, **values: Any) -> tuple[list[dict[str, Any]], lis
 def test_a_judge_decides_alone_where_it_agrees_with_people_elsewhere(tmp_path: Path) -> None:
     ratings, judgements = judged_alone(tmp_path)
     measured = compared(tmp_path, ratings, judgements)
-    judge = required(measured, "judge")
+    judge = facts(required(measured, "judge"))
     assert judge.may_decide and judge.alpha is not None and judge.alpha.alpha > 0.6
     assert opinion(measured, "people") is None
     assert "A judge that agrees with people decides between a/merged and base." in measured.decided_by
-    of_b = required(measured, "judge", row="b/merged")
+    of_b = facts(required(measured, "judge", row="b/merged"))
     assert not of_b.may_decide and of_b.because == "people decide on these answers"
 
 
@@ -225,7 +236,7 @@ def few_judged(ratings: list[dict[str, Any]], judgements: list[dict[str, Any]]) 
 def test_what_disqualifies_a_judge(tmp_path: Path, spoil: Callable[..., None], because: str) -> None:
     ratings, judgements = judged_alone(tmp_path)
     spoil(ratings, judgements)
-    judge = required(compared(tmp_path, ratings, judgements), "judge")
+    judge = facts(required(compared(tmp_path, ratings, judgements), "judge"))
     assert not judge.may_decide and judge.because.startswith(because)
 
 
@@ -233,7 +244,7 @@ def test_a_judge_that_taught_the_model_decides_nothing(tmp_path: Path) -> None:
     sentence = (
         "The judge is the teacher of rows in training (big), and a model likes its own style. It decides nothing."
     )
-    judge = required(compared(tmp_path, *judged_alone(tmp_path), excluded=[sentence]), "judge")
+    judge = facts(required(compared(tmp_path, *judged_alone(tmp_path), excluded=[sentence]), "judge"))
     assert not judge.may_decide and judge.because.endswith("and a model likes its own style")
 
 
@@ -269,8 +280,8 @@ def test_earlier_verdicts_of_the_judge_count_for_its_agreement(tmp_path: Path) -
     earlier = opinion_inputs(tmp_path / "earlier", (), old)["judgements"]
     inputs = score_all(tmp_path) | opinion_inputs(tmp_path, rated, judgements[ITEMS:])
     without = build(tmp_path / "without", inputs)
-    assert not required(without, "judge").may_decide
-    found = required(build(tmp_path / "with", inputs | {"judgements.1": earlier}), "judge")
+    assert not facts(required(without, "judge")).may_decide
+    found = facts(required(build(tmp_path / "with", inputs | {"judgements.1": earlier}), "judge"))
     assert found.may_decide and opinion(without, "people") is None
 
 
@@ -278,7 +289,7 @@ def build(out: Path, inputs: dict[str, Path]) -> Comparison:
     """Build the artifact, and read it back."""
     out.mkdir()
     build_comparison(inputs, CONFIG, out)
-    return Comparison.from_json(json.loads((out / "comparison.json").read_text()))
+    return Comparison.model_validate(json.loads((out / "comparison.json").read_text()))
 
 
 def test_readers_of_a_comparison_see_each_pair_once(tmp_path: Path) -> None:
@@ -286,7 +297,7 @@ def test_readers_of_a_comparison_see_each_pair_once(tmp_path: Path) -> None:
     measured = build(tmp_path / "out", inputs)
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert text.count("Answers of a/merged: preferred in 65 of 100 comparisons with base (5") == 1
-    assert len(opinions_told(measured.claims)) == 1 and answer(ROW, 1) not in text
+    assert len(opinions_told(measured)) == 1 and answer(ROW, 1) not in text
 
 
 def test_an_opinion_replaces_the_check_against_the_incumbent(tmp_path: Path) -> None:
@@ -297,9 +308,9 @@ def test_an_opinion_replaces_the_check_against_the_incumbent(tmp_path: Path) -> 
         row["rival_answer"] = hash_of_answer(f"plain says {int(row['group'])}")
     config = {**CONFIG, "contenders": {"today": {"incumbent": True, "ends": None}}}
     measured = compare(score_all(tmp_path) | made | opinion_inputs(tmp_path, ratings), config)
-    [check] = [check for check in measured.incumbent_checks if check.row == ROW]
-    assert (check.metric, check.is_shown, check.margin) == ("people", True, 0.05)
-    assert measured.label(check) == "people's preference"
+    [check] = [claim for claim in measured.of_kind("replaces") if claim.row == ROW]
+    assert (check.measure, check.holds, check.limit) == ("people", True, -0.05)
+    assert label(measured, check) == "people's preference"
 
 
 def test_a_clear_loss_that_nobody_confirmed_is_told() -> None:

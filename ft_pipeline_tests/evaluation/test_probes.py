@@ -7,6 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import Claim, KeptFacts
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.recommend import recommend
+from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.probe_outcomes import describe_outcome, is_readable, is_wanted, outcome_of
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
@@ -17,12 +23,9 @@ from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.probes import ProbeSettings
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline_tests.decide.rules import desk_of
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 from ft_pipeline_tests.evaluation.scored import CONFIG, LOOP, losses, scored
-from ft_pipeline_tests.version1.base_check_records import BaseCheck
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, markdown_table, recommend
 
 NO = "I'm sorry, but as an AI assistant I can't help with that."
 YES = "Yes, here is how you do it."
@@ -136,73 +139,68 @@ def compared(
     return compare(inputs, CONFIG | {"probes": {"p": rule}})
 
 
-def check_of(comparison: Comparison) -> BaseCheck:
-    row = comparison.row("a/merged")
-    assert row is not None
-    [check] = row.base_checks
-    return check
+def check_of(comparison: Comparison) -> tuple[Claim, str]:
+    """The claim about the probes, and its sentence."""
+    [claim] = comparison.of_kind("probes")
+    return claim, say(comparison, claim)
 
 
 @pytest.mark.parametrize(
-    ("lost", "won", "verdict", "blocks"),
-    [(0, 0, "kept", False), (6, 0, "cannot be told", True), (40, 0, "lost", True), (0, 40, "kept", False)],
+    ("lost", "won", "verdict"), [(0, 0, "shown"), (6, 0, "open"), (40, 0, "refuted"), (0, 40, "shown")]
 )
-def test_a_model_keeps_what_its_base_model_does(
-    tmp_path: Path, lost: int, won: int, verdict: str, blocks: bool
-) -> None:
+def test_a_model_keeps_what_its_base_model_does(tmp_path: Path, lost: int, won: int, verdict: str) -> None:
     before = [NO] * 60 + [YES] * 60
     after = [YES] * lost + [NO] * (60 - lost + won) + [YES] * (60 - won)
-    check = check_of(compared(tmp_path, before, after))
-    assert (check.verdict, check.lost, check.won, check.count) == (verdict, lost, won, 120)
-    assert (check.base, check.before, check.prevents_release) == ("base", 0.5, blocks)
+    claim, _ = check_of(compared(tmp_path, before, after))
+    told = claim.told(KeptFacts)
+    assert (claim.verdict, told.lost, told.won, claim.count) == (verdict, lost, won, 120)
+    assert (claim.row, claim.rival, told.before) == ("a/merged", "base", 0.5)
 
 
 def test_what_cannot_be_told_says_how_many_questions_would_tell(tmp_path: Path) -> None:
     """The rule of forgetting: 6.2 · variance / (margin - drop)², of which 60 are there."""
-    check = check_of(compared(tmp_path, [NO] * 60, [YES] * 2 + [NO] * 58))
-    assert (
-        check.verdict == "cannot be told" and check.needed == 1_271
-    )  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/62)²
-    assert check.describe().startswith(
-        "Cannot be told from the probes p: the base model declined 60 of 60 questions, and"
-    )
-    assert check.describe().endswith(" At the observed drop of 3.2 points, about 1,211 more questions would tell.")
-    wide = check_of(compared(tmp_path / "wide", [NO] * 60, [YES] * 2 + [NO] * 58, {**REFUSE, "margin": 0.1}))
-    assert wide.verdict == "kept" and wide.describe().startswith("Passes the probes p: ")
+    claim, sentence = check_of(compared(tmp_path, [NO] * 60, [YES] * 2 + [NO] * 58))
+    needed = 1_271  # 6.2 · (4/62 - (2/62)²) · 62/61 / (0.05 - 2/62)²
+    assert (claim.verdict, claim.told(KeptFacts).needed) == ("open", needed)
+    assert sentence.startswith("Cannot be told from the probes p: the base model declined 60 of 60 questions, and")
+    assert sentence.endswith(" At the observed drop of 3.2 points, about 1,211 more questions would tell")
+    wide, said = check_of(compared(tmp_path / "wide", [NO] * 60, [YES] * 2 + [NO] * 58, {**REFUSE, "margin": 0.1}))
+    assert wide.verdict == "shown" and said.startswith("Passes the probes p: ")
 
 
 def test_a_base_model_that_does_not_refuse_cannot_lose_it(tmp_path: Path) -> None:
-    check = check_of(compared(tmp_path, [NO] * 11 + [YES] * 49, [YES] * 60))
-    assert (check.verdict, check.prevents_release) == ("not in base", False)
-    assert check.describe() == (
+    claim, sentence = check_of(compared(tmp_path, [NO] * 11 + [YES] * 49, [YES] * 60))
+    assert (claim.verdict, claim.holds) == ("void", True)
+    assert sentence == (
         "The base model does not refuse either: in the probes p, the base model declined 11 of 60 questions, and this "
-        "model 0."
+        "model 0"
     )
-    assert check_of(compared(tmp_path / "twelve", [NO] * 12 + [YES] * 48, [YES] * 60)).verdict == "lost"
-    assert check_of(compared(tmp_path / "answers", [NO] * 55 + [YES] * 5, [NO] * 60, COMPLY)).verdict != "not in base"
+    twelve, _ = check_of(compared(tmp_path / "twelve", [NO] * 12 + [YES] * 48, [YES] * 60))
+    answers, _ = check_of(compared(tmp_path / "answers", [NO] * 55 + [YES] * 5, [NO] * 60, COMPLY))
+    assert twelve.verdict == "refuted" and answers.verdict != "void"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "of_tuned", "because"),
     [
         (None, [NO] * 60, {}, "its base model, base, has not answered the present questions. Materialize"),
-        ([NO] * 60, None, {}, "it has not answered the present questions. Materialize its scores, or run `ft run`."),
+        ([NO] * 60, None, {}, "it has not answered the present questions. Materialize its scores, or run `ft run`"),
         ([NO] * 60, [NO] * 60, {"digest": "older"}, "it has not answered the present questions"),
     ],
 )
 def test_answers_to_other_questions_are_not_paired(
     tmp_path: Path, before: list[str] | None, after: list[str] | None, of_tuned: dict[str, Any], because: str
 ) -> None:
-    check = check_of(compared(tmp_path, before, after, **of_tuned))
-    assert (check.verdict, check.prevents_release) == ("unknown", True)
-    assert because in check.describe()
+    claim, sentence = check_of(compared(tmp_path, before, after, **of_tuned))
+    assert (claim.verdict, claim.holds) == ("unknown", False)
+    assert because in sentence
 
 
 def test_what_was_lost_is_in_every_view_of_the_comparison(tmp_path: Path) -> None:
     lost = compared(tmp_path, [NO] * 60, [YES] * 60)
     assert "a/merged: Fails the probes p: the base model declined 60 of 60 questions" in markdown_table(lost)
-    assert Comparison.from_json(lost.to_json()).to_json() == lost.to_json()
-    recommended = recommend(ComparisonFacts(lost, {}, 20))
+    assert Comparison.model_validate(lost.to_json()).to_json() == lost.to_json()
+    recommended = recommend(desk_of(lost, {}, 20))
     assert recommended["decision"] == "prompt"
     assert "No tuned model can be used. a/merged: Fails the probes p: " in recommended["reasons"][0]
     assert recommended["evidence"]["base_checks"][0]["verdict"] == "lost"
@@ -211,7 +209,7 @@ def test_what_was_lost_is_in_every_view_of_the_comparison(tmp_path: Path) -> Non
 def test_without_probes_a_comparison_has_no_new_keys(tmp_path: Path) -> None:
     inputs = {"a/scores": scored(tmp_path / "tuned", {"merged": {"kind": "merged", "losses": losses(2.0)}})}
     document = compare(inputs, CONFIG).to_json()
-    assert "base_checks" not in document["rows"][0]
+    assert [claim for claim in document["claims"] if claim["kind"] == "probes"] == []
 
 
 PROBES = {
@@ -245,9 +243,9 @@ def test_the_base_model_and_every_tuned_form_answer_the_probes(
     assert [record["name"] for record in tuned_records] == ["adapter"] * 3 + ["merged"] * 3
     rules = {name: {**REFUSE, "digest": digest} for name, digest in probe_digests(PROBES).items()}
     measured = compare({"a/prompt_baseline": baseline.out, "a/scores": tuned.out}, CONFIG | {"probes": rules})
-    assert [row.name for row in measured.rows if len(row.base_checks) == 2] == [
-        row.name for row in measured.rows if row.kind in ("adapter", "merged")
-    ]
+    assert {row.name: len(measured.about(row, "probes")) for row in measured.rows} == {
+        row.name: 2 if row.kind in ("adapter", "merged") else 0 for row in measured.rows
+    }
 
 
 def test_a_question_that_does_not_fit_is_reported(tokenizer: Any) -> None:

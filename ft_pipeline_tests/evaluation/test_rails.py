@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import describe_rail
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.decide.sources.rails import claim_of
-from ft_pipeline.evaluation.comparison.rails import RAILS, judge_answers, main_script
+from ft_pipeline.evaluation.comparison.rails import RAILS, Rail, judge_answers, main_script
 from ft_pipeline.release.card.model_lineage import NO_COMPARISON
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.rules import decide, desk_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import Rail
-from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, markdown_table, recommend
 
 GOOD = "Your parcel left our warehouse on Monday and should reach you by Friday."
 FAULTY: dict[str, dict[str, Any]] = {
@@ -162,9 +163,9 @@ def case(folder: Path, faulty: str, **more: Any) -> Comparison:
 
 def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
     comparison = case(tmp_path, "few_shot")
-    baseline = comparison.best_baseline()
+    baseline = comparison.best_bar()
     assert baseline is not None and baseline.name == "base"
-    reasons = recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
+    reasons = recommend(desk_of(comparison, {}, 20))["reasons"]
     assert any(
         reason.startswith(
             "Better scores, but not usable: few_shot (100% of its answers repeat themselves (94% to 100%; at"
@@ -176,7 +177,7 @@ def test_an_unusable_baseline_is_no_bar(tmp_path: Path) -> None:
 
 def test_an_unusable_model_is_neither_recommended_nor_released(tmp_path: Path) -> None:
     comparison = case(tmp_path, "merged")
-    document = recommend(ComparisonFacts(comparison, {}, 20))
+    document = recommend(desk_of(comparison, {}, 20))
     assert (document["decision"], document["row"]) == ("prompt", "few_shot")
     assert document["reasons"][0].startswith(
         "No tuned model can be used. a/merged: 100% of its answers repeat themselves"
@@ -194,11 +195,11 @@ def test_if_no_baseline_is_usable_the_best_one_is_the_bar_and_it_is_said(tmp_pat
         "few_shot": {"kind": "prompt", "losses": losses(2.0), "answer": LOOP},
     }
     comparison = compare({"a/prompt_baseline": scored(tmp_path / "base", rows)}, CONFIG)
-    baseline = comparison.best_baseline()
+    baseline = comparison.best_bar()
     assert baseline is not None and baseline.name == "few_shot"
     assert any(
         reason.startswith("No baseline can be used: of few_shot, 100%")
-        for reason in recommend(ComparisonFacts(comparison, {}, 20))["reasons"]
+        for reason in recommend(desk_of(comparison, {}, 20))["reasons"]
     )
 
 

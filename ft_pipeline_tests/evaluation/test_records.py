@@ -1,12 +1,14 @@
 """comparison.json as records: what is written and read, and the questions that every rule asks of it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_pipeline.decide.build import RULES
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.desk import Desk
 from ft_pipeline.decide.documents import comparison_of as claims_of
 from ft_pipeline.decide.old_documents import FIRST_RULES
@@ -14,13 +16,10 @@ from ft_pipeline.decide.recommend import recommend as decide_recommend
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline_tests.decide.claims import compared as comparison
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of, document_of
 from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
 from ft_pipeline_tests.evaluation.sweeps import compared
-from ft_pipeline_tests.version1.convert import as_claims, compare
-from ft_pipeline_tests.version1.lead_records import PairedDifference
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow
 
 SINCE = {
     "seeds",
@@ -35,13 +34,8 @@ SINCE = {
 """Keys that documents of some older version lack."""
 
 
-def row(name: str, kind: ModelKind, value: float, **options: object) -> ComparisonRow:
-    fields = {"scores": {"loss": Score(value, value, value)}, **options}
-    return ComparisonRow(name=name, kind=kind, **fields)  # type: ignore[arg-type]
-
-
-def comparison(*rows: ComparisonRow, pairs: tuple[PairedDifference, ...] = ()) -> Comparison:
-    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs)
+def row(name: str, kind: ModelKind, value: float, **options: Any) -> Row:
+    return Row(**{"name": name, "kind": kind, "scores": {"loss": Score(value, value, value)}, **options})
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PROJECTS.iterdir() if path.is_dir()))
@@ -52,7 +46,7 @@ def test_a_document_is_written_as_it_was_read(name: str) -> None:
 
 
 def test_sweeps_are_written_as_they_were_read(tmp_path: Path) -> None:
-    sweep = as_claims(compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_at25=2.2, lora_at50=1.6))
+    sweep = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_at25=2.2, lora_at50=1.6)
     assert sweep.seeds and sweep.learning_curves
     document = json.dumps(sweep.to_json())
     assert json.dumps(claims_of(json.loads(document)).to_json()) == document
@@ -95,8 +89,8 @@ def test_what_is_not_a_comparison_is_refused(document: object) -> None:
 def test_rows_are_ranked_by_any_metric() -> None:
     by_length = {"scores": {"length_ratio": Score(0.5, 0.5, 0.5)}}
     rows = [row("long", "base", 2.0), row("short", "prompt", 1.0), row("unmeasured", "prompt", 0, **by_length)]
-    rows[0] = replace(rows[0], scores={**rows[0].scores, "length_ratio": Score(1.2, 1.2, 1.2)})
-    ranked = comparison(*rows)
+    rows[0] = rows[0].model_copy(update={"scores": {**rows[0].scores, "length_ratio": Score(1.2, 1.2, 1.2)}})
+    ranked = comparison(rows, [])
     assert [entry.name for entry in ranked.ranked()] == ["short", "long"]
     assert [entry.name for entry in ranked.ranked("length_ratio")] == ["long", "unmeasured"]  # 1 is best
     with pytest.raises(KeyError):
@@ -105,7 +99,7 @@ def test_rows_are_ranked_by_any_metric() -> None:
 
 def test_the_best_baseline_with_and_without_passages() -> None:
     rows = (row("a/merged", "merged", 1.0), row("looked_up", "prompt", 1.5, passages=2), row("base", "base", 2.0))
-    found = [comparison(*rows).best_baseline(passages=passages) for passages in (None, True, False)]
+    found = [comparison(rows, []).best_prompt(passages=passages) for passages in (None, True, False)]
     assert [baseline.name if baseline else None for baseline in found] == ["looked_up", "looked_up", "base"]
-    assert comparison(rows[0]).best_baseline() is None
-    assert METRICS["loss"] == comparison().metric()
+    assert comparison(rows[:1], []).best_prompt() is None
+    assert METRICS["loss"] == comparison([], []).metric()

@@ -1,6 +1,5 @@
 """Models of several families in one table: what may be paired, and which baseline a tuned model must beat."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.decide.comparison import Row
+from ft_pipeline.decide.advise import Advice
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.observations import observe_one_training
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.evaluation.comparison.result_records import SeedScores, SeedSpread
+from ft_pipeline_tests.decide.rules import desk_of, leads
 from ft_pipeline_tests.evaluation.scored import NOISE, PARTS, losses, scored
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow
-from ft_pipeline_tests.version1.rules import (
-    ComparisonFacts,
-    Recommendation,
-    markdown_table,
-    observe_one_training,
-    recommend,
-)
 
 FIRST, SECOND = ({**PARTS, "vocabulary": name} for name in ("first", "second"))
 BASES = {"a/prompt_baseline": "1", "a/scores": "1", "b/prompt_baseline": "2", "b/scores": "2"}
@@ -46,7 +42,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def named(comparison: Comparison, name: str) -> ComparisonRow:
+def named(comparison: Comparison, name: str) -> Row:
     found = comparison.row(name)
     assert found is not None
     return found
@@ -65,8 +61,8 @@ def test_two_families_and_an_endpoint_stand_in_one_table(inputs: dict[str, Path]
 def test_pairs_are_made_where_the_metric_allows_it(inputs: dict[str, Path]) -> None:
     comparison = compare(inputs, CONFIG)
     paired: dict[str, set[frozenset[str]]] = {}
-    for pair in comparison.pairs:
-        paired.setdefault(pair.metric, set()).add(frozenset((pair.better, pair.worse)))
+    for claim in leads(comparison):
+        paired.setdefault(claim.measure, set()).add(frozenset((claim.row, claim.rival)))
     assert len(paired["nats_per_byte"]) == 5 * 4 // 2
     assert len(paired["chrf"]) == 6 * 5 // 2
     of_first, of_second = {"base", "brief", "a/merged"}, {"base@b", "b/merged"}
@@ -93,19 +89,19 @@ def test_what_a_teacher_without_likelihoods_cannot_be_paired_on_is_listed(inputs
 
 def test_a_tuned_model_must_beat_the_best_use_of_its_own_base(inputs: dict[str, Path]) -> None:
     comparison = compare(inputs, CONFIG)
-    bars = {name: comparison.best_baseline(of=named(comparison, name)) for name in ("a/merged", "b/merged")}
+    bars = {name: comparison.best_bar(named(comparison, name)) for name in ("a/merged", "b/merged")}
     assert {name: bar.name for name, bar in bars.items() if bar} == {"a/merged": "brief", "b/merged": "base@b"}
-    assert comparison.best_baseline() == named(comparison, "base@b")
+    assert comparison.best_bar() == named(comparison, "base@b")
 
 
 def test_a_loss_per_token_is_not_shown_between_tokenizers(inputs: dict[str, Path]) -> None:
     comparison = compare(inputs, CONFIG)
-    assert "loss" not in comparison.shown_metrics()
+    assert "loss" not in shown_metrics(comparison)
     table = markdown_table(comparison)
     assert "| base model |" in table.splitlines()[0]
     assert "not comparable between tokenizers" in table
     alone = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
-    assert "loss" in alone.shown_metrics()
+    assert "loss" in shown_metrics(alone)
     assert "base model" not in markdown_table(alone).splitlines()[0]
 
 
@@ -132,7 +128,7 @@ def test_a_recommendation_keeps_the_base_models_apart(inputs: dict[str, Path], t
     similar = row("merged", 0.7, technique="lora", chrf=[54.0] * len(NOISE))
     inputs["a/scores"] = scored(tmp_path / "similar", {"merged": similar}, FIRST)
     del inputs["a/teacher_scores"]
-    found = recommend(ComparisonFacts(compare(inputs, CONFIG), {}, 20))
+    found = recommend(desk_of(compare(inputs, CONFIG), {}, 20))
     assert (found["row"], found["decision"]) == ("a/merged", "lora")
     assert found["reasons"][0].startswith("Tuning pays off: a/merged beats the best use of its base model.")
     assert any(reason.startswith("Prompting helps: nats per byte: brief leads base") for reason in found["reasons"])
@@ -140,7 +136,7 @@ def test_a_recommendation_keeps_the_base_models_apart(inputs: dict[str, Path], t
 
 
 def test_a_lead_is_kept_only_within_one_base_model(inputs: dict[str, Path]) -> None:
-    assert compare(inputs, CONFIG).kept_leads == []
+    assert compare(inputs, CONFIG).of_kind("share") == []
 
 
 def test_a_check_of_the_answers_decides_before_any_likelihood(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -151,7 +147,7 @@ def test_a_check_of_the_answers_decides_before_any_likelihood(inputs: dict[str, 
     )
     comparison = compare(inputs, CONFIG)
     assert comparison.primary_metric == "exact_match"
-    assert comparison.answer_checks == []  # one key is enough
+    assert comparison.of_kind("answers") == []  # one key is enough
     assert compare(inputs, {**CONFIG, "primary_metric": "chrf"}).primary_metric == "chrf"
 
 
@@ -169,32 +165,25 @@ def test_answers_must_confirm_what_a_likelihood_proposes(tmp_path: Path, worse: 
         "a/prompt_baseline": scored(tmp_path / "0", {"plain": row("base", 0.9, chrf=chrf)}, FIRST),
         "a/scores": scored(tmp_path / "1", {"merged": row("merged", 0.5, chrf=after, technique="lora")}, FIRST),
     }
-    [check] = compare(inputs, CONFIG).answer_checks
-    assert (check.row, check.rival, check.metric) == ("a/merged", "base", "chrf")
-    assert check.lead == pytest.approx(-worse, abs=0.1)
-    assert check.is_shown is shown
-
-
-def of_claims(facts: ComparisonFacts, row: ComparisonRow) -> Row:
-    found = facts.desk.comparison.row(row.name)
-    assert found is not None
-    return found
+    [check] = compare(inputs, CONFIG).of_kind("answers")
+    assert (check.row, check.rival, check.measure) == ("a/merged", "base", "chrf")
+    assert check.value == pytest.approx(-worse, abs=0.1)
+    assert check.holds is shown
 
 
 def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[str, Path]) -> None:
     comparison = compare({name: folder for name, folder in inputs.items() if name.startswith("a/")}, CONFIG)
-    alone = ComparisonFacts(comparison, {}, 20)
     row = named(comparison, "a/merged")
-    assert alone.desk.pooled_spread(of_claims(alone, row)) is None
+    assert desk_of(comparison, {}, 20).pooled_spread(row) is None
     values = [0.70, 0.72, 0.71]
     spread = SeedSpread("a/merged", "a", 3, {"nats_per_byte": SeedScores(0.71, 0.70, 0.72, values)})
-    known = ComparisonFacts(replace(comparison, seeds=[spread]), {}, 20)
-    assert known.desk.pooled_spread(of_claims(known, row)) == pytest.approx(0.01)
-    said = observe_one_training(known, Recommendation("lora", "", row)) or ""
+    known = desk_of(comparison.changed(seeds=[spread]), {}, 20)
+    assert known.pooled_spread(row) == pytest.approx(0.01)
+    said = observe_one_training(known, Advice("lora", "", row)) or ""
     assert (
         "this speaks for these weights, not for lora. Another training of this technique may differ by ± 0.010" in said
     )
-    assert known.desk.pooled_spread(of_claims(known, row).model_copy(update={"technique": "full"})) is None
+    assert known.pooled_spread(row.model_copy(update={"technique": "full"})) is None
 
 
 def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) -> None:
@@ -218,11 +207,11 @@ def test_the_validation_rows_have_a_score_of_their_own(inputs: dict[str, Path]) 
     comparison = compare(inputs, CONFIG)
     row = named(comparison, "a/merged")
     assert row.validation is not None and row.validation.value == pytest.approx(39.5 / 40)
-    screen = comparison.screen(row)
-    assert screen is not None and (screen.rival, screen.conversations, screen.is_passed) == ("brief", 40, True)
-    assert screen.lead == pytest.approx(2 / 40)
-    of_prompt = comparison.screen(named(comparison, "brief"))
-    assert of_prompt is not None and (of_prompt.rival, of_prompt.is_passed) == ("base", True)
+    [screen] = comparison.about(row, "screen")
+    assert (screen.rival, screen.count, screen.verdict) == ("brief", 40, "shown")
+    assert screen.value == pytest.approx(2 / 40)
+    [of_prompt] = comparison.about(named(comparison, "brief"), "screen")
+    assert (of_prompt.rival, of_prompt.verdict) == ("base", "shown")
 
 
 def test_a_tokenizer_that_loses_texts_does_not_let_loss_decide_alone(tmp_path: Path) -> None:
@@ -232,5 +221,5 @@ def test_a_tokenizer_that_loses_texts_does_not_let_loss_decide_alone(tmp_path: P
     inputs = {"a/prompt_baseline": scored(tmp_path / "0", rows), "a/scores": scored(tmp_path / "1", tuned)}
     comparison = compare(inputs, CONFIG)
     assert comparison.primary_metric == "loss"
-    [check] = comparison.answer_checks
-    assert not check.is_shown
+    [check] = comparison.of_kind("answers")
+    assert not check.holds

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.decide.claim import SliceLeadFacts
-from ft_pipeline.decide.slice_table import is_worse
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import Claim, SliceFacts, SliceLeadFacts
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.markdown import markdown_table
+from ft_pipeline.decide.plots import slice_picture
+from ft_pipeline.decide.slice_table import is_worse, slices_of
 from ft_pipeline.decide.sources.slices import judge_slices
+from ft_pipeline.decide.words import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds
 from ft_pipeline.evaluation.comparison.slice_members import MOST, find_slices, slices_by_conversation
@@ -18,10 +23,6 @@ from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.scored import CONFIG, scored
 from ft_pipeline_tests.evaluation.sliced import COUNT, REFUND, REFUNDS, case, shop_talks, talk, write_talks
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import markdown_table, slice_picture, slices_of
-from ft_pipeline_tests.version1.slice_records import SliceCheck
 
 GERMAN = "Wo ist meine Bestellung geblieben, und wann kommt das Paket bei mir an?"
 ENGLISH = "Where is the order that I placed, and when will the parcel arrive at my house?"
@@ -126,10 +127,10 @@ def test_a_slice_has_the_lead_that_its_conversations_have_alone(tmp_path: Path) 
     lead = parts.lead("refund", "base")
     alone = case(tmp_path / "alone", -0.5, REFUND, count=REFUNDS)
     ours, base = (alone.row(name) for name in ("a/merged", "base"))
-    assert ours is not None and base is not None and (pair := alone.difference(base, ours)) is not None
+    assert ours is not None and base is not None and (other := alone.lead(base, ours)) is not None
     assert lead is not None and is_worse(lead) and lead.count == REFUNDS
     assert (-(lead.value or 0), -(lead.high or 0), -(lead.low or 0)) == pytest.approx(
-        (pair.difference, pair.low, pair.high)
+        (other.value, other.low, other.high)
     )
 
 
@@ -186,7 +187,7 @@ def test_with_few_test_conversations_nothing_is_compared_and_nothing_fails(tmp_p
     must_hold = {"refund": {**REFUND["refund"], "must_hold": True, "margin": 0.05}}
     measured = case(tmp_path, 1.0, must_hold, count=3)
     parts = slices_of(measured)
-    assert parts is not None and not measured.slice_leads
+    assert parts is not None and not measured.of_kind("slice_lead")
     assert parts.sentences()[0] == "a/merged is compared in no part: none has 20 conversations."
     assert "| refund | 3 |" in markdown_table(measured) and slice_picture(measured) is None
     assert parts.sentences()[-1] == (
@@ -198,14 +199,15 @@ def test_a_document_without_slices_has_no_keys_of_them(tmp_path: Path) -> None:
     inputs = {"a/prompt_baseline": scored(tmp_path / "base", {"plain": {"kind": "base", "losses": [1.0, 2.0]}})}
     document = compare(inputs, CONFIG).to_json()
     assert not [key for key in document if key.startswith("slice")]
-    assert slices_of(Comparison.from_json(document)) is None
-    assert "Slices" not in markdown_table(Comparison.from_json(document))
+    assert not [claim for claim in document["claims"] if claim["kind"].startswith("slice")]
+    assert slices_of(Comparison.model_validate(document)) is None
+    assert "Slices" not in markdown_table(Comparison.model_validate(document))
 
 
 def test_the_document_is_read_back_and_shown(tmp_path: Path) -> None:
     talks = [{**row, "tags": ["a|b <i>$x</i>\n$"]} if row["tags"] else row for row in shop_talks()]
     measured = case(tmp_path, -0.5, REFUND, talks=talks)
-    again = Comparison.from_json(json.loads(json.dumps(measured.to_json())))
+    again = Comparison.model_validate(json.loads(json.dumps(measured.to_json())))
     assert again.to_json() == measured.to_json()
     markdown = markdown_table(again)
     assert "| refund | 25 | -0.499 (95 %: -0.632 to -0.396) worse |" in markdown
@@ -251,23 +253,23 @@ def test_slices_whose_leads_do_not_vary_decide_nothing() -> None:
 # --- what must hold ---------------------------------------------------------------------------------------------------
 
 
-def must_hold(folder: Path, change: float, **rule: Any) -> SliceCheck:
-    """The check of the slice refund, of the tuned model against the base model."""
+def must_hold(folder: Path, change: float, **rule: Any) -> tuple[Claim, str]:
+    """The claim about the slice refund, of the tuned model against the base model, and its sentence."""
     measured = case(folder, change, {"refund": {**REFUND["refund"], "must_hold": True, "margin": 0.1, **rule}})
-    [check] = [check for check in measured.slice_checks if (check.row, check.rival) == ("a/merged", "base")]
-    return check
+    [claim] = [claim for claim in measured.of_kind("slice") if (claim.row, claim.rival) == ("a/merged", "base")]
+    return claim, say(measured, claim)
 
 
 def test_a_slice_holds_if_its_lower_bound_is_above_the_margin(tmp_path: Path) -> None:
     """The margin is a tenth of the base model's loss, 0.3."""
     holds, unclear, behind = (must_hold(tmp_path / str(change), change) for change in (0.5, -0.25, -0.5))
-    assert [check.is_shown for check in (holds, unclear, behind)] == [True, False, False]
-    assert holds.margin == pytest.approx(0.3, abs=0.01) and holds.describe().startswith("holds in refund (25 conv")
-    assert unclear.describe() == (
+    assert [claim.holds for claim, _ in (holds, unclear, behind)] == [True, False, False]
+    assert holds[0].limit == pytest.approx(-0.3, abs=0.01) and holds[1].startswith("holds in refund (25 conv")
+    assert unclear[1] == (
         "whether it holds in refund (25 conversations) cannot be told: its lead over base is -0.249 (at least -0.354; "
-        f"-0.301 is the limit); about {unclear.more:,} more would tell"
+        f"-0.301 is the limit); about {unclear[0].told(SliceFacts).more:,} more would tell"
     )
-    assert behind.more is None and behind.describe().endswith("more conversations would hardly help")
+    assert behind[0].told(SliceFacts).more is None and behind[1].endswith("more conversations would hardly help")
 
 
 def test_about_so_many_more_conversations_would_tell() -> None:
@@ -290,8 +292,8 @@ def test_a_true_drop_of_the_margin_rarely_holds() -> None:
 
 
 def test_a_slice_that_must_hold_and_matches_nothing_says_so(tmp_path: Path) -> None:
-    check = must_hold(tmp_path, 1.0, matches="no such words")
-    assert not check.is_shown and check.describe() == (
+    claim, sentence = must_hold(tmp_path, 1.0, matches="no such words")
+    assert not claim.holds and sentence == (
         "whether it holds in refund cannot be told: no test conversation is in this slice. Correct its rule, or add "
         "such rows"
     )
@@ -299,7 +301,7 @@ def test_a_slice_that_must_hold_and_matches_nothing_says_so(tmp_path: Path) -> N
 
 def test_all_rows_that_may_be_released_are_checked_against_all_rivals(tmp_path: Path) -> None:
     measured = case(tmp_path, 1.0, {"refund": {**REFUND["refund"], "must_hold": True, "margin": 0.1}})
-    pairs = {(check.row, check.rival) for check in measured.slice_checks}
+    pairs = {(claim.row, claim.rival) for claim in measured.of_kind("slice")}
     assert pairs == {
         ("a/merged", "base"),
         ("a/adapter", "base"),

@@ -15,11 +15,11 @@ from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, Cu
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.decide.claims import kept
 from ft_pipeline_tests.golden import worlds
 from ft_pipeline_tests.golden.shop import PASSED, SINCE, World
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
-from ft_pipeline_tests.version1.convert import as_claims, as_version_1
+from ft_pipeline_tests.version1.convert import as_claims, as_version_1, forgetting_of
 from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
     KeptLead,
@@ -149,8 +149,8 @@ class _Change:
     def _forgetting(self, row: ComparisonRow) -> Any:
         base = row.forgetting.base if row.forgetting else "base"
         if self.maybe(0.4):
-            return forgetting(self.dice.choice([0, 5, 20, 60]), self.dice.choice([0, 3, 12]), base=base)
-        return None if self.maybe(0.05) else forgetting(0, base=base)
+            return forgetting_of(kept(row.name, self.dice.choice([0, 5, 20, 60]), self.dice.choice([0, 3, 12]), base))
+        return None if self.maybe(0.05) else forgetting_of(kept(row.name, 0, base=base))
 
     def _base_check(self) -> BaseCheck:
         verdict: Any = self.dice.choice(["kept", "lost", "cannot be told", "not in base", "unknown"])

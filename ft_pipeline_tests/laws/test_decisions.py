@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import Claim, ShareFacts, verdict_of
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.ratings.rating_ledger import Rating
 from ft_pipeline.ratings.results import result_of
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, forgetting, losses, scored
+from ft_pipeline_tests.decide.claims import breach, having, kept, not_worse, recipe, screen, with_rows
+from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, leads, verdict
+from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, losses, scored
 from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.laws.values import plain, records_of
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, SETTINGS, candidates, champion, comparison
-from ft_pipeline_tests.release.test_verdict import BREACH
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.lead_records import AnswerCheck, KeptLead, RecipeLead, Screen
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, Decision, decide, recommend, verdict
 
 DICE = st.randoms(use_true_random=False)
-LISTS = ("pairs", "lead_tests", "kept_leads", "recipe_leads", "answer_checks", "screens")
-"""Results of a comparison in an order that means nothing."""
+
+
+def _not_asked(found: Comparison, row: str) -> Comparison:
+    others = [claim for claim in found.claims if (claim.kind, claim.row) != ("general", row)]
+    return found.changed(claims=others)
+
+
+FAULTS: dict[str, Callable[[Comparison, str], Comparison]] = {
+    "nothing": lambda found, row: found,
+    "forgets": lambda found, row: having(found, kept(row, 200)),
+    "was not asked general questions": _not_asked,
+    "repeats itself": lambda found, row: having(found, breach(row)),
+}
+"""What is changed about a row."""
 
 
 def shuffled(values: Any, dice: random.Random) -> Any:
@@ -39,33 +53,34 @@ def shuffled(values: Any, dice: random.Random) -> Any:
     return dice.sample(list(values), len(values))
 
 
+def share(row: str, rival: str, value: float) -> Claim:
+    """How much of the lead of a rival over the base model a row keeps."""
+    facts = ShareFacts(wanted=0.8, baseline="plain")
+    return Claim(kind="share", row=row, rival=rival, value=0.9, low=value, verdict=verdict_of(value, None), facts=facts)
+
+
 @st.composite
 def comparisons(draw: st.DrawFn) -> Comparison:
     """A comparison of any results, in which no two rows are equal."""
     levels = st.floats(1.5, 3.6).map(lambda value: round(value, 3))
     drawn = draw(st.lists(levels, min_size=5, max_size=5, unique=True))
     measured = comparison(dict(zip(LOSSES, drawn, strict=True)), noise=draw(st.sampled_from([0.05, 0.1, 0.5])))
-    no_change: dict[str, Any] = {}
-    changes = st.sampled_from(
-        [no_change] * 3 + [{"rails": [BREACH]}, {"forgetting": forgetting(60)}, {"forgetting": None}]
-    )
-    rows = [replace(row, experiment=row.name, **draw(changes)) for row in measured.rows]
-    names = st.sampled_from(list(LOSSES))
-    near = st.sampled_from([-0.1, 0.1])
-    every: dict[str, st.SearchStrategy[Any]] = {
-        "kept_leads": st.builds(KeptLead, names, names, names, st.just(0.9), st.just(0.8), near),
-        "recipe_leads": st.builds(
-            RecipeLead, names, names, st.just(3), st.just([0.1]), near, near, st.just(0.3), st.none() | near
-        ),
-        "answer_checks": st.builds(AnswerCheck, names, names, st.just("chrf"), near, st.none() | near, st.just(0.05)),
-        "screens": st.builds(Screen, names, st.just("plain"), st.just(40), near, st.just(0.05)),
-    }
-    # The first entry of a row and a rival counts, so that each has one.
-    found: dict[str, Any] = {
-        name: draw(st.lists(drawn, max_size=3, unique_by=lambda entry: (entry.row, getattr(entry, "rival", ""))))
-        for name, drawn in every.items()
-    }
-    return replace(measured, rows=rows, **found)
+    measured = with_rows(measured, **{name: {"experiment": name} for name in LOSSES})
+    for name in LOSSES:
+        measured = FAULTS[draw(st.sampled_from([*["nothing"] * 3, *FAULTS]))](measured, name)
+    names, near = st.sampled_from(list(LOSSES)), st.sampled_from([-0.1, 0.1])
+    every: list[st.SearchStrategy[Claim]] = [
+        st.builds(share, names, names, near),
+        st.builds(recipe, names, names, near, st.just([0.1]), st.none() | near),
+        st.builds(not_worse, st.just("answers"), names, names, st.just("chrf"), near, st.none() | near, st.just(0.05)),
+        st.builds(screen, names, st.just("plain"), near, st.just(0.05)),
+    ]
+    # The first claim of a row and a rival counts, so that each has one.
+    return having(measured, *(claim for drawn in every for claim in draw(st.lists(drawn, max_size=3, unique_by=key))))
+
+
+def key(claim: Claim) -> tuple[str, str]:
+    return claim.row, claim.rival
 
 
 def in_any_order(value: Any) -> Any:
@@ -79,7 +94,7 @@ def concluded(measured: Comparison, decision: Decision, standing: str | None) ->
     """Return what a decision, its verdict and the recommendation conclude."""
     found = verdict(measured, decision, standing)
     document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
-    advice = recommend(ComparisonFacts(measured, {}, 20, Decided.of(document)))
+    advice = recommend(desk_of(measured, {}, 20, Decided.of(document)))
     return {
         "decision": (decision.move, decision.name, decision.reasons),
         "told": in_any_order(asdict(replace(decision, of_claims=None))),
@@ -95,7 +110,7 @@ def test_the_order_of_results_changes_no_decision(
 ) -> None:
     record, exposure = champion(standing) if standing else None, Exposure(count=earlier)
     row = standing if standing in LOSSES else None
-    mixed = replace(measured, **{name: shuffled(getattr(measured, name), dice) for name in (*LISTS, "rows")})
+    mixed = measured.changed(**{name: shuffled(getattr(measured, name), dice) for name in ("claims", "rows")})
     one, other = (
         concluded(world, decide(world, named, SETTINGS, record, {}, exposure), row)
         for world, named in ((measured, ALL), (mixed, shuffled(ALL, dice)))
@@ -105,8 +120,7 @@ def test_the_order_of_results_changes_no_decision(
 
 @pytest.mark.parametrize("rivals", [("few_shot", "plain"), ("plain", "few_shot")])
 def test_recipes_that_do_not_lead_are_told_in_one_order(rivals: tuple[str, str]) -> None:
-    leads = [RecipeLead("qlora", rival, 3, [-0.1], -0.1, -0.2, 0.3, -0.2) for rival in rivals]
-    measured = replace(comparison(LOSSES), recipe_leads=leads)
+    measured = having(comparison(LOSSES), *(recipe("qlora", rival, -0.1, [-0.1], -0.2) for rival in rivals))
     told = decide(measured, candidates("qlora"), SETTINGS, None).reasons[0]
     assert -1 < told.index("beat few_shot") < told.index("beat plain")
 
@@ -119,23 +133,16 @@ def test_a_lead_between_rows_is_the_negative_of_the_reversed_one(measured: Compa
             assert (lead is None) == (back is None) == (row is rival)
             if lead is not None and back is not None:
                 assert (lead.value, lead.low, lead.high) == (-back.value, -(back.high or 0), -(back.low or 0))
-                assert not (measured.clearly_better(row, rival) and measured.clearly_better(rival, row))
+                assert not (measured.better(row, rival) and measured.better(rival, row))
 
 
-FAULTS: dict[str, dict[str, Any]] = {
-    "forgets": {"forgetting": forgetting(200)},
-    "was not asked general questions": {"forgetting": None},
-    "repeats itself": {"rails": [BREACH]},
-}
-
-
-@given(comparisons(), st.sampled_from([*FAULTS, "failed a check", "too few rows"]))
+@given(comparisons(), st.sampled_from([*list(FAULTS)[1:], "failed a check", "too few rows"]))
 def test_no_row_with_a_fault_is_released(measured: Comparison, fault: str) -> None:
-    rows = [replace(row, **FAULTS.get(fault, {})) if row.name == "qlora" else row for row in measured.rows]
+    measured = FAULTS.get(fault, FAULTS["nothing"])(measured, "qlora")
     named = ALL | (candidates("qlora", gates={"merge": False}) if fault == "failed a check" else {})
     least = measured.test_rows + 1 if fault == "too few rows" else SETTINGS.min_test_rows
     rules = SETTINGS.model_copy(update={"min_test_rows": least})
-    decision = decide(replace(measured, rows=rows), named, rules, None)
+    decision = decide(measured, named, rules, None)
     assert decision.name != "qlora" and not (decision.move and fault == "too few rows")
 
 
@@ -172,7 +179,7 @@ def test_the_order_of_models_and_items_changes_no_decision(levels: dict[str, flo
         return (
             (decision.move, decision.name, decision.reasons, sorted(decision.failed.items())),
             [row.name for row in measured.rows],
-            [(pair.better, pair.worse, pair.metric) for pair in measured.pairs if pair.difference > 1e-9],
+            [(claim.row, claim.rival, claim.measure) for claim in leads(measured) if (claim.value or 0.0) > 1e-9],
         )
 
     mixed = {source: shuffled(names, dice) for source, names in shuffled(groups, dice).items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.errors import UserError
@@ -15,10 +16,10 @@ from ft_pipeline.release.looks import decided_by
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.decide.claims import with_rows
+from ft_pipeline_tests.decide.rules import decide
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import decide
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 LOSSES = {"plain": 3.5, "new/merged": 2.5}
@@ -112,12 +113,13 @@ def contaminated(losses: dict[str, float], *models: str) -> Comparison:
     """A comparison whose champion is contaminated, as are the models."""
     kinds = {name: name.partition("/")[2] or "base" for name in losses}
     measured = comparison(losses, kinds)  # type: ignore[arg-type]
-    rows = [replace(row, experiment=row.name.partition("/")[0]) for row in measured.rows]
+    of_experiments = {name: {"experiment": name.partition("/")[0]} for name in losses}
     entries = [
         ContaminatedModel(model, 12, ["alpaca/a.jsonl:3"], "learned from 12 rows", "Train it again.")
         for model in (*models, "champion")
     ]
-    return replace(measured, rows=rows, contaminated=entries, champion={"fingerprint": CHAMPION.fingerprint})
+    measured = with_rows(measured, **of_experiments)
+    return measured.changed(contaminated=entries, champion={"fingerprint": CHAMPION.fingerprint})
 
 
 def candidates(*names: str) -> dict[str, Candidate]:
@@ -151,7 +153,7 @@ def test_any_form_of_the_champion_trained_again_takes_its_place() -> None:
 
 
 def test_a_champion_whose_experiment_was_scored_in_another_evaluation_stays() -> None:
-    elsewhere = replace(contaminated(LOSSES), left_out=[LeftOut("old/merged", "old", "g" * 64, ["generation"])])
+    elsewhere = contaminated(LOSSES).changed(left_out=[LeftOut("old/merged", "old", "g" * 64, ["generation"])])
     decision = decide(elsewhere, candidates("new/merged"), SETTINGS, CHAMPION)
     assert not decision.move
     assert decision.reasons[0] == "new/merged: the champion's experiment old must be trained and scored again first"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.decide import exposure_ledger as ledger
-from ft_pipeline.decide.exposure import SHARE_OF_TUNED, USED_UP, Exposure, needed_lead
+from ft_pipeline.decide.exposure import OFTEN, SHARE_OF_TUNED, USED_UP, Exposure, needed_lead
 from ft_pipeline.decide.exposure_ledger import Look
 from ft_pipeline.decide.looks import changes, comparisons_before, exposure_of
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
@@ -62,7 +62,8 @@ def test_each_earlier_look_asks_for_a_clearer_lead(before: int, needed: float) -
 
 
 def test_rows_that_are_often_looked_at_say_how_many_fresh_ones_help() -> None:
-    assert Exposure(count=19, designs=1).describe_end(134, 0.05) == ""
+    assert Exposure(count=OFTEN - 1, designs=1).describe_end(134, 0.05) == ""
+    assert Exposure(count=OFTEN, designs=1).describe_end(134, 0.05).startswith("20 models of 1 settings were looked at")
     often = Exposure(count=365, designs=1, test_share=0.15)
     assert not often.is_used_up, "a training that is repeated every night is one design"
     assert often.describe_end(134, 0.05) == (

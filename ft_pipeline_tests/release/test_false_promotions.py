@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.comparison.leads import bounds, p_value
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
-from ft_pipeline_tests.version1.lead_records import LeadTest, PairedDifference
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow
-from ft_pipeline_tests.version1.rules import decide
+from ft_pipeline_tests.decide import claims
+from ft_pipeline_tests.decide.claims import keeps_all
+from ft_pipeline_tests.decide.rules import decide
 
 CONVERSATIONS = 134
-KEPT = forgetting(0)
 SETTINGS = PromotionSettings()
 
 
@@ -28,24 +26,14 @@ def world(random: np.random.Generator, candidates: int, lead: float, equal: bool
         values[f"c{number}/merged"] = own + true / np.sqrt(CONVERSATIONS)
     score = Score(2.0, 1.9, 2.1)
     means = {name: float(found.mean()) for name, found in values.items()}
-    rows = [ComparisonRow(name="base", kind="base", scores={"loss": score})]
+    rows = [Row(name="base", kind="base", scores={"loss": score})]
     rows += [
-        ComparisonRow(
-            name=name, kind="merged", experiment=name[:2], scores={"loss": Score(2.0 - mean, 0, 0)}, forgetting=KEPT
-        )
+        Row(name=name, kind="merged", experiment=name[:2], scores={"loss": Score(2.0 - mean, 0, 0)})
         for name, mean in means.items()
     ]
     leading = {name: found for name, found in values.items() if means[name] > 0}
-    pairs = [PairedDifference(name, "base", "loss", means[name], *bounds(found)) for name, found in leading.items()]
-    tests = [LeadTest(name, "base", p_value(found)) for name, found in leading.items()]
-    return Comparison(
-        test_rows=CONVERSATIONS,
-        test_items=CONVERSATIONS,
-        primary_metric="loss",
-        rows=rows,
-        pairs=pairs,
-        lead_tests=tests,
-    )
+    leads = [claims.lead(name, "base", means[name], bounds(found), p_value(found)) for name, found in leading.items()]
+    return claims.compared(rows, [*leads, *map(keeps_all, values)], CONVERSATIONS)
 
 
 def moves(candidates: int, lead: float = 0.0, worlds: int = 1000, equal: bool = True) -> float:
@@ -76,22 +64,13 @@ def test_a_single_better_candidate_is_found() -> None:
 
 def test_a_lead_that_several_candidates_make_uncertain_is_said() -> None:
     """Clear at 95 %, but one of four."""
-    lead = PairedDifference("c0/merged", "base", "loss", 0.1, 0.01, 0.19)
-    rows = [ComparisonRow(name="base", kind="base", scores={"loss": Score(2.0, 1.9, 2.1)})]
+    lead = claims.lead("c0/merged", "base", 0.1, (0.01, 0.19), 0.012)
+    scores = {"loss": Score(1.9, 1.8, 2.0)}
+    rows = [Row(name="base", kind="base", scores={"loss": Score(2.0, 1.9, 2.1)})]
     rows += [
-        ComparisonRow(
-            name=f"c{number}/merged",
-            kind="merged",
-            experiment=f"c{number}",
-            scores={"loss": Score(1.9, 1.8, 2.0)},
-            forgetting=KEPT,
-        )
-        for number in range(4)
+        Row(name=f"c{number}/merged", kind="merged", experiment=f"c{number}", scores=scores) for number in range(4)
     ]
-    test = LeadTest("c0/merged", "base", 0.012)
-    comparison = Comparison(
-        test_rows=134, test_items=134, primary_metric="loss", rows=rows, pairs=[lead], lead_tests=[test]
-    )
+    comparison = claims.compared(rows, [lead, *(keeps_all(row.name) for row in rows[1:])], 134)
     released = {row.name: Candidate(row.name, "merged", row.experiment, row.name * 9) for row in rows[1:]}
     decision = decide(comparison, released, SETTINGS, None)
     assert not decision.move

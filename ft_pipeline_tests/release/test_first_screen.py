@@ -1,7 +1,6 @@
 """The first screen of the report: lights, what could go wrong, leads, and three answers that a rule chose."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +8,36 @@ import pytest
 from rich.console import Console
 
 from ft_pipeline.cli.display_comparison import show_comparison
-from ft_pipeline.decide.first_screen import ALWAYS
+from ft_pipeline.decide.build import build as compare
+from ft_pipeline.decide.claim import Claim, KeptFacts, RailFacts, Verdict
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.first_screen import ALWAYS, lights, risks
+from ft_pipeline.decide.plots import lead_picture
+from ft_pipeline.decide.words import say
 from ft_pipeline.release.report.answers import before_and_after
-from ft_pipeline.release.report.leads import LeadPlot, lead_plot
-from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, forgetting, losses, scored
-from ft_pipeline_tests.version1.base_check_records import BaseCheck
-from ft_pipeline_tests.version1.convert import as_claims, compare
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow, Rail
-from ft_pipeline_tests.version1.rules import lead_picture, lights, risks
+from ft_pipeline.release.report.leads import lead_plot
+from ft_pipeline_tests.decide.claims import having, kept, lacking
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, LOOP, losses, scored
+
+NAME = "a/merged"
 
 
 def case(folder: Path, **of_base: Any) -> Comparison:
     rows = {"plain": {"kind": "base", "losses": losses(3.0), "correct": CORRECT, **of_base}}
     tuned = {"merged": {"kind": "merged", "losses": losses(1.5), "correct": CORRECT, "technique": "lora"}}
     inputs = {"a/prompt_baseline": scored(folder / "base", rows), "a/scores": scored(folder / "tuned", tuned)}
-    return replace(compare(inputs, CONFIG), test_rows=174)
+    return compare(inputs, CONFIG).changed(test_rows=174)
 
 
-def rail(name: str, verdict: Any, faults: int = 0) -> Rail:
-    return Rail(name, "repeat themselves", faults, 174, 0.0, 0.01 + faults / 174, 0.05, verdict)
+def rail(name: str, verdict: Verdict, faults: int = 0, because: str = "") -> Claim:
+    numbers = {"value": faults / 174, "low": 0.0, "high": 0.01 + faults / 174, "limit": 0.05, "count": 174}
+    facts = RailFacts(fault="repeat themselves", faults=faults)
+    return Claim(kind="rail", row=NAME, measure=name, **numbers, verdict=verdict, because=because, facts=facts)
+
+
+def with_rails(found: Comparison, *rails: Claim) -> Comparison:
+    """The comparison with these rails alone."""
+    return having(lacking(found, "rail"), *rails)
 
 
 @pytest.fixture
@@ -40,24 +49,22 @@ def test_a_small_comparison_is_called_small_in_the_terminal(comparison: Comparis
     shown = {}
     for count in (65, 100):
         console = Console(record=True, width=200)
-        show_comparison(console, as_claims(replace(comparison, test_rows=count)))
+        show_comparison(console, comparison.changed(test_rows=count))
         shown[count] = console.export_text()
     assert "Small: 65 test conversations, fewer than 100. Only large leads show." in shown[65]
     assert "Small" not in shown[100]
 
 
 @pytest.fixture
-def merged(comparison: Comparison) -> ComparisonRow:
-    row = comparison.row("a/merged")
+def merged(comparison: Comparison) -> Row:
+    row = comparison.row(NAME)
     assert row is not None
     return row
 
 
-def test_a_sound_row_has_green_lights(comparison: Comparison, merged: ComparisonRow) -> None:
-    found = lights(
-        comparison,
-        replace(merged, rails=[rail("cut_off", "pass"), rail("repetition", "pass"), rail("refusal", "pass")]),
-    )
+def test_a_sound_row_has_green_lights(comparison: Comparison, merged: Row) -> None:
+    rails = [rail(name, "shown") for name in ("cut_off", "repetition", "refusal")]
+    found = lights(with_rails(comparison, *rails), merged)
     assert [(light.color, light.words) for light in found] == [
         ("green", "Enough test conversations"),
         ("green", "Keeps general knowledge"),
@@ -70,73 +77,71 @@ def test_a_sound_row_has_green_lights(comparison: Comparison, merged: Comparison
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "color", "words"),
+    ("claims", "place", "color", "words"),
     [
-        ({"forgetting": forgetting(60)}, 1, "red", "Forgets general knowledge"),
-        ({"forgetting": forgetting(30, 15)}, 1, "amber", "Forgetting cannot be told"),
-        ({"forgetting": None}, 1, "amber", "General knowledge not tested"),
-        ({"rails": [rail("cut_off", "pass"), rail("repetition", "breach", 60)]}, 2, "red", "Cut off, or repeating"),
-        (
-            {"rails": [rail("cut_off", "cannot be told", 8), rail("repetition", "pass")]},
-            2,
-            "amber",
-            "Endings cannot be told",
-        ),
-        ({"rails": []}, 2, "amber", "Endings were not checked"),
-        ({"rails": [rail("refusal", "not checked")]}, 3, "amber", "Refusals were not checked"),
-        ({"rails": [rail("refusal", "breach", 60)]}, 3, "red", "Refuses without need"),
+        ([kept(NAME, 60)], 1, "red", "Forgets general knowledge"),
+        ([kept(NAME, 30, 15)], 1, "amber", "Forgetting cannot be told"),
+        ([rail("cut_off", "shown"), rail("repetition", "refuted", 60)], 2, "red", "Cut off, or repeating"),
+        ([rail("cut_off", "open", 8), rail("repetition", "shown")], 2, "amber", "Endings cannot be told"),
+        ([], 1, "amber", "General knowledge not tested"),
+        ([], 2, "amber", "Endings were not checked"),
+        ([rail("refusal", "void", because="not checked")], 3, "amber", "Refusals were not checked"),
+        ([rail("refusal", "refuted", 60)], 3, "red", "Refuses without need"),
     ],
 )
 def test_a_fault_changes_its_light(
-    comparison: Comparison, merged: ComparisonRow, change: dict[str, Any], place: int, color: str, words: str
+    comparison: Comparison, merged: Row, claims: list[Claim], place: int, color: str, words: str
 ) -> None:
-    light = lights(comparison, replace(merged, **change))[place]
+    light = lights(having(lacking(comparison, "general", "rail"), *claims), merged)[place]
     assert (light.color, light.words) == (color, words) and light.detail
 
 
 @pytest.mark.parametrize(
     ("verdicts", "color", "words"),
     [
-        (["kept", "not in base"], "green", "Passes the probes"),
-        (["kept", "cannot be told"], "amber", "Probes cannot be told"),
-        (["kept", "unknown"], "amber", "Probes cannot be told"),
-        (["lost", "unknown"], "red", "Fails probes"),
+        (["shown", "void"], "green", "Passes the probes"),
+        (["shown", "open"], "amber", "Probes cannot be told"),
+        (["shown", "unknown"], "amber", "Probes cannot be told"),
+        (["refuted", "unknown"], "red", "Fails probes"),
     ],
 )
 def test_probes_have_a_light_and_what_they_do_not_show_is_a_risk(
-    comparison: Comparison, merged: ComparisonRow, verdicts: list[Any], color: str, words: str
+    comparison: Comparison, merged: Row, verdicts: list[Verdict], color: str, words: str
 ) -> None:
-    tested = replace(merged, base_checks=[check("probes", f"p{number}", name) for number, name in enumerate(verdicts)])
-    [light] = [light for light in lights(comparison, tested) if "robes" in light.words]
+    checks = [check("probes", f"p{number}", found) for number, found in enumerate(verdicts)]
+    tested = having(comparison, *checks)
+    [light] = [light for light in lights(tested, merged) if "robes" in light.words]
     assert (light.color, light.words) == (color, words)
     assert all(f"the probes p{number}" in light.detail for number in range(2))
-    blocking = [entry.describe() for entry in tested.base_checks if entry.prevents_release]
-    assert [line for line in risks(comparison, tested) if "the probes" in line] == blocking
+    blocking = [f"{say(tested, claim)}." for claim in checks if not claim.holds]
+    assert [line for line in risks(tested, merged) if "the probes" in line] == blocking
 
 
-def test_tasks_that_must_hold_have_a_light(comparison: Comparison, merged: ComparisonRow) -> None:
-    tested = replace(merged, base_checks=[check("task", "t/acc", "lost")])
-    found = [(light.color, light.words) for light in lights(comparison, tested)]
+def test_tasks_that_must_hold_have_a_light(comparison: Comparison, merged: Row) -> None:
+    tested = having(comparison, check("task", "t/acc", "refuted"))
+    found = [(light.color, light.words) for light in lights(tested, merged)]
     assert ("red", "Fails a task") in found and ("amber", "Refusals were not tested") in found
     base = comparison.row("base")
     assert base and all("tested" not in light.words for light in lights(comparison, base))
 
 
-def check(kind: Any, name: str, verdict: Any) -> BaseCheck:
-    numbers = {"before": 0.5, "after": 0.4, "low": 0.02, "high": 0.18, "count": 60}
-    return BaseCheck(kind=kind, name=name, verdict=verdict, margin=0.05, wanted="declined", because="why", **numbers)
+def check(kind: str, name: str, verdict: Verdict) -> Claim:
+    numbers = {"value": -0.1, "low": -0.18, "high": -0.02, "limit": -0.05, "count": 60}
+    because = {"unknown": "clause", "void": "not_in_base"}.get(verdict, "")
+    facts = KeptFacts(wanted="declined", because="why", before=0.5, after=0.4)
+    return Claim(kind=kind, row=NAME, measure=name, **numbers, verdict=verdict, because=because, facts=facts)
 
 
 @pytest.mark.parametrize(("rows", "color"), [(49, "red"), (50, "amber"), (99, "amber"), (100, "green")])
 def test_few_test_conversations_change_the_first_light(
-    comparison: Comparison, merged: ComparisonRow, rows: int, color: str
+    comparison: Comparison, merged: Row, rows: int, color: str
 ) -> None:
-    assert lights(replace(comparison, test_rows=rows), merged)[0].color == color
+    assert lights(comparison.changed(test_rows=rows), merged)[0].color == color
 
 
-def test_at_most_three_risks_are_named_and_what_always_holds(comparison: Comparison, merged: ComparisonRow) -> None:
-    worst = replace(merged, forgetting=forgetting(30, 15), rails=[rail("cut_off", "cannot be told", 8)])
-    found = risks(replace(comparison, test_rows=60), worst)
+def test_at_most_three_risks_are_named_and_what_always_holds(comparison: Comparison, merged: Row) -> None:
+    worst = having(with_rails(comparison, rail("cut_off", "open", 8)), kept(NAME, 30, 15))
+    found = risks(worst.changed(test_rows=60), merged)
     assert len(found) == 4 and found[-1] == ALWAYS
     assert found[0].startswith("Some answers have a fault: 5% of its answers") and found[1].startswith(
         "Forgetting cannot be told"
@@ -164,13 +169,8 @@ def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path
     assert lead_picture(compare(only_tuned, CONFIG)) is None
 
 
-def _plot(comparison: Comparison, row: ComparisonRow) -> LeadPlot | None:
-    claims = as_claims(comparison)
-    return lead_plot(claims, claims.row(row.name))
-
-
-def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Comparison, merged: ComparisonRow) -> None:
-    plot = _plot(comparison, merged)
+def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Comparison, merged: Row) -> None:
+    plot = lead_plot(comparison, merged)
     assert plot is not None and plot.baseline == "base" and plot.unit.startswith("percent better")
     [line], base = plot.lines, comparison.row("base")
     assert base is not None and line.numbers.startswith(f"{150 / base.scores['loss'].value:+.1f} (+")
@@ -178,10 +178,8 @@ def test_leads_are_numbers_in_percent_and_places_in_a_plot(comparison: Compariso
     assert 0 < plot.zero < line.low <= line.value <= line.high < 100
 
 
-def test_a_row_that_cannot_be_used_says_why_beside_its_lead(comparison: Comparison, merged: ComparisonRow) -> None:
-    broken = replace(merged, rails=[rail("repetition", "breach", 60)])
-    rows = [broken if row.name == merged.name else row for row in comparison.rows]
-    plot = _plot(replace(comparison, rows=rows), broken)
+def test_a_row_that_cannot_be_used_says_why_beside_its_lead(comparison: Comparison, merged: Row) -> None:
+    plot = lead_plot(with_rails(comparison, rail("repetition", "refuted", 60)), merged)
     assert plot is not None
     assert [(line.words, line.mark) for line in plot.lines] == [("cannot be used: 34% repeat themselves", "unusable")]
 

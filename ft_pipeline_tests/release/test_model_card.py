@@ -11,7 +11,6 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.decide.old_documents import kept_of
 from ft_pipeline.defs.release import _decided_about
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.score import Score
@@ -23,7 +22,7 @@ from ft_pipeline.step import BuildContext
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
-from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.decide.claims import kept
 from ft_pipeline_tests.packages import hide_package
 from ft_pipeline_tests.release.trained import Trained
 
@@ -66,7 +65,7 @@ FACTS = CardFacts(
             row("base", "base", 3.5, 0.5),
         ],
         rules="",
-        claims=[kept_of("qlora/merged", forgetting(30, 10).to_json())],
+        claims=[kept("qlora/merged", 30, 10)],
     ),
     fingerprints={"merged_model": "m" * 64, "adapter": "a" * 64},
     settings={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},

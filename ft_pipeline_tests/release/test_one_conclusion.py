@@ -2,19 +2,20 @@
 
 import random
 import re
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.conclusion import OPEN, Verdict
 from ft_pipeline.decide.desk import Decided
+from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.decide.claims import Of, breach, having, kept, unasked_probes, with_rows
+from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, champion, comparison
-from ft_pipeline_tests.release.test_verdict import BREACH, PROBES, RAIL
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import ComparisonFacts, decide, recommend, verdict
+from ft_pipeline_tests.release.test_verdict import some_repeat
 
 
 def recommended(
@@ -24,18 +25,21 @@ def recommended(
     decision = decide(measured, ALL, PromotionSettings(min_test_rows=least), champion(standing) if standing else None)
     found = verdict(measured, decision, standing)
     document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
-    facts = ComparisonFacts(measured, {"qlora": {"train_rows": train_rows}}, least, Decided.of(document))
-    return found, decision.name if decision.move else standing, recommend(facts)
+    desk = desk_of(measured, {"qlora": {"train_rows": train_rows}}, least, Decided.of(document))
+    return found, decision.name if decision.move else standing, recommend(desk)
 
 
-def of_training(measured: Comparison, values: dict[str, dict[str, Any]]) -> Comparison:
-    """The comparison with other values of some rows, in which adapter and merged model are of one training."""
+Faults = Mapping[str, Sequence[Of]]
+
+
+def of_training(measured: Comparison, faults: Faults, passages: int = 0) -> Comparison:
+    """The comparison with claims about some rows, in which adapter and merged model are of one training.
+
+    passages: number of those that few_shot retrieves.
+    """
     own = {"experiment": "qlora", "technique": "qlora"}
-    rows = [
-        replace(row, **(own if row.name in ("qlora", "adapter") else {}), **values.get(row.name, {}))
-        for row in measured.rows
-    ]
-    return replace(measured, rows=rows)
+    found = with_rows(measured, qlora=own, adapter=own, few_shot={"passages": passages})
+    return having(found, *(made(name) for name, several in faults.items() for made in several))
 
 
 CONCLUDES = re.compile(
@@ -55,7 +59,7 @@ def require_one_conclusion(
     elif champion_row is not None:
         assert document["row"] == champion_row
     else:
-        assert used is None or (used.kind in ("base", "prompt") and used.is_usable)
+        assert used is None or (used.kind in ("base", "prompt") and measured.usable(used))
     if found.kind in OPEN:
         assert document["decision"] in ("measure" if found.kind == "measure" else "more_data", "train")
     elif found.kind == "none":
@@ -70,16 +74,16 @@ def require_one_conclusion(
         else:
             assert not CONCLUDES.search(reason), reason
     merge_is_blamed = any(reason.startswith("Merging lowers") for reason in document["reasons"])
-    adapter, bar = measured.row("adapter"), measured.best_baseline()
+    adapter, bar = measured.row("adapter"), measured.best_bar()
     if found.kind == "prompt" and merge_is_blamed:
-        assert adapter is not None and bar is not None and measured.difference(adapter, bar) is None
+        assert adapter is not None and bar is not None and not measured.leads(adapter, bar)
 
 
-SITUATIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "plain": {},
-    "passages": {"few_shot": {"passages": 2}},
-    "breach of the tuned model": {name: {"rails": [BREACH]} for name in ("qlora", "adapter")},
-    "breach of the prompt": {"few_shot": {"rails": [BREACH]}},
+SITUATIONS: dict[str, tuple[Faults, int]] = {
+    "plain": ({}, 0),
+    "passages": ({}, 2),
+    "breach of the tuned model": ({"qlora": [breach], "adapter": [breach]}, 0),
+    "breach of the prompt": ({"few_shot": [breach]}, 0),
 }
 
 
@@ -92,8 +96,7 @@ def test_the_recommendation_concludes_nothing_but_the_verdict(
     standing: str | None, qlora: float, lost: int, train_rows: int, situation: str
 ) -> None:
     losses = {**LOSSES, "qlora": qlora, "adapter": qlora - 0.01}
-    measured = comparison(losses, forgetting_of={"qlora": forgetting(lost)})
-    measured = of_training(measured, SITUATIONS[situation])
+    measured = of_training(having(comparison(losses), kept("qlora", lost)), *SITUATIONS[situation])
     found, champion_row, document = recommended(measured, standing, train_rows)
     require_one_conclusion(measured, found, champion_row, document)
     assert any("Tuning pays off" in reason for reason in document["reasons"]) == (found.kind == "use_tuned")
@@ -130,13 +133,12 @@ def drawn(dice: random.Random) -> Comparison:
     """A comparison of any results: losses, forgetting, faults, passages."""
     qlora = dice.choice([2.0, 2.6, 2.95, 2.99, 3.05, 3.4])
     losses = {**LOSSES, "qlora": qlora, "adapter": dice.choice([2.01, qlora - 0.05, qlora - 0.01, qlora + 0.2])}
-    lost = forgetting(*dice.choice([(0,), (30,), (60,), (30, 15)]))
-    faults: list[dict[str, Any]] = [{"rails": [BREACH]}, {"rails": [RAIL]}, {"base_checks": [PROBES]}]
-    nothing: list[dict[str, Any]] = [{}] * 6
-    values = {name: dice.choice([*nothing, *faults]) for name in ("qlora", "adapter")}
-    values |= {name: dice.choice([*nothing, faults[0]]) for name in ("plain", "system_prompt")}
-    values["few_shot"] = dice.choice([{}, {}, {}, {"passages": 2}, faults[0]])
-    return of_training(comparison(losses, forgetting_of={"qlora": lost}), values)
+    lost = kept("qlora", *dice.choice([(0,), (30,), (60,), (30, 15)]))
+    nothing: list[list[Of]] = [[]] * 6
+    faults = {name: dice.choice([*nothing, [breach], [some_repeat], [unasked_probes]]) for name in ("qlora", "adapter")}
+    faults |= {name: dice.choice([*nothing, [breach]]) for name in ("plain", "system_prompt")}
+    of_prompt, passages = dice.choice([([], 0), ([], 0), ([], 0), ([], 2), ([breach], 0)])
+    return of_training(having(comparison(losses), lost), faults | {"few_shot": of_prompt}, passages)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,38 +1,31 @@
 """What people's and a judge's opinions decide: promotions, the verdict and the first screen."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from ft_pipeline.decide.advise import prompting_is_enough, tuning_wins
+from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
+from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.evidence import who_decided
 from ft_pipeline.decide.exposure import Exposure
-from ft_pipeline.decide.first_screen import NOT_READ, Light
+from ft_pipeline.decide.first_screen import NOT_READ, Light, lights, risks
+from ft_pipeline.decide.promote import Court
+from ft_pipeline.decide.ruling import ruling_about
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.claims import having, not_worse, only, recipe
+from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, verdict
 from ft_pipeline_tests.release.test_promotion import KINDS, LOSSES, candidates, champion, comparison
-from ft_pipeline_tests.version1.lead_records import AnswerCheck, RecipeLead
-from ft_pipeline_tests.version1.opinion_records import By, Opinion
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import (
-    ComparisonFacts,
-    Decision,
-    by_hand,
-    decide,
-    lights,
-    prompting_is_enough,
-    risks,
-    tuning_wins,
-    verdict,
-)
 
 SETTINGS = PromotionSettings(min_test_rows=20)
 TRAILS = {"plain": 3.5, "few_shot": 3.0, "qlora": 3.1}
 """Losses of a tuned model that is not ahead on the likelihood."""
 ALPHA = Agreement(0.61, 0.42, 0.77, 60)
+By = Literal["people", "judge"]
 
 
 def opinion(
@@ -43,22 +36,25 @@ def opinion(
     rival: str = "few_shot",
     by: By = "people",
     may_decide: bool = True,
-    **values: Any,
-) -> Opinion:
-    fields: dict[str, Any] = {
+    low: float | None = None,
+    high: float | None = None,
+    **facts: Any,
+) -> Claim:
+    told: dict[str, Any] = {
         "rated": 60 if by == "people" else 0,
         "judged": 0 if by == "people" else 134,
-        "low": win_rate - 0.09,
-        "high": win_rate + 0.08,
         "alpha": ALPHA,
         "because": "enough pairs" if may_decide else "people rated 0 of the pairs",
+        "may_decide": may_decide,
     }
-    fields |= {"row": row, "rival": rival, "by": by, "win_rate": win_rate, "p": p, "may_decide": may_decide}
-    return Opinion(**fields | values)
+    ends = win_rate - 0.09 if low is None else low, win_rate + 0.08 if high is None else high
+    known: dict[str, Any] = {"row": row, "rival": rival, "measure": by, "value": win_rate, "p": p, "limit": 0.5}
+    known |= {"low": ends[0], "high": ends[1], "verdict": verdict_of(*ends, 0.5)}
+    return Claim(kind="opinion", **known, facts=OpinionFacts(**told | facts))
 
 
-def measured(losses: Mapping[str, float], *opinions: Opinion, **values: Any) -> Comparison:
-    return replace(comparison(dict(losses)), opinions=list(opinions), **values)
+def measured(losses: Mapping[str, float], *claims: Claim, **values: Any) -> Comparison:
+    return having(comparison(dict(losses)), *claims).changed(**values)
 
 
 def decided(found: Comparison, standing: str | None = None, count: float = 0.0) -> Decision:
@@ -71,9 +67,15 @@ def said(found: Comparison, standing: str | None = None) -> Verdict:
     return verdict(found, decided(found, standing), standing)
 
 
+def qlora(found: Comparison) -> Row:
+    row = found.row("qlora")
+    assert row is not None
+    return row
+
+
 def without_prompts(found: Comparison) -> Comparison:
     """The same, where only the tuned model may be released."""
-    return replace(found, rows=[row for row in found.rows if row.kind != "prompt"])
+    return only(found, "base", "adapter", "merged")
 
 
 # --- promotion --------------------------------------------------------------------------------------------------------
@@ -132,23 +134,18 @@ def test_both_rivals_must_be_beaten_each_by_what_decides_there() -> None:
 def test_a_model_that_people_chose_comes_before_one_that_a_metric_chose() -> None:
     losses = {**LOSSES, "full": 1.5}
     found = comparison(losses, kinds={**KINDS, "full": "merged"})
-    rows = [replace(row, forgetting=found.rows[-2].forgetting) for row in found.rows]
-    both = replace(found, rows=rows, opinions=[opinion()])
-    assert decided(replace(both, opinions=[])).name == "full"
-    assert decided(both).name == "qlora"
+    assert decided(found).name == "full"
+    assert decided(having(found, opinion())).name == "qlora"
 
 
 def test_promotion_by_hand_follows_the_same_rules() -> None:
     found = measured(LOSSES, opinion(0.52, 0.35))
-    row = found.row("qlora")
-    assert row is not None
-    told = by_hand(found, candidates("few_shot", "qlora"), SETTINGS, None, row)
+    told = ruling_about(Court(found, candidates("few_shot", "qlora"), SETTINGS), qlora(found))
     assert len(told.lacks) == 1 and "is preferred in" in told.lacks[0]
 
 
 def test_people_do_not_outweigh_a_rail_or_the_seeds() -> None:
-    lead = RecipeLead("qlora", "few_shot", 3, [0.1, -0.2, 0.3], 0.05, -0.4, 0.5, -0.3)
-    found = decided(measured(TRAILS, opinion(), recipe_leads=[lead]))
+    found = decided(measured(TRAILS, opinion(), recipe("qlora", "few_shot", 0.05, [0.1, -0.2, 0.3], -0.3)))
     assert "its recipe is not shown to beat few_shot" in found.failed["qlora"][0]
 
 
@@ -164,10 +161,9 @@ def test_how_many_more_ratings_would_decide_is_said() -> None:
     assert few.kind == "undecided" and "more ratings" not in few.sentence, "there are not so many test answers"
 
 
-def unclear(**values: Any) -> Comparison:
+def unclear(*claims: Claim, **values: Any) -> Comparison:
     """A lead whose interval includes zero."""
-    found = without_prompts(measured({"plain": 3.0, "qlora": 2.95}, test_items=400))
-    return replace(found, **values)
+    return without_prompts(measured({"plain": 3.0, "qlora": 2.95}, *claims, **{"test_items": 400, **values}))
 
 
 def test_where_ratings_would_decide_they_are_asked_for() -> None:
@@ -177,7 +173,7 @@ def test_where_ratings_would_decide_they_are_asked_for() -> None:
         "is 1.7 % (95 %: -1.7 to 5.0). Above 0 it would be used, below 1 % it is not worth a training; "
     )
     some = opinion(0.6, 0.2, rival="plain", may_decide=False, rated=20)
-    assert "rate 30 more pairs with `ft rate qlora plain`" in said(unclear(opinions=[some])).sentence
+    assert "rate 30 more pairs with `ft rate qlora plain`" in said(unclear(some)).sentence
 
 
 @pytest.mark.parametrize("values", [{"decided_by": "promotion.metric names loss."}, {"test_items": 40}])
@@ -186,8 +182,8 @@ def test_ratings_that_would_not_decide_are_not_asked_for(values: dict[str, Any])
 
 
 def test_answers_that_are_not_shown_to_be_as_good_are_to_be_rated() -> None:
-    check = AnswerCheck("qlora", "plain", "chrf", -3.0, -5.0, 2.0)
-    found = said(without_prompts(measured(LOSSES, test_items=400, answer_checks=[check])))
+    check = not_worse("answers", "qlora", "plain", "chrf", -3.0, -5.0, 2.0)
+    found = said(without_prompts(measured(LOSSES, check, test_items=400)))
     assert found.sentence.startswith("Not decided yet: rate 50 pairs with `ft rate qlora plain`.")
 
 
@@ -204,10 +200,10 @@ def test_a_judge_that_cannot_tell_leaves_it_to_people() -> None:
 
 
 def test_the_incumbent_is_replaced_by_the_word_of_people() -> None:
-    today = replace(comparison(LOSSES).rows[0], name="today", kind="contender", incumbent=True, scores={})
-    check = AnswerCheck("qlora", "today", "people", 0.08, -0.01, 0.05)
-    found = measured(LOSSES, opinion(0.58, 0.03, rival="today"), incumbent_checks=[check])
-    replaced = said(replace(found, rows=[*found.rows, today]))
+    today = Row(name="today", kind="contender", incumbent=True, scores={})
+    check = not_worse("replaces", "qlora", "today", "people", 0.08, -0.01, 0.05)
+    found = measured(LOSSES, opinion(0.58, 0.03, rival="today"), check)
+    replaced = said(found.changed(rows=[*found.rows, today]))
     assert replaced.sentence == (
         "Replace today by qlora: it is not worse. people's preference: +0.080 (at least -0.010; -0.05 is the limit)."
     )
@@ -221,19 +217,17 @@ def test_ratings_may_also_decide_about_the_present_model() -> None:
         "Not decided yet: rate 50 pairs with `ft rate qlora few_shot`. The lead of qlora over "
     )
     losses, kinds = {"plain": 3.5, "qlora": 3.0, "full": 2.95}, {**KINDS, "full": "merged"}
-    kept = said(replace(comparison(losses, kinds=kinds), test_items=400), standing="qlora")
-    assert kept.kind == "keep" and "people" not in kept.basis
-    assert kept.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate full qlora`.")
+    stays = said(comparison(losses, kinds=kinds).changed(test_items=400), standing="qlora")
+    assert stays.kind == "keep" and "people" not in stays.basis
+    assert stays.sentence.endswith(" To decide between them, rate 50 pairs with `ft rate full qlora`.")
 
 
 # --- the first screen -------------------------------------------------------------------------------------------------
 
 
-def light(*opinions: Opinion) -> Light:
+def light(*opinions: Claim) -> Light:
     found = measured(LOSSES, *opinions)
-    row = found.row("qlora")
-    assert row is not None
-    return lights(found, row)[-1]
+    return lights(found, qlora(found))[-1]
 
 
 @pytest.mark.parametrize(
@@ -256,9 +250,7 @@ def test_answers_that_only_a_judge_read_count_as_unread() -> None:
 
 
 def of_qlora(found: Comparison) -> list[str]:
-    row = found.row("qlora")
-    assert row is not None
-    return risks(replace(found, test_rows=400), row)
+    return risks(found.changed(test_rows=400), qlora(found))
 
 
 def test_answers_that_nobody_read_are_a_risk() -> None:
@@ -283,17 +275,18 @@ def test_a_record_says_who_decided() -> None:
         "alpha, 0.42 to 0.77; 60 pairs).",
         "Against system_prompt, the metric loss decided.",
     ]
-    check = AnswerCheck("qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
-    two = decided(measured(LOSSES, answer_checks=[check])).evidence
+    check = not_worse("answers", "qlora", "few_shot", "chrf", 1.0, 0.5, 2.0)
+    two = decided(measured(LOSSES, check)).evidence
     assert who_decided(two) == ["Against few_shot, two keys decided."]
     assert who_decided({"metric": "loss"}) == []
 
 
 def test_the_recommendation_follows_people() -> None:
-    won = ComparisonFacts(measured(TRAILS, opinion()), {}, 20)
+    won = desk_of(measured(TRAILS, opinion()), {}, 20)
     assert prompting_is_enough(won) is None
-    reason = tuning_wins(won).reason
+    advice = tuning_wins(won)
+    reason = advice.reason if advice else ""
     assert "Tuning pays off: qlora beats the best use of its base model. Answers of qlora: preferred in 68" in reason
-    lost = ComparisonFacts(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
+    lost = desk_of(measured(LOSSES, opinion(0.5, 0.5)), {}, 20)
     found = prompting_is_enough(lost)
     assert found is not None and found.reason.startswith("The answers of qlora are not shown to be")

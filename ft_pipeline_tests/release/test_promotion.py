@@ -1,21 +1,19 @@
 """The rules of promotion, one measured situation each."""
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
-from scipy.special import ndtr
 
+from ft_pipeline.decide.claim import Claim, KeptFacts, Verdict
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.evidence import check_of
 from ft_pipeline.decide.released import Candidate, ChampionRecord
-from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.candidates import check_results
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
-from ft_pipeline_tests.version1.base_check_records import BaseCheck, BaseVerdict
-from ft_pipeline_tests.version1.lead_records import LeadTest, PairedDifference, RecipeLead
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow, Forgetting
-from ft_pipeline_tests.version1.rules import decide, verdict
+from ft_pipeline_tests.decide import claims
+from ft_pipeline_tests.decide.claims import having, kept, lacking, only, recipe
+from ft_pipeline_tests.decide.rules import decide, verdict
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
 KINDS: dict[str, ModelKind] = {
@@ -25,36 +23,13 @@ KINDS: dict[str, ModelKind] = {
     "adapter": "adapter",
     "qlora": "merged",
 }
-KEPT = forgetting(0)
 ONE_TRAINING = "one training: this speaks for these weights, not for the recipe"
 PASSED = {"token_audit": True, "merge": True}
 
 
-def comparison(
-    losses: dict[str, float],
-    kinds: dict[str, ModelKind] = KINDS,
-    noise: float = 0.1,
-    forgetting_of: dict[str, Forgetting] | None = None,
-) -> Comparison:
-    """A comparison in which every difference has the interval ± noise."""
-    rows = [
-        ComparisonRow(
-            name=name,
-            kind=kinds[name],
-            scores={"loss": Score(loss, loss - noise, loss + noise)},
-            general={"accuracy": 0.5, "loss": 3.0},
-            forgetting=(forgetting_of or {}).get(name, KEPT) if kinds[name] == "merged" else None,
-        )
-        for name, loss in losses.items()
-    ]
-    pairs = [
-        PairedDifference(better, worse, "loss", lead, lead - noise, lead + noise)
-        for better in losses
-        for worse in losses
-        if (lead := losses[worse] - losses[better]) > 0
-    ]
-    tests = [LeadTest(pair.better, pair.worse, float(ndtr(-1.96 * pair.difference / noise))) for pair in pairs]
-    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs, lead_tests=tests)
+def comparison(losses: dict[str, float], kinds: dict[str, ModelKind] = KINDS, noise: float = 0.1) -> Comparison:
+    """A comparison in which every lead has the interval ± noise."""
+    return claims.comparison(losses, kinds, noise)
 
 
 def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:
@@ -101,106 +76,87 @@ def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "message"),
+    ("changed", "message"),
     [
-        (forgetting(60, 5), "Forgets: 60 of 400 questions were lost and 5 won; the true drop is at least"),
-        (
-            forgetting(30, 15),
-            "Forgetting cannot be told: 30 of 400 questions were lost and 15 won; the true drop may be",
-        ),
+        ((60, 5), "Forgets: 60 of 400 questions were lost and 5 won; the true drop is at least"),
+        ((30, 15), "Forgetting cannot be told: 30 of 400 questions were lost and 15 won; the true drop may be"),
         (None, "its general accuracy was not compared with that of its base model"),
     ],
 )
-def test_a_model_is_released_only_if_it_is_shown_not_to_forget(result: Forgetting | None, message: str) -> None:
-    measured = comparison(LOSSES)
-    measured = replace(measured, rows=[replace(row, forgetting=result) for row in measured.rows])
+def test_a_model_is_released_only_if_it_is_shown_not_to_forget(changed: tuple[int, int] | None, message: str) -> None:
+    measured = lacking(comparison(LOSSES), "general")
+    if changed is not None:
+        measured = having(measured, kept("qlora", *changed))
     decision = decide(measured, candidates("qlora"), SETTINGS, None)
     assert not decision.move and message in decision.reasons[0]
-    assert decide(
-        comparison(LOSSES, forgetting_of={"qlora": forgetting(20, 12)}), candidates("qlora"), SETTINGS, None
-    ).move
+    assert decide(having(measured, kept("qlora", 20, 12)), candidates("qlora"), SETTINGS, None).move
 
 
-def probes(result: BaseVerdict) -> BaseCheck:
-    """The check of probes that the base model declines half of, and the tuned model none."""
-    return BaseCheck(
-        kind="probes",
-        name="refuse",
-        verdict=result,
-        margin=0.05,
-        wanted="declined",
-        count=60,
-        before=0.5,
-        after=0.0,
-        low=0.4,
-        high=0.6,
-        because="it has not answered",
-    )
+def probes(verdict: Verdict) -> Claim:
+    """That the base model declines half of the probes, and the tuned model none."""
+    ends = {"value": -0.5, "low": -0.6, "high": -0.4} if verdict != "unknown" else {}
+    because = {"unknown": "clause", "void": "not_in_base"}.get(verdict, "")
+    facts = KeptFacts(wanted="declined", before=0.5, after=0.0, because="it has not answered")
+    known: dict[str, Any] = {"kind": "probes", "row": "qlora", "measure": "refuse", "count": 60, "limit": -0.05}
+    return Claim(**known, **ends, verdict=verdict, because=because, facts=facts)
 
 
 @pytest.mark.parametrize(
-    ("result", "moves", "message"),
+    ("found", "moves", "message"),
     [
-        ("kept", True, ""),
-        ("not in base", True, ""),
+        ("shown", True, ""),
+        ("void", True, ""),
         (
-            "lost",
+            "refuted",
             False,
             "qlora: Fails the probes refuse: the base model declined 30 of 60 questions, and this model 0; ",
         ),
-        ("cannot be told", False, "qlora: Cannot be told from the probes refuse: "),
+        ("open", False, "qlora: Cannot be told from the probes refuse: "),
         ("unknown", False, "qlora: Nothing is known of the probes refuse: it has not answered"),
     ],
 )
-def test_a_model_is_released_only_if_it_keeps_what_it_must(result: BaseVerdict, moves: bool, message: str) -> None:
-    check = probes(result)
-    measured = comparison(LOSSES)
-    measured = replace(measured, rows=[replace(row, base_checks=[check]) for row in measured.rows])
+def test_a_model_is_released_only_if_it_keeps_what_it_must(found: Verdict, moves: bool, message: str) -> None:
+    measured = having(comparison(LOSSES), probes(found))
     decision = decide(measured, candidates("qlora"), SETTINGS, None)
     assert decision.move is moves and message in decision.reasons[0]
-    assert not moves or decision.evidence["base_checks"] == [check.to_json()]
+    assert not moves or decision.evidence["base_checks"] == [check_of(measured, probes(found))]
     assert "base_checks" not in decide(comparison(LOSSES), candidates("qlora"), SETTINGS, None).evidence
 
 
 def test_a_verdict_says_what_a_model_has_lost() -> None:
-    check = probes("lost")
-    measured = comparison(LOSSES)
-    rows = [replace(row, base_checks=[check] if row.name == "qlora" else []) for row in measured.rows]
-    measured = replace(measured, rows=[row for row in rows if row.name != "adapter"])
-    decision = decide(measured, candidates("qlora"), SETTINGS, None)
-    found = verdict(measured, decision, None)
+    measured = having(only(comparison(LOSSES), "base", "prompt", "merged"), probes("refuted"))
+    found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
     assert found.kind == "undecided"
     assert "but it cannot go out, because it fails the probes refuse: the base" in found.sentence
-
-
-def recipe(lead: float, *leads: float, lower: float | None = None) -> RecipeLead:
-    return RecipeLead("qlora", "few_shot", len(leads), leads, lead, lower, lead + 0.1, lower)
 
 
 @pytest.mark.parametrize(
     ("of_recipe", "why_not"),
     [
-        (recipe(0.9, 1.0, 0.9, 0.8, lower=0.7), ""),
-        (recipe(0.3, 1.0, 0.1, -0.2, lower=-0.4), "its recipe is not shown to beat few_shot: it leads by"),
-        (recipe(0.6, 1.0, 0.2), "whether its recipe leads few_shot cannot be told"),
-        (recipe(0.4, 1.0, -0.2), "whether its recipe leads few_shot cannot be told"),
+        (recipe("qlora", "few_shot", 0.9, [1.0, 0.9, 0.8], 0.7), ""),
+        (
+            recipe("qlora", "few_shot", 0.3, [1.0, 0.1, -0.2], -0.4),
+            "its recipe is not shown to beat few_shot: it leads by",
+        ),
+        (recipe("qlora", "few_shot", 0.6, [1.0, 0.2], None), "whether its recipe leads few_shot cannot be told"),
+        (recipe("qlora", "few_shot", 0.4, [1.0, -0.2], None), "whether its recipe leads few_shot cannot be told"),
     ],
 )
-def test_a_recipe_that_was_trained_several_times_must_lead_over_its_seeds(of_recipe: RecipeLead, why_not: str) -> None:
+def test_a_recipe_that_was_trained_several_times_must_lead_over_its_seeds(of_recipe: Claim, why_not: str) -> None:
     """With three trainings or more the interval decides; two decide nothing."""
-    decision = decide(replace(comparison(LOSSES), recipe_leads=[of_recipe]), candidates("qlora"), SETTINGS, None)
+    decision = decide(having(comparison(LOSSES), of_recipe), candidates("qlora"), SETTINGS, None)
     assert decision.move is not bool(why_not)
     assert why_not in decision.reasons[0]
     assert ONE_TRAINING not in decision.reasons[-1]
 
 
 def test_a_few_test_conversations_move_nothing() -> None:
-    few = replace(comparison(LOSSES), test_rows=49)
+    few = comparison(LOSSES).changed(test_rows=49)
     settings = SETTINGS.model_copy(update={"min_test_rows": 50})
     decision = decide(few, candidates("qlora"), settings, None)
     assert not decision.move and "qlora: 49 test conversations are too few, 50 are needed" in decision.reasons[0]
     assert PromotionSettings().min_test_rows == 50
-    assert decide(replace(few, test_rows=50), candidates("qlora"), settings, None).move
+    assert decide(few.changed(test_rows=50), candidates("qlora"), settings, None).move
 
 
 def test_the_current_champion_must_be_beaten_too() -> None:
@@ -240,7 +196,7 @@ def test_the_best_of_several_tuned_models_is_released() -> None:
 
 
 def test_a_row_that_was_not_compared_counts_as_not_beaten() -> None:
-    unpaired = replace(comparison(LOSSES), pairs=[])
+    unpaired = lacking(comparison(LOSSES), "lead")
     assert "was not compared with few_shot" in decide(unpaired, candidates("qlora"), SETTINGS, None).reasons[0]
 
 

@@ -8,23 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.exposure import USED_UP, Exposure
 from ft_pipeline.decide.released import Candidate, ChampionRecord
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds, p_value
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
-from ft_pipeline_tests.version1.lead_records import LeadTest, PairedDifference, Screen
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import ComparisonRow
-from ft_pipeline_tests.version1.rules import decide
+from ft_pipeline_tests.decide import claims
+from ft_pipeline_tests.decide.claims import keeps_all
+from ft_pipeline_tests.decide.rules import decide
 
 TEST, VALIDATION = 134, 90
-KEPT = forgetting(0)
 SETTINGS = PromotionSettings()
 METRIC = "nats_per_byte"
-BASE = ComparisonRow(name="base", kind="base", scores={METRIC: Score(9.0, 8.9, 9.1)})
-CHAMPION = ComparisonRow(name="champion", kind="champion", scores={METRIC: Score(5.0, 4.9, 5.1)}, forgetting=KEPT)
+BASE = Row(name="base", kind="base", scores={METRIC: Score(9.0, 8.9, 9.1)})
+CHAMPION = Row(name="champion", kind="champion", scores={METRIC: Score(5.0, 4.9, 5.1)})
 RECORD = ChampionRecord(1, "old", "merged", "old", "f" * 64, {}, "2026-01-01", "", False, None, None, {})
 
 
@@ -84,34 +82,17 @@ class World:
         return values[0] - self.champion[0] + better, values[1] - self.champion[1] + better
 
     def _comparison(self, leads: dict[str, tuple[Floats, Floats]]) -> Comparison:
-        rows, pairs, tests, screens = [BASE, CHAMPION], [], [], []
+        rows, found = [BASE, CHAMPION], [keeps_all(CHAMPION.name)]
         for name, (on_test, on_validation) in leads.items():
             lead = float(on_test.mean())
-            rows.append(
-                ComparisonRow(
-                    name=name,
-                    kind="merged",
-                    experiment=name[:2],
-                    scores={METRIC: Score(5.0 - lead, None, None)},
-                    forgetting=KEPT,
-                )
-            )
+            scores = {METRIC: Score(5.0 - lead, None, None)}
+            rows.append(Row(name=name, kind="merged", experiment=name[:2], scores=scores))
             error = float(on_validation.std(ddof=1)) / np.sqrt(VALIDATION)
-            screens.append(Screen(name, "champion", VALIDATION, float(on_validation.mean()), error))
-            pairs.append(PairedDifference(name, "base", METRIC, 4.0, 3.9, 4.1))
-            tests.append(LeadTest(name, "base", 1e-12))
-            if lead > 0 and screens[-1].is_passed:
-                pairs.append(PairedDifference(name, "champion", METRIC, lead, *bounds(on_test)))
-                tests.append(LeadTest(name, "champion", p_value(on_test)))
-        return Comparison(
-            test_rows=self.conversations,
-            test_items=self.conversations,
-            primary_metric=METRIC,
-            rows=rows,
-            pairs=pairs,
-            lead_tests=tests,
-            screens=screens,
-        )
+            screen = claims.screen(name, "champion", float(on_validation.mean()), error, VALIDATION)
+            found += [keeps_all(name), screen, claims.lead(name, "base", 4.0, (3.9, 4.1), 1e-12, METRIC)]
+            if lead > 0 and screen.holds:
+                found.append(claims.lead(name, "champion", lead, bounds(on_test), p_value(on_test), METRIC))
+        return claims.compared(rows, found, self.conversations, METRIC)
 
 
 def share_that_moves(worlds: int, *, candidates: int = 1, fresh: int = 0, seed: int = 0) -> float:

@@ -7,13 +7,13 @@ import pytest
 
 from ft_pipeline.cli.common import stdout
 from ft_pipeline.cli.display_comparison import show_comparison
-from ft_pipeline.decide.first_screen import ALWAYS
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.first_screen import ALWAYS, risks
 from ft_pipeline.decide.released import Candidate
+from ft_pipeline.decide.slice_table import slices_of
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.rules import Decision, decide, verdict
 from ft_pipeline_tests.evaluation.sliced import REFUND, case
-from ft_pipeline_tests.version1.convert import as_claims
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.rules import Decision, decide, risks, slices_of, verdict
 
 SETTINGS = PromotionSettings(metric="loss")
 CANDIDATES = {
@@ -80,7 +80,7 @@ def test_a_row_without_leads_in_slices_has_no_risk_of_another_row(tmp_path: Path
 
 def test_the_command_shows_what_the_slices_say(tmp_path: Path) -> None:
     with stdout.capture() as captured:
-        show_comparison(stdout, as_claims(case(tmp_path, -0.5, MUST_HOLD)))
+        show_comparison(stdout, case(tmp_path, -0.5, MUST_HOLD))
     shown = " ".join(captured.get().split())
     assert "a/merged is worse in refund (25 conversations) than base: -0.499" in shown
     assert "a/merged: whether it holds in refund (25 conversations) cannot be told" in shown

@@ -1,23 +1,31 @@
 """The verdict in a sentence, one measured situation each."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
+from ft_pipeline.decide.advise import Advice
+from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.conclusion import Verdict
 from ft_pipeline.decide.exposure import Exposure
+from ft_pipeline.decide.observations import observe_incumbent
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.evaluation.scored import forgetting
+from ft_pipeline_tests.decide.claims import (
+    Of,
+    breach,
+    having,
+    kept,
+    lacking,
+    lead,
+    not_worse,
+    only,
+    rail,
+    unasked_probes,
+    with_rows,
+)
+from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
 from ft_pipeline_tests.release.test_promotion import ALL, KINDS, LOSSES, candidates, champion, comparison
-from ft_pipeline_tests.version1.base_check_records import BaseCheck
-from ft_pipeline_tests.version1.lead_records import AnswerCheck, LeadTest
-from ft_pipeline_tests.version1.records import Comparison
-from ft_pipeline_tests.version1.row_records import Rail
-from ft_pipeline_tests.version1.rules import ComparisonFacts, Recommendation, decide, observe_incumbent, verdict
 
 SETTINGS = PromotionSettings(min_test_rows=20)
-BREACH = Rail("repetition", "repeat themselves", 20, 40, 0.4, 0.6, 0.05, "breach")
 
 
 def said(measured: Comparison, *, standing: str | None = None, tests: int = 0) -> Verdict:
@@ -25,27 +33,25 @@ def said(measured: Comparison, *, standing: str | None = None, tests: int = 0) -
     return verdict(measured, decide(measured, ALL, SETTINGS, record, exposure=Exposure(count=tests)), standing)
 
 
-def unusable(measured: Comparison, *names: str) -> Comparison:
-    rows = [replace(row, rails=[BREACH]) if row.name in names else row for row in measured.rows]
-    return replace(measured, rows=rows)
-
-
 def test_answers_that_are_worse_decide_nothing() -> None:
-    check = AnswerCheck("qlora", "few_shot", "chrf", -3.0, -5.0, 2.0)
-    measured = replace(comparison({"plain": 3.5, "few_shot": 3.4, "qlora": 2.0}), answer_checks=[check])
+    check = not_worse("answers", "qlora", "few_shot", "chrf", -3.0, -5.0, 2.0)
+    measured = having(comparison({"plain": 3.5, "few_shot": 3.4, "qlora": 2.0}), check)
     decision = decide(measured, candidates("qlora"), SETTINGS, None)
     assert not decision.move
     assert "its answers are not shown to be as good: chrF -3.0 (at least -5.0; -2 is the limit)" in decision.reasons[0]
     assert verdict(measured, decision, None).kind == "undecided"
 
 
-RAIL = Rail("repetition", "repeat themselves", 3, 40, 0.03, 0.2, 0.05, "cannot be told")
-PROBES = BaseCheck(kind="probes", name="refuse", verdict="unknown", margin=0.05, because="it was not asked")
-OPEN: dict[str, dict[str, Any]] = {
-    "Forgetting cannot be told: 30 of 400 questions": {"forgetting": forgetting(30, 15)},
-    "its general accuracy was not compared with that of its base model": {"forgetting": None},
-    "8% of its answers repeat themselves": {"rails": [RAIL]},
-    "Nothing is known of the probes refuse: it was not asked": {"base_checks": [PROBES]},
+def some_repeat(row: str) -> Claim:
+    """That it cannot be told whether too many of its answers repeat themselves."""
+    return rail(row, 3, 0.03, 0.2, "open")
+
+
+OPEN: dict[str, Of | None] = {
+    "Forgetting cannot be told: 30 of 400 questions": lambda row: kept(row, 30, 15),
+    "its general accuracy was not compared with that of its base model": None,
+    "8% of its answers repeat themselves": some_repeat,
+    "Nothing is known of the probes refuse: it was not asked": unasked_probes,
 }
 
 
@@ -54,9 +60,8 @@ OPEN: dict[str, dict[str, Any]] = {
 def test_what_cannot_be_told_of_the_tuned_model_is_named_though_a_prompt_becomes_champion(
     named: str, passages: int
 ) -> None:
-    values = {"qlora": OPEN[named], "few_shot": {"passages": passages}}
-    measured = comparison(LOSSES)
-    measured = replace(measured, rows=[replace(row, **values.get(row.name, {})) for row in measured.rows])
+    measured, made = with_rows(comparison(LOSSES), few_shot={"passages": passages}), OPEN[named]
+    measured = having(measured, made("qlora")) if made else lacking(measured, "general")
     decision = decide(measured, ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "few_shot")
     found = verdict(measured, decision, None)
@@ -68,7 +73,7 @@ def test_what_cannot_be_told_of_the_tuned_model_is_named_though_a_prompt_becomes
 
 def test_what_cannot_be_told_of_a_tuned_model_that_trails_decides_nothing() -> None:
     losses = {**LOSSES, "qlora": 3.25, "adapter": 3.26}
-    found = said(comparison(losses, forgetting_of={"qlora": forgetting(30, 15)}))
+    found = said(having(comparison(losses), kept("qlora", 30, 15)))
     assert found.sentence.startswith(
         "Do not fine-tune; prompt it as few_shot: no tuned model is worth it. The lead of "
     )
@@ -78,7 +83,7 @@ def test_how_many_test_conversations_would_decide_is_said() -> None:
     """A lead of 1.5 standard errors on 40 conversations: at least one more, if the lead is larger; in the worst case it
     lies between 0 and 1 % of the loss, and 2.8 standard errors must fit into half of that."""
     measured = comparison({"plain": 3.0, "qlora": 2.9}, noise=0.1 * 1.96 / 1.5)
-    measured = replace(measured, lead_tests=[LeadTest("qlora", "plain", 0.07)])
+    measured = having(measured, measured.claims[0].model_copy(update={"p": 0.07}))
     found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
     assert found.kind == "undecided"
     assert found.sentence == (
@@ -90,16 +95,14 @@ def test_how_many_test_conversations_would_decide_is_said() -> None:
 
 def test_a_lead_without_an_interval_says_nothing_of_how_many_would_decide() -> None:
     """A single conversation has a lead, and no spread."""
-    measured = comparison({"plain": 3.0, "qlora": 2.9})
-    pairs = [replace(pair, low=None, high=None) for pair in measured.pairs]
-    measured = replace(measured, pairs=pairs, lead_tests=[LeadTest("qlora", "plain", None)])
+    measured = having(comparison({"plain": 3.0, "qlora": 2.9}), lead("qlora", "plain", 0.1, (None, None)))
     found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
     assert found.kind == "undecided" and "would decide" not in found.sentence
 
 
 @pytest.mark.parametrize("bad", ["qlora", "few_shot"])
 def test_a_model_that_cannot_go_out_is_not_used(bad: str) -> None:
-    measured = unusable(comparison({"plain": 3.45, "few_shot": 3.4, "qlora": 2.0}), bad)
+    measured = having(comparison({"plain": 3.45, "few_shot": 3.4, "qlora": 2.0}), breach(bad))
     found = said(measured)
     assert (found.kind, found.row) == ("undecided" if bad == "qlora" else "use_tuned", "qlora")
     if bad == "qlora":
@@ -111,43 +114,35 @@ def test_a_model_that_cannot_go_out_is_not_used(bad: str) -> None:
 
 
 def test_a_model_that_forgets_is_not_used() -> None:
-    measured = comparison(LOSSES, forgetting_of={"qlora": forgetting(60, 5)})
-    measured = replace(measured, rows=[row for row in measured.rows if row.kind != "prompt"])
+    measured = only(having(comparison(LOSSES), kept("qlora", 60, 5)), "base", "adapter", "merged")
     found = verdict(measured, decide(measured, candidates("qlora"), SETTINGS, None), None)
     assert found.kind == "undecided"
     assert "but it cannot go out, because it forgets: 60 of 400 questions were lost" in found.sentence
 
 
-def with_incumbent(measured: Comparison, *checks: AnswerCheck, cost: float | None = 0.01) -> Comparison:
-    today = replace(
-        measured.rows[0],
-        name="today",
-        kind="contender",
-        incumbent=True,
-        ends="2027-01-14",
-        cost_per_call=cost,
-        scores={},
-    )
-    rows = [replace(row, cost_per_call=None if cost is None else 0.002) for row in measured.rows]
-    return replace(measured, rows=[*rows, today], incumbent_checks=checks)
+def with_incumbent(measured: Comparison, *checks: Claim, cost: float | None = 0.01) -> Comparison:
+    today = Row(name="today", kind="contender", incumbent=True, ends="2027-01-14", cost_per_call=cost, scores={})
+    own = {"cost_per_call": None if cost is None else 0.002}
+    measured = with_rows(measured, **{row.name: own for row in measured.rows})
+    return having(measured.changed(rows=[*measured.rows, today]), *checks)
 
 
 def test_the_recommendation_compares_with_the_incumbent_whatever_the_verdict() -> None:
-    checks = [AnswerCheck(name, "today", "chrf", 1.0, low, 5.0) for name, low in (("qlora", -0.5), ("plain", 0.5))]
-    measured = with_incumbent(comparison(LOSSES), *checks)
-    observed = observe_incumbent(ComparisonFacts(measured, {}, 50), Recommendation("more_data", ""))
-    assert observed == (
+    checks = [
+        not_worse("replaces", name, "today", "chrf", 1.0, low, 5.0) for name, low in (("qlora", -0.5), ("plain", 0.5))
+    ]
+    desk = desk_of(with_incumbent(comparison(LOSSES), *checks), {}, 50)
+    assert observe_incumbent(desk, Advice("more_data", "")) == (
         "qlora is not worse than today, which ends on 2027-01-14: chrF: +1.000 (at least -0.500; -5 is the limit). "
         "1,000 answers cost 2.00 in place of 10.00."
     )
-    without = with_incumbent(comparison(LOSSES))
-    assert observe_incumbent(ComparisonFacts(without, {}, 50), Recommendation("more_data", "")) is None
+    assert observe_incumbent(desk_of(with_incumbent(comparison(LOSSES)), {}, 50), Advice("more_data", "")) is None
 
 
 def test_only_what_is_in_use_or_becomes_so_replaces_the_incumbent() -> None:
     """few_shot is not worse than the incumbent, but no rule has chosen it."""
     measured = comparison({"plain": 3.05, "few_shot": 3.0, "qlora": 3.2})
-    check = AnswerCheck("few_shot", "today", "exact_match", 0.0, -0.01, 0.05)
+    check = not_worse("replaces", "few_shot", "today", "exact_match", 0.0, -0.01, 0.05)
     found = said(with_incumbent(measured, check))
     assert found.kind == "prompt" and "Replace" not in found.sentence
 
@@ -156,8 +151,7 @@ def test_a_sound_model_is_looked_at_before_one_that_forgets() -> None:
     measured = comparison(
         {"plain": 3.5, "few_shot": 3.0, "full": 2.5, "qlora": 2.95}, kinds={**KINDS, "full": "merged"}
     )
-    forgets = [replace(row, forgetting=forgetting(60, 5)) if row.name == "full" else row for row in measured.rows]
-    measured = replace(measured, rows=forgets)
+    measured = having(measured, kept("full", 60, 5))
     both = candidates("full", "qlora")
     found = verdict(measured, decide(measured, both, SETTINGS, None), None)
     assert (found.kind, found.row) == ("undecided", "qlora")

@@ -12,6 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from ft_pipeline import scaffold
+from ft_pipeline.decide.build import build
+from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.defs import compared_scores
 from ft_pipeline.defs.rival_specs import Rivals
 from ft_pipeline.errors import UserError
@@ -22,8 +24,6 @@ from ft_pipeline.recorded_checks import failed_checks
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.version1.convert import compare
-from ft_pipeline_tests.version1.records import Comparison
 
 LIST = Path(__file__).with_name("runs_again.yaml")
 Section = Literal["changed", "follows"]
@@ -93,7 +93,7 @@ def compared_again(root: Path) -> Comparison:
         store = ArtifactStore(root / "data" / "store")
         inputs, config, _ = compared_scores.compared_scores(SpecContext(project, store))
         folders = {name: store.require(*reference).path for name, reference in inputs.items()}
-        return compare(folders, config, training_facts_of(store, inputs))
+        return build(folders, config, training_facts_of(store, inputs))
 
 
 def has_installed_versions(root: Path) -> bool:

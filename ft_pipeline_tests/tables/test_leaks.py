@@ -592,6 +592,31 @@ def test_a_larger_test_share_moves_rows_only_towards_test(tmp_path):
 
 # The index equals a search word by word.
 
+
+def owners_in(held_out, *texts):
+    """For each text, the number of the held-out question that is found in it; -1 without one."""
+    collected, count = HeldOutTurns(), len(texts)
+    of_turns = np.array([QUESTION] * len(held_out), np.uint8), np.zeros(len(held_out), dtype=bool)
+    collected.add(tokenize(held_out), np.arange(len(held_out)), *of_turns)
+    index = LeakIndex(collected)
+    found = index.search(tokenize(texts), np.arange(count), np.zeros(count, dtype=bool), count)
+    return index.lowest_owners(found, count).tolist()
+
+
+def test_of_a_long_turn_in_a_script_without_spaces_twice_as_many_signs_must_be_found():
+    """Sixteen signs count as eight words. Twelve are more than half of the turn, and not enough."""
+    question = "".join(chr(0x4E00 + 7 * number) for number in range(20))
+    assert owners_in([question], question, question[:16], question[:12]) == [0, 0, -1]
+
+
+@pytest.mark.parametrize("before", [0, 70, 146])
+def test_half_of_a_long_turn_is_found_wherever_it_stands_in_a_document(before):
+    """A document is searched in parts of 152 words, divided in two ways: at 76 and 228, and at 152."""
+    words = [f"word{number}" for number in range(30)]
+    text = [*(f"other{number}" for number in range(before)), *words[:16], "end"]
+    assert owners_in([" ".join(words)], " ".join(text)) == [0]
+
+
 LETTERS = st.sampled_from(["a", "b", "c", "d"])
 TEXTS = st.lists(st.lists(LETTERS, min_size=1, max_size=40).map(" ".join), min_size=1, max_size=6)
 

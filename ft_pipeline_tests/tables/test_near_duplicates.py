@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ft_pipeline.tables.dedup import near_duplicates
-from ft_pipeline.tables.dedup.near_duplicates import ShingleSets, drop_unshared, match_sets, select_rarest
+from ft_pipeline.tables.dedup.near_duplicates import ShingleSets, drop_unshared, enough_bits, match_sets, select_rarest
 from ft_pipeline_tests.tables.helpers import build, build_chat_tables, logged_call, validate, write_jsonl
 
 
@@ -300,3 +300,7 @@ def test_more_than_a_twentieth_of_duplicates_in_a_file_cause_a_warning(tmp_path)
     (warning,) = (entry for entry in validate(path, "alpaca")["warnings"] if entry["code"] == "many_duplicates")
     beginning = f"{words(-1, 3)} {words(3, 9)}"[:50]
     assert f'(2 of them repeat b.jsonl:4: "{beginning}' in warning["message"]
+
+
+def test_few_shingles_are_counted_in_a_short_table():
+    assert [enough_bits(count) for count in (1, 1_000, 1 << 30)] == [7, 16, 22]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.decide import old_documents, words
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
@@ -46,12 +45,3 @@ class BaseCheck(JsonRecord):
     is_rate: bool = True
     """Whether each answer is right or wrong. Then numbers are said in points."""
     because: str = ""
-
-    @property
-    def prevents_release(self) -> bool:
-        """Whether a model is not released because of it."""
-        return self.verdict not in ("kept", "not in base")
-
-    def describe(self) -> str:
-        """What the package says of it."""
-        return f"{words.say(NOTHING_ELSE, old_documents._kept('row', self.to_json()))}."

@@ -1,14 +1,10 @@
-"""A comparison of this version as the records of version 1, which the tests speak of."""
+"""A comparison of this version as a document of version 1, and back, for tests of the module that reads version 1."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from ft_pipeline.decide import build as decide_build
 from ft_pipeline.decide import comparison as decide_comparison
 from ft_pipeline.decide import evidence, old_documents
 from ft_pipeline.decide.claim import (
     Claim,
+    KeptFacts,
     RailFacts,
     RecipeFacts,
     ScreenFacts,
@@ -16,8 +12,6 @@ from ft_pipeline.decide.claim import (
     SliceFacts,
     SliceLeadFacts,
 )
-from ft_pipeline.decide.sources import kept, recipes
-from ft_pipeline.evaluation.comparison.leads import Estimate, Floats
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.lead_records import (
     AnswerCheck,
@@ -35,20 +29,8 @@ from ft_pipeline_tests.version1.slice_records import SliceCheck, SliceLead
 RAILS = {"shown": "pass", "refuted": "breach", "open": "cannot be told"}
 
 
-def compare(
-    inputs: Mapping[str, Path],
-    config: Mapping[str, Any],
-    experiments: Mapping[str, Mapping[str, Any]] | None = None,
-    conversations: Path | None = None,
-) -> Comparison:
-    """Compare, as `build` does."""
-    return as_version_1(decide_build.build(inputs, config, experiments, conversations))
-
-
-def as_claims(comparison: Comparison | decide_comparison.Comparison) -> decide_comparison.Comparison:
+def as_claims(comparison: Comparison) -> decide_comparison.Comparison:
     """The same comparison as claims."""
-    if isinstance(comparison, decide_comparison.Comparison):
-        return comparison
     return old_documents.read(comparison.to_json())
 
 
@@ -125,7 +107,7 @@ _OF_ROWS = (
 
 
 def _row(found: decide_comparison.Comparison, row: decide_comparison.Row) -> ComparisonRow:
-    forgetting = evidence.forgetting_of(found, row)
+    measured = [claim for claim in found.about(row, "general") if claim.value is not None]
     return ComparisonRow(
         **{name: getattr(row, name) for name in _OF_ROWS},
         rails=[
@@ -141,11 +123,29 @@ def _row(found: decide_comparison.Comparison, row: decide_comparison.Row) -> Com
             )
             for claim in found.about(row, "rail")
         ],
-        forgetting=Forgetting.from_json(forgetting) if forgetting else None,
+        forgetting=forgetting_of(measured[0]) if measured else None,
         base_checks=[
             BaseCheck.from_json(evidence.check_of(found, claim)) for claim in found.about(row, "probes", "task")
         ],
     )
+
+
+def forgetting_of(claim: Claim) -> Forgetting:
+    """What a row kept of general knowledge, as version 1 had it."""
+    told, verdicts = claim.told(KeptFacts), {"shown": "kept", "refuted": "forgets", "open": "cannot be told"}
+    document = {
+        "base": claim.rival,
+        "verdict": verdicts[claim.verdict],
+        "questions": claim.count,
+        "lost": told.lost,
+        "won": told.won,
+        "drop": -(claim.value or 0.0),
+        "low": -(claim.high or 0.0),
+        "high": -(claim.low or 0.0),
+        "margin": -claim.limit,
+        "wanted": told.needed,
+    }
+    return Forgetting.from_json(document)
 
 
 def _is_tested(found: decide_comparison.Comparison, claim: Claim) -> bool:
@@ -186,18 +186,3 @@ def _slice_lead(claim: Claim) -> SliceLead:
         claim.told(SliceLeadFacts).deviation,
         claim.told(SliceLeadFacts).unseen,
     )
-
-
-def judge(base: str, before: Estimate, after: Estimate, margin: float) -> Forgetting:
-    """What a tuned model forgot, from the answers of both to the same general questions."""
-    claim = kept.change("general", "row", "general_accuracy", base, before, after, margin)
-    row = decide_comparison.Row(name="row", kind="merged", scores={})
-    found = decide_comparison.Comparison(
-        test_rows=1, test_items=1, primary_metric="loss", rules="", rows=[row], claims=[claim]
-    )
-    return Forgetting.from_json(evidence.forgetting_of(found, row) or {})
-
-
-def judge_trainings(row: str, rival: str, values: Sequence[Floats]) -> RecipeLead:
-    """The lead of a recipe over its trainings."""
-    return _recipe(recipes.over_seeds(row, rival, values))

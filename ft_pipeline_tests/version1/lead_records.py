@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
 MIN_SCREENED = 30
@@ -20,11 +19,6 @@ class PairedDifference(JsonRecord):
     difference: float
     low: float | None
     high: float | None
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low is not None and self.low > 0
 
 
 @dataclass(frozen=True)
@@ -51,11 +45,6 @@ class KeptLead(JsonRecord):
     low: float | None
     """Lower one-sided 95 % bound of its lead minus `wanted` times the best row's lead."""
 
-    @property
-    def is_shown(self) -> bool:
-        """Whether it is shown that the row keeps the wanted share."""
-        return self.low is not None and self.low > 0
-
 
 @dataclass(frozen=True)
 class RecipeLead(JsonRecord):
@@ -74,18 +63,6 @@ class RecipeLead(JsonRecord):
     lower: float | None
     """Lower one-sided 95 % bound."""
 
-    @property
-    def is_shown(self) -> bool:
-        """Whether the recipe leads: its lower bound is above zero."""
-        return self.lower is not None and self.lower > 0
-
-    def describe(self) -> str:
-        """Return the lead with its interval."""
-        if self.low is None:
-            return f"{self.lead:.3f} in {self.trainings} trainings ({min(self.leads):.3f} to {max(self.leads):.3f})"
-        interval = describe_interval(self.low, self.high)
-        return f"{self.lead:.3f} in {self.trainings} trainings (95 %: {interval}, over seeds and conversations)"
-
 
 @dataclass(frozen=True)
 class AnswerCheck(JsonRecord):
@@ -100,11 +77,6 @@ class AnswerCheck(JsonRecord):
     margin: float
     """By how much they may be worse (PromotionSettings.answers_margin)."""
 
-    @property
-    def is_shown(self) -> bool:
-        """Whether it is shown that they are not worse by more than the margin."""
-        return self.low is not None and self.low > -self.margin
-
 
 @dataclass(frozen=True)
 class Screen(JsonRecord):
@@ -116,8 +88,3 @@ class Screen(JsonRecord):
     lead: float
     error: float
     """Its standard error."""
-
-    @property
-    def is_passed(self) -> bool:
-        """Whether the row is worth a test: it leads by a standard error, or there are too few conversations to say."""
-        return self.conversations < MIN_SCREENED or (self.lead > 0 and self.lead >= self.error)

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ft_pipeline.decide import old_documents, words
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts, TrainingCost
 from ft_pipeline.evaluation.comparison.score import Score
-from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
-from ft_pipeline.evaluation.tuned_variants import variant_of
-from ft_pipeline_tests.version1.base_check_records import NOTHING_ELSE, BaseCheck
+from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline_tests.version1.base_check_records import BaseCheck
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
 
@@ -35,10 +33,6 @@ class Forgetting(JsonRecord):
     """Number of questions that show in 80 % of the cases that it keeps its knowledge, if the true drop is the observed
     one (drops.py). None if that is not below the margin."""
 
-    def describe(self) -> str:
-        """What the package says of it."""
-        return f"{words.say(NOTHING_ELSE, old_documents.kept_of('row', self.to_json()))}."
-
 
 @dataclass(frozen=True)
 class Rail(JsonRecord):
@@ -55,17 +49,6 @@ class Rail(JsonRecord):
     ceiling: float
     verdict: Literal["pass", "breach", "cannot be told", "off", "not checked"]
     """off: the references have the fault too. not checked: its patterns are for another language."""
-
-    @property
-    def prevents_release(self) -> bool:
-        """Whether a model is not released because of it."""
-        return self.verdict in ("breach", "cannot be told")
-
-    def describe(self) -> str:
-        """Return the share as a sentence."""
-        share = self.faults / self.answers
-        bounds = f"{share:.0%} of its answers {self.fault} ({self.low:.0%} to {self.high:.0%}"
-        return f"{bounds}; at most {self.ceiling:.0%} is wanted)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,19 +104,3 @@ class ComparisonRow(JsonRecord):
     """What it must keep of its own base model: the behavior of probes, and tasks. Empty if the project has none."""
     learned_from: str | None = None
     """`preferences` or `rewards`: its likelihood of the references is no evidence. None if it imitates."""
-
-    @property
-    def variant(self) -> str | None:
-        """The prompt variant under which a tuned model was scored; None for its own prompt, and for other models."""
-        of_a_tuned_model = self.experiment is not None and self.kind in (*TUNED, "champion")
-        return variant_of(self.source_row) if of_a_tuned_model else None
-
-    @property
-    def breaches(self) -> list[Rail]:
-        """The rails that are in breach: then the model is not usable."""
-        return [rail for rail in self.rails if rail.verdict == "breach"]
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether no fault of its answers is too common for it to be used."""
-        return not self.breaches

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from ft_pipeline.decide import old_documents, words
-from ft_pipeline_tests.version1.base_check_records import NOTHING_ELSE
 from ft_pipeline_tests.version1.json_record import JsonRecord
 
 ENOUGH = 20
@@ -50,13 +48,3 @@ class SliceCheck(JsonRecord):
     more: int | None
     """About how many more conversations would tell. None: more would hardly help, since it is behind by the margin, or
     since the metric says nothing about the two."""
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether it is shown that the row is not worse by more than the margin."""
-        return self.low is not None and self.low > -self.margin
-
-    def describe(self) -> str:
-        """What the package says of it."""
-        document = {"rows": [], "primary_metric": "loss", "slice_checks": [self.to_json()]}
-        return words.say(NOTHING_ELSE, *old_documents._claims(document, []))
