@@ -14,6 +14,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Writer:
         self.separator = "" if language == "chinese" else " "
         self.ends = ("。", "？") if language == "chinese" else (".", "?")
         self.lexicon = _lexicon(language, draw)
-        self.weights = [1 / (rank + 8) for rank in range(len(self.lexicon))]
+        self.weights = list(accumulate(1 / (rank + 8) for rank in range(len(self.lexicon))))
         self.idioms = [draw.choices(self.lexicon, k=draw.randint(3, 6)) for _ in range(300)]
         self.stock = [self._sentence(draw, draw.randint(14, 24)) for _ in range(12)]
         self.german = language == "german"
@@ -52,7 +53,8 @@ class Writer:
         """Return words, an idiom among ten of them."""
         words: list[str] = []
         while len(words) < count:
-            words += draw.choice(self.idioms) if draw.random() < 0.04 else draw.choices(self.lexicon, self.weights)
+            is_idiom = draw.random() < 0.04
+            words += draw.choice(self.idioms) if is_idiom else draw.choices(self.lexicon, cum_weights=self.weights)
         return words[:count]
 
     def _sentence(self, draw: random.Random, count: int) -> str:

@@ -8,23 +8,23 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import IO, NoReturn
+from typing import NoReturn
 
 
 class ForkedProcess:
     """A fork of the test that runs a module as its main program, with what tests use of subprocess.Popen.
 
-    Where it matters what a process imports, or how Python starts and ends (`atexit` does not run), take Popen.
+    Where it matters which libraries a process imports, or how Python ends (`atexit` does not run), take Popen.
     """
 
-    def __init__(self, module: str, *arguments: str, **environment: str) -> None:
-        """environment: variables to add."""
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        """arguments: those of `run_python`; environment: variables to add."""
         self.returncode: int | None = None
         self._written = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self.pid = os.fork()
         if self.pid == 0:
             os.environ.update(environment)
-            _run(module, arguments, self._written)
+            self._run(arguments)
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while the process runs."""
@@ -61,19 +61,31 @@ class ForkedProcess:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def _run(self, arguments: tuple[str, ...]) -> NoReturn:
+        for number, file in enumerate(self._written, start=1):
+            os.dup2(file.fileno(), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        run_python(*arguments)
 
-def _run(module: str, arguments: tuple[str, ...], written: list[IO[bytes]]) -> NoReturn:
-    """Run the module in this process, and end it."""
+
+def run_python(program: str, *arguments: str) -> NoReturn:
+    """Do in this process, a fork, what `python -m PROGRAM ARGUMENTS` does, and end it.
+
+    program: a module, which finds the modules that the test has; or code, which imports ft_pipeline anew, and finds
+    only the libraries.
+    """
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number, file in enumerate(written, start=1):
-            os.dup2(file.fileno(), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
-        sys.argv = [module, *arguments]
-        runpy.run_module(module, run_name="__main__")
+        sys.argv = [program, *arguments]
+        if program.replace(".", "").isidentifier():
+            runpy.run_module(program, run_name="__main__")
+        else:
+            for name in [name for name in sys.modules if name.split(".")[0] == "ft_pipeline"]:
+                del sys.modules[name]
+            exec(compile(program, "<code of a test>", "exec"), {"__name__": "__main__"})
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

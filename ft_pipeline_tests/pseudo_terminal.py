@@ -6,8 +6,9 @@ import os
 import pty
 import re
 import struct
-import sys
 import termios
+
+from ft_pipeline_tests.forked_process import run_python
 
 ROWS, COLUMNS = 50, 80
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -15,12 +16,12 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def in_terminal(*arguments: str, **variables: str) -> str:
-    """Run Python with these arguments in the terminal. Returns what it printed, with its escape sequences."""
+    """Run code with these arguments in the terminal. Returns what it printed, with its escape sequences."""
     process, terminal = pty.fork()
     if process == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        environment = {**os.environ, "TERM": "xterm-256color", **variables}
-        os.execve(sys.executable, [sys.executable, *arguments], environment)
+        os.environ.update({"TERM": "xterm-256color", **variables})
+        run_python(*arguments)
     output = b""
     with contextlib.suppress(OSError):  # Linux reports the end as an error
         while data := os.read(terminal, 65536):

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from moto.server import ThreadedMotoServer
 
 SECRET = "geheim-s3-77b1"
+botocore.session.create_loader = cache(botocore.session.create_loader)
+"""Each client would read the description of S3 again, for half a second."""
 
 
 @contextmanager

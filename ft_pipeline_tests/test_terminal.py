@@ -195,7 +195,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
-    lines = in_terminal("-c", FT, *COMMANDS, FT_PROJECT=str(project)).splitlines()
+    lines = in_terminal(FT, *COMMANDS, FT_PROJECT=str(project)).splitlines()
     plain_lines = [ESCAPE.sub("", line).rstrip() for line in lines]
     for expected in ("Champion: qlora/merged", "Recommendation: lora", "lora/merged", "Longest"):
         assert any(expected in line for line in plain_lines), expected
@@ -206,5 +206,5 @@ def test_nothing_is_wider_than_the_terminal(project: Path) -> None:
 
 
 def test_no_color_is_printed_if_none_is_wanted(project: Path) -> None:
-    lines = in_terminal("-c", FT, "recommend", FT_PROJECT=str(project), NO_COLOR="1")
+    lines = in_terminal(FT, "recommend", FT_PROJECT=str(project), NO_COLOR="1")
     assert not re.search(r"\x1b\[3\dm", lines)

@@ -17,6 +17,7 @@ from ft_pipeline.execution import dagster_names
 from ft_pipeline.project import Project
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 DATA = "raw_alpaca,alpaca"
 SHOW = """
@@ -56,14 +57,9 @@ def project(root: Path, home: Path | None = None, **settings: object) -> Path:
 
 
 def definitions_of(root: Path) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-c", SHOW],
-        env=environment(root) | {"FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    output, errors = ForkedProcess(SHOW, **environment(root)).communicate()
+    assert output, errors
+    return json.loads(output)
 
 
 def test_names_come_from_the_settings(tmp_path: Path) -> None:
@@ -157,9 +153,8 @@ from ft_pipeline.defs.automation import raw_files
 assert len(defs().get_repository_def().asset_graph.get_all_asset_keys()) > 20
 print(raw_files(dg.build_sensor_context()).skip_message)
 """
-    environment = os.environ | {"FT_PROJECT": str(gone), "DAGSTER_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{gone} has no project.yaml. Name a project folder with --project")
+    output, errors = ForkedProcess(code, FT_PROJECT=str(gone), DAGSTER_HOME=str(tmp_path)).communicate()
+    assert output.startswith(f"{gone} has no project.yaml. Name a project folder with --project"), errors
 
 
 def dg_command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

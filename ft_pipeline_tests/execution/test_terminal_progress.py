@@ -184,7 +184,7 @@ stderr.print("after")
 
 
 def test_the_bar_is_drawn_while_dagster_captures_the_output() -> None:
-    screen = in_terminal("-c", REDIRECTED)
+    screen = in_terminal(REDIRECTED)
     assert re.search(r"adapter \[qlora\] .*120/900, 2 min \d+ s left", screen)
     _, _, end = screen.rpartition("✓")
     assert re.match(r" adapter \[qlora\] +built +1\.5 s\n", ESCAPE.sub("", end))

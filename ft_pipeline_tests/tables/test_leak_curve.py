@@ -6,18 +6,25 @@ import random
 import pytest
 
 from benchmarks import leaks
+from ft_pipeline.tables import languages
 from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.dedup.windows import windows_of
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 GOLDEN = {"g.jsonl": {"split": "test"}}
-ROWS = 25
+ROWS = 12
 
 
 LANGUAGES = [
     pytest.param(name, marks=pytest.mark.long) if name == "german" else pytest.param(name) for name in leaks.LANGUAGES
 ]
 """English has spaces, Chinese has none; the third one is long."""
+
+
+@pytest.fixture(autouse=True)
+def _languages_of_few_rows(monkeypatch):
+    """What languages the rows are in matters to no test here."""
+    monkeypatch.setattr(languages, "SAMPLED_ROWS", 2)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -50,20 +57,20 @@ def questions(language, count, low=10, high=30):
 
 
 def test_chinese_with_a_twentieth_of_changed_characters_is_found(tmp_path):
-    writer, asked = questions("chinese", 80, 20, 60)
+    writer, asked = questions("chinese", 40, 20, 60)
     changed = [writer.changed(text, 0.05, random.Random(text)) for text in asked]
-    assert kept_of(tmp_path, asked, changed) <= 4
+    assert kept_of(tmp_path, asked, changed) <= 2
 
 
 def test_a_chinese_question_behind_six_characters_is_found(tmp_path):
-    writer, asked = questions("chinese", 80, 8, 24)
+    writer, asked = questions("chinese", 40, 8, 24)
     draw = random.Random(1)
     assert kept_of(tmp_path, asked, ["".join(writer.words(draw, 6)) + text for text in asked]) == 0
 
 
 @pytest.mark.parametrize("language", leaks.LANGUAGES)
 def test_sentences_in_reverse_order_are_found(tmp_path, language):
-    writer, asked = questions(language, 80, 30, 60)
+    writer, asked = questions(language, 40, 30, 60)
     ends = writer.ends[0]
     turned = [ends.join(reversed(text.split(ends))) for text in asked]
     assert kept_of(tmp_path, asked, turned) == 0
@@ -72,7 +79,7 @@ def test_sentences_in_reverse_order_are_found(tmp_path, language):
 @pytest.mark.parametrize("escape", [html.escape, lambda text: text.encode("ascii", "xmlcharrefreplace").decode()])
 def test_questions_with_entities_and_tags_are_found(tmp_path, escape):
     asked = [f"Müller & Söhne: gilt für {text[:-1]} »Größe < {number}« & mehr?" for number, text in
-             enumerate(questions("german", 80, 4, 9)[1])]  # fmt: skip
+             enumerate(questions("german", 40, 4, 9)[1])]  # fmt: skip
     changed = [f"<p class='x'>{escape(text).replace(' ', ' <b>', 1)}</b></p>" for text in asked]
     assert kept_of(tmp_path, asked, changed) == 0
 
@@ -80,7 +87,7 @@ def test_questions_with_entities_and_tags_are_found(tmp_path, escape):
 @pytest.mark.parametrize("language", leaks.LANGUAGES)
 def test_a_short_question_behind_a_few_words_is_found(tmp_path, language):
     size = 10 if language == "chinese" else 5
-    writer, asked = questions(language, 40, size, size + 4)
+    writer, asked = questions(language, 30, size, size + 4)
     draw = random.Random(2)
     before = [writer.separator.join([*writer.words(draw, 3), ""]) for _ in asked]
     assert kept_of(tmp_path, asked, [first + text for first, text in zip(before, asked, strict=True)]) == 0
@@ -90,10 +97,10 @@ def test_a_short_question_behind_a_few_words_is_found(tmp_path, language):
 def test_no_test_row_has_one_of_ten_variants_in_train(tmp_path, language):
     """Of each row ten variants, each with a twentieth of its words changed: nearly all of their words are common."""
     kept = []
-    for seed in (5, 6):
+    for seed in (5, 6) if language == "german" else (5,):
         (folder := tmp_path / str(seed)).mkdir()
         kept.append(_kept_variants(folder, language, seed))
-    assert sum(kept) > 0.9 * 600, "variants stay together; few are set aside"
+    assert sum(kept) > 0.9 * 300 * len(kept), "variants stay together; few are set aside"
 
 
 def _kept_variants(folder, language, seed):
@@ -116,13 +123,13 @@ def _kept_variants(folder, language, seed):
     return len(written)
 
 
-@pytest.mark.parametrize("length", [30, 100, 400])
+@pytest.mark.parametrize("length", [30, pytest.param(100, marks=pytest.mark.long), 400])
 def test_questions_under_an_instruction_that_many_rows_share_are_apart(tmp_path, length):
-    writer, asked = questions("english", 60, 8, 16)
-    others = [writer.text(random.Random(f"other {number}"), 12) for number in range(60)]
+    writer, asked = questions("english", 40, 8, 16)
+    others = [writer.text(random.Random(f"other {number}"), 12) for number in range(40)]
     instruction = writer.text(random.Random(0), length)
     both = ([f"{instruction}\n\n{text}" for text in texts] for texts in (asked, others))
-    assert kept_of(tmp_path, *both) == 60
+    assert kept_of(tmp_path, *both) == 40
 
 
 def test_numbers_are_masked_only_where_they_are_the_smaller_part_of_a_window():
