@@ -3,6 +3,7 @@
 import atexit
 import gc
 import importlib.util
+import io
 import os
 import shutil
 import socketserver
@@ -10,7 +11,7 @@ import sqlite3
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from importlib.abc import MetaPathFinder
@@ -111,6 +112,7 @@ def pytest_collection_finish() -> None:
         _never_wait_for_the_disk()
         _keep_what_each_event_would_make_again()
         _mirror_no_output()
+        _draw_without_pixels()
     if "ft_pipeline.store.bounded_duckdb" in sys.modules:
         _share_a_database()
     gc.collect()
@@ -171,11 +173,38 @@ def _share_a_database() -> None:
     bounded_duckdb.duckdb = shared  # type: ignore[assignment]
 
 
+_RENDERS: list[Callable[[Any], bytes]] = []
+"""What draws the pixels of a figure, once nothing else does."""
+
+
+def _draw_without_pixels() -> None:
+    """Let pictures be drawn up to their figure, and be a dot: the text of each takes half a second to lay out.
+
+    Tests of what a picture looks like ask for the fixture `rendered`.
+    """
+    from PIL import Image
+
+    from ft_pipeline import plotting
+
+    dot = io.BytesIO()
+    Image.new("P", (1, 1)).save(dot, format="png")
+    _RENDERS.append(plotting._to_png)
+    plotting._to_png = lambda figure: dot.getvalue()
+
+
 def _mirror_no_output() -> None:
     """Leave what a run prints in its log. Dagster would start four processes in each run, to show it here, too."""
     from dagster._core.execution import compute_logs
 
     compute_logs.tail_to_stream = lambda path, stream: nullcontext((None, None))  # type: ignore[assignment]
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures have all their pixels."""
+    from ft_pipeline import plotting
+
+    monkeypatch.setattr(plotting, "_to_png", [*_RENDERS, plotting._to_png][0])
 
 
 KINDS = ("long", "browser", "slow")

@@ -1,5 +1,6 @@
 """A project whose rows move into the test split: real tables and specs, and stand-ins for models and scores."""
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +42,12 @@ AUDIT: dict[str, Any] = {"checks": {"single_bos": {"passed": True}}, "rows": {}}
 def load_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill STEPS. Definitions load once per process, for the project that is open: the shipped one."""
     monkeypatch.setenv("FT_PROJECT", str(scaffold.example_folder()))
-    from ft_pipeline.definitions import defs
+    importlib.import_module("ft_pipeline.definitions")  # which conftest.py loads
+    assert "comparison" in STEPS
 
-    defs()
+
+_BUILT: dict[str, Path] = {}
+"""Tables by their files and shares: most tests have the same ones, and copy them."""
 
 
 class Moving:
@@ -94,16 +98,15 @@ class Moving:
     ) -> Artifact:
         """Build and publish the conversations of these files, by default of ROWS. GOLDEN is a golden test file."""
         self.made += 1
-        folder = self.project.root / f"tables{self.made}"
-        folder.mkdir()
-        build_chat_tables(
-            folder,
-            dict(alpaca or {"a.jsonl": ROWS}),
-            dict(sharegpt or {}),
-            sidecars={GOLDEN: {"split": "test"}},
-            settings=DataSettings(validation_share=0.2, test_share=test_share),
-        )
-        return self._publish_folder("conversations", folder / "out")
+        files = dict(alpaca or {"a.jsonl": ROWS}), dict(sharegpt or {})
+        key = json.dumps([files, test_share])
+        if key not in _BUILT:
+            folder = self.project.root / f"tables{self.made}"
+            folder.mkdir()
+            shares = DataSettings(validation_share=0.2, test_share=test_share)
+            build_chat_tables(folder, *files, sidecars={GOLDEN: {"split": "test"}}, settings=shares)
+            _BUILT[key] = folder / "out"
+        return self._publish_folder("conversations", _BUILT[key])
 
     def rewritten(self, conversations: Artifact, file: str, change: Callable[[pa.Table], pa.Table]) -> Artifact:
         """Publish the conversations with one of their Parquet files changed."""

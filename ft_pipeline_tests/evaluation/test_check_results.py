@@ -117,6 +117,7 @@ def test_json_answers_decide_by_their_fields(make_job: JobMaker, tmp_path: Path)
     assert [row["name"] for row in table["rows"]] == ["good", "poor"]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_labels_decide_by_their_accuracy_or_by_macro_f1(make_job: JobMaker, tmp_path: Path) -> None:
     labels = ["refund"] * 40 + ["order"] * 15 + ["$5"] * 5
     models: dict[str, Answers] = {
@@ -140,6 +141,7 @@ def test_labels_decide_by_their_accuracy_or_by_macro_f1(make_job: JobMaker, tmp_
     assert values["worst"] == matrix.describe_worst()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_page_of_scores_reads_the_same_results(make_job: JobMaker, tmp_path: Path) -> None:
     labels = ["refund", "order"] * 29 + ["$5"] * 2
     scores = Scored(make_job, tmp_path, labels.__getitem__, {"topic": TOPIC})

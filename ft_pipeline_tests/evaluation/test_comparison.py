@@ -165,6 +165,7 @@ def test_quantization_noise_is_listed_below_the_table(tmp_path: Path, baseline: 
     assert "Quantization noise" not in markdown_table(compare(inputs, CONFIG))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Path, baseline: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -1,5 +1,7 @@
 """Plots are PNGs that fit into the event log, and the same input gives the same bytes."""
 
+import pytest
+
 from ft_pipeline import plotting
 
 
@@ -8,6 +10,7 @@ def require_small_png(png: bytes) -> None:
     assert len(png) < 60_000
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_confusion_matrix_can_be_drawn_for_few_and_for_many_labels() -> None:
     def draw(labels: list[str]) -> bytes:
         counts = [[row * column % 7 for column in range(len(labels) + 1)] for row in range(len(labels))]

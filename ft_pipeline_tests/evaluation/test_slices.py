@@ -204,6 +204,7 @@ def test_a_document_without_slices_has_no_keys_of_them(tmp_path: Path) -> None:
     assert "Slices" not in markdown_table(Comparison.model_validate(document))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_document_is_read_back_and_shown(tmp_path: Path) -> None:
     talks = [{**row, "tags": ["a|b <i>$x</i>\n$"]} if row["tags"] else row for row in shop_talks()]
     measured = case(tmp_path, -0.5, REFUND, talks=talks)

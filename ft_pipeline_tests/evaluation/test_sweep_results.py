@@ -39,6 +39,7 @@ def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) 
     assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_data_shares_give_a_learning_curve(tmp_path: Path) -> None:
     comparison = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
     assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]

@@ -156,6 +156,7 @@ def test_a_bar_that_nobody_could_use_is_a_risk(tmp_path: Path) -> None:
     assert any("Beating base says little" in line for line in risks(comparison, merged))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_leads_are_drawn_over_the_best_baseline(comparison: Comparison, tmp_path: Path) -> None:
     png = lead_picture(comparison)
     assert png is not None and png.startswith(b"\x89PNG")

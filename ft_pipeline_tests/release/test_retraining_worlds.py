@@ -124,7 +124,7 @@ def test_nor_do_several_candidates_or_fresh_rows(candidates: int, fresh: int) ->
 def test_true_steps_are_found() -> None:
     """Each retraining is better by 1.5 standard errors: 95 % of the worlds have moved by the third one."""
     found = []
-    for number in range(300):
+    for number in range(200):
         world = World(np.random.default_rng([7, number]))
         for step in range(1, 4):
             world.retrain([1.5 * step])
@@ -135,7 +135,7 @@ def test_true_steps_are_found() -> None:
 def test_a_better_model_is_found_after_many_that_were_not() -> None:
     """Twenty retrainings for nothing, then one that is better by 3 standard errors, which stays: 58 %."""
     found = []
-    for number in range(60):
+    for number in range(40):
         world = World(np.random.default_rng([8, number]))
         for _ in range(20):
             world.retrain([0.0])

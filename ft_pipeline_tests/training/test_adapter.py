@@ -38,23 +38,27 @@ def losses(work):
     return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines if "train_runtime" not in line]
 
 
+SHORT = {"num_train_epochs": 2}
+"""12 steps, evaluated after every third one."""
+
+
 @pytest.fixture(scope="module", params=["lora", pytest.param("qlora", marks=pytest.mark.long)])
 def trained(request, tmp_path_factory, data, tiny_base):
-    experiment = settings(request.param)
+    experiment = settings(request.param, **SHORT)
     return (request.param, *train(tmp_path_factory.mktemp(request.param), data, tiny_base, experiment))
 
 
 def test_training_lowers_the_loss_and_reports_every_step(trained):
     _, work, summary = trained
-    assert summary["steps"] == 24
+    assert summary["steps"] == 12
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
     assert summary["resumed_from_step"] == 0 and not summary["stopped_early"]
     assert 0 < summary["trainable_params"] < summary["total_params"]
     assert summary["trainable_params"] == 2 * 8 * ((64 + 64) + 2 * (64 + 32) + (64 + 64))
     steps = [(step, total) for step, total, _ in work.report.steps]
-    assert steps == [(number, 24) for number in range(1, 25)]
+    assert steps == [(number, 12) for number in range(1, 13)]
     assert {"loss", "eval_loss", "tokens_per_second", "eta_seconds", "memory_gb"} <= set(work.report.steps[-1][2])
-    assert [step for step, _, held_out in losses(work) if held_out is not None] == [0, 3, 6, 9, 12, 15, 18, 21, 24]
+    assert [step for step, _, held_out in losses(work) if held_out is not None] == [0, 3, 6, 9, 12]
 
 
 def test_the_adapter_config_names_its_base_model_without_a_local_path(trained):
@@ -68,7 +72,7 @@ def test_the_adapter_config_names_its_base_model_without_a_local_path(trained):
 @pytest.mark.long
 def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     technique, first, _ = trained
-    second, _ = train(tmp_path, data, tiny_base, settings(technique))
+    second, _ = train(tmp_path, data, tiny_base, settings(technique, **SHORT))
     assert hashes(second) == hashes(first)
     assert losses(second) == losses(first)
 
@@ -131,7 +135,7 @@ def test_a_killed_run_resumes_and_gives_the_same_adapter(trained, tmp_path, data
     """After SIGKILL it resumes from the last evaluation."""
     technique, uninterrupted, _ = trained
     inputs = {"training_data": data, "base_model": tiny_base}
-    work = job("adapter", tmp_path, settings(technique), inputs)
+    work = job("adapter", tmp_path, settings(technique, **SHORT), inputs)
     doomed = replace(work, report=Killer())
     process = multiprocessing.get_context("fork").Process(target=train_in_a_fork, args=(doomed,))
     process.start()
@@ -152,7 +156,7 @@ class Interrupter(Listener):
 def test_an_interrupted_run_saves_its_step_and_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     technique, uninterrupted, _ = trained
     inputs = {"training_data": data, "base_model": tiny_base}
-    work = job("adapter", tmp_path, settings(technique), inputs, Interrupter())
+    work = job("adapter", tmp_path, settings(technique, **SHORT), inputs, Interrupter())
     with pytest.raises(KeyboardInterrupt):
         adapter.run(work)
     require_resumed(work, 11, uninterrupted)
@@ -186,7 +190,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_saves_the_adapter(trained, 
     _, finished, _ = trained
     before = hashes(finished)
     summary = adapter.run(finished)
-    assert summary["resumed_from_step"] == summary["steps"] == 24
+    assert summary["resumed_from_step"] == summary["steps"] == 12
     assert hashes(finished) == before
 
 

@@ -17,7 +17,7 @@ from ft_pipeline.training.trainer.token_trainer import OPTIMIZER, TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
 
-STEPS = 12
+STEPS = 6
 KINDS = {
     "plain": {},
     "rslora": {"r": 16, "use_rslora": True},
@@ -75,14 +75,14 @@ def test_every_adapter_weight_changes(technique, kind, trained):
 
 
 def test_weight_decay_shrinks_an_adapter(trained):
-    """By (1 - 0.001 · 0.1) per step: a hundredth of the smallest change of a 16-bit weight of that size."""
+    """By (1 - 0.001 · 0.2) per step: a fiftieth of the smallest change of a 16-bit weight of that size."""
     rate = {"learning_rate": 1e-3}
     _, undecayed, _ = trained("without", experiment(**rate, weight_decay=0.0))
-    _, decayed, _ = trained("decayed", experiment(**rate, weight_decay=0.1))
+    _, decayed, _ = trained("decayed", experiment(**rate, weight_decay=0.2))
     matrices = [name for name in undecayed if "lora_A" in name]
     assert all((undecayed[name] != decayed[name]).all() for name in matrices)
     shares = [float(decayed[name].norm() / undecayed[name].norm()) for name in matrices]
-    assert shares == pytest.approx([(1 - 1e-4) ** STEPS] * len(matrices), abs=3e-4)
+    assert shares == pytest.approx([(1 - 2e-4) ** STEPS] * len(matrices), abs=3e-4)
 
 
 @pytest.mark.parametrize("technique", ["lora", "qlora"])

@@ -85,7 +85,7 @@ def teacher(tmp_path_factory, tiny_base):
 def train_teacher(folder, base):
     """A tiny model that has learned to answer, so that its answers end."""
     wanted = settings(
-        "full", num_train_epochs=30, eval_steps=1000, early_stopping_patience=0, lr_scheduler_type="constant"
+        "full", num_train_epochs=20, eval_steps=1000, early_stopping_patience=0, lr_scheduler_type="constant"
     )
     data = make_training_data(folder, base, support_rows(2), wanted)
     work = job("adapter", folder / "adapter", wanted, {"training_data": data, "base_model": base})

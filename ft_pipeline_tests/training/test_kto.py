@@ -47,7 +47,7 @@ from ft_pipeline_tests.training.subject import (
 )
 from ft_pipeline_tests.training.test_ranks import ROOT, losses
 
-FAST = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 4}
+FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_steps": 4}
 
 
 def experiment(technique="lora", kto=None, **training):

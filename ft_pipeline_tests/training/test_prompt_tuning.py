@@ -20,8 +20,9 @@ from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import FAST, PAIRS, job, make_training_data, support_rows
 
 
-def experiment(**prompt):
-    document = {"technique": "prompt_tuning", "training": {**FAST, "learning_rate": 0.1, "num_train_epochs": 12}}
+def experiment(steps=48, **prompt):
+    training = {**FAST, "learning_rate": 0.1, "max_steps": steps, "eval_steps": 12}
+    document = {"technique": "prompt_tuning", "training": training}
     return ExperimentSettings.model_validate(document | ({"prompt_tuning": prompt} if prompt else {}))
 
 
@@ -108,7 +109,7 @@ def test_log_likelihoods_equal_those_of_peft_for_any_batch_size(trained, tiny_ba
 
 def test_a_prompt_initialized_from_a_text_names_no_local_path(tmp_path, data, tiny_base):
     settings = experiment(
-        num_virtual_tokens=6, prompt_tuning_init="TEXT", prompt_tuning_init_text="Sorry about the delay."
+        steps=2, num_virtual_tokens=6, prompt_tuning_init="TEXT", prompt_tuning_init_text="Sorry about the delay."
     )
     work = job("adapter", tmp_path, settings, {"training_data": data, "base_model": tiny_base})
     adapter.run(work)

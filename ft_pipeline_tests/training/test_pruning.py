@@ -14,7 +14,7 @@ from ft_pipeline_tests.training.subject import job, make_training_data, settings
 
 
 def test_a_training_that_is_behind_stops_and_leaves_its_losses(tmp_path, tiny_base):
-    experiment = settings(num_train_epochs=2)
+    experiment = settings(max_steps=9)
     data = make_training_data(tmp_path / "data", tiny_base, support_rows(), experiment)
     inputs = {"training_data": data, "base_model": tiny_base}
     alone, ahead, behind = (job("adapter", tmp_path / name, experiment, inputs) for name in ("a", "b", "c"))
