@@ -27,8 +27,13 @@ _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 def windows_of(words: Tokens, masks_numbers: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint64 of each window, position of its first word). The words are without signs."""
-    begins = np.flatnonzero(np.arange(len(words.hashes)) + WORDS <= np.repeat(words.ends, words.counts))
-    hashes = SpanHashes(words.hashes).windows(WORDS)[begins]
+    windows, ends = words.span_hashes.windows(WORDS), words.ends
+    inside = np.ones(len(windows), dtype=bool)
+    for back in range(1, WORDS):  # a window that begins here would extend into the next text
+        starts = ends - back
+        inside[starts[(starts >= 0) & (starts < len(windows))]] = False
+    begins = np.flatnonzero(inside)
+    hashes = windows[begins]
     if masks_numbers and (is_number := words.kinds == NUMBER).any():
         before = np.concatenate([[0], np.cumsum(is_number)])
         masks = before[begins + WORDS] - before[begins]
