@@ -48,15 +48,16 @@ class HashFilter:
 
     def __init__(self, hashes: np.ndarray) -> None:
         bits = min(max((32 * len(hashes)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
-        self._mask = np.uint64((1 << bits) - 1)
+        # By the upper bits, hashes in order fill the table from its begin to its end.
+        self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << (bits - 3), dtype=np.uint8)
-        places = hashes & self._mask
+        places = hashes >> self._shift
         np.bitwise_or.at(self._table, places >> np.uint64(3), _BIT[places & np.uint64(7)])
 
     def passing(self, hashes: np.ndarray) -> np.ndarray:
         """Return the positions of the hashes that may be among them."""
-        bits = hashes & self._mask
-        return np.flatnonzero(self._table[bits >> np.uint64(3)] & _BIT[bits & np.uint64(7)])
+        places = hashes >> self._shift
+        return np.flatnonzero(self._table[places >> np.uint64(3)] & _BIT[places & np.uint64(7)])
 
 
 def joined(parts: Sequence[Any], **types: type) -> Iterator[np.ndarray]:
