@@ -19,7 +19,6 @@ from scipy import sparse
 
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows
-from ft_pipeline.tables.dedup.hashes import SpanHashes
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import MASK, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, Texts, Tokens, tokenize
@@ -144,7 +143,7 @@ def _windows(tokens: Tokens) -> sparse.csr_array:
     counts = np.where(words.counts > 0, np.maximum(words.counts - WORDS + 1, 1), 0)
     texts = np.repeat(np.arange(len(words)), counts)
     places = begins[texts] + np.arange(int(counts.sum())) - (np.cumsum(counts) - counts)[texts]
-    hashes = SpanHashes(words.hashes).of(places, np.minimum(places + WORDS, ends[texts]))
+    hashes = words.span_hashes.of(places, np.minimum(places + WORDS, ends[texts]))
     distinct, numbers = np.unique(hashes, return_inverse=True)
     matrix = sparse.csr_array((np.ones(len(texts), np.int32), (texts, numbers)), (len(words), len(distinct)))
     matrix.sum_duplicates()

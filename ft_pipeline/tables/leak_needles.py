@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix, window_hashes
+from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix, window_hashes
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.tokens import Tokens
 from ft_pipeline.tables.dedup.windows import HashFilter
@@ -63,11 +63,11 @@ class Needles:
         places = places[hits]
         begins = places - self.columns["offset"][needles].astype(np.int64)
         ends = begins + self.columns["length"][needles].astype(np.int64)
-        texts = np.searchsorted(words.ends, places, side="right")
+        texts = words.text_of(places)
         inside = (begins >= words.begins[texts]) & (ends <= words.ends[texts])
         texts, needles, begins, ends = texts[inside], needles[inside], begins[inside], ends[inside]
         hashes = self.columns["hash"][needles]
-        equal = SpanHashes(words.hashes).of(begins, ends) == hashes
+        equal = words.span_hashes.of(begins, ends) == hashes
         return texts[equal], hashes[equal], begins[equal], ends[equal]
 
 

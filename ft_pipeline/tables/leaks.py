@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix, run_starts
+from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix, run_starts
 from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
 from ft_pipeline.tables.dedup.windows import WORDS, Postings, WindowIndex, cover, windows_of
@@ -138,7 +138,7 @@ class HeldOutTurns:
             return
         words, sizes = words.take(texts), sizes[texts]
         hashes, begins = windows_of(words, self.with_templates)
-        turns = np.searchsorted(words.ends, begins, side="right")
+        turns = words.text_of(begins)
         places = begins - words.begins[turns]
         kept = (places <= MAX_PLACES) & (places % self.step == 0)
         places, turns = places[kept].astype(np.uint16), (turns[kept] + self.count).astype(np.int32)
@@ -176,7 +176,7 @@ class HeldOutTurns:
         self.needles.append(make_needles(ends))
         answer_lengths = np.minimum(words.counts[questions + 1], END_WORDS)
         begins = words.begins[questions + 1]
-        answers = SpanHashes(words.hashes).of(begins, begins + answer_lengths)
+        answers = words.span_hashes.of(begins, begins + answer_lengths)
         columns = {"question": ends.hash_each(), "length": answer_lengths, "hash": answers, "owner": owners[questions]}
         columns["is_long"] = (size >= END_WORDS) & (sizes[questions + 1] >= END_WORDS)
         self.pairs.append({name: column.astype(_PAIR_TYPES[name]) for name, column in columns.items()})
@@ -226,7 +226,7 @@ class LeakIndex:
         hashes, begins = windows_of(words, self._with_templates)
         positions, windows = self.windows.find(hashes)
         begins = begins[positions]
-        documents = np.searchsorted(words.ends, begins, side="right")
+        documents = words.text_of(begins)
         return Found.windows(documents, windows, begins - words.begins[documents])
 
     def _at_ends(
@@ -240,7 +240,7 @@ class LeakIndex:
     ) -> Found:
         """Return the short questions at the end of a question that has at most twice as many words."""
         known = self._short
-        texts = np.searchsorted(words.ends, begins, side="right")
+        texts = words.text_of(begins)
         at_end = questions[texts] & (ends == words.ends[texts]) & (2 * (ends - begins) >= words.counts[texts])
         hits, rows = ranges_of(known["hash"], hashes[at_end], 1)
         found = known["hash"][rows]
@@ -263,7 +263,7 @@ class LeakIndex:
         known = self._pairs
         hits, pairs = ranges_of(known["question"], questions, MAX_ANSWERS)
         texts, ends = texts[hits], ends[hits]
-        spans, is_found = SpanHashes(words.hashes), np.zeros(len(pairs), dtype=bool)
+        spans, is_found = words.span_hashes, np.zeros(len(pairs), dtype=bool)
         text_ends = words.ends
         for gap in range(ANSWER_GAP + 1 if len(pairs) else 0):
             begins = ends + gap

@@ -20,17 +20,17 @@ GROUP_TABLES = 1000
 class RowGroupWriter:
     """Writes tables of one schema. They are joined, in order, so that a row group holds many small ones.
 
-    A thread checks, compresses and writes a group while the next one is collected.
+    One thread compresses and writes a group, and one checks it, while the next one is collected.
     """
 
     def __init__(
         self, path: Path, schema: pa.Schema, check: Callable[[pa.Table], None] | None = None, **options: Any
     ) -> None:
-        """check: is given each row group before it is written."""
+        """check: is given each row group, one after the other."""
         self._writer = pq.ParquetWriter(path, schema, **options)
-        self._check = check
-        self._thread = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
+        self._uses = [self._write] if check is None else [self._write, check]
+        self._threads = ThreadPoolExecutor(len(self._uses))
+        self._under_way: list[Future[None]] = []
         self._tables: list[pa.Table] = []
         self._rows = self._bytes = 0
 
@@ -48,7 +48,7 @@ class RowGroupWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._thread:
+        with self._threads:
             if error is None:
                 self._flush()
                 self._wait()
@@ -57,15 +57,14 @@ class RowGroupWriter:
     def _flush(self) -> None:
         if self._rows:
             self._wait()
-            self._written = self._thread.submit(self._write, pa.concat_tables(self._tables))
+            group = pa.concat_tables(self._tables)
+            self._under_way = [self._threads.submit(use, group) for use in self._uses]
         self._tables, self._rows, self._bytes = [], 0, 0
 
-    def _write(self, table: pa.Table) -> None:
-        if self._check:
-            self._check(table)
-        self._writer.write_table(table, row_group_size=ROW_GROUP)
+    def _write(self, group: pa.Table) -> None:
+        self._writer.write_table(group, row_group_size=ROW_GROUP)
 
     def _wait(self) -> None:
         """Wait for the group that is being written, and raise its error."""
-        if self._written is not None:
-            self._written.result()
+        for future in self._under_way:
+            future.result()

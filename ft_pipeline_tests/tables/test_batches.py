@@ -1,5 +1,6 @@
 """Processing a whole batch gives the same result as processing its rows separately."""
 
+import re
 from itertools import pairwise
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from ft_pipeline.tables.text_rules import (
     PLACEHOLDER_PATTERN,
     REFUSAL_PATTERN,
     SPECIAL_TOKEN_PATTERN,
+    SPECIAL_TOKENS,
     normalise,
 )
 from ft_pipeline_tests.examples import examples
@@ -48,6 +50,7 @@ EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS, st.none() | TEXT
 KEYS = st.sampled_from(["instruction", "input", "output", "system", "tags", "more"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(KEYS, CELLS | st.just(["billing", "vip"])) | CELLS))
 def test_a_batch_of_alpaca_rows_converts_like_single_rows(values):
     converted = convert_all(FORMATS["alpaca"], values, shapes_of(values), PLAIN)
@@ -158,3 +161,12 @@ def test_strings_of_a_column_come_with_their_row_index(rows):
     ]
     assert sorted(zip(texts.to_pylist(), row_indices.tolist(), strict=True)) == sorted(expected)
     assert row_indices.tolist() == sorted(row_indices.tolist())
+
+
+def test_every_text_that_may_break_a_pattern_is_searched():
+    marks = [*SPECIAL_TOKENS, "<|reserved_special_token_7|>", "{{name}}", "[Name]", "@", "0 17 5 55-11 22", "AB12"]
+    marks += [chr(point) for point in range(0x80) if re.search(CONTROL_PATTERN, chr(point))]
+    row_format = FORMATS["text"]
+    columns = columns_of(row_format, [(f"a {mark} b", *[None] * (len(row_format.columns) - 1)) for mark in marks])
+    rows = Rows.of(row_format, columns, row_format.comparison_texts(columns))
+    assert rows.suspicious["text"][1].tolist() == list(range(len(marks)))

@@ -20,6 +20,7 @@ from ft_pipeline.tables.formats.preferences import spoken_texts
 from ft_pipeline.tables.formats.turns import plain, texts_of_turn
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reason_codes import Fault, code_priority
+from ft_pipeline.tables.text_bytes import having, table_of
 from ft_pipeline.tables.text_rules import (
     CONTROL_PATTERN,
     PLACEHOLDER_PATTERN,
@@ -55,7 +56,8 @@ class Rows:
     def of(cls, row_format: Format, columns: ArrowColumns, views: ComparisonTexts) -> "Rows":
         """Search the columns of the format for all patterns."""
         texts = {name: strings_of(columns[name]) for name in row_format.column_names}
-        suspicious = {name: _matches(*texts[name], _ANY_PATTERN) for name in texts}
+        marked = {name: _select(*texts[name], pa.array(having(texts[name][0], _ANY_BYTES))) for name in texts}
+        suspicious = {name: _matches(*marked[name], _ANY_PATTERN) for name in texts}
         return cls(row_format, columns, views, texts, suspicious)
 
     @property
@@ -146,8 +148,11 @@ def _flags(array: pa.Array) -> np.ndarray:
 
 def _matches(texts: pa.Array, owners: np.ndarray, pattern: str) -> Texts:
     """Return the texts in which a pattern (RE2) matches."""
-    found = pc.match_substring_regex(texts, pattern)
-    return texts.filter(found), owners[_flags(found)]
+    return _select(texts, owners, pc.match_substring_regex(texts, pattern))
+
+
+def _select(texts: pa.Array, owners: np.ndarray, selected: pa.Array) -> Texts:
+    return texts.filter(selected), owners[_flags(selected)]
 
 
 def _matching(rows: Rows, pattern: str) -> Found:
@@ -343,3 +348,5 @@ _ANY_PATTERN = "|".join(
     [*filter(None, (rule.pattern for rule in ROW_RULES.values())), pii.PREFILTER, placeholders.BRACKET]
 )
 """Nearly all texts match no pattern, and one search tells that of all of them."""
+_ANY_BYTES = table_of(b"<[{@0123456789\x7f" + bytes({*range(0x20)} - {*b"\t\n\r"}))
+"""Every text that matches has one of these bytes, and most texts have none."""

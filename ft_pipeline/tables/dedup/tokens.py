@@ -9,6 +9,7 @@ is any other visible character. Case, the NFKC form and invisible characters mak
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -91,6 +92,15 @@ class Tokens:
         """int64: the position of the first token of each text."""
         return self.ends - self.counts
 
+    @cached_property
+    def span_hashes(self) -> SpanHashes:
+        """The hashes of any parts of the sequence."""
+        return SpanHashes(self.hashes)
+
+    def text_of(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the text of each of these tokens, given by their positions."""
+        return np.repeat(np.arange(len(self)), self.counts)[tokens]
+
     def spans(self, begins: np.ndarray, lengths: np.ndarray) -> "Tokens":
         """Return some parts of the texts as texts, given by the position of their first token and their length."""
         places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
@@ -102,12 +112,13 @@ class Tokens:
 
     def hash_each(self) -> np.ndarray:
         """Return the uint64 of each text."""
-        return SpanHashes(self.hashes).of(self.begins, self.ends)
+        return self.span_hashes.of(self.begins, self.ends)
 
     def select(self, kept: np.ndarray) -> "Tokens":
         """Return the same texts with some of their tokens. `kept`: a bool per token."""
-        kept_before = np.concatenate([[0], np.cumsum(kept)])
-        return Tokens(self.hashes[kept], self.kinds[kept], np.diff(kept_before[np.concatenate([[0], self.ends])]))
+        places = np.flatnonzero(kept)
+        ends = np.searchsorted(places, self.ends)
+        return Tokens(self.hashes[places], self.kinds[places], np.diff(ends, prepend=0))
 
     def per_text(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of a value per token for each text."""

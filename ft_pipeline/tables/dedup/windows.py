@@ -27,8 +27,13 @@ _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 def windows_of(words: Tokens, masks_numbers: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint64 of each window, position of its first word). The words are without signs."""
-    begins = np.flatnonzero(np.arange(len(words.hashes)) + WORDS <= np.repeat(words.ends, words.counts))
-    hashes = SpanHashes(words.hashes).windows(WORDS)[begins]
+    windows, ends = words.span_hashes.windows(WORDS), words.ends
+    inside = np.ones(len(windows), dtype=bool)
+    for back in range(1, WORDS):  # a window that begins here would extend into the next text
+        starts = ends - back
+        inside[starts[(starts >= 0) & (starts < len(windows))]] = False
+    begins = np.flatnonzero(inside)
+    hashes = windows[begins]
     if masks_numbers and (is_number := words.kinds == NUMBER).any():
         before = np.concatenate([[0], np.cumsum(is_number)])
         masks = before[begins + WORDS] - before[begins]
@@ -43,15 +48,16 @@ class HashFilter:
 
     def __init__(self, hashes: np.ndarray) -> None:
         bits = min(max((32 * len(hashes)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
-        self._mask = np.uint64((1 << bits) - 1)
+        # By the upper bits, hashes in order fill the table from its begin to its end.
+        self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << (bits - 3), dtype=np.uint8)
-        places = hashes & self._mask
+        places = hashes >> self._shift
         np.bitwise_or.at(self._table, places >> np.uint64(3), _BIT[places & np.uint64(7)])
 
     def passing(self, hashes: np.ndarray) -> np.ndarray:
         """Return the positions of the hashes that may be among them."""
-        bits = hashes & self._mask
-        return np.flatnonzero(self._table[bits >> np.uint64(3)] & _BIT[bits & np.uint64(7)])
+        places = hashes >> self._shift
+        return np.flatnonzero(self._table[places >> np.uint64(3)] & _BIT[places & np.uint64(7)])
 
 
 def joined(parts: Sequence[Any], **types: type) -> Iterator[np.ndarray]:
