@@ -4,17 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.decide.without_model import SWITCHED_OFF
-from ft_pipeline.evaluation.model_kinds import BASELINES
-
 Open = Literal["undecided", "rate", "measure"]
 """Nothing is decided yet. rate: the sentence asks people to rate answers. measure: it names general questions, probes
 or a task that do not show yet whether the tuned model keeps what its base model had."""
 Kind = Literal["use_tuned", "prompt", "retrieval", Open, "keep", "none", "replace", "classifier", "search"]
 OPEN: Sequence[str] = get_args(Open)
-
-NOT_SEARCHED = "No prompt was searched."
 
 
 @dataclass(frozen=True)
@@ -42,12 +36,3 @@ def not_decided(why: str, basis: str, row: str | None, kind: Open) -> Verdict:
     """Return that nothing is decided. why: sentences with their full stops."""
     first = why[0].lower() if why.startswith("The ") else why[0]
     return Verdict(kind, f"Not decided yet: {first}{why[1:]}", basis, row)
-
-
-def what_was_tried(comparison: Comparison) -> list[str]:
-    """Return how far the rivals of a tuned model were looked for: whether a prompt was searched, and whether there are
-    answers without a language model."""
-    searched = [NOT_SEARCHED] if any(row.kind in BASELINES for row in comparison.rows) else []
-    if tried := comparison.prompts_tried:
-        searched = [f"The best of {tried:,} prompts that were tried is compared."]
-    return [*searched, *([SWITCHED_OFF] if comparison.without_rivals else [])]

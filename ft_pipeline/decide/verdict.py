@@ -9,7 +9,7 @@ from itertools import product
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
-from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, not_decided, what_was_tried
+from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, not_decided
 from ft_pipeline.decide.exposure import Exposure, needed_lead
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
@@ -351,7 +351,7 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        tried = what_was_tried(self.comparison)
+        tried = without_model.what_was_tried(self.comparison)
         return " ".join([f"{tested[0].upper()}{tested[1:]}{decided}".strip(), *tried, *self.changes])
 
     def _more_ratings(self, row: Row, claim: Claim) -> str:
