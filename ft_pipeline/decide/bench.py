@@ -62,6 +62,8 @@ class Config(BaseModel):
     """A sentence for each contender without a key, and for each rival without answers."""
     without_rivals: bool = False
     """Whether the settings exclude all rivals."""
+    prompts_tried: int = 0
+    """In all searches of a prompt."""
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ def _bench(
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
         without_rivals=settings.without_rivals,
+        prompts_tried=settings.prompts_tried,
         scored_twice=scored_twice(shown, samples, primary, own),
         incomparable=leads.incomparable(shown, of_rows, primary, metrics, settings),
     )

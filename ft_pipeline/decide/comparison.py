@@ -34,7 +34,7 @@ from ft_pipeline.evaluation.metrics.definitions import METRICS, SECOND_KEY, Metr
 from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 OPTIONAL = (
-    *("clusters", "worth", "contaminated", "without_rivals", "scored_twice", "not_asked"),
+    *("clusters", "worth", "contaminated", "without_rivals", "prompts_tried", "scored_twice", "not_asked"),
     *("kept_prompts", "own_targets", "slices", "field_results", "confusions"),
 )
 """Keys of the document that are left out if their lists are empty."""
@@ -151,6 +151,8 @@ class Comparison(BaseModel):
     without a language model that has no answers."""
     without_rivals: bool = False
     """Whether the settings exclude all rows without a language model."""
+    prompts_tried: int = 0
+    """Number of prompts that were tried on the validation rows, the best of which is compared. 0: none was searched."""
     incomparable: Sequence[Incomparable] = ()
     """The rows that cannot be paired on a metric that one of them has."""
     scored_twice: ScoredTwice | None = None

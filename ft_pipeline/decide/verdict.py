@@ -351,8 +351,8 @@ class Summary:
         decided = TWO_KEYS if self.comparison.has_two_keys else self.comparison.decided_by
         if opinion is not None:
             decided = f"Decided by {who_of(opinion)}. {agreement(opinion)}"
-        off = [without_model.SWITCHED_OFF] if self.comparison.without_rivals else []
-        return " ".join([f"{tested[0].upper()}{tested[1:]}{decided}".strip(), *off, *self.changes])
+        tried = without_model.what_was_tried(self.comparison)
+        return " ".join([f"{tested[0].upper()}{tested[1:]}{decided}".strip(), *tried, *self.changes])
 
     def _more_ratings(self, row: Row, claim: Claim) -> str:
         """Return how many more ratings would show the present preference, if these are what is missing."""

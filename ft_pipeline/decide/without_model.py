@@ -1,4 +1,5 @@
-"""What is said of answers without a language model: a constant one, the nearest training answer, a classifier."""
+"""What is said of answers without a language model: a constant one, the nearest training answer, a classifier;
+and of how far such rivals and prompts were looked for."""
 
 from typing import Literal
 
@@ -6,10 +7,12 @@ from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.kinds import WITHOUT_MODEL
 from ft_pipeline.decide.words import ask_for_ratings
 from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
+from ft_pipeline.evaluation.model_kinds import BASELINES
 
 OF_TEXT = ("chrf", "rouge_l")
 """Metrics that say how similar free texts are, and not which is right."""
 SWITCHED_OFF = "Nothing without a language model was compared, because `evaluation.rivals` is empty."
+NOT_SEARCHED = "No prompt was searched."
 Kind = Literal["classifier", "search", "none"]
 
 
@@ -60,3 +63,12 @@ def cannot_tell(comparison: Comparison, rival: Row, row: Row) -> str:
         f"{label} cannot tell. {WITHOUT_MODEL[rival.kind].capitalize()} ({rival.name}) has {theirs}, and {row.name} "
         f"{told}. Name a check of the answers (`evaluation.metrics`){rate}"
     )
+
+
+def what_was_tried(comparison: Comparison) -> list[str]:
+    """Return how far the rivals of a tuned model were looked for: whether a prompt was searched, and whether there are
+    answers without a language model."""
+    searched = [NOT_SEARCHED] if any(row.kind in BASELINES for row in comparison.rows) else []
+    if tried := comparison.prompts_tried:
+        searched = [f"The best of {tried:,} prompts that were tried is compared."]
+    return [*searched, *([SWITCHED_OFF] if comparison.without_rivals else [])]

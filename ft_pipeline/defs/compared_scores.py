@@ -20,6 +20,7 @@ from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_co
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
+from ft_pipeline.evaluation.prompt_search.looks import count_tries
 from ft_pipeline.evaluation.scoring.probe_files import probe_digests, read_probes
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.release.champion import champion_before, decision_key
@@ -77,6 +78,8 @@ def compared_scores(context: SpecContext) -> ComparedScores:
         config["not_asked"] = without_row
     if not settings.evaluation.rivals:
         config["without_rivals"] = True
+    if settings.prompting.search is not None and (tried := count_tries(context.store.root)):
+        config["prompts_tried"] = tried
     if settings.evaluation.judge:
         config["judge"] = settings.evaluation.judge.model_dump(mode="json", include={"model", "rubric"})
     if learned := _learned_from(context, scored):

@@ -33,6 +33,8 @@ from ft_pipeline.store.spec import Spec
 
 TRIES = "tries.jsonl"
 """The tries: a line for each."""
+ID_DIGITS = 12
+"""Number of digits of a row's id that people see."""
 SHOWN = 10
 """Number of tries that the page shows, the best first."""
 NOT_ASKED = "Add `search: {}` to `prompting` in project.yaml, and a prompt is searched (docs/prompt-search.md)."
@@ -171,7 +173,7 @@ def written(variant: dict[str, Any]) -> str:
     said = f"System prompt: {variant['system_prompt']}" if variant["system_prompt"] else "No system prompt"
     if not variant["few_shot"]:
         return f"{said}, no examples."
-    rows = ", ".join(variant.get("example_rows", ()))
+    rows = ", ".join(row[:ID_DIGITS] for row in variant.get("example_rows", ()))
     shown = f"the rows {rows}" if rows else f"{variant['few_shot']} examples ({variant['examples']})"
     return f"{said}; then {shown}."
 

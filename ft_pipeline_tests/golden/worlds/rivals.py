@@ -86,3 +86,11 @@ def no_rivals_were_wanted(shop: Shop) -> None:
     shop.config |= {"without_rivals": True}
     shop.prompts(few_shot={"gain": 0.1, "right": 0.3}, of_plain={"right": 0.2})
     shop.train("style", 0.4, right=0.8)
+
+
+def a_prompt_was_searched(shop: Shop) -> None:
+    """The best of many prompts is a little behind the tuned model."""
+    shop.config |= {"prompts_tried": 41}
+    shop.prompts(searched={"gain": 0.2, "right": 0.8}, few_shot={"gain": 0.1, "right": 0.3}, of_plain={"right": 0.2})
+    shop.rivals(majority={"right": 0.2}, word_model={"right": 0.5})
+    shop.train("style", 0.4, right=0.85)
