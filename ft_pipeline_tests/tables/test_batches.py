@@ -50,7 +50,6 @@ EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS, st.none() | TEXT
 KEYS = st.sampled_from(["instruction", "input", "output", "system", "tags", "more"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(KEYS, CELLS | st.just(["billing", "vip"])) | CELLS))
 def test_a_batch_of_alpaca_rows_converts_like_single_rows(values):
     converted = convert_all(FORMATS["alpaca"], values, shapes_of(values), PLAIN)
