@@ -37,8 +37,8 @@ def too_few_tests(desk: Desk) -> Advice | None:
     if count >= least or not desk.tuned:
         return None
     needed = f"{count} test conversations are too few, {least} are needed"
-    more = f"{least - count} more conversations in the test split"
-    return Advice("more_data", f"{needed}. Add data: {more}.", desk.tuned[0])
+    how = f"Add {least - count} conversations to the test split, or raise `data.test_share`"
+    return Advice("more_data", f"{needed}. {how}.", desk.tuned[0])
 
 
 def teacher_leads(desk: Desk) -> Advice | None:
