@@ -196,7 +196,7 @@ def _prompt_inputs(
     if any(variant.get("passages") for variant in variants.values()):
         kept = (frozen or {}).get("text")
         sources["text"] = ("text", kept) if kept else context.checked_artifact("text").reference
-    if any(variant.get("examples") == "retrieved" for variant in variants.values()):
+    if any(variant.get("examples") == "retrieved" or variant.get("example_rows") for variant in variants.values()):
         kept = (frozen or {}).get("conversations")
         if kept and kept != inputs["conversations"][1]:
             sources["examples"] = ("conversations", kept)

@@ -95,12 +95,15 @@ def with_prompt(
     return [*system, *shots, *turns]
 
 
-def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[list[Message]]:
+def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int, named: Sequence[str] = ()) -> list[list[Message]]:
     """Return `k` fixed single-turn examples from the train split of `conversations` rows, spread over files.
 
     They are chosen by a salted hash of the id, so that the choice does not depend on the order of the rows, and a new
     row replaces at most one example. UserError if the train split has fewer than `k`.
+    named: ids of the rows to return in their place, in this order, without those that are gone. UserError if all are.
     """
+    if named:
+        return _named_examples(rows, named, seed)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in single_turn_rows(rows, k, seed):
         groups.setdefault((row["table"], row["file"]), []).append(row)
@@ -113,11 +116,7 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
     return examples
 
 
-def named_examples(rows: Sequence[dict[str, Any]], ids: Sequence[str], seed: int) -> list[list[Message]]:
-    """Return the single-turn rows of the train split that have these ids, in this order, without those that are gone.
-
-    UserError if none of them is left.
-    """
+def _named_examples(rows: Sequence[dict[str, Any]], ids: Sequence[str], seed: int) -> list[list[Message]]:
     by_id = {row["id"]: row["messages"] for row in single_turn_rows(rows, 0, seed)}
     found = [plain(by_id[name]) for name in ids if name in by_id]
     if not found:

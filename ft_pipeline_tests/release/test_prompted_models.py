@@ -25,7 +25,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.served_shop import ServedShop
 from ft_pipeline_tests.release.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.test_serving import ask, serving
-from ft_pipeline_tests.release.trained import Trained
+from ft_pipeline_tests.release.trained import Trained, _talk
 
 pytestmark = pytest.mark.long
 
@@ -48,14 +48,16 @@ TEXTS = [
     "Grills weigh up to forty kilos.",
     "Malta: eight days.",
 ]
+SHOWN = [_talk("train", turns)["id"] for turns in reversed(TALKS["train"][1:3])]
 VARIANTS: dict[str, dict[str, Any]] = {
     "passages": {"system_prompt": "Use this:\n{passages}\nBe brief.", "passages": 1, "passage_words": 10},
     "nearest": {"few_shot": 2, "examples": "retrieved"},
     "fixed": {"few_shot": 1},
+    "named": {"few_shot": 2, "example_rows": SHOWN},
     "ours": {"system_prompt": "Be polite.", "replace_system": True, "passages": 2, "passage_words": 10},
 }
 TUNED_WITH = ["passages", "nearest", "fixed"]
-ROWS = ["passages", "ours", "learned/adapter+passages", *(f"lora/merged+{name}" for name in TUNED_WITH)]
+ROWS = ["passages", "ours", "named", "learned/adapter+passages", *(f"lora/merged+{name}" for name in TUNED_WITH)]
 
 
 def write_texts(*texts: str) -> Callable[[Path], None]:

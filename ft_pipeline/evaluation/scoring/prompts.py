@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.scoring.retrieval import ExamplePool, PassagePool
-from ft_pipeline.models.chat import Message, named_examples, pick_examples, prompt_and_target, render, with_prompt
+from ft_pipeline.models.chat import Message, pick_examples, prompt_and_target, render, with_prompt
 from ft_pipeline.models.reasoning import without_reasoning
 from ft_pipeline.settings.prompt_variant import PASSAGES, PromptVariant
 from ft_pipeline.tables.formats.turns import plain
@@ -47,12 +47,11 @@ class Prompt:
         if settings.passages and not texts:
             raise UserError("A prompt variant needs passages, but data/raw/text contains no usable text. Add some.")
         fixed = settings.few_shot if settings.examples == "fixed" else 0
-        named = settings.example_rows
-        examples = named_examples(rows, named, seed) if named else pick_examples(rows, fixed, seed)
+        examples = pick_examples(rows, fixed, seed, settings.example_rows)
         return cls(
             settings.system_prompt,
             tuple(tuple(example) for example in examples),
-            bool(named),
+            bool(settings.example_rows),
             ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed else None,
             PassagePool(texts, settings.passages, settings.passage_words) if settings.passages else None,
             settings.replace_system,

@@ -118,9 +118,9 @@ def _return_unread_answers(config: Path, form: AnswerForm) -> None:
 
 def _few_shot_examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:
     """Return the fixed examples of a model's prompt."""
-    count = model.serving.get("few_shot", 0)
+    count, named = model.serving.get("few_shot", 0), model.serving.get("example_rows", ())
     if not count:
         return []
     source = model.prompt_sources.get(CONVERSATIONS, model.conversations)
     rows = pq.read_table(store.require(*source).path / "rows.parquet").to_pylist()
-    return [list(example) for example in pick_examples(rows, count, model.seed)]
+    return [list(example) for example in pick_examples(rows, count, model.seed, named)]
