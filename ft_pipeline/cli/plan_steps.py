@@ -10,6 +10,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
+from ft_pipeline.settings.prompt_search import MOST_ROWS
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.steps.phases import Phase
 from ft_pipeline.store.artifacts import Artifact
@@ -179,18 +180,23 @@ def _teacher_config(context: SpecContext, settings: ExperimentSettings) -> dict[
 
 
 def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
-    """Yield the scoring of the base model under each prompt, and that of the tuned model."""
+    """Yield the search of a prompt, the scoring of the base model under each prompt, and that of the tuned model."""
     project, settings = context.project.settings, counted.settings
     conversations = context.find("conversations")
-    rows = conversations.summary["splits"]["test"] if conversations else 0
+    splits = conversations.summary["splits"] if conversations else {"test": 0, "validation": 0}
+    rows = splits["test"]
     evaluation = project.evaluation
     rows = min(rows, evaluation.max_test_rows or rows)
     length = tokens_per_row(counted.audit)
     longest = evaluation.max_new_tokens or limit_of([trained_tokens_per_row(counted.audit)])
 
-    def work(models: int) -> Work:
+    def work(models: int, rows: int = rows) -> Work:
         return scoring_work(counted.config, models, rows, length, longest, evaluation.batch_size)
 
+    if search := project.prompting.search:
+        tries = work(search.tries, min(splits["validation"], MOST_ROWS))
+        searched = _find(context, lambda: planned_spec(STEPS["searched_prompt"], context)) is not None
+        yield PlannedPart("prompt search", "searched_prompt", settings, tries, not searched)
     prompts = 1 + len(project.scored_prompts())
     scored = _find(context, lambda: planned_spec(STEPS["prompt_baseline"], context)) is not None
     yield PlannedPart("prompt baseline", "prompt_baseline", settings, work(prompts), not scored)

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from ft_pipeline.settings.yaml_file import Section
 
+MOST_ROWS = 64
+"""Validation conversations that prompts are compared on: the first ones by their ids, which are hashes."""
+
 
 class PromptSearchSettings(Section):
     """Search a prompt for each base model on the train and validation rows. The comparison scores the best one."""

@@ -24,9 +24,8 @@ from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.models.tool_calls import Call, read_answer
+from ft_pipeline.settings.prompt_search import MOST_ROWS
 
-MOST_ROWS = 64
-"""Validation conversations that prompts are compared on: the first ones by their ids, which are hashes."""
 LIKELIHOODS = ("nats_per_byte", "loss")
 """Metrics for which no answer is written."""
 
