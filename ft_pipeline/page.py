@@ -13,6 +13,13 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture of small_plots.py, in Markdown."""
+
+    markdown: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows, whose columns are those of the first one."""
 

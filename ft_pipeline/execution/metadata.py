@@ -23,7 +23,7 @@ from ft_pipeline.execution.page_layout import (
     room_for_values,
     with_breaks,
 )
-from ft_pipeline.page import Page, Table, Words
+from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.finished_tables import FinishedTable
@@ -45,6 +45,8 @@ def _block(block: Any) -> Any:
     match block:
         case Words():
             return prose(block.text)
+        case Picture():
+            return small_picture(block.markdown)
         case Table():
             return table(block.rows, block.about)
         case _:

@@ -19,7 +19,7 @@ from ft_pipeline.evaluation.prompt_search.search import Found, search
 from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
 from ft_pipeline.evaluation.prompt_search.tries import Try, best_of
 from ft_pipeline.job import Job
-from ft_pipeline.page import Page, Table, Words
+from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.project import ProjectSettings
@@ -139,7 +139,7 @@ def page(artifact: Artifact) -> Page:
     ranked = sorted(tries, key=lambda each: (each["measured"]["rank_key"], each["measured"]["nats"]))
     return {
         "search": Words(describe(summary)),
-        "curve": Words(tries_plot([each["measured"]["score"] for each in tries], summary["metric"])),
+        "curve": Picture(tries_plot([each["measured"]["score"] for each in tries], summary["metric"])),
         "prompt": Words(written(summary["variant"])),
         "best_tries": Table([_row(each) for each in ranked[:SHOWN]]),
     }

@@ -14,7 +14,9 @@ from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, writ
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
+from ft_pipeline.execution.metadata import metadata_of_page
 from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.steps import searched_prompt
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -137,7 +139,10 @@ def test_the_page_shows_the_best_tries_and_the_prompt(tmp_path: Path) -> None:
     page = searched_prompt.page(ArtifactStore(tmp_path / "store").commit(draft, summary))
     assert page["search"].text.startswith("The best of 15 prompts is `searched`: topic ")
     assert page["best_tries"].rows[0]["try"] == found.best.number and len(page["best_tries"].rows) == 10
-    assert "svg" in page["curve"].text and found.best.variant["example_rows"][0][:12] in page["prompt"].text
+    shown = metadata_of_page(page)
+    assert shown["curve"].value == page["curve"].markdown  # a break in it would show its source
+    assert "svg" in page["curve"].markdown and len(page["curve"].markdown) <= SHOWN_CHARACTERS
+    assert found.best.variant["example_rows"][0][:12] in page["prompt"].text
 
 
 LABELS = ["refund", "delivery", "account"]
