@@ -617,6 +617,11 @@ def test_half_of_a_long_turn_is_found_wherever_it_stands_in_a_document(before):
     assert owners_in([" ".join(words)], " ".join(text)) == [0]
 
 
+def test_eight_words_of_a_turn_of_twelve_are_found_and_seven_are_not():
+    words = [f"word{number}" for number in range(12)]
+    assert [owners_in([" ".join(words)], " ".join(words[:count])) for count in (8, 7)] == [[0], [-1]]
+
+
 LETTERS = st.sampled_from(["a", "b", "c", "d"])
 TEXTS = st.lists(st.lists(LETTERS, min_size=1, max_size=40).map(" ".join), min_size=1, max_size=6)
 
