@@ -68,7 +68,7 @@ def test_every_launcher_has_material() -> None:
 def test_the_deployment_chooses_it_and_light_jobs_stay_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_LAUNCHER", name)
     assert type(launcher_for("adapter", DeviceNeed())) is type(MATERIAL[name])
-    assert launcher_for("teacher_answers", None) == LocalLauncher()
+    assert launcher_for("teacher_answers", None) == LocalLauncher(forks=None)
 
 
 @pytest.fixture(autouse=True)

@@ -78,9 +78,9 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
     return root
 
 
-def first_run(folder: Path) -> FirstRun:
+def first_run(folder: Path, *, variants: bool = True) -> FirstRun:
     """Run a small project for the first time. Its model is named relative to the project folder."""
-    root = small_project(folder / "shop")
+    root = small_project(folder / "shop", variants=variants)
     for path in (root / "project.yaml", *(root / "experiments").glob("*.yaml")):
         path.write_text(path.read_text(encoding="utf-8").replace(f"{root}/", "./"), encoding="utf-8")
     return FirstRun(root, ft(root, "run", "--experiment", "qlora"))

@@ -40,8 +40,11 @@ FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """A small project that is run now, from the raw files to the report: the one whole run of the usual tests."""
-    return first_run(tmp_path_factory.mktemp("lifecycle"))
+    """A small project that is run now, from the raw files to the report: the one whole run of the usual tests.
+
+    Without variants of the prompt: the packed project has their scores.
+    """
+    return first_run(tmp_path_factory.mktemp("lifecycle"), variants=False)
 
 
 @pytest.fixture(scope="module")

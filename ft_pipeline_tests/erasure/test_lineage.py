@@ -99,13 +99,15 @@ def nearly(row: dict[str, str]) -> dict[str, str]:
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
-SOME = [
-    name if name in ("quoted", "tamil", "chinese") else pytest.param(name, marks=pytest.mark.long) for name in PEOPLE
-]
-"""Texts with characters that are escaped, letters of several characters, and no spaces; the others are long."""
+def usual(*names: str) -> list[Any]:
+    """All texts; those that are not named are long.
+
+    "quoted" has characters that are escaped, "tamil" letters of several characters, and "chinese" no spaces.
+    """
+    return [name if name in names else pytest.param(name, marks=pytest.mark.long) for name in PEOPLE]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", usual("tamil", "chinese"))
 def test_near_copies_are_erased_in_every_format(shop: Shop, name: str) -> None:
     row = person(name)
     asked, answered = row["instruction"], row["output"]
@@ -309,7 +311,7 @@ def test_an_older_snapshot_under_another_format_is_redacted(shop: Shop) -> None:
     assert traces(shop.root, *row.values()) == []
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", "jsonl"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", pytest.param("jsonl", marks=pytest.mark.long)])
 def test_every_container_is_redacted_in_the_store_too(shop: Shop, suffix: str) -> None:
     """The snapshot of the file, in which the row has another number, and the system prompt of all rows stays."""
     system = "You answer in the language of the question."
@@ -500,7 +502,7 @@ def _table(rows: list[dict[str, Any]]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", usual("quoted"))
 def test_a_search_of_the_whole_project_finds_nothing(shop: Shop, name: str) -> None:
     row = person(name)
     plant(shop, row)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ft_pipeline.execution.workers import fork_server
-from ft_pipeline.execution.workers.launchers import LocalLauncher
+from ft_pipeline.execution.workers.launchers import LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline_tests.execution.conftest import all_gone, job, wait_until
 
@@ -84,6 +84,15 @@ def test_a_killed_server_is_an_error_of_its_worker_and_the_next_worker_gets_anot
     assert below
     wait_until(lambda: all_gone([process.pid for process in below]), "guard and worker ended")
     assert surroundings(tmp_path / "after")["server"] != server
+
+
+def test_a_job_without_a_device_is_a_fork_once_a_server_runs(tmp_path: Path) -> None:
+    """Its own interpreter costs less than a server, and more than a fork of one."""
+    launcher = replace(launcher_for("training_data", None), entry=ENTRY)
+    fork_server._close_servers()
+    assert not surroundings(tmp_path / "before", launcher)["imported"] and not fork_server._servers
+    server = surroundings(tmp_path / "model")["server"]
+    assert surroundings(tmp_path / "after", launcher)["server"] == server
 
 
 def test_a_gpu_needs_an_interpreter_of_its_own() -> None:

@@ -349,7 +349,7 @@ def test_only_steps_that_need_a_device_run_on_the_cluster(monkeypatch: pytest.Mo
     assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
     assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANK_LAUNCHER_MODULE)
     assert RayLauncher(2).lease.device == "cuda:0" and len(RayLauncher(2).lease.gpu_names) == 2
-    assert launcher_for("teacher_answers", None) == LocalLauncher()
+    assert launcher_for("teacher_answers", None) == LocalLauncher(forks=None)
     monkeypatch.setenv("FT_RAY_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"
     with pytest.raises(

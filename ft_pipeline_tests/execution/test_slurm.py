@@ -263,7 +263,7 @@ def test_only_steps_that_need_a_device_are_slurm_jobs(monkeypatch: pytest.Monkey
     two = DeviceNeed(count=2, machine=machine)
     assert launcher_for("scores", DeviceNeed(machine=machine)) == SlurmLauncher(1, machine)
     assert launcher_for("adapter", two) == SlurmLauncher(2, machine, RANK_LAUNCHER_MODULE)
-    assert launcher_for("teacher_answers", None) == LocalLauncher()
+    assert launcher_for("teacher_answers", None) == LocalLauncher(forks=None)
     monkeypatch.setenv("FT_SLURM_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == SlurmLauncher(0) and SlurmLauncher(0).lease.device == "cpu"
     monkeypatch.setenv("FT_SLURM_GPUS", "-1")

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.decide import plots
 from ft_pipeline.definitions import defs
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.step import STEPS
@@ -29,6 +30,7 @@ MOST_BYTES = 2_000_000
 EXPERIMENTS = ["cpt", "dpo", "lora", "qlora"]
 NOTHING_TO_SHOW = {"judgements"}
 """Without a judge it is empty."""
+NO_PICTURE = b"\x89PNG\r\n\x1a\n"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "experiments": ("experiments",),
@@ -105,7 +107,9 @@ def test_the_champion_was_rolled_back_to(results: dict[str, Any], root: Path) ->
     assert champion["fingerprints"]["merged_model"] != trained_again.fingerprint, "it learned from the erased row"
 
 
-def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path) -> None:
+def test_a_person_can_still_move_the_champion(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures are drawn in the test of the pages."""
+    monkeypatch.setattr(plots, "panels", lambda *_: NO_PICTURE)
     copied = Path(shutil.copytree(root, tmp_path / "shop"))
     promote = ("promote", "lora", "--force", "--reason", "It was better.")
     verify = ("audit", "--verify", "--anchor", str(root.parent / "anchor"))

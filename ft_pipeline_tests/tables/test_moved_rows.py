@@ -51,6 +51,24 @@ def test_held_out_rows_with_another_text_are_counted(tmp_path):
     assert count_moves(before, after) == {"test, changed": 2, "validation, changed": 1}
 
 
+def splits_of(folder, texts):
+    """The split of each row with these questions, by its number."""
+    rows = [{"instruction": text, "output": f"Answer {n}"} for n, text in enumerate(texts)]
+    _, written, _ = build_chat_tables(folder, {"a.jsonl": rows})
+    return {row["row"]: row["split"] for row in written}
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Questions, and their splits."""
+    writer = leaks.Writer("german")
+    texts = [writer.text(random.Random(n), 16).split(" ", 8) for n in range(60)]
+    questions = [
+        f"Hello, this is Anna: {' '.join(words[:8])}, my {words[8]} {n} Größe?" for n, words in enumerate(texts)
+    ]
+    return questions, splits_of(tmp_path_factory.mktemp("asked"), questions)
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -62,18 +80,11 @@ def test_held_out_rows_with_another_text_are_counted(tmp_path):
         lambda text: text.replace(" ", "\n", 1),
     ],
 )
-def test_capital_letters_spaces_and_punctuation_move_nothing(tmp_path, edit):
-    writer = leaks.Writer("german")
-    texts = [writer.text(random.Random(n), 16).split(" ", 8) for n in range(100)]
-    asked = [f"Hello, this is Anna: {' '.join(words[:8])}, my {words[8]} {n} Größe?" for n, words in enumerate(texts)]
-    splits = []
-    for number, texts in enumerate((asked, [edit(text) for text in asked])):
-        rows = [{"instruction": text, "output": f"Answer {n}"} for n, text in enumerate(texts)]
-        (tmp_path / str(number)).mkdir()
-        _, written, _ = build_chat_tables(tmp_path / str(number), {"a.jsonl": rows})
-        splits.append({row["row"]: row["split"] for row in written})
-    assert {row: splits[1].get(row) for row in splits[0]} == splits[0]
-    assert len(set(splits[0].values())) == 3
+def test_capital_letters_spaces_and_punctuation_move_nothing(asked, tmp_path, edit):
+    questions, splits = asked
+    edited = splits_of(tmp_path, [edit(text) for text in questions])
+    assert {row: edited.get(row) for row in splits} == splits
+    assert len(set(splits.values())) == 3
 
 
 def spec(version="3", **data):

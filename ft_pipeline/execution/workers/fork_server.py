@@ -2,9 +2,9 @@
 
     supervisor ── fork server ── guard ── worker
 
-These imports take some eight seconds of CPU time, and a run starts a dozen workers that need them. A forked worker has
-the environment, folder, log, signals and exit code of one with an interpreter of its own. Only on Linux and without a
-GPU: CUDA survives no fork, and other systems do not promise that libraries do.
+These imports take some eight seconds of CPU time, and a run starts a dozen workers that need them, or a part of them.
+A forked worker has the environment, folder, log, signals and exit code of one with an interpreter of its own. Only on
+Linux and without a GPU: CUDA survives no fork, and other systems do not promise that libraries do.
 """
 
 import atexit
@@ -46,6 +46,11 @@ Order = dict[str, Any]
 def is_possible(device: str) -> bool:
     """Whether a worker on `device` can be a fork."""
     return device == "cpu" and sys.platform == "linux"
+
+
+def is_running(env: Mapping[str, str]) -> bool:
+    """Whether this process has a server that can fork a worker with this environment."""
+    return bool(_servers) and _servers[0].serves(allowed_variables(env))
 
 
 @dataclass

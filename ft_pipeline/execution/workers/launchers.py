@@ -92,18 +92,21 @@ class LocalLauncher:
     lease: None = None
     variables: tuple[str, ...] = ()
     """Names or patterns of variables that the module gets besides those of every worker (worker_variables.py)."""
-    forks: bool = False
-    """Whether workers on the CPU are forks of a process that has imported the libraries of models (fork_server.py)."""
+    forks: bool | None = False
+    """Whether workers on the CPU are forks of a process that has imported the libraries of models (fork_server.py).
+    None: they are if such a process runs. To start one costs more than such a worker does."""
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> WorkerProcess:
         job = json.loads(job_file.read_text(encoding="utf-8"))
         inherited = allowed_variables(worker_environment(), (*self.variables, *job.get("variables", ())))
-        if self.forks and fork_server.is_possible(job["device"]):
-            return fork_server.start(self.entry, job_file, {**inherited, **env}, lifeline, log)
+        whole = {**inherited, **env}
+        forks = fork_server.is_running(whole) if self.forks is None else self.forks
+        if forks and fork_server.is_possible(job["device"]):
+            return fork_server.start(self.entry, job_file, whole, lifeline, log)
         # -P: the current folder may contain a user's `datasets`, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
-            env={**inherited, **env, process_guard.LIFELINE: str(lifeline)},
+            env={**whole, process_guard.LIFELINE: str(lifeline)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -231,7 +234,7 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
         has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
         entry = RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE
         return RayLauncher(gpus, entry) if requested == "ray" else SlurmLauncher(gpus, need.machine, entry)
-    here = LocalLauncher(forks=need is not None)  # a job that needs a device has a model
+    here = LocalLauncher(forks=None if need is None else True)  # a job that needs a device has a model
     if kind not in MULTI_PROCESS_KINDS:
         return here
     gpus = need.count if need is not None else 1

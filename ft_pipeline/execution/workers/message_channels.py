@@ -8,11 +8,12 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import dagster as dg
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ft_pipeline.execution.workers.reporting import PROGRESS_FILE
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 NOTES_FILE = "notes.jsonl"
 """File next to a job for the messages of the process that represents the worker on this machine, e.g. that it waits in
@@ -31,12 +32,14 @@ class Channel(Protocol):
 
 
 @contextlib.contextmanager
-def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iterator[Channel]:
+def open_channel(context: "dg.AssetExecutionContext | None", folder: Path) -> Iterator[Channel]:
     """Open a channel for one worker, with its files in `folder`. Drain it once more after the `with` block."""
     notes = FileChannel(folder / NOTES_FILE)
     if context is None:
         yield _WithNotes(FileChannel(folder / "messages.jsonl"), notes)
         return
+    import dagster as dg
+
     injector = dg.PipesFileContextInjector(str(folder / "pipes_context.json"))
     reader = dg.PipesFileMessageReader(str(folder / "pipes_messages.jsonl"))
     with contextlib.ExitStack() as stack:
@@ -60,7 +63,7 @@ class _WithNotes:
 class SessionChannel:
     """Dagster Pipes: log lines go directly to the run's log, progress arrives as custom messages."""
 
-    def __init__(self, session: dg.PipesSession) -> None:
+    def __init__(self, session: "dg.PipesSession") -> None:
         self.env: Mapping[str, str] = session.get_bootstrap_env_vars()
         self._session = session
         self._drained_count = 0

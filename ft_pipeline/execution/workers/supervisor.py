@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
@@ -29,6 +28,9 @@ from ft_pipeline.execution.workers.message_channels import Channel, open_channel
 from ft_pipeline.execution.workers.stall_watch import StallWatch
 from ft_pipeline.pace import Pace
 from ft_pipeline.store.atomic_files import full_disk_message
+
+if TYPE_CHECKING:  # agents on a cluster and on this machine stop workers with this module, and need no Dagster
+    import dagster as dg
 
 POLL_SECONDS = 0.1
 StopSequence = tuple[tuple[signal.Signals, float], ...]
@@ -107,7 +109,7 @@ class WorkerLost(WorkerError):
 
 
 def run_worker(
-    context: dg.AssetExecutionContext | None,
+    context: "dg.AssetExecutionContext | None",
     job: WorkerJob,
     launcher: Launcher,
     on_progress: Callable[[Progress], None] = lambda progress: None,
