@@ -1,5 +1,6 @@
 """benchmarks/reproductions.py on runs whose optima and differences are known; and killed during real ones."""
 
+import io
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from reproducing.trainings import (
     mean_loss,
     window,
 )
+from reproductions import main
 
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
 
@@ -92,8 +95,10 @@ def written_runs(
 
 def reported(folder: Path) -> dict[str, Any]:
     """What the script reports of a working folder."""
-    command = [sys.executable, str(SCRIPT), "--report-only", "--work", str(folder), "--out", str(folder / "out.json")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        command = [str(SCRIPT), "--report-only", "--work", str(folder), "--out", str(folder / "out.json")]
+        patch.setattr(sys, "argv", command)
+        main()
     report: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
     return report
 
@@ -102,6 +107,7 @@ def conclusions_of(report: dict[str, Any], study: int) -> list[str]:
     return [result["conclusion"] for result in report["conclusions"] if result["study"] == study]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_true_claims_are_reproduced_with_intervals_and_a_small_picture(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work")
     report = reported(folder)

@@ -1,19 +1,24 @@
 """A metric of the project runs in a real worker: it sees no secret, while the worker has the key that it needs."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.rivals import score
 from ft_pipeline.execution.build import variables_of_job
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerJob, run_worker
 from ft_pipeline.execution.workers.worker import _require_leased_gpu
-from ft_pipeline.execution.workers.worker_variables import allowed_variables
+from ft_pipeline.execution.workers.worker_variables import allowed_variables, secrets_of_job
+from ft_pipeline.job import Job
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.distillation.fault_server import MODEL, serving
+from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 
 KEY = "sk-a-secret-that-no-metric-may-see"
@@ -46,18 +51,44 @@ def test_no_secret_is_allowed_that_nobody_names(
     assert allowed_variables(SECRETS, ("CONTENDER_KEY",)).keys() == {"CONTENDER_KEY", *expected}
 
 
-@pytest.mark.parametrize("named", (pytest.param({}, marks=pytest.mark.long), OPERATOR))
+HANDLING = {"endpoint": {"api_key_env": "CONTENDER_KEY"}}
+VARIABLES = variables_of_job(Spec("contender_scores", handling=HANDLING))
+
+
+def asked_of(server: FaultServer, make_job: JobMaker, seen: Path) -> Job:
+    """A job that asks the server, with a metric that writes its environment to `seen`."""
+    metric = {"function": "spy.look", "lower_is_better": False, "source": SPY % str(seen), "distribution": None}
+    contender = {"name": "today", "model": MODEL, "endpoint": {"url": server.url}}
+    return make_job("contender_scores", contender=contender, custom_metrics={"spy": metric})
+
+
+@pytest.mark.parametrize("named", ({}, OPERATOR))
+def test_a_custom_metric_sees_no_secret_of_its_worker(
+    make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
+) -> None:
+    """In this process, with the environment of a worker."""
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    with serving(key=KEY) as server:
+        asked = asked_of(server, make_job, tmp_path / "seen.json")
+        allowed = allowed_variables({**os.environ, **SECRETS, **named}, VARIABLES)
+        with mock.patch.dict(os.environ, allowed, clear=True):
+            score.run(replace(asked, handling=HANDLING, secrets=secrets_of_job(VARIABLES)))
+        assert server.paid == 4, "the job had the key"
+    seen = json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))
+    assert SECRETS.keys() & seen.keys() == ({"CONTENDER_KEY", "OF_THE_SERVICE"} if named else set())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("named", ({}, OPERATOR))
 def test_a_custom_metric_sees_no_secret(
     make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
 ) -> None:
     for name, value in (SECRETS | named | {"HF_HUB_OFFLINE": "1", "LC_TIME": "C"}).items():
         monkeypatch.setenv(name, value)
     seen = tmp_path / "seen.json"
-    metric = {"function": "spy.look", "lower_is_better": False, "source": SPY % str(seen), "distribution": None}
     with serving(key=KEY) as server:
-        contender = {"name": "today", "model": MODEL, "endpoint": {"url": server.url}}
-        asked = make_job("contender_scores", contender=contender, custom_metrics={"spy": metric})
-        handling = {"endpoint": {"api_key_env": "CONTENDER_KEY"}}
+        asked = asked_of(server, make_job, seen)
         job = WorkerJob(
             asked.kind,
             asked.kind,
@@ -66,8 +97,8 @@ def test_a_custom_metric_sees_no_secret(
             tmp_path,
             asked.out,
             asked.work,
-            handling=handling,
-            variables=variables_of_job(Spec(asked.kind, handling=handling)),
+            handling=HANDLING,
+            variables=VARIABLES,
         )
         run_worker(None, job, LocalLauncher())
         assert server.paid == 4, "the worker had the key"

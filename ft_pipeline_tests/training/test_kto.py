@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from datasets import Dataset
-from trl import KTOConfig, KTOTrainer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
@@ -159,6 +157,9 @@ def perturbed(base):
 )
 def test_loss_and_kl_equal_those_of_trl(kto, tmp_path, tiny_base, monkeypatch):
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
     settings = KtoSettings(**kto)
     rows = [
         {

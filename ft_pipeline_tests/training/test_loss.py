@@ -6,7 +6,6 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
-from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.models.attention import use_end_to_end_attention
 from ft_pipeline.models.load import load_model, load_tokenizer
@@ -195,6 +194,8 @@ def test_the_loss_applies_the_logit_cap_of_the_model(rows):
 def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_path, padding_free, dtype):
     """But for rounding. Rows end to end run in 32 bit: they round in another order."""
     tokenizer = load_tokenizer(tiny_base)
+    from trl import SFTConfig, SFTTrainer
+
     arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
     trl_trainer = SFTTrainer(
         load_model(tiny_base, "cpu", dtype=dtype), arguments, train_dataset=Dataset.from_list(rows)
