@@ -141,7 +141,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, clusters: Cluste
         pq.ParquetWriter(out / "set_aside.parquet", SET_ASIDE.arrow_schema, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
-            for source in table_batches(folder / "rows.parquet", FORMATS[name]):
+            for source in table_batches(folder / "rows.parquet", FORMATS[name], *ORIGIN):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
