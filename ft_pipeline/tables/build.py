@@ -32,9 +32,10 @@ from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
-from ft_pipeline.tables.languages import identify_languages
+from ft_pipeline.tables.languages import SAMPLED_ROWS, languages_of
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
+from ft_pipeline.tables.row_texts import SmallestIds
 from ft_pipeline.tables.table_checks import table_checks
 from ft_pipeline.tables.table_schemas import TableCheck, check_table, together
 
@@ -83,7 +84,8 @@ def build_table(
         flags = flag_duplicates(row_format, readable, shares, shards)
         fill_accounts(flags)
         rows_check, aside_check = TableCheck(table_of_format(row_format)), TableCheck(SET_ASIDE)
-        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet", rows_check)
+        sample = SmallestIds(table_of_format(row_format).arrow_schema, SAMPLED_ROWS)
+        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet", rows_check, sample)
         set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet", aside_check)
         if row_format.is_conversational:
             write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
@@ -93,7 +95,7 @@ def build_table(
     warnings += duplicate_warnings(row_format, flags)
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
-    languages = identify_languages(out / "rows.parquet", data_format)
+    languages = languages_of(sample.sample(data_format), sum(written))
     warnings += languages.warnings
     checks = table_checks(data_format, results, max_quarantined, written, set_aside)
     may_repeat = np.repeat([_may_repeat(file) for file in readable], written).astype(bool)
@@ -109,7 +111,7 @@ def _may_repeat(file: FileResult) -> bool:
 
 
 def _write_rows(
-    row_format: Format, flags: DuplicateFlags, path: Path, check: TableCheck
+    row_format: Format, flags: DuplicateFlags, path: Path, check: TableCheck, sample: SmallestIds
 ) -> tuple[str, list[dict[str, Any]], list[int]]:
     """Write rows.parquet. Returns (hash of the rows, preview, number of rows written per file)."""
     digest, written = RowsDigest(), []
@@ -124,6 +126,7 @@ def _write_rows(
                 kept = batch if mask.all() else batch.filter(pa.array(mask))
                 table = _with_file(pa.Table.from_batches([kept]), file.source.name).select(schema.names)
                 writer.write_table(table)
+                sample.add(table)
                 count += table.num_rows
                 digest.add(table["id"], table["row"])
                 if len(preview) < PREVIEW_ROWS:

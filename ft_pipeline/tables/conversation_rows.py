@@ -16,7 +16,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.keys import Keys, compared_parts, groups_of, read_keys
 from ft_pipeline.tables.dedup.near_duplicates import Spill
-from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
+from ft_pipeline.tables.formats.arrow_schema import schema_of, with_schema
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -142,9 +142,13 @@ def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) 
     return rows
 
 
-def table_batches(path: Path, row_format: Format) -> Iterator[pa.Table]:
-    """Yield the rows of a format's rows.parquet, possibly of an older version, in batches of BATCH_ROWS."""
-    schema = schema_of(row_format, *ORIGIN)
+def table_batches(path: Path, row_format: Format, *others: str) -> Iterator[pa.Table]:
+    """Yield the rows of a format's rows.parquet, possibly of an older version, in batches of BATCH_ROWS.
+
+    others: names of ORIGIN. Those columns are read, too, after those of the format.
+    """
+    schema = schema_of(row_format, *others)
     with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+        written = [name for name in file.schema_arrow.names if name in schema.names]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=written):
             yield with_schema(pa.Table.from_batches([batch]), schema)

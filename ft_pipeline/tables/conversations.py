@@ -28,11 +28,12 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import COMMON, SuiteTexts
-from ft_pipeline.tables.languages import identify_languages
+from ft_pipeline.tables.languages import SAMPLED_ROWS, languages_of
 from ft_pipeline.tables.named_groups import release_large_groups
 from ft_pipeline.tables.near_groups import near_groups
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
+from ft_pipeline.tables.row_texts import SmallestIds
 from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS, TRAIN
@@ -115,18 +116,19 @@ def build_conversations(
         )
         for origin, count in large_groups
     ]
-    report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
+    report.languages = languages_of(written.sample.sample("conversations"), written.rows).to_json()
     return report
 
 
 @dataclass
 class _Written:
-    """What was written: numbers of rows, their digest and the first ones."""
+    """What was written: numbers of rows, their digest, the first ones and a sample."""
 
     rows: int = 0
     aside: int = 0
     digest: RowsDigest = field(default_factory=RowsDigest)
     preview: list[dict[str, Any]] = field(default_factory=list)
+    sample: SmallestIds = field(default_factory=lambda: SmallestIds(SCHEMA, SAMPLED_ROWS))
     rows_check: TableCheck = field(default_factory=lambda: TableCheck(CONVERSATIONS))
     aside_check: TableCheck = field(default_factory=lambda: TableCheck(SET_ASIDE))
 
@@ -139,7 +141,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, clusters: Cluste
         pq.ParquetWriter(out / "set_aside.parquet", SET_ASIDE.arrow_schema, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
-            for source in table_batches(folder / "rows.parquet", FORMATS[name]):
+            for source in table_batches(folder / "rows.parquet", FORMATS[name], *ORIGIN):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
@@ -157,6 +159,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, clusters: Cluste
                 stays = assignment.code[part] == 0
                 kept = table if stays.all() else table.filter(pa.array(stays))
                 kept_rows.write_table(kept)
+                written.sample.add(kept)
                 written.rows += kept.num_rows
                 written.digest.add(kept["id"], kept["split"])
                 if len(written.preview) < PREVIEW_ROWS:

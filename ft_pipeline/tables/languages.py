@@ -54,11 +54,15 @@ class Languages:
 
 def identify_languages(path: Path, table: str) -> Languages:
     """Return the languages of a rows.parquet. The sample is the same for the same rows, in any order."""
-    rows = sample_rows(path, table, SAMPLED_ROWS)
+    return languages_of(sample_rows(path, table, SAMPLED_ROWS), pq.read_metadata(path).num_rows)
+
+
+def languages_of(rows: pa.Table, count: int) -> Languages:
+    """Return the languages of a table with so many rows. rows: its sample."""
     languages = row_languages(rows)
     counts = dict(sorted(Counter(languages).items(), key=lambda item: (-item[1], item[0])))
     origins = list(zip(rows["file"].to_pylist(), rows["row"].to_pylist(), languages, strict=True))
-    return Languages(pq.read_metadata(path).num_rows, len(rows), counts, _other_languages(counts, sorted(origins)))
+    return Languages(count, len(rows), counts, _other_languages(counts, sorted(origins)))
 
 
 def row_languages(rows: pa.Table) -> list[str]:

@@ -1,9 +1,11 @@
 """The prompt, the answer, the length and the origin of each row of a table, in one schema for all tables."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.store.bounded_duckdb import bounded_duckdb
@@ -40,6 +42,39 @@ def sample_rows(path: Path, table: str, count: int) -> pa.Table:
     )
     with bounded_duckdb() as connection:
         return connection.sql(query, params=[str(path), str(path), count]).to_arrow_table()
+
+
+class SmallestIds:
+    """The rows with the smallest ids, collected while a table is written, so that it need not be read again."""
+
+    def __init__(self, schema: pa.Schema, count: int) -> None:
+        """schema: of the rows. count: how many are wanted."""
+        self._count, self._parts, self._rows = count, [schema.empty_table()], 0
+        self._largest: pa.Scalar | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows of the table."""
+        chosen = pc.invert(pc.starts_with(rows["id"], MARKER_START))
+        if self._largest is not None:
+            chosen = pc.and_(chosen, pc.less_equal(rows["id"], self._largest))
+        self._parts.append(rows.filter(chosen))
+        self._rows += len(self._parts[-1])
+        if self._rows > 4 * self._count:
+            self._drop_larger()
+
+    def _drop_larger(self) -> None:
+        rows = pa.concat_tables(self._parts)
+        smallest = pc.sort_indices(rows["id"])[: self._count]
+        self._largest = rows["id"][smallest[-1].as_py()]
+        self._parts = [rows.filter(pc.less_equal(rows["id"], self._largest))]
+        self._rows = len(self._parts[0])
+
+    def sample(self, table: str) -> pa.Table:
+        """Return what `sample_rows` returns for the whole table."""
+        with tempfile.TemporaryDirectory(prefix="ft-sample-") as folder:
+            path = Path(folder) / "rows.parquet"
+            pq.write_table(pa.concat_tables(self._parts), path)
+            return sample_rows(path, table, self._count)
 
 
 def row_batches(path: Path, table: str) -> Iterator[pa.RecordBatch]:

@@ -17,7 +17,7 @@ from ft_pipeline.store.text_redaction import ErasedTexts
 from ft_pipeline.tables import inspection, oddness, row_texts
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.inspection import inspect_rows, shorten
-from ft_pipeline.tables.row_texts import sample_rows
+from ft_pipeline.tables.row_texts import SmallestIds, sample_rows
 from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables
 
 ODD = {
@@ -164,9 +164,14 @@ def test_the_sample_has_the_smallest_ids_of_the_rows_that_are_left(tmp_path) -> 
     rows += [{**rows[0], "row": 99}, {**rows[1], "id": "excluded:0", "row": 100}]  # a copy, and an erased row
     path = write(tmp_path / "rows.parquet", rows)
     places = sorted((row["id"], row["row"]) for row in rows if row["row"] != 100)
+    written = pq.read_table(path)
     for count in (1, 7, 50, 60):
-        sample = sample_rows(path, "conversations", count).to_pylist()
-        assert [(row["id"], row["row"]) for row in sample] == places[:count]
+        sample = sample_rows(path, "conversations", count)
+        assert [(row["id"], row["row"]) for row in sample.to_pylist()] == places[:count]
+        collected = SmallestIds(written.schema, count)  # while the table is written
+        for begin in range(0, len(written), 6):
+            collected.add(written.slice(begin, 6))
+        assert collected.sample("conversations").equals(sample)
 
 
 def test_rows_of_every_table_have_prompt_answer_and_length(tmp_path) -> None:
