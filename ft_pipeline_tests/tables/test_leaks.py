@@ -13,8 +13,11 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
 from ft_pipeline.tables.dedup.windows import MAX_TURNS, WORDS
 from ft_pipeline.tables.held_out import (
+    MIN_ANSWERS,
+    MIN_COMMON_PAIRS,
     MIN_COMMON_PROMPTS,
     SuiteTexts,
+    _after_instructions,
     read_held_out,
 )
 from ft_pipeline.tables.leaks import ANSWER, LEAST_WORDS, MIN_ANSWER_WORDS, QUESTION, HeldOutTurns, LeakIndex
@@ -620,6 +623,13 @@ def test_half_of_a_long_turn_is_found_wherever_it_stands_in_a_document(before):
 def test_eight_words_of_a_turn_of_twelve_are_found_and_seven_are_not():
     words = [f"word{number}" for number in range(12)]
     assert [owners_in([" ".join(words)], " ".join(words[:count])) for count in (8, 7)] == [[0], [-1]]
+
+
+@pytest.mark.parametrize(("answers", "found"), [(MIN_ANSWERS, [0, 1, 2]), (MIN_ANSWERS - 1, [])])
+def test_from_three_answers_on_the_last_words_of_questions_are_instructions(answers, found):
+    rows = np.arange(3 * MIN_COMMON_PAIRS)
+    pairs, asked = (rows % answers).astype(np.uint64), np.full(len(rows), 9, np.uint64)
+    assert _after_instructions(pairs, asked, rows).tolist() == found
 
 
 LETTERS = st.sampled_from(["a", "b", "c", "d"])
