@@ -1,11 +1,8 @@
 """The record of ratings: order and sides, several raters, kills, a retraining, an audit."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from ft_pipeline.ratings import pairs
 from ft_pipeline.ratings.pairs import Match, Pair, in_order
 from ft_pipeline.ratings.rating_ledger import Rating, Verdict, ledger, newest, read_ratings
 from ft_pipeline.ratings.results import next_step, result_of
+from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.ratings.rated import PROMPT, TUNED, RatedProject, kind_answer
 
 RATING_PROCESS = """
@@ -45,8 +43,8 @@ def problems(project: RatedProject) -> list[tuple[str, str]]:
     return [(finding.code, finding.where) for finding in verify(ArtifactIndex(project.store.root)).problems]
 
 
-def start_rating(project: RatedProject, rater: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", RATING_PROCESS, str(project.store.root), rater], env=os.environ)
+def start_rating(project: RatedProject, rater: str) -> ForkedProcess:
+    return ForkedProcess(RATING_PROCESS, str(project.store.root), rater)
 
 
 def is_fair(sides: list[int]) -> bool:
