@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from lm_eval import evaluator
 from lm_eval.tasks import manager
 
 from ft_pipeline.decide.build import build_comparison
@@ -111,7 +112,11 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     assert "| capitals/acc (higher is better) |" in markdown_table(Comparison.model_validate(document))
 
 
-def test_task_documents_limits_a_task_to_its_first_documents(make_job: JobMaker, folder: Path) -> None:
+def test_task_documents_limits_a_task_to_its_first_documents(
+    make_job: JobMaker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the machine described, for which lm-eval runs a dozen programs."""
+    monkeypatch.setattr(evaluator, "add_env_info", lambda _: pytest.fail("the machine is described"))
     settings = evaluation("capitals", task_documents=1)
     job = make_job("prompt_baseline", inputs={"tasks": folder}, prompting={"variants": {}}, evaluation=settings)
     prompt_baseline.run(job)

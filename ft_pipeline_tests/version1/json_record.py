@@ -14,7 +14,7 @@ class JsonRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
