@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from ft_pipeline.decide.claim import Claim
+
 Open = Literal["undecided", "rate", "measure"]
 """Nothing is decided yet. rate: the sentence asks people to rate answers. measure: it names general questions, probes
 or a task that do not show yet whether the tuned model keeps what its base model had."""
 Kind = Literal["use_tuned", "prompt", "retrieval", Open, "keep", "none", "replace", "classifier", "search"]
 OPEN: Sequence[str] = get_args(Open)
+ASKING = ("lead", "no_evidence"), ("opinion", "unheard")
+"""Kind and reason of claims whose sentences ask people to rate answers."""
+MEASURED = ("general", "probes", "task")
+"""Kinds of claims that rest on other questions than the test rows."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,16 @@ class Verdict:
 def asking(asks: bool) -> Open:
     """Return the kind of an open verdict. asks: whether its sentence asks people to rate answers."""
     return "rate" if asks else "undecided"
+
+
+def asks_people(claim: Claim) -> bool:
+    """Return whether the sentence of a claim asks people to rate answers."""
+    return (claim.kind, claim.because) in ASKING
+
+
+def kind_of(claim: Claim, *, asks: bool = False) -> Open:
+    """Return the kind of an open verdict whose sentence tells a claim. asks: whether it asks for ratings, too."""
+    return "measure" if claim.kind in MEASURED and not asks else asking(asks or asks_people(claim))
 
 
 def not_decided(why: str, basis: str, row: str | None, kind: Open) -> Verdict:

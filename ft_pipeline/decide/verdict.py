@@ -9,7 +9,7 @@ from itertools import product
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
-from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, not_decided
+from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, asks_people, kind_of, not_decided
 from ft_pipeline.decide.exposure import Exposure, needed_lead
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
@@ -37,10 +37,6 @@ from ft_pipeline.decide.words import (
     wins,
 )
 
-ASKING = ("lead", "no_evidence"), ("opinion", "unheard")
-"""Kind and reason of claims whose sentences ask people to rate answers."""
-MEASURED = ("general", "probes", "task")
-"""Kinds of claims that rest on other questions than the test rows."""
 ONE_TEST = Exposure().level(0.05, "", is_tuned=True)
 """The level at which a tuned model is tested that is the first to be looked at, at the default of
 `promotion.false_moves`."""
@@ -180,7 +176,7 @@ class Summary:
         silent = self._without_evidence(best, bar)
         if silent is not None:
             failed = self.decision.failed[silent.name][0]
-            why, kind = say_of(comparison, failed), _kind_of(failed)
+            why, kind = say_of(comparison, failed), kind_of(failed)
             return self._open(why, silent, bar, self._basis(silent), kind)
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
@@ -236,12 +232,13 @@ class Summary:
             why = f"{say(comparison, first)}. Add questions of other patterns to the test rows"
         elif screened is not None and (first.kind == "screen" or _is_it(failed)):
             why = say_of(comparison, screened)
-        elif opinion is None and (_is_it(failed) or (first.kind == "lead" and first.because in ("", "behind", "luck"))):
+        elif opinion is None and (_is_it(failed) or _is_undecided(first)) and (screened is None or not _is_few(first)):
             told = say_of(comparison, first) if first.because == "luck" else self._standing(best, bar)
-            why, costs = told + self._needed(best, bar, claim), describe_calls(best, bar)
+            few = f"{say_of(comparison, first)}. " if _is_few(first) else ""
+            why, costs = few + told + self._needed(best, bar, claim, first), describe_calls(best, bar)
         else:
             more = "" if screened else self._more_ratings(best, claim)
-            why, kind = say_of(comparison, first) + more, _kind_of(first, asks=bool(ask or more))
+            why, kind = say_of(comparison, first) + more, kind_of(first, asks=bool(ask or more))
         found = self._open(f"{ask}{why}", best, bar, self._basis(best, opinion), kind)
         return replace(found, sentence=found.sentence + costs)
 
@@ -262,15 +259,16 @@ class Summary:
         on = f"on {comparison.metric().label}"
         return f"The lead of {row.name} over {bar.name} {on} is shown to be below {worth}, which"
 
-    def _needed(self, best: Row, bar: Row, claim: Claim) -> str:
-        """Return what a decision needs: the lead, and the test conversations."""
+    def _needed(self, best: Row, bar: Row, claim: Claim, failed: Claim) -> str:
+        """Return what a decision needs: the lead, and the test conversations. failed: the requirement that fails."""
         comparison, worth = self.comparison, worth_over(self.comparison, bar)
         tests = {test.name: test.level for test in self.decision.tests}
         needed = needed_conversations(comparison, claim, tests.get(best.name, ONE_TEST), worth)
         above = f". Above 0 it would be used, below {worth_in_words(comparison, bar)} it is not worth a training"
         if needed is None:
             return above
-        least, most = rounded(needed.least), rounded(needed.most)
+        fewest = int(failed.limit) if _is_few(failed) else 0
+        least, most = (rounded(max(fewest, number)) for number in (needed.least, needed.most))
         number = f"about {least}" if least == most else f"{least} to {most}"
         like = ", if new ones are as much alike" if comparison.units < comparison.test_rows else ""
         return f"{above}; {number} test conversations in all would tell (80 %{like})"
@@ -370,19 +368,19 @@ class Summary:
         leads = self.comparison.leads(row, rival)
         if claim.kind == "opinion":
             leads = claim.measure == "judge" and claim.is_ahead and claim.verdict != "shown"
-        is_asked = any(map(_asks, self.decision.failed[row.name]))
+        is_asked = any(map(asks_people, self.decision.failed[row.name]))
         was_tested = any(test.name == row.name for test in self.decision.tests)
         return was_tested and leads and self.comparison.ratings_may_decide and not is_asked
 
 
-def _asks(claim: Claim) -> bool:
-    """Return whether the sentence of a claim asks people to rate answers."""
-    return (claim.kind, claim.because) in ASKING
+def _is_undecided(claim: Claim) -> bool:
+    """Return whether further test rows would show what a claim is about."""
+    return _is_few(claim) or (claim.kind == "lead" and claim.because in ("", "behind", "luck"))
 
 
-def _kind_of(claim: Claim, *, asks: bool = False) -> Open:
-    """Return the kind of an open verdict whose sentence tells a claim. asks: whether it asks for ratings, too."""
-    return "measure" if claim.kind in MEASURED and not asks else asking(asks or _asks(claim))
+def _is_few(claim: Claim) -> bool:
+    """Return whether a claim is that there are too few test conversations."""
+    return (claim.kind, claim.because) == ("rows", "few")
 
 
 def _how(bar: Row) -> str:

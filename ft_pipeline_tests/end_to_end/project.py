@@ -232,7 +232,7 @@ SHARED = {
 
 PER_EXPERIMENT = {
     *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model", "gguf"),
-    *("prompt_baseline", "scores", "gguf_scores"),
+    *("searched_prompt", "prompt_baseline", "scores", "gguf_scores"),
 }
 
 

@@ -99,7 +99,9 @@ def test_a_few_test_conversations_decide_nothing(tmp_path: Path) -> None:
     comparison = case(tmp_path, style={"loss": 1.0}, passages=1.2)
     found = recommend(desk_of(comparison, {"style": {"train_rows": 800}}, ITEMS + 1))
     assert (found["decision"], found["row"]) == ("more_data", "looked_up")
-    assert said(found, "40 test conversations are too few, 41 are needed. Add data: 1 more conversations")
+    assert said(
+        found, "40 test conversations are too few, 41 are needed. Add 1 conversations to the test split, or raise"
+    )
     assert recommend(desk_of(case(tmp_path / "none"), {}, ITEMS + 1))["decision"] == "train"
 
 

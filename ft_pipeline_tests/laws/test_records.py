@@ -26,6 +26,8 @@ from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.promote import TestedCandidate
 from ft_pipeline.decide.ruling import Ruling
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.evaluation.prompt_search import looks as validation_looks
+from ft_pipeline.evaluation.prompt_search.tries import Try
 from ft_pipeline.events import Progress, StepEvent
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.inbox import decisions as inbox
@@ -224,6 +226,7 @@ RECORDS: dict[type, tuple[SearchStrategy[Any], Callable[[Any], Any]]] = {
         through_json,
     ),
     Trial: (records_of(Trial), through_json),
+    Try: (records_of(Try), through_json),
     Snapshot: (records_of(Snapshot), in_folder(through_listing)),
     SuiteTexts: (records_of(SuiteTexts), in_folder(through_suite)),
     SourceRecord: (records_of(SourceRecord), in_folder(through_source_records)),
@@ -318,6 +321,16 @@ def write_requests(store: Path, records: list[requests.MoveRequest]) -> tuple[li
     return [record.to_promotion() for record in read], [record.to_promotion() for record in records]
 
 
+def write_validation_looks(store: Path, records: list[validation_looks.ValidationLook]) -> tuple[list, list]:
+    written = [replace(record, sequence=number) for number, record in enumerate(records, 1)]
+    for record in written:
+        assert validation_looks.ledger(store).append(asdict(record))
+    read = validation_looks.ledger(store).read()
+    return [replace(record, previous_sha256=None) for record in read], [
+        replace(w, previous_sha256=None) for w in written
+    ]
+
+
 def write_redactions(store: Path, records: list[artifact_redaction.Redaction]) -> tuple[list, list]:
     for number, record in enumerate(records, 1):
         artifact_redaction.append_redaction(store, replace(record, number=number))
@@ -361,6 +374,7 @@ LEDGERS: dict[str, tuple[SearchStrategy[Any], Callable[[Path, list], tuple[list,
     "ratings": (records_of(rating_ledger.Rating), write_ratings),
     "exposures": (ENTRIES, write_entries),
     "inbox": (DECISIONS, write_decisions),
+    "validation_looks": (records_of(validation_looks.ValidationLook), write_validation_looks),
 }
 """By folder: a strategy of a record, and what writes some and returns what is read and what was written."""
 
@@ -430,7 +444,7 @@ def test_a_line_of_the_journal_is_read_as_it_was_written(signed: ArtifactStore, 
 
 OF_OTHERS = {
     *("Candidate", "Promotion", "MoveRequest", "ChampionRecord", "Redaction", "Rating", "Look"),  # of their ledgers
-    *("SnapshotFile", "Keys"),
+    *("SnapshotFile", "Keys", "Measured"),
 }
 """Records that the laws of others read and write."""
 
