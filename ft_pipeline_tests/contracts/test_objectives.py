@@ -157,6 +157,14 @@ def test_the_same_seed_gives_the_same_rows(subject: Subject, data: Path, tmp_pat
         assert (work.out / f"{split}.parquet").read_bytes() == (data / f"{split}.parquet").read_bytes()
 
 
+def resumed_usually(*names: str) -> list[Any]:
+    """All objectives; those that are not named are long.
+
+    cpt and distill train on rows of tokens as sft does, and kto has a reference as dpo has.
+    """
+    return [name if name in names else pytest.param(name, marks=pytest.mark.long) for name in MATERIAL]
+
+
 class StopsAt:
     """A reporter that interrupts the training after a step."""
 
@@ -172,6 +180,7 @@ class StopsAt:
         """Be quiet."""
 
 
+@pytest.mark.parametrize("subject", resumed_usually("sft", "dpo", "grpo", "distill on own answers"), indirect=True)
 def test_a_training_that_is_stopped_resumes_to_the_same_bytes(
     subject: Subject, data: Path, trained: Trained, tmp_path: Path
 ) -> None:

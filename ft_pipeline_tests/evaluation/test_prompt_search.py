@@ -51,8 +51,8 @@ def test_what_is_given_is_tried_first_with_the_task_and_retrieved_examples(tmp_p
     assert (retrieved["examples"], retrieved["few_shot"]) == ("retrieved", 4)
 
 
-def test_examples_that_help_are_found(tmp_path: Path) -> None:
-    best = run(tmp_path / "tries").best
+def test_examples_that_help_are_found(whole: Found) -> None:
+    best = whole.best
     assert best.name is None and {"row-3", "row-7"} <= set(best.variant["example_rows"])
     assert best.variant["system_prompt"] and best.variant["few_shot"] <= 4
 
@@ -84,9 +84,15 @@ def test_the_search_ends_when_all_prompts_were_tried(tmp_path: Path) -> None:
     assert len({str(each.variant) for each in found.tries}) == len(found.tries)
 
 
-@pytest.mark.parametrize("killed_after", [1, 5, 6, 30])
-def test_a_killed_search_ends_with_the_same_prompts(tmp_path: Path, killed_after: int) -> None:
-    whole = run(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """A search that nobody killed."""
+    return run(tmp_path_factory.mktemp("whole") / "tries")
+
+
+# Five prompts are given: a search is killed among them, after them, and in the midst of its own.
+@pytest.mark.parametrize("killed_after", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 6)), 5, 30])
+def test_a_killed_search_ends_with_the_same_prompts(tmp_path: Path, whole: Found, killed_after: int) -> None:
 
     def dies(tried: Variant) -> Measured:
         if len(read_tries(tmp_path / "killed")) == killed_after:

@@ -4,6 +4,7 @@ Instructions that rows share, and different answers, make no duplicates.
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -124,16 +125,23 @@ SHAPES = (
 ANSWERED = SHAPES[:7]
 
 
+def shared_out(shapes: Sequence[str], cases: Sequence[Any]) -> list[Any]:
+    """Each shape with one of the cases, in turn. The other pairs, whose cases other shapes have, are long."""
+    return [
+        pytest.param(shape, case, marks=() if at % len(cases) == number else pytest.mark.long)
+        for at, shape in enumerate(shapes)
+        for number, case in enumerate(cases)
+    ]
+
+
 def reasons_of(tmp_path, shape: str, rows: list[dict[str, Any]]) -> dict[str, list[int]]:
     return validate(write_jsonl(tmp_path / "a.jsonl", rows), shape.split(" ", maxsplit=1)[0])["reasons"]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    ("length", "instructions"), [(100, 1), pytest.param(400, 1, marks=pytest.mark.long), (400, 25)]
-)
-def test_rows_under_long_instructions_are_no_duplicates(tmp_path, shape, length, instructions):
+@pytest.mark.parametrize(("shape", "prompts"), shared_out(SHAPES, [(100, 1), (400, 1), (400, 25)]))
+def test_rows_under_long_instructions_are_no_duplicates(tmp_path, shape, prompts):
     """200 different questions, all with one answer, under one instruction or under several."""
+    length, instructions = prompts
     rows = [row_of(shape, words(-1 - at % instructions, length), words(at, 3 + at % 9), "other") for at in range(200)]
     assert reasons_of(tmp_path, shape, rows) == {}
 
@@ -144,8 +152,7 @@ def test_rows_with_different_answers_are_no_duplicates(tmp_path, shape):
     assert reasons_of(tmp_path, shape, rows) == {}
 
 
-@pytest.mark.parametrize("shape", ANSWERED)
-@pytest.mark.parametrize("length", [4, 9, 30])
+@pytest.mark.parametrize(("shape", "length"), shared_out(ANSWERED, [4, 9, 30]))
 def test_paraphrases_with_one_standard_answer_stay(tmp_path, shape, length):
     """Each question is short, or has half of its words in common with the others; the answer is long."""
     asked = [f"{words(-2, length // 2)} {words(at, length - length // 2)}" for at in range(40)]
@@ -184,10 +191,13 @@ def copies_of(text: str, count: int, edits: int = 1) -> list[str]:
     return copies
 
 
-@pytest.mark.parametrize("shape", ["alpaca", "feedback", "unlabelled", "text"])
-@pytest.mark.parametrize(("length", "copies", "edits"), [(120, 2, 1), (120, 5, 1), (120, 20, 1), (300, 8, 3)])
-def test_a_text_and_its_copies_are_one_row_however_many_there_are(tmp_path, shape, length, copies, edits):
+@pytest.mark.parametrize(
+    ("shape", "edited"),
+    shared_out(["alpaca", "feedback", "unlabelled", "text"], [(120, 2, 1), (120, 5, 1), (120, 20, 1), (300, 8, 3)]),
+)
+def test_a_text_and_its_copies_are_one_row_however_many_there_are(tmp_path, shape, edited):
     """Beside texts of other words, and under an instruction that all share."""
+    length, copies, edits = edited
     asked = [words(at, length) for at in range(5)]
     rows = [row_of(shape, words(-1, 30), text, "other") for text in asked]
     rows += [row_of(shape, words(-1, 30), copy, "other") for text in asked for copy in copies_of(text, copies, edits)]

@@ -67,9 +67,15 @@ def merged(folder, settings, data, base, adapter_folder):
     return work.out, merged_model.run(work)
 
 
-def test_learned_answers_survive_merging_and_reloading(trained, tmp_path, data, tiny_base):
+@pytest.fixture(scope="module")
+def merged_once(trained, tmp_path_factory, data, tiny_base):
+    """The folder and the summary of one merge with the usual settings, which no test changes."""
     technique, adapter_folder = trained
-    folder, summary = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
+    return merged(tmp_path_factory.mktemp("merged"), experiment(technique), data, tiny_base, adapter_folder)
+
+
+def test_learned_answers_survive_merging_and_reloading(merged_once, data):
+    folder, summary = merged_once
     assert summary["passed"] and summary["checks"]["merge_equivalence"]["passed"]
     assert summary["kl_adapter_merged"] <= summary["max_kl"]
     tokens = sum(label != MASKED for row in read_split(data, "validation") for label in row["labels"])
@@ -83,9 +89,8 @@ def test_learned_answers_survive_merging_and_reloading(trained, tmp_path, data, 
         assert (generated.text, generated.finish_reason) == (answer, "stop")
 
 
-def test_the_merged_folder_contains_tokenizer_template_and_config(trained, tmp_path, data, tiny_base):
-    technique, adapter_folder = trained
-    folder, _ = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
+def test_the_merged_folder_contains_tokenizer_template_and_config(merged_once, tiny_base):
+    folder, _ = merged_once
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
@@ -147,9 +152,9 @@ def test_merge_mode_auto_takes_the_lower_held_out_loss_and_records_both(tmp_path
     assert summary["mode"] == min(passing, key=lambda mode: passing[mode])
 
 
-def test_the_quantization_noise_is_measured(tmp_path, trained, data, tiny_base):
+def test_the_quantization_noise_is_measured(tmp_path, merged_once, trained, data, tiny_base):
     technique, adapter_folder = trained
-    _, summary = merged(tmp_path / "on", experiment(technique), data, tiny_base, adapter_folder)
+    _, summary = merged_once
     if technique == "lora":
         assert "noise" not in summary
         return
