@@ -159,14 +159,14 @@ SIGNED = ("journal.jsonl", "signing_key.pub", "champion/*.json", "current/*.json
 
 
 def _shares(patterns: Sequence[str]) -> list[Any]:
-    """Return (a file, names of plants): a quarter of them for each file, and each for some file. The rest is long."""
-    names = [*PLANTS]
+    """Return (a file, names of plants): a part of them for each file, and each for some file. The rest is long."""
+    names, parts = [*PLANTS], min(len(patterns), 8)
     return [
         pytest.param(
-            pattern, names[share::4], id=f"{pattern}-{share}", marks=() if share == at % 4 else pytest.mark.long
+            pattern, names[part::parts], id=f"{pattern}-{part}", marks=() if part == at % parts else pytest.mark.long
         )
         for at, pattern in enumerate(patterns)
-        for share in range(4)
+        for part in range(parts)
     ]
 
 
@@ -243,6 +243,7 @@ def test_a_value_of_another_type_does_not_stop_an_audit(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_store_of_an_older_version_is_audited_to_its_end(opened: Path, audited: Any) -> None:
     store = ArtifactStore(unpack(PACKED, opened) / "data" / "store")
     kinds = sorted(path.name for path in store.artifacts.iterdir())

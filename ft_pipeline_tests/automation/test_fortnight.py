@@ -166,14 +166,25 @@ def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monke
     assert shop.settle()[:1] == ["raw_alpaca"]
 
 
-def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> None:
-    shop = begun
+def use_up_test_rows(shop: Simulation) -> None:
     table = pq.read_table(conversations(shop).path / "rows.parquet")
     items = make_items([row for row in table.to_pylist() if row["split"] == "test"])
     ids = sorted({item.question_key for item in items})
     look_at(shop.store.root, 1, ids, count=USED_UP)
+
+
+def test_no_night_trains_for_test_rows_that_are_used_up(begun: Simulation) -> None:
+    shop = begun
+    use_up_test_rows(shop)
     message = shop.next_night().skip_message or ""
     assert "qlora: 40 models of 40 settings were looked at on these" in message
+
+
+@pytest.mark.long
+def test_a_night_trains_again_once_there_are_unused_test_rows(begun: Simulation) -> None:
+    shop = begun
+    use_up_test_rows(shop)
+    assert not shop.next_night().run_requests
     fresh = shop.write("more.jsonl", rows(400, seed=4))  # 15 % of these are test rows
     assert fresh.is_file() and shop.settle()
     assert shop.next_night().run_requests
@@ -196,13 +207,20 @@ def test_a_format_that_was_added_later_changes_nothing_until_it_has_a_file(begun
 
 def test_a_changed_setting_rebuilds_the_tables_before_the_night(begun: Simulation) -> None:
     shop = begun
-    before = conversations(shop)
     shop.change_settings(data={"test_share": 0.3})
     (request,) = table_settings(shop).run_requests or []
     keys = {key.to_user_string() for key in request.asset_selection or []}
     assert {"alpaca", "conversations"} <= keys and "text" not in keys
     assert not table_settings(shop, cursor=True).run_requests, "while it is rebuilt, and if that fails, once a day"
+    planned = {step.asset: step.state for step in plan(Project(shop.project.root), ["qlora"], shop.instance)}
+    assert planned["conversations"] == "stale" and planned["text"] == "fresh"
 
+
+@pytest.mark.long
+def test_tables_that_a_changed_setting_rebuilt_are_fresh_everywhere(begun: Simulation) -> None:
+    shop = begun
+    before = conversations(shop)
+    shop.change_settings(data={"test_share": 0.3})
     assert {"alpaca", "conversations", "quarantine"} <= set(shop.settle())
     assert conversations(shop).summary["splits"]["test"] > before.summary["splits"]["test"]
     assert shop.settle() == []

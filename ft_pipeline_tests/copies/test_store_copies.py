@@ -33,6 +33,8 @@ from ft_pipeline_tests.audit.shop import SECRET, Shop
 from ft_pipeline_tests.copies.conftest import Projects
 
 BUCKET = "s3://copies/shop"
+SIGNED = [True, pytest.param(False, marks=pytest.mark.long)]
+"""Whether a store is signed. Two usual tests below are of stores without signatures, too."""
 
 
 def send(shop: Shop, address: str) -> PushResult:
@@ -108,7 +110,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("signed", SIGNED)
 def test_diverged_histories_are_refused_and_both_stay(projects: Projects, tmp_path: Path, signed: bool) -> None:
     here, there, address = projects.finished(signed=signed), projects.empty(), str(tmp_path / "disk")
     send(here, address)
@@ -140,7 +142,7 @@ def test_the_copy_of_another_store_is_refused(projects: Projects, tmp_path: Path
         receive(here, address)
 
 
-@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("signed", SIGNED)
 def test_erased_rows_never_come_back(projects: Projects, tmp_path: Path, signed: bool) -> None:
     here, there, address = projects.finished(signed=signed), projects.empty(), str(tmp_path / "disk")
     send(here, address)

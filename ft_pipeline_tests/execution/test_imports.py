@@ -18,6 +18,7 @@ import pytest
         ("ft_pipeline.store.artifacts", "dagster torch transformers pandas duckdb pydantic"),
         ("ft_pipeline.store.sql_views", "dagster torch transformers"),
         ("ft_pipeline.sources.snapshot", "dagster torch transformers pandas"),
+        ("ft_pipeline.models.embeddings", "torch transformers"),
     ],
 )
 def test_nothing_heavy_is_imported(module: str, unwanted: str) -> None:

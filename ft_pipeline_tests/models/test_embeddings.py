@@ -98,6 +98,7 @@ def test_paraphrases_are_nearer_than_other_matters_in_the_embedded_model(embed):
     assert kettle @ paraphrase > 0.9 > kettle @ other
 
 
+@pytest.mark.long
 def test_the_caller_does_not_load_torch(bert):
     code = f"""
 import sys

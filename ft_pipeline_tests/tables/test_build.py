@@ -294,11 +294,14 @@ REAL_FILES = [
     ("text", "text/c4_demo.jsonl", None, 300, 300),
     ("unlabelled", "alpaca/vicuna_bench_question.jsonl", {"columns": {"turns": "instruction"}}, 80, 80),
 ]
+LARGE = ("support/bitext_support.csv", "sharegpt/cucom_ecommerce.jsonl")
+# Their formats have smaller files here; the keys of their sidecars and CSV have tests of their own.
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 @pytest.mark.parametrize(
-    ("data_format", "name", "sidecar", "read_rows", "accepted"), REAL_FILES, ids=[case[1] for case in REAL_FILES]
+    ("data_format", "name", "sidecar", "read_rows", "accepted"),
+    [pytest.param(*case, id=case[1], marks=pytest.mark.long if case[1] in LARGE else ()) for case in REAL_FILES],
 )
 def test_real_files_give_the_expected_counts(tmp_path, data_format, name, sidecar, read_rows, accepted):
     source = SourceFile(Path(name).name, SHARED / name, "", sidecar)

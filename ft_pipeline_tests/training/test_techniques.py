@@ -51,7 +51,7 @@ def trained(tmp_path_factory, data, tiny_base):
 
     @cache
     def train_kind(technique, kind):
-        settings = experiment(technique, LORAS[kind])
+        settings = experiment(technique, LORAS[kind], num_train_epochs=1)
         return (settings, *train(tmp_path_factory.mktemp("lora"), data, tiny_base, settings))
 
     return train_kind
