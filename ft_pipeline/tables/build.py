@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +33,7 @@ from ft_pipeline.tables.formats.registry import FORMATS, format_of_file
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
-from ft_pipeline.tables.languages import SAMPLED_ROWS, languages_of
+from ft_pipeline.tables.languages import SAMPLED_ROWS, identifier, languages_of
 from ft_pipeline.tables.raw_text import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.row_texts import SmallestIds
@@ -85,10 +86,10 @@ def build_table(
         fill_accounts(flags)
         rows_check, aside_check = TableCheck(table_of_format(row_format)), TableCheck(SET_ASIDE)
         sample = SmallestIds(table_of_format(row_format).arrow_schema, SAMPLED_ROWS)
-        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet", rows_check, sample)
-        set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet", aside_check)
-        if row_format.is_conversational:
-            write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
+        with ThreadPoolExecutor(1) as beside:  # one core compresses rows: the others have time for the rest
+            rest = beside.submit(_write_rest, row_format, flags, out, aside_check)
+            rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet", rows_check, sample)
+            set_aside = rest.result()
     accounts = [file.account for file in results]
     files_check = _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
@@ -151,6 +152,17 @@ def cut(value: Any) -> Any:
     if isinstance(value, list):
         return [cut(item) for item in value]
     return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+def _write_rest(row_format: Format, flags: DuplicateFlags, out: Path, check: TableCheck) -> list[int]:
+    """Write set_aside.parquet and keys.parquet, and load what `languages_of` needs. Returns the rows that each file
+    has set aside."""
+    set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet", check)
+    if row_format.is_conversational:
+        write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
+    if len(flags.keys):
+        identifier()
+    return set_aside
 
 
 def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path, check: TableCheck) -> list[int]:

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows
+from ft_pipeline.tables.dedup.in_threads import in_threads
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import MASK, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, Texts, Tokens, tokenize
@@ -81,13 +82,15 @@ class Questions:
         """Return the clusters, each split for itself. splits: of the rows that stay; others are in no split."""
         texts = pa.chunked_array(self._texts, pa.large_string()).combine_chunks()
         number, names = np.full(len(rows), -1, np.int32), list[str]()
-        for split in HELD_OUT:
-            of_split = np.flatnonzero(splits[self.positions] == split)
-            places = of_split[np.argsort(self.ids[of_split], kind="stable")]
-            positions = self.positions[places]
-            leaders = cluster(texts.take(pa.array(places)), rows.keys.group[positions, 1])
+        of_splits = [np.flatnonzero(splits[self.positions] == split) for split in HELD_OUT]
+        in_order = [of_split[np.argsort(self.ids[of_split], kind="stable")] for of_split in of_splits]
+
+        def cluster_some(places: np.ndarray) -> np.ndarray:
+            return cluster(texts.take(pa.array(places)), rows.keys.group[self.positions[places], 1])
+
+        for split, places, leaders in zip(HELD_OUT, in_order, in_threads(cluster_some, in_order), strict=True):
             distinct, of_rows = np.unique(leaders, return_inverse=True)
-            number[positions] = len(names) + of_rows
+            number[self.positions[places]] = len(names) + of_rows
             names += [f"{SPLITS[split]} {place}" for place in range(1, 1 + len(distinct))]
         return Clusters(number, names)
 

@@ -1,6 +1,5 @@
 """The rows of the conversational tables together, as turns."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
+from ft_pipeline.tables.dedup.in_threads import thread_count
 from ft_pipeline.tables.dedup.keys import Keys, compared_parts, groups_of, read_keys
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.formats.arrow_schema import schema_of, with_schema
@@ -24,7 +24,6 @@ from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 BATCH_ROWS = 16_384
 """Rows in memory at a time."""
-MAX_THREADS = 4
 Result = TypeVar("Result")
 
 
@@ -69,9 +68,9 @@ class ConversationRows:
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Yield (positions, work(their turns, positions)) for batches of the rows at these positions, which ascend.
 
-        Threads do the work: numpy and Arrow release the lock of Python, and processes would each need the whole index.
+        Threads do the work (dedup/in_threads.py).
         """
-        workers = min(os.cpu_count() or 1, MAX_THREADS)
+        workers = thread_count()
         with ThreadPoolExecutor(workers) as pool:
             under_way: deque[tuple[np.ndarray, Future[Result]]] = deque()
             for messages, positions in self.batches(rows):

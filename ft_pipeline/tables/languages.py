@@ -76,12 +76,12 @@ def language_of(*texts: str | None) -> str:
     text = "\n".join(text[:IDENTIFIED_CHARS] for text in texts if text)
     if len("".join(filter(str.isalpha, text)).encode()) < MIN_LETTER_BYTES:
         return UNKNOWN
-    language, probability = _identifier().classify(text)
+    language, probability = identifier().classify(text)
     return UNKNOWN if probability < MIN_PROBABILITY or language == NO_LANGUAGE else language
 
 
 @cache
-def _identifier() -> Any:
+def identifier() -> Any:
     """Load the model: 0.4 s, 120 MB. It is a compressed numpy file without pickles."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

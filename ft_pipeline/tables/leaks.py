@@ -4,12 +4,13 @@ A long turn, and a whole conversation of several exchanges, is found by half of 
 (dedup/windows.py). A question is also found as a whole turn, at the end of one, or with its answer after it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, mix, run_starts
+from ft_pipeline.tables.dedup.in_threads import in_threads
 from ft_pipeline.tables.dedup.templates import MASK, sizes_of, template_hashes, without_signs
 from ft_pipeline.tables.dedup.tokens import DIGITS, NUMBER, SIGN, Tokens
 from ft_pipeline.tables.dedup.windows import WORDS, Postings, WindowIndex, cover, windows_of
@@ -39,8 +40,8 @@ MAX_ANSWERS = 16
 """Number of answers of one short question that are compared."""
 MAX_PLACES = np.iinfo(np.uint16).max
 """Number of words of a turn that are searched."""
-BLOCK_WINDOWS = 4_000_000
-"""Number of windows that were found and are compared at a time."""
+BLOCK_WINDOWS = 1_000_000
+"""Number of windows that were found and are compared at a time, by each thread."""
 _PAIR_TYPES: Mapping[str, type] = {
     "question": np.uint64,
     "length": np.uint8,
@@ -189,9 +190,7 @@ class LeakIndex:
         self._with_templates = turns.with_templates
         self._turns_searched = SearchedTurns.join(turns.searched)
         self._words_per_unit = np.concatenate([np.empty(0, np.float32), *turns.words_per_unit])
-        windows = Postings.join(turns.windows)
-        turns.windows.clear()  # to save memory
-        self.windows = WindowIndex(windows)
+        self.windows = WindowIndex(turns.windows)
         self._needles = Needles(turns.needles)
         self._short = gather(turns.short, _SHORT_TYPES, "hash", "hash")
         self._pairs = gather(turns.pairs, _PAIR_TYPES, "question", "question", "length", "hash")
@@ -303,14 +302,11 @@ class LeakIndex:
         own = self.windows.own_words(windows, common, self._turns_searched.length)
         least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
         least = np.maximum(least, -(-own // 2))
-        results, begin = [], 0
-        while begin < len(windows):
-            end = min(begin + BLOCK_WINDOWS, len(windows))
-            end = int(np.searchsorted(documents, documents[end - 1], side="right"))  # a document is never divided
-            part = slice(begin, end)
-            results.append(self._covered_in(documents[part], windows[part], places[part], own, least))
-            begin = end
-        return results
+
+        def covered_in(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            return self._covered_in(documents[part], windows[part], places[part], own, least)
+
+        return in_threads(covered_in, _blocks(documents))
 
     def _covered_in(
         self, documents: np.ndarray, windows: np.ndarray, places: np.ndarray, own: np.ndarray, least: np.ndarray
@@ -332,6 +328,16 @@ class LeakIndex:
             found_documents.append(covered.key[enough] >> 32)
             found_turns.append(covered.turn[enough])
         return np.concatenate(found_documents), np.concatenate(found_turns)
+
+
+def _blocks(documents: np.ndarray) -> Iterator[slice]:
+    """Yield parts of about BLOCK_WINDOWS entries. A document is never divided. documents: of each entry, ascending."""
+    begin = 0
+    while begin < len(documents):
+        last = documents[min(begin + BLOCK_WINDOWS, len(documents)) - 1]
+        end = int(np.searchsorted(documents, last, side="right"))
+        yield slice(begin, end)
+        begin = end
 
 
 def _have_enough(documents: np.ndarray, turns: np.ndarray, least: np.ndarray) -> np.ndarray:

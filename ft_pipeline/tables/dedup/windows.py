@@ -5,11 +5,13 @@ Numbers are masked in a window in which they are at most half of it: "order 1043
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ft_pipeline.tables.dedup.hashes import SpanHashes, run_starts
+from ft_pipeline.tables.dedup.in_threads import in_threads
 from ft_pipeline.tables.dedup.templates import MASK
 from ft_pipeline.tables.dedup.tokens import NUMBER, Tokens
 
@@ -22,6 +24,8 @@ MAX_TURNS = 16
 _FILTER_BITS = range(16, 30)
 """The first test of a window is a table of so many bits of its hash that about one of 32 windows passes by chance. The
 table itself has one bit per entry, so that it stays in the processor's cache."""
+_PARTS_BITS = 2
+"""The index is sorted in parts, one for each value of so many upper bits."""
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
@@ -143,17 +147,17 @@ def _in_order(
 class WindowIndex:
     """The windows of turns, sorted by their hash."""
 
-    def __init__(self, postings: Postings) -> None:
-        postings = postings.select(np.argsort(postings.hashes))
-        starts = run_starts(postings.hashes)
-        counts = np.diff(np.append(starts, len(postings.hashes)))
-        if (counts > MAX_TURNS).any():
-            postings = postings.select(np.repeat(counts <= MAX_TURNS, counts))
-            starts = run_starts(postings.hashes)
-        self.hashes = postings.hashes[starts]
+    def __init__(self, postings: list[Postings]) -> None:
+        """postings: of all turns. To save memory, the list is emptied."""
+        ordered = in_threads(partial(_ordered_part, postings), range(1 << _PARTS_BITS))
+        postings.clear()
+        postings_in_order = Postings.join(ordered)
+        ordered.clear()
+        starts = run_starts(postings_in_order.hashes)
+        self.hashes = postings_in_order.hashes[starts]
         """uint64: the distinct windows, ascending."""
-        self.starts = np.append(starts, len(postings.hashes))
-        self.turn, self.place = postings.turn, postings.place
+        self.starts = np.append(starts, len(postings_in_order.hashes))
+        self.turn, self.place = postings_in_order.turn, postings_in_order.place
         self._filter = HashFilter(self.hashes)
 
     def __len__(self) -> int:
@@ -189,9 +193,23 @@ class WindowIndex:
         begins = np.cumsum(sizes) - sizes
         covered = np.zeros(int(sizes.sum()), dtype=bool)
         first = begins[self.turn[postings]] + self.place[postings]
-        for word in range(WORDS):
-            covered[first + word] = True
+        covered[first] = True
+        for _ in range(WORDS - 1):  # in order, which is faster than where each window ends
+            covered[1:] |= covered[:-1]
         own = np.zeros(len(lengths), dtype=np.int64)
         if len(covered):
             own[is_asked] = np.add.reduceat(covered, begins[is_asked], dtype=np.int64)
         return own
+
+
+def _ordered_part(postings: Sequence[Postings], part: int) -> Postings:
+    """Return the postings of a part of the index, in order of their windows. Those that too many turns have are left
+    out."""
+    upper = np.uint64(64 - _PARTS_BITS)
+    of_part = Postings.join([some.select(some.hashes >> upper == part) for some in postings])
+    of_part = of_part.select(np.argsort(of_part.hashes))
+    starts = run_starts(of_part.hashes)
+    counts = np.diff(np.append(starts, len(of_part.hashes)))
+    if (counts <= MAX_TURNS).all():
+        return of_part
+    return of_part.select(np.repeat(counts <= MAX_TURNS, counts))
