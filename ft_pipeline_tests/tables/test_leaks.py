@@ -358,7 +358,7 @@ def test_choices_between_a_question_and_its_answer_hide_nothing(tmp_path):
     assert read_held_out(tmp_path / "out").in_texts([text]) == ["question 1 of the evaluation suites"]
 
 
-@pytest.mark.parametrize("shared", [26, 39])
+@pytest.mark.parametrize("shared", [pytest.param(26, marks=pytest.mark.long), 39])
 def test_held_out_answers_that_begin_alike_are_each_found(tmp_path, shared):
     """The parts that two held-out turns share count for both."""
     beginning = sentence(20, shared - 2).rstrip(".")
@@ -551,6 +551,7 @@ def check_that_no_test_row_moved(before, after):
         assert splits.get(row_id) == split or (split == "validation" and row_id not in splits) or split == "train"
 
 
+@pytest.mark.long
 def test_a_file_that_sorts_first_moves_no_held_out_row(tmp_path):
     rows = [alpaca(f"{sentence(300 + number, 7)} Why so?", sentence(900 + number, 40)) for number in range(150)]
     _, before, _ = build_chat_tables(tmp_path, {"m.jsonl": rows})
@@ -562,6 +563,7 @@ def test_a_file_that_sorts_first_moves_no_held_out_row(tmp_path):
     assert texts.isdisjoint(row["messages"][1]["content"] for row in after if row["split"] == "train")
 
 
+@pytest.mark.long
 def test_rows_of_another_table_move_no_held_out_row(tmp_path):
     rows = [sharegpt(f"{sentence(1300 + number, 7)} Why so?", sentence(1900 + number, 40)) for number in range(150)]
     _, before, _ = build_chat_tables(tmp_path, {}, {"m.jsonl": rows})
@@ -591,6 +593,7 @@ def test_golden_files_share_no_prompt_with_other_splits(tmp_path, golden_test):
         assert report.splits["test"] > len(golden)
 
 
+@pytest.mark.long
 def test_a_larger_test_share_moves_rows_only_towards_test(tmp_path):
     rows = [alpaca(f"{sentence(500 + number, 7)} Why so?", sentence(700 + number, 9)) for number in range(200)]
     splits = []
