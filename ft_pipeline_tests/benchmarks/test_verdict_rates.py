@@ -16,11 +16,10 @@ CHANCE = 0.02
 
 USUAL = {
     *(Line(0.87, lead, 134) for lead in (-0.05, 0.0, 0.05, 0.09)),
-    Line(0.5, 0.0, 400),
     Line(0.969, 0.0, 65),
     *(Line(0.87, 0.0, rows, clusters) for rows, clusters in ((65, 10), (134, 40))),
 }
-"""Of each kind of world one or more. The others are long."""
+"""Of each kind of world one or more, besides those in which half of the answers are right. The others are long."""
 
 
 def worlds(chosen: list[Line]) -> list[Any]:

@@ -188,31 +188,55 @@ print(json.dumps(found))
 """
 
 
+WAYS: tuple[Callable[[str], tuple[str, ...]], ...] = (
+    lambda name: (*name.split(), "--help"),
+    lambda name: (*name.split(), "-h"),
+    lambda name: ("help", *name.split()),
+)
+ASKED_IN_ALL_WAYS = ("run", "store", "store push")
+"""A command, a group and a command of it. Of the others, this is long."""
+
+
 @pytest.fixture(scope="module")
 def helped(tmp_path_factory: pytest.TempPathFactory) -> Ft:
-    """The help of every command, each asked for in three ways, in a process of its own."""
-    asked = [("-h",)]
-    for name in NAMES:
-        words = name.split()
-        asked += [(*words, "--help"), (*words, "-h"), ("help", *words)]
+    """The help of every command, and of a few in all ways, in a process of its own."""
+    hidden = [name for name in NAMES if name in COMMANDS and COMMANDS[name].hidden]
+    asked = [("-h",), *(WAYS[0](name) for name in NAMES), *(WAYS[1](name) for name in hidden)]
+    return help_of([*asked, *(way(name) for name in ASKED_IN_ALL_WAYS for way in WAYS[1:])], tmp_path_factory)
+
+
+def help_of(asked: list[tuple[str, ...]], folders: pytest.TempPathFactory) -> Ft:
+    """What `ft` prints for each of these words, all in one process."""
     command = [sys.executable, "-c", HELP_OF, json.dumps(asked)]
-    done = subprocess.run(command, cwd=tmp_path_factory.mktemp("empty"), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=folders.mktemp("empty"), capture_output=True, text=True, check=True)
     found = {words: Said(*said) for words, said in zip(asked, json.loads(done.stdout), strict=True)}
     return lambda *words: found[words]
 
 
 @pytest.mark.parametrize("words", NAMES)
-def test_its_help_is_shown_however_it_is_asked_for(words: str, helped: Ft) -> None:
+def test_its_help_is_shown(words: str, helped: Ft) -> None:
     ft = helped
     if words in COMMANDS and COMMANDS[words].hidden:
         assert ft(words, "-h").code == 0 and f"`{words}`" not in ft("-h").out
         return
-    long, short, first = ft(*words.split(), "--help"), ft(*words.split(), "-h"), ft("help", *words.split())
-    assert long.code == 0 and long.out == short.out == first.out and long.err == ""
-    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", long.out).split())
+    said = ft(*WAYS[0](words))
+    assert said.code == 0 and said.err == ""
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out).split())
     if words in COMMANDS:
         assert COMMANDS[words].summary in shown.replace("- ", "-")
-    assert "Usage:" in shown and all(max(param.opts, key=len) in long.out for param in options_of(words))
+    assert "Usage:" in shown and all(max(param.opts, key=len) in said.out for param in options_of(words))
+
+
+@pytest.mark.parametrize("words", ASKED_IN_ALL_WAYS)
+def test_its_help_is_shown_however_it_is_asked_for(words: str, helped: Ft) -> None:
+    assert len({helped(*way(words)) for way in WAYS}) == 1
+
+
+@pytest.mark.long
+def test_every_help_is_shown_however_it_is_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    names = [name for name in NAMES if name not in COMMANDS or not COMMANDS[name].hidden]
+    ft = help_of([way(name) for name in names for way in WAYS], tmp_path_factory)
+    assert [name for name in names if len({ft(*way(name)) for way in WAYS}) > 1] == []
 
 
 def options_of(words: str) -> list[Any]:

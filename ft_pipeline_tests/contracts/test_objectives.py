@@ -63,6 +63,15 @@ class Subject:
         return work, adapter.run(work)
 
 
+def usual(*names: str) -> list[Any]:
+    """All objectives; those that are not named are long."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.long) for name in MATERIAL]
+
+
+OF_OTHER_ROWS = [name for name in MATERIAL if name != "distill on own answers"]
+"""It has the rows of `distill`."""
+
+
 @pytest.fixture(scope="module", params=MATERIAL)
 def subject(request: pytest.FixtureRequest, tiny_base: Path) -> Subject:
     return Subject(MATERIAL[request.param], tiny_base)
@@ -103,6 +112,7 @@ def test_its_rows_pass_the_audit_and_have_the_columns_of_its_lineage(subject: Su
     assert sequences == sum(audit["rows"].values())
 
 
+@pytest.mark.parametrize("subject", usual(*OF_OTHER_ROWS), indirect=True)
 def test_a_row_near_a_held_out_one_is_left_out_and_named(subject: Subject, tmp_path: Path) -> None:
     if (name := subject.material.filtered) is None:
         pytest.skip("its rows come from tables that are filtered before")
@@ -125,6 +135,7 @@ def text_of(row: dict[str, Any]) -> str:
     return text
 
 
+@pytest.mark.parametrize("subject", usual(*OF_OTHER_ROWS), indirect=True)
 def test_an_empty_table_is_refused_by_name(subject: Subject, tmp_path: Path) -> None:
     if (name := subject.material.filtered) is None:
         pytest.skip("it has no table of its own")
@@ -157,14 +168,6 @@ def test_the_same_seed_gives_the_same_rows(subject: Subject, data: Path, tmp_pat
         assert (work.out / f"{split}.parquet").read_bytes() == (data / f"{split}.parquet").read_bytes()
 
 
-def resumed_usually(*names: str) -> list[Any]:
-    """All objectives; those that are not named are long.
-
-    cpt and distill train on rows of tokens as sft does, and kto has a reference as dpo has.
-    """
-    return [name if name in names else pytest.param(name, marks=pytest.mark.long) for name in MATERIAL]
-
-
 class StopsAt:
     """A reporter that interrupts the training after a step."""
 
@@ -180,11 +183,14 @@ class StopsAt:
         """Be quiet."""
 
 
-@pytest.mark.parametrize("subject", resumed_usually("sft", "dpo", "grpo", "distill on own answers"), indirect=True)
+@pytest.mark.parametrize("subject", usual("sft", "dpo", "grpo", "distill on own answers"), indirect=True)
 def test_a_training_that_is_stopped_resumes_to_the_same_bytes(
     subject: Subject, data: Path, trained: Trained, tmp_path: Path
 ) -> None:
-    """The signal arrives in the step after the one that is reported."""
+    """The signal arrives in the step after the one that is reported.
+
+    Long: cpt and distill, which train on rows of tokens as sft does, and kto, which has a reference as dpo has.
+    """
     with pytest.raises(KeyboardInterrupt):
         subject.train(tmp_path, data, StopsAt(1))
     resumed, summary = subject.train(tmp_path, data)

@@ -130,7 +130,7 @@ def rows_in_memory() -> int:
     return sum(type(item) is dict and "prompt_messages" in item for item in gc.get_objects())
 
 
-@pytest.mark.parametrize("batch_rows", [1, 5])
+@pytest.mark.parametrize("batch_rows", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_batches_give_the_same_rows_with_only_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:

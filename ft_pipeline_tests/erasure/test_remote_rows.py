@@ -65,7 +65,7 @@ def test_a_row_is_erased_from_the_kept_copy(shop: Shop, server: FileServer) -> N
         erase(Project(shop.root), path, [2], "request 99")
 
 
-@pytest.mark.parametrize("name", ["people.jsonl.gz", "people.csv"])
+@pytest.mark.parametrize("name", ["people.jsonl.gz", pytest.param("people.csv", marks=pytest.mark.long)])
 def test_an_erased_row_that_the_source_still_has_is_not_stored_again(shop: Shop, server: FileServer, name: str) -> None:
     rows = [ALPACA[0], person("english"), person("hindi")]
 

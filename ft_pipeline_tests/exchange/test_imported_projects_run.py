@@ -232,7 +232,7 @@ def request_log(folder: Path) -> Path:
     ("kind", "write", "tables"),
     [
         ("llamafactory", llamafactory_project, {"alpaca": 60, "sharegpt": 24, "preferences": 40}),
-        ("llamafactory", demo_recipes, {"preferences": 40, "feedback": 60}),
+        pytest.param("llamafactory", demo_recipes, {"preferences": 40, "feedback": 60}, marks=pytest.mark.long),
         ("axolotl", axolotl_recipes, {"chat": 60, "preferences": 20, "feedback": 16}),
         ("openai", openai_files, {"chat": 60, "preferences": 20, "unlabelled": 16}),
         ("traces", request_log, {"traces": 53, "preferences": 20, "feedback": 20}),

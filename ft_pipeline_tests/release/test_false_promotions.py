@@ -48,9 +48,7 @@ def moves(candidates: int, lead: float = 0.0, worlds: int = 1000, equal: bool = 
     ).item()
 
 
-@pytest.mark.parametrize(
-    "candidates", [1, pytest.param(3, marks=pytest.mark.long), 5, 10, pytest.param(20, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("candidates", [1, 10, *(pytest.param(count, marks=pytest.mark.long) for count in (3, 5, 20))])
 def test_candidates_that_are_not_better_rarely_become_champion(candidates: int) -> None:
     """Tested one by one at 2.5 %, the best of ten equal candidates would move the champion in about 15 %."""
     assert moves(candidates, worlds=200) <= 0.05

@@ -98,19 +98,19 @@ def test_short_questions_of_the_suites_are_found_as_whole_turns(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "asked", "answered"),
-    [
-        ("मेरा पार्सल अभी तक नहीं आया", "कृपया अपना ऑर्डर नंबर भेजें", "मेरा पार्सल अभी तक नहीं आया?", "देखते हैं।"),
-        ("என் பொட்டலம் இன்னும் வரவில்லை", "உங்கள் எண்ணை அனுப்பவும்", "என் பொட்டலம் இன்னும் வரவில்லை!", "பார்க்கிறோம்."),
-        ("我的包裹还没有到达怎么办", "请把订单号发给我", "我的包裹还没有到达怎么办？", "好的。"),
-        ("พัสดุของฉันยังมาไม่ถึง", "กรุณาส่งหมายเลข", "พัสดุของฉันยังมาไม่ถึง", "ได้"),
-    ],
-)
-def test_turns_in_other_scripts_are_found(tmp_path, question, answer, asked, answered):
-    chats = [sharegpt("नमस्ते 您好", "Hi.", asked, answered)]
-    assert set_aside_rows(tmp_path, [alpaca(question, answer)], sharegpt_rows=chats) == [
-        ("sharegpt", 1, "train_test_overlap")
+SCRIPTS = [
+    ("मेरा पार्सल अभी तक नहीं आया", "कृपया अपना ऑर्डर नंबर भेजें", "मेरा पार्सल अभी तक नहीं आया?", "देखते हैं।"),
+    ("என் பொட்டலம் இன்னும் வரவில்லை", "உங்கள் எண்ணை அனுப்பவும்", "என் பொட்டலம் இன்னும் வரவில்லை!", "பார்க்கிறோம்."),
+    ("我的包裹还没有到达怎么办", "请把订单号发给我", "我的包裹还没有到达怎么办？", "好的。"),
+    ("พัสดุของฉันยังมาไม่ถึง", "กรุณาส่งหมายเลข", "พัสดุของฉันยังมาไม่ถึง", "ได้"),
+]
+
+
+def test_turns_in_other_scripts_are_found(tmp_path):
+    golden = [alpaca(question, answer) for question, answer, _, _ in SCRIPTS]
+    chats = [sharegpt("नमस्ते 您好", "Hi.", asked, answered) for _, _, asked, answered in SCRIPTS]
+    assert set_aside_rows(tmp_path, golden, sharegpt_rows=chats) == [
+        ("sharegpt", number, "train_test_overlap") for number in range(1, len(SCRIPTS) + 1)
     ]
 
 
@@ -205,12 +205,12 @@ LONG = "My sister Anna moved to Bristol in May and the blue kettle that you sent
 @pytest.mark.parametrize(
     "text",
     [
-        LONG.lower(),
+        pytest.param(LONG.lower(), marks=pytest.mark.long),
         LONG.upper(),
-        LONG.replace(" Bristol", "\nBristol"),
+        pytest.param(LONG.replace(" Bristol", "\nBristol"), marks=pytest.mark.long),
         LONG.replace("Anna", "**Anna**"),
         f"My friend wrote: \u201c{LONG}\u201d, and now?",
-        LONG.replace("first day", "second week"),
+        pytest.param(LONG.replace("first day", "second week"), marks=pytest.mark.long),
         LONG.replace("Anna", "Beate").replace("Bristol", "Linz"),
     ],
 )
@@ -222,7 +222,11 @@ def test_case_markup_lines_and_a_few_words_do_not_hide_a_long_turn(tmp_path, tex
 
 
 @pytest.mark.parametrize(
-    "asked", ['"Where can I park?"', "**where can I park**", "- Where can I park", "Where, can I park"]
+    "asked",
+    [
+        *('"Where can I park?"', "Where, can I park"),
+        *(pytest.param(asked, marks=pytest.mark.long) for asked in ("**where can I park**", "- Where can I park")),
+    ],
 )
 def test_signs_around_a_short_question_do_not_hide_it(tmp_path, asked):
     chats = [sharegpt("Hi", "Hi.", asked, "Use the yard.")]
@@ -231,7 +235,10 @@ def test_signs_around_a_short_question_do_not_hide_it(tmp_path, asked):
     ]
 
 
-@pytest.mark.parametrize(("words", "is_leak"), [(20, False), (30, False), (40, True), (65, True)])
+@pytest.mark.parametrize(
+    ("words", "is_leak"),
+    [(30, False), (40, True), *(pytest.param(*case, marks=pytest.mark.long) for case in ((20, False), (65, True)))],
+)
 def test_half_of_a_long_answer_is_a_leak(tmp_path, words, is_leak):
     answer = " ".join(random.Random(1).sample([f"{first}{last}" for first in NOUNS for last in NOUNS], 65))
     chats = [sharegpt("Anything new", f"Well: {' '.join(answer.split()[:words])}")]
@@ -294,7 +301,7 @@ OPENERS = [sentence(300 + number, 8) for number in range(12)]
 GREETINGS = ["Hi Tom, ", "Good morning! ", "Hello there, quick one: ", "One more thing. "]
 
 
-@pytest.mark.parametrize("copies", [1, 3, 8])
+@pytest.mark.parametrize("copies", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 3)), 8])
 def test_a_row_is_found_however_many_conversations_contain_it(tmp_path, copies):
     """With a greeting before its question. Sequences that three prompts share are common, but not these."""
     question, answer = sentence(11, 16), sentence(12, 28)
@@ -351,7 +358,7 @@ def test_choices_between_a_question_and_its_answer_hide_nothing(tmp_path):
     assert read_held_out(tmp_path / "out").in_texts([text]) == ["question 1 of the evaluation suites"]
 
 
-@pytest.mark.parametrize("shared", [26, 39])
+@pytest.mark.parametrize("shared", [pytest.param(26, marks=pytest.mark.long), 39])
 def test_held_out_answers_that_begin_alike_are_each_found(tmp_path, shared):
     """The parts that two held-out turns share count for both."""
     beginning = sentence(20, shared - 2).rstrip(".")
@@ -544,6 +551,7 @@ def check_that_no_test_row_moved(before, after):
         assert splits.get(row_id) == split or (split == "validation" and row_id not in splits) or split == "train"
 
 
+@pytest.mark.long
 def test_a_file_that_sorts_first_moves_no_held_out_row(tmp_path):
     rows = [alpaca(f"{sentence(300 + number, 7)} Why so?", sentence(900 + number, 40)) for number in range(150)]
     _, before, _ = build_chat_tables(tmp_path, {"m.jsonl": rows})
@@ -555,6 +563,7 @@ def test_a_file_that_sorts_first_moves_no_held_out_row(tmp_path):
     assert texts.isdisjoint(row["messages"][1]["content"] for row in after if row["split"] == "train")
 
 
+@pytest.mark.long
 def test_rows_of_another_table_move_no_held_out_row(tmp_path):
     rows = [sharegpt(f"{sentence(1300 + number, 7)} Why so?", sentence(1900 + number, 40)) for number in range(150)]
     _, before, _ = build_chat_tables(tmp_path, {}, {"m.jsonl": rows})
@@ -584,6 +593,7 @@ def test_golden_files_share_no_prompt_with_other_splits(tmp_path, golden_test):
         assert report.splits["test"] > len(golden)
 
 
+@pytest.mark.long
 def test_a_larger_test_share_moves_rows_only_towards_test(tmp_path):
     rows = [alpaca(f"{sentence(500 + number, 7)} Why so?", sentence(700 + number, 9)) for number in range(200)]
     splits = []

@@ -75,7 +75,7 @@ def test_duplicates_of_short_texts_are_those_of_one_process(
     assert (sharded.of.tolist(), sharded.exact.tolist()) == (one.of.tolist(), one.exact.tolist())
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])
 @pytest.mark.parametrize("postings", [256, 1])
 def test_duplicates_of_a_corpus_are_those_of_one_process(
     seed: int, postings: int, monkeypatch: pytest.MonkeyPatch

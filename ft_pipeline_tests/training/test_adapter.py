@@ -70,6 +70,7 @@ def test_the_adapter_config_names_its_base_model_without_a_local_path(trained):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     technique, first, _ = trained
     second, _ = train(tmp_path, data, tiny_base, settings(technique, **SHORT))
@@ -153,6 +154,7 @@ class Interrupter(Listener):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.long
 def test_an_interrupted_run_saves_its_step_and_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
     technique, uninterrupted, _ = trained
     inputs = {"training_data": data, "base_model": tiny_base}

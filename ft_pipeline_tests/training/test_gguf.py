@@ -24,6 +24,7 @@ def fields(path: Path) -> dict[str, Any]:
     return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
 
 
+@pytest.mark.long
 def test_the_same_model_in_another_folder_gives_the_same_bytes(converted: Converted, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(converted.model, tmp_path / "2474d20b47906679")
     convert(elsewhere, tmp_path / "again.gguf", "tiny")

@@ -252,7 +252,7 @@ def test_the_balance_of_the_weights_is_said():
     [
         ("lora", "kto"),
         pytest.param("qlora", "kto", marks=pytest.mark.long),
-        ("full", "kto"),
+        pytest.param("full", "kto", marks=pytest.mark.long),
         ("lora", "apo_zero_unpaired"),
     ],
 )

@@ -106,7 +106,9 @@ def test_the_first_dpo_loss_is_ln_2(technique, tmp_path, pairs, tiny_base, monke
     assert next(entry["loss"] for entry in losses if "loss" in entry) == pytest.approx(math.log(2), abs=1e-5)
 
 
-@pytest.mark.parametrize("technique", ["lora", pytest.param("qlora", marks=pytest.mark.long), "full"])
+@pytest.mark.parametrize(
+    "technique", ["lora", *(pytest.param(name, marks=pytest.mark.long) for name in ("qlora", "full"))]
+)
 def test_dpo_learns_which_answer_is_preferred(technique, tmp_path, pairs, tiny_base):
     folder, _ = pairs
     rate = 5e-4 if technique == "full" else 5e-3

@@ -156,8 +156,8 @@ def test_the_merged_model_of_full_has_the_same_files(full, tmp_path, data, tiny_
 
 
 def test_noise_on_the_embeddings_changes_what_is_learned(tmp_path, data, tiny_base):
-    plain, _ = train(tmp_path / "plain", data, tiny_base, experiment("lora", max_steps=6))
-    noisy, _ = train(tmp_path / "noisy", data, tiny_base, experiment("lora", max_steps=6, neftune_noise_alpha=5.0))
+    plain, _ = train(tmp_path / "plain", data, tiny_base, experiment("lora", max_steps=2))
+    noisy, _ = train(tmp_path / "noisy", data, tiny_base, experiment("lora", max_steps=2, neftune_noise_alpha=5.0))
     assert hashes(plain.out) != hashes(noisy.out)
 
 
@@ -168,6 +168,6 @@ def test_a_tracker_that_is_not_installed_raises_a_clear_error(tmp_path, data, ti
         train(tmp_path, data, tiny_base, experiment("lora", report_to=["mlflow"]))
 
 
-def test_the_adapter_config_records_dora(tmp_path, data, tiny_base):
-    work, _ = train(tmp_path, data, tiny_base, experiment("lora", LORAS["dora"], max_steps=2))
+def test_the_adapter_config_records_dora(trained):
+    _, work, _ = trained("lora", "dora")
     assert json.loads((work.out / "adapter_config.json").read_text())["use_dora"] is True
