@@ -5,6 +5,7 @@ A long turn, and a whole conversation of several exchanges, is found by half of 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -296,10 +297,12 @@ class LeakIndex:
         without what is common."""
         common = self._common_windows
         order = np.flatnonzero(~common[found.window])
-        order = order[np.argsort(found.window_document[order])]
-        windows, places = found.window[order], found.place[order].astype(np.int64)
-        documents = found.window_document[order].astype(np.int64)
-        own = self.windows.own_words(windows, common, self._turns_searched.length)
+        with ThreadPoolExecutor(1) as beside:
+            counting = beside.submit(self.windows.own_words, found.window[order], common, self._turns_searched.length)
+            order = order[np.argsort(found.window_document[order])]
+            windows, places = found.window[order], found.place[order].astype(np.int64)
+            documents = found.window_document[order].astype(np.int64)
+            own = counting.result()
         least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
         least = np.maximum(least, -(-own // 2))
 

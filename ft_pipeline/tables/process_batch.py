@@ -18,9 +18,9 @@ from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_al
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.masking import Masker
-from ft_pipeline.tables.named_groups import read_names
 from ft_pipeline.tables.raw_text import expand_documents, raw_of
 from ft_pipeline.tables.reading.batches import Batch, divide
+from ft_pipeline.tables.reading.group_names import read_names
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault

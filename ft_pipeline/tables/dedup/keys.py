@@ -6,6 +6,7 @@ Arrow and numpy compute them in batches. They are the same on every machine and 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.lowest_windows import KEPT, lowest_windows
@@ -26,6 +26,9 @@ from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_te
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.text_bytes import having, squeezed, table_of
+
+if TYPE_CHECKING:  # a process that reads rows needs no settings, which take time to load
+    from ft_pipeline.settings.data import DataSettings
 
 _DIGITS = table_of(b"0123456789")
 _NUMBER = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]"
@@ -223,7 +226,7 @@ def _joined_words(texts: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(words, text_scalar("")), texts, words)
 
 
-def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:
+def groups_of(keys: Keys, settings: "DataSettings") -> np.ndarray:
     """Return the groups by which rows are split: `Keys.group`, or hashes of the prompts if templates do not count."""
     if settings.group_templates:
         return keys.group
