@@ -22,7 +22,7 @@ from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.prompt_search.search import search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured
-from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 
 RESULTS = Path(__file__).parent / "results" / "prompt_search.json"
 VALIDATION, TEST = 48, 134

@@ -17,7 +17,7 @@ from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.preferences import KtoSettings
 from ft_pipeline.settings.project import ProjectSettings
-from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings

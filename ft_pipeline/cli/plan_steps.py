@@ -7,10 +7,10 @@ from typing import Any
 from ft_pipeline.defs.distill_specs import teacher_model
 from ft_pipeline.defs.training_chain import base_model_spec, starting_model, training_data_spec
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.prompt_search.search import MOST_ROWS
 from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
-from ft_pipeline.settings.prompt_search import MOST_ROWS
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.steps.phases import Phase
 from ft_pipeline.store.artifacts import Artifact

@@ -17,7 +17,6 @@ from ft_pipeline.defs.scoring_specs import (
 )
 from ft_pipeline.defs.training_chain import references
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
-from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.prompt_search.looks import count_tries
@@ -127,10 +126,10 @@ def _key_of_decision(context: SpecContext, inputs: Mapping[str, ArtifactReferenc
 
 def _deciding_metric(settings: ProjectSettings) -> dict[str, Any]:
     """The settings of a comparison that say which metric decides."""
-    metric, own = settings.promotion.metric, settings.evaluation.metrics
+    metric, own = settings.promotion.wanted_metric, settings.evaluation.metrics
     decides = next((name for name, metric_settings in own.items() if metric_settings.decides), None)
-    config: dict[str, Any] = {"primary_metric": AUTO if metric == "loss" else metric, "decides": decides}
-    if metric == "loss":
+    config: dict[str, Any] = {"primary_metric": metric, "decides": decides}
+    if metric != settings.promotion.metric:
         config["notice"] = "`promotion.metric: loss` now means `auto`."
     labels = {
         name: own_metric.labels for name, own_metric in own.items() if isinstance(own_metric, ClassificationMetric)

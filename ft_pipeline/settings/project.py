@@ -10,8 +10,13 @@ from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings, Ri
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline.settings.prompt_search import PromptSearchSettings
-from ft_pipeline.settings.prompt_variant import RETRIEVED, RETRIEVED_COUNT, SEARCHED, PromptVariant
+from ft_pipeline.settings.prompt_variant import (
+    RETRIEVED,
+    RETRIEVED_COUNT,
+    SEARCHED,
+    PromptSearchSettings,
+    PromptVariant,
+)
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
@@ -82,9 +87,7 @@ class ProjectSettings(Section):
     @model_validator(mode="after")
     def _check_promotion_metric(self) -> "ProjectSettings":
         metrics = ["auto", *self.evaluation.answer_metrics(), *CALL_METRICS]
-        if self.promotion.metric == "loss":
-            return self
-        if self.promotion.metric not in metrics:
+        if self.promotion.wanted_metric not in metrics:
             hint = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
             raise rule_error(
                 "promotion.metric",

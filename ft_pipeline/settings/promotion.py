@@ -46,3 +46,8 @@ class PromotionSettings(Section):
     (0.05 each), holes and personal_data (0.02 each). Null switches one off."""
     two_people: bool = Field(False, exclude=True)  # in no spec: it does not change what the rules decide
     """Whether another person must approve each move of the champion, by the rules or by `ft promote`: `ft approve`."""
+
+    @property
+    def wanted_metric(self) -> str:
+        """`metric`, or what it means today."""
+        return "auto" if self.metric == "loss" else self.metric

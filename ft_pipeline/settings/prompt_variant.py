@@ -1,4 +1,4 @@
-"""A prompt variant: what comes before the question."""
+"""A prompt variant: what comes before the question; and the search of one (`ft prompt`)."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ RETRIEVED = "retrieved_examples"
 RETRIEVED_COUNT = 4
 """Number of its examples, if no variant of the project has some."""
 SEARCHED = "searched"
-"""The variant that `ft prompt` found (settings/prompt_search.py)."""
+"""The variant that `ft prompt` found."""
 
 
 class PromptVariant(Section):
@@ -56,3 +56,12 @@ class PromptVariant(Section):
                 f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.",
             )
         return self
+
+
+class PromptSearchSettings(Section):
+    """Search a prompt for each base model on the train and validation rows. The comparison scores the best one."""
+
+    tries: int = Field(40, ge=1, le=1000)
+    """Number of prompts that are tried, those of the project among them."""
+    most_examples: int = Field(8, ge=0, le=64)
+    """The largest number of examples in a prompt."""

@@ -5,7 +5,6 @@
 **If it fails:** memory ran out, or there are no validation rows. Run it again: finished tries are kept.
 """
 
-import json
 import shutil
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -17,14 +16,12 @@ from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.prompt_search.looks import write_look
 from ft_pipeline.evaluation.prompt_search.search import Found, search
 from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
-from ft_pipeline.evaluation.prompt_search.tries import Try, best_of
+from ft_pipeline.evaluation.prompt_search.tries import Try, best_of, read_tries
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
-from ft_pipeline.settings.project import ProjectSettings
-from ft_pipeline.settings.prompt_search import PromptSearchSettings
-from ft_pipeline.settings.prompt_variant import SEARCHED, PromptVariant
+from ft_pipeline.settings.prompt_variant import SEARCHED, PromptSearchSettings, PromptVariant
 from ft_pipeline.small_plots import tries_plot
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.steps.phases import experiment_settings
@@ -69,17 +66,13 @@ def spec(context: SpecContext) -> Spec:
             search=settings.prompting.search,
             task=" ".join(settings.task.split()),
             given=given,
-            metric=_metric(settings),
+            metric=settings.promotion.wanted_metric,
             evaluation=settings.evaluation,
             custom_metrics=resolve_metrics(context.project.root, settings.evaluation.metrics),
             call_arguments=settings.evaluation.call_arguments,
         ),
         libraries=("torch", "transformers", "optuna", "bm25s", "sacrebleu", "rouge-score"),
     )
-
-
-def _metric(settings: ProjectSettings) -> str:
-    return AUTO if settings.promotion.metric == "loss" else settings.promotion.metric
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -134,12 +127,11 @@ def page(artifact: Artifact) -> Page:
     summary = artifact.summary
     if not summary["tries"]:
         return {"search": Words(NOT_ASKED)}
-    lines = (artifact.path / TRIES).read_text(encoding="utf-8").splitlines()
-    tries = [json.loads(line) for line in lines]
-    ranked = sorted(tries, key=lambda each: (each["measured"]["rank_key"], each["measured"]["nats"]))
+    tries = read_tries(artifact.path / TRIES)
+    ranked = sorted(tries, key=lambda each: each.order)
     return {
         "search": Words(describe(summary)),
-        "curve": Picture(tries_plot([each["measured"]["score"] for each in tries], summary["metric"])),
+        "curve": Picture(tries_plot([each.measured.score for each in tries], summary["metric"])),
         "prompt": Words(written(summary["variant"])),
         "best_tries": Table([_row(each) for each in ranked[:SHOWN]]),
     }
@@ -155,16 +147,16 @@ def describe(summary: dict[str, Any]) -> str:
     )
 
 
-def _row(tried: dict[str, Any]) -> dict[str, Any]:
-    variant, measured = tried["variant"], tried["measured"]
+def _row(tried: Try) -> dict[str, Any]:
+    variant, measured = tried.variant, tried.measured
     return {
-        "try": tried["number"],
-        "score": round(measured["score"], 3),
+        "try": tried.number,
+        "score": round(measured.score, 3),
         "examples": f"{variant['few_shot']} {variant['examples']}" if variant["few_shot"] else "none",
         "system prompt": variant["system_prompt"] or "",
-        "nats per byte": round(measured["nats"], 3),
-        "prompt tokens": round(measured["prompt_tokens"]),
-        "name": tried["name"] or "",
+        "nats per byte": round(measured.nats, 3),
+        "prompt tokens": round(measured.prompt_tokens),
+        "name": tried.name or "",
     }
 
 

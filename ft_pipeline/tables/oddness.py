@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.tables.text_bytes import buffers
+
 SHORT, LONG = 4, 16
 """Lengths of a sequence in UTF-8 bytes. Short ones tell rare words and scripts, long ones repetition."""
 HASH_BITS = {SHORT: 20, LONG: 32}
@@ -119,9 +121,8 @@ def _texts(rows: pa.RecordBatch) -> pa.Array:
 def _distinct_sequences(texts: pa.Array, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (row, hash) of each distinct sequence of `length` bytes within each text, and the number of all sequences
     per row. All digits count as equal."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    letters = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]].astype(np.uint64)
+    ends, data = buffers(texts)
+    letters = data[ends[0] : ends[-1]].astype(np.uint64)
     letters[(letters >= ord("0")) & (letters <= ord("9"))] = ord("0")
     row = np.repeat(np.arange(len(texts)), np.diff(ends))
     values, size, factor = letters, 1, 0x9E3779B97F4A7C15

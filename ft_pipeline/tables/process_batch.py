@@ -20,10 +20,11 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.masking import Masker
 from ft_pipeline.tables.raw_text import expand_documents, raw_of
 from ft_pipeline.tables.reading.batches import Batch, divide
-from ft_pipeline.tables.reading.group_names import read_names
+from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import is_empty
 
 SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
 """The end of the messages of row rules, which a sidecar can switch off."""
@@ -87,7 +88,7 @@ def process_batch(
     else:
         values = [usable(row_format, value, sidecar) for value in values]
         batch = batch if batch.lines is not None else replace(batch, values=values)
-    names, faults_of_names = read_names(values, sidecar.group) if row_format.may_have_names else ([], {})
+    names, faults_of_names = _read_names(values, sidecar.group) if row_format.may_have_names else ([], {})
     counts: Counter[str] = Counter()
     if mask:
         batch, counts = mask_rows(batch, values, mask)
@@ -238,3 +239,26 @@ def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_fo
         result.known += sum(isinstance(value, dict) and is_erasure_marker(value) for value in values)
     result.objects += unparsed_objects
     result.known += unparsed_objects
+
+
+def _read_names(values: Sequence[Any], column: str) -> tuple[list[str | None], dict[int, Fault]]:
+    """Return the named group of each row, None for rows without one, and the faults by position.
+
+    Such a group is a user, a thread or a document. values: parsed rows. A whole number names a group as its digits do.
+    """
+    names: list[str | None] = [None] * len(values)
+    faults: dict[int, Fault] = {}
+    for position, value in enumerate(values):
+        name = value.get(column) if type(value) is dict else None
+        if name is None:
+            continue
+        if isinstance(name, float) and name.is_integer():  # a table in which the column has empty cells
+            name = int(name)
+        if isinstance(name, str):
+            names[position] = None if is_empty(name) else name
+        elif type(name) is int:
+            names[position] = str(name)
+        else:
+            message = f"the group {shorten(column)} is {describe_value(name)}; it must be a text or a whole number"
+            faults[position] = Fault("wrong_type", message)
+    return names, faults

@@ -15,7 +15,7 @@ from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENC
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
 from ft_pipeline.execution.metadata import metadata_of_page
-from ft_pipeline.settings.prompt_search import PromptSearchSettings
+from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.steps import searched_prompt
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.items import Item, make_items
 from ft_pipeline.evaluation.metrics.call_metrics import CALL_ITEMS, call_metrics, check_rules
 from ft_pipeline.evaluation.metrics.classification import Classification
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
-from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, answer_metrics
+from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
 from ft_pipeline.evaluation.metrics.json_fields import FieldsCheck, Rule
 from ft_pipeline.evaluation.metrics.json_schema import SchemaCheck
 from ft_pipeline.evaluation.metrics.project_metric import ProjectMetric
@@ -59,6 +59,16 @@ class AnswerMetrics:
     def custom_definitions(self) -> dict[str, dict[str, Any]]:
         """The project's metrics as scores.json describes them, with the fields of Metric."""
         return {value: vars(definition) for metric in self._metrics for value, definition in metric.definitions.items()}
+
+    @property
+    def own(self) -> dict[str, Metric]:
+        """The project's metrics."""
+        return {name: Metric(**fields) for name, fields in self.custom_definitions.items()}
+
+    @property
+    def decides(self) -> str | None:
+        """The project's metric that decides; None if there is none."""
+        return next((name for name, entry in self.custom.items() if entry.get("decides")), None)
 
     @cached_property
     def _metrics(self) -> list[ProjectMetric]:

@@ -11,20 +11,20 @@ from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.items import make_items, select_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.prompt_search.search import MOST_ROWS
 from ft_pipeline.evaluation.prompt_search.space import Variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured
 from ft_pipeline.evaluation.scoring.answer_limit import answer_limit
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
-from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem, render_items
-from ft_pipeline.evaluation.scoring.records import Answer, Likelihood, Record, sample_record, text_and_calls
+from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem, render_items, token_ids
+from ft_pipeline.evaluation.scoring.records import Answer, Likelihood, Record, sample_record
 from ft_pipeline.evaluation.scoring.reference_tokens import byte_count, count_lost, find_reference
-from ft_pipeline.evaluation.scoring.scorer import window_of
+from ft_pipeline.evaluation.scoring.retrieval import ExamplePool
+from ft_pipeline.evaluation.scoring.scorer import answer_of, window_of
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.models.tool_calls import Call, read_answer
-from ft_pipeline.settings.prompt_search import MOST_ROWS
 
 LIKELIHOODS = ("nats_per_byte", "loss")
 """Metrics for which no answer is written."""
@@ -59,8 +59,6 @@ class PromptScorer:
     @cached_property
     def metric(self) -> str:
         """The name of the metric that decides. Settings and references choose it, and no answer of a model does."""
-        own = {name: Metric(**fields) for name, fields in self.answer_metrics.custom_definitions.items()}
-        decides = next((name for name, entry in self.answer_metrics.custom.items() if entry.get("decides")), None)
         content = None if self._loses_references else 0.0
         perfect = self.answer_metrics.complete(
             [
@@ -75,17 +73,20 @@ class PromptScorer:
                 for item in self.items
             ]
         )
-        estimates = estimate_samples({"references": perfect}, own)
-        named = self.job.config["metric"]
-        references = [item.reference for item in self.items]
-        found = deciding_metric(named, {"decides": decides}, estimates, references).metric
+        estimates = estimate_samples({"references": perfect}, self.answer_metrics.own)
+        named, decides = self.job.config["metric"], {"decides": self.answer_metrics.decides}
+        found = deciding_metric(named, decides, estimates, [item.reference for item in self.items]).metric
         return found if found in estimates["references"] else LIKELIHOODS[content is None]
 
     @property
     def definition(self) -> Metric:
         """What the metric is."""
-        own = self.answer_metrics.custom_definitions
-        return Metric(**own[self.metric]) if self.metric in own else METRICS[self.metric]
+        return (METRICS | self.answer_metrics.own)[self.metric]
+
+    @cached_property
+    def _pool(self) -> ExamplePool:
+        """The train rows, of which examples are retrieved: one index for all prompts."""
+        return ExamplePool(self.rows, 1, self.settings["seed"])
 
     @cached_property
     def _loses_references(self) -> bool:
@@ -93,7 +94,8 @@ class PromptScorer:
 
     def measure(self, variant: Variant) -> Measured:
         """Score a prompt. Questions that leave no room for all examples get fewer of them."""
-        prompt = Prompt.from_variant(variant, self.rows, self.settings["seed"])
+        pool = self._pool if variant["examples"] == "retrieved" else None
+        prompt = Prompt.from_variant(variant, self.rows, self.settings["seed"], pool=pool)
         rendered = render_items(
             self.tokenizer,
             self.items,
@@ -102,16 +104,11 @@ class PromptScorer:
             window=window_of(self.lm.model),
             max_new_tokens=self.limit,
         )
-        pairs = self._token_ids(rendered)
+        pairs = token_ids(self.tokenizer, rendered)
         nats = self._nats(rendered, pairs)
         score = nats if self.metric in LIKELIHOODS else self._score_answers(rendered)
         tokens = fmean(len(context) for context, _ in pairs)
         return Measured(self.definition.rank_key(score), score, nats, tokens)
-
-    def _token_ids(self, rendered: Sequence[RenderedItem]) -> list[tuple[list[int], list[int]]]:
-        texts = [text for item in rendered for text in (item.context, item.target)]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return list(zip(ids[::2], ids[1::2], strict=True))
 
     def _nats(self, rendered: Sequence[RenderedItem], pairs: Sequence[tuple[list[int], list[int]]]) -> float:
         """Return the nats of the reference answers per byte; per token if the tokenizer loses some of them."""
@@ -132,10 +129,7 @@ class PromptScorer:
         samples: list[Record] = []
         answers = self.lm.answer_prompts([text.context for text in rendered], self.limit)
         for text, found in zip(rendered, answers, strict=True):
-            written: str = postprocess_generated_text(found.text, list(stop), None)
-            calls: Sequence[Call] = ()
-            if text.item.uses_tools:
-                written, calls = text_and_calls(read_answer(self.tokenizer, found.raw, text.item.tools))
-            answer = Answer(written, found.finish_reason, found.prompt_tokens, found.answer_tokens, calls)
+            cut = postprocess_generated_text(found.text, list(stop), None)
+            answer = answer_of(self.tokenizer, text.item, cut, found)
             samples.append(sample_record(text.item, text.context, 1, Likelihood(), answer, self.answer_metrics))
         return self.answer_metrics.means(self.answer_metrics.complete(samples))[self.metric]

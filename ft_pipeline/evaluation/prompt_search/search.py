@@ -7,6 +7,8 @@ from pathlib import Path
 from ft_pipeline.evaluation.prompt_search.space import PLAIN, Space, Values, Variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, Try, add_try, best_of, read_tries
 
+MOST_ROWS = 64
+"""Validation conversations that prompts are compared on: the first ones by their ids, which are hashes."""
 PATIENCE = 20
 """Tries without a better prompt after which the search ends."""
 ALL_WERE_TRIED = "all prompts were tried"

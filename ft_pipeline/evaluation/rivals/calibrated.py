@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ft_pipeline.evaluation.items import Item, make_items, select_rows
 from ft_pipeline.evaluation.rivals.answered_questions import NoRival
 from ft_pipeline.evaluation.rivals.questions import Answered, Questions
-from ft_pipeline.evaluation.scoring.prompts import Prompt, fitting_items
+from ft_pipeline.evaluation.scoring.prompts import Prompt, fitting_items, token_ids
 
 NAME = "calibrated"
 MAX_VALIDATION = 50
@@ -84,9 +84,7 @@ class _Chooser:
         rendered = fitting_items(self.tokenizer, asked, prompt, context_window(self.model.config))
         if len(rendered) < len(asked):
             raise NoRival("a question is longer than the base model's context")
-        texts = [text for item in rendered for text in (item.context, item.target)]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        pairs = list(zip(ids[::2], ids[1::2], strict=True))
+        pairs = token_ids(self.tokenizer, rendered)
         scores = target_log_likelihoods(self.model, pairs, batch_size=self.batch_size)
         return np.array([score.total for score in scores]).reshape(len(items), len(self.labels))
 

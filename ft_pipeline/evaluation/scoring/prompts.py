@@ -36,23 +36,33 @@ class Prompt:
 
     @classmethod
     def from_variant(
-        cls, variant: Mapping[str, Any], rows: Sequence[dict[str, Any]], seed: int, texts: Sequence[str] = ()
+        cls,
+        variant: Mapping[str, Any],
+        rows: Sequence[dict[str, Any]],
+        seed: int,
+        texts: Sequence[str] = (),
+        pool: ExamplePool | None = None,
     ) -> "Prompt":
         """Return the prompt of a variant in project.yaml. The same item gets the same prompt in every run.
 
-        rows: the rows of `conversations`. texts: the source of passages, without those that show a held-out row. Raises
-        UserError if there are too few examples, or if the variant has passages and there is no text.
+        rows: the rows of `conversations`. texts: the source of passages, without those that show a held-out row. pool:
+        that of the rows, if it is made already, with any number of examples. Raises UserError if there are too few
+        examples, or if the variant has passages and there is no text.
         """
         settings = PromptVariant.model_validate(dict(variant))
         if settings.passages and not texts:
             raise UserError("A prompt variant needs passages, but data/raw/text contains no usable text. Add some.")
         fixed = settings.few_shot if settings.examples == "fixed" else 0
         examples = pick_examples(rows, fixed, seed, settings.example_rows)
+        if settings.few_shot == fixed:
+            pool = None
+        else:
+            pool = pool.showing(settings.few_shot) if pool else ExamplePool(rows, settings.few_shot, seed)
         return cls(
             settings.system_prompt,
             tuple(tuple(example) for example in examples),
             bool(settings.example_rows),
-            ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed else None,
+            pool,
             PassagePool(texts, settings.passages, settings.passage_words) if settings.passages else None,
             settings.replace_system,
         )
@@ -115,6 +125,13 @@ def fitting_items(tokenizer: Any, items: Sequence[Item], prompt: Prompt, window:
     """Return the rendered items whose reference answers fit into `window` tokens."""
     rendered = [_with_fitting_examples(tokenizer, item, prompt, window, 0) for item in items]
     return [text for text in rendered if window is None or _tokens_needed(tokenizer, text, 0) <= window]
+
+
+def token_ids(tokenizer: Any, rendered: Sequence[RenderedItem]) -> list[tuple[list[int], list[int]]]:
+    """Return the token ids of the context and of the target of each item."""
+    texts = [text for item in rendered for text in (item.context, item.target)]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return list(zip(ids[::2], ids[1::2], strict=True))
 
 
 def render_question(tokenizer: Any, question: str) -> str:

@@ -60,11 +60,15 @@ class ExamplePool:
         positions = self._index.search(search_query(messages), self._k)
         return [self.examples[position] for position in reversed(positions)]
 
+    def showing(self, k: int) -> "ExamplePool":
+        """Return the same pool of `k` examples per question."""
+        changed = copy(self)
+        changed._k = k
+        return changed
+
     def with_fewer(self) -> "ExamplePool | None":
         """Return the same pool of one example less per question; None after the last one."""
-        fewer = copy(self)
-        fewer._k = self._k - 1
-        return fewer if fewer._k else None
+        return self.showing(self._k - 1) if self._k > 1 else None
 
 
 class PassagePool:

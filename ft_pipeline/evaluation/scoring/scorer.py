@@ -36,6 +36,7 @@ from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
+from ft_pipeline.models.decoding.generate import Generation
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
@@ -214,16 +215,12 @@ class Scorer:
 
     def _sample(self, lm: RecordingLM, rendered: RenderedItem, answer: Sample) -> Record:
         generation = lm.generations[rendered.context]
-        text: str = answer["filtered_resps"][0]
-        calls: Sequence[Call] = ()
-        if rendered.item.uses_tools:  # lm-eval's text has no control tokens, which some templates write in calls
-            text, calls = text_and_calls(read_answer(self.tokenizer, generation.raw, rendered.item.tools))
         return sample_record(
             rendered.item,
             rendered.context,
             len(lm.log_probs[rendered.context, rendered.target]),
             self._likelihood(lm, rendered),
-            Answer(text, generation.finish_reason, generation.prompt_tokens, generation.answer_tokens, calls),
+            answer_of(self.tokenizer, rendered.item, answer["filtered_resps"][0], generation),
             self.answer_metrics,
         )
 
@@ -319,6 +316,14 @@ class Scorer:
         """Return what `score` kept of a model: row, samples and further records."""
         result: dict[str, Any] = json.loads(result_path(self.job, name).read_text(encoding="utf-8"))
         return result
+
+
+def answer_of(tokenizer: Any, item: Item, text: str, generation: Generation) -> Answer:
+    """Return what a model wrote. text: as lm-eval cuts it."""
+    calls: Sequence[Call] = ()
+    if item.uses_tools:  # lm-eval's text has no control tokens, which some templates write in calls
+        text, calls = text_and_calls(read_answer(tokenizer, generation.raw, item.tools))
+    return Answer(text, generation.finish_reason, generation.prompt_tokens, generation.answer_tokens, calls)
 
 
 def result_path(job: Job, name: str) -> Path:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO, deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples, rank
 from ft_pipeline.evaluation.comparison.scored_twice import DIFFERS, SECOND_SCORES
-from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.scorer import Scorer, window_of
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
@@ -29,8 +29,7 @@ _TEXTS = ("prompt", "reference", "answer", "question_key", "finish_reason")
 def best_use(scorer: Scorer, tested_models: Sequence[ModelUnderTest]) -> ModelUnderTest:
     """Return the scored model that is best by the metric that decides, unless the project names another metric."""
     samples = {model.name: scorer.result(model.name)["samples"] for model in tested_models}
-    own = {name: Metric(**fields) for name, fields in scorer.answer_metrics.custom_definitions.items()}
-    decides = next((name for name, entry in scorer.answer_metrics.custom.items() if entry.get("decides")), None)
+    own, decides = scorer.answer_metrics.own, scorer.answer_metrics.decides
     estimates, references = estimate_samples(samples, own), [item.reference for item in scorer.items]
     metric = deciding_metric(AUTO, {"decides": decides}, estimates, references).metric
     best = rank({**METRICS, **own}[metric], metric, estimates)[0]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.base import Format, Record
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar
-from ft_pipeline.tables.text_bytes import having, table_of
+from ft_pipeline.tables.text_bytes import buffers, having, table_of
 
 _ESCAPED = table_of(b'"\\\x7f' + bytes(range(0x20)))
 """The characters that JSON escapes (and U+007F, to be safe)."""
@@ -70,9 +70,8 @@ def ids_of_texts(texts: Mapping[str, pa.Array], nulls: Collection[str]) -> pa.Ar
 
 def sha256_of_each(texts: pa.Array) -> list[bytes]:
     """Return the SHA-256 digest of each text of a large_string array, in UTF-8."""
-    _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    view, empty = memoryview(data or b""), hashlib.sha256()
+    ends, data = buffers(texts)
+    view, empty = data.data, hashlib.sha256()
     digests = []
     for begin, end in pairwise(ends.tolist()):
         digest = empty.copy()  # a new one takes OpenSSL longer
