@@ -93,7 +93,7 @@ def prompt_baseline(context: SpecContext) -> Spec:
     variants = {name: variant.model_dump(mode="json") for name, variant in prompts.items()}
     if context.project.settings.prompting.search is not None:
         found = context.artifact("searched_prompt")
-        if found.summary["row"] == SEARCHED:
+        if found.summary.get("row") == SEARCHED:  # there is no row if no search was asked for when it was made
             inputs["searched_prompt"], variants[SEARCHED] = found, found.summary["variant"]
     return baseline_spec(context, references(inputs), {"variants": variants})
 

@@ -15,12 +15,16 @@ from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENC
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
 from ft_pipeline.execution.metadata import metadata_of_page
+from ft_pipeline.project import Project
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
+from ft_pipeline.step import STEPS, SpecContext, planned_spec
 from ft_pipeline.steps import searched_prompt
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
+from ft_pipeline_tests.evaluation.moving_rows import load_steps
+from ft_pipeline_tests.fixtures.packing import FINISHED, unpack
 
 ROWS = [f"row-{number}" for number in range(12)]
 GIVEN = {"short": variant({"system_prompt": "Be brief."}), "shown": variant({"system_prompt": "Name it."}, 3)}
@@ -195,3 +199,16 @@ def test_a_likelihood_decides_without_an_answer(
 def test_without_validation_rows_there_is_nothing_to_compare_on(make_job: JobMaker, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no validation rows.*Raise data\.validation_share"):
         job_over(make_job, tmp_path / "rows", {"train": 4, "test": 2})
+
+
+def test_a_project_that_turns_the_search_on_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact that it has says only that no search was asked for."""
+    load_steps(monkeypatch)
+    root = unpack(FINISHED, tmp_path) / "shop"
+    monkeypatch.chdir(root)
+    settings = (root / "project.yaml").read_text(encoding="utf-8")
+    (root / "project.yaml").write_text(settings.replace("prompting:\n", "prompting:\n  search: {}\n"), encoding="utf-8")
+    project = Project(root)
+    assert project.settings.prompting.search is not None
+    context = SpecContext(project, ArtifactStore(project.store), project.experiment_names()[0])
+    assert "searched" not in planned_spec(STEPS["prompt_baseline"], context).config["prompting"]["variants"]
