@@ -24,12 +24,6 @@ SHOWN_ANSWERS = 20
 """Number of answers on the asset's page."""
 NOT_SHOWN = {"checks", "seconds", "resumed"}
 """What the summary of the answers has for other readers."""
-NOT_IN_LOCAL_CONFIG = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
-"""Settings of a local teacher that change no answer, or only through the model's fingerprint."""
-NOT_IN_ENDPOINT_CONFIG = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
-"""Settings of an endpoint teacher that change no answer; `endpoint` itself is divided by ENDPOINT_KEYS_IN_CONFIG."""
-ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
-"""Endpoint settings that answers depend on. The others, such as rates and budget, control how requests are sent."""
 
 
 @step(
@@ -57,7 +51,7 @@ def teacher_answers(context: SpecContext) -> Spec:
         "unlabelled": unlabelled.reference,
         "conversations": context.checked_artifact("conversations").reference,
     }
-    config, handling = config_and_handling(teacher)
+    config, handling = teacher.config_and_handling()
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
     handling["prompts"] = count_prompts(unlabelled.path)
@@ -78,20 +72,6 @@ def has_teacher(context: SpecContext) -> bool:
         return True
     unlabelled = context.find("unlabelled")
     return unlabelled is not None and count_prompts(unlabelled.path) > 0
-
-
-def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the teacher's part of a spec: (config, handling).
-
-    config: the settings that the teacher's answers depend on; handling: those that control how it is called.
-    """
-    if teacher.endpoint is None:
-        return teacher.model_dump(mode="json", exclude=NOT_IN_LOCAL_CONFIG), {"engine": teacher.engine}
-    config = teacher.model_dump(mode="json", exclude=NOT_IN_ENDPOINT_CONFIG)
-    in_config = teacher.endpoint.model_dump(mode="json", include=ENDPOINT_KEYS_IN_CONFIG)
-    in_config |= {"extra_body": teacher.endpoint.extra_body} if teacher.endpoint.extra_body else {}
-    in_handling = teacher.endpoint.model_dump(mode="json", exclude={*ENDPOINT_KEYS_IN_CONFIG, "extra_body"})
-    return {**config, "endpoint": in_config}, {"endpoint": in_handling}
 
 
 @step(

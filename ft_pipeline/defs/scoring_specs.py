@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ft_pipeline.defs.distillation import config_and_handling, has_teacher
+from ft_pipeline.defs.distillation import has_teacher
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
@@ -229,7 +229,7 @@ def teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> 
         if teacher.model == EMBEDDED and declares_tools(context.store.require(*inputs["conversations"]).path):
             return None
         inputs["teacher_model"] = model
-    teacher_config, handling = config_and_handling(teacher)
+    teacher_config, handling = teacher.config_and_handling()
     teacher_config = {key: value for key, value in teacher_config.items() if key not in IGNORED_WHILE_SCORING}
     prices = teacher.endpoint.prices if teacher.endpoint else PriceSettings()
     config = {

@@ -9,6 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
+_NOT_IN_LOCAL_CONFIG = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
+"""Settings of a local teacher that change no answer, or only through the model's fingerprint."""
+_NOT_IN_ENDPOINT_CONFIG = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
+"""Settings of an endpoint teacher that change no answer; `endpoint` itself is divided by _ENDPOINT_KEYS_IN_CONFIG."""
+_ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
+"""Endpoint settings that answers depend on. The others, such as rates and budget, control how requests are sent."""
+
 
 class PriceSettings(Section):
     """The provider's prices per million tokens, in the same currency as `budget.money`."""
@@ -153,3 +160,16 @@ class TeacherSettings(Section):
                 "are equal. Raise teacher.temperature (0.7 is typical).",
             )
         return self
+
+    def config_and_handling(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the teacher's part of a spec: (config, handling).
+
+        config: the settings that the teacher's answers depend on; handling: those that control how it is called.
+        """
+        if self.endpoint is None:
+            return self.model_dump(mode="json", exclude=_NOT_IN_LOCAL_CONFIG), {"engine": self.engine}
+        config = self.model_dump(mode="json", exclude=_NOT_IN_ENDPOINT_CONFIG)
+        in_config = self.endpoint.model_dump(mode="json", include=_ENDPOINT_KEYS_IN_CONFIG)
+        in_config |= {"extra_body": self.endpoint.extra_body} if self.endpoint.extra_body else {}
+        in_handling = self.endpoint.model_dump(mode="json", exclude={*_ENDPOINT_KEYS_IN_CONFIG, "extra_body"})
+        return {**config, "endpoint": in_config}, {"endpoint": in_handling}
