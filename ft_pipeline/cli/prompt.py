@@ -62,8 +62,10 @@ def _first_experiment(project: Project) -> str:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from ft_pipeline.steps.searched_prompt import describe, written
+    from ft_pipeline.steps.searched_prompt import describe, describe_reflector, written
 
     say(stdout, plain(describe(document)))
+    if "instructions" in document:
+        say(stdout, plain(describe_reflector(document["instructions"])))
     say(stdout, plain(written(document["variant"])))
     say_line(stdout, f"Next: ft run --experiment {document['experiment']}   scores it on the test rows")

@@ -11,13 +11,14 @@ from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.prompt_variant import (
+    MAX_INSTRUCTION_TOKENS,
     RETRIEVED,
     RETRIEVED_COUNT,
     SEARCHED,
     PromptSearchSettings,
     PromptVariant,
 )
-from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -94,6 +95,35 @@ class ProjectSettings(Section):
                 f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(metrics)}{hint}.",
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_reflector(self) -> "ProjectSettings":
+        name = self.prompting.search.reflector if self.prompting.search else None
+        if name is not None and self.reflector() is None:
+            names = ", ".join(name for name, (_, endpoint) in self._asked_models().items() if endpoint)
+            raise rule_error(
+                "prompting.search.reflector",
+                f"`prompting.search.reflector` is {name!r}, which is no model with an `endpoint`. "
+                + (f"Choose from: {names}." if names else "Give `teacher.endpoint`, or remove the key."),
+            )
+        return self
+
+    def _asked_models(self) -> dict[str, tuple[str | None, EndpointSettings | None]]:
+        """Return the models that may have an endpoint, by name."""
+        contenders = {each.name: (each.model, each.endpoint) for each in self.evaluation.contenders}
+        return {"teacher": (self.teacher.model, self.teacher.endpoint), **contenders}
+
+    def reflector(self) -> TeacherSettings | None:
+        """Return the model that writes instructions as a teacher without a prompt of its own; None if there is none.
+
+        A reply that is no instruction is no failure of the run: the share of failures is not limited.
+        """
+        name = self.prompting.search.reflector if self.prompting.search else None
+        model, endpoint = self._asked_models().get(name or "", (None, None))
+        if model is None or endpoint is None:
+            return None
+        tolerant = endpoint.model_copy(update={"max_failed": 1.0})
+        return TeacherSettings(model=model, endpoint=tolerant, few_shot=0, max_new_tokens=MAX_INSTRUCTION_TOKENS)
 
     def scored_prompts(self) -> dict[str, PromptVariant]:
         """Return the variants under which base models are scored: those of the project, and one whose examples are

@@ -14,6 +14,8 @@ RETRIEVED_COUNT = 4
 """Number of its examples, if no variant of the project has some."""
 SEARCHED = "searched"
 """The variant that `ft prompt` found."""
+MAX_INSTRUCTION_TOKENS = 800
+"""The longest reply of a reflector, in its own tokens."""
 
 
 class PromptVariant(Section):
@@ -65,3 +67,8 @@ class PromptSearchSettings(Section):
     """Number of prompts that are tried, those of the project among them."""
     most_examples: int = Field(8, ge=0, le=64)
     """The largest number of examples in a prompt."""
+    reflector: str | None = later(None, min_length=1)
+    """A model that reads answers to train rows, and writes instructions: `teacher`, or a contender's name. It needs an
+    `endpoint`, which gets these train rows. Null: instructions are those that people wrote."""
+    reflections: int = later(8, ge=1, le=100)
+    """Number of instructions that the reflector is asked for. Budget, log and retries are those of its endpoint."""

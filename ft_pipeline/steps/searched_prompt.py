@@ -5,31 +5,43 @@
 **If it fails:** memory ran out, or there are no validation rows. Run it again: finished tries are kept.
 """
 
+import json
 import shutil
-from collections.abc import Collection
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from ft_pipeline.evaluation.comparison.deciding_metric import AUTO
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.prompt_search.looks import write_look
-from ft_pipeline.evaluation.prompt_search.search import Found, search
-from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space
+from ft_pipeline.evaluation.prompt_search.reflector import plan_of
+from ft_pipeline.evaluation.prompt_search.search import Found, Write, search
+from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space, Variant
 from ft_pipeline.evaluation.prompt_search.tries import Try, best_of, read_tries
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.prompt_variant import SEARCHED, PromptSearchSettings, PromptVariant
+from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.small_plots import tries_plot
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.steps.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.spec import Spec
 
+if TYPE_CHECKING:
+    from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
+
+LIBRARIES = ("torch", "transformers", "optuna", "bm25s", "sacrebleu", "rouge-score")
 TRIES = "tries.jsonl"
 """The tries: a line for each."""
+INSTRUCTIONS = "instructions.json"
+"""What a reflector was asked, and what became of its replies. Absent without one."""
 ID_DIGITS = 12
 """Number of digits of a row's id that people see."""
 SHOWN = 10
@@ -41,6 +53,8 @@ class Config(StepConfig):
     """What the search may try, and what decides."""
 
     search: PromptSearchSettings | None
+    reflector: dict[str, Any] = later(default_factory=dict)
+    """The model that writes instructions: TeacherSettings, of the endpoint what a reply depends on. Empty: none."""
     task: str = ""
     given: dict[str, PromptVariant] = Field(default_factory=dict)
     """The project's prompts. Those with passages are left out."""
@@ -59,11 +73,14 @@ def spec(context: SpecContext) -> Spec:
     if settings.prompting.search is None:
         return spec_of("searched_prompt", {}, Config(search=None), libraries=())
     given = {name: each for name, each in settings.scored_prompts().items() if not each.passages}
-    return spec_of(
+    reflector = settings.reflector()
+    config, handling = reflector.config_and_handling() if reflector else ({}, {})
+    found = spec_of(
         "searched_prompt",
         {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")},
         Config(
             search=settings.prompting.search,
+            reflector=config,
             task=" ".join(settings.task.split()),
             given=given,
             metric=settings.promotion.wanted_metric,
@@ -71,15 +88,27 @@ def spec(context: SpecContext) -> Spec:
             custom_metrics=resolve_metrics(context.project.root, settings.evaluation.metrics),
             call_arguments=settings.evaluation.call_arguments,
         ),
-        libraries=("torch", "transformers", "optuna", "bm25s", "sacrebleu", "rouge-score"),
+        libraries=(
+            "torch",
+            "transformers",
+            "optuna",
+            "bm25s",
+            "sacrebleu",
+            "rouge-score",
+            *(["gepa"] if reflector else []),
+        ),
     )
+    if reflector is None:
+        return found
+    return replace(found, handling={**handling, "plan": _announced(context)})
 
 
 def run(job: Job) -> dict[str, Any]:
     """Try prompts on the validation rows, and keep the best.
 
     Summary: row (the name under which the prompt is scored), variant, tries, ended (why there are not more of them),
-    metric, score, of_plain, of_given (the best score of a prompt that was there before), rows.
+    metric, score, of_plain, of_given (the best score of a prompt that was there before), rows; with a reflector, what
+    it was asked for (`instructions`).
     """
     from ft_pipeline.evaluation.items import read_rows
     from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
@@ -95,9 +124,50 @@ def run(job: Job) -> dict[str, Any]:
     def report(tried: Try, best: Try) -> None:
         job.report.progress(tried.number, wanted, score=best.measured.score)
 
-    found = search(space, scorer.measure, job.work / TRIES, tries=wanted, seed=seed, report=report)
+    write = written_once(job, config, scorer) if config.reflector else None
+    found = search(space, scorer.measure, job.work / TRIES, tries=wanted, seed=seed, report=report, write=write)
     shutil.copyfile(job.work / TRIES, job.out / TRIES)
-    return summarize(found, given, scorer.definition.label, len(scorer.items))
+    summary = summarize(found, given, scorer.definition.label, len(scorer.items))
+    if not (job.work / INSTRUCTIONS).is_file():
+        return summary
+    shutil.copyfile(job.work / INSTRUCTIONS, job.out / INSTRUCTIONS)
+    return {**summary, "instructions": json.loads((job.out / INSTRUCTIONS).read_text(encoding="utf-8"))["asked"]}
+
+
+def written_once(job: Job, config: Config, scorer: "PromptScorer") -> Write:
+    """Return what asks the reflector for instructions, unless a run before this one was finished with it."""
+    from ft_pipeline.evaluation.prompt_search.instructions import World, write_instructions
+    from ft_pipeline.evaluation.prompt_search.reflector import reflector_of
+    from ft_pipeline.evaluation.prompt_search.refusals import HeldOutTexts
+
+    assert config.search is not None
+    search, seed = config.search, config.evaluation.seed
+    endpoint = job.handling.get("endpoint", {}) | config.reflector["endpoint"]
+    model = TeacherSettings.model_validate({**config.reflector, "endpoint": endpoint})
+
+    def write(start: Variant, attempt: Callable[[Variant], Try], has_tries_left: Callable[[], bool]) -> None:
+        if (job.work / INSTRUCTIONS).is_file():
+            return
+
+        def validation_scores(prompt: Variant) -> Sequence[float]:
+            attempt(prompt)
+            return scorer.scores(prompt)
+
+        with reflector_of(job, model, config.task) as reflector:
+            world = World(
+                len(scorer.train_items),
+                len(scorer.items),
+                scorer.answer,
+                validation_scores,
+                reflector.reflect,
+                HeldOutTexts(scorer.rows),
+                has_tries_left,
+            )
+            replies = write_instructions(start, world, replies=search.reflections, seed=seed)
+            document = {"asked": reflector.spent(), "replies": [vars(reply) for reply in replies]}
+        write_atomically(job.work / INSTRUCTIONS, json.dumps(document, ensure_ascii=False).encode())
+
+    return write
 
 
 def summarize(found: Found, given: Collection[str], metric: str, rows: int) -> dict[str, Any]:
@@ -134,7 +204,19 @@ def page(artifact: Artifact) -> Page:
         "curve": Picture(tries_plot([each.measured.score for each in tries], summary["metric"])),
         "prompt": Words(written(summary["variant"])),
         "best_tries": Table([_row(each) for each in ranked[:SHOWN]]),
+        **_instructions(artifact),
     }
+
+
+def _instructions(artifact: Artifact) -> Page:
+    """What a reflector wrote, and what became of it; empty without one."""
+    if "instructions" not in artifact.summary:
+        return {}
+    replies = artifact.document(INSTRUCTIONS)["replies"]
+    rows = [
+        {"reply": number, "became": reply["fate"], "text": reply["text"]} for number, reply in enumerate(replies, 1)
+    ]
+    return {"reflector": Words(describe_reflector(artifact.summary["instructions"])), "instructions": Table(rows)}
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -144,6 +226,16 @@ def describe(summary: dict[str, Any]) -> str:
     return (
         f"The best of {summary['tries']} prompts is `{summary['row']}`: {summary['metric']} {summary['score']:.3g} on "
         f"{summary['rows']} validation answers. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
+    )
+
+
+def describe_reflector(asked: dict[str, Any]) -> str:
+    """Return what a reflector was asked, and what that cost."""
+    price = f" for {asked['cost']:.2f}" if asked["cost"] else ""
+    stopped = f" Then it was not asked any more: {asked['stopped']}." if asked["stopped"] else ""
+    return (
+        f"The reflector {asked['model']} at {asked['host']} gave {asked['calls']} replies{price}, with "
+        f"{asked['prompt_tokens']:,} tokens of prompts and {asked['answer_tokens']:,} of replies.{stopped}"
     )
 
 
@@ -170,6 +262,12 @@ def written(variant: dict[str, Any]) -> str:
     return f"{said}; then {shown}."
 
 
+def _announced(context: SpecContext) -> str:
+    """Return what a search sends to a server; empty if it asks none."""
+    prompting, reflector = context.project.settings.prompting, context.project.settings.reflector()
+    return plan_of(reflector, prompting.search.reflections) if reflector and prompting.search else ""
+
+
 CHECKS = ()
 
 STEP = step_of(
@@ -182,4 +280,5 @@ STEP = step_of(
     build=build,
     builds_here=lambda spec: not spec.inputs,
     look=lambda context, artifact: write_look(context.store.root, artifact),
+    announce=lambda context: _announced(context),
 )

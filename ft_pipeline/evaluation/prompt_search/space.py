@@ -40,6 +40,8 @@ class Space:
     shortlist: Sequence[str]
     """Ids of train rows that may be fixed examples."""
     most_examples: int
+    written: Sequence[Variant] = ()
+    """Prompts whose instructions a model wrote."""
 
     @cached_property
     def first(self) -> dict[str, Variant]:
@@ -55,8 +57,9 @@ class Space:
 
     @cached_property
     def instructions(self) -> list[Variant]:
-        """What is said before the examples: nothing, or a system prompt of the first prompts."""
-        said = ({key: each[key] for key in _INSTRUCTION_KEYS if each.get(key)} for each in self.first.values())
+        """What is said before the examples: nothing, or a system prompt of the first prompts, or of those written."""
+        prompts = [*self.first.values(), *self.written]
+        said = ({key: each[key] for key in _INSTRUCTION_KEYS if each.get(key)} for each in prompts)
         return list({str(each): each for each in ({}, *said)}.values())
 
     @cached_property

@@ -8,6 +8,9 @@ from typing import Any
 
 from ft_pipeline.evaluation.prompt_search.space import Values, Variant
 
+WRITTEN = "written #"
+"""Begins the names of the prompts whose instruction a reflector wrote."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -48,6 +51,11 @@ class Try:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Try":
         return cls(**{**document, "measured": Measured(**document["measured"])})
+
+
+def is_written(tried: Try) -> bool:
+    """Return whether a reflector wrote the instruction of a prompt."""
+    return (tried.name or "").startswith(WRITTEN)
 
 
 def best_of(tries: Sequence[Try]) -> Try:
