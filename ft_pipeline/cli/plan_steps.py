@@ -193,10 +193,13 @@ def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
     def work(models: int, rows: int = rows) -> Work:
         return scoring_work(counted.config, models, rows, length, longest, evaluation.batch_size)
 
-    if search := project.prompting.search:
-        tries = work(search.tries, min(splits["validation"], MOST_ROWS))
+    search = project.prompting.search
+    tries = work(search.tries, min(splits["validation"], MOST_ROWS)) if search else None
+    if search and "base" in search.models:
         searched = _find(context, lambda: planned_spec(STEPS["searched_prompt"], context)) is not None
         yield PlannedPart("prompt search", "searched_prompt", settings, tries, not searched)
+    if search and "tuned" in search.models:
+        yield PlannedPart("prompt search for the tuned model", "searched_prompt", settings, tries)
     prompts = 1 + len(project.scored_prompts())
     scored = _find(context, lambda: planned_spec(STEPS["prompt_baseline"], context)) is not None
     yield PlannedPart("prompt baseline", "prompt_baseline", settings, work(prompts), not scored)

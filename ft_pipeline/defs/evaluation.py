@@ -37,7 +37,9 @@ from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
-from ft_pipeline.execution.metadata import beginning_with, picture, sentences, small_picture, table
+from ft_pipeline.evaluation.prompt_search.looks import write_look
+from ft_pipeline.evaluation.tuned_variants import with_variant
+from ft_pipeline.execution.metadata import beginning_with, metadata_of_page, picture, sentences, small_picture, table
 from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import asset_of, step
 from ft_pipeline.project import Project
@@ -54,6 +56,7 @@ from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.phases import experiment_settings
 from ft_pipeline.steps.searched_prompt import STEP as SEARCHED_PROMPT
+from ft_pipeline.steps.searched_prompt import found_by, tuned_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
@@ -123,6 +126,11 @@ def scores(context: SpecContext) -> Spec:
         "merged_model": context.checked_artifact("merged_model"),
     }
     served = served_settings(experiment_settings(context), context.project.settings.prompting)
+    if (search := tuned_spec(context)) is not None:
+        found = context.built_artifact(search)
+        inputs["searched_prompt"] = found
+        if found.summary["row"] == SEARCHED:
+            served = with_variant(served, SEARCHED, found.summary["variant"])
     return scores_spec(context, references(inputs), served)
 
 
@@ -182,6 +190,8 @@ def comparison(context: SpecContext) -> Spec:
 def _look_at_scores(context: SpecContext, artifact: Artifact) -> None:
     """Record a look at each model and prompt of some scores. Members of a sweep are never released."""
     experiment = context.experiment or ""
+    if SEARCHED_PROMPT.name in artifact.inputs:
+        write_look(context.store.root, context.store.require(*artifact.inputs[SEARCHED_PROMPT.name]))
     if not is_sweep_member(experiment):
         write_looks_at_scores(context.store, artifact, experiment, decided_by(context.project.settings))
 
@@ -230,8 +240,9 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
     """Of a model that the comparison may screen out, the scores on the validation rows; of others, all scores."""
+    searched = _searched(artifact)
     if not may_be_screened_out(artifact.path):
-        return _scores_metadata(artifact) | _highest_loss(artifact)
+        return _scores_metadata(artifact) | _highest_loss(artifact) | searched
     records = records_of_validation(artifact.path)
     validation = {name: score_on_validation(own) for name, own in records.items()}
     rows = [
@@ -244,7 +255,15 @@ def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
         for row in artifact.summary["rows"]
     ]
     notes = [*(artifact.summary.get("notes") or []), TESTS_ARE_COMPARED]
-    return {"scores": table(rows), **sentences("notes", notes)}
+    return {"scores": table(rows), **sentences("notes", notes), **searched}
+
+
+def _searched(artifact: Artifact) -> dict[str, Any]:
+    """What the search of a prompt for the tuned model tried; empty without one."""
+    if SEARCHED_PROMPT.name not in artifact.inputs:
+        return {}
+    store = ArtifactStore(artifact.path.parents[3])
+    return metadata_of_page(found_by(store.require(*artifact.inputs[SEARCHED_PROMPT.name])))
 
 
 def _check_metadata(artifact: Artifact) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def variants_in(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return variants
 
 
+def with_variant(served: Mapping[str, Any], name: str, variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a tuned model is loaded and prompted, with one variant more."""
+    return {**served, VARIANTS: {"variants": {**variants_in(served), name: dict(variant)}}}
+
+
 def prompt_settings(serving: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the settings with which a model is served that belong to a prompt variant."""
     return {key: value for key, value in serving.items() if key in PromptVariant.model_fields}

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ft_pipeline.settings.yaml_file import Section, later, rule_error
 
@@ -63,6 +63,10 @@ class PromptVariant(Section):
 class PromptSearchSettings(Section):
     """Search a prompt for each base model on the train and validation rows. The comparison scores the best one."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    models: list[Literal["base", "tuned"]] = later(default_factory=lambda: ["base"], alias="for", min_length=1)
+    """`base`: each base model. `tuned`: also each merged model, once it is trained, before it is scored."""
     tries: int = Field(40, ge=1, le=1000)
     """Number of prompts that are tried, those of the project among them."""
     most_examples: int = Field(8, ge=0, le=64)

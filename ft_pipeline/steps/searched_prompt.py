@@ -25,6 +25,7 @@ from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
 from ft_pipeline.settings.evaluation import EvaluationSettings
 from ft_pipeline.settings.prompt_variant import SEARCHED, PromptSearchSettings, PromptVariant
+from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.small_plots import tries_plot
@@ -55,6 +56,8 @@ class Config(StepConfig):
     search: PromptSearchSettings | None
     reflector: dict[str, Any] = later(default_factory=dict)
     """The model that writes instructions: TeacherSettings, of the endpoint what a reply depends on. Empty: none."""
+    own: dict[str, Any] = later(default_factory=dict)
+    """Of a tuned model: `system_prompt` and `reasoning` of its training. Empty for a base model."""
     task: str = ""
     given: dict[str, PromptVariant] = Field(default_factory=dict)
     """The project's prompts. Those with passages are left out."""
@@ -69,38 +72,46 @@ class Config(StepConfig):
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the search for this experiment's base model. It is the same for all that share the model."""
     experiment_settings(context)
-    settings = context.project.settings
-    if settings.prompting.search is None:
+    search = context.project.settings.prompting.search
+    if search is None or "base" not in search.models:
         return spec_of("searched_prompt", {}, Config(search=None), libraries=())
-    given = {name: each for name, each in settings.scored_prompts().items() if not each.passages}
-    reflector = settings.reflector()
+    return _spec(context, context.artifact("base_model"), search, {})
+
+
+def tuned_spec(context: SpecContext) -> Spec | None:
+    """Return the spec of the search for this experiment's merged model; None if none is asked for.
+
+    It belongs to no asset: `scores` builds it before it scores the model. Members of a sweep are never released.
+    """
+    settings, search = experiment_settings(context), context.project.settings.prompting.search
+    if search is None or "tuned" not in search.models or is_sweep_member(context.experiment or ""):
+        return None
+    if settings.technique == "prompt_tuning":  # it has no merged model
+        return None
+    own = {"system_prompt": settings.data.system_prompt, "reasoning": settings.data.reasoning}
+    return _spec(context, context.checked_artifact("merged_model"), search, own)
+
+
+def _spec(context: SpecContext, model: Artifact, search: PromptSearchSettings, own: dict[str, Any]) -> Spec:
+    settings, reflector = context.project.settings, context.project.settings.reflector()
     config, handling = reflector.config_and_handling() if reflector else ({}, {})
     found = spec_of(
         "searched_prompt",
-        {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")},
+        {"conversations": context.checked_artifact("conversations"), "base_model": model},
         Config(
-            search=settings.prompting.search,
+            search=search.model_copy(update={"models": ["base"]}),  # the search of one model does not depend on others
             reflector=config,
+            own=own,
             task=" ".join(settings.task.split()),
-            given=given,
+            given={name: each for name, each in settings.scored_prompts().items() if not each.passages},
             metric=settings.promotion.wanted_metric,
             evaluation=settings.evaluation,
             custom_metrics=resolve_metrics(context.project.root, settings.evaluation.metrics),
             call_arguments=settings.evaluation.call_arguments,
         ),
-        libraries=(
-            "torch",
-            "transformers",
-            "optuna",
-            "bm25s",
-            "sacrebleu",
-            "rouge-score",
-            *(["gepa"] if reflector else []),
-        ),
+        libraries=(*LIBRARIES, *(["gepa"] if reflector else [])),
     )
-    if reflector is None:
-        return found
-    return replace(found, handling={**handling, "plan": _announced(context)})
+    return replace(found, handling={**handling, "plan": _announced(context)}) if reflector else found
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -194,9 +205,12 @@ def build(build: BuildContext) -> dict[str, Any]:
 
 def page(artifact: Artifact) -> Page:
     """What was tried, and what it brought."""
+    return found_by(artifact) if artifact.summary["tries"] else {"search": Words(NOT_ASKED)}
+
+
+def found_by(artifact: Artifact) -> Page:
+    """What a search tried, and what it brought. Also for the search of a tuned model, which has no asset."""
     summary = artifact.summary
-    if not summary["tries"]:
-        return {"search": Words(NOT_ASKED)}
     tries = read_tries(artifact.path / TRIES)
     ranked = sorted(tries, key=lambda each: each.order)
     return {

@@ -18,13 +18,13 @@ from ft_pipeline.execution.metadata import metadata_of_page
 from ft_pipeline.project import Project
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
-from ft_pipeline.step import STEPS, SpecContext, planned_spec
+from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.steps import searched_prompt
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
 from ft_pipeline_tests.evaluation.moving_rows import load_steps
-from ft_pipeline_tests.fixtures.packing import FINISHED, unpack
+from ft_pipeline_tests.fixtures.packing import FINISHED, unpack_signed
 
 ROWS = [f"row-{number}" for number in range(12)]
 GIVEN = {"short": variant({"system_prompt": "Be brief."}), "shown": variant({"system_prompt": "Name it."}, 3)}
@@ -201,14 +201,60 @@ def test_without_validation_rows_there_is_nothing_to_compare_on(make_job: JobMak
         job_over(make_job, tmp_path / "rows", {"train": 4, "test": 2})
 
 
-def test_a_project_that_turns_the_search_on_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The artifact that it has says only that no search was asked for."""
+def searching(folder: Path, monkeypatch: pytest.MonkeyPatch, search: str) -> SpecContext:
+    """The first experiment of a finished project that now searches a prompt."""
     load_steps(monkeypatch)
-    root = unpack(FINISHED, tmp_path) / "shop"
+    root = unpack_signed(FINISHED, folder)
     monkeypatch.chdir(root)
     settings = (root / "project.yaml").read_text(encoding="utf-8")
-    (root / "project.yaml").write_text(settings.replace("prompting:\n", "prompting:\n  search: {}\n"), encoding="utf-8")
+    changed = settings.replace("prompting:\n", f"prompting:\n  search: {search}\n")
+    (root / "project.yaml").write_text(changed, encoding="utf-8")
     project = Project(root)
     assert project.settings.prompting.search is not None
-    context = SpecContext(project, ArtifactStore(project.store), project.experiment_names()[0])
+    return SpecContext(project, ArtifactStore(project.store), project.experiment_names()[0])
+
+
+def test_a_project_that_turns_the_search_on_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact that it has says only that no search was asked for."""
+    context = searching(tmp_path, monkeypatch, "{}")
     assert "searched" not in planned_spec(STEPS["prompt_baseline"], context).config["prompting"]["variants"]
+
+
+def test_a_tuned_model_is_scored_with_the_prompt_that_was_searched_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = searching(tmp_path, monkeypatch, "{for: [base, tuned]}")
+    with pytest.raises(MissingInput) as missing:
+        planned_spec(STEPS["scores"], context)
+    wanted = missing.value.spec
+    assert (
+        wanted.kind == "searched_prompt" and wanted.inputs["base_model"] == context.artifact("merged_model").reference
+    )
+    best = variant({"system_prompt": "Name the topic."})
+    draft = context.store.begin(wanted)
+    (draft.out / searched_prompt.TRIES).write_text("", encoding="utf-8")
+    made = context.store.commit(draft, {"tries": 9, "row": "searched", "variant": best})
+    scores = planned_spec(STEPS["scores"], context)
+    assert scores.config["prompting"]["variants"]["searched"] == best
+    assert scores.inputs["searched_prompt"] == made.reference
+
+
+def test_the_search_for_a_tuned_model_changes_nothing_for_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = planned_spec(STEPS["searched_prompt"], searching(tmp_path / "1", monkeypatch, "{for: [base, tuned]}"))
+    alone = planned_spec(STEPS["searched_prompt"], searching(tmp_path / "2", monkeypatch, "{}"))
+    only_tuned = planned_spec(STEPS["searched_prompt"], searching(tmp_path / "3", monkeypatch, "{for: [tuned]}"))
+    assert both.hash == alone.hash and only_tuned.inputs == {}
+
+
+def test_a_tuned_model_keeps_the_prompt_of_its_training(make_job: JobMaker, tmp_path: Path) -> None:
+    splits = {"train": 4, "validation": 3, "test": 2}
+    tokens = []
+    for number, own in enumerate(({}, {"system_prompt": "Be kind to each customer.", "reasoning": "keep"})):
+        summary = job_over(make_job, tmp_path / f"rows-{number}", splits, metric="nats_per_byte", own=own)
+        assert summary["tries"] >= 2
+        plain, told = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES)[:2]
+        tokens.append((plain.measured.prompt_tokens, told.measured.prompt_tokens))
+        (tmp_path / "search" / "work" / searched_prompt.TRIES).unlink()
+    assert tokens[1][0] > tokens[0][0] and tokens[1][1] == tokens[0][1]

@@ -1,7 +1,7 @@
 """Score a prompt on the validation rows, by what will decide on the test rows; answer train rows for a reflector."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -23,6 +23,7 @@ from ft_pipeline.evaluation.scoring.records import Answer, Likelihood, Record, s
 from ft_pipeline.evaluation.scoring.reference_tokens import byte_count, count_lost, find_reference
 from ft_pipeline.evaluation.scoring.retrieval import ExamplePool
 from ft_pipeline.evaluation.scoring.scorer import answer_of, window_of
+from ft_pipeline.evaluation.tuned_variants import with_own_prompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
@@ -36,7 +37,8 @@ TIE_BREAK = 1e-3
 
 
 class PromptScorer:
-    """Scores prompts of one base model on the validation rows."""
+    """Scores prompts of one model on the validation rows. A tuned one keeps the prompt that it was trained with where
+    a variant has none."""
 
     def __init__(self, job: Job, rows: Sequence[dict[str, Any]]) -> None:
         """rows: those of `conversations`. Raises UserError if the validation split is empty."""
@@ -161,7 +163,10 @@ class PromptScorer:
         """Ask questions under a prompt. rows: of which examples are taken. writes: whether answers are written in any
         case; otherwise only if they decide."""
         pool = self._pool if variant["examples"] == "retrieved" and rows is self.rows else None
-        prompt = Prompt.from_variant(variant, rows, self.settings["seed"], pool=pool)
+        own = self.job.config.get("own", {})
+        prompted = with_own_prompt(variant, own.get("system_prompt"))
+        prompt = Prompt.from_variant(prompted, rows, self.settings["seed"], pool=pool)
+        prompt = replace(prompt, drops_reasoning=own.get("reasoning") == "drop")
         rendered = render_items(
             self.tokenizer,
             items,
