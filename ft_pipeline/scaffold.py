@@ -26,6 +26,7 @@ prompting:
   variants:
     system_prompt:
       system_prompt: You are a helpful assistant. Answer briefly.
+  search: {{tries: 12}} # prompts that are tried on the validation rows; the best one is what a tuned model must beat
 evaluation:
   general_questions: data/general/questions.jsonl
   general_texts: data/general/texts.jsonl

@@ -51,6 +51,8 @@ def prompt(
     with live_progress(stderr):
         run_up_to(opened, name, ("searched_prompt",))
     found = SpecContext(opened, ArtifactStore(opened.store), name).artifact("searched_prompt")
+    if not found.summary["tries"]:
+        raise UserError(found.summary["ended"])
     print_result({"experiment": name, **found.summary}, as_json, _show)
 
 

@@ -129,7 +129,7 @@ def scores(context: SpecContext) -> Spec:
     if (search := tuned_spec(context)) is not None:
         found = context.built_artifact(search)
         inputs["searched_prompt"] = found
-        if found.summary["row"] == SEARCHED:
+        if found.summary.get("row") == SEARCHED:
             served = with_variant(served, SEARCHED, found.summary["variant"])
     return scores_spec(context, references(inputs), served)
 

@@ -2,7 +2,7 @@
 
 **Look here** for what a prompt alone gains, before anything is trained. `prompt_baseline` scores it on the test rows.
 
-**If it fails:** memory ran out, or there are no validation rows. Run it again: finished tries are kept.
+**If it fails:** memory ran out. Run it again: finished tries are kept.
 """
 
 import json
@@ -47,6 +47,9 @@ ID_DIGITS = 12
 """Number of digits of a row's id that people see."""
 SHOWN = 10
 """Number of tries that the page shows, the best first."""
+NO_VALIDATION_ROWS = (
+    "There are no validation rows, on which prompts are compared, so none was searched. Raise data.validation_share."
+)
 NOT_ASKED = "Add `search: {}` to `prompting` in project.yaml, and a prompt is searched (docs/prompt-search.md)."
 
 
@@ -127,6 +130,10 @@ def run(job: Job) -> dict[str, Any]:
 
     config, rows = Config.of(job), read_rows(job.inputs["conversations"])
     assert config.search is not None
+    if all(row["split"] != "validation" for row in rows):
+        job.report.log(NO_VALIDATION_ROWS)
+        (job.out / TRIES).touch()
+        return {"tries": 0, "ended": NO_VALIDATION_ROWS}
     wanted, seed = config.search.tries, config.evaluation.seed
     scorer, examples = PromptScorer(job, rows), single_turn_rows(rows, 0, seed)[:SHORTLIST]
     given = {name: each.model_dump(mode="json") for name, each in config.given.items()}
@@ -205,7 +212,9 @@ def build(build: BuildContext) -> dict[str, Any]:
 
 def page(artifact: Artifact) -> Page:
     """What was tried, and what it brought."""
-    return found_by(artifact) if artifact.summary["tries"] else {"search": Words(NOT_ASKED)}
+    return (
+        found_by(artifact) if artifact.summary["tries"] else {"search": Words(artifact.summary.get("ended", NOT_ASKED))}
+    )
 
 
 def found_by(artifact: Artifact) -> Page:

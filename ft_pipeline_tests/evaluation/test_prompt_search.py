@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
@@ -196,9 +195,12 @@ def test_a_likelihood_decides_without_an_answer(
     assert summary["metric"] == "nats per byte" and summary["score"] <= summary["of_plain"]
 
 
-def test_without_validation_rows_there_is_nothing_to_compare_on(make_job: JobMaker, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no validation rows.*Raise data\.validation_share"):
-        job_over(make_job, tmp_path / "rows", {"train": 4, "test": 2})
+def test_without_validation_rows_no_prompt_is_searched(make_job: JobMaker, tmp_path: Path) -> None:
+    summary = job_over(make_job, tmp_path / "rows", {"train": 4, "test": 2})
+    assert summary["tries"] == 0 and summary["ended"].startswith("There are no validation rows")
+    draft = ArtifactStore(tmp_path / "store").begin(Spec("searched_prompt", {}, {}))
+    page = searched_prompt.page(ArtifactStore(tmp_path / "store").commit(draft, summary))
+    assert page["search"].text.endswith("Raise data.validation_share.")
 
 
 def searching(folder: Path, monkeypatch: pytest.MonkeyPatch, search: str) -> SpecContext:

@@ -6,7 +6,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.deciding_metric import deciding_metric
 from ft_pipeline.evaluation.comparison.estimates import estimate_samples
 from ft_pipeline.evaluation.items import Item, make_items, select_rows
@@ -41,17 +40,12 @@ class PromptScorer:
     a variant has none."""
 
     def __init__(self, job: Job, rows: Sequence[dict[str, Any]]) -> None:
-        """rows: those of `conversations`. Raises UserError if the validation split is empty."""
+        """rows: those of `conversations`. Some are of the validation split."""
         self.job = job
         self.rows = rows
         self.settings = job.config["evaluation"]
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
         self.items = make_items(select_rows(rows, "validation", MOST_ROWS))
-        if not self.items:
-            raise UserError(
-                "There are no validation rows, on which prompts are compared. Raise data.validation_share, or remove "
-                "prompting.search."
-            )
         self.answer_metrics = AnswerMetrics.of(job.config, self.items)
         references = [item.written for item in self.items]
         self._scores: tuple[Variant, Sequence[float]] | None = None
