@@ -64,7 +64,8 @@ def _first_experiment(project: Project) -> str:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from ft_pipeline.steps.searched_prompt import describe, describe_reflector, written
+    from ft_pipeline.evaluation.prompt_search.tries import describe
+    from ft_pipeline.steps.searched_prompt import describe_reflector, written
 
     say(stdout, plain(describe(document)))
     if "instructions" in document:

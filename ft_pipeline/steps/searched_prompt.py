@@ -19,7 +19,7 @@ from ft_pipeline.evaluation.prompt_search.looks import write_look
 from ft_pipeline.evaluation.prompt_search.reflector import plan_of
 from ft_pipeline.evaluation.prompt_search.search import Found, Write, search
 from ft_pipeline.evaluation.prompt_search.space import PLAIN, SHORTLIST, Space, Variant
-from ft_pipeline.evaluation.prompt_search.tries import Try, best_of, read_tries
+from ft_pipeline.evaluation.prompt_search.tries import TRIES_FILE, Try, best_of, describe, read_tries
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Picture, Table, Words
 from ft_pipeline.settings.checks import ArgumentRule
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
 
 LIBRARIES = ("torch", "transformers", "optuna", "bm25s", "sacrebleu", "rouge-score")
-TRIES = "tries.jsonl"
-"""The tries: a line for each."""
 INSTRUCTIONS = "instructions.json"
 """What a reflector was asked, and what became of its replies. Absent without one."""
 ID_DIGITS = 12
@@ -132,7 +130,7 @@ def run(job: Job) -> dict[str, Any]:
     assert config.search is not None
     if all(row["split"] != "validation" for row in rows):
         job.report.log(NO_VALIDATION_ROWS)
-        (job.out / TRIES).touch()
+        (job.out / TRIES_FILE).touch()
         return {"tries": 0, "ended": NO_VALIDATION_ROWS}
     wanted, seed = config.search.tries, config.evaluation.seed
     scorer, examples = PromptScorer(job, rows), single_turn_rows(rows, 0, seed)[:SHORTLIST]
@@ -143,8 +141,8 @@ def run(job: Job) -> dict[str, Any]:
         job.report.progress(tried.number, wanted, score=best.measured.score)
 
     write = written_once(job, config, scorer) if config.reflector else None
-    found = search(space, scorer.measure, job.work / TRIES, tries=wanted, seed=seed, report=report, write=write)
-    shutil.copyfile(job.work / TRIES, job.out / TRIES)
+    found = search(space, scorer.measure, job.work / TRIES_FILE, tries=wanted, seed=seed, report=report, write=write)
+    shutil.copyfile(job.work / TRIES_FILE, job.out / TRIES_FILE)
     summary = summarize(found, given, scorer.definition.label, len(scorer.items))
     if not (job.work / INSTRUCTIONS).is_file():
         return summary
@@ -206,7 +204,7 @@ def summarize(found: Found, given: Collection[str], metric: str, rows: int) -> d
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Write that no search was asked for."""
-    (build.out / TRIES).write_text("[]\n", encoding="utf-8")
+    (build.out / TRIES_FILE).write_text("[]\n", encoding="utf-8")
     return {"tries": 0}
 
 
@@ -220,7 +218,7 @@ def page(artifact: Artifact) -> Page:
 def found_by(artifact: Artifact) -> Page:
     """What a search tried, and what it brought. Also for the search of a tuned model, which has no asset."""
     summary = artifact.summary
-    tries = read_tries(artifact.path / TRIES)
+    tries = read_tries(artifact.path / TRIES_FILE)
     ranked = sorted(tries, key=lambda each: each.order)
     return {
         "search": Words(describe(summary)),
@@ -240,16 +238,6 @@ def _instructions(artifact: Artifact) -> Page:
         {"reply": number, "became": reply["fate"], "text": reply["text"]} for number, reply in enumerate(replies, 1)
     ]
     return {"reflector": Words(describe_reflector(artifact.summary["instructions"])), "instructions": Table(rows)}
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """Return what a search found, in a sentence or three."""
-    given = "" if summary["of_given"] is None else f", the best given prompt has {summary['of_given']:.3g}"
-    ended = f" It ended there: {summary['ended']}." if summary["ended"] else ""
-    return (
-        f"The best of {summary['tries']} prompts is `{summary['row']}`: {summary['metric']} {summary['score']:.3g} on "
-        f"{summary['rows']} validation answers. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
-    )
 
 
 def describe_reflector(asked: dict[str, Any]) -> str:

@@ -254,7 +254,7 @@ def test_a_reflector_reads_train_rows_only_and_each_reply_is_paid_for_once(
     assert CANARY not in sent and "of test" not in sent and "of validation" not in sent
     assert 1 <= server.requests == summary["instructions"]["calls"] <= 3
     assert summary["instructions"]["host"] == server.url.split("/")[2]
-    tries = read_tries(job.out / searched_prompt.TRIES)
+    tries = read_tries(job.out / searched_prompt.TRIES_FILE)
     assert len(tries) == summary["tries"]
     (job.work / searched_prompt.INSTRUCTIONS).unlink()  # as if it was killed before
     again = searched_prompt.run(job)

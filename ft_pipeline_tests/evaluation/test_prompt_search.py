@@ -124,7 +124,7 @@ def put_search(store: ArtifactStore, tries: int, **config: Any) -> Artifact:
     kinds = ("base_model", "conversations") if tries else ()
     inputs = {kind: store.commit(store.begin(Spec(kind, {}, {})), {}).reference for kind in kinds}
     draft = store.begin(Spec("searched_prompt", inputs, config))
-    (draft.out / searched_prompt.TRIES).write_text(str(config), encoding="utf-8")
+    (draft.out / searched_prompt.TRIES_FILE).write_text(str(config), encoding="utf-8")
     return store.commit(draft, {"tries": tries})
 
 
@@ -143,7 +143,7 @@ def test_each_search_is_one_look_at_the_validation_rows(tmp_path: Path) -> None:
 def test_the_page_shows_the_best_tries_and_the_prompt(tmp_path: Path) -> None:
     found = run(tmp_path / "tries", tries=15)
     draft = ArtifactStore(tmp_path / "store").begin(Spec("searched_prompt", {}, {}))
-    (draft.out / searched_prompt.TRIES).write_bytes((tmp_path / "tries").read_bytes())
+    (draft.out / searched_prompt.TRIES_FILE).write_bytes((tmp_path / "tries").read_bytes())
     summary = searched_prompt.summarize(found, GIVEN, "topic", 20)
     page = searched_prompt.page(ArtifactStore(tmp_path / "store").commit(draft, summary))
     assert page["search"].text.startswith("The best of 15 prompts is `searched`: topic ")
@@ -179,7 +179,7 @@ def test_prompts_are_compared_on_validation_rows_with_examples_of_train_rows(
     splits = {"train": 6, "validation": 5, "test": 4}
     summary = job_over(make_job, tmp_path / "rows", splits)
     assert summary["rows"] == 5 and summary["metric"] == "exact match" and summary["score"] >= summary["of_given"]
-    tries = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES)
+    tries = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES_FILE)
     assert len(tries) == summary["tries"] <= 8 and tries[0].name == "plain"
     train = {conversation("train", f"Question {n} of train", LABELS[n % 3])["id"] for n in range(6)}
     assert {row for each in tries for row in each.variant.get("example_rows", ())} <= train
@@ -234,7 +234,7 @@ def test_a_tuned_model_is_scored_with_the_prompt_that_was_searched_for_it(
     )
     best = variant({"system_prompt": "Name the topic."})
     draft = context.store.begin(wanted)
-    (draft.out / searched_prompt.TRIES).write_text("", encoding="utf-8")
+    (draft.out / searched_prompt.TRIES_FILE).write_text("", encoding="utf-8")
     made = context.store.commit(draft, {"tries": 9, "row": "searched", "variant": best})
     scores = planned_spec(STEPS["scores"], context)
     assert scores.config["prompting"]["variants"]["searched"] == best
@@ -256,7 +256,7 @@ def test_a_tuned_model_keeps_the_prompt_of_its_training(make_job: JobMaker, tmp_
     for number, own in enumerate(({}, {"system_prompt": "Be kind to each customer.", "reasoning": "keep"})):
         summary = job_over(make_job, tmp_path / f"rows-{number}", splits, metric="nats_per_byte", own=own)
         assert summary["tries"] >= 2
-        plain, told = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES)[:2]
+        plain, told = read_tries(tmp_path / "search" / "out" / searched_prompt.TRIES_FILE)[:2]
         tokens.append((plain.measured.prompt_tokens, told.measured.prompt_tokens))
-        (tmp_path / "search" / "work" / searched_prompt.TRIES).unlink()
+        (tmp_path / "search" / "work" / searched_prompt.TRIES_FILE).unlink()
     assert tokens[1][0] > tokens[0][0] and tokens[1][1] == tokens[0][1]

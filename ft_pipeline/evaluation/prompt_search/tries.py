@@ -1,4 +1,4 @@
-"""What was tried: a line for each prompt, with its scores on the validation rows."""
+"""What was tried: a line for each prompt, with its scores on the validation rows; and what that says in a sentence."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from typing import Any
 
 from ft_pipeline.evaluation.prompt_search.space import Values, Variant
 
+TRIES_FILE = "tries.jsonl"
+"""The tries of a finished search: a line for each."""
 WRITTEN = "written #"
 """Begins the names of the prompts whose instruction a reflector wrote."""
 
@@ -78,3 +80,13 @@ def add_try(path: Path, tried: Try) -> None:
     """Append a try to a file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(tried.to_json(), ensure_ascii=False) + "\n")
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Return what a search found, in a sentence or three."""
+    given = "" if summary["of_given"] is None else f", the best given prompt has {summary['of_given']:.3g}"
+    ended = f" It ended there: {summary['ended']}." if summary["ended"] else ""
+    return (
+        f"The best of {summary['tries']} prompts is `{summary['row']}`: {summary['metric']} {summary['score']:.3g} on "
+        f"{summary['rows']} validation answers. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
+    )

@@ -33,6 +33,7 @@ from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.release.report.leads import lead_plot
 from ft_pipeline.release.report.scores import Scores, data_uri
+from ft_pipeline.release.report.searched import searches
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
@@ -122,6 +123,7 @@ def render_report(
         **base_check_values(store, comparison_artifact, comparison, chosen),
         **values.checks(chosen),
         prompts=values.prompts(),
+        searches=searches(store, comparison_artifact),
     )
     return text, worse
 
