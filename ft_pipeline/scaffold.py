@@ -22,6 +22,8 @@ PROJECT_YAML = """\
 # The task's settings. Every key except name has a default; an unknown key is an error.
 name: {name}
 task: ""
+data:
+  test_share: 0.2 # with 300 rows, enough to decide; of thousands, less will do
 prompting:
   variants:
     system_prompt:
