@@ -209,7 +209,9 @@ def remove_record(folder: Path) -> None:
 
 def edit_item(folder: Path) -> None:
     path = folder / "rows" / f"{json.loads((folder / '000003.json').read_text())['row']}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"item": "001:1"}))
+    row = json.loads(path.read_text())
+    other = "001:1" if row["item"] != "001:1" else "002:1"  # which pairs are rated is left to chance
+    path.write_text(json.dumps(row | {"item": other}))
 
 
 def remove_row(folder: Path) -> None:
