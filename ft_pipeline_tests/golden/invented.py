@@ -236,9 +236,13 @@ class _Change:
                 for row in own
             ]
         if self.maybe(0.2):
-            steps = [CurveStep(changed.primary_metric, step, step - 0.1, step + 0.1) for step in (-0.1, 0.05, 0.5)]
+            steps = [
+                CurveStep(metric=changed.primary_metric, difference=step, low=step - 0.1, high=step + 0.1)
+                for step in (-0.1, 0.05, 0.5)
+            ]
             claims["learning_curves"] = [
-                LearningCurve(row.name, row.experiment or "", [], choice(steps)) for row in tuned
+                LearningCurve(row=row.name, experiment=row.experiment or "", points=[], last_step=choice(steps))
+                for row in tuned
             ]
         return claims
 

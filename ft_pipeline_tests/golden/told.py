@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,7 +198,7 @@ def _without_pictures() -> Iterator[None]:
 
 def _pages(world: World, document: Document, advice: Document) -> dict[str, str]:
     """Return the pages of the three assets in the UI as Markdown."""
-    compared = {"left_out": [asdict(row) for row in world.comparison.left_out]}
+    compared = {"left_out": [row.model_dump() for row in world.comparison.left_out]}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.md").write_text(markdown_table(as_shown(world.comparison)), encoding="utf-8")

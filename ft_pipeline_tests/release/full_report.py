@@ -42,11 +42,27 @@ def _with_rare_results(compared: Artifact, out: Path) -> None:
 def _rare_results(comparison: Comparison) -> dict[str, Any]:
     """Results of checks, seeds and shares of the rows, by their key in comparison.json."""
     metric, score = comparison.primary_metric, Score(0.5, 0.4, 0.6)
-    points = [CurvePoint(f"lora.at{share}", share, share, {metric: score}) for share in (50, 100)]
+    points = [
+        CurvePoint(experiment=f"lora.at{share}", share=share, rows=share, scores={metric: score}) for share in (50, 100)
+    ]
     results = {
         "own_targets": [OwnTarget("lora", "sft", "Held-out loss", "nats", True, 2, 3.0, 2.0, 1.0, 0.5, 1.5)],
-        "seeds": [SeedSpread("lora/merged", "lora", 2, {metric: SeedScores(2.0, 1.0, 3.0, [1.0, 3.0])})],
-        "learning_curves": [LearningCurve("lora/merged", "lora", points, CurveStep(metric, 0.1, 0.0, 0.2))],
+        "seeds": [
+            SeedSpread(
+                row="lora/merged",
+                experiment="lora",
+                trainings=2,
+                scores={metric: SeedScores(mean=2.0, min=1.0, max=3.0, values=[1.0, 3.0])},
+            )
+        ],
+        "learning_curves": [
+            LearningCurve(
+                row="lora/merged",
+                experiment="lora",
+                points=points,
+                last_step=CurveStep(metric=metric, difference=0.1, low=0.0, high=0.2),
+            )
+        ],
         "field_results": [
             FieldResults(row.name, "order", [FieldResult("number", 5, score, 1, 1, 1)]) for row in comparison.rows
         ],

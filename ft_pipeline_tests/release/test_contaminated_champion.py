@@ -115,7 +115,9 @@ def contaminated(losses: dict[str, float], *models: str) -> Comparison:
     measured = comparison(losses, kinds)  # type: ignore[arg-type]
     of_experiments = {name: {"experiment": name.partition("/")[0]} for name in losses}
     entries = [
-        ContaminatedModel(model, 12, ["alpaca/a.jsonl:3"], "learned from 12 rows", "Train it again.")
+        ContaminatedModel(
+            model=model, rows=12, first=["alpaca/a.jsonl:3"], because="learned from 12 rows", fix="Train it again."
+        )
         for model in (*models, "champion")
     ]
     measured = with_rows(measured, **of_experiments)
@@ -153,7 +155,9 @@ def test_any_form_of_the_champion_trained_again_takes_its_place() -> None:
 
 
 def test_a_champion_whose_experiment_was_scored_in_another_evaluation_stays() -> None:
-    elsewhere = contaminated(LOSSES).changed(left_out=[LeftOut("old/merged", "old", "g" * 64, ["generation"])])
+    elsewhere = contaminated(LOSSES).changed(
+        left_out=[LeftOut(name="old/merged", experiment="old", fingerprint="g" * 64, differs_in=["generation"])]
+    )
     decision = decide(elsewhere, candidates("new/merged"), SETTINGS, CHAMPION)
     assert not decision.move
     assert decision.reasons[0] == "new/merged: the champion's experiment old must be trained and scored again first"
