@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,21 @@ def _rare_results(comparison: Comparison) -> dict[str, Any]:
         CurvePoint(experiment=f"lora.at{share}", share=share, rows=share, scores={metric: score}) for share in (50, 100)
     ]
     results = {
-        "own_targets": [OwnTarget("lora", "sft", "Held-out loss", "nats", True, 2, 3.0, 2.0, 1.0, 0.5, 1.5)],
+        "own_targets": [
+            OwnTarget(
+                experiment="lora",
+                objective="sft",
+                label="Held-out loss",
+                unit="nats",
+                lower_is_better=True,
+                conversations=2,
+                before=3.0,
+                after=2.0,
+                gain=1.0,
+                low=0.5,
+                high=1.5,
+            )
+        ],
         "seeds": [
             SeedSpread(
                 row="lora/merged",
@@ -64,8 +77,16 @@ def _rare_results(comparison: Comparison) -> dict[str, Any]:
             )
         ],
         "field_results": [
-            FieldResults(row.name, "order", [FieldResult("number", 5, score, 1, 1, 1)]) for row in comparison.rows
+            FieldResults(
+                row=row.name,
+                metric="order",
+                fields=[FieldResult(field="number", answers=5, right=score, wrong=1, missing=1, extra=1)],
+            )
+            for row in comparison.rows
         ],
-        "confusions": [Confusion(row.name, "label", ["a", "b"], [[1, 2, 0], [1, 1, 0]]) for row in comparison.rows],
+        "confusions": [
+            Confusion(row=row.name, metric="label", labels=["a", "b"], counts=[[1, 2, 0], [1, 1, 0]])
+            for row in comparison.rows
+        ],
     }
-    return {name: [asdict(entry) for entry in entries] for name, entries in results.items()}
+    return {name: [entry.model_dump() for entry in entries] for name, entries in results.items()}
