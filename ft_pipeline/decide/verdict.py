@@ -1,18 +1,17 @@
 """The verdict: what to do, in one sentence for readers without statistics. It follows from the decision."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
 from ft_pipeline.decide import without_model
-from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
+from ft_pipeline.decide.claim import Claim, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, asks_people, kind_of, not_decided
-from ft_pipeline.decide.exposure import Exposure, needed_lead
+from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
-from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
+from ft_pipeline.decide.outcome import is_worthless, needed_conversations, needed_ratings
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
     beside_incumbent,
@@ -355,12 +354,8 @@ class Summary:
     def _more_ratings(self, row: Row, claim: Claim) -> str:
         """Return how many more ratings would show the present preference, if these are what is missing."""
         level = next((test.level for test in self.decision.tests if test.name == row.name), None)
-        if claim.kind != "opinion" or level is None or claim.value is None or claim.low is None or not claim.is_ahead:
-            return ""
-        error = (claim.value - claim.low) / HALF_WIDTH
-        wanted = ((needed_lead(level) + POWER) * error / (claim.value - claim.limit)) ** 2
-        more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
-        return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
+        more = None if level is None else needed_ratings(claim, level)
+        return f"; about {more:,} more ratings would decide" if 0 < (more or 0) <= self.comparison.test_items else ""
 
     def _ratings_would_decide(self, row: Row, rival: Row) -> bool:
         """Return whether people's ratings would decide, since nothing else is missing: it was tested, and it leads."""
