@@ -78,7 +78,7 @@ def decision_document(
     recorded = decide_and_record(store, comparison_artifact, settings, champion, test_share=test_share, read=read)
     court = recorded.court
     return {
-        "verdict": recorded.verdict.to_json(),
+        "verdict": recorded.verdict.model_dump(),
         "champion_row": recorded.champion_row,
         "decision": recorded.decision.to_json(),
         "exposure": exposure_facts(court.exposure, recorded.decision.tests, settings) | {"entry": recorded.entry},

@@ -51,7 +51,7 @@ def decided(world: World) -> Document:
     decision = decide(comparison, world.candidates, world.settings, world.champion, world.rejected, exposure)
     said = verdict(comparison, decision, world.champion_row, world.champion is not None)
     return {
-        "verdict": said.to_json(),
+        "verdict": said.model_dump(),
         "champion_row": world.champion_row,
         "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
         | {"tests": [vars(test) for test in decision.tests]},

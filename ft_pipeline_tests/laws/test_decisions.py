@@ -98,7 +98,7 @@ def concluded(measured: Comparison, decision: Decision, standing: str | None) ->
     return {
         "decision": (decision.move, decision.name, decision.reasons),
         "told": in_any_order(asdict(replace(decision, of_claims=None))),
-        "verdict": asdict(found),
+        "verdict": found.model_dump(),
         "advice": {name: advice[name] for name in ("decision", "row", "experiment", "reasons")},
     }
 

@@ -24,7 +24,7 @@ def recommended(
     """The verdict, the champion after it, and the recommendation."""
     decision = decide(measured, ALL, PromotionSettings(min_test_rows=least), champion(standing) if standing else None)
     found = verdict(measured, decision, standing)
-    document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
+    document = {"verdict": found.model_dump(), "champion_row": standing, "decision": decision.to_json()}
     desk = desk_of(measured, {"qlora": {"train_rows": train_rows}}, least, Decided.of(document))
     return found, decision.name if decision.move else standing, recommend(desk)
 
