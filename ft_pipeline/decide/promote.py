@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Protocol
 
+from pydantic import BaseModel
+
 from ft_pipeline.decide.claim import ChampionFacts, Claim
 from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row, is_unheard
 from ft_pipeline.decide.exposure import Exposure, is_used_up
@@ -29,8 +31,7 @@ class Limits(Protocol):
     def false_moves(self) -> float: ...
 
 
-@dataclass(frozen=True)
-class TestedCandidate:
+class TestedCandidate(BaseModel, frozen=True):
     """A candidate whose lead was tested on the test rows."""
 
     name: str
@@ -139,11 +140,11 @@ class Court:
         """Return the tests that a decision makes."""
         return [
             TestedCandidate(
-                row.name,
-                self.candidates[row.name].fingerprint,
-                [rival.name for rival in self.rivals(row)],
-                self.p(row),
-                self.level(row),
+                name=row.name,
+                fingerprint=self.candidates[row.name].fingerprint,
+                rivals=[rival.name for rival in self.rivals(row)],
+                p=self.p(row),
+                level=self.level(row),
             )
             for row in self.tested
         ]

@@ -125,7 +125,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     key = decision_key_of(comparison_artifact)
     made = build.artifact("decision")
     document, decided_against = made.document("decision.json"), made.spec["config"]["standing"]
-    decision = Ruling.from_json(document["decision"])
+    decision = Ruling.model_validate(document["decision"])
     reasons: list[str] = []
 
     def choose(standing: ChampionRecord | None) -> Any:

@@ -80,7 +80,7 @@ def decision_document(
     return {
         "verdict": recorded.verdict.model_dump(),
         "champion_row": recorded.champion_row,
-        "decision": recorded.decision.to_json(),
+        "decision": recorded.decision.model_dump(),
         "exposure": exposure_facts(court.exposure, recorded.decision.tests, settings) | {"entry": recorded.entry},
         "looks": recorded.case.looks,
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in matrix(court).items()},

@@ -29,7 +29,7 @@ from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_c
 from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
-from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
+from ft_pipeline_tests.decide.rules import decide, desk_of, document_of, verdict
 from ft_pipeline_tests.golden.shop import SINCE, World
 
 PICTURES = ("score_picture", "learning_curve_picture", "slice_picture", "confusion_picture")
@@ -51,10 +51,7 @@ def decided(world: World) -> Document:
     decision = decide(comparison, world.candidates, world.settings, world.champion, world.rejected, exposure)
     said = verdict(comparison, decision, world.champion_row, world.champion is not None)
     return {
-        "verdict": said.model_dump(),
-        "champion_row": world.champion_row,
-        "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
-        | {"tests": [vars(test) for test in decision.tests]},
+        **document_of(decision, said, world.champion_row),
         "exposure": exposure_facts(exposure, decision.tests, world.settings) | {"entry": 1},
         "looks": dict(world.looks),
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},

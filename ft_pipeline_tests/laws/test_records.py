@@ -25,7 +25,6 @@ from ft_pipeline.decide import exposure_ledger, released
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.fitting import DataAtHand
-from ft_pipeline.decide.promote import TestedCandidate
 from ft_pipeline.decide.ruling import Ruling
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.prompt_search import looks as validation_looks
@@ -206,10 +205,8 @@ def as_keywords(value: Any) -> Any:
     return type(value)(**json.loads(json.dumps(asdict(value))))
 
 
-def through_ruling(value: Ruling) -> Ruling:
-    again = Ruling.from_json(json.loads(json.dumps(value.to_json())))
-    assert again.to_json() == value.to_json()
-    return again
+def through_model(value: Any) -> Any:
+    return type(value).model_validate(json.loads(json.dumps(value.model_dump())))
 
 
 HASHES = st.integers(0, 2**64 - 1)
@@ -242,8 +239,7 @@ RECORDS: dict[type, tuple[SearchStrategy[Any], Callable[[Any], Any]]] = {
     Rank: (records_of(Rank, meeting=values_of(Path)), through_environment),
     StepEvent: (records_of(StepEvent), as_keywords),
     Progress: (records_of(Progress), as_keywords),
-    Ruling: (records_of(Ruling), through_ruling),
-    TestedCandidate: (records_of(TestedCandidate), as_keywords),
+    Ruling: (records_of(Ruling), through_model),
     Metric: (records_of(Metric), as_keywords),
 }
 """The other records: a strategy, and what writes and reads one."""
