@@ -37,7 +37,7 @@ class Ruling(BaseModel, frozen=True):
         if not self.move or self.name is None:
             return None
         evidence = {"comparison": comparison_fingerprint, **self.evidence}
-        return Promotion(candidates[self.name], self.reasons[-1], evidence)
+        return Promotion(candidate=candidates[self.name], reason=self.reasons[-1], evidence=evidence)
 
 
 def ruling_of(court: Court, decision: Decision) -> Ruling:

@@ -1,7 +1,7 @@
 """Decide about the champion on a comparison, by what the ledger says about the looks at the test rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.decide.conclusion import Verdict
@@ -103,7 +103,8 @@ def _courts(recorded: RecordedDecision) -> list[tuple[ChampionRecord | None, Cou
     case, champion = recorded.case, recorded.court.champion
     courts = [(champion, recorded.court)]
     if (move := recorded.decision.promotion(case.candidates)) is not None:
-        released = next_record(replace(move, evidence={**move.evidence, EVIDENCE_KEY: recorded.entry}), champion)
+        evidence = {**move.evidence, EVIDENCE_KEY: recorded.entry}
+        released = next_record(move.model_copy(update={"evidence": evidence}), champion)
         courts.append((released, case.court(released)))
     return courts
 

@@ -298,7 +298,7 @@ def _record(world: World, document: Document) -> Document | None:
             "forced": False,
             "evidence": made["evidence"],
         }
-    return world.champion.to_json() if world.champion else None
+    return world.champion.model_dump() if world.champion else None
 
 
 def _card(world: World, document: Document) -> str:

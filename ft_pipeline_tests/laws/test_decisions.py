@@ -170,7 +170,12 @@ def test_the_order_of_models_and_items_changes_no_decision(levels: dict[str, flo
                 pq.write_table(pq.read_table(path).take(at), path)
             measured = compare(inputs, config)
         named = {
-            row.name: Candidate(row.name, "merged" if row.kind == "merged" else "prompt", row.experiment, row.name)
+            row.name: Candidate(
+                name=row.name,
+                kind="merged" if row.kind == "merged" else "prompt",
+                experiment=row.experiment,
+                fingerprint=row.name,
+            )
             for row in measured.rows
             if row.kind in ("merged", "prompt")
         }

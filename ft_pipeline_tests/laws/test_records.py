@@ -282,7 +282,9 @@ EVIDENCE = st.fixed_dictionaries(
 PROMOTIONS = records_of(released.Promotion)
 CHAMPIONS = records_of(released.ChampionRecord, sequence=st.just(0), evidence=EVIDENCE, previous_sha256=st.none())
 REQUESTS = st.builds(
-    lambda promotion, standing: requests.MoveRequest(0, asdict(promotion), standing, "2026-01-01", "ann"),
+    lambda promotion, standing: requests.MoveRequest(
+        sequence=0, promotion=promotion, standing=standing, time="2026-01-01", by="ann"
+    ),
     PROMOTIONS,
     st.none() | st.integers(1, 9),
 )
@@ -306,17 +308,16 @@ Written = list[dict[str, Any]]
 
 def write_champions(store: Path, records: list[released.ChampionRecord]) -> tuple[list, list]:
     for number, record in enumerate(records, 1):
-        assert champion.ledger(store).append(asdict(replace(record, sequence=number)))
+        assert champion.ledger(store).append({**record.model_dump(), "sequence": number})
     read = champion.history(store)
-    return [replace(record, sequence=0, previous_sha256=None) for record in read], records
+    return [record.model_copy(update={"sequence": 0, "previous_sha256": None}) for record in read], records
 
 
 def write_requests(store: Path, records: list[requests.MoveRequest]) -> tuple[list, list]:
     for number, record in enumerate(records, 1):
-        assert requests.ledger(store).append(asdict(replace(record, sequence=number)))
+        assert requests.ledger(store).append({**record.model_dump(), "sequence": number})
     read = requests.ledger(store).read()
-    # `passed_over` is a tuple until it is written.
-    return [record.to_promotion() for record in read], [record.to_promotion() for record in records]
+    return [record.promotion for record in read], [record.promotion for record in records]
 
 
 def write_validation_looks(store: Path, records: list[validation_looks.ValidationLook]) -> tuple[list, list]:

@@ -56,7 +56,8 @@ def values_of(hint: Any) -> SearchStrategy[Any]:
         return st.deferred(lambda: records_of(hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _within(hint.__metadata__[0].limits)
+        limits = getattr(hint.__metadata__[0], "limits", None)
+        return _within(limits) if limits else values_of(arguments[0])
     if origin is typing.Literal:
         return st.sampled_from(arguments)
     if origin in (typing.Union, types.UnionType):
