@@ -135,6 +135,7 @@ def _bench(
         fingerprint=models[0].row["fingerprint"],
         worth=settings.worth,
         evaluation=ranked[0].parts,
+        names_metric=settings.primary_metric != AUTO,
         decided_by=" ".join(filter(None, [settings.notice, decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},
         champion=_compared_champion(settings.champion),

@@ -14,7 +14,7 @@ CHAMPION = "champion"
 WANTED_RATINGS = 50
 """Pairs of answers that people must rate before their opinion decides."""
 METRIC_IS_NAMED = "promotion.metric names"
-"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
+"""Begins the reason of a comparison whose metric the project names (Comparison.names_metric)."""
 SliceKind = Literal["rule", "tag", "source", "language", "length", "turns"]
 """What a slice is defined on. `rule`: `evaluation.slices` of the project."""
 
