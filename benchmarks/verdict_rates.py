@@ -121,7 +121,9 @@ def compared(prompt: Any, tuned: Any, patterns: Any) -> Comparison:
 def said(comparison: Comparison) -> Verdict:
     """Return the verdict of a first run."""
     kinds: Mapping[str, Any] = {TUNED: "merged", PROMPT: "prompt"}
-    candidates = {name: Candidate(name, kind, "qlora", name * 9) for name, kind in kinds.items()}
+    candidates = {
+        name: Candidate(name=name, kind=kind, experiment="qlora", fingerprint=name * 9) for name, kind in kinds.items()
+    }
     decision = decide(Court(comparison, candidates, PromotionSettings()))
     return Summary(comparison, decision, None, has_champion=False).verdict()
 

@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+from pydantic import BaseModel
 
 import ft_pipeline
 from ft_pipeline import scaffold
@@ -53,13 +54,19 @@ def collect() -> dict[str, Any]:
         definitions = defs()
         return {
             **_names(definitions),
-            "records": {name: [field.name for field in dataclasses.fields(record)] for name, record in RECORDS.items()},
+            "records": {name: _fields_of(record) for name, record in RECORDS.items()},
             "reason_codes": {"row": sorted(ROW_CODES), "file": sorted(FILE_CODES)},
             "environment": _environment_variables(),
             "metrics": _metrics(),
             "tables": _built_tables(definitions, project),
             "comparisons": {path.name: _comparison(path.name) for path in sorted(PROJECTS.iterdir()) if path.is_dir()},
         }
+
+
+def _fields_of(record: type) -> list[str]:
+    if issubclass(record, BaseModel):
+        return list(record.model_fields)
+    return [field.name for field in dataclasses.fields(record)]
 
 
 @contextmanager

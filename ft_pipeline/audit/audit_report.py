@@ -43,7 +43,7 @@ def audit_document(chain: Chain, result: VerificationResult) -> dict[str, Any]:
         "roots": [
             {"role": root.role, "kind": root.kind, "fingerprint": root.fingerprint} for root in chain.subject.roots
         ],
-        "record": record.to_json() if record else None,
+        "record": record.model_dump() if record else None,
         "nodes": [_node_document(chain, node, notes, result) for node in chain.nodes],
         "verified": not (findings or redacted) if result.checked else None,
         "redacted": redacted,

@@ -90,9 +90,9 @@ def show_request(console: Console, request: MoveRequest | None) -> None:
     if request is None:
         say(console, "No request is open.")
         return
-    how = " (forced)" if request.promotion["forced"] else ""
-    say(console, f"[bold]{plain(request.name)}[/]{how}: {plain(request.promotion['reason'])}")
-    for lacking in request.promotion["evidence"].get("lacks", ()):
+    how = " (forced)" if request.promotion.forced else ""
+    say(console, f"[bold]{plain(request.name)}[/]{how}: {plain(request.promotion.reason)}")
+    for lacking in request.promotion.evidence.get("lacks", ()):
         say(console, f"  lacks: {plain(lacking)}")
     say(console, f"{plain(request.describe())} ({request.time})")
 

@@ -114,7 +114,7 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
     record = current(store.root)
     if record:
         warn_of_changed_evidence(store, released_artifacts(record.fingerprints, record.evidence.get("comparison")))
-    document = record.to_json() if record else None
+    document = record.model_dump() if record else None
     print_result(document, as_json, lambda shown: display.show_champion(stdout, shown))
 
 
@@ -124,7 +124,7 @@ def _materialize_and_show(project: Project, record: ChampionRecord, as_json: boo
 
     with live_progress(stderr):
         failures = running.materialize_release(project)
-    print_result(record.to_json(), as_json, lambda shown: display.show_champion(stdout, shown))
+    print_result(record.model_dump(), as_json, lambda shown: display.show_champion(stdout, shown))
     if failures:
         say(stderr, f"[red]ft:[/red] the record is written, but {plain(failures[0])}")
         raise typer.Exit(FAILED)

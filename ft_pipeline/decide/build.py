@@ -5,13 +5,12 @@ No model is loaded. The same inputs give the same document.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from ft_pipeline.decide.bench import Bench, Config
 from ft_pipeline.decide.comparison import Comparison, Row
@@ -74,7 +73,7 @@ def build_comparison(
     return {
         "rows": [row.name for row in comparison.rows],
         "best": next((row.name for row in comparison.rows if row.kind != "gguf"), None),
-        "left_out": [asdict(entry) for entry in comparison.left_out],
+        "left_out": [entry.model_dump() for entry in comparison.left_out],
         **{key: document[key] for key in ("test_rows", "test_items", "primary_metric")},
     }
 
@@ -136,12 +135,14 @@ def _bench(
         fingerprint=models[0].row["fingerprint"],
         worth=settings.worth,
         evaluation=ranked[0].parts,
+        names_metric=settings.primary_metric != AUTO,
         decided_by=" ".join(filter(None, [settings.notice, decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},
         champion=_compared_champion(settings.champion),
         rows=[_row(model, of_rows[model.name], metrics, settings, facts, clusters) for model in ranked],
         contaminated=contaminated,
-        left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in settings.stale],
+        left_out=left_out
+        + [LeftOut(name=name, experiment=name, fingerprint=None, differs_in=["training"]) for name in settings.stale],
         not_asked=settings.not_asked,
         without_rivals=settings.without_rivals,
         prompts_tried=settings.prompts_tried,
@@ -165,7 +166,7 @@ def _findings(bench: Bench, estimates: Estimates, facts: Experiments) -> dict[st
         "seeds": seed_spread(bench.models, bench.estimates),
         "learning_curves": learning_curves(bench.models, bench.estimates, train_rows, primary),
         "quantization_noise": {
-            name: TypeAdapter(list[QuantizationError]).validate_python(entry["noise"])
+            name: [QuantizationError.model_validate(error) for error in entry["noise"]]
             for name, entry in sorted(facts.items())
             if entry.get("noise")
         },

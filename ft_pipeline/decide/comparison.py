@@ -12,7 +12,6 @@ from ft_pipeline.decide.kinds import KINDS, Kind
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.result_records import (
     CHAMPION,
-    METRIC_IS_NAMED,
     WANTED_RATINGS,
     BreakEven,
     Changes,
@@ -35,7 +34,7 @@ from ft_pipeline.evaluation.model_kinds import ModelKind, complexity
 
 OPTIONAL = (
     *("clusters", "worth", "contaminated", "without_rivals", "prompts_tried", "scored_twice", "not_asked"),
-    *("kept_prompts", "own_targets", "slices", "field_results", "confusions"),
+    *("kept_prompts", "own_targets", "slices", "field_results", "confusions", "names_metric"),
 )
 """Keys of the document that are left out if their lists are empty."""
 MIN_CLUSTERS = 15
@@ -136,6 +135,8 @@ class Comparison(BaseModel):
     """`promotion.worth`; None: the default."""
     decided_by: str = ""
     """Why the primary metric is the one that decides."""
+    names_metric: bool = False
+    """Whether the project names it. Then no opinion decides."""
     metrics: Mapping[str, Metric] = {}
     """The metrics that some row has, in display order."""
     champion: Mapping[str, Any] | None = None
@@ -308,7 +309,7 @@ class Comparison(BaseModel):
     @property
     def ratings_may_decide(self) -> bool:
         """Whether people's opinion decides once they rate enough: the project names no metric."""
-        return METRIC_IS_NAMED not in self.decided_by and self.test_items >= WANTED_RATINGS
+        return not self.names_metric and self.test_items >= WANTED_RATINGS
 
     @property
     def incumbent(self) -> Row | None:
@@ -391,9 +392,3 @@ class Comparison(BaseModel):
         """Return what a candidate must beat: its bar, and the constant answer."""
         found = {rival.name: rival for rival in (self.bar(row), self.constant) if rival is not None}
         return [rival for name, rival in found.items() if name != row.name]
-
-
-def is_unheard(opinion: Claim) -> bool:
-    """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
-    told = opinion.told(OpinionFacts)
-    return opinion.verdict == "refuted" and not told.may_decide and not told.because.startswith(METRIC_IS_NAMED)

@@ -1,8 +1,9 @@
 """The record of a verdict, and its kinds."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from pydantic import BaseModel
 
 from ft_pipeline.decide.claim import Claim
 
@@ -17,8 +18,7 @@ MEASURED = ("general", "probes", "task")
 """Kinds of claims that rest on other questions than the test rows."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(BaseModel, frozen=True):
     """What to do."""
 
     kind: Kind
@@ -27,10 +27,6 @@ class Verdict:
     """What it rests on: how many trainings, and what decided. Empty if nothing was compared."""
     row: str | None
     """The row that it names."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON."""
-        return asdict(self)
 
 
 def asking(asks: bool) -> Open:
@@ -51,4 +47,4 @@ def kind_of(claim: Claim, *, asks: bool = False) -> Open:
 def not_decided(why: str, basis: str, row: str | None, kind: Open) -> Verdict:
     """Return that nothing is decided. why: sentences with their full stops."""
     first = why[0].lower() if why.startswith("The ") else why[0]
-    return Verdict(kind, f"Not decided yet: {first}{why[1:]}", basis, row)
+    return Verdict(kind=kind, sentence=f"Not decided yet: {first}{why[1:]}", basis=basis, row=row)

@@ -32,7 +32,9 @@ def whole_comparison_of(document: Mapping[str, Any]) -> Comparison:
     """Return all of the comparison of a document. Only for what decides: nothing of it is shown. Raises
     UnknownComparison if it is none that this version knows."""
     try:
-        return Comparison.model_validate(document) if "version" in document else old_documents.read(document)
+        if "version" not in document:
+            return old_documents.read(document)
+        return Comparison.model_validate({**document, "names_metric": old_documents.names_metric(document)})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnknownComparison(
             "comparison.json was not written by this version of ft or an older one. "

@@ -1,7 +1,7 @@
 """What a reader of the scores must know besides them, for every page."""
 
 from ft_pipeline.decide.claim import Claim, RailFacts
-from ft_pipeline.decide.comparison import CHAMPION, METRIC_IS_NAMED, Comparison
+from ft_pipeline.decide.comparison import CHAMPION, Comparison
 from ft_pipeline.decide.likelihood_evidence import DECIDE_BY, LIKELIHOODS, learned_rows
 from ft_pipeline.decide.screened_out import screened_out
 from ft_pipeline.decide.without_model import without_model
@@ -102,7 +102,7 @@ def _learned_otherwise(comparison: Comparison) -> list[str]:
     if not learned:
         return []
     is_likelihood = comparison.primary in LIKELIHOODS
-    if is_likelihood and METRIC_IS_NAMED in comparison.decided_by:
+    if is_likelihood and comparison.names_metric:
         label = comparison.metric().label
         means = f"Their answers may be better where {label} is worse. The project names this metric."
     elif is_likelihood:

@@ -1,4 +1,4 @@
-"""Read a comparison.json of the versions before claims. The only module that knows their 16 lists."""
+"""Read a comparison.json of older versions. The only module that knows the 16 lists of those before claims."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -15,10 +15,11 @@ from ft_pipeline.decide.claim import (
     SliceLeadFacts,
     verdict_of,
 )
-from ft_pipeline.decide.comparison import METRIC_IS_NAMED, Comparison, Row
+from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.likelihood_evidence import LIKELIHOODS, why_no_evidence
 from ft_pipeline.decide.sources.rails import claim_of
 from ft_pipeline.evaluation.comparison.rails import Rail
+from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
 from ft_pipeline.evaluation.tuned_variants import variant_of
 
 Document = Mapping[str, Any]
@@ -42,8 +43,21 @@ def read(document: Document) -> Comparison:
     """Return the comparison of an old document."""
     rows = [Row.model_validate({**row, "variant": _variant(row)}) for row in document["rows"]]
     return Comparison.model_validate(
-        {"rules": FIRST_RULES, **document, "version": 2, "rows": rows, "claims": list(_claims(document, rows))}
+        {
+            "rules": FIRST_RULES,
+            "names_metric": names_metric(document),
+            **document,
+            "version": 2,
+            "rows": rows,
+            "claims": list(_claims(document, rows)),
+        }
     )
+
+
+def names_metric(document: Document) -> bool:
+    """Return whether the project of a document names the metric that decides. Before there was a key, only the reason
+    told it."""
+    return document.get("names_metric", METRIC_IS_NAMED in document.get("decided_by", ""))
 
 
 def _variant(row: Document) -> str | None:
@@ -141,8 +155,7 @@ def _not_worse(kind: str, entry: Document, **known: Any) -> Claim:
 def _leads(document: Document, rows: list[Row]) -> Iterator[Claim]:
     primary, by_name = document["primary_metric"], {row.name: row for row in rows}
     tests = {(test["row"], test["rival"]): test["p"] for test in document.get("lead_tests", ())}
-    names_it = METRIC_IS_NAMED in document.get("decided_by", "")
-    silent = [] if names_it or primary not in LIKELIHOODS else _no_evidence(rows)
+    silent = [] if names_metric(document) or primary not in LIKELIHOODS else _no_evidence(rows)
     for pair in document.get("pairs", ()):
         key = pair["better"], pair["worse"]
         if pair["metric"] == primary and frozenset(key) in silent:

@@ -12,8 +12,10 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Protocol
 
-from ft_pipeline.decide.claim import ChampionFacts, Claim
-from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row, is_unheard
+from pydantic import BaseModel
+
+from ft_pipeline.decide.claim import ChampionFacts, Claim, OpinionFacts
+from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row
 from ft_pipeline.decide.exposure import Exposure, is_used_up
 from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.released import Candidate, ChampionRecord
@@ -29,8 +31,7 @@ class Limits(Protocol):
     def false_moves(self) -> float: ...
 
 
-@dataclass(frozen=True)
-class TestedCandidate:
+class TestedCandidate(BaseModel, frozen=True):
     """A candidate whose lead was tested on the test rows."""
 
     name: str
@@ -139,11 +140,11 @@ class Court:
         """Return the tests that a decision makes."""
         return [
             TestedCandidate(
-                row.name,
-                self.candidates[row.name].fingerprint,
-                [rival.name for rival in self.rivals(row)],
-                self.p(row),
-                self.level(row),
+                name=row.name,
+                fingerprint=self.candidates[row.name].fingerprint,
+                rivals=[rival.name for rival in self.rivals(row)],
+                p=self.p(row),
+                level=self.level(row),
             )
             for row in self.tested
         ]
@@ -250,9 +251,15 @@ def beats(court: Court, row: Row, rival: Row) -> Claim:
         if not check.holds:
             return check.failing("behind")
     for opinion in comparison.about(row, "opinion", rival=rival.name):
-        if is_unheard(opinion):
+        if is_unheard(comparison, opinion):
             return opinion.failing("unheard")
     return claim
+
+
+def is_unheard(comparison: Comparison, opinion: Claim) -> bool:
+    """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
+    may_decide = opinion.told(OpinionFacts).may_decide
+    return opinion.verdict == "refuted" and not may_decide and not comparison.names_metric
 
 
 def recipe_leads(court: Court, row: Row) -> Iterator[Claim]:

@@ -1,7 +1,6 @@
 """The recommendation: the advice, what else the scores show, and the numbers behind it."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,8 @@ def _evidence(desk: Desk, advice: Advice) -> dict[str, Any]:
         "tuned": row.name if row else None,
         "difference": _pair(desk, row, bar) if row and bar else None,
         "train_rows": desk.train_rows(row) if row else None,
-        "seeds": asdict(spread.scores[comparison.primary]) if spread else None,
-        "learning_curve": asdict(curve.last_step) if curve else None,
+        "seeds": spread.scores[comparison.primary].model_dump() if spread else None,
+        "learning_curve": curve.last_step.model_dump() if curve else None,
         "test_rows": comparison.test_rows,
         "prompt_tokens_per_call": {used.name: used.prompt_tokens_per_call for used in (bar, row) if used},
         "passages": _passages(desk),

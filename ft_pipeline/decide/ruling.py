@@ -1,8 +1,10 @@
 """What decision.json keeps of a decision: plain JSON, with the reasons as sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any
+
+from pydantic import BaseModel
 
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.evidence import evidence
@@ -14,8 +16,7 @@ from ft_pipeline.decide.requirements import ByHand, lacking
 from ft_pipeline.decide.words import say_all
 
 
-@dataclass(frozen=True)
-class Ruling:
+class Ruling(BaseModel, frozen=True):
     """Whether the champion moves, and why."""
 
     move: bool
@@ -25,20 +26,9 @@ class Ruling:
     """A line per examined candidate, with what it beats or the requirements that it fails."""
     evidence: dict[str, Any]
     """The numbers behind it (evidence.py); empty if nothing is released."""
-    tests: Sequence[TestedCandidate] = field(default_factory=list)
-    failed: Mapping[str, list[str]] = field(default_factory=dict)
+    tests: Sequence[TestedCandidate] = []
+    failed: Mapping[str, list[str]] = {}
     """The requirements that each examined row fails, by name."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the ruling as plain JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Ruling":
-        """Return the ruling of to_json. Older versions said more about each test."""
-        known = [field.name for field in fields(TestedCandidate)]
-        tests = [TestedCandidate(**{name: test[name] for name in known}) for test in document["tests"]]
-        return cls(**{**document, "tests": tests})
 
     def promotion(
         self, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
@@ -47,7 +37,7 @@ class Ruling:
         if not self.move or self.name is None:
             return None
         evidence = {"comparison": comparison_fingerprint, **self.evidence}
-        return Promotion(candidates[self.name], self.reasons[-1], evidence)
+        return Promotion(candidate=candidates[self.name], reason=self.reasons[-1], evidence=evidence)
 
 
 def ruling_of(court: Court, decision: Decision) -> Ruling:
@@ -55,7 +45,14 @@ def ruling_of(court: Court, decision: Decision) -> Ruling:
     failed = {name: say_all(court.comparison, claims) for name, claims in decision.failed.items()}
     row = court.comparison.row(decision.name) if decision.move else None
     found = evidence(court, row) if row else {}
-    return Ruling(decision.move, decision.name, reasons(court, decision), found, decision.tests, failed)
+    return Ruling(
+        move=decision.move,
+        name=decision.name,
+        reasons=reasons(court, decision),
+        evidence=found,
+        tests=decision.tests,
+        failed=failed,
+    )
 
 
 def ruling_about(court: Court, row: Row) -> ByHand:

@@ -1,18 +1,17 @@
 """The verdict: what to do, in one sentence for readers without statistics. It follows from the decision."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 from ft_pipeline.decide import without_model
-from ft_pipeline.decide.claim import Claim, OpinionFacts, RecipeFacts
+from ft_pipeline.decide.claim import Claim, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
 from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, asks_people, kind_of, not_decided
-from ft_pipeline.decide.exposure import Exposure, needed_lead
+from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
-from ft_pipeline.decide.outcome import HALF_WIDTH, POWER, is_worthless, needed_conversations
+from ft_pipeline.decide.outcome import is_worthless, needed_conversations, needed_ratings
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
     beside_incumbent,
@@ -74,7 +73,8 @@ class Summary:
         if moved is not None and moved.rights.is_tuned:
             found = self._use(moved)
         elif moved is None and champion is None and self.has_champion:
-            return Verdict("keep", f"Keep the present model: it was not compared. {self.last_reason}.", "", None)
+            sentence = f"Keep the present model: it was not compared. {self.last_reason}."
+            return Verdict(kind="keep", sentence=sentence, basis="", row=None)
         elif moved is None and champion is not None and self._stays(champion):
             found = self._keep(champion)
         else:
@@ -110,13 +110,15 @@ class Summary:
         words, opinion = (self._win(row, rival), self._opinion(row, rival)) if rival else ("", None)
         number, basis = f": {words}" if words else "", self._basis(row, opinion)
         prompted = f" with the prompt variant {row.variant}" if row.variant else ""
-        return Verdict("use_tuned", f"Use the fine-tuned model {row.name}{prompted}{number}.", basis, row.name)
+        sentence = f"Use the fine-tuned model {row.name}{prompted}{number}."
+        return Verdict(kind="use_tuned", sentence=sentence, basis=basis, row=row.name)
 
     def _keep(self, champion: Row) -> Verdict:
         comparison = self.comparison
         if not comparison.usable(champion):
             why = f"The present model ({champion.name}) should not go out, because it {self._fault(champion)}."
-            return Verdict("none", f"{why} No other candidate passes.", self._basis(champion), None)
+            sentence = f"{why} No other candidate passes."
+            return Verdict(kind="none", sentence=sentence, basis=self._basis(champion), row=None)
         others = [(comparison.row(name), claims) for name, claims in self.decision.failed.items()]
         usable = [(row, claims) for row, claims in others if row and comparison.usable(row) and not _is_it(claims)]
         why, ask, opinion = "no other candidate can be used", "", None
@@ -126,7 +128,7 @@ class Summary:
             if self._ratings_would_decide(row, champion):
                 ask = f" To decide between them, {ask_for_ratings(comparison, row, champion)}."
         sentence = f"Keep the present model ({champion.name}): {why}.{ask}"
-        return Verdict("keep", sentence, self._basis(champion, opinion), champion.name)
+        return Verdict(kind="keep", sentence=sentence, basis=self._basis(champion, opinion), row=champion.name)
 
     @cached_property
     def _examined(self) -> list[Row]:
@@ -170,7 +172,8 @@ class Summary:
             return self._open("no tuned model was compared. Train one", self._used or bar, bar)
         if not comparison.usable(bar) and not (comparison.sound(best) and comparison.leads(best, bar)):
             faults = [f"{row.name} {self._fault(row)}" for row in (best, bar) if not comparison.sound(row)]
-            return Verdict("none", f"No model can go out: {', and '.join(faults)}.", self._basis(best), None)
+            sentence = f"No model can go out: {', and '.join(faults)}."
+            return Verdict(kind="none", sentence=sentence, basis=self._basis(best), row=None)
         if (lost := self._lost_by_merging()) is not None:
             return lost
         silent = self._without_evidence(best, bar)
@@ -211,10 +214,11 @@ class Summary:
         release = "" if is_released else f" `ft promote {bar.name}` releases it."
         basis = self._basis(bar, opinion)
         if bar.rights.without_model:
-            kind, sentence = without_model.instead(bar, why)
-            return Verdict(kind, f"{sentence}{release}", basis, None if kind == "none" else bar.name)
+            kind, said = without_model.instead(bar, why)
+            row = None if kind == "none" else bar.name
+            return Verdict(kind=kind, sentence=f"{said}{release}", basis=basis, row=row)
         sentence = f"Do not fine-tune; {_how(bar)}: {why}.{release}"
-        return Verdict("retrieval" if bar.passages else "prompt", sentence, basis, bar.name)
+        return Verdict(kind="retrieval" if bar.passages else "prompt", sentence=sentence, basis=basis, row=bar.name)
 
     def _undecided(self, best: Row, bar: Row) -> Verdict:
         """Return what is missing for a decision about the best tuned model."""
@@ -240,7 +244,7 @@ class Summary:
             more = "" if screened else self._more_ratings(best, claim)
             why, kind = say_of(comparison, first) + more, kind_of(first, asks=bool(ask or more))
         found = self._open(f"{ask}{why}", best, bar, self._basis(best, opinion), kind)
-        return replace(found, sentence=found.sentence + costs)
+        return found.model_copy(update={"sentence": found.sentence + costs})
 
     def _standing(self, row: Row, bar: Row) -> str:
         """Return the lead of a tuned model with its interval, whatever it shows."""
@@ -294,7 +298,7 @@ class Summary:
         basis = self._basis(own, self._opinion(own, incumbent))
         if check.holds:
             sentence = f"Replace {today}{comma} by {own.name}: it is not worse. {numbers}"
-            return Verdict("replace", sentence, basis, own.name)
+            return Verdict(kind="replace", sentence=sentence, basis=basis, row=own.name)
         ask = f" To decide between them, {ask}." if comparison.ratings_may_decide and check.measure not in BY else ""
         why = f"{own.name} is not shown to be as good as {today}. {numbers}{best}{ask}"
         return not_decided(why, basis, own.name, asking(bool(ask)))
@@ -305,7 +309,7 @@ class Summary:
         if used is None or found.kind not in OPEN or self.comparison.why_screened_out(used):
             return found
         told = beside_incumbent(self.comparison, used, incumbent)
-        return replace(found, sentence=f"{found.sentence} {told}" if told else found.sentence)
+        return found.model_copy(update={"sentence": f"{found.sentence} {told}"}) if told else found
 
     # --- parts of sentences
 
@@ -355,12 +359,8 @@ class Summary:
     def _more_ratings(self, row: Row, claim: Claim) -> str:
         """Return how many more ratings would show the present preference, if these are what is missing."""
         level = next((test.level for test in self.decision.tests if test.name == row.name), None)
-        if claim.kind != "opinion" or level is None or claim.value is None or claim.low is None or not claim.is_ahead:
-            return ""
-        error = (claim.value - claim.low) / HALF_WIDTH
-        wanted = ((needed_lead(level) + POWER) * error / (claim.value - claim.limit)) ** 2
-        more = math.ceil(claim.told(OpinionFacts).rated * (wanted - 1))
-        return f"; about {more:,} more ratings would decide" if 0 < more <= self.comparison.test_items else ""
+        more = None if level is None else needed_ratings(claim, level)
+        return f"; about {more:,} more ratings would decide" if 0 < (more or 0) <= self.comparison.test_items else ""
 
     def _ratings_would_decide(self, row: Row, rival: Row) -> bool:
         """Return whether people's ratings would decide, since nothing else is missing: it was tested, and it leads."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -125,7 +125,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     key = decision_key_of(comparison_artifact)
     made = build.artifact("decision")
     document, decided_against = made.document("decision.json"), made.spec["config"]["standing"]
-    decision = Ruling.from_json(document["decision"])
+    decision = Ruling.model_validate(document["decision"])
     reasons: list[str] = []
 
     def choose(standing: ChampionRecord | None) -> Any:
@@ -141,7 +141,8 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
         if move is None:
             return None
         entry, served = document["exposure"]["entry"], serving[move.candidate.name]
-        return replace(move, evidence={**move.evidence, "decided_on": key, "served": served, EVIDENCE_KEY: entry})
+        evidence = {**move.evidence, "decided_on": key, "served": served, EVIDENCE_KEY: entry}
+        return move.model_copy(update={"evidence": evidence})
 
     waiting = None
     if build.project.settings.promotion.two_people:
@@ -150,7 +151,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
         latest = promote(build.store.root, choose)
     if waiting is not None:
         reasons[:] = [waiting.describe()]
-    record = latest.to_json() if latest else None
+    record = latest.model_dump() if latest else None
     (build.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
     moved = latest is not None and key == _decided_on(latest)
     message = latest.reason if moved and latest else "the champion is unchanged: " + "; ".join(reasons)
@@ -204,7 +205,7 @@ def _build_card(build: BuildContext) -> dict[str, Any]:
     record = build.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if record:
-        model = model_of_record(build.store, ChampionRecord(**record))
+        model = model_of_record(build.store, ChampionRecord.model_validate(record))
         settings = build.spec.config
         facts = card_facts(
             build.store,

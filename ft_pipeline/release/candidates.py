@@ -1,7 +1,6 @@
 """The candidates: the rows of a comparison that can be released, with their artifacts and checks."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.decide.comparison import Comparison, Row
@@ -75,10 +74,26 @@ def _tuned_candidate(row: Row, scores: Artifact, store: ArtifactStore) -> Candid
     checks = check_results(training_data.summary, merged.summary)
     settings = sha256_of_json(store.require("adapter", parts["adapter"]).spec["config"])
     if row.kind == "merged":
-        released = Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks, settings)
+        released = Candidate(
+            name=row.name,
+            kind="merged",
+            experiment=row.experiment,
+            fingerprint=merged.fingerprint,
+            fingerprints=parts,
+            gates=checks,
+            settings_hash=settings,
+        )
     else:
         del checks["merge"]  # an adapter is released unmerged
-        released = Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks, settings)
+        released = Candidate(
+            name=row.name,
+            kind="adapter",
+            experiment=row.experiment,
+            fingerprint=parts["adapter"],
+            fingerprints=parts,
+            gates=checks,
+            settings_hash=settings,
+        )
     return released if row.variant is None else _under_variant(released, scores, row.variant)
 
 
@@ -86,12 +101,12 @@ def _under_variant(released: Candidate, scores: Artifact, variant: str) -> Candi
     """Return a candidate under a prompt variant: other settings, and another identity."""
     variant_settings = variants_in(scores.spec["config"])[variant]
     prompt = prompt_parts(scores, variant_settings)
-    return replace(
-        released,
-        fingerprint=prompted_fingerprint({"model": released.fingerprint, **prompt}, variant_settings),
-        fingerprints={**released.fingerprints, **prompt},
-        settings_hash=sha256_of_json([released.settings_hash, prompt["prompt_variant"]]),
-    )
+    own = {
+        "fingerprint": prompted_fingerprint({"model": released.fingerprint, **prompt}, variant_settings),
+        "fingerprints": {**released.fingerprints, **prompt},
+        "settings_hash": sha256_of_json([released.settings_hash, prompt["prompt_variant"]]),
+    }
+    return released.model_copy(update=own)
 
 
 def prompt_parts(scores: Artifact, variant: Mapping[str, Any]) -> dict[str, str]:
@@ -120,14 +135,28 @@ def _prompt_candidate(row: Row, baseline: Artifact) -> tuple[Candidate, ServingC
     parts = {"base_model": baseline.inputs["base_model"][1], **prompt_parts(baseline, variant)}
     settings = parts["prompt_variant"]
     fingerprint = prompted_fingerprint(parts, variant)
-    return Candidate(row.name, "prompt", None, fingerprint, parts, settings_hash=settings), variant
+    return Candidate(
+        name=row.name,
+        kind="prompt",
+        experiment=None,
+        fingerprint=fingerprint,
+        fingerprints=parts,
+        settings_hash=settings,
+    ), variant
 
 
 def _classifier_candidate(row: Row, scores: Artifact, store: ArtifactStore) -> Candidate:
     model = store.require(*scores.inputs[WORD_MODEL])
     settings = sha256_of_json(model.spec["config"])
     parts = {WORD_MODEL: model.fingerprint}
-    return Candidate(row.name, "classifier", None, model.fingerprint, parts, settings_hash=settings)
+    return Candidate(
+        name=row.name,
+        kind="classifier",
+        experiment=None,
+        fingerprint=model.fingerprint,
+        fingerprints=parts,
+        settings_hash=settings,
+    )
 
 
 def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:

@@ -6,14 +6,12 @@ decides again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.decide.released import ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
@@ -22,24 +20,9 @@ RELEASED_ARTIFACTS = ("base_model", "adapter", "merged_model", "word_model", "te
 """The roles among the fingerprints of a champion that are artifacts, which its release needs."""
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """The types of what an audit reads of a record's evidence."""
-
-    comparison: str | None = None
-    gates: dict[str, bool] = field(default_factory=dict)
-    exposure: Number = 0
-    decided_on: str | None = None
-
-
-@dataclass(frozen=True)
-class _RecordShape(ChampionRecord):
-    evidence: _Evidence  # type: ignore[assignment]
-
-
 def ledger(store: Path) -> Ledger[ChampionRecord]:
     """Return the ledger of champion records under the store folder `store`."""
-    return Ledger(store / "champion", "sequence", _RecordShape, ChampionRecord)
+    return Ledger(store / "champion", "sequence", ChampionRecord, ChampionRecord)
 
 
 def history(store: Path) -> list[ChampionRecord]:
@@ -118,8 +101,9 @@ def promote(
         promotion = choose(champion)
         if promotion is None:
             return champion
-        record = replace(next_record(promotion, champion), request=request, requested_by=requested_by)
-        if written := ledger(store).append(asdict(record)):
+        asked = {"request": request, "requested_by": requested_by}
+        record = next_record(promotion, champion).model_copy(update=asked)
+        if written := ledger(store).append(record.model_dump()):
             return written
 
 
@@ -140,21 +124,21 @@ def rollback(
     while True:
         champion, target = _last_two(store)
         prefix = f"rollback from {champion.name} (record {champion.sequence})"
-        restored = replace(
-            target,
-            sequence=champion.sequence + 1,
-            since=_now(),
-            reason=f"{prefix}: {reason}" if reason.strip() else prefix,
-            forced=False,
-            restores=target.sequence,
-            request=None,
-            requested_by=None,
-            by_hand=True,
-            looked_at=looked_at,
-            passed_over=sorted({champion.fingerprint, *candidate_fingerprints} - {target.fingerprint}),
-            by=user_name(),
-        )
-        if written := ledger(store).append(asdict(restored)):
+        restored = {
+            **target.model_dump(),
+            "sequence": champion.sequence + 1,
+            "since": _now(),
+            "reason": f"{prefix}: {reason}" if reason.strip() else prefix,
+            "forced": False,
+            "restores": target.sequence,
+            "request": None,
+            "requested_by": None,
+            "by_hand": True,
+            "looked_at": looked_at,
+            "passed_over": sorted({champion.fingerprint, *candidate_fingerprints} - {target.fingerprint}),
+            "by": user_name(),
+        }
+        if written := ledger(store).append(restored):
             return written
 
 

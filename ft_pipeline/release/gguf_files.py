@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts
 from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
@@ -35,7 +33,7 @@ class ScoredFiles:
 
     def costs(self, type_name: str) -> GgufCosts:
         """Return what a type costs against the merged model."""
-        return TypeAdapter(GgufCosts).validate_python(self.scores.summary["costs"][type_name])
+        return GgufCosts.model_validate(self.scores.summary["costs"][type_name])
 
     def failures(self, type_name: str, limits: Mapping[str, float]) -> list[str]:
         """Return what a type fails at the gate, as clauses. limits: GgufLimits, which may have changed since."""

@@ -74,7 +74,7 @@ def promote(
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(found.lacks)}")
         looks = read_entries(store.root, named_by(champion.history(store.root)))
         return Promotion(
-            candidate,
+            candidate=candidate,
             reason=reason.strip() or found.reason,
             evidence={
                 "comparison": comparison_artifact.fingerprint,

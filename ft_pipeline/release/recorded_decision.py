@@ -1,7 +1,7 @@
 """Decide about the champion on a comparison, by what the ledger says about the looks at the test rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.decide.conclusion import Verdict
@@ -78,9 +78,9 @@ def decision_document(
     recorded = decide_and_record(store, comparison_artifact, settings, champion, test_share=test_share, read=read)
     court = recorded.court
     return {
-        "verdict": recorded.verdict.to_json(),
+        "verdict": recorded.verdict.model_dump(),
         "champion_row": recorded.champion_row,
-        "decision": recorded.decision.to_json(),
+        "decision": recorded.decision.model_dump(),
         "exposure": exposure_facts(court.exposure, recorded.decision.tests, settings) | {"entry": recorded.entry},
         "looks": recorded.case.looks,
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in matrix(court).items()},
@@ -103,7 +103,8 @@ def _courts(recorded: RecordedDecision) -> list[tuple[ChampionRecord | None, Cou
     case, champion = recorded.case, recorded.court.champion
     courts = [(champion, recorded.court)]
     if (move := recorded.decision.promotion(case.candidates)) is not None:
-        released = next_record(replace(move, evidence={**move.evidence, EVIDENCE_KEY: recorded.entry}), champion)
+        evidence = {**move.evidence, EVIDENCE_KEY: recorded.entry}
+        released = next_record(move.model_copy(update={"evidence": evidence}), champion)
         courts.append((released, case.court(released)))
     return courts
 

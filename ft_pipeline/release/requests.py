@@ -4,12 +4,12 @@ Numbered records in `requests`. A request is open until the champion moves, by i
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
+from pydantic import BaseModel
+
+from ft_pipeline.decide.released import ChampionRecord, Promotion
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.intact import released_artifacts, require_signed_evidence
@@ -19,13 +19,11 @@ from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user_name
 
 
-@dataclass(frozen=True)
-class MoveRequest:
+class MoveRequest(BaseModel, frozen=True, extra="forbid"):
     """A move of the champion that waits for another person."""
 
     sequence: int
-    promotion: dict[str, Any]
-    """The fields of Promotion."""
+    promotion: Promotion
     standing: int | None
     """Number of the champion's record at that time; None: there was no champion."""
     time: str
@@ -37,31 +35,16 @@ class MoveRequest:
     @property
     def name(self) -> str:
         """The row of the comparison that is to be released."""
-        return str(self.promotion["candidate"]["name"])
+        return self.promotion.candidate.name
 
     def describe(self) -> str:
         """Return what waits, and how to approve it."""
         return f"request {self.sequence} by {self.by} waits for another person: ft approve {self.sequence}"
 
-    def to_promotion(self) -> Promotion:
-        """Return the move that is asked for."""
-        fields = {**self.promotion, "passed_over": tuple(self.promotion["passed_over"])}
-        return Promotion(**{**fields, "candidate": Candidate(**fields["candidate"])})
-
-
-@dataclass(frozen=True)
-class _Promotion:
-    candidate: Candidate
-
-
-@dataclass(frozen=True)
-class _RequestShape(MoveRequest):
-    promotion: _Promotion  # type: ignore[assignment]
-
 
 def ledger(store: Path) -> Ledger[MoveRequest]:
     """Return the ledger of requests under the store folder `store`."""
-    return Ledger(store / "requests", "sequence", _RequestShape, MoveRequest)
+    return Ledger(store / "requests", "sequence", MoveRequest, MoveRequest)
 
 
 def open_request(store: Path) -> MoveRequest | None:
@@ -88,12 +71,14 @@ def request_move(
         if promotion.forced and not promotion.reason.strip():
             raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
         waiting = open_request(store)
-        if waiting is not None and waiting.to_promotion().candidate.fingerprint == promotion.candidate.fingerprint:
+        if waiting is not None and waiting.promotion.candidate.fingerprint == promotion.candidate.fingerprint:
             return current, waiting
         now = datetime.now(UTC).isoformat(timespec="seconds")
         standing = current.sequence if current else None
-        request = MoveRequest(ledger(store).next_number(), asdict(promotion), standing, now, user_name())
-        if written := ledger(store).append(asdict(request)):
+        request = MoveRequest(
+            sequence=ledger(store).next_number(), promotion=promotion, standing=standing, time=now, by=user_name()
+        )
+        if written := ledger(store).append(request.model_dump()):
             return current, written
 
 
@@ -109,7 +94,7 @@ def approve(store: Path, number: int) -> ChampionRecord:
         raise UserError(
             f"{request.by} made request {number}, so another person must approve it. Let them run: ft approve {number}"
         )
-    asked = request.to_promotion()
+    asked = request.promotion
     evidence = released_artifacts(asked.candidate.fingerprints, asked.evidence.get("comparison"))
     require_signed_evidence(ArtifactStore(store), evidence)
 

@@ -116,13 +116,21 @@ class Shop:
         """Make the merged model the champion."""
         parts = {name: made[name].fingerprint for name in ("base_model", "adapter", "merged_model")}
         candidate = Candidate(
-            "qlora/merged", "merged", "qlora", made["merged_model"].fingerprint, parts, {"merge": True}
+            name="qlora/merged",
+            kind="merged",
+            experiment="qlora",
+            fingerprint=made["merged_model"].fingerprint,
+            fingerprints=parts,
+            gates={"merge": True},
         )
         evidence = {"comparison": made["comparison"].fingerprint, "metric": "loss", "score": {"value": value}}
-        record = promote(self.store.root, lambda _: Promotion(candidate, "beats base by 0.4 on loss", evidence))
+        record = promote(
+            self.store.root,
+            lambda _: Promotion(candidate=candidate, reason="beats base by 0.4 on loss", evidence=evidence),
+        )
         assert record is not None
-        document = json.dumps(record.to_json()).encode()
-        summary = {"champion": record.to_json(), "moved": True}
+        document = json.dumps(record.model_dump()).encode()
+        summary = {"champion": record.model_dump(), "moved": True}
         self.put("champion", None, {"comparison": made["comparison"]}, {}, {"champion.json": document}, summary)
         return record
 

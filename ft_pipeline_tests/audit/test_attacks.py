@@ -471,8 +471,10 @@ def test_an_artifact_that_was_removed_is_not_given_up_for_the_attacker(signed: S
 def test_a_request_is_approved_only_as_it_was_signed(signed: Shop, ft: Command) -> None:
     assert "No request is open." in ft("approve")[1]
     record = history(signed.store.root)[-1]
-    candidate = Candidate("a", "merged", "qlora", "f" * 64, dict(record.fingerprints))
-    _, request = requests.request_move(signed.store.root, lambda _: Promotion(candidate, "better"))
+    candidate = Candidate(
+        name="a", kind="merged", experiment="qlora", fingerprint="f" * 64, fingerprints=dict(record.fingerprints)
+    )
+    _, request = requests.request_move(signed.store.root, lambda _: Promotion(candidate=candidate, reason="better"))
     assert request and request.sequence == 1
     edit(signed.store.root / "requests" / "000001.json", lambda document: document.update(by="bob"))
     assert "a: better" in ft("approve")[1]  # shows what waits

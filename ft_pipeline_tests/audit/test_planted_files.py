@@ -82,7 +82,12 @@ def _record_everything(shop: Shop) -> Shop:
             store, rating_ledger.Rating("2026-11-01T00:00:00+00:00", "ann", *sides, 1, "candidate", 1.0, None)
         )
     rating_ledger.seed_of(store, ("a", "b"))
-    requests.request_move(store, lambda _: Promotion(Candidate("x", "merged", "qlora", "f"), "because"))
+    requests.request_move(
+        store,
+        lambda _: Promotion(
+            candidate=Candidate(name="x", kind="merged", experiment="qlora", fingerprint="f"), reason="because"
+        ),
+    )
     chats = shop.raw("sharegpt", "chats.jsonl")
     copied = next((store / "blobs").glob(f"*/{sha256_of_file(chats)}.zst"))
     copied.unlink()

@@ -96,8 +96,8 @@ def test_every_new_champion_is_sent_once(shop: Project, hook: Webhook, monkeypat
         return result.cursor
 
     def release(name: str) -> None:
-        candidate = Candidate(name, "merged", "qlora", f"fingerprint of {name}")
-        promote(shop.store, lambda present: Promotion(candidate, f"{name} leads by 0.4 <nats>"))
+        candidate = Candidate(name=name, kind="merged", experiment="qlora", fingerprint=f"fingerprint of {name}")
+        promote(shop.store, lambda present: Promotion(candidate=candidate, reason=f"{name} leads by 0.4 <nats>"))
 
     release("first/merged")
     cursor = tick(None)

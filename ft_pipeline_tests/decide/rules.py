@@ -1,8 +1,9 @@
 """The rules, asked in few lines: what a run decides on a comparison, what the verdict is, and what is recommended."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import SkipValidation
 
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
@@ -24,12 +25,11 @@ from ft_pipeline.settings.promotion import PromotionSettings
 NOT_EXPOSED = Exposure()
 
 
-@dataclass(frozen=True)
-class Decision(Ruling):
+class Decision(Ruling, frozen=True):
     """A ruling, with the claims that it rests on."""
 
-    of_claims: OfClaims | None = None
-    matrix: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
+    of_claims: SkipValidation[OfClaims] | None = None
+    matrix: Mapping[str, Sequence[Cell]] = {}
 
 
 def decide(
@@ -54,6 +54,12 @@ def verdict(
     has = champion is not None if has_champion is None else has_champion
     assert decision.of_claims is not None
     return Summary(comparison, decision.of_claims, champion, has, decision.reasons[-1]).verdict()
+
+
+def document_of(decision: Decision, said: Verdict, champion_row: str | None) -> dict[str, Any]:
+    """What decision.json says of a decision."""
+    ruling = decision.model_dump(exclude={"of_claims", "matrix"})
+    return {"verdict": said.model_dump(), "champion_row": champion_row, "decision": ruling}
 
 
 def leads(comparison: Comparison, measure: str | None = None) -> list[Claim]:

@@ -49,7 +49,7 @@ def test_without_enough_patterns_nothing_is_said_against_tuning():
 
 @pytest.mark.parametrize(("clusters", "outcome"), [(COUNT, None), (20, "shown"), (14, "open")])
 def test_the_requirement_is_asked_where_questions_are_alike(clusters, outcome):
-    candidates = {TUNED: Candidate(TUNED, "merged", "qlora", "f" * 9)}
+    candidates = {TUNED: Candidate(name=TUNED, kind="merged", experiment="qlora", fingerprint="f" * 9)}
     failed = decide(Court(world(clusters, 0.3), candidates, PromotionSettings())).failed[TUNED]
     assert [claim.verdict for claim in failed if claim.kind == "clusters"] == (["open"] if outcome == "open" else [])
 

@@ -52,7 +52,7 @@ def test_version_1_is_read_as_the_same_claims(name: str) -> None:
         court = Court(
             comparison, world.candidates, world.settings, world.champion, world.exposure, world.rejected or {}
         )
-        rulings.append(ruling_of(court, decide(court)).to_json())
+        rulings.append(ruling_of(court, decide(court)).model_dump())
     assert rulings[0] == rulings[1] == rulings[2]
 
 

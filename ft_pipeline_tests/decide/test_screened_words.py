@@ -89,7 +89,9 @@ def test_of_its_own_target_only_the_screen_is_told(shop: Shop, read: Read, valid
 def test_no_footnote_says_that_it_has_no_nats_per_byte(shop: Shop, tmp_path: Path, validation: Any) -> None:
     """It has: they are not shown. Its rival has none."""
     shop.train("style", 0.4, **validation)
-    apart = Incomparable("style/merged", "other/plain", "nats_per_byte", "the tokenizer of its rival loses texts")
+    apart = Incomparable(
+        a="style/merged", b="other/plain", metric="nats_per_byte", because="the tokenizer of its rival loses texts"
+    )
     comparison = shop.build("world", "", tmp_path).comparison.changed(incomparable=[apart])
     assert [note for note in footnotes(as_shown(comparison)) if "has no nats per byte" in note] == []
 

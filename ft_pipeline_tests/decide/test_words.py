@@ -61,7 +61,7 @@ def compared(*claims: Claim) -> Comparison:
         fingerprint="f",
         rows=rows,
         claims=claims,
-        scored_twice=ScoredTwice("base", 60, 2, 0.03),
+        scored_twice=ScoredTwice(row="base", answers=60, differing=2, spread=0.03),
     )
 
 

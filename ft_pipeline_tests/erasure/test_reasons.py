@@ -22,12 +22,21 @@ ABOUT = "Ada Fenwick called, she was not happy"
 def release_because(shop: Shop, reason: str) -> None:
     """Release a champion by hand, and write its artifact, as the asset does."""
     parts = {name: shop.store.all(name)[-1].fingerprint for name in ("base_model", "adapter", "merged_model")}
-    candidate = Candidate("qlora/merged", "merged", "qlora", parts["merged_model"], parts, {"merge": True})
-    record = promote(shop.store.root, lambda _: Promotion(candidate, reason, forced=True, by_hand=True))
+    candidate = Candidate(
+        name="qlora/merged",
+        kind="merged",
+        experiment="qlora",
+        fingerprint=parts["merged_model"],
+        fingerprints=parts,
+        gates={"merge": True},
+    )
+    record = promote(
+        shop.store.root, lambda _: Promotion(candidate=candidate, reason=reason, forced=True, by_hand=True)
+    )
     assert record is not None
-    summary = {"champion": record.to_json(), "moved": True}
+    summary = {"champion": record.model_dump(), "moved": True}
     comparison = shop.store.all("comparison")[-1]
-    files = {"champion.json": json.dumps(record.to_json()).encode()}
+    files = {"champion.json": json.dumps(record.model_dump()).encode()}
     shop.put("champion", None, {"comparison": comparison}, {"n": 2}, files, summary)
 
 

@@ -171,8 +171,12 @@ class Moving:
         """Make the merged model of an experiment the champion."""
         scores = self.current("scores", name)
         parts = {role: scores.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
-        candidate = Candidate(f"{name}/merged", "merged", name, parts["merged_model"], parts)
-        record = promote(self.store.root, lambda _: Promotion(candidate, "first", {"served": SERVED}))
+        candidate = Candidate(
+            name=f"{name}/merged", kind="merged", experiment=name, fingerprint=parts["merged_model"], fingerprints=parts
+        )
+        record = promote(
+            self.store.root, lambda _: Promotion(candidate=candidate, reason="first", evidence={"served": SERVED})
+        )
         assert record is not None
         return record
 

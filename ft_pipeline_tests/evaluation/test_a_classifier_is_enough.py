@@ -59,7 +59,11 @@ def test_a_task_that_words_solve_needs_no_language_model(seed: int, tmp_path: Pa
     passed = {"token_audit": True, "merge": True}
     candidates = {
         name: Candidate(
-            name, kind, "lora" if kind == "merged" else None, name, gates=passed if kind == "merged" else {}
+            name=name,
+            kind=kind,
+            experiment="lora" if kind == "merged" else None,
+            fingerprint=name,
+            gates=passed if kind == "merged" else {},
         )
         for name, kind in kinds.items()
     }

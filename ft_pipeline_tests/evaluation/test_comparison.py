@@ -15,7 +15,6 @@ from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.notes import shown_metrics
 from ft_pipeline.decide.plots import score_picture
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.result_records import ScoredAnswer
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, PARTS, losses, scored
@@ -151,7 +150,7 @@ def test_changes_show_the_worst_regressions(tmp_path: Path, baseline: Path) -> N
     assert (changes.before, changes.after) == ("few_shot", "a/adapter")
     assert (changes.improved, changes.unchanged, changes.regressed) == (1, ITEMS - 3, 2)
     assert [(change.item, round(change.gain, 6)) for change in changes.worst] == [("003:1", -2.0), ("008:1", -1.0)]
-    assert changes.worst[0].after == ScoredAnswer(pytest.approx(better[3]), "adapter says 3")
+    assert changes.worst[0].after.model_dump() == {"value": pytest.approx(better[3]), "answer": "adapter says 3"}
     assert compare({"a/prompt_baseline": baseline}, CONFIG).changes is None
 
 

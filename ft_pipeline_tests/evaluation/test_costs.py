@@ -1,7 +1,6 @@
 """Costs per call, training time from the manifests, and after how many calls it has paid."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +86,8 @@ def test_fewer_prompt_tokens_are_not_said_to_cost_less(tmp_path: Path) -> None:
     assert describe_break_even(dear).endswith(
         "By cost it is never paid back (3.60 for the training, 0.0001 more per call)."
     )
-    untimed = replace(dear, saved=replace(dear.saved, seconds_per_call=None, cost_per_call=None))
+    saved = dear.saved.model_copy(update={"seconds_per_call": None, "cost_per_call": None})
+    untimed = dear.model_copy(update={"saved": saved})
     assert describe_break_even(untimed).endswith("its training took 30 min. When it is paid back is not known.")
 
 

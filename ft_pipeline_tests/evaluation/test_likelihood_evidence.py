@@ -17,7 +17,7 @@ from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.ratings.worth_rating import pairs_worth_rating
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, verdict
+from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, document_of, verdict
 from ft_pipeline_tests.evaluation.opined import ITEMS, mixed, opinion_inputs, rate
 from ft_pipeline_tests.evaluation.scored import CORRECT, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
@@ -62,7 +62,7 @@ def decided(found: Comparison) -> tuple[Decision, Verdict]:
 def recommended(found: Comparison) -> dict[str, Any]:
     decision, said = decided(found)
     facts = {row.experiment: {"train_rows": 900} for row in found.rows if row.experiment}
-    by_rules = {"verdict": said.to_json(), "champion_row": None, "decision": decision.to_json()}
+    by_rules = document_of(decision, said, None)
     return recommend(desk_of(found, facts, 20, Decided.of(by_rules)))
 
 

@@ -12,8 +12,10 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.claim import Claim, OpinionFacts
-from ft_pipeline.decide.comparison import Comparison, Row, is_unheard
+from ft_pipeline.decide.comparison import Comparison, Row
+from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.notes import footnotes, opinions_told
+from ft_pipeline.decide.promote import is_unheard
 from ft_pipeline.decide.sources.opinions import claims
 from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.decide.units import label
@@ -90,6 +92,10 @@ def test_a_metric_that_the_project_names_overrides_people(tmp_path: Path) -> Non
     measured = compared(tmp_path, rate(FIFTY), config={"primary_metric": "chrf"})
     assert not facts(required(measured, "people")).may_decide
     assert measured.decided_by == "promotion.metric names chrf." and not measured.ratings_may_decide
+    assert not measured.changed(decided_by="").ratings_may_decide  # no sentence says so
+    document = measured.to_json()
+    assert document.pop("names_metric") and comparison_of(document).names_metric  # as an older version wrote it
+    assert "names_metric" not in compared(tmp_path / "auto", rate(FIFTY)).to_json()
 
 
 def test_the_last_verdict_of_a_rater_counts_also_with_exchanged_sides(tmp_path: Path) -> None:
@@ -329,11 +335,11 @@ def test_a_clear_loss_that_nobody_confirmed_is_told() -> None:
         because="people rated 0 of the pairs",
     )
 
-    def unheard(**changed: Any) -> bool:
+    def unheard(named: bool = False, **changed: Any) -> bool:
         bench: Any = SimpleNamespace(opinions=[replace(lost, **changed)])
-        return is_unheard(next(claims(bench)))
+        return is_unheard(SimpleNamespace(names_metric=named), next(claims(bench)))  # type: ignore[arg-type]
 
     assert unheard()
     assert not unheard(high=0.55)
     assert not unheard(may_decide=True)
-    assert not unheard(because="promotion.metric names what decides")
+    assert not unheard(named=True)

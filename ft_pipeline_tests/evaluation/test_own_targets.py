@@ -1,7 +1,6 @@
 """The held-out target of a training: its interval, its words, and where it is told."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +56,7 @@ def test_pairs_are_told_in_percent_and_points(tmp_path: Path) -> None:
     assert ranked.describe() == "Held-out pairs ranked right: 50 % → 81 %, +31 points (22 to 37)."
     assert ranked.has_improved and ranked.verdict == "improved its own target"
     assert margins.describe() == "Held-out margin: 0.000 → 0.695, +0.695 (0.637 to 0.753)."
-    assert OwnTarget(**json.loads(json.dumps(asdict(ranked)))) == ranked
+    assert OwnTarget.model_validate_json(ranked.model_dump_json()) == ranked
 
 
 def test_a_lower_loss_is_a_gain_with_a_negative_change(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def target(experiment: str, *, gain: float = 0.3) -> dict[str, Any]:
     words = OBJECTIVES["sft"].targets[0]
     ends = {"before": 2.0, "after": 2.0 - gain, "gain": gain, "low": gain - 0.1, "high": gain + 0.1}
     about = {"label": words.label, "unit": words.unit, "lower_is_better": words.lower_is_better, "conversations": 60}
-    return asdict(OwnTarget(experiment=experiment, objective="sft", **about, **ends))
+    return OwnTarget(experiment=experiment, objective="sft", **about, **ends).model_dump()
 
 
 def compared(folder: Path, facts: dict[str, Any], **levels: float) -> Comparison:

@@ -182,7 +182,11 @@ def test_an_unusable_model_is_neither_recommended_nor_released(tmp_path: Path) -
     assert document["reasons"][0].startswith(
         "No tuned model can be used. a/merged: 100% of its answers repeat themselves"
     )
-    candidates = {"a/merged": Candidate("a/merged", "merged", "a", "f" * 64, gates={"merge": True})}
+    candidates = {
+        "a/merged": Candidate(
+            name="a/merged", kind="merged", experiment="a", fingerprint="f" * 64, gates={"merge": True}
+        )
+    }
     decision = decide(comparison, candidates, PromotionSettings(min_test_rows=20), None)
     assert not decision.move and "100% of its answers repeat themselves" in decision.reasons[0]
     switched_off = case(tmp_path / "off", "merged", rails={"repetition": None})

@@ -176,7 +176,12 @@ def test_one_training_quotes_the_spread_of_others_of_its_technique(inputs: dict[
     row = named(comparison, "a/merged")
     assert desk_of(comparison, {}, 20).pooled_spread(row) is None
     values = [0.70, 0.72, 0.71]
-    spread = SeedSpread("a/merged", "a", 3, {"nats_per_byte": SeedScores(0.71, 0.70, 0.72, values)})
+    spread = SeedSpread(
+        row="a/merged",
+        experiment="a",
+        trainings=3,
+        scores={"nats_per_byte": SeedScores(mean=0.71, min=0.70, max=0.72, values=values)},
+    )
     known = desk_of(comparison.changed(seeds=[spread]), {}, 20)
     assert known.pooled_spread(row) == pytest.approx(0.01)
     said = observe_one_training(known, Advice("lora", "", row)) or ""

@@ -1,6 +1,5 @@
 """Other seeds and shares of the rows, in a comparison: no rows of their own, and what they show."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,9 @@ def test_a_flat_curve_does_not_recommend_more_data(tmp_path: Path) -> None:
 
 def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
     comparison = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
+    unclear_step = {"difference": 0.1, "low": -0.05, "high": 0.25}
     curves = [
-        replace(curve, last_step=replace(curve.last_step, difference=0.1, low=-0.05, high=0.25))
+        curve.model_copy(update={"last_step": curve.last_step.model_copy(update=unclear_step)})
         for curve in comparison.learning_curves
     ]
     unclear = advice(comparison.changed(learning_curves=curves), 300)

@@ -177,7 +177,14 @@ def compared(folder: Path, with_passages: float, plain: float = 1.3, **more: flo
 
 def candidates(comparison: Comparison) -> dict[str, Candidate]:
     return {
-        row.name: Candidate(row.name, "merged", "lora", row.name, {}, {"token_audit": True})
+        row.name: Candidate(
+            name=row.name,
+            kind="merged",
+            experiment="lora",
+            fingerprint=row.name,
+            fingerprints={},
+            gates={"token_audit": True},
+        )
         for row in comparison.rows
         if row.kind == "merged"
     }
@@ -211,7 +218,18 @@ def test_a_champion_with_passages_is_beaten_by_its_rival_only(tmp_path: Path) ->
     """The champion is a row of the comparison: the same weights under another prompt are another candidate."""
     comparison = compared(tmp_path, with_passages=0.8)
     record = ChampionRecord(
-        1, "lora/merged+looked_up", "merged", "lora", "lora/merged+looked_up", {}, "", "", False, None, None, {}
+        sequence=1,
+        name="lora/merged+looked_up",
+        kind="merged",
+        experiment="lora",
+        fingerprint="lora/merged+looked_up",
+        fingerprints={},
+        since="",
+        reason="",
+        forced=False,
+        previous=None,
+        previous_sequence=None,
+        evidence={},
     )
     decision = decide(comparison, candidates(comparison), PromotionSettings(min_test_rows=10), record)
     assert not decision.move

@@ -89,7 +89,9 @@ def _candidates(dice: random.Random, comparison: Comparison) -> dict[str, Candid
         if row.kind in OWN and dice.random() < 0.95:
             gates = {} if row.kind == "prompt" else {**PASSED, "merge": dice.random() > 0.05}
             kind: Any = row.kind
-            found[row.name] = Candidate(row.name, kind, row.experiment, f"{row.name}!", gates=gates)
+            found[row.name] = Candidate(
+                name=row.name, kind=kind, experiment=row.experiment, fingerprint=f"{row.name}!", gates=gates
+            )
     return found
 
 
@@ -105,7 +107,20 @@ def _champion(
     fingerprint = ((comparison.champion or {}).get("fingerprint") or "old") if name == "champion" else f"{name}!"
     experiment = own.experiment if own else (comparison.champion or {}).get("experiment", "old")
     kind = own.kind if own else "merged"
-    record = ChampionRecord(1, name, kind, experiment, fingerprint, {}, SINCE, "best", False, None, None, {})
+    record = ChampionRecord(
+        sequence=1,
+        name=name,
+        kind=kind,
+        experiment=experiment,
+        fingerprint=fingerprint,
+        fingerprints={},
+        since=SINCE,
+        reason="best",
+        forced=False,
+        previous=None,
+        previous_sequence=None,
+        evidence={},
+    )
     return record, None if name == "gone" else name
 
 
@@ -236,9 +251,13 @@ class _Change:
                 for row in own
             ]
         if self.maybe(0.2):
-            steps = [CurveStep(changed.primary_metric, step, step - 0.1, step + 0.1) for step in (-0.1, 0.05, 0.5)]
+            steps = [
+                CurveStep(metric=changed.primary_metric, difference=step, low=step - 0.1, high=step + 0.1)
+                for step in (-0.1, 0.05, 0.5)
+            ]
             claims["learning_curves"] = [
-                LearningCurve(row.name, row.experiment or "", [], choice(steps)) for row in tuned
+                LearningCurve(row=row.name, experiment=row.experiment or "", points=[], last_step=choice(steps))
+                for row in tuned
             ]
         return claims
 

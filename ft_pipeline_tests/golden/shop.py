@@ -292,7 +292,9 @@ class Shop:
                     del passed["merge"]
                 gates = passed if row.kind in TUNED else {}
                 kind: Any = row.kind
-                found[row.name] = Candidate(row.name, kind, row.experiment, f"{row.name}!", gates=gates)
+                found[row.name] = Candidate(
+                    name=row.name, kind=kind, experiment=row.experiment, fingerprint=f"{row.name}!", gates=gates
+                )
         return found
 
     def _champion(self, candidates: Mapping[str, Candidate]) -> ChampionRecord | None:
@@ -304,7 +306,18 @@ class Shop:
             name, kind, experiment, fingerprint = "old/merged", "merged", "old", "old"
             experiment = self.config.get("champion", {}).get("experiment", experiment)
         return ChampionRecord(
-            1, name, kind, experiment, fingerprint, {}, SINCE, f"{name} was the best", False, None, None, {}
+            sequence=1,
+            name=name,
+            kind=kind,
+            experiment=experiment,
+            fingerprint=fingerprint,
+            fingerprints={},
+            since=SINCE,
+            reason=f"{name} was the best",
+            forced=False,
+            previous=None,
+            previous_sequence=None,
+            evidence={},
         )
 
     def _write(self, folder: Path, key: str, rows: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_c
 from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
-from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
+from ft_pipeline_tests.decide.rules import decide, desk_of, document_of, verdict
 from ft_pipeline_tests.golden.shop import SINCE, World
 
 PICTURES = ("score_picture", "learning_curve_picture", "slice_picture", "confusion_picture")
@@ -52,10 +51,7 @@ def decided(world: World) -> Document:
     decision = decide(comparison, world.candidates, world.settings, world.champion, world.rejected, exposure)
     said = verdict(comparison, decision, world.champion_row, world.champion is not None)
     return {
-        "verdict": said.to_json(),
-        "champion_row": world.champion_row,
-        "decision": {key: value for key, value in vars(decision).items() if key not in ("of_claims", "matrix")}
-        | {"tests": [vars(test) for test in decision.tests]},
+        **document_of(decision, said, world.champion_row),
         "exposure": exposure_facts(exposure, decision.tests, world.settings) | {"entry": 1},
         "looks": dict(world.looks),
         "matrix": {name: [cell.model_dump() for cell in cells] for name, cells in decision.matrix.items()},
@@ -199,7 +195,7 @@ def _without_pictures() -> Iterator[None]:
 
 def _pages(world: World, document: Document, advice: Document) -> dict[str, str]:
     """Return the pages of the three assets in the UI as Markdown."""
-    compared = {"left_out": [asdict(row) for row in world.comparison.left_out]}
+    compared = {"left_out": [row.model_dump() for row in world.comparison.left_out]}
     summary = {**{key: document[key] for key in ("verdict", "exposure")}, "reasons": document["decision"]["reasons"]}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.md").write_text(markdown_table(as_shown(world.comparison)), encoding="utf-8")
@@ -302,7 +298,7 @@ def _record(world: World, document: Document) -> Document | None:
             "forced": False,
             "evidence": made["evidence"],
         }
-    return world.champion.to_json() if world.champion else None
+    return world.champion.model_dump() if world.champion else None
 
 
 def _card(world: World, document: Document) -> str:

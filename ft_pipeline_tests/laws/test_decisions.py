@@ -3,7 +3,6 @@
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ft_pipeline.ratings.rating_ledger import Rating
 from ft_pipeline.ratings.results import result_of
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.claims import breach, having, kept, not_worse, recipe, screen, with_rows
-from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, leads, verdict
+from ft_pipeline_tests.decide.rules import Decision, decide, desk_of, document_of, leads, verdict
 from ft_pipeline_tests.evaluation.scored import CORRECT, ITEMS, losses, scored
 from ft_pipeline_tests.examples import examples
 from ft_pipeline_tests.laws.values import plain, records_of
@@ -93,12 +92,12 @@ def in_any_order(value: Any) -> Any:
 def concluded(measured: Comparison, decision: Decision, standing: str | None) -> dict[str, Any]:
     """Return what a decision, its verdict and the recommendation conclude."""
     found = verdict(measured, decision, standing)
-    document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
+    document = document_of(decision, found, standing)
     advice = recommend(desk_of(measured, {}, 20, Decided.of(document)))
     return {
         "decision": (decision.move, decision.name, decision.reasons),
-        "told": in_any_order(asdict(replace(decision, of_claims=None))),
-        "verdict": asdict(found),
+        "told": in_any_order(decision.model_dump(exclude={"of_claims"})),
+        "verdict": found.model_dump(),
         "advice": {name: advice[name] for name in ("decision", "row", "experiment", "reasons")},
     }
 
@@ -171,7 +170,12 @@ def test_the_order_of_models_and_items_changes_no_decision(levels: dict[str, flo
                 pq.write_table(pq.read_table(path).take(at), path)
             measured = compare(inputs, config)
         named = {
-            row.name: Candidate(row.name, "merged" if row.kind == "merged" else "prompt", row.experiment, row.name)
+            row.name: Candidate(
+                name=row.name,
+                kind="merged" if row.kind == "merged" else "prompt",
+                experiment=row.experiment,
+                fingerprint=row.name,
+            )
             for row in measured.rows
             if row.kind in ("merged", "prompt")
         }

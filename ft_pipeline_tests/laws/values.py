@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from pydantic import BaseModel
 
 TEXTS = st.text(max_size=6)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -36,9 +37,13 @@ OF_FIELDS: dict[tuple[str, str], SearchStrategy[Any]] = {
 
 
 def records_of(record: type, **values: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """Return a strategy for any object of a dataclass. values: strategies of some of its fields."""
+    """Return a strategy for any object of a record. values: strategies of some of its fields."""
     hints = typing.get_type_hints(record, include_extras=True)
-    names = [entry.name for entry in fields(record) if entry.init]
+    names = (
+        list(record.model_fields)
+        if issubclass(record, BaseModel)
+        else [entry.name for entry in fields(record) if entry.init]
+    )
     values = {field: strategy for (owner, field), strategy in OF_FIELDS.items() if owner == record.__name__} | values
     return st.builds(record, **{name: values[name] if name in values else values_of(hints[name]) for name in names})
 
@@ -47,11 +52,12 @@ def values_of(hint: Any) -> SearchStrategy[Any]:
     """Return a strategy for any value of a type hint."""
     if hint in PLAIN:
         return PLAIN[hint]
-    if isinstance(hint, type) and is_dataclass(hint):
+    if is_record(hint):
         return st.deferred(lambda: records_of(hint))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _within(hint.__metadata__[0].limits)
+        limits = getattr(hint.__metadata__[0], "limits", None)
+        return _within(limits) if limits else values_of(arguments[0])
     if origin is typing.Literal:
         return st.sampled_from(arguments)
     if origin in (typing.Union, types.UnionType):
@@ -76,6 +82,16 @@ def _within(limits: Mapping[str, Any]) -> SearchStrategy[Any]:
     return st.integers(limits["ge"], limits["lt"] - 1)
 
 
+def is_record(kind: Any) -> bool:
+    """Return whether a type is a dataclass or a pydantic model."""
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """Return all fields of a record, as it is written."""
+    return record.model_dump() if isinstance(record, BaseModel) else asdict(record)
+
+
 def plain(record: Any) -> Any:
     """Return all fields of a record, for a comparison in which a list equals a tuple."""
-    return json.loads(json.dumps(asdict(record)))
+    return json.loads(json.dumps(fields_of(record)))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,52 @@ def _with_rare_results(compared: Artifact, out: Path) -> None:
 def _rare_results(comparison: Comparison) -> dict[str, Any]:
     """Results of checks, seeds and shares of the rows, by their key in comparison.json."""
     metric, score = comparison.primary_metric, Score(0.5, 0.4, 0.6)
-    points = [CurvePoint(f"lora.at{share}", share, share, {metric: score}) for share in (50, 100)]
+    points = [
+        CurvePoint(experiment=f"lora.at{share}", share=share, rows=share, scores={metric: score}) for share in (50, 100)
+    ]
     results = {
-        "own_targets": [OwnTarget("lora", "sft", "Held-out loss", "nats", True, 2, 3.0, 2.0, 1.0, 0.5, 1.5)],
-        "seeds": [SeedSpread("lora/merged", "lora", 2, {metric: SeedScores(2.0, 1.0, 3.0, [1.0, 3.0])})],
-        "learning_curves": [LearningCurve("lora/merged", "lora", points, CurveStep(metric, 0.1, 0.0, 0.2))],
-        "field_results": [
-            FieldResults(row.name, "order", [FieldResult("number", 5, score, 1, 1, 1)]) for row in comparison.rows
+        "own_targets": [
+            OwnTarget(
+                experiment="lora",
+                objective="sft",
+                label="Held-out loss",
+                unit="nats",
+                lower_is_better=True,
+                conversations=2,
+                before=3.0,
+                after=2.0,
+                gain=1.0,
+                low=0.5,
+                high=1.5,
+            )
         ],
-        "confusions": [Confusion(row.name, "label", ["a", "b"], [[1, 2, 0], [1, 1, 0]]) for row in comparison.rows],
+        "seeds": [
+            SeedSpread(
+                row="lora/merged",
+                experiment="lora",
+                trainings=2,
+                scores={metric: SeedScores(mean=2.0, min=1.0, max=3.0, values=[1.0, 3.0])},
+            )
+        ],
+        "learning_curves": [
+            LearningCurve(
+                row="lora/merged",
+                experiment="lora",
+                points=points,
+                last_step=CurveStep(metric=metric, difference=0.1, low=0.0, high=0.2),
+            )
+        ],
+        "field_results": [
+            FieldResults(
+                row=row.name,
+                metric="order",
+                fields=[FieldResult(field="number", answers=5, right=score, wrong=1, missing=1, extra=1)],
+            )
+            for row in comparison.rows
+        ],
+        "confusions": [
+            Confusion(row=row.name, metric="label", labels=["a", "b"], counts=[[1, 2, 0], [1, 1, 0]])
+            for row in comparison.rows
+        ],
     }
-    return {name: [asdict(entry) for entry in entries] for name, entries in results.items()}
+    return {name: [entry.model_dump() for entry in entries] for name, entries in results.items()}

@@ -48,10 +48,14 @@ class ServedShop:
         """Release an experiment's model; returns the number of the record."""
         parts = {role: artifact.fingerprint for role, artifact in self._trained.inputs[name].items()}
         role = "merged_model" if kind == "merged" else "adapter"
-        candidate = Candidate(f"{name}/{kind}", kind, name, parts[role], parts)
+        candidate = Candidate(
+            name=f"{name}/{kind}", kind=kind, experiment=name, fingerprint=parts[role], fingerprints=parts
+        )
         comparison = self.store.all("comparison")[-1]
         evidence = {"served": self._trained.served[name], "comparison": comparison.fingerprint}
-        record = promote(self.store.root, lambda _: Promotion(candidate, "it leads", evidence, forced=True))
+        record = promote(
+            self.store.root, lambda _: Promotion(candidate=candidate, reason="it leads", evidence=evidence, forced=True)
+        )
         assert record is not None
         return record.sequence
 

@@ -23,7 +23,9 @@ def candidate(name: str) -> Candidate:
 
 
 def release(store: Path, name: str) -> ChampionRecord | None:
-    return promote(store, lambda _: Promotion(candidate(name), f"{name} is better", {"metric": "loss"}))
+    return promote(
+        store, lambda _: Promotion(candidate=candidate(name), reason=f"{name} is better", evidence={"metric": "loss"})
+    )
 
 
 def test_there_is_no_champion_in_an_empty_store(tmp_path: Path) -> None:
@@ -53,8 +55,10 @@ def test_a_decision_against_promotion_leaves_no_record(tmp_path: Path) -> None:
 
 def test_a_forced_promotion_needs_a_reason_and_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--reason"):
-        promote(tmp_path, lambda _: Promotion(candidate("worse"), "  ", forced=True))
-    forced = promote(tmp_path, lambda _: Promotion(candidate("worse"), "the old one leaks prompts", forced=True))
+        promote(tmp_path, lambda _: Promotion(candidate=candidate("worse"), reason="  ", forced=True))
+    forced = promote(
+        tmp_path, lambda _: Promotion(candidate=candidate("worse"), reason="the old one leaks prompts", forced=True)
+    )
     assert forced is not None
     assert (forced.forced, forced.reason) == (True, "the old one leaks prompts")
 
@@ -92,7 +96,12 @@ def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
 
 def test_a_record_with_other_fields_is_named(tmp_path: Path) -> None:
     """Its file is JSON of the right types, and has a key that no record has."""
-    promote(tmp_path, lambda _: Promotion(Candidate("a", "merged", "a", "f" * 64), "why"))
+    promote(
+        tmp_path,
+        lambda _: Promotion(
+            candidate=Candidate(name="a", kind="merged", experiment="a", fingerprint="f" * 64), reason="why"
+        ),
+    )
     path = tmp_path / "champion" / "000001.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "made_up": 1}), encoding="utf-8")
     with pytest.raises(UserError, match=r"The record champion/000001\.json cannot be read .*made_up"):
@@ -106,7 +115,7 @@ def test_the_loser_of_a_race_decides_again_about_the_new_champion(tmp_path: Path
         champions_seen.append(present.name if present else None)
         if present is None:
             release(tmp_path, "faster")
-            return Promotion(candidate("slower"), "beat nobody")
+            return Promotion(candidate=candidate("slower"), reason="beat nobody")
         return None
 
     champion = promote(tmp_path, choose)

@@ -47,8 +47,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     rows = read_rows(project.conversations.path)
     model = WordModel.fit(answered_questions(rows, "train"), [])
     made = project.put("word_model", {"conversations": project.conversations}, model.write, {"left_out": None})
-    candidate = Candidate("word_model", "classifier", None, made.fingerprint, {"word_model": made.fingerprint})
-    promote(project.store.root, lambda _: Promotion(candidate, "it leads", {"served": {}}))
+    candidate = Candidate(
+        name="word_model",
+        kind="classifier",
+        experiment=None,
+        fingerprint=made.fingerprint,
+        fingerprints={"word_model": made.fingerprint},
+    )
+    promote(project.store.root, lambda _: Promotion(candidate=candidate, reason="it leads", evidence={"served": {}}))
     return project
 
 

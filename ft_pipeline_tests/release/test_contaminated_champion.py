@@ -1,7 +1,6 @@
 """A champion that learned from rows which are test rows now: named, not compared, and not replaced by a worse model."""
 
 import html
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,18 @@ from ft_pipeline_tests.release.test_promotion import comparison
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 LOSSES = {"plain": 3.5, "new/merged": 2.5}
 CHAMPION = ChampionRecord(
-    1, "old/merged", "merged", "old", "f" * 64, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {}
+    sequence=1,
+    name="old/merged",
+    kind="merged",
+    experiment="old",
+    fingerprint="f" * 64,
+    fingerprints={},
+    since="2026-01-01T00:00:00+00:00",
+    reason="better",
+    forced=False,
+    previous=None,
+    previous_sequence=None,
+    evidence={},
 )
 
 
@@ -115,7 +125,9 @@ def contaminated(losses: dict[str, float], *models: str) -> Comparison:
     measured = comparison(losses, kinds)  # type: ignore[arg-type]
     of_experiments = {name: {"experiment": name.partition("/")[0]} for name in losses}
     entries = [
-        ContaminatedModel(model, 12, ["alpaca/a.jsonl:3"], "learned from 12 rows", "Train it again.")
+        ContaminatedModel(
+            model=model, rows=12, first=["alpaca/a.jsonl:3"], because="learned from 12 rows", fix="Train it again."
+        )
         for model in (*models, "champion")
     ]
     measured = with_rows(measured, **of_experiments)
@@ -123,7 +135,10 @@ def contaminated(losses: dict[str, float], *models: str) -> Comparison:
 
 
 def candidates(*names: str) -> dict[str, Candidate]:
-    return {name: Candidate(name, "merged", name.partition("/")[0], name * 8) for name in names}
+    return {
+        name: Candidate(name=name, kind="merged", experiment=name.partition("/")[0], fingerprint=name * 8)
+        for name in names
+    }
 
 
 def test_a_candidate_must_beat_the_champion_that_was_trained_again() -> None:
@@ -141,7 +156,7 @@ def test_a_candidate_must_beat_the_champion_that_was_trained_again() -> None:
 
 
 def test_any_form_of_the_champion_trained_again_takes_its_place() -> None:
-    released_adapter = replace(CHAMPION, kind="adapter", name="old/adapter")
+    released_adapter = CHAMPION.model_copy(update={"kind": "adapter", "name": "old/adapter"})
     losses = {"plain": 3.5, "old/adapter": 2.0, "old/merged": 2.05, "new/merged": 1.95}
     both = candidates("old/merged", "new/merged")
     decision = decide(contaminated(losses), both, SETTINGS, released_adapter)
@@ -153,7 +168,9 @@ def test_any_form_of_the_champion_trained_again_takes_its_place() -> None:
 
 
 def test_a_champion_whose_experiment_was_scored_in_another_evaluation_stays() -> None:
-    elsewhere = contaminated(LOSSES).changed(left_out=[LeftOut("old/merged", "old", "g" * 64, ["generation"])])
+    elsewhere = contaminated(LOSSES).changed(
+        left_out=[LeftOut(name="old/merged", experiment="old", fingerprint="g" * 64, differs_in=["generation"])]
+    )
     decision = decide(elsewhere, candidates("new/merged"), SETTINGS, CHAMPION)
     assert not decision.move
     assert decision.reasons[0] == "new/merged: the champion's experiment old must be trained and scored again first"
@@ -173,7 +190,7 @@ def test_a_champion_whose_experiment_is_gone_is_replaced_by_a_model_that_beats_t
 
 
 def test_another_champion_since_the_comparison_must_be_compared_first() -> None:
-    moved = replace(CHAMPION, fingerprint="g" * 64, name="third/merged", experiment="third")
+    moved = CHAMPION.model_copy(update={"fingerprint": "g" * 64, "name": "third/merged", "experiment": "third"})
     decision = decide(contaminated(LOSSES), candidates("new/merged"), SETTINGS, moved)
     assert not decision.move
     assert decision.reasons == ["new/merged: the champion third/merged has no score in this comparison: run `ft run`"]

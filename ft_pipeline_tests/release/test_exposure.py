@@ -27,8 +27,8 @@ def look_at(store: Path, number: int, ids: list[str] = IDS, count: int = 1, comp
 
 def move(store: Path, name: str, *, exposure: int | None = None, **more: object) -> ChampionRecord:
     evidence = {} if exposure is None else {ledger.EVIDENCE_KEY: exposure}
-    candidate = Candidate(name, "merged", name, name * 9)
-    record = promote(store, lambda _: Promotion(candidate, "better", evidence, **more))  # type: ignore[arg-type]
+    candidate = Candidate(name=name, kind="merged", experiment=name, fingerprint=name * 9)
+    record = promote(store, lambda _: Promotion(candidate=candidate, reason="better", evidence=evidence, **more))  # type: ignore[arg-type]
     assert record is not None
     return record
 
@@ -265,7 +265,14 @@ def test_nor_does_one_from_a_champion_that_could_not_be_compared(tmp_path: Path)
     move(tmp_path, "old")
     look_at(tmp_path, 1, count=5)
     evidence = {ledger.EVIDENCE_KEY: 1, "champion_compared": False}
-    promote(tmp_path, lambda _: Promotion(Candidate("new", "merged", "new", "n" * 9), "better", evidence))
+    promote(
+        tmp_path,
+        lambda _: Promotion(
+            candidate=Candidate(name="new", kind="merged", experiment="new", fingerprint="n" * 9),
+            reason="better",
+            evidence=evidence,
+        ),
+    )
     assert count(tmp_path) == 5.0
 
 

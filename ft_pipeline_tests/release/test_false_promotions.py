@@ -40,7 +40,9 @@ def moves(candidates: int, lead: float = 0.0, worlds: int = 1000, equal: bool = 
     """The share of comparisons in which the champion moves."""
     random = np.random.default_rng(candidates)
     released = {
-        f"c{number}/merged": Candidate(f"c{number}/merged", "merged", f"c{number}", f"{number}" * 64)
+        f"c{number}/merged": Candidate(
+            name=f"c{number}/merged", kind="merged", experiment=f"c{number}", fingerprint=f"{number}" * 64
+        )
         for number in range(candidates)
     }
     return np.mean(
@@ -69,7 +71,10 @@ def test_a_lead_that_several_candidates_make_uncertain_is_said() -> None:
         Row(name=f"c{number}/merged", kind="merged", experiment=f"c{number}", scores=scores) for number in range(4)
     ]
     comparison = claims.compared(rows, [lead, *(keeps_all(row.name) for row in rows[1:])], 134)
-    released = {row.name: Candidate(row.name, "merged", row.experiment, row.name * 9) for row in rows[1:]}
+    released = {
+        row.name: Candidate(name=row.name, kind="merged", experiment=row.experiment, fingerprint=row.name * 9)
+        for row in rows[1:]
+    }
     decision = decide(comparison, released, SETTINGS, None)
     assert not decision.move
     assert "may be luck: its p-value is 0.012, and at most 0.0067 is wanted" in decision.reasons[0]

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
     if move is None:
         return current(root)
     evidence = {**move.evidence, "decided_on": key, EVIDENCE_KEY: found.entry}
-    return champion.promote(root, lambda _: replace(move, evidence=evidence))
+    return champion.promote(root, lambda _: move.model_copy(update={"evidence": evidence}))
 
 
 def test_a_better_model_is_promoted_by_the_name_of_its_experiment(material: Material) -> None:

@@ -193,7 +193,13 @@ def test_the_card_says_which_package_was_not_installed(trained: Trained, monkeyp
 
 
 def test_the_card_of_a_champion_that_learned_from_test_rows_says_so() -> None:
-    entry = ContaminatedModel("champion", 12, [], "learned from 12 rows that are test rows now", "Train it again.")
+    entry = ContaminatedModel(
+        model="champion",
+        rows=12,
+        first=[],
+        because="learned from 12 rows that are test rows now",
+        fix="Train it again.",
+    )
     compared = FACTS.comparison.model_copy(update={"contaminated": [entry], "champion": {"fingerprint": "m" * 64}})
     facts = replace(FACTS, row=None, comparison=compared)
     sentence = "This model has no score in the current comparison. It learned from 12 rows that are test rows now."

@@ -13,7 +13,7 @@ from ft_pipeline.decide.desk import Decided
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.claims import Of, breach, having, kept, unasked_probes, with_rows
-from ft_pipeline_tests.decide.rules import decide, desk_of, verdict
+from ft_pipeline_tests.decide.rules import decide, desk_of, document_of, verdict
 from ft_pipeline_tests.release.test_promotion import ALL, LOSSES, champion, comparison
 from ft_pipeline_tests.release.test_verdict import some_repeat
 
@@ -24,8 +24,8 @@ def recommended(
     """The verdict, the champion after it, and the recommendation."""
     decision = decide(measured, ALL, PromotionSettings(min_test_rows=least), champion(standing) if standing else None)
     found = verdict(measured, decision, standing)
-    document = {"verdict": found.to_json(), "champion_row": standing, "decision": decision.to_json()}
-    desk = desk_of(measured, {"qlora": {"train_rows": train_rows}}, least, Decided.of(document))
+    by_verdict = Decided.of(document_of(decision, found, standing))
+    desk = desk_of(measured, {"qlora": {"train_rows": train_rows}}, least, by_verdict)
     return found, decision.name if decision.move else standing, recommend(desk)
 
 

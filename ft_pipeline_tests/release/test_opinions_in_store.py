@@ -97,7 +97,7 @@ def test_a_record_and_the_card_say_that_people_decided(material: Material) -> No
         splits={},
         comparison=decided(material, comparison).case.comparison,
         fingerprints={},
-        champion=record.to_json(),
+        champion=record.model_dump(),
         decided=document,
     )
     assert misread_lines(render_card(facts).split("---\n", 2)[2]) == []

@@ -34,16 +34,27 @@ def comparison(losses: dict[str, float], kinds: dict[str, ModelKind] = KINDS, no
 
 def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:
     return {
-        name: Candidate(name, "merged", name, name * 4, gates=gates)
+        name: Candidate(name=name, kind="merged", experiment=name, fingerprint=name * 4, gates=gates)
         if KINDS.get(name, "merged") == "merged"
-        else Candidate(name, "prompt", None, name * 4)
+        else Candidate(name=name, kind="prompt", experiment=None, fingerprint=name * 4)
         for name in names
     }
 
 
 def champion(name: str) -> ChampionRecord:
     return ChampionRecord(
-        1, name, "merged", name, name * 4, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {}
+        sequence=1,
+        name=name,
+        kind="merged",
+        experiment=name,
+        fingerprint=name * 4,
+        fingerprints={},
+        since="2026-01-01T00:00:00+00:00",
+        reason="better",
+        forced=False,
+        previous=None,
+        previous_sequence=None,
+        evidence={},
     )
 
 

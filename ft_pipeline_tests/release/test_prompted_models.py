@@ -98,7 +98,10 @@ def release(shop: Trained, row: str) -> None:
     """Make a row the champion."""
     candidates, served = find_candidates(comparison_of(shop), shop.store)
     evidence = {"served": served[row], "comparison": comparison_of(shop).fingerprint}
-    promote(shop.store.root, lambda _: Promotion(candidates[row], "it leads", evidence, by_hand=True))
+    promote(
+        shop.store.root,
+        lambda _: Promotion(candidate=candidates[row], reason="it leads", evidence=evidence, by_hand=True),
+    )
 
 
 def test_tuned_models_have_a_row_for_each_chosen_variant(shop: Trained) -> None:
@@ -227,6 +230,6 @@ def test_the_record_is_json_and_names_what_is_served(shop: Trained) -> None:
     release(shop, "lora/merged+nearest")
     record = find_model(shop.store, "champion").record
     assert record is not None
-    document = json.loads(json.dumps(record.to_json()))
+    document = json.loads(json.dumps(record.model_dump()))
     assert document["evidence"]["served"]["prompting"] == {"variants": {"nearest": VARIANTS["nearest"]}}
     assert document["fingerprints"]["conversations"] == shop.conversations.fingerprint

@@ -23,7 +23,20 @@ SETTINGS = PromotionSettings()
 METRIC = "nats_per_byte"
 BASE = Row(name="base", kind="base", scores={METRIC: Score(9.0, 8.9, 9.1)})
 CHAMPION = Row(name="champion", kind="champion", scores={METRIC: Score(5.0, 4.9, 5.1)})
-RECORD = ChampionRecord(1, "old", "merged", "old", "f" * 64, {}, "2026-01-01", "", False, None, None, {})
+RECORD = ChampionRecord(
+    sequence=1,
+    name="old",
+    kind="merged",
+    experiment="old",
+    fingerprint="f" * 64,
+    fingerprints={},
+    since="2026-01-01",
+    reason="",
+    forced=False,
+    previous=None,
+    previous_sequence=None,
+    evidence={},
+)
 
 
 @dataclass
@@ -68,7 +81,9 @@ class World:
             self.conversations += self.fresh
         models = {f"c{number}/merged": (quality, self.values()) for number, quality in enumerate(qualities)}
         leads = {name: self._leads(quality, values) for name, (quality, values) in models.items()}
-        released = {name: Candidate(name, "merged", name[:2], name * 8) for name in models}
+        released = {
+            name: Candidate(name=name, kind="merged", experiment=name[:2], fingerprint=name * 8) for name in models
+        }
         exposure = self.ledger.exposure(self.conversations)
         decision = decide(self._comparison(leads), released, SETTINGS, RECORD, exposure=exposure)
         self.ledger.looks += [self.conversations] * len(qualities)
@@ -153,7 +168,7 @@ def test_used_up_rows_move_nothing_and_say_why() -> None:
     world.retrain([30.0])  # of the quality of a certain winner
     assert world.moves == 0
     leads = {"c0/merged": (np.full(TEST, 1.0) + world.champion[0], np.full(VALIDATION, 1.0))}
-    released = {"c0/merged": Candidate("c0/merged", "merged", "c0", "c0")}
+    released = {"c0/merged": Candidate(name="c0/merged", kind="merged", experiment="c0", fingerprint="c0")}
     decision = decide(world._comparison(leads), released, SETTINGS, RECORD, exposure=world.ledger.exposure(TEST))
     assert decision.tests == []
     assert "41 models of 40 settings were looked at on these 134 test conversations" in decision.reasons[-1]

@@ -231,14 +231,20 @@ def test_a_new_champion_is_served_from_the_next_start(probed: Trained, tmp_path:
     merged = {role: artifact.fingerprint for role, artifact in shop.inputs["whole"].items()}
     variant = {"base_model": shop.base.fingerprint, "prompt_variant": "v"}
     moves = [
-        Candidate("whole/merged", "merged", "whole", merged["merged_model"], merged),
-        Candidate("system_prompt", "prompt", None, "p", variant),
+        Candidate(
+            name="whole/merged",
+            kind="merged",
+            experiment="whole",
+            fingerprint=merged["merged_model"],
+            fingerprints=merged,
+        ),
+        Candidate(name="system_prompt", kind="prompt", experiment=None, fingerprint="p", fingerprints=variant),
     ]
     served = [shop.served["whole"], VARIANTS["system_prompt"]]
     folders = []
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
-        promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
+        promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(candidate=c, reason="why", evidence=e))  # type: ignore[misc]
         folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)).path)
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]

@@ -17,7 +17,9 @@ from ft_pipeline_tests.evaluation.sliced import REFUND, case
 
 SETTINGS = PromotionSettings(metric="loss")
 CANDIDATES = {
-    "a/merged": Candidate("a/merged", "merged", "a", "f" * 64, gates={"token_audit": True, "merge": True}),
+    "a/merged": Candidate(
+        name="a/merged", kind="merged", experiment="a", fingerprint="f" * 64, gates={"token_audit": True, "merge": True}
+    ),
 }
 MUST_HOLD = {"refund": {**REFUND["refund"], "must_hold": True, "margin": 0.1}}
 

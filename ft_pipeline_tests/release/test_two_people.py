@@ -61,7 +61,7 @@ def test_the_rules_hold_for_a_request(material: Material) -> None:
     with pytest.raises(NotPromoted, match="does not beat few_shot"):
         ask(material, comparison)
     request = ask(material, comparison, force=True, reason="tone")
-    assert request.promotion["forced"] and request.promotion["evidence"]["lacks"]
+    assert request.promotion.forced and request.promotion.evidence["lacks"]
 
 
 def test_the_same_model_is_asked_for_once(material: Material) -> None:

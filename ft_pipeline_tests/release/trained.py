@@ -261,11 +261,16 @@ class Trained:
             lambda out: build_recommendation(Desk(*both, experiments, 20), "Use it.", out),
         )
         parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
-        candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)
+        candidate = Candidate(
+            name="lora/merged", kind="merged", experiment="lora", fingerprint=parts["merged_model"], fingerprints=parts
+        )
         evidence = {"served": self.served["lora"], "comparison": compared.fingerprint}
-        record = promote(self.store.root, lambda _: Promotion(candidate, "it <i>leads</i>", evidence, forced=True))
+        record = promote(
+            self.store.root,
+            lambda _: Promotion(candidate=candidate, reason="it <i>leads</i>", evidence=evidence, forced=True),
+        )
         assert record is not None
-        summary = {"champion": record.to_json(), "moved": True, "reasons": []}
+        summary = {"champion": record.model_dump(), "moved": True, "reasons": []}
         released = self.put("champion", {"comparison": compared}, lambda out: _note(out, "champion"), summary)
         made = {"comparison": compared, "decision": decided, "recommendation": recommended, "champion": released}
         project = {"name": "The <shop>", "task": "Answer & sell."}

@@ -91,8 +91,10 @@ def test_every_past_champion_stays_with_its_inputs(shop: Shop) -> None:
     for text in ("first", "second"):
         artifacts = shop.add_version(text)
         parts = {"merged_model": artifacts["merged_model"].fingerprint}
-        candidate = Candidate(text, "merged", "lora", parts["merged_model"], parts)
-        promote(shop.store.root, lambda current, chosen=candidate: Promotion(chosen, "better"))
+        candidate = Candidate(
+            name=text, kind="merged", experiment="lora", fingerprint=parts["merged_model"], fingerprints=parts
+        )
+        promote(shop.store.root, lambda current, chosen=candidate: Promotion(candidate=chosen, reason="better"))
     shop.add_version("third")
     assert collect_garbage(shop.project, dry_run=False).artifacts == []
     assert len(shop.store.all()) == 9

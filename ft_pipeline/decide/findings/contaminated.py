@@ -26,4 +26,4 @@ def _train_again(experiment: str) -> str:
 def _record(model: str, facts: Mapping[str, Any], fix: str) -> ContaminatedModel:
     moved = "1 row that is a test row" if facts["rows"] == 1 else f"{facts['rows']:,} rows that are test rows"
     because = f"learned from {moved} now, or near one, in the conversations of {facts['since']}"
-    return ContaminatedModel(model, facts["rows"], facts["first"], because, fix)
+    return ContaminatedModel(model=model, rows=facts["rows"], first=facts["first"], because=because, fix=fix)

@@ -31,7 +31,14 @@ def _training_cost(time: Mapping[str, Any], labeled: int, prices: Mapping[str, A
     hour, label, bill = prices.get("gpu_hour"), prices.get("label"), time.get("teacher")
     labels = None if label is None else label * labeled
     cost = None if hour is None else hour * time["gpu_hours"] + (bill or 0.0) + (labels or 0.0)
-    return TrainingCost(time["seconds"], time["gpu_hours"], cost, bill, labels, time.get("unfinished"))
+    return TrainingCost(
+        seconds=time["seconds"],
+        gpu_hours=time["gpu_hours"],
+        cost=cost,
+        teacher=bill,
+        labels=labels,
+        unfinished=time.get("unfinished"),
+    )
 
 
 def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
@@ -75,13 +82,20 @@ def break_even(comparison: Comparison, prices: Mapping[str, Any]) -> list[BreakE
 def _break_even_entry(row: Row, training: TrainingCost, baseline: Row, by_tokens: bool) -> BreakEven:
     are_timed_together = row.timed_in == baseline.timed_in
     saved = Savings(
-        _saving(baseline.prompt_tokens_per_call, row.prompt_tokens_per_call),
-        _saving(baseline.seconds_per_call, row.seconds_per_call) if are_timed_together else None,
-        _saving(baseline.cost_per_call, row.cost_per_call) if are_timed_together or by_tokens else None,
+        prompt_tokens_per_call=_saving(baseline.prompt_tokens_per_call, row.prompt_tokens_per_call),
+        seconds_per_call=_saving(baseline.seconds_per_call, row.seconds_per_call) if are_timed_together else None,
+        cost_per_call=_saving(baseline.cost_per_call, row.cost_per_call) if are_timed_together or by_tokens else None,
     )
     by_time = _calls_to_pay(training.gpu_hours * 3600, saved.seconds_per_call)
     by_cost = _calls_to_pay(training.cost, saved.cost_per_call)
-    return BreakEven(row.name, baseline.name, saved, training, by_time, by_cost)
+    return BreakEven(
+        tuned=row.name,
+        untouched=baseline.name,
+        saved=saved,
+        training=training,
+        calls_by_time=by_time,
+        calls_by_cost=by_cost,
+    )
 
 
 def _saving(before: float | None, after: float | None) -> float | None:

@@ -30,9 +30,9 @@ def item_changes(comparison: Comparison, samples: Samples) -> Changes | None:
     threshold = metric.worth_noticing
     changes.sort(key=lambda change: (change.gain, change.item))
     return Changes(
-        before,
-        after,
-        metric_name,
+        before=before,
+        after=after,
+        metric=metric_name,
         improved=sum(change.gain > threshold for change in changes),
         unchanged=sum(abs(change.gain) <= threshold for change in changes),
         regressed=sum(change.gain < -threshold for change in changes),
@@ -42,6 +42,10 @@ def item_changes(comparison: Comparison, samples: Samples) -> Changes | None:
 
 def _change(metric: Metric, metric_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
     """Return the change of one test item. old, new: its samples before and after tuning."""
-    before, after = (ScoredAnswer(item_value(metric_name, sample) or 0.0, sample["answer"]) for sample in (old, new))
+    before, after = (
+        ScoredAnswer(value=item_value(metric_name, sample) or 0.0, answer=sample["answer"]) for sample in (old, new)
+    )
     gain = metric.gain(before.value, after.value)
-    return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)
+    return ItemChange(
+        item=new["item"], gain=gain, prompt=new["prompt"], reference=new["reference"], before=before, after=after
+    )

@@ -44,13 +44,17 @@ def _entry(
     name, metric = comparison.primary, comparison.metric()
     kept, gained = (values_over(plain.name, other.name, name, metric, estimates) for other in (row, prompted))
     share, low, high = share_of_lead(kept, gained) or (None, None, None)
-    saved = Savings(
-        *(
-            _difference(getattr(prompted, key), getattr(row, key))
-            for key in ("prompt_tokens_per_call", "seconds_per_call", "cost_per_call")
-        )
+    saved = {key: _difference(getattr(prompted, key), getattr(row, key)) for key in Savings.model_fields}
+    return KeptPrompt(
+        row=row.name,
+        prompt=prompted.name,
+        plain=plain.name,
+        metric=name,
+        share=share,
+        low=low,
+        high=high,
+        saved=Savings(**saved),
     )
-    return KeptPrompt(row.name, prompted.name, plain.name, name, share, low, high, saved)
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

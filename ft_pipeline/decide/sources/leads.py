@@ -79,10 +79,10 @@ def incomparable(
         measured = {name: by_metric for name, by_metric in estimates.items() if metric in by_metric}
         for one, other in combinations(rank(metrics[metric], metric, measured), 2):
             if because := _why_unpaired(by_name[one], by_name[other], metric, config):
-                found.append(Incomparable(one, other, metric, because))
+                found.append(Incomparable(a=one, b=other, metric=metric, because=because))
         lacking = [name for name in estimates if name not in measured]
         found += [
-            Incomparable(name, other, metric, because)
+            Incomparable(a=name, b=other, metric=metric, because=because)
             for name in lacking
             if measured and (because := _why_missing(by_name[name], metric))
             for other in estimates

@@ -1,7 +1,8 @@
 """What comparison.json says of the checks of a project: fields that are wrong, and labels that are mistaken."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from ft_pipeline.evaluation.comparison.score import Score
 
@@ -9,8 +10,7 @@ NO_LABEL_TITLE = "no label"
 """The heading of the answers without a label."""
 
 
-@dataclass(frozen=True)
-class FieldResult:
+class FieldResult(BaseModel, frozen=True):
     """A field in the answers of a row."""
 
     field: str
@@ -28,8 +28,7 @@ class FieldResult:
         return f"`{self.field}` ({1 - self.right.value:.0%} of {self.answers} answers{': ' if kinds else ''}{kinds})"
 
 
-@dataclass(frozen=True)
-class FieldResults:
+class FieldResults(BaseModel, frozen=True):
     """The fields of a check of JSON answers, for one row."""
 
     row: str
@@ -48,8 +47,7 @@ class FieldResults:
         return [] if worst is None else [f"{self.row}, {self.metric}: wrong most often is {worst.describe()}."]
 
 
-@dataclass(frozen=True)
-class Confusion:
+class Confusion(BaseModel, frozen=True):
     """The labels of a classification, for one row."""
 
     row: str

@@ -28,7 +28,8 @@ Samples = Sequence[Mapping[str, Any]]
 def field_results(row: str, samples: Samples) -> list[FieldResults]:
     """Return the results of each check of JSON answers that the samples have."""
     return [
-        FieldResults(row, metric, _fields(samples, f"{metric}/{OUTCOMES}")) for metric in _metrics(samples, OUTCOMES)
+        FieldResults(row=row, metric=metric, fields=_fields(samples, f"{metric}/{OUTCOMES}"))
+        for metric in _metrics(samples, OUTCOMES)
     ]
 
 
@@ -85,7 +86,14 @@ def _field(field: str, found: Sequence[tuple[str, Any]]) -> FieldResult:
     is_rate = bool(np.isin(values, (0.0, 1.0)).all())
     estimate = Conversations([group for group, _ in found]).means(values, is_rate=is_rate)[0]
     kinds = Counter(outcome for _, outcome in found if isinstance(outcome, str))
-    return FieldResult(field, len(found), _within(interval(estimate)), kinds[WRONG], kinds[MISSING], kinds[EXTRA])
+    return FieldResult(
+        field=field,
+        answers=len(found),
+        right=_within(interval(estimate)),
+        wrong=kinds[WRONG],
+        missing=kinds[MISSING],
+        extra=kinds[EXTRA],
+    )
 
 
 def _within(share: Score) -> Score:
@@ -100,5 +108,8 @@ def _confusion(row: str, metric: str, samples: Samples, order: Sequence[str]) ->
     known = {label for pair in pairs for label in pair} - {NO_LABEL}
     labels = [*order, *sorted(known - set(order))]
     return Confusion(
-        row, metric, labels, [[pairs[expected, found] for found in (*labels, NO_LABEL)] for expected in labels]
+        row=row,
+        metric=metric,
+        labels=labels,
+        counts=[[pairs[expected, found] for found in (*labels, NO_LABEL)] for expected in labels],
     )

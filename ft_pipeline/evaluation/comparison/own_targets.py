@@ -39,15 +39,17 @@ def _measure(target: Target, document: Mapping[str, Any], experiment: str, objec
     else:
         start, gain = target.at_start, _gain_over(target.at_start, after)
     return OwnTarget(
-        experiment,
-        objective,
-        target.label,
-        target.unit,
-        target.lower_is_better,
-        len(items),
-        start,
-        after.value,
-        *gain,
+        experiment=experiment,
+        objective=objective,
+        label=target.label,
+        unit=target.unit,
+        lower_is_better=target.lower_is_better,
+        conversations=len(items),
+        before=start,
+        after=after.value,
+        gain=gain.difference,
+        low=gain.low,
+        high=gain.high,
     )
 
 

@@ -1,8 +1,9 @@
 """What a comparison says of break-even, seeds, learning curves and changes, and of models that are left out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from pydantic import BaseModel
 
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
 
@@ -13,13 +14,12 @@ CHAMPION = "champion"
 WANTED_RATINGS = 50
 """Pairs of answers that people must rate before their opinion decides."""
 METRIC_IS_NAMED = "promotion.metric names"
-"""Begins the reason of a comparison whose metric the project names. Then no opinion decides."""
+"""Begins the reason of a comparison whose metric the project names (Comparison.names_metric)."""
 SliceKind = Literal["rule", "tag", "source", "language", "length", "turns"]
 """What a slice is defined on. `rule`: `evaluation.slices` of the project."""
 
 
-@dataclass(frozen=True)
-class GgufCosts:
+class GgufCosts(BaseModel, frozen=True):
     """What a GGUF file costs against its merged model, on the test rows."""
 
     loss_increase: Score
@@ -41,8 +41,7 @@ class GgufCosts:
         )
 
 
-@dataclass(frozen=True)
-class TrainingCost:
+class TrainingCost(BaseModel, frozen=True):
     """The time and cost of a training, over all phases and with merging."""
 
     seconds: float
@@ -58,8 +57,7 @@ class TrainingCost:
     """Seconds of attempts that did not finish, which are in `seconds`; None if there were none."""
 
 
-@dataclass(frozen=True)
-class Savings:
+class Savings(BaseModel, frozen=True):
     """What a call of a tuned model saves against one of the best baseline. Negative: it needs more. None: unknown."""
 
     prompt_tokens_per_call: float | None
@@ -67,8 +65,7 @@ class Savings:
     cost_per_call: float | None = None
 
 
-@dataclass(frozen=True)
-class BreakEven:
+class BreakEven(BaseModel, frozen=True):
     """After how many calls a training has paid for itself. None: a call saves nothing, or its cost is unknown."""
 
     tuned: str
@@ -80,8 +77,7 @@ class BreakEven:
     calls_by_cost: int | None = None
 
 
-@dataclass(frozen=True)
-class SeedScores:
+class SeedScores(BaseModel, frozen=True):
     """A metric of trainings that differ only in their seed."""
 
     mean: float
@@ -91,8 +87,7 @@ class SeedScores:
     """The experiment's own value first."""
 
 
-@dataclass(frozen=True)
-class SeedSpread:
+class SeedSpread(BaseModel, frozen=True):
     """A tuned row that was trained with several seeds."""
 
     row: str
@@ -101,8 +96,7 @@ class SeedSpread:
     scores: Mapping[str, SeedScores]
 
 
-@dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(BaseModel, frozen=True):
     """One training of a learning curve."""
 
     experiment: str
@@ -112,8 +106,7 @@ class CurvePoint:
     scores: Mapping[str, Score]
 
 
-@dataclass(frozen=True)
-class CurveStep:
+class CurveStep(BaseModel, frozen=True):
     """The paired difference of the last two points of a learning curve. Positive: more rows are better."""
 
     metric: str
@@ -122,8 +115,7 @@ class CurveStep:
     high: float | None
 
 
-@dataclass(frozen=True)
-class LearningCurve:
+class LearningCurve(BaseModel, frozen=True):
     """A tuned row that was also trained on shares of its rows."""
 
     row: str
@@ -143,8 +135,7 @@ class LearningCurve:
         return self.last_step.difference <= 0
 
 
-@dataclass(frozen=True)
-class ScoredTwice:
+class ScoredTwice(BaseModel, frozen=True):
     """A row that was scored twice. A lead by no more than its spread may be rounding."""
 
     row: str
@@ -155,8 +146,7 @@ class ScoredTwice:
     """Distance between its two values of the primary metric."""
 
 
-@dataclass(frozen=True)
-class QuantizationError:
+class QuantizationError(BaseModel, frozen=True):
     """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
 
     The fields are in alphabetical order, because manifests sort their keys.
@@ -170,16 +160,14 @@ class QuantizationError:
     second_loss: float
 
 
-@dataclass(frozen=True)
-class ScoredAnswer:
+class ScoredAnswer(BaseModel, frozen=True):
     """An answer to a test item, with the primary metric."""
 
     value: float
     answer: str
 
 
-@dataclass(frozen=True)
-class ItemChange:
+class ItemChange(BaseModel, frozen=True):
     """One test item before and after tuning."""
 
     item: str
@@ -191,8 +179,7 @@ class ItemChange:
     after: ScoredAnswer
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(BaseModel, frozen=True):
     """Improvements and regressions per test item, from the best baseline to the best tuned row."""
 
     before: str
@@ -205,8 +192,7 @@ class Changes:
     """Some regressions, the worst first."""
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(BaseModel, frozen=True):
     """A scored model that is not compared, because its evaluation or its training differs."""
 
     name: str
@@ -215,8 +201,7 @@ class LeftOut:
     differs_in: Sequence[str]
 
 
-@dataclass(frozen=True)
-class ContaminatedModel:
+class ContaminatedModel(BaseModel, frozen=True):
     """A tuned model that is not compared, because it learned from rows that are test rows now."""
 
     model: str
@@ -234,8 +219,7 @@ class ContaminatedModel:
         return f"{self.model} {self.because} ({', '.join(self.first)}{more}). {self.fix}"
 
 
-@dataclass(frozen=True)
-class Incomparable:
+class Incomparable(BaseModel, frozen=True):
     """Two rows that cannot be paired on a metric."""
 
     a: str
@@ -244,8 +228,7 @@ class Incomparable:
     because: str
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(BaseModel, frozen=True):
     """A part of the test conversations."""
 
     name: str
@@ -255,8 +238,7 @@ class Slice:
     conversations: int
 
 
-@dataclass(frozen=True)
-class KeptPrompt:
+class KeptPrompt(BaseModel, frozen=True):
     """How much of a prompt's lead over the model without a prompt is in the weights, and what each call saves."""
 
     row: str

@@ -162,10 +162,10 @@ def split_comparable(models: Sequence[ScoredModel], fingerprint: str | None) -> 
     kept = [model for model in models if model.row["fingerprint"] == kept_fingerprint]
     left_out = [
         LeftOut(
-            model.name,
-            model.experiment,
-            model.row["fingerprint"],
-            [part for part in differences(model.parts, kept[0].parts) if part not in TOKENS] if kept else [],
+            name=model.name,
+            experiment=model.experiment,
+            fingerprint=model.row["fingerprint"],
+            differs_in=[part for part in differences(model.parts, kept[0].parts) if part not in TOKENS] if kept else [],
         )
         for model in models
         if model.row["fingerprint"] != kept_fingerprint

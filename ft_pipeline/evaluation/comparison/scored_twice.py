@@ -28,5 +28,12 @@ def scored_twice(
         values = [estimate_samples({model.name: records}, own)[model.name].get(primary) for records in (first, second)]
         if values[0] is not None and values[1] is not None:
             differing = sum(record[DIFFERS] for record in second)
-            found.append(ScoredTwice(model.name, len(second), differing, abs(values[0].value - values[1].value)))
+            found.append(
+                ScoredTwice(
+                    row=model.name,
+                    answers=len(second),
+                    differing=differing,
+                    spread=abs(values[0].value - values[1].value),
+                )
+            )
     return max(found, key=lambda entry: entry.spread, default=None)

@@ -36,8 +36,10 @@ def seed_spread(models: Sequence[ScoredModel], estimates: Estimates) -> list[See
         for metric in estimates[tuned.name]:
             if all(metric in estimates[model.name] for model in trainings):
                 values = [estimates[model.name][metric].value for model in trainings]
-                scores[metric] = SeedScores(fmean(values), min(values), max(values), values)
-        spreads.append(SeedSpread(tuned.name, tuned.experiment or "", len(trainings), scores))
+                scores[metric] = SeedScores(mean=fmean(values), min=min(values), max=max(values), values=values)
+        spreads.append(
+            SeedSpread(row=tuned.name, experiment=tuned.experiment or "", trainings=len(trainings), scores=scores)
+        )
     return spreads
 
 
@@ -71,9 +73,10 @@ def learning_curves(
         before, after = (
             distance_from_ideal(estimates[model.name][metric_name], metric.ideal) for model in trainings[-2:]
         )
-        step = CurveStep(metric_name, *difference(after, before, lower_is_better=metric.lower_is_better))
+        lead, low, high = difference(after, before, lower_is_better=metric.lower_is_better)
+        step = CurveStep(metric=metric_name, difference=lead, low=low, high=high)
         points = [_point(model, estimates, train_rows) for model in trainings]
-        curves.append(LearningCurve(tuned.name, tuned.experiment or "", points, step))
+        curves.append(LearningCurve(row=tuned.name, experiment=tuned.experiment or "", points=points, last_step=step))
     return curves
 
 
@@ -122,7 +125,12 @@ def _tuned_with_members(models: Sequence[ScoredModel]) -> list[tuple[ScoredModel
 def _point(model: ScoredModel, estimates: Estimates, train_rows: Mapping[str, int]) -> CurvePoint:
     experiment = model.experiment or ""
     scores = {metric: interval(estimate) for metric, estimate in estimates[model.name].items()}
-    return CurvePoint(experiment, learning_curve_share(experiment) or 1.0, train_rows.get(experiment), scores)
+    return CurvePoint(
+        experiment=experiment,
+        share=learning_curve_share(experiment) or 1.0,
+        rows=train_rows.get(experiment),
+        scores=scores,
+    )
 
 
 def _is_sweep_member(model: ScoredModel) -> bool:

@@ -1,6 +1,6 @@
 """What comparison.json says of the held-out target of a training."""
 
-from dataclasses import dataclass
+from pydantic import BaseModel
 
 OWN_TARGETS = (
     "Own targets: what each training was to improve, on its held-out rows, before the first step and at the best one."
@@ -10,8 +10,7 @@ _DIGITS = 3
 """Decimals of a value that is no share."""
 
 
-@dataclass(frozen=True)
-class OwnTarget:
+class OwnTarget(BaseModel, frozen=True):
     """A measure that a training was to improve, on its held-out rows: before the first step, and at the step that is
     kept."""
 

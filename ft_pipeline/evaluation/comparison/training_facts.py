@@ -1,7 +1,6 @@
 """Facts about the training of a scored model, for a comparison. They come from manifests; no model is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -48,7 +47,7 @@ def read_training_facts(
         **({"labels": _labels(store, adapter)} if count_labels else {}),
         "took": _with_bill(training_time(store, scores), _teachers_bill(store, adapter)),
         "noise": merged.summary.get("noise"),
-        "own_targets": [asdict(target) for target in own_targets(adapter, experiment)],
+        "own_targets": [target.model_dump() for target in own_targets(adapter, experiment)],
         **({"prompt": taught["variant"]} if taught and taught["teacher"] == OWN_PROMPT else {}),
     }
 

@@ -60,7 +60,7 @@ def card_facts(
         teacher=lineage.teacher(teacher_terms),
         base_is_exported=base is not None and hub_id(base) is None,
         serving=model.serving,
-        champion=model.record.to_json() if model.record else {},
+        champion=model.record.model_dump() if model.record else {},
         decided=decided or {},
     )
 

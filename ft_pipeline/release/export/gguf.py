@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
@@ -158,7 +158,7 @@ def results(plan: GgufExport) -> Mapping[str, object]:
     return {
         name: {
             **plan.scored.entry(name),
-            "costs": asdict(plan.scored.costs(name)),
+            "costs": plan.scored.costs(name).model_dump(),
             "failures": list(plan.failures[name]),
         }
         for name in plan.types
