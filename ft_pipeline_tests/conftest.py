@@ -118,6 +118,9 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.enable()
     gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
+    gc.set_threshold(
+        10_000, 20, 50
+    )  # with Python's, a law of many small objects spends half of its time on collections
 
 
 def _never_wait_for_the_disk() -> None:
@@ -131,16 +134,16 @@ def _never_wait_for_the_disk() -> None:
 
 
 def _keep_what_each_event_would_make_again() -> None:
-    """Make an engine once for each database of Dagster, and read Dagster's migrations once.
+    """Make an engine and a connection once for each database of Dagster, and read Dagster's migrations once.
 
-    Dagster's event log makes an engine for each event, which then compiles its statements anew, and each of the
-    databases of an instance and of a run reads 70 files of migrations when it is created.
+    Its event log makes both for each event: it compiles its statements anew, and SQLite reads the schema. And each
+    of the databases of an instance and of a run reads 70 files of migrations when it is created.
     """
     from alembic.script import ScriptDirectory
     from dagster._core.storage.event_log.sqlite import sqlite_event_log
     from dagster._core.storage.runs.sqlite import sqlite_run_storage
     from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-    from sqlalchemy import create_engine
+    from sqlalchemy import QueuePool, create_engine
 
     read, migrations, engines = ScriptDirectory.from_config, {}, {}
 
@@ -149,10 +152,15 @@ def _keep_what_each_event_would_make_again() -> None:
         return migrations.get(location) or migrations.setdefault(location, read(config))
 
     def make_once(url: str, **options: Any) -> Any:
-        if len(engines) > 40:  # each run has a database
-            engines.clear()
-        key = (url, repr(options))
-        return engines.get(key) or engines.setdefault(key, create_engine(url, **options))
+        key = (os.getpid(), url)  # no process uses or closes a connection of the one that it was forked from
+        if key not in engines:
+            own = [made for made in engines if made[0] == key[0]]
+            if len(own) >= 20:  # each run has a database
+                engines.pop(own[0]).pool.dispose()
+            options |= {"poolclass": QueuePool, "connect_args": {"timeout": 60, "check_same_thread": False}}
+            engines[key] = create_engine(url, **options)
+            engines[key].dispose = lambda **_: None  # after each event
+        return engines[key]
 
     ScriptDirectory.from_config = read_once  # type: ignore[method-assign, assignment]
     for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):

@@ -16,7 +16,7 @@ from ft_pipeline.events import Progress, StepEvent, publish
 from ft_pipeline.execution.dagster_names import asset_name, terminal_user
 from ft_pipeline.execution.device_wait import DeviceWait
 from ft_pipeline.execution.unfinished import UnfinishedAttempts
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, device_locks, lease_devices
+from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, cpu_lease, device_locks, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.stall_watch import stall_seconds
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerLost, WorkerResult, run_worker
@@ -174,7 +174,7 @@ class _ArtifactBuilder:
     @contextlib.contextmanager
     def _lease_devices(self, need: DeviceNeed | None) -> Iterator[Lease]:
         if need is None or self.launcher.lease is not None:
-            yield self.launcher.lease or Lease("cpu")
+            yield self.launcher.lease or cpu_lease()
             return
         folder = device_locks(self.store.root)
         if self.context is None:

@@ -74,7 +74,9 @@ class SmallestIds:
         with tempfile.TemporaryDirectory(prefix="ft-sample-") as folder:
             path = Path(folder) / "rows.parquet"
             pq.write_table(pa.concat_tables(self._parts), path)
-            return sample_rows(path, table, self._count)
+            query = f"{_select(path, table)} ORDER BY id, file, row LIMIT {self._count:d}"
+            with bounded_duckdb() as connection:
+                return connection.sql(query, params=[str(path)]).to_arrow_table()
 
 
 def row_batches(path: Path, table: str) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,7 @@ from ft_pipeline.cli import main
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.tiny import tiny_model
 
 KEEP = {
@@ -78,12 +79,15 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
     return root
 
 
-def first_run(folder: Path, *, variants: bool = True) -> FirstRun:
-    """Run a small project for the first time. Its model is named relative to the project folder."""
+def first_run(folder: Path, *, variants: bool = True, forked: bool = False) -> FirstRun:
+    """Run a small project for the first time. Its model is named relative to the project folder.
+
+    forked: in a fork of the test, see `ft_forked`.
+    """
     root = small_project(folder / "shop", variants=variants)
     for path in (root / "project.yaml", *(root / "experiments").glob("*.yaml")):
         path.write_text(path.read_text(encoding="utf-8").replace(f"{root}/", "./"), encoding="utf-8")
-    return FirstRun(root, ft(root, "run", "--experiment", "qlora"))
+    return FirstRun(root, (ft_forked if forked else ft)(root, "run", "--experiment", "qlora"))
 
 
 def write_experiment(
@@ -142,6 +146,14 @@ def ft(root: Path, *arguments: str, timeout: float = 900, **more: str) -> subpro
     command = [str(Path(sys.executable).parent / "ft"), *arguments]
     env = environment(root) | more
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def ft_forked(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `ft` in a process of its own that has the graph of the test, without its imports. Its workers are real."""
+    with contextlib.chdir(root):
+        process = ForkedProcess("ft_pipeline_tests.end_to_end.main_of_ft", *arguments, **environment(root))
+    output, errors = process.communicate(900)
+    return subprocess.CompletedProcess(["ft", *arguments], process.wait(), output, errors)
 
 
 def ft_json(root: Path, *arguments: str) -> Any:

@@ -44,7 +44,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
 
     Without variants of the prompt: the packed project has their scores.
     """
-    return first_run(tmp_path_factory.mktemp("lifecycle"), variants=False)
+    return first_run(tmp_path_factory.mktemp("lifecycle"), variants=False, forked=True)
 
 
 @pytest.fixture(scope="module")

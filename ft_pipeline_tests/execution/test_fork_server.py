@@ -10,9 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.workers import fork_server
 from ft_pipeline.execution.workers.launchers import LocalLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.conftest import all_gone, job, wait_until
 
 ENTRY = "ft_pipeline_tests.execution.fake_worker"
@@ -93,6 +96,14 @@ def test_a_job_without_a_device_is_a_fork_once_a_server_runs(tmp_path: Path) -> 
     assert not surroundings(tmp_path / "before", launcher)["imported"] and not fork_server._servers
     server = surroundings(tmp_path / "model")["server"]
     assert surroundings(tmp_path / "after", launcher)["server"] == server
+
+
+def test_one_server_forks_jobs_with_and_without_the_lease_of_a_cpu(store: ArtifactStore) -> None:
+    launcher = replace(launcher_for("training_data", None), entry=ENTRY)
+    fork_server._close_servers()
+    build_artifact(None, store, Spec("surroundings", config={"look_for": HEAVY, "n": 1}), device=True, launcher=FORKED)
+    light = build_artifact(None, store, Spec("surroundings", config={"look_for": HEAVY}), launcher=launcher)
+    assert light.artifact.summary["imported"]
 
 
 def test_a_gpu_needs_an_interpreter_of_its_own() -> None:

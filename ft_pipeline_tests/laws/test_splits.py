@@ -64,6 +64,10 @@ def files_of(rows: st.SearchStrategy[dict[str, Any]], least: int = 0) -> st.Sear
     return st.lists(files, min_size=least, max_size=2, unique_by=lambda file: file[0]).map(dict)
 
 
+ALPACA_FILES, SHAREGPT_FILES, FIRST_FILES = files_of(ALPACA), files_of(SHAREGPT), files_of(ALPACA, 1)
+"""Made once: hypothesis examines each new strategy for characters, for longer than a table takes."""
+
+
 def joined(before: Files, added: Files) -> Files:
     """Return the files with those rows at their end."""
     return {name: before.get(name, []) + added.get(name, []) for name in sorted({**before, **added})}
@@ -73,10 +77,10 @@ def joined(before: Files, added: Files) -> Files:
 def additions(draw: st.DrawFn) -> list[Files]:
     """Files of two tables, and what is added to them: any rows, and old ones with a word changed, or again."""
     files = [
-        draw(files_of(ALPACA, 1)),
-        draw(files_of(SHAREGPT)),
-        draw(files_of(ALPACA)),
-        draw(files_of(SHAREGPT)),
+        draw(FIRST_FILES),
+        draw(SHAREGPT_FILES),
+        draw(ALPACA_FILES),
+        draw(SHAREGPT_FILES),
     ]
     old = [row for rows in files[0].values() for row in rows]
     for row in draw(st.lists(st.sampled_from(old), max_size=3)):

@@ -129,7 +129,12 @@ def _accept_cpu(need: DeviceNeed, problems: list[str], log: Callable[[str], None
 @contextlib.contextmanager
 def _lease_cpu(folder: Path, log: Callable[[str], None], job: str) -> Iterator[Lease]:
     with _wait(lambda place: _try_cpu(folder, place, job), PlaceInLine(folder, job), log):
-        yield Lease("cpu", {"CUDA_VISIBLE_DEVICES": ""})
+        yield cpu_lease()
+
+
+def cpu_lease() -> Lease:
+    """Return the lease of a job that sees no GPU. All such jobs have the same variables, so one server forks them."""
+    return Lease("cpu", {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def _try_cpu(folder: Path, place: PlaceInLine, job: str) -> _Locked | _Obstacle:
