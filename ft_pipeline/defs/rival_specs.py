@@ -8,7 +8,7 @@ from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WHOLE
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.checks import ClassificationMetric
-from ft_pipeline.settings.prompt_variant import RETRIEVED
+from ft_pipeline.settings.prompt_variant import RETRIEVED, SEARCHED
 from ft_pipeline.step import SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
@@ -76,10 +76,16 @@ def calibrated_artifacts(context: SpecContext, scored: Mapping[str, Artifact]) -
     }
     baselines = {name: each for name, each in scored.items() if labels and name.endswith("/prompt_baseline")}
     for name, baseline in baselines.items():
+        searched = baseline.spec["config"]["prompting"]["variants"].get(SEARCHED)
+        prompts = {**fixed, SEARCHED: searched} if searched and searched["examples"] == "fixed" else fixed
         inputs = {role: baseline.inputs[role] for role in ("conversations", "base_model")}
         ignored = ignored_while_decoding(context.store.require(*inputs["base_model"]).path)
-        choice = {"labels": labels, "variants": fixed or {"plain": {}}}
-        config = {**evaluation_config(context), **ignored, "rivals": [CALIBRATED], CALIBRATED: choice}
+        config = {
+            **evaluation_config(context),
+            **ignored,
+            "rivals": [CALIBRATED],
+            CALIBRATED: {"labels": labels, "variants": prompts or {"plain": {}}},
+        }
         versions = versions_of("torch", "transformers", "sacrebleu", "rouge-score")
         scores = context.built_artifact(Spec("calibrated_scores", inputs, config, versions))
         found.left_out.extend(scores.summary.get("left_out", []))

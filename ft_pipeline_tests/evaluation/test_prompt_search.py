@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.defs import rival_specs
 from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
@@ -239,6 +240,19 @@ def test_a_tuned_model_is_scored_with_the_prompt_that_was_searched_for_it(
     scores = planned_spec(STEPS["scores"], context)
     assert scores.config["prompting"]["variants"]["searched"] == best
     assert scores.inputs["searched_prompt"] == made.reference
+
+
+def test_the_labels_are_chosen_under_the_searched_prompt_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = searching(tmp_path, monkeypatch, "{}")
+    monkeypatch.setattr(rival_specs, "_labels", lambda context: ["refund", "delivery"])
+    baseline = context.artifact("prompt_baseline")
+    fixed, retrieved = variant({"system_prompt": "Name it."}), variant(None, 2, examples="retrieved")
+    for best, is_there in ((fixed, True), (retrieved, False)):
+        config = {**baseline.spec["config"], "prompting": {"variants": {"searched": best}}}
+        made = context.store.commit(context.store.begin(Spec("prompt_baseline", baseline.inputs, config)), {})
+        with pytest.raises(MissingInput) as missing:
+            rival_specs.calibrated_artifacts(context, {"qlora/prompt_baseline": made})
+        assert ("searched" in missing.value.spec.config["calibrated"]["variants"]) == is_there
 
 
 def test_the_search_for_a_tuned_model_changes_nothing_for_its_base(
