@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ LABELS = "What is the message about? Reply with one word: delivery, refund, dama
 GIVEN = {"few_shot": variant({"system_prompt": LABELS}, 8)}
 SPLITS = {"train": 200, "validation": 64, "test": 200}
 SEEDS = 5
-TRIES = 40
+TRIES = 30
 FORMAT = r"LF-\d+: [A-Z' ,.]+"
 ANSWERS = {
     "My parcel {} has not come yet.": "WE ASK THE CARRIER TODAY.",
@@ -153,8 +154,8 @@ def honest(request: str) -> str:
 
 
 def foolish(replies: Sequence[str]) -> Callable[[str], str]:
-    """Return a reflector that gives some replies, one after the other."""
-    left = iter(replies)
+    """Return a reflector that gives some replies, one after the other, again and again."""
+    left = cycle(replies)  # an empty reply is asked for once more
     return lambda request: next(left)
 
 
