@@ -23,6 +23,7 @@ from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 
 ENOUGH = 20
+TRAIN_LESS = "train with a lower learning rate or fewer epochs"
 NAMED = 3
 """Largest number of slices that one sentence names."""
 _LEADS = "leads {rival} on {label} by {lead}"
@@ -33,6 +34,7 @@ _SLICE = "its lead over {rival} is {value_} (at least {low_}; {limit_} is the li
 _UNTOLD = "whether it holds in {scope} ({conversations})"
 _PROBES = "the base model {wanted} {before_of_all} of {count} questions, and this model {after_of_all}"
 _TASK = "{lost} of {count} documents got worse and {won} better"
+_RAIL = "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)"
 _SUBJECTS = {"probes": ("the probes {measure}", _PROBES), "task": ("the task {measure}", _TASK)}
 
 SENTENCES: dict[str, str] = {
@@ -122,11 +124,7 @@ SENTENCES: dict[str, str] = {
         }.items()
     },
     # rails
-    "rail.shown": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.refuted": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.off": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.not checked": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.open": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
+    **{f"rail.{outcome}": _RAIL for outcome in ("shown", "refuted", "off", "not checked", "open")},
 }
 VERBS = ("leads", "trails", "has", "does", "was", "is", "waits")
 """First words of the templates that go on with a row's name."""
@@ -333,7 +331,7 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
     unit = " points" if claim.told(KeptFacts).is_rate else ""
     if needed is None:
         tells = f"no number of {things} would show that it is below the margin"
-        tells += "" if claim.kind == "general" else ": read the answers that changed"
+        tells += f": {TRAIN_LESS if claim.kind == 'general' else 'read the answers that changed'}"
     elif claim.kind == "general":
         tells = f"about {needed:,} questions in all would decide"
     else:
