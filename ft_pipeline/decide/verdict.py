@@ -15,6 +15,7 @@ from ft_pipeline.decide.outcome import is_worthless, needed_conversations, neede
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
     beside_incumbent,
+    describe_calls,
     in_words,
     lead_in_words,
     numbers_beside,
@@ -27,7 +28,6 @@ from ft_pipeline.decide.units import (
 from ft_pipeline.decide.words import (
     agreement,
     ask_for_ratings,
-    describe_calls,
     describe_lead,
     describe_prices,
     say,
