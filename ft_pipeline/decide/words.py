@@ -126,6 +126,9 @@ SENTENCES: dict[str, str] = {
     # rails
     **{f"rail.{outcome}": _RAIL for outcome in ("shown", "refuted", "off", "not checked", "open")},
 }
+HIDDEN = "its lead over {rival} is not shown: that one does not lead on the validation rows"
+TELL_OF_BOTH = ("lead", "opinion", "answers", "slice", "recipe", "fresh")
+"""Kinds of claims that tell how good the answers of the rival are, too. HIDDEN is told if nobody may see that."""
 VERBS = ("leads", "trails", "has", "does", "was", "is", "waits")
 """First words of the templates that go on with a row's name."""
 
@@ -134,8 +137,15 @@ def say(comparison: Comparison, claim: Claim) -> str:
     """Return a claim as a sentence without the name of its row and without a full stop."""
     is_gain = claim.verdict == "shown" and claim.high is not None and (claim.low or 0) > 0
     outcome = claim.because or ("gain" if is_gain and claim.kind in ("general", "probes", "task") else claim.verdict)
-    sentence = SENTENCES[f"{claim.kind}.{outcome}"].format_map(Numbers(comparison, claim))
+    template = HIDDEN if _is_hidden(comparison, claim) else SENTENCES[f"{claim.kind}.{outcome}"]
+    sentence = template.format_map(Numbers(comparison, claim))
     return f"champion: {sentence}" if claim.facts.is_champion else sentence
+
+
+def _is_hidden(comparison: Comparison, claim: Claim) -> bool:
+    """Return whether a claim would tell a test result of its rival, which was screened out: the champion may be."""
+    rival = comparison.row(claim.rival) if claim.kind in TELL_OF_BOTH and claim.value is not None else None
+    return rival is not None and comparison.why_screened_out(rival) is not None
 
 
 def say_all(comparison: Comparison, claims: Iterable[Claim]) -> list[str]:
