@@ -14,7 +14,6 @@ from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.notes import footnotes, opinions_told
-from ft_pipeline.decide.promote import is_unheard
 from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.decide.units import label
 from ft_pipeline.decide.words import ask_for_ratings
@@ -327,7 +326,7 @@ def test_a_clear_loss_that_nobody_confirmed_is_told() -> None:
             "verdict": verdict_of(0.2, high, 0.5),
         }
         compared: Any = SimpleNamespace(names_metric=named)
-        return is_unheard(compared, Claim(**known, facts=facts))
+        return Comparison.is_unheard(compared, Claim(**known, facts=facts))
 
     assert unheard()
     assert not unheard(high=0.55)
