@@ -223,7 +223,7 @@ def _by_verdict(desk: Desk, advice: Advice) -> tuple[str, Row | None]:
     if desk.decided.kind == "none":
         return "none", None
     if desk.is_open:
-        missing = desk.decided.kind if desk.decided.kind in ("rate", "measure") else "more_data"
+        missing = desk.decided.kind if desk.decided.kind in ("rate", "measure", "train") else "more_data"
         step = advice.decision if advice.decision in ("distillation", "rate", "train") else missing
         return step, row or (bar if bar and desk.comparison.usable(bar) and desk.comparison.informs(bar) else None)
     if row is None:

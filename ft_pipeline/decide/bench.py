@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.evaluation.comparison.clusters import Clusters
 from ft_pipeline.evaluation.comparison.estimates import Estimates, Samples
 from ft_pipeline.evaluation.comparison.leads import Floats, distance_from_ideal, values_over
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 
 ONE_SIDED = 0.95
@@ -74,7 +74,7 @@ class Bench:
     """All of them, with sweep members, which have no row."""
     samples: Samples
     estimates: Estimates
-    opinions: Sequence[Opinion]
+    opinions: Sequence[Claim]
     config: Config
     second_key: str | None
     """The metric by which a candidate must also not be worse."""

@@ -21,7 +21,7 @@ from ft_pipeline.decide.findings.kept_prompts import kept_prompts
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.decide.sources import SOURCES, leads, screens
-from ft_pipeline.decide.sources.pair_opinions import opinions_of
+from ft_pipeline.decide.sources.pair_opinions import decided_in_its_place, opinions_of
 from ft_pipeline.decide.sources.slices import list_slices
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.check_results import confusions, field_results
@@ -122,7 +122,7 @@ def _bench(
         names_metric=settings.primary_metric != AUTO,
     )
     references = [sample["reference"] for sample in samples[shown[0].name]]
-    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, references, opinions)
+    primary, decided_by, second_key = deciding_metric(settings.primary_metric, config, of_rows, references)
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     ranked, facts = [by_name[name] for name in rank(metrics[primary], primary, of_rows)], experiments or {}
@@ -136,7 +136,7 @@ def _bench(
         worth=settings.worth,
         evaluation=ranked[0].parts,
         names_metric=settings.primary_metric != AUTO,
-        decided_by=" ".join(filter(None, [settings.notice, decided_by])),
+        decided_by=" ".join(filter(None, [settings.notice, *decided_in_its_place(opinions), decided_by])),
         metrics={name: metric for name, metric in metrics.items() if is_measured(name, of_rows)},
         champion=_compared_champion(settings.champion),
         rows=[_row(model, of_rows[model.name], metrics, settings, facts, clusters) for model in ranked],

@@ -46,14 +46,19 @@ class ExplainedFacts(Facts):
 
 
 class OpinionFacts(ExplainedFacts):
-    """What an opinion rests on (opinion_records.Opinion)."""
+    """What an opinion rests on."""
 
     rated: int
+    """Pairs of answers that people rated, and that the judge compared, as far as this opinion uses them. Pairs of equal
+    answers do not count."""
     judged: int
     alpha: Agreement | None = None
+    """Of people with each other on these pairs; of a judge with people on all pairs that both compared."""
     may_decide: bool
     can_go_out: Score | None = None
+    """The share of the rated pairs of which at least one answer can go out, with Wilson's interval."""
     changed: int | None = None
+    """Pairs that were rated before an answer changed, and not since. Then the other ratings are no fair sample."""
 
 
 class KeptFacts(ExplainedFacts):

@@ -257,6 +257,11 @@ class Comparison(BaseModel):
         lead = self.lead(row, rival)
         return None if lead is None or lead.value is None else Score(lead.value, lead.low, lead.high)
 
+    def is_unheard(self, opinion: Claim) -> bool:
+        """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
+        may_decide = opinion.told(OpinionFacts).may_decide
+        return opinion.verdict == "refuted" and not may_decide and not self.names_metric
+
     def is_silent(self, row: Row, rival: Row) -> bool:
         """Return whether the metric that decides says nothing about two rows."""
         lead = self.lead(row, rival)

@@ -5,11 +5,14 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel
 
-from ft_pipeline.decide.claim import Claim
+from ft_pipeline.decide.claim import Claim, KeptFacts
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.words import say_of
 
-Open = Literal["undecided", "rate", "measure"]
+Open = Literal["undecided", "rate", "measure", "train"]
 """Nothing is decided yet. rate: the sentence asks people to rate answers. measure: it names general questions, probes
-or a task that do not show yet whether the tuned model keeps what its base model had."""
+or a task that do not show yet whether the tuned model keeps what its base model had. train: it names what no
+measurement settles, but another training may."""
 Kind = Literal["use_tuned", "prompt", "retrieval", Open, "keep", "none", "replace", "classifier", "search"]
 OPEN: Sequence[str] = get_args(Open)
 ASKING = ("lead", "no_evidence"), ("opinion", "unheard")
@@ -39,9 +42,26 @@ def asks_people(claim: Claim) -> bool:
     return (claim.kind, claim.because) in ASKING
 
 
+def only_training_helps(claim: Claim) -> bool:
+    """Return whether a claim is that a check of a training failed, or that no number of questions would show that the
+    model keeps what its base model had."""
+    is_at_margin = claim.kind in MEASURED and claim.verdict == "open" and claim.value is not None
+    return claim.kind == "gate" or (is_at_margin and claim.told(KeptFacts).needed is None)
+
+
 def kind_of(claim: Claim, *, asks: bool = False) -> Open:
     """Return the kind of an open verdict whose sentence tells a claim. asks: whether it asks for ratings, too."""
-    return "measure" if claim.kind in MEASURED and not asks else asking(asks or asks_people(claim))
+    if asks:
+        return "rate"
+    if only_training_helps(claim):
+        return "train"
+    return "measure" if claim.kind in MEASURED else asking(asks_people(claim))
+
+
+def why_open(comparison: Comparison, claim: Claim) -> str:
+    """Return a claim that fails as a sentence about its row; where a check failed, with what to do."""
+    fix = ": correct what it names, and train again" if claim.kind == "gate" else ""
+    return f"{say_of(comparison, claim)}{fix}"
 
 
 def not_decided(why: str, basis: str, row: str | None, kind: Open) -> Verdict:

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 from ft_pipeline.decide.claim import Claim, OpinionFacts, RailFacts
 from ft_pipeline.decide.comparison import WANTED_RATINGS, Comparison, Row
 from ft_pipeline.decide.notes import ENOUGH_TEST_ROWS
-from ft_pipeline.decide.promote import is_unheard
 from ft_pipeline.decide.words import ask_for_ratings, describe_slices, say, tell_opinion
 
 Color = Literal["green", "amber", "red"]
@@ -150,7 +149,7 @@ def _risks(comparison: Comparison, row: Row, exposure: Mapping[str, Any] | None,
         yield f"Beating {bar.name} says little: no model without training is usable ({bar.name}: {why})."
     if comparison.units < ENOUGH_TEST_ROWS:
         yield f"It was tested on {comparison.conversations}: only large leads show."
-    yield from (tell_opinion(claim) for claim in about(row, "opinion") if is_unheard(comparison, claim))
+    yield from (tell_opinion(claim) for claim in about(row, "opinion") if comparison.is_unheard(claim))
     is_unread = _rated(comparison, row) is None and comparison.why_screened_out(row) is None
     rival = comparison.bar(row) if is_unread else None
     if rival is not None and rival.name != row.name and _by_machine(comparison, row, rival):

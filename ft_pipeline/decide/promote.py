@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from ft_pipeline.decide.claim import ChampionFacts, Claim, OpinionFacts
+from ft_pipeline.decide.claim import ChampionFacts, Claim
 from ft_pipeline.decide.comparison import BY, MIN_CLUSTERS, Comparison, Row
 from ft_pipeline.decide.exposure import Exposure, is_used_up
 from ft_pipeline.decide.kinds import KINDS
@@ -251,15 +251,9 @@ def beats(court: Court, row: Row, rival: Row) -> Claim:
         if not check.holds:
             return check.failing("behind")
     for opinion in comparison.about(row, "opinion", rival=rival.name):
-        if is_unheard(comparison, opinion):
+        if comparison.is_unheard(opinion):
             return opinion.failing("unheard")
     return claim
-
-
-def is_unheard(comparison: Comparison, opinion: Claim) -> bool:
-    """Return whether a rival is clearly preferred, by too few people or a judge that does not decide."""
-    may_decide = opinion.told(OpinionFacts).may_decide
-    return opinion.verdict == "refuted" and not may_decide and not comparison.names_metric
 
 
 def recipe_leads(court: Court, row: Row) -> Iterator[Claim]:

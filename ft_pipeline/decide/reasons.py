@@ -25,7 +25,9 @@ def describe_win(court: Court, row: Row) -> str:
     rivals = {rival.name: rival for rival in (comparison.bar(row), court.champion_row) if rival is not None}
     for rival in rivals.values():
         claim = comparison.deciding(row, rival)
-        if claim.kind == "opinion":
+        if comparison.why_screened_out(rival) is not None:
+            beaten.append(_named(court, row, rival))
+        elif claim.kind == "opinion":
             preferred.append(f"is preferred in {wins(claim)} by {who_of(claim)}")
         elif comparison.leads(row, rival):
             beaten.append(f"{_named(court, row, rival)} by {describe_lead(claim)}")

@@ -122,6 +122,18 @@ def numbers_beside(comparison: Comparison, check: Claim, own: Row, incumbent: Ro
     return f"{label(comparison, check)}: {numbers_of(check, 3)}.{describe_prices(own, incumbent)}"
 
 
+def describe_calls(row: Row, other: Row) -> str:
+    """Return what the answers of two rows cost, or else how long they take, as a further sentence; empty if that is
+    unknown, or the same."""
+    costs = [None if cost is None else f"{cost:,.2f}" for cost in (row.cost_per_1000, other.cost_per_1000)]
+    if None not in costs:
+        return f" 1,000 answers of {row.name} cost {costs[0]}, of {other.name} {costs[1]}." if len({*costs}) > 1 else ""
+    times = [None if time is None else f"{time:.2g} s" for time in (row.seconds_per_call, other.seconds_per_call)]
+    if None in times or len({*times}) == 1:
+        return ""
+    return f" An answer of {row.name} takes {times[0]}, of {other.name} {times[1]}."
+
+
 def _range(claim: Claim, scale: float) -> str:
     return "" if claim.low is None or claim.high is None else f" ({claim.low * scale:.0f} to {claim.high * scale:.0f})"
 

@@ -8,13 +8,14 @@ from itertools import product
 from ft_pipeline.decide import without_model
 from ft_pipeline.decide.claim import Claim, RecipeFacts
 from ft_pipeline.decide.comparison import BY, Comparison, Row
-from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, asks_people, kind_of, not_decided
+from ft_pipeline.decide.conclusion import OPEN, Open, Verdict, asking, asks_people, kind_of, not_decided, why_open
 from ft_pipeline.decide.exposure import Exposure
 from ft_pipeline.decide.likelihood_evidence import why_no_evidence
 from ft_pipeline.decide.outcome import is_worthless, needed_conversations, needed_ratings
 from ft_pipeline.decide.promote import Decision
 from ft_pipeline.decide.units import (
     beside_incumbent,
+    describe_calls,
     in_words,
     lead_in_words,
     numbers_beside,
@@ -27,7 +28,6 @@ from ft_pipeline.decide.units import (
 from ft_pipeline.decide.words import (
     agreement,
     ask_for_ratings,
-    describe_calls,
     describe_lead,
     describe_prices,
     say,
@@ -179,7 +179,7 @@ class Summary:
         silent = self._without_evidence(best, bar)
         if silent is not None:
             failed = self.decision.failed[silent.name][0]
-            why, kind = say_of(comparison, failed), kind_of(failed)
+            why, kind = why_open(comparison, failed), kind_of(failed)
             return self._open(why, silent, bar, self._basis(silent), kind)
         blind = None if self._opinion(best, bar) else without_model.misleads(comparison, best, bar)
         if blind is not None:
@@ -242,7 +242,7 @@ class Summary:
             why, costs = few + told + self._needed(best, bar, claim, first), describe_calls(best, bar)
         else:
             more = "" if screened else self._more_ratings(best, claim)
-            why, kind = say_of(comparison, first) + more, kind_of(first, asks=bool(ask or more))
+            why, kind = why_open(comparison, first) + more, kind_of(first, asks=bool(ask or more))
         found = self._open(f"{ask}{why}", best, bar, self._basis(best, opinion), kind)
         return found.model_copy(update={"sentence": found.sentence + costs})
 

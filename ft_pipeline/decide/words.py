@@ -23,6 +23,7 @@ from ft_pipeline.evaluation.comparison.score import describe_interval
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 
 ENOUGH = 20
+TRAIN_LESS = "train with a lower learning rate or fewer epochs"
 NAMED = 3
 """Largest number of slices that one sentence names."""
 _LEADS = "leads {rival} on {label} by {lead}"
@@ -33,6 +34,7 @@ _SLICE = "its lead over {rival} is {value_} (at least {low_}; {limit_} is the li
 _UNTOLD = "whether it holds in {scope} ({conversations})"
 _PROBES = "the base model {wanted} {before_of_all} of {count} questions, and this model {after_of_all}"
 _TASK = "{lost} of {count} documents got worse and {won} better"
+_RAIL = "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)"
 _SUBJECTS = {"probes": ("the probes {measure}", _PROBES), "task": ("the task {measure}", _TASK)}
 
 SENTENCES: dict[str, str] = {
@@ -122,12 +124,11 @@ SENTENCES: dict[str, str] = {
         }.items()
     },
     # rails
-    "rail.shown": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.refuted": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.off": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.not checked": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
-    "rail.open": "{share} of its answers {fault} ({low:.0%} to {high:.0%}; at most {limit:.0%} is wanted)",
+    **{f"rail.{outcome}": _RAIL for outcome in ("shown", "refuted", "off", "not checked", "open")},
 }
+HIDDEN = "its lead over {rival} is not shown: that one does not lead on the validation rows"
+TELL_OF_BOTH = ("lead", "opinion", "answers", "slice", "recipe", "fresh")
+"""Kinds of claims that tell how good the answers of the rival are, too. HIDDEN is told if nobody may see that."""
 VERBS = ("leads", "trails", "has", "does", "was", "is", "waits")
 """First words of the templates that go on with a row's name."""
 
@@ -136,8 +137,15 @@ def say(comparison: Comparison, claim: Claim) -> str:
     """Return a claim as a sentence without the name of its row and without a full stop."""
     is_gain = claim.verdict == "shown" and claim.high is not None and (claim.low or 0) > 0
     outcome = claim.because or ("gain" if is_gain and claim.kind in ("general", "probes", "task") else claim.verdict)
-    sentence = SENTENCES[f"{claim.kind}.{outcome}"].format_map(Numbers(comparison, claim))
+    template = HIDDEN if _is_hidden(comparison, claim) else SENTENCES[f"{claim.kind}.{outcome}"]
+    sentence = template.format_map(Numbers(comparison, claim))
     return f"champion: {sentence}" if claim.facts.is_champion else sentence
+
+
+def _is_hidden(comparison: Comparison, claim: Claim) -> bool:
+    """Return whether a claim would tell a test result of its rival, which was screened out: the champion may be."""
+    rival = comparison.row(claim.rival) if claim.kind in TELL_OF_BOTH and claim.value is not None else None
+    return rival is not None and comparison.why_screened_out(rival) is not None
 
 
 def say_all(comparison: Comparison, claims: Iterable[Claim]) -> list[str]:
@@ -274,18 +282,6 @@ def describe_prices(own: Row, incumbent: Row) -> str:
     return f" 1,000 answers cost {' in place of '.join(costs)}."
 
 
-def describe_calls(row: Row, other: Row) -> str:
-    """Return what the answers of two rows cost, or else how long they take, as a further sentence; empty if that is
-    unknown, or the same."""
-    costs = [None if cost is None else f"{cost:,.2f}" for cost in (row.cost_per_1000, other.cost_per_1000)]
-    if None not in costs:
-        return f" 1,000 answers of {row.name} cost {costs[0]}, of {other.name} {costs[1]}." if len({*costs}) > 1 else ""
-    times = [None if time is None else f"{time:.2g} s" for time in (row.seconds_per_call, other.seconds_per_call)]
-    if None in times or len({*times}) == 1:
-        return ""
-    return f" An answer of {row.name} takes {times[0]}, of {other.name} {times[1]}."
-
-
 def describe_twice(comparison: Comparison) -> str:
     """Return what scoring a prompt twice shows, as a sentence; empty if none was."""
     twice = comparison.scored_twice
@@ -333,7 +329,7 @@ def _observed(comparison: Comparison, claim: Claim) -> str:
     unit = " points" if claim.told(KeptFacts).is_rate else ""
     if needed is None:
         tells = f"no number of {things} would show that it is below the margin"
-        tells += "" if claim.kind == "general" else ": read the answers that changed"
+        tells += f": {TRAIN_LESS if claim.kind == 'general' else 'read the answers that changed'}"
     elif claim.kind == "general":
         tells = f"about {needed:,} questions in all would decide"
     else:

@@ -71,7 +71,8 @@ def recommendation(context: SpecContext) -> Spec:
 
     **Look here** for the answer to "should we fine-tune?", with its reasons (`ft recommend` prints the same).
 
-    **If it says `more_data`, `rate` or `measure`:** the scores cannot decide yet. The verdict says what is missing.
+    **If it says `more_data`, `rate`, `measure` or `train`:** the scores cannot decide yet. The verdict says what is
+    missing.
     """
     config = {
         "min_test_rows": context.project.settings.promotion.min_test_rows,

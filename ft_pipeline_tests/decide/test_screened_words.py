@@ -69,6 +69,21 @@ def test_that_merging_lost_is_told_only_of_models_that_lead(shop: Shop, read: Re
     assert ("Merging lowers the quality" in read(shop)) == (validation is AHEAD)
 
 
+@pytest.mark.parametrize("validation", [BEHIND, AHEAD])
+@pytest.mark.parametrize("gain", [0.32, 0.8])
+def test_how_others_compare_with_a_champion_is_told_only_if_it_leads(
+    shop: Shop, read: Read, validation: Any, gain: float
+) -> None:
+    """The champion is on the side of the rival: of one that others do not beat, and of one that is replaced."""
+    shop.train("style", 0.31, **validation)
+    shop.train("other", gain, validation=(40, 0.5))
+    shop.release("style/merged")
+    text = read(shop)
+    told = "style/merged on nats per byte" in text or "the previous champion by" in text
+    assert told == (validation is AHEAD)
+    assert ("its lead over style/merged is not shown" in text) == (validation is BEHIND)
+
+
 def test_of_tuning_beside_a_teacher_only_the_screen_is_told(shop: Shop, read: Read) -> None:
     shop.train("style", 0.02, spread=0.3, **BEHIND)
     shop.teach(20.0)

@@ -103,7 +103,8 @@ def test_at_a_drop_of_the_margin_no_number_of_questions_would_decide() -> None:
     assert result.verdict == "open" and result.value == pytest.approx(-MARGIN)
     assert result.told(KeptFacts).needed is None
     assert say(comparison_of([], []), result).endswith(
-        "At the observed drop of 5.0 points, no number of questions would show that it is below the margin"
+        "At the observed drop of 5.0 points, no number of questions would show that it is below the margin: "
+        "train with a lower learning rate or fewer epochs"
     )
     rates = [rate(verdicts(MARGIN, 0.125, count, worlds=400), "shown") for count in (158, 3000)]
     assert max(rates) < 0.1

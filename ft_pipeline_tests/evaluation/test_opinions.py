@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,16 +10,13 @@ import pytest
 
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.build import build_comparison
-from ft_pipeline.decide.claim import Claim, OpinionFacts
+from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import comparison_of
 from ft_pipeline.decide.notes import footnotes, opinions_told
-from ft_pipeline.decide.promote import is_unheard
-from ft_pipeline.decide.sources.opinions import claims
 from ft_pipeline.decide.sources.qualification import why_not_qualified
 from ft_pipeline.decide.units import label
 from ft_pipeline.decide.words import ask_for_ratings
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.opinions.agreement import Agreement
 from ft_pipeline.evaluation.opinions.correction import WinRate
 from ft_pipeline.evaluation.opinions.verdict_tables import Judgement, hash_of_answer
@@ -320,24 +316,17 @@ def test_an_opinion_replaces_the_check_against_the_incumbent(tmp_path: Path) -> 
 
 
 def test_a_clear_loss_that_nobody_confirmed_is_told() -> None:
-    lost = Opinion(
-        row=ROW,
-        rival=RIVAL,
-        by="judge",
-        rated=0,
-        judged=100,
-        win_rate=0.3,
-        low=0.2,
-        high=0.4,
-        p=0.99,
-        alpha=None,
-        may_decide=False,
-        because="people rated 0 of the pairs",
-    )
-
-    def unheard(named: bool = False, **changed: Any) -> bool:
-        bench: Any = SimpleNamespace(opinions=[replace(lost, **changed)])
-        return is_unheard(SimpleNamespace(names_metric=named), next(claims(bench)))  # type: ignore[arg-type]
+    def unheard(named: bool = False, high: float = 0.4, may_decide: bool = False) -> bool:
+        facts = OpinionFacts(rated=0, judged=100, may_decide=may_decide)
+        known = {
+            "kind": "opinion",
+            "row": ROW,
+            "rival": RIVAL,
+            "measure": "judge",
+            "verdict": verdict_of(0.2, high, 0.5),
+        }
+        compared: Any = SimpleNamespace(names_metric=named)
+        return Comparison.is_unheard(compared, Claim(**known, facts=facts))
 
     assert unheard()
     assert not unheard(high=0.55)

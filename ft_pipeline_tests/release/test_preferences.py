@@ -176,7 +176,7 @@ def test_where_ratings_would_decide_they_are_asked_for() -> None:
     assert "rate 30 more pairs with `ft rate qlora plain`" in said(unclear(some)).sentence
 
 
-@pytest.mark.parametrize("values", [{"decided_by": "promotion.metric names loss."}, {"test_items": 40}])
+@pytest.mark.parametrize("values", [{"names_metric": True}, {"test_items": 40}])
 def test_ratings_that_would_not_decide_are_not_asked_for(values: dict[str, Any]) -> None:
     assert "ft rate" not in said(unclear(**values)).sentence
 

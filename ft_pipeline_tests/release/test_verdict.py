@@ -42,6 +42,17 @@ def test_answers_that_are_worse_decide_nothing() -> None:
     assert verdict(measured, decision, None).kind == "undecided"
 
 
+def test_what_only_another_training_changes_is_not_a_matter_of_more_data() -> None:
+    """A drop at the margin, of which no number of questions would tell, and a check of a training that failed."""
+    measured = having(comparison(LOSSES), kept("qlora", 30, 6))
+    found = verdict(measured, decide(measured, ALL, SETTINGS, None), None)
+    assert found.kind == "train" and "a lower learning rate or fewer epochs" in found.sentence
+    failed = {**ALL, "qlora": ALL["qlora"].model_copy(update={"gates": {"merge": False}})}
+    measured = comparison({"plain": 2.0, "qlora": 1.5})
+    found = verdict(measured, decide(measured, failed, SETTINGS, None), None)
+    assert found.kind == "train" and "failed: correct what it names, and train again" in found.sentence
+
+
 def some_repeat(row: str) -> Claim:
     """That it cannot be told whether too many of its answers repeat themselves."""
     return rail(row, 3, 0.03, 0.2, "open")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ft_pipeline.decide.bench import Bench
+from ft_pipeline.decide.claim import Claim, OpinionFacts, verdict_of
 from ft_pipeline.decide.sources.qualification import agreement_of_people, agreement_with_people, why_not_qualified
 from ft_pipeline.evaluation.comparison.leads import Conversations, interval, unit_of
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED, WANTED_RATINGS
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
@@ -34,6 +35,8 @@ FEWEST = 10
 """Pairs of answers from which an opinion is shown. Fewer may be equal answers of other models by chance."""
 OF_OWN: tuple[ModelKind, ...] = (*TUNED, "prompt", "classifier", "champion")
 """The rows that may be released, and the released one."""
+HALF = 0.5
+"""Of the comparisons: neither row is preferred."""
 RATED, JUDGED = "ratings", "judgements"
 """The inputs of a comparison with the two tables."""
 
@@ -90,14 +93,20 @@ class Pair:
         return interval(share)
 
 
+def claims(bench: Bench) -> Sequence[Claim]:
+    """Return the claims of opinions_of: they are made before the comparison, which says whose opinion decides."""
+    return bench.opinions
+
+
 def opinions_of(
     kinds: Mapping[str, ModelKind],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     inputs: Mapping[str, Path],
     *,
     names_metric: bool = False,
-) -> list[Opinion]:
-    """Return the opinions about each row that may be released, or was, against each other row.
+) -> list[Claim]:
+    """Return a claim for the opinion of people, and one for that of a judge, about each row that may be released, or
+    was, against each other row.
 
     kinds, samples: by row name; the samples have the same items in the same order. inputs: folders, with `ratings` and
     `judgements` where there are any; `judgements.<n>`: earlier verdicts of the same judge, on other answers.
@@ -109,7 +118,7 @@ def opinions_of(
     of_people, with_people = agreement_of_people(ratings), agreement_with_people(ratings, everything)
     excluded, by_names = read_exclusion(inputs.get(JUDGED)), rated_under_names(inputs.get(RATED))
     units = {sample["group"]: unit_of(sample) for sample in next(iter(samples.values()), ())}
-    opinions: list[Opinion] = []
+    opinions: list[Claim] = []
     for row, rival, answers in _answers_of_pairs(kinds, samples) if ratings or judgements else ():
         rated = [(group, found) for group, key in answers if (found := ratings_of(key, ratings))]
         compared = [(group, judged) for group, key in answers if (judged := judgement_of(key, judgements))]
@@ -121,13 +130,15 @@ def opinions_of(
         )
         if len(rated) >= FEWEST:
             opinions.append(_of_people(pair, against))
-            against = against or ("people decide on these answers" if opinions[-1].may_decide else None)
+            against = against or (
+                "people decide on these answers" if opinions[-1].told(OpinionFacts).may_decide else None
+            )
         if len(compared) >= FEWEST:
             opinions.append(_of_judge(pair, against or excluded, with_people, of_people))
     return opinions
 
 
-def _of_people(pair: Pair, against: str | None) -> Opinion:
+def _of_people(pair: Pair, against: str | None) -> Claim:
     rated, wins = len(pair.ratings), pair.wins_by_people()
     if against is None and rated < WANTED_RATINGS:
         against = f"{rated} pairs are rated, and {WANTED_RATINGS} are wanted"
@@ -135,42 +146,59 @@ def _of_people(pair: Pair, against: str | None) -> Opinion:
         of = "answer has" if pair.changed == 1 else "answers have"
         against = f"{pair.changed} rated {of} changed since, and must be rated again"
     units = {str(number): [rating.value for rating in found] for number, (_, found) in enumerate(pair.ratings)}
-    return Opinion(
-        row=pair.row,
-        rival=pair.rival,
-        by="people",
+    facts = OpinionFacts(
         rated=rated,
         judged=len(pair.judgements) if pair.is_corrected else 0,
-        win_rate=wins.value,
-        low=wins.low,
-        high=wins.high,
-        p=wins.p,
         alpha=agreement(units),
         may_decide=against is None,
         because=against or "people compared enough of these very answers",
         can_go_out=pair.share_that_can_go_out(),
         changed=pair.changed,
     )
+    return _claim(pair, "people", wins, facts)
 
 
-def _of_judge(pair: Pair, against: str | None, with_people: Agreement | None, of_people: Agreement | None) -> Opinion:
+def _of_judge(pair: Pair, against: str | None, with_people: Agreement | None, of_people: Agreement | None) -> Claim:
     wins = win_rate(pair.values(pair.scores_of_judge))
     judged = [judgement for _, judgement in pair.judgements]
     against = against or why_not_qualified(judged, wins, with_people, of_people)
-    return Opinion(
-        row=pair.row,
-        rival=pair.rival,
-        by="judge",
+    facts = OpinionFacts(
         rated=len(pair.ratings),
         judged=len(judged),
-        win_rate=wins.value,
-        low=wins.low,
-        high=wins.high,
-        p=wins.p,
         alpha=with_people,
         may_decide=against is None,
         because=against or "it agrees with people and with itself",
+        can_go_out=None,
+        changed=0,
     )
+    return _claim(pair, "judge", wins, facts)
+
+
+def _claim(pair: Pair, by: str, wins: WinRate, facts: OpinionFacts) -> Claim:
+    return Claim(
+        kind="opinion",
+        row=pair.row,
+        rival=pair.rival,
+        measure=by,
+        value=wins.value,
+        low=wins.low,
+        high=wins.high,
+        limit=HALF,
+        p=wins.p,
+        count=facts.rated or facts.judged,
+        verdict=verdict_of(wins.low, wins.high, HALF),
+        facts=facts,
+    )
+
+
+def decided_in_its_place(opinions: Sequence[Claim]) -> list[str]:
+    """Return a sentence for each kind of opinion that decides in place of the metric."""
+    sentences = []
+    for by, who in (("people", "People decide"), ("judge", "A judge that agrees with people decides")):
+        pairs = {tuple(sorted((claim.row, claim.rival))): claim for claim in opinions if claim.measure == by}
+        named = [" and ".join(pair) for pair, claim in pairs.items() if claim.told(OpinionFacts).may_decide]
+        sentences += [f"{who} between {'; '.join(named)}."] if named else []
+    return [*sentences, "Elsewhere:"] if sentences else []
 
 
 def _answers_of_pairs(

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ft_pipeline.evaluation.comparison.estimates import Estimates, is_measured
-from ft_pipeline.evaluation.comparison.opinion_records import Opinion
 from ft_pipeline.evaluation.comparison.result_records import METRIC_IS_NAMED
 from ft_pipeline.evaluation.metrics.definitions import SECOND_KEY
 
@@ -39,31 +38,14 @@ def deciding_metric(
     config: Mapping[str, Any],
     estimates: Estimates,
     references: Sequence[str] = (),
-    opinions: Sequence[Opinion] = (),
 ) -> Deciding:
-    """Return the metric that decides, and whose opinion decides in its place where there is one.
+    """Return the metric that decides where no opinion does.
 
     named: promotion.metric. config: `decides` (the name of the project's metric with `decides: true`, if there is one).
     references: of all test items. They choose the metric, with the tools of the rows; no result does.
     """
     if named != AUTO:
         return Deciding(named, f"{METRIC_IS_NAMED} {named}.")
-    found = _metric(config, estimates, references)
-    return found._replace(because=" ".join([*_in_its_place(opinions), found.because]))
-
-
-def _in_its_place(opinions: Sequence[Opinion]) -> list[str]:
-    """Return a sentence for each kind of opinion that decides."""
-    sentences = []
-    for by, who in (("people", "People decide"), ("judge", "A judge that agrees with people decides")):
-        pairs = {tuple(sorted((entry.row, entry.rival))): entry for entry in opinions if entry.by == by}
-        named = [f"{first} and {second}" for (first, second), entry in pairs.items() if entry.may_decide]
-        sentences += [f"{who} between {'; '.join(named)}."] if named else []
-    return [*sentences, "Elsewhere:"] if sentences else []
-
-
-def _metric(config: Mapping[str, Any], estimates: Estimates, references: Sequence[str]) -> Deciding:
-    """Return the metric that decides where no opinion does."""
     own = config.get("decides")
     if own and is_measured(own, estimates):
         return Deciding(own, f"The check evaluation.metrics.{own} decides.")
