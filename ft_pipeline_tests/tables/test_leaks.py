@@ -450,8 +450,17 @@ def lines(seed):
     return "\n".join(" ".join(random.Random(100 * seed + line).choices(NOUNS, k=5)) for line in range(4))
 
 
-@pytest.mark.parametrize("question", [json_record, lines])
-@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        (json_record, {}),
+        (lines, {"indent": 2}),
+        (json_record, {"ensure_ascii": False}),
+        pytest.param(lines, {}, marks=pytest.mark.long),
+        pytest.param(json_record, {"indent": 2}, marks=pytest.mark.long),
+        pytest.param(lines, {"ensure_ascii": False}, marks=pytest.mark.long),
+    ],
+)
 def test_held_out_texts_with_line_breaks_are_found_in_json(tmp_path, question, options):
     """In JSON, a line break is a backslash and an n, which is no part of the word after it."""
     asked = [(question(seed), sentence(500 + seed, 4)) for seed in range(80)]
