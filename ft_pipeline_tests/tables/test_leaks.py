@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.tables import languages
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
 from ft_pipeline.tables.dedup.windows import MAX_TURNS, WORDS
 from ft_pipeline.tables.held_out import (
@@ -26,6 +27,14 @@ from ft_pipeline_tests.tables.helpers import build_chat_tables
 ALL_TRAIN = DataSettings(validation_share=0, test_share=0)
 GOLDEN = {"g.jsonl": {"split": "test"}}
 NOUNS = ["river", "lamp", "garden", "ticket", "window", "engine", "letter", "carpet", "bottle", "mirror", "ladder"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _languages_of_few_rows():
+    """What languages the rows are in matters to no test here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(languages, "SAMPLED_ROWS", 2)
+        yield
 
 
 def sentence(seed, length):
