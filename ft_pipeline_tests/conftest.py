@@ -71,12 +71,28 @@ compile_late()  # as in workers
 
 
 def _late_grammars(name: str) -> ModuleType:
-    """A module that jsonschema imports, loaded at its first call: it compiles 38 grammars, for four seconds."""
+    """A module that jsonschema imports, loaded at its first call: it compiles 38 grammars, for four seconds.
+
+    Each is compiled when a text is parsed with it.
+    """
 
     @cache
     def loaded() -> ModuleType:
+        import lark
+
+        class LateGrammar:
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                self.compiled = cache(lambda: compiler(*arguments, **named))
+
+            def parse(self, *arguments: Any, **named: Any) -> Any:
+                return self.compiled().parse(*arguments, **named)
+
         del sys.modules[name]
-        return importlib.import_module(name)
+        compiler, lark.Lark = lark.Lark, LateGrammar  # type: ignore[misc, assignment]
+        try:
+            return importlib.import_module(name)
+        finally:
+            lark.Lark = compiler  # type: ignore[misc]
 
     late = ModuleType(name)
     late.is_valid_syntax = lambda term, text: loaded().is_valid_syntax(term, text)  # type: ignore[attr-defined]
@@ -213,6 +229,15 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     from ft_pipeline import plotting
 
     monkeypatch.setattr(plotting, "_to_png", [*_RENDERS, plotting._to_png][0])
+
+
+@pytest.fixture
+def usual_recursion_limit() -> Iterator[None]:
+    """Python's limit, as in `ft`. Where a library has raised it, the time of nested YAML grows with its square."""
+    raised = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(raised)
 
 
 KINDS = ("long", "browser", "slow")

@@ -1,7 +1,11 @@
 """A project with every kind of artifact, made without Dagster and without a model: real snapshots and tables, and
 stand-ins of a few bytes for what a GPU would make."""
 
+import atexit
+import copy
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,10 @@ from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.accounts import TableReport
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.excluded_rows import read_excluded
+from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
@@ -38,6 +43,26 @@ SHAREGPT = [
     for thing in THINGS[:6]
 ]
 SPLITS = DataSettings(validation_share=0.2, test_share=0.2)
+
+
+_BUILT: dict[str, tuple[Path, TableReport]] = {}
+"""Tables of the same files, which most tests have: their folder, and their report."""
+
+
+def _built(data_format: str, files: list[SourceFile], out: Path, excluded: Excluded) -> TableReport:
+    """Build a table in `out`, or copy one of the same files."""
+    contents = [(file.name, file.sha256, file.path.suffix) for file in files]
+    key = json.dumps([data_format, contents, excluded.to_json()])
+    if key not in _BUILT:
+        report = build_table(data_format, files, out, max_quarantined=0.1, excluded=excluded)
+        folder = Path(tempfile.mkdtemp(prefix="ft-tests-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        shutil.copytree(out, folder, dirs_exist_ok=True)
+        _BUILT[key] = folder, report
+        return report
+    folder, report = _BUILT[key]
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    return copy.deepcopy(report)
 
 
 class Shop:
@@ -172,7 +197,7 @@ class Shop:
             for copy in copies
             if copy.path
         ]
-        report = build_table(data_format, files, draft.out, max_quarantined=0.1, excluded=excluded)
+        report = _built(data_format, files, draft.out, excluded)
         return self._commit(draft, None, {**report.to_json(), "preview": report.preview})
 
     def _conversations(self, made: dict[str, Artifact]) -> Artifact:

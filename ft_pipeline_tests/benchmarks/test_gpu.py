@@ -1,8 +1,5 @@
 """benchmarks/gpu.py: parts that go on where they stopped, measurements in processes, and the report."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ from gpu_parts.losses import TOLERANCES, compare_losses, hold
 from gpu_parts.runner import PART_MINUTES, Part, Results, Runner, write_whole
 
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
+from ft_pipeline_tests.forked_process import ForkedProcess
 
 SETUP = {"device": "cpu", "scale": "full"}
 
@@ -255,15 +253,17 @@ def test_the_report_shows_failures_numbers_and_pictures(tmp_path):
     assert not (tmp_path / "memory.png").exists()
 
 
-def test_the_command_lists_its_parts_and_refuses_a_machine_without_a_gpu(tmp_path):
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        line = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--out", str(tmp_path)]
-        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=BENCHMARKS.parent, env=environment)
+def test_the_command_lists_its_parts_and_refuses_a_machine_without_a_gpu(tmp_path, monkeypatch):
+    def command(*arguments: str) -> tuple[int, str, str]:
+        process = ForkedProcess("benchmarks.gpu", *arguments, "--out", str(tmp_path), CUDA_VISIBLE_DEVICES="")
+        output, errors = process.communicate()
+        return process.wait(), output, errors
 
-    listed = command("list").stdout.splitlines()
+    monkeypatch.chdir(BENCHMARKS.parent)
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent))
+    listed = command("list")[1].splitlines()
     assert listed[0].startswith("models") and any(line.startswith("losses-grpo") for line in listed)
-    refused = command("run")
-    assert refused.returncode and "nvidia-smi shows no GPU here. Use --device cpu --scale tiny" in refused.stderr
-    unknown = command("run", "--device", "cpu", "--part", "mergee")
-    assert unknown.returncode and "There is no part 'mergee'" in unknown.stderr
+    code, _, errors = command("run")
+    assert code and "nvidia-smi shows no GPU here. Use --device cpu --scale tiny" in errors
+    code, _, errors = command("run", "--device", "cpu", "--part", "mergee")
+    assert code and "There is no part 'mergee'" in errors

@@ -1,9 +1,9 @@
 """What every command of `ft` promises: help, a page, one JSON document, and one sentence for a mistake."""
 
+import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from ft_pipeline.cli import main
 from ft_pipeline.cli.app import COMMANDS, load_command
 from ft_pipeline.cli.common import REFUSED
 from ft_pipeline_tests.fixtures.packing import unpack
+from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -171,21 +172,6 @@ def test_every_command_has_material() -> None:
 
 
 NAMES = [*LEAVES, *(name for name in COMMANDS if name not in LEAVES)]
-# Beside the threads that other tests leave, the help of a command was now and then printed to nowhere.
-HELP_OF = """
-import contextlib, io, json, sys
-from ft_pipeline.cli import main
-found = []
-for words in json.loads(sys.argv[1]):
-    sys.argv, code = ["ft", *words], 0
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            main()
-        except SystemExit as ending:
-            code = ending.code or 0
-    found.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(found))
-"""
 
 
 WAYS: tuple[Callable[[str], tuple[str, ...]], ...] = (
@@ -205,11 +191,15 @@ def helped(tmp_path_factory: pytest.TempPathFactory) -> Ft:
     return help_of([*asked, *(way(name) for name in ASKED_IN_ALL_WAYS for way in WAYS[1:])], tmp_path_factory)
 
 
+IN_TURN = "ft_pipeline_tests.commands_in_turn"
+
+
 def help_of(asked: list[tuple[str, ...]], folders: pytest.TempPathFactory) -> Ft:
     """What `ft` prints for each of these words, all in one process."""
-    command = [sys.executable, "-c", HELP_OF, json.dumps(asked)]
-    done = subprocess.run(command, cwd=folders.mktemp("empty"), capture_output=True, text=True, check=True)
-    found = {words: Said(*said) for words, said in zip(asked, json.loads(done.stdout), strict=True)}
+    with contextlib.chdir(folders.mktemp("empty")):
+        output, errors = ForkedProcess(IN_TURN, "--json", *map(shlex.join, asked)).communicate()
+    assert errors == ""
+    found = {words: Said(*said) for words, said in zip(asked, json.loads(output), strict=True)}
     return lambda *words: found[words]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def ft(root: Path, *arguments: str, timeout: float = 900, **more: str) -> subpro
 def ft_forked(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `ft` in a process of its own that has the graph of the test, without its imports. Its workers are real."""
     with contextlib.chdir(root):
-        process = ForkedProcess("ft_pipeline_tests.end_to_end.main_of_ft", *arguments, **environment(root))
+        process = ForkedProcess(
+            "ft_pipeline_tests.commands_in_turn", "--print", shlex.join(arguments), **environment(root)
+        )
     output, errors = process.communicate(900)
     return subprocess.CompletedProcess(["ft", *arguments], process.wait(), output, errors)
 

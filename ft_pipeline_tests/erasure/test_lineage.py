@@ -311,7 +311,9 @@ def test_an_older_snapshot_under_another_format_is_redacted(shop: Shop) -> None:
     assert traces(shop.root, *row.values()) == []
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", pytest.param("jsonl", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "suffix", ["csv", "parquet", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in ("json", "jsonl"))]
+)
 def test_every_container_is_redacted_in_the_store_too(shop: Shop, suffix: str) -> None:
     """The snapshot of the file, in which the row has another number, and the system prompt of all rows stays."""
     system = "You answer in the language of the question."

@@ -52,7 +52,7 @@ def world(folder: Path, seed: int) -> dict[str, Path]:
     return {key: scored(folder / key.replace("/", "-"), rows) for key, rows in made.items()}
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20))])
 def test_a_task_that_words_solve_needs_no_language_model(seed: int, tmp_path: Path) -> None:
     comparison = build(world(tmp_path, seed), CONFIG)
     kinds: dict[str, Any] = {"lora/merged": "merged", "few_shot": "prompt", "word_model": "classifier"}

@@ -17,6 +17,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.training.gguf import files
 from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, RecordingReporter
+from ft_pipeline_tests.gguf_files import converted_in_forks
 from ft_pipeline_tests.tiny_spm import spm_model
 
 pytest.importorskip("llama_cpp_py_sync")
@@ -54,7 +55,8 @@ class Scored:
         scores = self._job("scores", self.shared, CONFIG)
         tuned_scores.run(scores)
         made = self._job("gguf", {"merged_model": self.merged}, {"name": "shop", "types": TYPES})
-        self.files = files.run(made)
+        with converted_in_forks():
+            self.files = files.run(made)
         self.job = self._job("gguf_scores", {**self.shared, "gguf": made.out, "scores": scores.out}, CONFIG)
         self.summary = gguf_scores.run(self.job)
         self.inputs = {"a/scores": scores.out, "a/gguf_scores": self.job.out}

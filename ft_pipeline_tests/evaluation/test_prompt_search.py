@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 # Five prompts are given: a search is killed among them, after them, and in the midst of its own.
-@pytest.mark.parametrize("killed_after", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 6)), 5, 30])
+@pytest.mark.parametrize("killed_after", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 5, 6)), 30])
 def test_a_killed_search_ends_with_the_same_prompts(tmp_path: Path, whole: Found, killed_after: int) -> None:
 
     def dies(tried: Variant) -> Measured:

@@ -29,7 +29,7 @@ def run(
 
 def test_progress_becomes_log_lines_and_plot_points(store: ArtifactStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        result, log = run(store, "count", instance, steps=6, sleep=0.3)
+        result, log = run(store, "count", instance, steps=6, sleep=0.05)
         assert result.success
         messages = [entry.user_message for entry in log]
         assert "starting at step 0" in messages

@@ -100,6 +100,7 @@ def test_a_lease_waits_for_memory_that_other_processes_use(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.05)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
     messages: list[str] = []
 
@@ -150,7 +151,7 @@ def test_cuda_visible_devices_without_any_known_gpu_is_reported(
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("exec sleep 60", "it did not answer within 1 s"),
+        ("exec sleep 60", "it did not answer within 0.2 s"),
         ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", "NVIDIA-SMI has failed: no driver (exit code 9)"),
         ("echo No devices were found", "No devices were found"),
         ("head -c 300 /dev/zero; echo; printf '\\377, a, b, c, d\\n'", ""),
@@ -160,7 +161,7 @@ def test_a_failing_driver_is_reported_and_the_cpu_is_used(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
 ) -> None:
     """The CPU is slow, so a line of the log says why no GPU is used."""
-    monkeypatch.setattr(gpus, "NVIDIA_SMI_TIMEOUT", 1.0)
+    monkeypatch.setattr(gpus, "NVIDIA_SMI_TIMEOUT", 0.2 if "sleep" in script else 30.0)
     (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     messages: list[str] = []
     with lease_devices(DeviceNeed(), tmp_path, messages.append) as held:

@@ -15,7 +15,7 @@ from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, fami
 from ft_pipeline_tests.execution.fake_worker import NO_PRCTL
 from ft_pipeline_tests.forked_process import ForkedProcess
 
-SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
+SHORT = ((signal.SIGINT, 0.3), (signal.SIGTERM, 0.3), (signal.SIGKILL, 5.0))
 
 
 def build(store: ArtifactStore, kind: str, launcher: str = "local", **config: object) -> ForkedProcess:

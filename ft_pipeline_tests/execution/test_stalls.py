@@ -21,7 +21,7 @@ from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.conftest import job, wait_until
 
-LIMIT = 2.4
+LIMIT = 1.2
 """Seconds."""
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
@@ -32,9 +32,9 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, launcher: LocalLauncher, s
     with pytest.raises(WorkerError) as raised:
         run_worker(None, hanging, launcher, stop_sequence=SHORT)
     message = str(raised.value)
-    assert message.startswith("hang: the worker was ended, because it made no progress for 0.04 min: no report, ")
+    assert message.startswith("hang: the worker was ended, because it made no progress for 0.02 min: no report, ")
     assert "Last report: hang: 3/9, loss 0.5" in message
-    assert message.endswith("If it only needs longer, set FT_STALL_MINUTES above 0.04 and run again.")
+    assert message.endswith("If it only needs longer, set FT_STALL_MINUTES above 0.02 and run again.")
     assert "fake_jobs.py" in raised.value.log_tail and "in hang" in raised.value.log_tail, "the stack shows where"
     command_lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert not any(str(tmp_path) in line for line in command_lines)
@@ -74,7 +74,7 @@ def test_the_limit_of_the_environment_holds_for_every_build(
     store: ArtifactStore, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FT_STALL_MINUTES", str(LIMIT / 60))
-    with pytest.raises(WorkerError, match=r"made no progress for 0\.04 min"):
+    with pytest.raises(WorkerError, match=r"made no progress for 0\.02 min"):
         build_artifact(None, store, Spec("hang"), launcher=launcher)
     assert list((store.root / "drafts").iterdir()) == []
 

@@ -110,7 +110,7 @@ def shown(store: ArtifactStore, launcher: LocalLauncher, out: io.StringIO, sleep
 
 
 def test_a_log_shows_progress_lines_without_escape_codes(store: ArtifactStore, launcher: LocalLauncher) -> None:
-    lines = shown(store, launcher, io.StringIO(), 0.4, line_seconds=0.1).splitlines()
+    lines = shown(store, launcher, io.StringIO(), 0.2, line_seconds=0.1).splitlines()
     assert re.fullmatch(r"✓ count +built +1\.3 s", lines.pop())
     with_pace = [line for line in lines if re.fullmatch(r"count: \d/8, \d+ s left, loss [\d.]+( \(.*\))?", line)]
     assert with_pace and "\x1b" not in "".join(lines)

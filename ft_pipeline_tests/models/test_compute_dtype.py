@@ -90,5 +90,6 @@ def test_models_are_stored_in_16_bit(tmp_path):
         assert storage_dtype(folder) == dtype
 
 
+@pytest.mark.long  # test_doctor.py says the same of the process that `ft doctor` asks
 def test_two_processes_choose_the_same_compute_type():
     assert query_compute_dtype() == compute._describe(measure=False)

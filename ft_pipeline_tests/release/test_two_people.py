@@ -1,8 +1,6 @@
 """`promotion.two_people`: nobody moves the champion alone."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from ft_pipeline.release.manual_promotion import NotPromoted, rollback
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.release.material import Material
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20, two_people=True)
@@ -110,7 +109,6 @@ def test_another_user_of_the_system_is_another_person(material: Material) -> Non
         "os.setuid(65534)\n"
         "print(requests.approve(Path(sys.argv[1]), 1).by)"
     )
-    environment = {**os.environ, "LOGNAME": "root", "USER": "root"}
-    command = [sys.executable, "-c", program, str(material.store.root)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "nobody", done.stderr
+    process = ForkedProcess(program, str(material.store.root), LOGNAME="root", USER="root")
+    output, errors = process.communicate()
+    assert output.strip() == "nobody", errors

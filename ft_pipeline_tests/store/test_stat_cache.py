@@ -5,8 +5,11 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
+from ft_pipeline.store import stat_cache
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.stat_cache import RACY_NANOSECONDS, StatCache
+from ft_pipeline.store.stat_cache import StatCache
 
 
 class Reader:
@@ -20,17 +23,18 @@ class Reader:
         return sha256_of_file(path)
 
 
-def wait_until_trusted() -> None:
-    """Wait until the timestamps of new files are old enough to be trusted."""
-    time.sleep(RACY_NANOSECONDS / 1e9 + 0.1)
+def wait_until_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until the timestamps of new files are old enough to be trusted: a tenth of a second in place of two."""
+    monkeypatch.setattr(stat_cache, "RACY_NANOSECONDS", 100_000_000)
+    time.sleep(0.15)
 
 
-def test_unchanged_files_are_read_once_and_changed_files_again(tmp_path: Path) -> None:
+def test_unchanged_files_are_read_once_and_changed_files_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a", "b"):
         (folder / name).write_text(name)
-    wait_until_trusted()
+    wait_until_trusted(monkeypatch)
     reader, cache = Reader(), StatCache(tmp_path / "store")
     first = cache.hashes(folder, ["a", "b"], reader)
     assert cache.hashes(folder, ["a", "b"], reader) == first
@@ -51,9 +55,9 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
     assert reader.read == ["a", "a"]
 
 
-def test_a_broken_cache_is_ignored(tmp_path: Path) -> None:
+def test_a_broken_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("a")
-    wait_until_trusted()
+    wait_until_trusted(monkeypatch)
     cache = StatCache(tmp_path / "store")
     first = cache.hashes(tmp_path, ["a"])
     for file in cache.root.iterdir():

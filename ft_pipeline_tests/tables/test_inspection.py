@@ -1,6 +1,7 @@
 """The rows to look at first: the longest and the oddest."""
 
 import hashlib
+import json
 import random
 from pathlib import Path
 
@@ -172,6 +173,25 @@ def test_the_sample_has_the_smallest_ids_of_the_rows_that_are_left(tmp_path) -> 
         for begin in range(0, len(written), 6):
             collected.add(written.slice(begin, 6))
         assert collected.sample("conversations").equals(sample)
+
+
+LONG = "An order of twelve chairs. " * 100
+"""More than the texts of a sample have."""
+
+
+@pytest.mark.parametrize("row_format", GOOD)
+def test_the_sample_that_is_collected_is_the_one_that_is_asked(tmp_path, row_format) -> None:
+    text = json.dumps(GOOD[row_format], ensure_ascii=False)
+    rows = [*GOOD[row_format], *json.loads(text.replace("refund", LONG).replace("order", "ключ 👍")), "broken"]
+    if row_format == "alpaca":
+        earlier = [["Hi", "Hello"], ["", "x"]]
+        rows.append({"instruction": "Sum up", "output": "No.", "system": "Brief!", "history": earlier})
+    build(tmp_path, row_format, {"b.jsonl": rows[1:], "a.jsonl": rows[:1]})
+    path = tmp_path / "out" / "rows.parquet"
+    collected = SmallestIds(pq.read_schema(path), 3)
+    collected.add(pq.read_table(path))
+    assert collected.sample("named").equals(sample_rows(path, "named", 3))
+    assert collected.sample("named").to_pylist()
 
 
 def test_rows_of_every_table_have_prompt_answer_and_length(tmp_path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.tables import languages
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
 from ft_pipeline.tables.dedup.windows import MAX_TURNS, WORDS
 from ft_pipeline.tables.held_out import (
@@ -26,6 +27,14 @@ from ft_pipeline_tests.tables.helpers import build_chat_tables
 ALL_TRAIN = DataSettings(validation_share=0, test_share=0)
 GOLDEN = {"g.jsonl": {"split": "test"}}
 NOUNS = ["river", "lamp", "garden", "ticket", "window", "engine", "letter", "carpet", "bottle", "mirror", "ladder"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _languages_of_few_rows():
+    """What languages the rows are in matters to no test here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(languages, "SAMPLED_ROWS", 2)
+        yield
 
 
 def sentence(seed, length):
@@ -450,8 +459,17 @@ def lines(seed):
     return "\n".join(" ".join(random.Random(100 * seed + line).choices(NOUNS, k=5)) for line in range(4))
 
 
-@pytest.mark.parametrize("question", [json_record, lines])
-@pytest.mark.parametrize("options", [{}, {"indent": 2}, {"ensure_ascii": False}])
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        (json_record, {}),
+        (lines, {"indent": 2}),
+        (json_record, {"ensure_ascii": False}),
+        pytest.param(lines, {}, marks=pytest.mark.long),
+        pytest.param(json_record, {"indent": 2}, marks=pytest.mark.long),
+        pytest.param(lines, {"ensure_ascii": False}, marks=pytest.mark.long),
+    ],
+)
 def test_held_out_texts_with_line_breaks_are_found_in_json(tmp_path, question, options):
     """In JSON, a line break is a backslash and an n, which is no part of the word after it."""
     asked = [(question(seed), sentence(500 + seed, 4)) for seed in range(80)]

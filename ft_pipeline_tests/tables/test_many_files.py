@@ -1,7 +1,6 @@
 """Thousands of small files: few open files, and no work per file that grows with the number of files."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.finished_tables import SET_ASIDE
 from ft_pipeline.tables.quarantine import QuarantineSummary
 from ft_pipeline.tables.reading.sidecar import _PlainLoader
+from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.tables.helpers import build
 
 WITH_FEW_DESCRIPTORS = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.build import build_table
@@ -26,7 +26,9 @@ from ft_pipeline.tables.file_result import SourceFile
 
 folder = Path(sys.argv[1])
 cache = FolderCache(folder / "store", "tables")
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+inherited = {int(number) for number in os.listdir("/proc/self/fd")}  # of the test
+limit = next(n for n in range(1024) if n - len([number for number in inherited if number < n]) == 60)
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 files = [SourceFile(path.name, path, path.stem) for path in sorted((folder / "raw").iterdir())]
 for name in ("first", "from_cache"):
     report = build_table("alpaca", files, folder / name, max_quarantined=0.5, cache=cache)
@@ -48,12 +50,11 @@ def write_files(folder: Path, count: int) -> dict[str, list]:
 
 
 def test_more_files_than_the_process_may_open(tmp_path):
-    write_files(tmp_path, 90)
-    process = subprocess.run(
-        [sys.executable, "-c", WITH_FEW_DESCRIPTORS, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout.split("\n")[:2] == ["181 89 True"] * 2
+    write_files(tmp_path, 70)
+    process = ForkedProcess(WITH_FEW_DESCRIPTORS, str(tmp_path))
+    output, errors = process.communicate()
+    assert process.wait() == 0, errors[-2000:]
+    assert output.split("\n")[:2] == ["141 69 True"] * 2
 
 
 def test_rows_of_small_files_share_row_groups(tmp_path):

@@ -58,9 +58,8 @@ def trained(tmp_path, data, tiny_base):
     ("technique", "kind"),
     [
         ("lora", "plain"),
-        ("lora", "dora"),
         ("qlora", "dora"),
-        *(pytest.param("lora", kind, marks=pytest.mark.long) for kind in ("rslora", "patterns")),
+        *(pytest.param("lora", kind, marks=pytest.mark.long) for kind in ("dora", "rslora", "patterns")),
     ],
 )
 def test_every_adapter_weight_changes(technique, kind, trained):

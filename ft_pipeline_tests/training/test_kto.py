@@ -253,7 +253,8 @@ def test_the_balance_of_the_weights_is_said():
         ("lora", "kto"),
         pytest.param("qlora", "kto", marks=pytest.mark.long),
         pytest.param("full", "kto", marks=pytest.mark.long),
-        ("lora", "apo_zero_unpaired"),
+        # Its loss is that of TRL, see above.
+        pytest.param("lora", "apo_zero_unpaired", marks=pytest.mark.long),
     ],
 )
 def test_kto_learns_which_answers_are_good(technique, loss_type, tmp_path, thumbs, tiny_base):

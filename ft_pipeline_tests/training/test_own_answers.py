@@ -42,8 +42,8 @@ CONFIG = {
 
 def experiment(technique="lora", training=None, **distill):
     training = {
-        "max_steps": 12,
-        "eval_steps": 6,
+        "max_steps": 8,
+        "eval_steps": 4,
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
         **(training or {}),
@@ -69,7 +69,7 @@ def base(tmp_path_factory, tiny_base):
 def data(tmp_path_factory, base):
     """Training data of the base model under a prompt."""
     folder, wanted = tmp_path_factory.mktemp("own"), experiment()
-    asked, _ = ask(folder, base, base, wanted, unlabelled_rows(24), variant=PROMPT)
+    asked, _ = ask(folder, base, base, wanted, unlabelled_rows(16), variant=PROMPT)
     return make(folder, asked, base, wanted)[0]
 
 

@@ -70,7 +70,7 @@ def test_each_rank_holds_its_rows_of_every_weight(name, continues, tiny_base, tm
         assert together.dtype == parameter.dtype and torch.equal(together, parameter), key
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("name", [pytest.param("lora", marks=pytest.mark.long), "qlora", "full"])
 def test_no_rank_ever_holds_much_more_than_its_share(name, tmp_path, monkeypatch):
     base = tiny_model_of("llama", tmp_path / "base", num_hidden_layers=16)
     settings = ExperimentSettings.model_validate(EXPERIMENTS[name])
