@@ -155,13 +155,13 @@ class _Adapter:
         self, candidate: dict[str, str], eval_batch: Any, components_to_update: list[str]
     ) -> dict[str, list[dict[str, Any]]]:
         """Return the answers as GEPA hands them to `propose_new_texts`."""
-        return {_INSTRUCTION: [vars(answer) for answer in eval_batch.trajectories]}
+        return {_INSTRUCTION: [{"answer": answer} for answer in eval_batch.trajectories]}
 
     def propose_new_texts(
         self, candidate: dict[str, str], reflective_dataset: dict[str, Any], components_to_update: list[str]
     ) -> dict[str, str]:
         """Return the reflector's instruction; the present one if the reply is refused, or nothing is wrong with it."""
-        answers = [Answered(**row) for row in reflective_dataset[_INSTRUCTION]]
+        answers: list[Answered] = [row["answer"] for row in reflective_dataset[_INSTRUCTION]]
         if self.is_done or all(answer.is_right for answer in answers):
             return candidate
         text = self._reflect(candidate[_INSTRUCTION], answers)
