@@ -1,4 +1,4 @@
-"""Check the records of champions, tests, the inbox, ratings and erasures: against each other and the artifacts."""
+"""Check the records of champions, tests, searches, the inbox, ratings and erasures: by each other and the artifacts."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.prompt_search import looks as validation_looks
 from ft_pipeline.inbox import decisions
 from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, requests
@@ -112,6 +113,12 @@ def check_rating_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     book = rating_ledger.ledger(index.root)
     known = max((node.config.get("records", 0) for node in index.all("ratings")), default=0)
     return len(book.paths()), _findings(book, rating_ledger.find_faults(index.root, known))
+
+
+def check_validation_looks(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the searches of prompts."""
+    book = validation_looks.ledger(index.root)
+    return len(book.paths()), _findings(book, book.faults())
 
 
 def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:

@@ -16,6 +16,7 @@ from ft_pipeline.audit.champion_records import (
     check_redaction_records,
     check_redactions,
     check_requests,
+    check_validation_looks,
 )
 from ft_pipeline.audit.extra_files import find_extra_files
 from ft_pipeline.audit.findings import Finding
@@ -60,6 +61,7 @@ def verify(
     tests, exposure_problems = check_exposures(index)
     inbox_records, inbox_problems = check_inbox_records(index)
     ratings, rating_problems = check_rating_records(index)
+    searches, search_problems = check_validation_looks(index)
     signatures = check_signatures(index.root, public_pem)
     problems += [
         *_with_labels(index, signatures.faults),
@@ -71,6 +73,7 @@ def verify(
         *exposure_problems,
         *inbox_problems,
         *rating_problems,
+        *search_problems,
         *redaction_problems,
         *check_redactions(index, nodes_to_check),
         *(find_extra_files(index.root) if nodes is None else ()),
@@ -90,6 +93,8 @@ def verify(
         counted["inbox_records"] = inbox_records
     if ratings:
         counted["records_of_ratings"] = ratings
+    if searches:
+        counted["searches_of_prompts"] = searches
     if redactions:
         counted["redactions"] = redactions
     if signatures.facts:

@@ -43,6 +43,7 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("data/store/inbox/*.json", "record"),  # hash-chained: ids of calls, names
     ("data/store/ratings/rows/*.json", "text"),  # ids of test rows, hashes of answers, notes of raters
     ("data/store/ratings/*.json", "no rows"),  # hash-chained: aliases, names, verdicts
+    ("data/store/validation_looks/*.json", "no rows"),  # hash-chained: fingerprints, numbers
     ("data/store/redactions/*.json", "record"),  # hash-chained: salted hashes, names
     ("data/store/current/*.json", "no rows"),  # fingerprints
     ("data/store/requests/*.json", "record"),  # hash-chained: names, numbers, fingerprints

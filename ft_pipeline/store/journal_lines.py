@@ -29,6 +29,7 @@ STATE = (
     "exposures/*.json",
     "inbox/*.json",
     "ratings/*.json",
+    "validation_looks/*.json",
     "blobs/*/*.redacted.json",
 )
 """Patterns of the files of a store that the journal covers. Manifests have the hashes of all other files."""

@@ -21,11 +21,13 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import TypeAdapter
 
 import ft_pipeline
+from ft_pipeline.copies.store_files import REPLACED
 from ft_pipeline.decide import exposure_ledger, released
 from ft_pipeline.decide.claim import Claim
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.fitting import DataAtHand
 from ft_pipeline.decide.ruling import Ruling
+from ft_pipeline.erasure.file_kinds import treatment_of
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.prompt_search import looks as validation_looks
 from ft_pipeline.evaluation.prompt_search.tries import Try
@@ -42,7 +44,7 @@ from ft_pipeline.store import artifact_redaction, journal, journal_head
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.checked_json import Digest
-from ft_pipeline.store.journal_lines import read_journal
+from ft_pipeline.store.journal_lines import STATE, matches, read_journal
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.manifest import FileEntry, read_manifest
 from ft_pipeline.store.spec import Spec
@@ -389,6 +391,13 @@ def test_a_ledger_is_read_as_it_was_written(name: str, data: st.DataObject) -> N
         assert read == written
         key = "number" if name == "redactions" else "sequence"
         assert list(Ledger(Path(folder) / name, key).faults()) == []
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_ledger_is_signed_copied_and_known_to_an_erasure(name: str) -> None:
+    """Without the first, each line that the journal signed for it would be a file that was removed."""
+    assert matches(f"{name}/000001.json", STATE) and matches(f"{name}/000001.json", REPLACED)
+    assert treatment_of(f"data/store/{name}/000001.json") in ("record", "no rows")
 
 
 # Laws of an artifact: its manifest, and the journal that signs it.
