@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.execution import pods
+from ft_pipeline.execution.partitions import add_partitions
+from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.step import BuildContext, SpecContext
 from ft_pipeline.store.spec import Spec
@@ -35,12 +37,14 @@ def counted(context: SpecContext) -> Spec:
 def count_job() -> dg.JobDefinition:
     """The job of a run, in the processes of the run and of its pods."""
     job = dg.define_asset_job("count", selection=[counted])
-    return dg.Definitions([counted], jobs=[job], executor=pods.executor()).resolve_job_def("count")
+    defined = dg.Definitions([counted], jobs=[job], executor=pods.executor(), resources=RESOURCES)
+    return defined.resolve_job_def("count")
 
 
 def run() -> None:
     """Run the job for the experiment `lora` as the pod of a run would, and exit with its result."""
     with dg.DagsterInstance.get() as instance:
+        add_partitions(instance, ["lora"])
         recipe = dg.reconstructable(count_job)
         result = dg.execute_job(recipe, instance, tags={"dagster/partition": "lora"})
         sys.exit(0 if result.success else 1)

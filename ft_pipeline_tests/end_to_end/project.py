@@ -114,6 +114,14 @@ def cut(path: Path, rows: int) -> None:
     path.write_text("".join(lines[:rows]), encoding="utf-8")
 
 
+def change_yaml(path: Path, **sections: dict[str, Any]) -> None:
+    """Change keys in the sections of a YAML file."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, values in sections.items():
+        settings.setdefault(name, {}).update(values)
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+
+
 def current(root: Path, asset: str, experiment: str | None = None) -> Artifact:
     """The artifact of the last materialization of an asset."""
     store = ArtifactStore(root / "data" / "store")

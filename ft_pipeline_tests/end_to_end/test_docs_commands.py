@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 from ft_pipeline.scaffold import example_folder
-from ft_pipeline_tests.end_to_end.project import Finished, ft
+from ft_pipeline_tests.end_to_end.project import Finished, copy_of, ft_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -32,9 +33,18 @@ def examples() -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^```console\nft (.*)\n```$", text, re.MULTILINE)]
 
 
+@pytest.fixture(scope="module")
+def shop(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished project in which a person released a model: so few test rows decide nothing."""
+    root = copy_of(finished, tmp_path_factory.mktemp("shop"))
+    (done,) = ft_here(root, ("promote", "qlora/merged", "--force", "--reason", "a first model"))
+    assert done.returncode == 0, done.stderr
+    return root
+
+
 @pytest.mark.parametrize("arguments", [words for words in examples() if words[0] in CHANGE_NOTHING], ids=" ".join)
-def test_an_example_of_a_command_works(finished: Finished, arguments: list[str]) -> None:
-    done = ft(finished.root, *arguments)
+def test_an_example_of_a_command_works(shop: Path, arguments: list[str]) -> None:
+    (done,) = ft_here(shop, tuple(arguments))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
 

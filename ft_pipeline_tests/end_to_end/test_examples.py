@@ -1,11 +1,12 @@
-"""The small examples: all of their rows are read, and they go from files to a verdict of their check."""
+"""The small examples: all of their rows are read, and they go from files to a verdict of their check.
+
+Of the example `classification`, test_tutorial.py shows the latter.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
@@ -14,7 +15,7 @@ from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.project import Project
 from ft_pipeline.tables.validate import validate_file
-from ft_pipeline_tests.end_to_end.project import cut, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import change_yaml, cut, ft, ft_json
 
 EXAMPLES = {"classification": "topic", "extraction": "order"}
 """By name, the check that decides."""
@@ -70,28 +71,20 @@ def test_an_example_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("example", ["extraction"], indirect=True)
 def test_a_shrunken_example_goes_from_files_to_a_verdict_of_its_check(example: Path) -> None:
     """A few steps, questions and test rows: enough to go all the way, not to learn the task."""
     for path in (example / "data" / "general").glob("*.jsonl"):
         cut(path, 8)
     for path in rows_files(example):
         cut(path, 120)
-    _change(example / "project.yaml", {"evaluation": {"max_test_rows": 12}, "promotion": {"min_test_rows": 2}})
-    _change(example / "experiments" / "lora.yaml", {"training": {"max_steps": 4}})
+    change_yaml(example / "project.yaml", evaluation={"max_test_rows": 12}, promotion={"min_test_rows": 2})
+    change_yaml(example / "experiments" / "lora.yaml", training={"max_steps": 4})
     done = ft(example, "run", "--experiment", "lora", timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
-    check = EXAMPLES[example.name]
     document = ft_json(example, "compare")
-    assert document["primary_metric"] == check
-    assert document["decided_by"] == f"The check evaluation.metrics.{check} decides."
-    results = document["field_results" if check == "order" else "confusions"]
-    assert {entry["row"] for entry in results} == {row["name"] for row in document["rows"]}
+    assert document["primary_metric"] == "order"
+    assert document["decided_by"] == "The check evaluation.metrics.order decides."
+    assert {entry["row"] for entry in document["field_results"]} == {row["name"] for row in document["rows"]}
     report = next((example / "data" / "store" / "artifacts" / "report").glob("*/*/report.html"))
     assert "What is wrong most often" in report.read_text(encoding="utf-8")
-
-
-def _change(path: Path, sections: dict[str, dict[str, Any]]) -> None:
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, values in sections.items():
-        settings.setdefault(section, {}).update(values)
-    path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ft_pipeline_tests.automation.simulated import rows as random_rows
-from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft, ft_json
 from ft_pipeline_tests.tables.helpers import logged_call, write_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -17,14 +17,15 @@ GOOD, BAD = "Please send your order number.", "No idea, ask somebody else about 
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small project with 60 thumbs in a file, 20 in the log of an application, and an experiment that learns them."""
-    root = small_project(tmp_path_factory.mktemp("feedback") / "shop", variants=False)
+    root = copy_of(finished, tmp_path_factory.mktemp("feedback"))
     questions = [row["instruction"] for row in random_rows(80, 5)]
     thumbs = [
         {"prompt": question, "completion": f"{GOOD if number % 2 else BAD} ({number})", "label": bool(number % 2)}
         for number, question in enumerate(questions[:60])
     ]
+    (root / "data" / "raw" / "feedback").mkdir(exist_ok=True)
     write_jsonl(root / "data" / "raw" / "feedback" / "thumbs.jsonl", thumbs)
     logged = [logged_call(question, BAD, id=f"c{number}") for number, question in enumerate(questions[60:])]
     rated = [{"feedback": {"id": f"c{number}", "rating": "down"}} for number in range(len(logged))]

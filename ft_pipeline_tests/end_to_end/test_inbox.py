@@ -1,6 +1,10 @@
-"""The loop: a served model is asked and corrected, a person accepts, and a model that learned from it is champion."""
+"""The loop: a served model is asked and corrected, a person accepts, and a model that learned from it is champion.
+
+No command trains it: accepted answers are new raw files, and `ft ui` retrains and reports by itself.
+"""
 
 import json
+import re
 from pathlib import Path
 
 import openai
@@ -11,14 +15,16 @@ import yaml
 from ft_pipeline import scaffold
 from ft_pipeline.release.champion import current as champion_of
 from ft_pipeline_tests.automation.simulated import rows as random_rows
+from ft_pipeline_tests.automation.webhook import webhook
 from ft_pipeline_tests.end_to_end.project import current, cut, ft, ft_json, write_experiment
-from ft_pipeline_tests.end_to_end.test_by_itself import wait_until
 from ft_pipeline_tests.end_to_end.ui import serving as ui_of
+from ft_pipeline_tests.end_to_end.ui import wait_until
 from ft_pipeline_tests.release.test_serving import Served, serving
 from ft_pipeline_tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
+PATIENCE = 900.0
 KNOWN, CORRECTED = "Please send your order number.", "Refunds take five days."
 ABOUT_PARCELS, ABOUT_REFUNDS = "Where is my parcel with {}?", "When is my refund for {} paid?"
 
@@ -29,7 +35,7 @@ def questions(text: str, seed: int) -> list[str]:
 
 
 def shop(root: Path) -> Path:
-    """A project that knows nothing of refunds, and is retrained every minute if there is a new row."""
+    """A project that knows nothing of refunds, and is retrained every minute if there are new rows."""
     scaffold.create(root, example=False)
     raw = root / "data" / "raw" / "alpaca" / "support.jsonl"
     rows = [{"instruction": text, "output": KNOWN} for text in questions(ABOUT_PARCELS, 1)]
@@ -44,10 +50,11 @@ def shop(root: Path) -> Path:
         "prompting": {"variants": {}},
         "teacher": {"model": str(model), "few_shot": 0, "max_new_tokens": 12},
         "promotion": {"forgetting_margin": 0.5, "rails": rails, "min_test_rows": 2},
-        "retraining": {"schedule": "* * * * *", "min_new_rows": 1},
+        "retraining": {"schedule": "* * * * *", "min_new_rows": 5},
         "inbox": {"log": "traffic"},
     }
-    settings["evaluation"]["max_new_tokens"] = 24
+    # One answer is right for every row, until people correct it: no model would be better than `majority`.
+    settings["evaluation"] |= {"max_new_tokens": 24, "rivals": []}
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     for path in (root / "experiments").glob("*.yaml"):
         path.unlink()
@@ -65,7 +72,9 @@ def ask_and_correct(served: Served, text: str) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_path: Path) -> None:
+def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = shop(tmp_path / "shop")
     first = ft(root, "run")
     assert first.returncode == 0, first.stderr[-4000:]
@@ -80,21 +89,27 @@ def test_a_correction_becomes_a_new_champion_without_a_hand_on_the_files(tmp_pat
     assert {(entry["correction"], entry["user"]) for entry in proposals} == {(CORRECTED, "ann")}
     assert not list((root / "data" / "raw" / "traces").iterdir())
 
-    with ui_of(root) as ui:
-        in_ui = {"accept": [proposals[0]["id"]], "reason": "seen in the UI"}
-        launched = ui.launch(None, "inbox", config={"ops": {"inbox": {"config": in_ui}}})
-        wait_until(
-            ui,
-            lambda: (launched, "SUCCESS") in {(run["runId"], run["status"]) for run in ui.runs()},
-            "the decision in the UI",
-        )
-        accepted = ft_json(root, "inbox", "accept", "--all", "--reason", "our terms")
-        assert len(accepted["accepted"]) == len(answers) - 1 and len(accepted["files"]) == 1
-        wait_until(ui, lambda: champion_of(root / "data" / "store") != before, "another champion")
-        reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]
+    with webhook() as hook:
+        monkeypatch.setenv("FT_WEBHOOK_URL", hook.url)
+        with ui_of(root) as ui:
+            in_ui = {"accept": [proposals[0]["id"]], "reason": "seen in the UI"}
+            launched = ui.launch(None, "inbox", config={"ops": {"inbox": {"config": in_ui}}})
+            done = (launched, "SUCCESS")
+            wait_until(
+                lambda: done in {(run["runId"], run["status"]) for run in ui.runs()}, "the decision in the UI", PATIENCE
+            )
+            accepted = ft_json(root, "inbox", "accept", "--all", "--reason", "our terms")
+            assert len(accepted["accepted"]) == len(answers) - 1 and len(accepted["files"]) == 1
+            wait_until(lambda: champion_of(root / "data" / "store") != before, "another champion", PATIENCE)
+            told = ("New champion", f"replacing {before.name}")
+            wait_until(
+                lambda: [text for text in hook.messages if all(part in text for part in told)], "a message", PATIENCE
+            )
+            reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]
     after = champion_of(root / "data" / "store")
     assert after is not None and after.experiment == "support" and after.fingerprint != before.fingerprint
-    assert [reason for reason in reasons if reason.endswith(" new rows")]
+    assert after.sequence == before.sequence + 1
+    assert len(reasons) == 1 and re.fullmatch(r"\d+ new rows", reasons[0])
     trained = pq.read_table(current(root, "conversations").path / "rows.parquet").to_pylist()
     of_traces = [row for row in trained if row["messages"][-1]["content"] == CORRECTED]
     assert len(of_traces) == len(answers) and "train" in {row["split"] for row in of_traces}

@@ -1,4 +1,7 @@
-"""The README's section on distillation, word for word: its commands, in a copy of the checkout."""
+"""The README's section on distillation, word for word: its commands, in a copy of the checkout.
+
+The teacher is the embedded model behind `transformers serve`. There are few general questions, to take less time.
+"""
 
 import os
 import re
@@ -6,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.scaffold import example_folder
-from ft_pipeline_tests.end_to_end.project import ft_json
+from ft_pipeline_tests.end_to_end.project import current, cut, ft_json
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -41,6 +45,16 @@ def bash(block: str, folder: Path) -> str:
     return done.stdout
 
 
+def check_the_answers(root: Path) -> None:
+    """Every prompt has an answer of the server, and those that end within the limit are whole words."""
+    answers = current(root, "teacher_answers")
+    rows = pq.read_table(answers.path / "answers.parquet").to_pylist()
+    assert len(rows) == 20 == answers.summary["spent"]["paid_requests"]
+    assert all(row["request_id"] and row["prompt_tokens"] > 40 and row["answer_tokens"] > 0 for row in rows)
+    stopped = [row for row in rows if row["finish_reason"] == "stop"]
+    assert stopped and all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in stopped)
+
+
 def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     checkout = tmp_path / "ft_pipeline"
     checkout.mkdir()
@@ -50,11 +64,14 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     blocks = [block.replace(PORT, str(port)) for block in commands("Distill from a teacher")]
     prepare, serve, distill, read = blocks
     bash(prepare, checkout)
+    root = tmp_path / "distill"
+    for path in (root / "data" / "general").glob("*.jsonl"):
+        cut(path, 8)
     with running(["bash", "-c", f"exec {serve}"], port, checkout):
         bash(distill, checkout)
     shown = bash(read, checkout)
 
-    root = tmp_path / "distill"
+    check_the_answers(root)
     ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
     ((aside,),) = ft_json(root, "sql", "select count(*) from distilled_set_aside")["rows"]
     assert kept + aside == 20

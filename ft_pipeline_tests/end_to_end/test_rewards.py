@@ -1,4 +1,4 @@
-"""sft → grpo by `ft run`: rewards of a function of the project, in the comparison and in the audit."""
+"""grpo after a finished sft, by `ft run`: rewards of a function of the project, in the comparison and in the audit."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft, ft_json
 
 pytestmark = pytest.mark.long
 
@@ -15,8 +15,8 @@ CHECKS = 'def letters(answer):\n    return sum(letter in "etaoin " for letter in
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = small_project(tmp_path_factory.mktemp("rewards") / "shop", variants=False)
+def root(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = copy_of(finished, tmp_path_factory.mktemp("rewards"))
     (root / "checks.py").write_text(CHECKS, encoding="utf-8")
     settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
     settings["evaluation"]["metrics"] = {"letters": {"function": "checks.letters"}}

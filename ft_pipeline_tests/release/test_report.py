@@ -275,6 +275,6 @@ def test_a_browser_opens_the_report_and_filters_its_answers(page: Page, made: Ar
             tab.check(f"#show-{change}")
             assert tab.locator(".item:visible").count() == page.of_class(change)
         widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert all(width > 300 for width in widths) and len(widths) == 2
+    assert all(widths) and len(widths) == 2, "each picture is in the file; a width of 0 is one that does not load"
     assert len([url for url in requested_urls if not url.startswith("data:")]) == 1
     assert console_messages == []
