@@ -8,7 +8,7 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.documents import comparison_of
-from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.released import MODEL_OF, ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.checked_json import read_checked
 
@@ -81,7 +81,7 @@ def _find_champion(index: ArtifactIndex, number: int | None) -> AuditSubject:
     record = records[-1] if number is None else next((entry for entry in records if entry.sequence == number), None)
     if record is None:
         raise UserError(f"There is no champion record {number}. Choose one from 1 to {records[-1].sequence}.")
-    kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
+    kind = MODEL_OF[record.kind]
     fingerprint = record.fingerprints.get(kind, record.fingerprint)
     evidence, scores = _find_evidence(index, record)
     roots = [Root("model", kind, fingerprint, _recorded_manifest(scores, kind, fingerprint))]

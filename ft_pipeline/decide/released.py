@@ -5,6 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 Kind = Literal["merged", "adapter", "prompt", "classifier"]
+MODEL_OF: dict[str, str] = {
+    "merged": "merged_model",
+    "adapter": "adapter",
+    "prompt": "base_model",
+    "classifier": "word_model",
+}
+"""The kind of the artifact whose weights a champion of each kind has."""
 
 
 class _Read(BaseModel, frozen=True):

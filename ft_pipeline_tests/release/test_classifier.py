@@ -90,6 +90,14 @@ def _refusal(call: Any) -> UserError:
     return refused.value
 
 
+def test_it_is_audited_down_to_its_rows(shop: Trained) -> None:
+    done = run("audit", "champion", "--json", "--project", str(shop.root))
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["roots"][0]["kind"] == "word_model"
+    assert {node["kind"] for node in document["nodes"]} >= {"word_model", "conversations", "raw_alpaca"}
+
+
 def test_the_code_of_its_card_answers_as_it_does(shop: Trained, tmp_path: Path) -> None:
     assert run("export", "champion", str(tmp_path / "out"), "--project", str(shop.root)).exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
