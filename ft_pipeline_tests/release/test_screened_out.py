@@ -213,7 +213,7 @@ def test_the_page_of_scores_has_test_scores_only_of_what_nothing_screens(
     pq.write_table(pa.Table.from_pylist(records), folder / "validation.parquet")
     row = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["rows"][0]
     summary = {"rows": [{**row, "scores": {"loss": SCORE}}]}
-    artifact: Any = SimpleNamespace(path=folder, summary=summary, spec={"config": {}})
+    artifact: Any = SimpleNamespace(path=folder, summary=summary, inputs={}, spec={"config": {}})
     page = repr(clean_metadata(evaluation_pages._tuned_scores_metadata(artifact)))
     is_shown = conversations < 30
     assert ("7.3133" in page) == ("SECRET" in page) == is_shown
