@@ -31,6 +31,7 @@ from benchmarks.embedded import ROOT, Silent, convert_base
 from ft_pipeline.evaluation.comparison.leads import bounds
 from ft_pipeline.evaluation.items import make_items, select_rows
 from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
+from ft_pipeline.evaluation.prompt_search.questions import Questions
 from ft_pipeline.evaluation.prompt_search.space import Variant, variant
 from ft_pipeline.job import Job
 from ft_pipeline.steps import searched_prompt
@@ -108,9 +109,8 @@ def measure_shuffled(folder: Path, base: Path, seed: int) -> dict[str, Any]:
     job = search_job(folder, base, rows, search={"tries": TRIES}, given=GIVEN, evaluation={"max_new_tokens": 4})
     found = searched_prompt.run(job)
     seconds = time.perf_counter() - started
-    scorer = PromptScorer(job, rows)
+    scorer = PromptScorer(job, rows, Questions(make_items(select_rows(rows, "test", None)), 0, rows))
     assert scorer.metric == "exact_match"
-    scorer.items = make_items(select_rows(rows, "test", None))
 
     def right(prompt: Variant) -> np.ndarray:
         asked = scorer._ask(prompt, rows, scorer.items)

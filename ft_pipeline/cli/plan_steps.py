@@ -7,6 +7,7 @@ from typing import Any
 from ft_pipeline.defs.distill_specs import teacher_model
 from ft_pipeline.defs.training_chain import base_model_spec, starting_model, training_data_spec
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.prompt_search.questions import TRAIN_PART
 from ft_pipeline.evaluation.prompt_search.search import MOST_ROWS
 from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -183,7 +184,7 @@ def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
     """Yield the search of a prompt, the scoring of the base model under each prompt, and that of the tuned model."""
     project, settings = context.project.settings, counted.settings
     conversations = context.find("conversations")
-    splits = conversations.summary["splits"] if conversations else {"test": 0, "validation": 0}
+    splits = conversations.summary["splits"] if conversations else dict.fromkeys(("train", "validation", "test"), 0)
     rows = splits["test"]
     evaluation = project.evaluation
     rows = min(rows, evaluation.max_test_rows or rows)
@@ -196,8 +197,10 @@ def _scorings(context: SpecContext, counted: Counted) -> Iterator[PlannedPart]:
     search = project.prompting.search
     tries = work(search.tries, min(splits["validation"], MOST_ROWS)) if search else None
     if search and "base" in search.models:
+        of_train = splits["train"] // TRAIN_PART if splits["validation"] else 0
+        asked = work(search.tries, min(splits["validation"] + of_train, MOST_ROWS))
         searched = _find(context, lambda: planned_spec(STEPS["searched_prompt"], context)) is not None
-        yield PlannedPart("prompt search", "searched_prompt", settings, tries, not searched)
+        yield PlannedPart("prompt search", "searched_prompt", settings, asked, not searched)
     if search and "tuned" in search.models:
         yield PlannedPart("prompt search for the tuned model", "searched_prompt", settings, tries)
     prompts = 1 + len(project.scored_prompts())

@@ -67,6 +67,12 @@ def read_rows(conversations: Path, split: str | None = None) -> list[dict[str, A
     return (table if split is None else table.filter(pc.field("split") == split)).to_pylist()
 
 
+def groups_of(conversations: Path) -> dict[str, str]:
+    """Return the split group of each row of a conversations artifact, by id."""
+    table = read_columns(conversations / "rows.parquet", ["id", "group"])
+    return dict(zip(table["id"].to_pylist(), table["group"].to_pylist(), strict=True))
+
+
 def declares_tools(conversations: Path) -> bool:
     """Return whether a row of a conversations artifact declares tools. Only the statistics of the file are read."""
     metadata = pq.read_metadata(conversations / "rows.parquet")

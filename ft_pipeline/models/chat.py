@@ -104,16 +104,21 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int, named: Sequ
     """
     if named:
         return _named_examples(rows, named, seed)
+    messages = (plain(row["messages"]) for row in pick_rows(rows, k, seed))
+    return [[message for message in example if message["role"] != "system"] for example in messages]
+
+
+def pick_rows(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[dict[str, Any]]:
+    """Return the rows of `k` fixed examples, as pick_examples chooses them. UserError as there."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in single_turn_rows(rows, k, seed):
         groups.setdefault((row["table"], row["file"]), []).append(row)
-    examples: list[list[Message]] = []
-    while len(examples) < k:
+    picked: list[dict[str, Any]] = []
+    while len(picked) < k:
         for key in sorted(groups):
-            if groups[key] and len(examples) < k:
-                messages = plain(groups[key].pop(0)["messages"])
-                examples.append([message for message in messages if message["role"] != "system"])
-    return examples
+            if groups[key] and len(picked) < k:
+                picked.append(groups[key].pop(0))
+    return picked
 
 
 def _named_examples(rows: Sequence[dict[str, Any]], ids: Sequence[str], seed: int) -> list[list[Message]]:

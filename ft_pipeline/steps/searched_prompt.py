@@ -57,6 +57,8 @@ class Config(StepConfig):
     search: PromptSearchSettings | None
     reflector: dict[str, Any] = later(default_factory=dict)
     """The model that writes instructions: TeacherSettings, of the endpoint what a reply depends on. Empty: none."""
+    asks_train_rows: bool = later(False)
+    """Whether train rows are questions, too, where validation rows are few: the model did not learn from them."""
     own: dict[str, Any] = later(default_factory=dict)
     """Of a tuned model: `system_prompt` and `reasoning` of its training. Empty for a base model."""
     task: str = ""
@@ -102,6 +104,7 @@ def _spec(context: SpecContext, model: Artifact, search: PromptSearchSettings, o
         Config(
             search=search.model_copy(update={"models": ["base"]}),  # the search of one model does not depend on others
             reflector=config,
+            asks_train_rows=not own,
             own=own,
             task=" ".join(settings.task.split()),
             given={name: each for name, each in settings.scored_prompts().items() if not each.passages},
@@ -122,9 +125,10 @@ def run(job: Job) -> dict[str, Any]:
     metric, score, of_plain, of_given (the best score of a prompt that was there before), rows; with a reflector, what
     it was asked for (`instructions`).
     """
-    from ft_pipeline.evaluation.items import read_rows
+    from ft_pipeline.evaluation.items import groups_of, read_rows
     from ft_pipeline.evaluation.prompt_search.measure import PromptScorer
-    from ft_pipeline.models.chat import single_turn_rows
+    from ft_pipeline.evaluation.prompt_search.questions import choose_questions
+    from ft_pipeline.models.chat import pick_rows, single_turn_rows
 
     config, rows = Config.of(job), read_rows(job.inputs["conversations"])
     assert config.search is not None
@@ -133,9 +137,15 @@ def run(job: Job) -> dict[str, Any]:
         (job.out / TRIES_FILE).touch()
         return {"tries": 0, "ended": NO_VALIDATION_ROWS}
     wanted, seed = config.search.tries, config.evaluation.seed
-    scorer, examples = PromptScorer(job, rows), single_turn_rows(rows, 0, seed)[:SHORTLIST]
+    shortlist = [row["id"] for row in single_turn_rows(rows, 0, seed)[:SHORTLIST]]
+    fixed = [each.few_shot for each in config.given.values() if each.examples == "fixed"]
+    named = [name for each in config.given.values() for name in each.example_rows]
+    shown = {*shortlist, *named, *(row["id"] for row in pick_rows(rows, max(fixed, default=0), seed))}
+    groups = groups_of(job.inputs["conversations"]) if config.asks_train_rows else {}
+    questions = choose_questions(rows, groups, shown, asks_train_rows=config.asks_train_rows)
+    scorer = PromptScorer(job, rows, questions)
     given = {name: each.model_dump(mode="json") for name, each in config.given.items()}
-    space = Space(given, config.task, [row["id"] for row in examples], config.search.most_examples)
+    space = Space(given, config.task, shortlist, config.search.most_examples)
 
     def report(tried: Try, best: Try) -> None:
         job.report.progress(tried.number, wanted, score=best.measured.score)
@@ -144,6 +154,7 @@ def run(job: Job) -> dict[str, Any]:
     found = search(space, scorer.measure, job.work / TRIES_FILE, tries=wanted, seed=seed, report=report, write=write)
     shutil.copyfile(job.work / TRIES_FILE, job.out / TRIES_FILE)
     summary = summarize(found, given, scorer.definition.label, len(scorer.items))
+    summary |= {"train_rows": questions.train_rows} if questions.train_rows else {}
     if not (job.work / INSTRUCTIONS).is_file():
         return summary
     shutil.copyfile(job.work / INSTRUCTIONS, job.out / INSTRUCTIONS)

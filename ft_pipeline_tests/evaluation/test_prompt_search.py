@@ -11,9 +11,10 @@ import pytest
 
 from ft_pipeline.defs import rival_specs
 from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
+from ft_pipeline.evaluation.prompt_search.questions import choose_questions
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
 from ft_pipeline.evaluation.prompt_search.space import Space, Variant, variant
-from ft_pipeline.evaluation.prompt_search.tries import Measured, read_tries
+from ft_pipeline.evaluation.prompt_search.tries import Measured, describe, read_tries
 from ft_pipeline.execution.metadata import metadata_of_page
 from ft_pipeline.project import Project
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
@@ -184,6 +185,31 @@ def test_prompts_are_compared_on_validation_rows_with_examples_of_train_rows(
     assert len(tries) == summary["tries"] <= 8 and tries[0].name == "plain"
     train = {conversation("train", f"Question {n} of train", LABELS[n % 3])["id"] for n in range(6)}
     assert {row for each in tries for row in each.variant.get("example_rows", ())} <= train
+
+
+def test_train_rows_are_questions_beside_few_validation_rows() -> None:
+    """None of them, nor a row of its split group, is an example for another question."""
+    counts = {"train": 40, "validation": 5, "test": 4}
+    rows = [
+        conversation(split, f"Question {n} of {split}", "yes") for split, count in counts.items() for n in range(count)
+    ]
+    train = [row["id"] for row in rows if row["split"] == "train"]
+    groups = {name: f"pair-{number // 2}" for number, name in enumerate(train)}
+    found = choose_questions(rows, groups, train[:6], asks_train_rows=True)
+    asked = [item.group for item in found.items if item.group in groups]
+    assert len(found.items) == 5 + 10 and len(asked) == found.train_rows == 10
+    assert not {groups[name] for name in asked} & {groups[name] for name in train[:6]}
+    assert not {groups[name] for name in asked} & {groups.get(row["id"]) for row in found.rows}
+    assert len([row for row in found.rows if row["split"] == "validation"]) == 5
+    tuned = choose_questions(rows, groups, (), asks_train_rows=False)
+    assert len(tuned.items) == 5 and tuned.rows == rows
+
+
+def test_a_search_over_train_rows_says_so(make_job: JobMaker, tmp_path: Path) -> None:
+    splits = {"train": 60, "validation": 3, "test": 2}
+    summary = job_over(make_job, tmp_path / "rows", splits, asks_train_rows=True, metric="nats_per_byte")
+    assert (summary["rows"], summary["train_rows"]) == (18, 15)
+    assert "on 18 answers to validation rows, and to train rows that no prompt shows" in describe(summary)
 
 
 def test_a_likelihood_decides_without_an_answer(

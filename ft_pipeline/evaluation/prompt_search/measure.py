@@ -12,6 +12,7 @@ from ft_pipeline.evaluation.items import Item, make_items, select_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
 from ft_pipeline.evaluation.prompt_search.instructions import Answered
+from ft_pipeline.evaluation.prompt_search.questions import Questions
 from ft_pipeline.evaluation.prompt_search.search import MOST_ROWS
 from ft_pipeline.evaluation.prompt_search.space import Variant
 from ft_pipeline.evaluation.prompt_search.tries import Measured
@@ -36,16 +37,17 @@ TIE_BREAK = 1e-3
 
 
 class PromptScorer:
-    """Scores prompts of one model on the validation rows. A tuned one keeps the prompt that it was trained with where
-    a variant has none."""
+    """Scores prompts of one model on questions that are not test rows. A tuned model keeps the prompt of its training
+    where a variant has none."""
 
-    def __init__(self, job: Job, rows: Sequence[dict[str, Any]]) -> None:
-        """rows: those of `conversations`. Some are of the validation split."""
+    def __init__(self, job: Job, rows: Sequence[dict[str, Any]], questions: Questions) -> None:
+        """rows: those of `conversations`. questions: at least one."""
         self.job = job
         self.rows = rows
+        self.questions = questions
         self.settings = job.config["evaluation"]
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
-        self.items = make_items(select_rows(rows, "validation", MOST_ROWS))
+        self.items = questions.items
         self.answer_metrics = AnswerMetrics.of(job.config, self.items)
         references = [item.written for item in self.items]
         self._scores: tuple[Variant, Sequence[float]] | None = None
@@ -93,7 +95,7 @@ class PromptScorer:
     @cached_property
     def _pool(self) -> ExamplePool:
         """The train rows, of which examples are retrieved: one index for all prompts."""
-        return ExamplePool(self.rows, 1, self.settings["seed"])
+        return ExamplePool(self.questions.rows, 1, self.settings["seed"])
 
     @cached_property
     def _loses_references(self) -> bool:
@@ -120,14 +122,15 @@ class PromptScorer:
     @cached_property
     def train_items(self) -> list[Item]:
         """Questions of train rows whose answers a reflector may read. They are never examples for each other."""
-        rows = select_rows(self.rows, "train", None)
+        asked = {item.group for item in self.items}
+        rows = [row for row in select_rows(self.questions.rows, "train", None) if row["id"] not in asked]
         return make_items(rows[: min(MOST_ROWS, len(rows) // 2)])
 
     @cached_property
     def _rows_of_examples(self) -> list[dict[str, Any]]:
         """The rows without those of `train_items`."""
         shown = {item.group for item in self.train_items}
-        return [row for row in self.rows if row["id"] not in shown]
+        return [row for row in self.questions.rows if row["id"] not in shown]
 
     def answer(self, variant: Variant, numbers: Sequence[int]) -> list[Answered]:
         """Return what the model answers to some of `train_items`, given by their numbers, and how good that is."""

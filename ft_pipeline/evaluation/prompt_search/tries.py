@@ -85,8 +85,11 @@ def add_try(path: Path, tried: Try) -> None:
 def describe(summary: dict[str, Any]) -> str:
     """Return what a search found, in a sentence or three."""
     given = "" if summary["of_given"] is None else f", the best given prompt has {summary['of_given']:.3g}"
+    asked = f"{summary['rows']} validation answers"
+    if summary.get("train_rows"):
+        asked = f"{summary['rows']} answers to validation rows, and to train rows that no prompt shows"
     ended = f" It ended there: {summary['ended']}." if summary["ended"] else ""
     return (
         f"The best of {summary['tries']} prompts is `{summary['row']}`: {summary['metric']} {summary['score']:.3g} on "
-        f"{summary['rows']} validation answers. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
+        f"{asked}. No prompt has {summary['of_plain']:.3g}{given}.{ended}"
     )
