@@ -591,6 +591,14 @@ def test_calls_without_content_are_refused_with_the_way_out(tmp_path):
     assert "none of the 3 calls" in report["error"]["message"] and "OTEL_" in report["error"]["message"]
 
 
+def test_a_number_that_json_does_not_know_stops_no_file(tmp_path):
+    good = json.dumps(logged_call("Where is it?", "On its way."))
+    bad = f'{{"request": {json.dumps(logged_call("And now?", "")["request"])}, "response": [Infinity, {"9" * 500}]}}'
+    lines = [good, bad]
+    report = validate(write_jsonl(tmp_path / "a.jsonl", lines), "traces")
+    assert (report["read"], report["status"]) == (2, "accepted")
+
+
 @pytest.mark.parametrize(
     ("name", "document"),
     [

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.tables.reading.describe import BadNumber
 from ft_pipeline.tables.traces.calls import Turn
 
 _ROLES = {"human": "user", "ai": "assistant", "model": "assistant", "AIMessage": "assistant", "HumanMessage": "user"}
@@ -45,13 +46,24 @@ def decoded(value: Any) -> Any:
 
 def last_text(value: Any) -> str:
     """Return the text that an encoded value is, once its quotes are taken off: an answer may itself be JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else _json(value)
     for _ in range(_MAX_DECODED):
         inner = decoded_once(text)
         if not isinstance(inner, str) or inner == text:
             break
         text = inner
     return text
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON text. A number that JSON does not know is a text in it."""
+    return json.dumps(value, ensure_ascii=False, default=_as_written)
+
+
+def _as_written(value: Any) -> str:
+    if isinstance(value, BadNumber):
+        return value.written
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def decoded_once(value: str) -> Any:
@@ -281,10 +293,10 @@ def _text_of(value: Any) -> Any:
             return _text_of(value["parts"])
         if value.get("type") in ("text", "output_text", "json") and ("text" in value or "value" in value):
             return _text_of(value.get("text", value.get("value")))
-        return json.dumps(value, ensure_ascii=False)
+        return _json(value)
     if isinstance(value, list):
         texts = [part.get("text", part.get("content")) if isinstance(part, Mapping) else part for part in value]
         return (
-            "\n".join(texts) if all(isinstance(text, str) for text in texts) else json.dumps(value, ensure_ascii=False)
+            "\n".join(texts) if all(isinstance(text, str) for text in texts) else _json(value)
         )
     return value
