@@ -296,7 +296,5 @@ def _text_of(value: Any) -> Any:
         return _json(value)
     if isinstance(value, list):
         texts = [part.get("text", part.get("content")) if isinstance(part, Mapping) else part for part in value]
-        return (
-            "\n".join(texts) if all(isinstance(text, str) for text in texts) else _json(value)
-        )
+        return "\n".join(texts) if all(isinstance(text, str) for text in texts) else _json(value)
     return value
