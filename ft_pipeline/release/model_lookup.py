@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ft_pipeline.decide.comparison import Row
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.released import ChampionRecord
+from ft_pipeline.decide.released import MODEL_OF, ChampionRecord
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.scoring.prompt_sources import CONVERSATIONS, TEXT
@@ -56,8 +56,7 @@ class ModelReference:
         champion: that of its weights."""
         if self.record is not None:
             return self.record.fingerprint
-        roles = {"merged": "merged_model", "adapter": "adapter", "classifier": WORD_MODEL}
-        return self.fingerprints[roles.get(self.kind, "base_model")]
+        return self.fingerprints[MODEL_OF.get(self.kind, "base_model")]
 
     def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
         """Return the same tuned model in this form. The champion record is kept only if the form does not change."""
