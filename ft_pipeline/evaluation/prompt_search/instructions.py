@@ -28,7 +28,6 @@ class Answered:
 
     question: str
     answer: str
-    """Empty where a likelihood decides: then no answer is written."""
     reference: str
     score: float
     """Higher is better, whatever the metric."""

@@ -26,7 +26,7 @@ LETTERS_PER_TOKEN = 4
 """Of English, in most vocabularies: for the estimate of a bill."""
 _ASKED = Asked("reflector", "prompting.search.reflector", "the reflector's endpoint")
 _FENCED = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
-_NONE_YET = "(none)"
+_NOTHING = "(none)"
 _REQUEST = """\
 You write the instruction for a language model, which reads it before each question.
 
@@ -46,7 +46,7 @@ which rules the right answer follows from a question. Name all that the model ca
 question. Be brief: fewer than 300 words.
 
 Reply with the instruction alone, between two lines of ```."""
-_ANSWER = "Question {number}:\n{question}\n\nIts answer{said}\n\nThe right answer:\n{reference}"
+_ANSWER = "Question {number}:\n{question}\n\nIts answer:\n{answer}\n\nThe right answer:\n{reference}"
 
 
 class Reflector:
@@ -106,13 +106,13 @@ class Reflector:
             _ANSWER.format(
                 number=number,
                 question=_cut(answer.question),
-                said=f":\n{_cut(answer.answer)}" if answer.answer else " is not known.",
+                answer=_cut(answer.answer) or _NOTHING,
                 reference=_cut(answer.reference),
             )
             for number, answer in enumerate(answers, 1)
         ]
         content = _REQUEST.format(
-            task=self._task or "not described", instruction=instruction or _NONE_YET, answers="\n\n".join(shown)
+            task=self._task or "not described", instruction=instruction or _NOTHING, answers="\n\n".join(shown)
         )
         return TeacherPrompt(self._model, []).request([{"role": "user", "content": content}])
 
