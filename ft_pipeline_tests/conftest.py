@@ -134,9 +134,8 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.enable()
     gc.freeze()  # each collection would otherwise visit all modules, for 0.3 s; each training asks for some
-    gc.set_threshold(
-        10_000, 20, 50
-    )  # with Python's, a law of many small objects spends half of its time on collections
+    # With Python's own thresholds, a law of many small objects spends half of its time on collections.
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _never_wait_for_the_disk() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ft_pipeline.evaluation.prompt_search.space import variant
 from ft_pipeline.evaluation.prompt_search.tries import TRIES_FILE, Measured, Try, add_try
-from ft_pipeline.release.report.searched import searches
+from ft_pipeline.release.report.scores import searches
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 

@@ -32,8 +32,7 @@ from ft_pipeline.release.report.checks import check_values
 from ft_pipeline.release.report.errors import explain_worse_answers
 from ft_pipeline.release.report.flipped_probes import base_check_values
 from ft_pipeline.release.report.leads import lead_plot
-from ft_pipeline.release.report.scores import Scores, data_uri
-from ft_pipeline.release.report.searched import searches
+from ft_pipeline.release.report.scores import Scores, data_uri, searches
 from ft_pipeline.release.report.verdicts import Verdicts
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 

@@ -1,4 +1,4 @@
-"""The tables of scores, costs, leads and sweeps of the report."""
+"""The tables of scores, costs, leads and sweeps of the report, and the prompts that were searched."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,11 @@ from ft_pipeline.evaluation.comparison.result_records import QuantizationError
 from ft_pipeline.evaluation.comparison.score import Score, describe_interval
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.evaluation.prompt_search.tries import TRIES_FILE, read_tries
+from ft_pipeline.evaluation.prompt_search.tries import describe as describe_search
 from ft_pipeline.pace import format_duration
+from ft_pipeline.small_plots import tries_plot
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 COST_COLUMNS = {
     "prompt_tokens_per_call": ("prompt tokens per call", 0),
@@ -138,3 +142,24 @@ def _quantization_rows(errors_by_experiment: Mapping[str, Sequence[QuantizationE
 def data_uri(png: bytes) -> str:
     """Return a picture as the address of an <img>."""
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def searches(store: ArtifactStore, comparison: Artifact) -> list[dict[str, str]]:
+    """Return each search of a prompt that scores of a comparison rest on.
+
+    `of`: the scores. `sentence`. `picture`: a data URI.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, reference in comparison.inputs.items():
+        search = store.require(*reference).inputs.get("searched_prompt")
+        if search is not None and search[1] not in found:
+            found[search[1]] = _searched(name, store.require(*search))
+    return [values for values in found.values() if values]
+
+
+def _searched(name: str, search: Artifact) -> dict[str, str]:
+    summary = search.summary
+    if not summary["tries"]:
+        return {}
+    plot = tries_plot([each.measured.score for each in read_tries(search.path / TRIES_FILE)], summary["metric"])
+    return {"of": name, "sentence": describe_search(summary), "picture": plot.partition("](<")[2].removesuffix(">)")}
