@@ -32,6 +32,25 @@ class Decision(Ruling, frozen=True):
     matrix: Mapping[str, Sequence[Cell]] = {}
 
 
+def champion_record(name: str, experiment: str | None, fingerprint: str, **changed: Any) -> ChampionRecord:
+    """The record of the first champion, a merged model. changed: further fields, or others."""
+    fields = {
+        "sequence": 1,
+        "name": name,
+        "kind": "merged",
+        "experiment": experiment,
+        "fingerprint": fingerprint,
+        "fingerprints": {},
+        "since": "2026-01-01T00:00:00+00:00",
+        "reason": "better",
+        "forced": False,
+        "previous": None,
+        "previous_sequence": None,
+        "evidence": {},
+    }
+    return ChampionRecord(**fields | changed)
+
+
 def decide(
     comparison: Comparison,
     candidates: Mapping[str, Candidate],

@@ -12,7 +12,7 @@ import pytest
 from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.recommend import recommend
-from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.defs.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import tuned_scores
@@ -26,7 +26,7 @@ from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.decide.rules import decide, desk_of
+from ft_pipeline_tests.decide.rules import champion_record, decide, desk_of
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
 
@@ -217,20 +217,7 @@ def test_the_own_prompt_is_simpler_if_it_keeps_the_lead(tmp_path: Path) -> None:
 def test_a_champion_with_passages_is_beaten_by_its_rival_only(tmp_path: Path) -> None:
     """The champion is a row of the comparison: the same weights under another prompt are another candidate."""
     comparison = compared(tmp_path, with_passages=0.8)
-    record = ChampionRecord(
-        sequence=1,
-        name="lora/merged+looked_up",
-        kind="merged",
-        experiment="lora",
-        fingerprint="lora/merged+looked_up",
-        fingerprints={},
-        since="",
-        reason="",
-        forced=False,
-        previous=None,
-        previous_sequence=None,
-        evidence={},
-    )
+    record = champion_record("lora/merged+looked_up", "lora", "lora/merged+looked_up", since="", reason="")
     decision = decide(comparison, candidates(comparison), PromotionSettings(min_test_rows=10), record)
     assert not decision.move
     assert decision.failed["lora/merged+looked_up"] == ["is already the champion"]

@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide.claims import kept
+from ft_pipeline_tests.decide.rules import champion_record
 from ft_pipeline_tests.golden import worlds
 from ft_pipeline_tests.golden.shop import PASSED, SINCE, World
 from ft_pipeline_tests.version1.base_check_records import BaseCheck
@@ -107,20 +108,7 @@ def _champion(
     fingerprint = ((comparison.champion or {}).get("fingerprint") or "old") if name == "champion" else f"{name}!"
     experiment = own.experiment if own else (comparison.champion or {}).get("experiment", "old")
     kind = own.kind if own else "merged"
-    record = ChampionRecord(
-        sequence=1,
-        name=name,
-        kind=kind,
-        experiment=experiment,
-        fingerprint=fingerprint,
-        fingerprints={},
-        since=SINCE,
-        reason="best",
-        forced=False,
-        previous=None,
-        previous_sequence=None,
-        evidence={},
-    )
+    record = champion_record(name, experiment, fingerprint, kind=kind, since=SINCE, reason="best")
     return record, None if name == "gone" else name
 
 

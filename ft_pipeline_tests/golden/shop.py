@@ -25,6 +25,7 @@ from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members
 from ft_pipeline.evaluation.model_kinds import RIVAL_KINDS, TUNED
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline_tests.decide.rules import champion_record
 from ft_pipeline_tests.evaluation.scored import CORRECT, LOOP, PARTS, scored
 from ft_pipeline_tests.evaluation.sliced import talk, write_talks
 
@@ -305,20 +306,7 @@ class Shop:
         else:
             name, kind, experiment, fingerprint = "old/merged", "merged", "old", "old"
             experiment = self.config.get("champion", {}).get("experiment", experiment)
-        return ChampionRecord(
-            sequence=1,
-            name=name,
-            kind=kind,
-            experiment=experiment,
-            fingerprint=fingerprint,
-            fingerprints={},
-            since=SINCE,
-            reason=f"{name} was the best",
-            forced=False,
-            previous=None,
-            previous_sequence=None,
-            evidence={},
-        )
+        return champion_record(name, experiment, fingerprint, kind=kind, since=SINCE, reason=f"{name} was the best")
 
     def _write(self, folder: Path, key: str, rows: Mapping[str, Mapping[str, Any]]) -> Path:
         """Write the scores of an input."""

@@ -8,7 +8,7 @@ import pytest
 
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
-from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel, LeftOut
 from ft_pipeline.release.looks import decided_by
@@ -16,26 +16,13 @@ from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.decide.claims import with_rows
-from ft_pipeline_tests.decide.rules import decide
+from ft_pipeline_tests.decide.rules import champion_record, decide
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 from ft_pipeline_tests.release.test_promotion import comparison
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)
 LOSSES = {"plain": 3.5, "new/merged": 2.5}
-CHAMPION = ChampionRecord(
-    sequence=1,
-    name="old/merged",
-    kind="merged",
-    experiment="old",
-    fingerprint="f" * 64,
-    fingerprints={},
-    since="2026-01-01T00:00:00+00:00",
-    reason="better",
-    forced=False,
-    previous=None,
-    previous_sequence=None,
-    evidence={},
-)
+CHAMPION = champion_record("old/merged", "old", "f" * 64)
 
 
 @pytest.fixture

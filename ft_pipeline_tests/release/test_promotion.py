@@ -13,7 +13,7 @@ from ft_pipeline.release.candidates import check_results
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide import claims
 from ft_pipeline_tests.decide.claims import having, kept, lacking, only, recipe
-from ft_pipeline_tests.decide.rules import decide, verdict
+from ft_pipeline_tests.decide.rules import champion_record, decide, verdict
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
 KINDS: dict[str, ModelKind] = {
@@ -42,20 +42,7 @@ def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candid
 
 
 def champion(name: str) -> ChampionRecord:
-    return ChampionRecord(
-        sequence=1,
-        name=name,
-        kind="merged",
-        experiment=name,
-        fingerprint=name * 4,
-        fingerprints={},
-        since="2026-01-01T00:00:00+00:00",
-        reason="better",
-        forced=False,
-        previous=None,
-        previous_sequence=None,
-        evidence={},
-    )
+    return champion_record(name, name, name * 4)
 
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05, min_test_rows=20)

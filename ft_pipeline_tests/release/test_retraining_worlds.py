@@ -10,33 +10,20 @@ import pytest
 
 from ft_pipeline.decide.comparison import Comparison, Row
 from ft_pipeline.decide.exposure import USED_UP, Exposure
-from ft_pipeline.decide.released import Candidate, ChampionRecord
+from ft_pipeline.decide.released import Candidate
 from ft_pipeline.evaluation.comparison.leads import Floats, bounds, p_value
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline_tests.decide import claims
 from ft_pipeline_tests.decide.claims import keeps_all
-from ft_pipeline_tests.decide.rules import decide
+from ft_pipeline_tests.decide.rules import champion_record, decide
 
 TEST, VALIDATION = 134, 90
 SETTINGS = PromotionSettings()
 METRIC = "nats_per_byte"
 BASE = Row(name="base", kind="base", scores={METRIC: Score(9.0, 8.9, 9.1)})
 CHAMPION = Row(name="champion", kind="champion", scores={METRIC: Score(5.0, 4.9, 5.1)})
-RECORD = ChampionRecord(
-    sequence=1,
-    name="old",
-    kind="merged",
-    experiment="old",
-    fingerprint="f" * 64,
-    fingerprints={},
-    since="2026-01-01",
-    reason="",
-    forced=False,
-    previous=None,
-    previous_sequence=None,
-    evidence={},
-)
+RECORD = champion_record("old", "old", "f" * 64, since="2026-01-01", reason="")
 
 
 @dataclass
