@@ -22,6 +22,8 @@ from ft_pipeline.settings.rewards import GrpoSettings
 from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, later, read_settings
+from ft_pipeline.step import StepConfig
+from ft_pipeline.steps import merged_model, searched_prompt
 from ft_pipeline_tests.projects import project_of
 
 
@@ -504,17 +506,24 @@ LATER = {
         "attn_implementation": "sdpa",
         "pure_bf16": True,
     },
+    "searched_prompt": {"reflector": {"name": "judges/large"}, "asks_train_rows": True, "own": {"reasoning": "drop"}},
 }
-"""Section → key that was added after the first projects ran → a value that is not its default."""
+"""Section (or step, for its config) → key that was added after the first projects ran → a value that is not its default."""
 
 
 def sections(model: type[Section] = Section) -> set[type[Section]]:
     return {found for child in model.__subclasses__() for found in {child, *sections(child)}}
 
 
+def name_of(model: type[Section]) -> str:
+    """The config of every step has one and the same name, so its step's is taken."""
+    return model.__module__.rpartition(".")[2] if issubclass(model, StepConfig) else model.__name__
+
+
 def test_a_later_key_is_in_a_spec_only_if_it_has_another_value_than_its_default() -> None:
     """A key that is dumped with its default would make every step that reads it run again in old projects."""
-    models = {model.__name__: model for model in sections() if model.__module__.startswith("ft_pipeline.")}
+    models = {name_of(model): model for model in sections() if model.__module__.startswith("ft_pipeline.")}
+    assert models["merged_model"] is merged_model.Config and models["searched_prompt"] is searched_prompt.Config
     assert {
         name: found
         for name, model in models.items()
