@@ -508,7 +508,7 @@ LATER = {
     },
     "searched_prompt": {"reflector": {"name": "judges/large"}, "asks_train_rows": True, "own": {"reasoning": "drop"}},
 }
-"""Section (or step, for its config) → key that was added after the first projects ran → a value that is not its default."""
+"""Section, or step for its config → key added after the first projects ran → a value that is not its default."""
 
 
 def sections(model: type[Section] = Section) -> set[type[Section]]:
