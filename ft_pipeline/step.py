@@ -218,20 +218,17 @@ class Step:
         return self.may_use_gpu(project) if callable(self.may_use_gpu) else self.may_use_gpu
 
 
+PARTS = {"about": "__doc__", "config": "Config", "checks": "CHECKS"} | {
+    part: part for part in ("spec", "run", "build", "builds_here", "look", "announce", "page")
+}
+"""Fact of a step → its name in the step's file."""
+
+
 def step_of(module: str, **facts: Any) -> Step:
-    """Return the step that a file in steps/ describes: the name of the file, its docstring, its class `Config`, its
-    CHECKS, and its functions `spec`, `run` and `page`."""
-    parts = vars(sys.modules[module])
-    return Step(
-        name=module.rpartition(".")[2],
-        about=parts["__doc__"],
-        config=parts["Config"],
-        spec=parts["spec"],
-        run=parts["run"],
-        checks=parts["CHECKS"],
-        page=parts["page"],
-        **facts,
-    )
+    """Return the step that a file in steps/ describes: the name of the file, and those of the PARTS that it has."""
+    found = vars(sys.modules[module])
+    parts = {fact: found[name] for fact, name in PARTS.items() if name in found}
+    return Step(name=module.rpartition(".")[2], **{**parts, **facts})
 
 
 STEPS: dict[str, Step] = {}

@@ -6,14 +6,11 @@ listed in `quarantine`.
 
 from collections.abc import Mapping, Sequence
 
-import dagster as dg
-
-from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.training.objectives.registry import Column
 
-Lineage = Mapping[str, Sequence[Column]]
+Sources = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""
 
 RAW_ROW_COLUMNS = ("file", "row")
@@ -27,7 +24,7 @@ def raw_schema(data_format: str) -> list[tuple[str, str, str]]:
     return [(field.name, "json", field.description) for field in FORMATS[data_format].fields]
 
 
-def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Lineage:
+def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Sources:
     """Return the lineage of a table. foreign_columns: column in the files → field, from the sidecars."""
     row_format, raw_asset = FORMATS[data_format], f"raw_{data_format}"
     lineage: dict[str, list[Column]] = {}
@@ -40,7 +37,7 @@ def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Linea
     return {**lineage, "id": [(raw_asset, name) for name in sorted(row_format.keys - {TAGS.name})]}
 
 
-def conversations_lineage() -> Lineage:
+def conversations_lineage() -> Sources:
     """Return the lineage of `conversations`."""
     columns = [
         (table, column)
@@ -56,25 +53,15 @@ def conversations_lineage() -> Lineage:
     return {"messages": messages, "split": prompt, "group": prompt, **unchanged}
 
 
-def answers_lineage() -> Lineage:
+def answers_lineage() -> Sources:
     """Return the lineage of `teacher_answers`: an answer depends on its prompt, and on the examples before it."""
     prompt = [("unlabelled", "messages")]
     unchanged = {name: [("unlabelled", name)] for name in ("id", *UNCHANGED_COLUMNS, *RAW_ROW_COLUMNS)}
     return {"prompt_messages": prompt, "answer": [*prompt, ("conversations", "messages")], **unchanged}
 
 
-def distilled_lineage() -> Lineage:
+def distilled_lineage() -> Sources:
     """Return the lineage of `distilled`."""
     messages = [("teacher_answers", name) for name in ("prompt_messages", "answer")]
     unchanged = {name: [("teacher_answers", name)] for name in (*UNCHANGED_COLUMNS, *RAW_ROW_COLUMNS)}
     return {"messages": messages, "id": messages, "group": messages[:1], **unchanged}
-
-
-def column_lineage(lineage: Lineage) -> dg.TableColumnLineage:
-    """Convert a lineage to Dagster's type."""
-    return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(asset_key(asset), name) for asset, name in sources]
-            for column, sources in lineage.items()
-        }
-    )

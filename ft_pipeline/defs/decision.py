@@ -15,8 +15,8 @@ from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.reward_config import checks_of
-from ft_pipeline.execution.metadata import prose, sentences, table
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.page import Points, Table, Words
 from ft_pipeline.release.candidates import decision_key_of
 from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.looks import decided_by
@@ -131,10 +131,10 @@ def _build_decision(build: BuildContext) -> dict[str, Any]:
 def _recommendation_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     return {
-        "verdict": prose(summary["verdict"]) if "verdict" in summary else None,  # older artifacts lack it
+        "verdict": Words(summary["verdict"]) if "verdict" in summary else None,  # older artifacts lack it
         "decision": summary["decision"],
         "row": summary.get("row"),
-        **sentences("reasons", summary["reasons"]),
+        "reasons": Points(summary["reasons"]),
         "evidence": summary["evidence"],
     }
 
@@ -148,11 +148,11 @@ def _decision_metadata(artifact: Artifact) -> dict[str, Any]:
     ]
     earlier = f"{exposure['before']:.0f} before this comparison"
     return {
-        "verdict": prose(f"**{said['sentence']}**\n\n{said['basis']}"),
-        **sentences("reasons", artifact.summary["reasons"]),
+        "verdict": Words(f"**{said['sentence']}**\n\n{said['basis']}"),
+        "reasons": Points(artifact.summary["reasons"]),
         "looks_at_the_test_rows": earlier,
-        **({"tests": table(tests)} if tests else {}),
-        **({"requirements": table(requirements)} if requirements else {}),
+        **({"tests": Table(tests)} if tests else {}),
+        **({"requirements": Table(requirements)} if requirements else {}),
     }
 
 

@@ -4,17 +4,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.column_lineage import answers_lineage, column_lineage, distilled_lineage
+from ft_pipeline.defs.column_lineage import answers_lineage, distilled_lineage
 from ft_pipeline.defs.table_pages import MATCHES_SCHEMA
 from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
 from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.distillation.teacher_facts import answer_nothing
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
-from ft_pipeline.execution.metadata import declared_columns, table
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.models.base_model import EMBEDDED
 from ft_pipeline.models.generation_config import ignored_while_decoding
+from ft_pipeline.page import Columns, Lineage, Table
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.store.artifacts import Artifact
@@ -141,10 +141,10 @@ def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
         for row in rows
     ]
     return {
-        "answers_shown": table(answers),
+        "answers_shown": Table(answers),
         **{key: value for key, value in artifact.summary.items() if key not in NOT_SHOWN},
-        "dagster/column_lineage": column_lineage(answers_lineage()),
-        **declared_columns(TEACHER_ANSWERS),
+        "dagster/column_lineage": Lineage(answers_lineage()),
+        "dagster/column_schema": Columns(TEACHER_ANSWERS),
     }
 
 
@@ -158,9 +158,9 @@ def _distilled_metadata(artifact: Artifact) -> dict[str, Any]:
     ]
     keys = ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")
     return {
-        "samples": table(samples),
+        "samples": Table(samples),
         **{key: summary[key] for key in keys},
         "dagster/row_count": summary["kept"],
-        "dagster/column_lineage": column_lineage(distilled_lineage()),
-        **declared_columns(DISTILLED_TABLE),
+        "dagster/column_lineage": Lineage(distilled_lineage()),
+        "dagster/column_schema": Columns(DISTILLED_TABLE),
     }

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import dagster as dg
-
 from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
@@ -39,9 +37,8 @@ from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.prompt_search.looks import write_look
 from ft_pipeline.evaluation.tuned_variants import with_variant
-from ft_pipeline.execution.metadata import beginning_with, metadata_of_page, picture, sentences, small_picture, table
-from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import asset_of, step
+from ft_pipeline.page import Hidden, Image, Page, Picture, Points, Table, beginning_with
 from ft_pipeline.project import Project
 from ft_pipeline.release.looks import (
     decided_by,
@@ -223,8 +220,8 @@ def _gguf_scores_metadata(artifact: Artifact) -> dict[str, Any]:
     ]
     of_merged = ArtifactStore(Project.find().store).open(*artifact.inputs["scores"])
     if of_merged is None or may_be_screened_out(of_merged.path):
-        return {"costs": table(costs), **sentences("notes", [TESTS_ARE_COMPARED])}
-    return {"costs": table(costs), **_scores_metadata(artifact)}
+        return {"costs": Table(costs), "notes": Points([TESTS_ARE_COMPARED])}
+    return {"costs": Table(costs), **_scores_metadata(artifact)}
 
 
 def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -234,15 +231,15 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         cost = {key: row[key] for key in COSTS}
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    metadata = {"scores": table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
-    return metadata | sentences("notes", artifact.summary.get("notes") or [])
+    metadata = {"scores": Table([{key: row.get(key, "") for key in keys} for row in rows]), **_check_metadata(artifact)}
+    return metadata | {"notes": Points(artifact.summary.get("notes") or [])}
 
 
-def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
+def _tuned_scores_metadata(artifact: Artifact) -> Page:
     """Of a model that the comparison may screen out, the scores on the validation rows; of others, all scores."""
     searched = _searched(artifact)
     if not may_be_screened_out(artifact.path):
-        return _scores_metadata(artifact) | _highest_loss(artifact) | searched
+        return {**_scores_metadata(artifact), **_highest_loss(artifact), **searched}
     records = records_of_validation(artifact.path)
     validation = {name: score_on_validation(own) for name, own in records.items()}
     rows = [
@@ -255,15 +252,15 @@ def _tuned_scores_metadata(artifact: Artifact) -> dict[str, Any]:
         for row in artifact.summary["rows"]
     ]
     notes = [*(artifact.summary.get("notes") or []), TESTS_ARE_COMPARED]
-    return {"scores": table(rows), **sentences("notes", notes), **searched}
+    return {"scores": Table(rows), "notes": Points(notes), **searched}
 
 
-def _searched(artifact: Artifact) -> dict[str, Any]:
+def _searched(artifact: Artifact) -> Page:
     """What the search of a prompt for the tuned model tried; empty without one."""
     if SEARCHED_PROMPT.name not in artifact.inputs:
         return {}
     store = ArtifactStore(artifact.path.parents[3])
-    return metadata_of_page(found_by(store.require(*artifact.inputs[SEARCHED_PROMPT.name])))
+    return found_by(store.require(*artifact.inputs[SEARCHED_PROMPT.name]))
 
 
 def _check_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -276,9 +273,9 @@ def _check_metadata(artifact: Artifact) -> dict[str, Any]:
     drawn = confusion_picture(matrices)
     metadata: dict[str, Any] = {}
     if fields or worst:
-        metadata |= sentences("checks", worst)
-        metadata["all_checks"] = behind_a_click("\n\n".join([*field_tables(fields), *worst]))
-    return metadata | ({"labels": picture(drawn, "labels of the references and of the answers")} if drawn else {})
+        metadata |= {"checks": Points(worst)}
+        metadata["all_checks"] = Hidden("\n\n".join([*field_tables(fields), *worst]))
+    return metadata | ({"labels": Image(drawn, "labels of the references and of the answers")} if drawn else {})
 
 
 def _highest_loss(artifact: Artifact) -> dict[str, Any]:
@@ -287,7 +284,7 @@ def _highest_loss(artifact: Artifact) -> dict[str, Any]:
     columns = {**LISTED_ROW_COLUMNS, "answer": "The reference answer, shortened", "model_answer": "The model's answer"}
     columns = beginning_with(columns, "prompt", "model_answer")
     rows = [answer.to_json() for answer in found.highest_loss]
-    return {"highest_loss": table([{column: row[column] for column in columns} for row in rows], columns)}
+    return {"highest_loss": Table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -298,20 +295,20 @@ def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
-        "leads": small_picture(leads) if leads else None,
+        "leads": Picture(leads) if leads else None,
         "rows": _shown_rows(comparison),
-        "comparison": dg.MetadataValue.md(markdown),
-        "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
-        "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
-        "slices": picture(slices, "leads in slices, with 95 % intervals") if slices else None,
-        "labels": picture(labels, "labels of the references and of the best row's answers") if labels else None,
+        "comparison": Hidden(markdown),
+        "picture": Image(score_picture(comparison), "scores with 95 % intervals"),
+        "learning_curve": Image(learning_curve, "the primary metric by training rows") if learning_curve else None,
+        "slices": Image(slices, "leads in slices, with 95 % intervals") if slices else None,
+        "labels": Image(labels, "labels of the references and of the best row's answers") if labels else None,
         "test_items": comparison.test_items,
         "best": best,
         "left_out": artifact.summary["left_out"] or None,
     }
 
 
-def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
+def _shown_rows(comparison: Comparison) -> Table:
     """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
     metrics = shown_metrics(comparison)
     primary = metrics.pop(comparison.primary)
@@ -344,4 +341,4 @@ def _shown_rows(comparison: Comparison) -> dg.MetadataValue:
             "s per call": "" if seconds is None else round(seconds, 2),
         }
         rows.append({column: decides[column] for column in columns} | scores | costs)
-    return table(rows, columns)
+    return Table(rows, columns)

@@ -11,11 +11,12 @@ from pydantic import Field
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
 from ft_pipeline.execution.dagster_names import asset_key, asset_tags, dagster_settings
-from ft_pipeline.execution.metadata import clean_metadata, table
+from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.inbox.decide import Decided, decide
 from ft_pipeline.inbox.proposals import Inbox, Proposal, read_inbox
 from ft_pipeline.inbox.traffic import log_path
+from ft_pipeline.page import Table
 from ft_pipeline.project import Project
 
 SHOWN_ROWS = 100
@@ -57,7 +58,7 @@ def inbox(context: dg.AssetExecutionContext, config: InboxConfig, project: Proje
     try:
         found = project.find()
         orphaned_runs.lock_run(context, found.store)
-        return dg.MaterializeResult(metadata=clean_metadata(_decide_and_show(found, config)))
+        return dg.MaterializeResult(metadata=clean_metadata(metadata_of_page(_decide_and_show(found, config))))
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 
@@ -74,7 +75,7 @@ def _decide_and_show(project: Project, config: InboxConfig) -> dict[str, Any]:
 def _metadata(found: Inbox, decided: Decided) -> dict[str, Any]:
     proposals = found.listed(rated_up=True, rated_down=True)
     return {
-        "open": table([_row(proposal) for proposal in proposals[:SHOWN_ROWS]], COLUMNS),
+        "open": Table([_row(proposal) for proposal in proposals[:SHOWN_ROWS]], COLUMNS),
         "proposals": len(proposals),
         "accepted": decided.accepted or None,
         "rejected": decided.rejected or None,

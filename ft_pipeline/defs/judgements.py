@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import dagster as dg
-
 from ft_pipeline.decide.judged_pairs import pairs_to_judge
 from ft_pipeline.defs.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
@@ -16,8 +14,8 @@ from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_
 from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
 from ft_pipeline.evaluation.judge.pairs import first_items
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
-from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.page import Hidden, Points, Table
 from ft_pipeline.project import Project
 from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.step import BuildContext, SpecContext, versions_of
@@ -169,10 +167,10 @@ def _judgements_metadata(artifact: Artifact) -> dict[str, Any]:
     pairs = [_numbers({key: pair[key] for key in ("candidate", "rival")}, pair) for pair in summary["pairs"]]
     remarks = [*summary["excluded"], *([summary["problem"]] if summary["problem"] else [])]
     return {
-        "verdicts": table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
-        **sentences("remarks", remarks),
+        "verdicts": Table([_numbers({"candidate": "all", "rival": ""}, summary["overall"]), *pairs]),
+        "remarks": Points(remarks),
         "judge": f"{summary['model']} at {summary['host']}, prompt version {summary['prompt_version']}",
-        "rubric": dg.MetadataValue.md(summary["rubric"]),
+        "rubric": Hidden(summary["rubric"]),
         "plan": summary["plan"],
         "calls": summary["calls"],
         "cost": summary["cost"],

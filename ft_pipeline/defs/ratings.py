@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ft_pipeline.execution.metadata import sentences, table
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.page import Points, Table
 from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
 from ft_pipeline.ratings.rating_table import write_table
 from ft_pipeline.ratings.results import Result, results_of
@@ -56,8 +56,8 @@ def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
         "agreement": "How far the raters agree",
     }
     return {
-        "results": table([_row(result, columns) for result in results], columns),
-        **sentences("in_words", [line for result in results for line in result.lines()]),
+        "results": Table([_row(result, columns) for result in results], columns),
+        "in_words": Points([line for result in results for line in result.lines()]),
         "verdicts": artifact.summary["verdicts"],
     }
 

@@ -12,9 +12,8 @@ from ft_pipeline.decide.exposure_ledger import EVIDENCE_KEY
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.decide.ruling import Ruling
 from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
-from ft_pipeline.execution.metadata import prose, sentences, table
-from ft_pipeline.execution.page_layout import behind_a_click
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.page import Hidden, Points, Table, Words
 from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -166,9 +165,9 @@ def _champion_metadata(artifact: Artifact) -> dict[str, Any]:
     if record:
         now = f"**{record['name']}** is the champion since {record['since'][:10]}: {record['reason']}"
     return {
-        "released": prose(now),
+        "released": Words(now),
         "moved": summary["moved"],
-        **sentences("reasons", summary["reasons"]),
+        "reasons": Points(summary["reasons"]),
         "champion": record,
     }
 
@@ -177,7 +176,7 @@ def _card_metadata(artifact: Artifact) -> dict[str, Any]:
     """The card without the YAML before it, which is for the hub: its beginning, and the whole."""
     text = (artifact.path / "README.md").read_text(encoding="utf-8")
     body = text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text
-    return {"summary": prose(_beginning(body)), "card": behind_a_click(body)}
+    return {"summary": Words(_beginning(body)), "card": Hidden(body)}
 
 
 def _beginning(markdown: str) -> str:
@@ -247,7 +246,7 @@ def _report_metadata(artifact: Artifact) -> dict[str, Any]:
     return {
         **_worse_answers_metadata(artifact),
         "how": "ft report --open opens it. It is a single self-contained file that you can share.",
-        "report": behind_a_click(str(artifact.path / REPORT)),
+        "report": Hidden(str(artifact.path / REPORT)),
         "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
     }
 
@@ -258,9 +257,9 @@ def _worse_answers_metadata(artifact: Artifact) -> dict[str, Any]:
         return {}
     found = TypeAdapter(WorseAnswers).validate_python(artifact.document(WORSE_ANSWERS))
     return {
-        "worse_answers": table([_shown_answer(answer) for answer in found.worst[:WORST_SHOWN]], WORSE_ANSWER_COLUMNS),
-        "worse_by_fault": table([asdict(count) for count in found.faults]),
-        "worse_by_slice": table([asdict(count) for count in found.slices]),
+        "worse_answers": Table([_shown_answer(answer) for answer in found.worst[:WORST_SHOWN]], WORSE_ANSWER_COLUMNS),
+        "worse_by_fault": Table([asdict(count) for count in found.faults]),
+        "worse_by_slice": Table([asdict(count) for count in found.slices]),
     }
 
 

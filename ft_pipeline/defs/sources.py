@@ -8,8 +8,8 @@ import dagster as dg
 from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.events import Progress
-from ft_pipeline.execution.metadata import table, table_columns
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.page import Columns, Table
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.remote.listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
@@ -72,10 +72,10 @@ def _listing_metadata(artifact: Artifact) -> dict[str, object]:
     files.sort(key=lambda file: not file.get("error_message"))
     used = [key for key in _FILE_COLUMNS if any(file.get(key) for file in files)]
     return {
-        "listing": table([{key: file.get(key, "") for key in used} for file in files[:LISTED_FILES]], _FILE_COLUMNS),
+        "listing": Table([{key: file.get(key, "") for key in used} for file in files[:LISTED_FILES]], _FILE_COLUMNS),
         "files": artifact.summary["files"],
         "bytes": artifact.summary["bytes"],
-        **table_columns(raw_schema(artifact.kind.removeprefix("raw_"))),
+        "dagster/column_schema": Columns(raw_schema(artifact.kind.removeprefix("raw_"))),
     }
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dagster as dg
-
 from ft_pipeline import plotting, small_plots
-from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
-from ft_pipeline.execution.metadata import beginning_with, declared_columns, small_picture, table
+from ft_pipeline.defs.column_lineage import conversations_lineage, table_lineage
+from ft_pipeline.page import Columns, Lineage, Picture, Table, beginning_with
 from ft_pipeline.step import CheckSpec
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.conversations import count_words
@@ -56,18 +54,18 @@ def table_metadata(artifact: Artifact) -> dict[str, Any]:
         "preview": _example_rows(summary["preview"], declared),
         "warnings": _warning_table(summary["warnings"]),
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
-        "files": table([_for_own_page(account) for account in unused_rows["accounts"]], _FILES),
+        "files": Table([_for_own_page(account) for account in unused_rows["accounts"]], _FILES),
         "dagster/row_count": summary["accepted"],
-        "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
-        **declared_columns(declared),
+        "dagster/column_lineage": Lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
+        "dagster/column_schema": Columns(declared),
     }
     if unused_rows["where"]:
-        metadata["set_aside_where"] = table([_for_own_page(location) for location in unused_rows["where"]], _LOCATIONS)
-        metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], _ROWS)
+        metadata["set_aside_where"] = Table([_for_own_page(location) for location in unused_rows["where"]], _LOCATIONS)
+        metadata["set_aside_first"] = Table([_for_own_page(row) for row in unused_rows["first"]], _ROWS)
     return metadata | language_table(summary)
 
 
-def _example_rows(rows: Sequence[Mapping[str, Any]], declared: FinishedTable) -> dg.MetadataValue:
+def _example_rows(rows: Sequence[Mapping[str, Any]], declared: FinishedTable) -> Table:
     """The first rows, without their ids and the columns that are empty in all of them."""
     shown = {
         name: text
@@ -75,10 +73,10 @@ def _example_rows(rows: Sequence[Mapping[str, Any]], declared: FinishedTable) ->
         if name != "id" and any(row.get(name) for row in rows)
     }
     texts = beginning_with(shown, *(name for name in shown if name not in _BEHIND_THE_TEXTS))
-    return table([{name: row.get(name) for name in texts} for row in rows[:EXAMPLE_ROWS]], texts)
+    return Table([{name: row.get(name) for name in texts} for row in rows[:EXAMPLE_ROWS]], texts)
 
 
-def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | None:
+def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> Table | None:
     """The warnings about rows; None without any."""
     columns = {
         "message": "What to look at",
@@ -87,7 +85,7 @@ def _warning_table(warnings: Sequence[Mapping[str, Any]]) -> dg.MetadataValue | 
         "code": "The code of the warning",
     }
     shown = [{column: warning.get(column) or "" for column in columns} for warning in warnings]
-    return table(shown, columns) if shown else None
+    return Table(shown, columns) if shown else None
 
 
 def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +102,7 @@ def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         {"language": language, "rows": count, "share": count / languages["sampled"]}
         for language, count in sorted(languages["counts"].items(), key=lambda item: (-item[1], item[0]))
     ]
-    return {"languages": table(rows, columns)}
+    return {"languages": Table(rows, columns)}
 
 
 def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
@@ -121,19 +119,19 @@ def conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         "splits": _split_table(summary["tables"]),
         "warnings": _warning_table(summary["warnings"]),
         **_rows_to_look_at(artifact),
-        "words": small_picture(small_plots.bars(edges, counts, "words", "words per conversation")),
+        "words": Picture(small_plots.bars(edges, counts, "words", "words per conversation")),
         "set_aside": summary["set_aside"] or None,
         **language_table(summary),
         "dagster/row_count": summary["accepted"],
-        "dagster/column_lineage": column_lineage(conversations_lineage()),
-        **declared_columns(CONVERSATIONS),
+        "dagster/column_lineage": Lineage(conversations_lineage()),
+        "dagster/column_schema": Columns(CONVERSATIONS),
     }
 
 
-def _split_table(tables: Mapping[str, Mapping[str, int]]) -> dg.MetadataValue:
+def _split_table(tables: Mapping[str, Mapping[str, int]]) -> Table:
     """The number of conversations by table and split."""
     names = ("train", "validation", "test")
-    return table(
+    return Table(
         [{"table": name, **{split: counts.get(split, 0) for split in names}} for name, counts in tables.items()]
     )
 
@@ -148,7 +146,7 @@ def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
     columns = beginning_with(columns, "prompt", "why")
     lists = {"oddest": found.oddest, "longest": found.longest}
     rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
-    return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
+    return {"rows_to_look_at": Table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 def quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -156,14 +154,14 @@ def quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     examples, others = _examples(summary["first"])
     return {
-        "reasons": table(_reasons(summary), _LOCATIONS),
-        "examples": table(examples, _ROWS),
+        "reasons": Table(_reasons(summary), _LOCATIONS),
+        "examples": Table(examples, _ROWS),
         "see_any_row": QUARANTINE_HELP,
-        "accounts": table(summary["accounts"], _FILES),
-        "where": table(summary["where"], _LOCATIONS),
-        "more_examples": table(others, _ROWS) if others else None,
+        "accounts": Table(summary["accounts"], _FILES),
+        "where": Table(summary["where"], _LOCATIONS),
+        "more_examples": Table(others, _ROWS) if others else None,
         "dagster/row_count": summary["rows"],
-        **declared_columns(QUARANTINE),
+        "dagster/column_schema": Columns(QUARANTINE),
     }
 
 

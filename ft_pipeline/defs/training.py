@@ -5,7 +5,6 @@ from typing import Any
 
 from ft_pipeline import small_plots
 from ft_pipeline.audit.changes import flatten_settings
-from ft_pipeline.defs.column_lineage import column_lineage
 from ft_pipeline.defs.distill_specs import asks_a_teacher
 from ft_pipeline.defs.gguf_specs import NOTHING, gguf_spec, wanted_types
 from ft_pipeline.defs.table_pages import MATCHES_SCHEMA
@@ -18,9 +17,9 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.evaluation.comparison.own_targets import own_targets
-from ft_pipeline.execution.metadata import declared_columns, prose, sentences, small_picture, table
 from ft_pipeline.execution.step_asset import asset_of, step
 from ft_pipeline.pace import format_duration
+from ft_pipeline.page import Columns, Lineage, Picture, Points, Table, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.steps.merged_model import STEP as MERGED_MODEL
@@ -228,7 +227,7 @@ def _experiment_metadata(artifact: Artifact) -> dict[str, Any]:
         for name, value in flatten_settings(config).items()
         if (default := defaults.get(name)) != value or name in ("base_model", "objective", "technique")
     ]
-    return {**sentences("changed_settings", differing), "settings": config}
+    return {"changed_settings": Points(differing), "settings": config}
 
 
 def _as_text(value: Any) -> str:
@@ -243,7 +242,7 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
     return {
         "example": audit["example"]["marked"],
         "rows": audit["rows"],
-        "histogram": small_picture(small_plots.bars(**audit["histogram"], unit="tokens", alternative_text=_LENGTHS)),
+        "histogram": Picture(small_plots.bars(**audit["histogram"], unit="tokens", alternative_text=_LENGTHS)),
         **_long_rows_metadata(audit),
         "tokens": audit["tokens"],
         "trained_tokens": audit["trained_tokens"],
@@ -251,8 +250,8 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
         "lengths": audit["lengths"],
         "split_by_turn": audit["split_by_turn"] or None,
         "reasoning": audit["reasoning"]["message"] or None,
-        "dagster/column_lineage": column_lineage(lineage),
-        **declared_columns(token_table(columns)),
+        "dagster/column_lineage": Lineage(lineage),
+        "dagster/column_schema": Columns(token_table(columns)),
     }
 
 
@@ -269,7 +268,7 @@ def _long_rows_metadata(audit: dict[str, Any]) -> dict[str, Any]:
     rows += [
         {**{name: row[name] for name in names}, "left_out": "no", "lost_tokens": row["lost_tokens"]} for row in cut
     ]
-    return {"long_rows": audit["long_rows"]["message"], "rows_too_long": table(rows)}
+    return {"long_rows": audit["long_rows"]["message"], "rows_too_long": Table(rows)}
 
 
 def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -278,9 +277,9 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     bar = small_plots.stacked_bar(gigabytes, summary["gpu_memory_gb"], "GB", "memory by part")
     on_a_cpu = describe_cpu_memory(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
     return {
-        "fits": prose(summary["checks"]["fits"]["message"]),
-        "parts": small_picture(bar),
-        **sentences("advice", summary["advice"]),
+        "fits": Words(summary["checks"]["fits"]["message"]),
+        "parts": Picture(bar),
+        "advice": Points(summary["advice"]),
         "total_gb": summary["total_gb"],
         "on_a_cpu": on_a_cpu,
         "by_rank": describe_ranks(summary["ranks"]) if "ranks" in summary else None,
@@ -292,7 +291,7 @@ def _gguf_metadata(artifact: Artifact) -> dict[str, Any]:
         {"file": entry["file"], "megabytes": round(entry["bytes"] / 1e6, 1), "note": entry["note"] or ""}
         for entry in artifact.document(INDEX)["files"].values()
     ]
-    return {"files": table(files)} if files else {}
+    return {"files": Table(files)} if files else {}
 
 
 def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -307,8 +306,8 @@ def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     )
     summary, targets = artifact.summary, own_targets(artifact)
     return {
-        "loss_curve": small_picture(curve),
-        "own_target": prose(" ".join(target.describe() for target in targets)) if targets else None,
+        "loss_curve": Picture(curve),
+        "own_target": Words(" ".join(target.describe() for target in targets)) if targets else None,
         **{key: summary.get(key) for key in _TRAINING_NUMBERS},
         "learning_rate": artifact.spec["config"]["experiment"]["training"]["learning_rate"],
         **{key: value for key, value in summary.items() if key.startswith(("first_", "best_"))},

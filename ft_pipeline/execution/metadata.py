@@ -13,7 +13,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
-from ft_pipeline.execution.dagster_names import dagster_settings
+from ft_pipeline.execution.dagster_names import asset_key, dagster_settings
 from ft_pipeline.execution.page_layout import (
     behind_a_click,
     fitting_json,
@@ -23,7 +23,7 @@ from ft_pipeline.execution.page_layout import (
     room_for_values,
     with_breaks,
 )
-from ft_pipeline.page import Page, Picture, Table, Words
+from ft_pipeline.page import Columns, Hidden, Image, Lineage, Page, Picture, Points, Table, Words
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.finished_tables import FinishedTable
@@ -37,8 +37,11 @@ _BREAK_IN_A_LIST = "  \n  "
 
 
 def metadata_of_page(page: Page) -> dict[str, Any]:
-    """Return the blocks of a page as Dagster shows them, by name. Values that are Dagster's own are kept."""
-    return {name: _block(block) for name, block in page.items()}
+    """Return the blocks of a page as Dagster shows them, by name. A list of sentences may need a second entry."""
+    shown: dict[str, Any] = {}
+    for name, block in page.items():
+        shown |= sentences(name, block.texts) if isinstance(block, Points) else {name: _block(block)}
+    return shown
 
 
 def _block(block: Any) -> Any:
@@ -49,6 +52,14 @@ def _block(block: Any) -> Any:
             return small_picture(block.markdown)
         case Table():
             return table(block.rows, block.about)
+        case Hidden():
+            return behind_a_click(block.text)
+        case Image():
+            return picture(block.png, block.about)
+        case Columns():
+            return _column_schema(block.declared)
+        case Lineage():
+            return _column_lineage(block)
         case _:
             return block
 
@@ -151,11 +162,6 @@ def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | N
     return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns))
 
 
-def beginning_with(columns: Mapping[str, str], *names: str) -> dict[str, str]:
-    """Return the descriptions of columns in another order: the page shows the first ones."""
-    return {name: columns[name] for name in names} | {**columns}
-
-
 def _column_type(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return "number"
@@ -183,21 +189,16 @@ def _shown_items(items: Sequence[str]) -> int:
     return max(1, sum(end - 1 <= SHOWN_CHARACTERS for end in ends))
 
 
-def table_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    """Return Dagster's schema of a table, from (name, type, description), if `dagster.columns` asks for it.
+def _column_schema(declared: FinishedTable | Sequence[tuple[str, str, str]]) -> dg.TableSchema | None:
+    """Return Dagster's schema of a table if `dagster.columns` asks for it; else None.
 
     Dagster shows it above all other metadata. Without it, the page opens with example rows, whose *Show schema* has the
-    descriptions.
+    descriptions. A finished table's has what its pandera schema demands.
     """
     if not dagster_settings().columns:
-        return {}
-    return {"dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(*column) for column in columns])}
-
-
-def declared_columns(declared: FinishedTable) -> dict[str, Any]:
-    """Return Dagster's schema of a finished table, as `table_columns` does, with what its pandera schema demands."""
-    if not dagster_settings().columns:
-        return {}
+        return None
+    if not isinstance(declared, FinishedTable):
+        return dg.TableSchema(columns=[dg.TableColumn(*column) for column in declared])
     from ft_pipeline.tables.table_schemas import schema  # pandera takes a second to load
 
     checked = schema(declared)
@@ -215,7 +216,16 @@ def declared_columns(declared: FinishedTable) -> dict[str, Any]:
         for column in declared.columns
     ]
     of_rows = dg.TableConstraints(other=[check.name for check in checked.checks])
-    return {"dagster/column_schema": dg.TableSchema(columns=columns, constraints=of_rows)}
+    return dg.TableSchema(columns=columns, constraints=of_rows)
+
+
+def _column_lineage(lineage: Lineage) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(asset_key(asset), name) for asset, name in sources]
+            for column, sources in lineage.sources.items()
+        }
+    )
 
 
 def _cell(value: Any) -> str | int | float | bool:

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from ft_pipeline.execution import metadata
+from ft_pipeline.page import Columns
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.store.text_redaction import PLACEHOLDER, ErasedTexts
 
@@ -70,5 +71,6 @@ def test_a_conversation_in_a_table_reads_like_one() -> None:
 @pytest.mark.parametrize("columns", [False, True])
 def test_tables_have_dagsters_columns_only_if_asked(columns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "dagster_settings", lambda: DagsterSettings(columns=columns))
-    shown = metadata.table_columns([("text", "str", "A passage")])
+    page = {"dagster/column_schema": Columns([("text", "str", "A passage")])}
+    shown = metadata.clean_metadata(metadata.metadata_of_page(page))
     assert list(shown) == (["dagster/column_schema"] if columns else [])

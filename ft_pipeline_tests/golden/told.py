@@ -24,7 +24,8 @@ from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.screened_out import as_shown
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
-from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
+from ft_pipeline.page import Page
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
 from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
@@ -189,7 +190,7 @@ def _without_pictures() -> Iterator[None]:
     with ExitStack() as stack:
         for name in PICTURES:
             stack.enter_context(patch.object(evaluation_pages, name, lambda *_: None))
-        stack.enter_context(patch.object(evaluation_pages, "picture", lambda *_: None))
+        stack.enter_context(patch.object(evaluation_pages, "Image", lambda *_: None))
         yield
 
 
@@ -215,9 +216,9 @@ def _artifact(document: Document, summary: Document, folder: str = ".") -> Any:
     return SimpleNamespace(path=Path(folder), summary=summary, document=lambda _: document, inputs={})
 
 
-def _page(metadata: Mapping[str, Any]) -> str:
+def _page(page: Page) -> str:
     """Return the entries of a page without those behind a click that only tell a table again."""
-    cleaned = {key: value for key, value in clean_metadata(metadata).items() if key not in AGAIN}
+    cleaned = {key: value for key, value in clean_metadata(metadata_of_page(page)).items() if key not in AGAIN}
     shown = [(key, re.sub(" {4,}", " ", _entry(value))) for key, value in cleaned.items()]
     return "\n".join(f"{key}:{chr(10) if chr(10) in text else ' '}{text}" for key, text in shown)
 

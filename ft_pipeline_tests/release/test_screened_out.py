@@ -21,7 +21,7 @@ from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.defs import decision as decision_pages
 from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.ratings.pairs import open_match
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -108,8 +108,8 @@ def shown(shop: Trained, is_screened: bool) -> dict[str, str]:
         "report": html.unescape((report.path / "report.html").read_text(encoding="utf-8")),
         "card": render_card(facts),
         "comparison.md": (made.path / "comparison.md").read_text(encoding="utf-8"),
-        "page of comparison": repr(clean_metadata(evaluation_pages._comparison_metadata(made))),
-        "page of decision": repr(clean_metadata(decision_pages._decision_metadata(page))),  # type: ignore[arg-type]
+        "page of comparison": repr(clean_metadata(metadata_of_page(evaluation_pages._comparison_metadata(made)))),
+        "page of decision": repr(clean_metadata(metadata_of_page(decision_pages._decision_metadata(page)))),  # type: ignore[arg-type]
         "recommendation": json.dumps(recommended.document("recommendation.json")),
         "by hand": json.dumps(document["by_hand"]),
     }
@@ -214,7 +214,7 @@ def test_the_page_of_scores_has_test_scores_only_of_what_nothing_screens(
     row = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["rows"][0]
     summary = {"rows": [{**row, "scores": {"loss": SCORE}}]}
     artifact: Any = SimpleNamespace(path=folder, summary=summary, inputs={}, spec={"config": {}})
-    page = repr(clean_metadata(evaluation_pages._tuned_scores_metadata(artifact)))
+    page = repr(clean_metadata(metadata_of_page(evaluation_pages._tuned_scores_metadata(artifact))))
     is_shown = conversations < 30
     assert ("7.3133" in page) == ("SECRET" in page) == is_shown
     assert ("nats_per_byte_of_validation" in page) != is_shown

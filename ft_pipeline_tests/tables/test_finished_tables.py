@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import pytest
 from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, answer_row, read_prompts, write_answers
 from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.execution import metadata
+from ft_pipeline.page import Columns
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.tables import row_groups
 from ft_pipeline.tables.build import build_table
@@ -174,7 +174,7 @@ NO_FILE = pa.nulls(2, pa.string())
 )
 def test_the_page_shows_what_the_schema_demands(declared: FinishedTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "dagster_settings", lambda: DagsterSettings(columns=True))
-    shown: dg.TableSchema = metadata.declared_columns(declared)["dagster/column_schema"]
+    (shown,) = metadata.metadata_of_page({"dagster/column_schema": Columns(declared)}).values()
     assert [column.name for column in shown.columns] == declared.arrow_schema.names
     assert all(column.description for column in shown.columns)
     of_name = {column.name: column.constraints for column in shown.columns}
