@@ -4,6 +4,7 @@ execution/step_asset.py makes Dagster's assets of these records; planning and th
 """
 
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.yaml_file import Section
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 
 VERSION_SECONDS = 10
 """Time after which the version of a package is read again: a service may live longer than an installed version."""
@@ -135,6 +136,11 @@ class BuildContext:
         """Return an input of the spec, with its manifest."""
         return self.store.require(*self.spec.inputs[name])
 
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a document for people to read, too."""
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (self.out / name).write_text(text, encoding="utf-8")
+
     def note(self, message: str) -> None:
         """Show a note in the terminal of the run."""
         publish(StepEvent(self.spec.kind, None, "notes", message=message))
@@ -160,10 +166,14 @@ def only(*keys: str) -> PlainSerializer:
     return PlainSerializer(lambda settings: settings.model_dump(mode="json", include=set(keys)), return_type=dict)
 
 
+def references(inputs: Mapping[str, Artifact]) -> dict[str, ArtifactReference]:
+    """Return the inputs as a spec names them: name → (kind, fingerprint)."""
+    return {name: artifact.reference for name, artifact in inputs.items()}
+
+
 def spec_of(kind: str, inputs: Mapping[str, Artifact], config: StepConfig, libraries: Sequence[str]) -> Spec:
     """Return the spec of an artifact. libraries: the packages whose version matters."""
-    references = {name: artifact.reference for name, artifact in inputs.items()}
-    return Spec(kind, references, config.model_dump(mode="json"), versions_of(*libraries))
+    return Spec(kind, references(inputs), config.model_dump(mode="json"), versions_of(*libraries))
 
 
 SpecFunction = Callable[[SpecContext], Spec]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline.defs.training_chain import experiment_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.experiment import spec as experiment_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 
 

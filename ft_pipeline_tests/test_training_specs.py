@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.defs.training_chain import adapter_spec, experiment_spec
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.adapter import adapter_spec
+from ft_pipeline.steps.experiment import spec as experiment_spec
 from ft_pipeline.steps.merged_model import merged_model_spec
 from ft_pipeline.steps.phases import Phase
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

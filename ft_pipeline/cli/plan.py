@@ -17,11 +17,11 @@ from ft_pipeline.cli.common import (
 from ft_pipeline.cli.display_plan import show_plan
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.plan_steps import Counted, PlannedPart, assets_to_count, count_rows, parts_of
-from ft_pipeline.defs.training_chain import assets_not_read
 from ft_pipeline.execution.run import load_steps, run_up_to
 from ft_pipeline.execution.workers.gpus import visible_gpus
 from ft_pipeline.project import Project
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.training_data import assets_not_read
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.defs.distill_specs import teacher_model
-from ft_pipeline.defs.training_chain import base_model_spec, starting_model, training_data_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.prompt_search.questions import TRAIN_PART
 from ft_pipeline.evaluation.prompt_search.search import MOST_ROWS
@@ -13,7 +11,11 @@ from ft_pipeline.evaluation.scoring.answer_limit import limit_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
+from ft_pipeline.steps.adapter import starting_model
+from ft_pipeline.steps.base_model import base_model_spec
 from ft_pipeline.steps.phases import Phase
+from ft_pipeline.steps.teacher_distributions import teacher_model
+from ft_pipeline.steps.training_data import training_data_spec
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.training.step_history import mean_prompt_tokens
 from ft_pipeline.training.work import (

@@ -15,7 +15,6 @@ from ft_pipeline.defs.scoring_specs import (
     scores_spec,
     teacher_spec,
 )
-from ft_pipeline.defs.training_chain import references
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
@@ -26,7 +25,7 @@ from ft_pipeline.release.champion import champion_before, decision_key
 from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
-from ft_pipeline.step import STEPS, SpecContext
+from ft_pipeline.step import STEPS, SpecContext, references
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference
 from ft_pipeline.training.objectives.registry import OBJECTIVES

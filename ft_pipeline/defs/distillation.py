@@ -4,9 +4,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.column_lineage import answers_lineage, distilled_lineage
-from ft_pipeline.defs.table_pages import MATCHES_SCHEMA
-from ft_pipeline.defs.training_chain import base_model_spec, bases_of_experiments
 from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
 from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.distillation.teacher_facts import answer_nothing
@@ -17,6 +14,9 @@ from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.page import Columns, Lineage, Table
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
+from ft_pipeline.steps.base_model import base_model_spec, bases_of_experiments
+from ft_pipeline.steps.column_lineage import answers_lineage, distilled_lineage
+from ft_pipeline.steps.table_pages import MATCHES_SCHEMA
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

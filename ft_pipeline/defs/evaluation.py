@@ -20,7 +20,7 @@ from ft_pipeline.decide.seen import may_be_screened_out, records_of_validation
 from ft_pipeline.decide.sources.pair_opinions import JUDGED
 from ft_pipeline.decide.sources.screens import score_on_validation
 from ft_pipeline.defs.compared_scores import compared_scores
-from ft_pipeline.defs.gguf_specs import NOTHING, gguf_scores_spec, types_of
+from ft_pipeline.defs.gguf_specs import gguf_scores_spec
 from ft_pipeline.defs.opinion_inputs import judge_said, people_said
 from ft_pipeline.defs.scoring_specs import (
     baseline_spec,
@@ -28,7 +28,6 @@ from ft_pipeline.defs.scoring_specs import (
     served_settings,
     teacher_spec,
 )
-from ft_pipeline.defs.training_chain import references
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
@@ -49,7 +48,8 @@ from ft_pipeline.release.looks import (
 from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.settings.prompt_variant import SEARCHED
 from ft_pipeline.settings.sweep import is_sweep_member
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, references, versions_of
+from ft_pipeline.steps.gguf import NOTHING, types_of
 from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.phases import experiment_settings
 from ft_pipeline.steps.searched_prompt import STEP as SEARCHED_PROMPT

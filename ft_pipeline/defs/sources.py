@@ -5,7 +5,6 @@ from functools import partial
 
 import dagster as dg
 
-from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.events import Progress
 from ft_pipeline.execution.step_asset import step
@@ -14,6 +13,7 @@ from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.remote.listing import Fetching
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.column_lineage import raw_schema
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.formats.registry import FORMATS

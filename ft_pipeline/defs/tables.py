@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
-from ft_pipeline.defs.table_pages import MATCHES_SCHEMA, conversations_metadata, quarantine_metadata, table_metadata
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.evaluation.scoring.task_files import read_task_texts
 from ft_pipeline.execution.step_asset import step
@@ -21,6 +20,7 @@ from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, versions_of
+from ft_pipeline.steps.table_pages import MATCHES_SCHEMA, conversations_metadata, quarantine_metadata, table_metadata
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec

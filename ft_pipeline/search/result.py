@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from ft_pipeline import plotting
-from ft_pipeline.defs.training_chain import references
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.search.sampling import importances
@@ -17,6 +16,7 @@ from ft_pipeline.search.sweep import Finished
 from ft_pipeline.search.trials import Trial, describe_loss, measure_of
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline.step import references
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.locks import project_lock

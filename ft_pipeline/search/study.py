@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.defs.training_chain import ADAPTER_SHAPE, ADAPTER_TECHNIQUES, NOT_IN_SPEC, adapter_spec, starting_model
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.machines import device_need
@@ -13,6 +12,8 @@ from ft_pipeline.settings.bounded_yaml import load_bounded
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
+from ft_pipeline.steps.adapter import ADAPTER_SHAPE, ADAPTER_TECHNIQUES, adapter_spec, starting_model
+from ft_pipeline.steps.experiment import NOT_IN_SPEC
 from ft_pipeline.steps.phases import Phase, experiment_phases, settings_for_base
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json

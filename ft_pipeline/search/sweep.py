@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.defs.training_chain import adapter_spec, assets_not_read, references, training_data_spec
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.events import EventState, StepEvent, publish
 from ft_pipeline.execution.build import MAX_RETRIES, RETRY_SECONDS, build_artifact
@@ -41,8 +40,10 @@ from ft_pipeline.search.trials import (
     read_metrics,
     stored_trials,
 )
-from ft_pipeline.step import spec_of_its_asset
+from ft_pipeline.step import references, spec_of_its_asset
+from ft_pipeline.steps.adapter import adapter_spec
 from ft_pipeline.steps.phases import Phase
+from ft_pipeline.steps.training_data import assets_not_read, training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import NAME_DIGITS, Spec

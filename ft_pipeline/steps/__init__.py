@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ft_pipeline.step import Step
 
-NAMES = ("merged_model", "searched_prompt")
+NAMES = (
+    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model", "gguf"),
+    *("searched_prompt",),
+)
 
 
 def find_step(name: str) -> "Step | None":

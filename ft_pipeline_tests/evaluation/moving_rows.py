@@ -15,11 +15,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
-from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import promote
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.step import STEPS, BuildContext, MissingInput, SpecContext, planned_spec
+from ft_pipeline.steps.base_model import base_model_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec

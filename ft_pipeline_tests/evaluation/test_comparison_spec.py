@@ -9,11 +9,11 @@ import yaml
 
 from ft_pipeline.defs.compared_scores import _about_contenders, _deciding_metric, _must_keep
 from ft_pipeline.defs.scoring_specs import base_names, baseline_spec, evaluation_config, probes_config, teacher_spec
-from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.step import SpecContext, spec_of_its_asset
+from ft_pipeline.steps.base_model import base_model_spec
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.moving_rows import load_steps

@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
-from ft_pipeline.defs.training import _fits_check
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Rank
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.steps.memory_estimate import fits_check
 from ft_pipeline.training.adapter import require_memory
 from ft_pipeline.training.memory.estimate import estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import read_shape
@@ -95,7 +95,7 @@ def test_an_experiment_with_several_gpus_is_estimated_by_rank():
 def test_a_model_that_only_fits_with_shards_passes_the_check():
     estimate = estimate_experiment(experiment(count=8), LLAMA_8B, 512, 60.0)
     assert estimate["possible"] and estimate["ranks"]["ddp_gb"] > 100 and estimate["ranks"]["fsdp2_gb"] < 60
-    check = _fits_check(estimate, 60.0)
+    check = fits_check(estimate, 60.0)
     assert check["passed"] and "each of 8 GPUs: " in check["message"] and "with FSDP2; at least" in check["message"]
     assert not estimate_experiment(experiment(count=2), LLAMA_8B, 512, 24.0)["possible"]
 

@@ -30,12 +30,8 @@ from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
 
 WORKERS = {
-    "base_model": "ft_pipeline.models.base_model:run",
     "teacher_answers": "ft_pipeline.distillation.teacher:run",
     "teacher_distributions": "ft_pipeline.evaluation.scoring.teacher_distributions:run",
-    "training_data": "ft_pipeline.training.training_data:run",
-    "adapter": "ft_pipeline.training.adapter:run",
-    "gguf": "ft_pipeline.training.gguf.files:run",
     "gguf_scores": "ft_pipeline.evaluation.scoring.gguf_scores:run",
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
@@ -108,7 +104,7 @@ def _run_job(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
 
     fields = json.loads(job_file.read_text(encoding="utf-8"))
     started = time.monotonic()
-    function = _worker_function(fields["kind"], workers)
+    function = _worker_function(fields["kind"], workers, fields["device"])
     if rank.number > 0:
         function(_job(fields, NullReporter(), rank))
         return 0
@@ -138,7 +134,7 @@ def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
     )
 
 
-def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
+def _worker_function(kind: str, workers: Mapping[str, str], device: str = "cpu") -> Callable[[Job], dict[str, Any]]:
     if kind in workers:
         module, _, name = workers[kind].partition(":")
         return getattr(importlib.import_module(module), name)
@@ -147,7 +143,9 @@ def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], d
     step = find_step(kind)
     if step is None or step.run is None:
         raise ValueError(f"no worker function for {kind!r}; known: {', '.join(sorted(workers))} and steps/")
-    if step.gpu:  # `run` imports it, but only after this process has looked at its GPU and seeded it
+    if (
+        step.gpu is True or device != "cpu"
+    ):  # `run` imports it, but only after this process has looked at its GPU and seeded it
         importlib.import_module("torch")
     return step.run
 

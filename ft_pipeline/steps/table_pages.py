@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline import plotting, small_plots
-from ft_pipeline.defs.column_lineage import conversations_lineage, table_lineage
 from ft_pipeline.page import Columns, Lineage, Picture, Table, beginning_with
 from ft_pipeline.step import CheckSpec
+from ft_pipeline.steps.column_lineage import conversations_lineage, table_lineage
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.tables.conversations import count_words
 from ft_pipeline.tables.finished_tables import CONVERSATIONS, FILES, QUARANTINE, FinishedTable, finished_table
