@@ -19,7 +19,7 @@ from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.step import BuildContext
-from ft_pipeline.steps import column_lineage as lineage
+from ft_pipeline.steps.shared import column_lineage as lineage
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of

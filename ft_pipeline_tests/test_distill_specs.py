@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.step import MissingInput, SpecContext
-from ft_pipeline.steps.teacher_distributions import asks_a_teacher, teacher_distributions_spec
+from ft_pipeline.steps.shared.teacher_distributions import asks_a_teacher, teacher_distributions_spec
 from ft_pipeline.steps.training_data import training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers

@@ -11,7 +11,7 @@ from ft_pipeline.step import SpecContext
 from ft_pipeline.steps.adapter import adapter_spec
 from ft_pipeline.steps.experiment import spec as experiment_spec
 from ft_pipeline.steps.merged_model import merged_model_spec
-from ft_pipeline.steps.phases import Phase
+from ft_pipeline.steps.shared.phases import Phase
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.projects import project_of

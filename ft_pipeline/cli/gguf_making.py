@@ -60,9 +60,9 @@ def make_beside_graph(
 ) -> ScoredFiles:
     """Build the GGUF files of a model that is no experiment's current one, and score them on the current test rows."""
     load_steps()
-    from ft_pipeline.defs.gguf_specs import gguf_scores_spec
-    from ft_pipeline.defs.scoring_specs import scores_spec
     from ft_pipeline.steps.gguf import gguf_spec
+    from ft_pipeline.steps.gguf_scores import gguf_scores_spec
+    from ft_pipeline.steps.shared.scoring_specs import scores_spec
 
     context = SpecContext(project, store, model.experiment)
     merged_model = store.require("merged_model", model.fingerprints["merged_model"])

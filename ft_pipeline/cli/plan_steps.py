@@ -13,8 +13,8 @@ from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
 from ft_pipeline.steps.adapter import starting_model
 from ft_pipeline.steps.base_model import base_model_spec
-from ft_pipeline.steps.phases import Phase
-from ft_pipeline.steps.teacher_distributions import teacher_model
+from ft_pipeline.steps.shared.phases import Phase
+from ft_pipeline.steps.shared.teacher_distributions import teacher_model
 from ft_pipeline.steps.training_data import training_data_spec
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.training.step_history import mean_prompt_tokens

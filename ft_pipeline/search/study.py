@@ -14,7 +14,7 @@ from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, spec_of_its_asset
 from ft_pipeline.steps.adapter import ADAPTER_SHAPE, ADAPTER_TECHNIQUES, adapter_spec, starting_model
 from ft_pipeline.steps.experiment import NOT_IN_SPEC
-from ft_pipeline.steps.phases import Phase, experiment_phases, settings_for_base
+from ft_pipeline.steps.shared.phases import Phase, experiment_phases, settings_for_base
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.provenance import user_name

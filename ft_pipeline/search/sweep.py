@@ -42,7 +42,7 @@ from ft_pipeline.search.trials import (
 )
 from ft_pipeline.step import references, spec_of_its_asset
 from ft_pipeline.steps.adapter import adapter_spec
-from ft_pipeline.steps.phases import Phase
+from ft_pipeline.steps.shared.phases import Phase
 from ft_pipeline.steps.training_data import assets_not_read, training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import FileLock, project_lock

@@ -21,7 +21,7 @@ from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import SpecContext, references, step_of, versions_of
 from ft_pipeline.steps.merged_model import merged_model_spec
-from ft_pipeline.steps.phases import Phase, experiment_phases, settings_for_base
+from ft_pipeline.steps.shared.phases import Phase, experiment_phases, settings_for_base
 from ft_pipeline.steps.training_data import training_data_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec

@@ -14,7 +14,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.page import Page
 from ft_pipeline.step import SpecContext, step_of, versions_of
-from ft_pipeline.steps.phases import experiment_settings
+from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

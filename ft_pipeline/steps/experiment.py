@@ -12,7 +12,7 @@ from ft_pipeline.audit.changes import flatten_settings
 from ft_pipeline.page import Page, Points
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import BuildContext, SpecContext, step_of
-from ft_pipeline.steps.phases import without_trackers
+from ft_pipeline.steps.shared.phases import without_trackers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

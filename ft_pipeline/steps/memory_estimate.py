@@ -12,7 +12,7 @@ from ft_pipeline import small_plots
 from ft_pipeline.page import Page, Picture, Points, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, references, step_of
-from ft_pipeline.steps.phases import experiment_settings, settings_for_base
+from ft_pipeline.steps.shared.phases import experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment

@@ -13,7 +13,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Table, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import CheckSpec, SpecContext, StepConfig, only, spec_of, step_of
-from ft_pipeline.steps.phases import experiment_settings, settings_for_base
+from ft_pipeline.steps.shared.phases import experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

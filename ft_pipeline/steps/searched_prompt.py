@@ -30,7 +30,7 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.small_plots import tries_plot
 from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
-from ft_pipeline.steps.phases import experiment_settings
+from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.spec import Spec

@@ -15,9 +15,9 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import CheckSpec, SpecContext, references, step_of, versions_of
 from ft_pipeline.steps.base_model import base_model_spec
-from ft_pipeline.steps.phases import experiment_settings
-from ft_pipeline.steps.table_pages import MATCHES_SCHEMA
-from ft_pipeline.steps.teacher_distributions import asks_a_teacher, teacher_distributions_spec, teacher_model
+from ft_pipeline.steps.shared.phases import experiment_settings
+from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
+from ft_pipeline.steps.shared.teacher_distributions import asks_a_teacher, teacher_distributions_spec, teacher_model
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES

@@ -14,8 +14,9 @@ import pytest
 from ft_pipeline.automation import notifications
 from ft_pipeline.automation.nights import Night, plan_night
 from ft_pipeline.automation.retraining import experiments_to_watch
-from ft_pipeline.defs import compared_scores, housekeeping
+from ft_pipeline.defs import housekeeping
 from ft_pipeline.defs.notifications import failures
+from ft_pipeline.steps.shared import compared_scores
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 

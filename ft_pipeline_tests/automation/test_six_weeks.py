@@ -21,11 +21,12 @@ from dagster import DagsterEvent, DagsterEventType
 
 from ft_pipeline.automation import notifications
 from ft_pipeline.automation.nights import Night, plan_night
-from ft_pipeline.defs import automation, compared_scores, housekeeping
+from ft_pipeline.defs import automation, housekeeping
 from ft_pipeline.defs import notifications as notifying
 from ft_pipeline.defs.notifications import failures
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.run_overview import ACTIVE, run_lock_path
+from ft_pipeline.steps.shared import compared_scores
 from ft_pipeline.store import asset_pointers
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.tables.formats.registry import FORMATS

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from ft_pipeline import scaffold
-from ft_pipeline.defs.distillation import has_teacher
-from ft_pipeline.defs.scoring_specs import teacher_spec
 from ft_pipeline.execution import run
 from ft_pipeline.execution.planning import PlannedStep
 from ft_pipeline.project import Project
 from ft_pipeline.step import MissingInput, SpecContext
+from ft_pipeline.steps.shared.scoring_specs import teacher_spec
+from ft_pipeline.steps.teacher_answers import has_teacher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import current, ft, write_experiment
 from ft_pipeline_tests.evaluation.moving_rows import load_steps

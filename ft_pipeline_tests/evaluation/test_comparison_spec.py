@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 import yaml
 
-from ft_pipeline.defs.compared_scores import _about_contenders, _deciding_metric, _must_keep
-from ft_pipeline.defs.scoring_specs import base_names, baseline_spec, evaluation_config, probes_config, teacher_spec
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.step import SpecContext, spec_of_its_asset
 from ft_pipeline.steps.base_model import base_model_spec
+from ft_pipeline.steps.shared.compared_scores import _about_contenders, _deciding_metric, _must_keep
+from ft_pipeline.steps.shared.scoring_specs import (
+    base_names,
+    baseline_spec,
+    evaluation_config,
+    probes_config,
+    teacher_spec,
+)
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.moving_rows import load_steps

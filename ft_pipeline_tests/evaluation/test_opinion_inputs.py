@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from ft_pipeline import scaffold
-from ft_pipeline.defs import judgements, ratings
-from ft_pipeline.defs.opinion_inputs import judge_said, people_said
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import run
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import decision_key
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.shared.opinion_inputs import judge_said, people_said
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
@@ -27,10 +27,7 @@ JUDGE = {"model": "big", "prompt_version": 1, "rubric_sha256": "r"}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    assert {
-        ratings.ratings.key.to_user_string(),
-        judgements.judgements.key.to_user_string(),
-    }  # the steps are registered
+    run.load_steps()
     made = scaffold.create(tmp_path / "shop", example=False)
     settings = yaml.safe_load((made / "project.yaml").read_text(encoding="utf-8"))
     settings.setdefault("evaluation", {})["judge"] = {"model": "big", "endpoint": {"url": "http://127.0.0.1:9/v1"}}

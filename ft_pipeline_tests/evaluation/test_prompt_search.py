@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs import rival_specs
 from ft_pipeline.evaluation.prompt_search.looks import count_tries, ledger, write_look
 from ft_pipeline.evaluation.prompt_search.questions import choose_questions
 from ft_pipeline.evaluation.prompt_search.search import NOTHING_TO_GAIN, PATIENCE, Found, search
@@ -20,7 +19,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
-from ft_pipeline.steps import searched_prompt
+from ft_pipeline.steps.shared import rival_specs, searched_prompt
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation

@@ -339,6 +339,6 @@ def test_a_mistake_in_the_settings_is_named(tmp_path: Path, slices: str, message
 
 
 def test_slices_are_no_part_of_what_is_scored() -> None:
-    from ft_pipeline.defs.scoring_specs import NOT_SCORED_WITH
+    from ft_pipeline.steps.shared.scoring_specs import NOT_SCORED_WITH
 
     assert "slices" in NOT_SCORED_WITH and COUNT >= 3 * REFUNDS

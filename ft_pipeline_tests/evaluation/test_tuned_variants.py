@@ -13,7 +13,6 @@ from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.comparison import Comparison
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.released import Candidate
-from ft_pipeline.defs.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import tuned_scores
 from ft_pipeline.evaluation.scoring.prompt_sources import example_rows, shown_texts
@@ -24,6 +23,7 @@ from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.promotion import PromotionSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline.step import SpecContext
+from ft_pipeline.steps.shared.scoring_specs import _prompt_inputs, covers, served_settings
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.decide.rules import champion_record, decide, desk_of

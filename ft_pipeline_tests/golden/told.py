@@ -22,14 +22,15 @@ from ft_pipeline.decide.desk import Decided, Desk
 from ft_pipeline.decide.markdown import markdown_table
 from ft_pipeline.decide.recommend import recommend
 from ft_pipeline.decide.screened_out import as_shown
-from ft_pipeline.defs import decision as decision_pages
-from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.page import Page
 from ft_pipeline.release.card.model_card import LIMITATIONS, CardFacts, render_card
 from ft_pipeline.release.recorded_decision import exposure_facts
 from ft_pipeline.release.report import report
 from ft_pipeline.release.report.answers import escape_invisible
+from ft_pipeline.steps import comparison as comparison_step
+from ft_pipeline.steps import decision as decision_step
+from ft_pipeline.steps import recommendation as recommendation_step
 from ft_pipeline_tests.decide.rules import decide, desk_of, document_of, verdict
 from ft_pipeline_tests.golden.shop import SINCE, World
 
@@ -189,8 +190,8 @@ def _terminal(world: World) -> str:
 def _without_pictures() -> Iterator[None]:
     with ExitStack() as stack:
         for name in PICTURES:
-            stack.enter_context(patch.object(evaluation_pages, name, lambda *_: None))
-        stack.enter_context(patch.object(evaluation_pages, "Image", lambda *_: None))
+            stack.enter_context(patch.object(comparison_step, name, lambda *_: None))
+        stack.enter_context(patch.object(comparison_step, "Image", lambda *_: None))
         yield
 
 
@@ -201,13 +202,11 @@ def _pages(world: World, document: Document, advice: Document) -> dict[str, str]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.md").write_text(markdown_table(as_shown(world.comparison)), encoding="utf-8")
         with _without_pictures():
-            of_comparison = evaluation_pages._comparison_metadata(
-                _artifact(world.comparison.to_json(), compared, folder)
-            )
+            of_comparison = comparison_step.page(_artifact(world.comparison.to_json(), compared, folder))
     return {
         "page of comparison": _page(of_comparison),
-        "page of decision": _page(decision_pages._decision_metadata(_artifact(document, summary))),
-        "page of recommendation": _page(decision_pages._recommendation_metadata(_artifact(advice, advice))),
+        "page of decision": _page(decision_step.page(_artifact(document, summary))),
+        "page of recommendation": _page(recommendation_step.page(_artifact(advice, advice))),
     }
 
 

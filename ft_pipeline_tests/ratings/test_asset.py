@@ -7,10 +7,10 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs.ratings import ratings
 from ft_pipeline.evaluation.opinions.verdict_tables import hash_of_answer
 from ft_pipeline.execution.planning import plan
 from ft_pipeline.execution.resources import RESOURCES
+from ft_pipeline.execution.step_asset import ASSETS
 from ft_pipeline.project import Project
 from ft_pipeline.ratings.rating_table import FILE_NAME, SCHEMA
 from ft_pipeline.step import STEPS
@@ -23,7 +23,7 @@ def materialize(project: RatedProject, tmp_path: Path) -> dict[str, Any]:
     """Materialize the asset; returns what its page shows."""
     (tmp_path / "dagster").mkdir(exist_ok=True)
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
-        result = dg.materialize([ratings], instance=instance, resources=RESOURCES)
+        result = dg.materialize([ASSETS["ratings"]], instance=instance, resources=RESOURCES)
     (event,) = result.asset_materializations_for_node("ratings")
     return {key: value.value for key, value in event.metadata.items()}
 

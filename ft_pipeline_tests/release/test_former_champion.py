@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.defs import release
 from ft_pipeline.release.champion import current, history
+from ft_pipeline.steps import champion
 from ft_pipeline_tests.evaluation.moving_rows import Moving, load_steps
 
 
@@ -41,5 +41,5 @@ def test_a_decision_about_a_former_champion_is_not_carried_out(moving: Moving) -
 
 
 def test_the_step_that_carries_a_decision_out_does_not_decide() -> None:
-    names: dict[str, Any] = vars(release)
+    names: dict[str, Any] = vars(champion)
     assert not {"decide_and_record", "decision_document", "decide", "PromotionSettings"} & names.keys()

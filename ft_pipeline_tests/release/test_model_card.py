@@ -11,7 +11,6 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ft_pipeline.decide.comparison import Comparison, Row
-from ft_pipeline.defs.release import _decided_about
 from ft_pipeline.evaluation.comparison.result_records import ContaminatedModel
 from ft_pipeline.evaluation.comparison.score import Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
@@ -19,6 +18,7 @@ from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.step import BuildContext
+from ft_pipeline.steps.model_card import _decided_about
 from ft_pipeline.store import provenance
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact

@@ -18,14 +18,15 @@ from ft_pipeline.decide.build import build_comparison
 from ft_pipeline.decide.claim import Claim, ScreenFacts, SliceLeadFacts
 from ft_pipeline.decide.documents import comparison_of, whole_comparison
 from ft_pipeline.decide.markdown import markdown_table
-from ft_pipeline.defs import decision as decision_pages
-from ft_pipeline.defs import evaluation as evaluation_pages
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import clean_metadata, metadata_of_page
 from ft_pipeline.ratings.pairs import open_match
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.steps import comparison as comparison_step
+from ft_pipeline.steps import decision as decision_step
+from ft_pipeline.steps import scores as scores_step
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.evaluation.scored import losses, scored
@@ -40,7 +41,7 @@ LEAD = {"value": 0.6266, "low": 0.5255, "high": 0.7277}
 NEEDLES = ("7.31", "7.21", "7.41", "0.627", "0.6266", "0.526", "0.728", "SECRET")
 """What a score, a lead or an answer of these models looks like on a page."""
 DECIDES = {
-    *("decide/documents.py", "defs/decision.py", "cli/exposures.py"),
+    *("decide/documents.py", "steps/recommendation.py", "cli/exposures.py"),
     *("release/candidates.py", "release/case.py", "release/looks.py"),
 }
 """Modules that read what is not shown."""
@@ -108,8 +109,8 @@ def shown(shop: Trained, is_screened: bool) -> dict[str, str]:
         "report": html.unescape((report.path / "report.html").read_text(encoding="utf-8")),
         "card": render_card(facts),
         "comparison.md": (made.path / "comparison.md").read_text(encoding="utf-8"),
-        "page of comparison": repr(clean_metadata(metadata_of_page(evaluation_pages._comparison_metadata(made)))),
-        "page of decision": repr(clean_metadata(metadata_of_page(decision_pages._decision_metadata(page)))),  # type: ignore[arg-type]
+        "page of comparison": repr(clean_metadata(metadata_of_page(comparison_step.page(made)))),
+        "page of decision": repr(clean_metadata(metadata_of_page(decision_step.page(page)))),  # type: ignore[arg-type]
         "recommendation": json.dumps(recommended.document("recommendation.json")),
         "by hand": json.dumps(document["by_hand"]),
     }
@@ -206,7 +207,7 @@ def test_the_file_for_readers_is_written_without_them(tmp_path: Path, monkeypatc
 def test_the_page_of_scores_has_test_scores_only_of_what_nothing_screens(
     tmp_path: Path, conversations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_pages, "_highest_loss", lambda _: {"highest_loss": "SECRET"})
+    monkeypatch.setattr(scores_step, "_highest_loss", lambda _: {"highest_loss": "SECRET"})
     folder = scored(tmp_path / "scores", {"merged": {"kind": "merged", "losses": losses(1.0)}})
     known = {"name": "merged", "content_nats": 20.0, "content_bytes": 40}
     records = [{**known, "item": f"{number}:1", "group": str(number)} for number in range(conversations)]
@@ -214,7 +215,7 @@ def test_the_page_of_scores_has_test_scores_only_of_what_nothing_screens(
     row = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["rows"][0]
     summary = {"rows": [{**row, "scores": {"loss": SCORE}}]}
     artifact: Any = SimpleNamespace(path=folder, summary=summary, inputs={}, spec={"config": {}})
-    page = repr(clean_metadata(metadata_of_page(evaluation_pages._tuned_scores_metadata(artifact))))
+    page = repr(clean_metadata(metadata_of_page(scores_step.page(artifact))))
     is_shown = conversations < 30
     assert ("7.3133" in page) == ("SECRET" in page) == is_shown
     assert ("nats_per_byte_of_validation" in page) != is_shown

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs.tables import source_file
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.local_folder import folder_stamp, snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
+from ft_pipeline.steps.tables import source_file
 from ft_pipeline.store import stat_cache
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from ft_pipeline import scaffold
 from ft_pipeline.decide.build import build
 from ft_pipeline.decide.comparison import Comparison
-from ft_pipeline.defs import compared_scores
-from ft_pipeline.defs.rival_specs import Rivals
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
 from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import failed_checks
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
+from ft_pipeline.steps.shared import compared_scores
+from ft_pipeline.steps.shared.rival_specs import Rivals
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 

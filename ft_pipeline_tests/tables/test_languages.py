@@ -165,7 +165,7 @@ def test_every_table_reports_its_languages(tmp_path, data_format) -> None:
 
 
 def test_the_page_of_a_table_shows_its_languages(tmp_path) -> None:
-    from ft_pipeline.steps.table_pages import language_table
+    from ft_pipeline.steps.shared.table_pages import language_table
 
     build(tmp_path, "alpaca", {"a.jsonl": [*english(12), *GERMAN]})
     found = identify_languages(tmp_path / "out" / "rows.parquet", "alpaca")

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs.tables import source_file
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import checkout
+from ft_pipeline.steps.tables import source_file
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.tables.build import build_table
 from ft_pipeline_tests.tables.helpers import GOOD, validate

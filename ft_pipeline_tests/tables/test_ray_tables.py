@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ft_pipeline.defs.tables import _build_table
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, write_listing
 from ft_pipeline.step import BuildContext
+from ft_pipeline.steps import tables
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables import cache_key, ray_tables
@@ -242,7 +242,7 @@ def test_the_step_builds_the_same_artifact_on_the_cluster(
         config = {"format": "alpaca", "max_quarantined": 0.9, "excluded": Excluded().to_json()}
         draft = store.begin(Spec("alpaca", {"raw": snapshot.reference}, config))
         context = BuildContext(None, store, draft.spec, {"raw": snapshot.path}, draft.out)
-        artifacts.append(store.commit(draft, _build_table(context), {}))
+        artifacts.append(store.commit(draft, tables.build(context), {}))
     here, there = artifacts
     assert there.fingerprint == here.fingerprint and there.summary == here.summary
     assert sorted(path.name for path in there.path.iterdir()) == sorted(path.name for path in here.path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.teacher import TeacherSettings
-from ft_pipeline.steps.column_lineage import raw_schema, table_lineage
+from ft_pipeline.steps.shared.column_lineage import raw_schema, table_lineage
 from ft_pipeline.tables.checks.row_rules import ROW_RULES, RULES_OF_EVERY_FORMAT
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.finished_tables import finished_table

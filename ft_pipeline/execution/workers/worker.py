@@ -30,20 +30,15 @@ from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
 
 WORKERS = {
-    "teacher_answers": "ft_pipeline.distillation.teacher:run",
     "teacher_distributions": "ft_pipeline.evaluation.scoring.teacher_distributions:run",
-    "gguf_scores": "ft_pipeline.evaluation.scoring.gguf_scores:run",
-    "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
     "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.rivals.score:run",
     "contender_scores": "ft_pipeline.evaluation.rivals.score:run",
     "word_model": "ft_pipeline.evaluation.rivals.word_model:run",
     "rival_scores": "ft_pipeline.evaluation.rivals.score:run",
     "calibrated_scores": "ft_pipeline.evaluation.rivals.score:run",
-    "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
-    "judgements": "ft_pipeline.decide.judged_pairs:run",
 }
-"""Kind of artifact → `module:function` that builds it in a worker process, for those without a file in steps/."""
+"""Kind of artifact → `module:function` that builds it in a worker process, for those that no step is named after."""
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.json"
 RANK = "FT_RANK"

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ft_pipeline.defs.scoring_specs import counting_base, evaluation_config
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
 from ft_pipeline.evaluation.rivals.word_model import TEXTS, WHOLE
 from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.prompt_variant import RETRIEVED, SEARCHED
 from ft_pipeline.step import SpecContext, versions_of
+from ft_pipeline.steps.shared.scoring_specs import counting_base, evaluation_config
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference, Spec
 

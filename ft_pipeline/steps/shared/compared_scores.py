@@ -4,17 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ft_pipeline.decide.released import ChampionRecord
-from ft_pipeline.defs.opinion_inputs import people_said
-from ft_pipeline.defs.rival_specs import calibrated_artifacts, rival_artifacts, rival_spec
-from ft_pipeline.defs.scoring_specs import (
-    base_names,
-    base_of,
-    baseline_spec,
-    contender_artifacts,
-    covers,
-    scores_spec,
-    teacher_spec,
-)
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
@@ -26,6 +15,17 @@ from ft_pipeline.settings.checks import ClassificationMetric
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.step import STEPS, SpecContext, references
+from ft_pipeline.steps.shared.opinion_inputs import people_said
+from ft_pipeline.steps.shared.rival_specs import calibrated_artifacts, rival_artifacts, rival_spec
+from ft_pipeline.steps.shared.scoring_specs import (
+    base_names,
+    base_of,
+    baseline_spec,
+    contender_artifacts,
+    covers,
+    scores_spec,
+    teacher_spec,
+)
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import ArtifactReference
 from ft_pipeline.training.objectives.registry import OBJECTIVES

@@ -1,11 +1,10 @@
-"""The verdicts of a judge, which come before the comparison (docs/judge.md)."""
+"""Verdicts of a judge on the pairs of answers of the scores that `comparison` compares (docs/judge.md)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.decide.judged_pairs import pairs_to_judge
-from ft_pipeline.defs.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.distillation.endpoint_teacher import has_key, host_of
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import make_items, read_rows, select_rows
@@ -14,11 +13,12 @@ from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_
 from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
 from ft_pipeline.evaluation.judge.pairs import first_items
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
-from ft_pipeline.execution.step_asset import step
-from ft_pipeline.page import Hidden, Points, Table
+from ft_pipeline.job import Job
+from ft_pipeline.page import Hidden, Page, Points, Table
 from ft_pipeline.project import Project
 from ft_pipeline.settings.judge import JudgeSettings
-from ft_pipeline.step import BuildContext, SpecContext, versions_of
+from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.steps.shared.compared_scores import ComparedScores, compared_scores
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -54,19 +54,8 @@ def _description() -> str:
     )
 
 
-@step(
-    stage="evaluation",
-    deps=["prompt_baseline", "scores", "gguf_scores", "ratings"],
-    kinds={"parquet"},
-    description=_description(),
-    may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
-    build=lambda build: _no_judgements(build),
-    builds_here=lambda spec: not spec.inputs,
-    announce=lambda context: _announce(context),
-    show=lambda artifact: _judgements_metadata(artifact),
-)
-def judgements(context: SpecContext) -> Spec:
-    """Verdicts of a judge on the pairs of answers of the scores that `comparison` compares."""
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the verdicts."""
     settings = context.project.settings.evaluation.judge
     if settings is None:
         return Spec("judgements", config=NO_JUDGE)
@@ -105,6 +94,18 @@ def _spec(context: SpecContext, settings: JudgeSettings, compared: ComparedScore
     return Spec("judgements", inputs, config, versions_of("numpy", "scipy"), handling=handling)
 
 
+def builds_here(spec: Spec) -> bool:
+    """Whether there is nothing to judge."""
+    return not spec.inputs
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Ask the judge about pairs of answers (decide/judged_pairs.py)."""
+    from ft_pipeline.decide import judged_pairs
+
+    return judged_pairs.run(job)
+
+
 def _asked_again(context: SpecContext) -> dict[str, int]:
     """Return how often the judge is asked again because requests failed, so that a run does not take the incomplete
     verdicts from the store; empty for never."""
@@ -137,7 +138,7 @@ def _plan(context: SpecContext, spec: Spec) -> str:
     return judge.plan(first_items(pairs, judge.settings.rows))
 
 
-def _announce(context: SpecContext) -> str:
+def announce(context: SpecContext) -> str:
     """Return what a run may send before its candidates are known; empty if it sends nothing."""
     project = context.project.settings
     settings, conversations = project.evaluation.judge, context.find("conversations")
@@ -155,12 +156,14 @@ def _announce(context: SpecContext) -> str:
     )
 
 
-def _no_judgements(build: BuildContext) -> dict[str, Any]:
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write that there is no judge."""
     write_judgements(build.out, NO_JUDGE, [])
     return NO_JUDGE
 
 
-def _judgements_metadata(artifact: Artifact) -> dict[str, Any]:
+def page(artifact: Artifact) -> Page:
+    """How often each answer wins, and how consistent the judge is."""
     summary = artifact.summary
     if summary["model"] is None:
         return {}
@@ -203,3 +206,13 @@ def _with_interval(score: Mapping[str, Any] | None) -> str:
         return ""
     bounds = "" if score["low"] is None else f" ({score['low']:.0%} to {score['high']:.0%})"
     return f"{score['value']:.0%}{bounds}"
+
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    deps=("prompt_baseline", "scores", "gguf_scores", "ratings"),
+    kinds=frozenset({"parquet"}),
+    may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
+    about=_description(),
+)

@@ -1,46 +1,41 @@
-"""The verdicts of people on pairs of answers (`ft rate`), as a table of the evaluation."""
+"""What people said about pairs of answers, without knowing which model wrote them. Empty before `ft rate` was used.
+
+**Look here** to see which model people prefer, how many answers can go out, and how far people agree. From 50 rated
+pairs on, people decide (docs/ratings.md).
+"""
 
 from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from ft_pipeline.execution.step_asset import step
-from ft_pipeline.page import Points, Table
+from ft_pipeline.page import Page, Points, Table
 from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
 from ft_pipeline.ratings.rating_table import write_table
 from ft_pipeline.ratings.results import Result, results_of
-from ft_pipeline.step import BuildContext, SpecContext
+from ft_pipeline.step import BuildContext, SpecContext, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
 
 
-@step(
-    stage="evaluation",
-    kinds={"parquet"},
-    build=lambda build: _build_ratings(build),
-    show=lambda artifact: _ratings_metadata(artifact),
-)
-def ratings(context: SpecContext) -> Spec:
-    """What people said about pairs of answers, without knowing which model wrote them. Empty before `ft rate` was used.
-
-    **Look here** to see which model people prefer, how many answers can go out, and how far people agree. From 50 rated
-    pairs on, people decide (docs/ratings.md).
-    """
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the verdicts that are there now."""
     records, digest = content_digest(context.store.root)
     return Spec("ratings", {}, {"records": records, "digest": digest})
 
 
-def _build_ratings(build: BuildContext) -> dict[str, Any]:
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write the verdicts as a table, and what follows from them."""
     verdicts = read_ratings(build.store.root, build.spec.config["records"])
     write_table(verdicts, build.out)
     results = results_of(newest(verdicts))
     return {"verdicts": len(verdicts), "results": [asdict(result) for result in results]}
 
 
-def _ratings_metadata(artifact: Artifact) -> dict[str, Any]:
+def page(artifact: Artifact) -> Page:
+    """Who won, by pair of models, and how far the raters agree."""
     results = TypeAdapter(list[Result]).validate_python(artifact.summary["results"])
     if not results:
         return {"how": HOW, "verdicts": 0}
@@ -68,3 +63,10 @@ def _row(result: Result, columns: dict[str, str]) -> dict[str, Any]:
     shown["raters"] = ", ".join(f"{rater} {count}" for rater, count in result.raters.items())
     shown["agreement"] = result.agreement.describe() if result.agreement else "not known"
     return shown
+
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    kinds=frozenset({"parquet"}),
+)

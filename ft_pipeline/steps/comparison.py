@@ -1,0 +1,130 @@
+"""Every model and prompt in one table, on the same test rows, with 95 % intervals and the costs of a call.
+
+**Look here** at `leads`: a bar right of the line is better than the best untouched use of the model. One that
+crosses the line may be chance.
+
+**If it fails:** there are no scores on the current test rows yet. Run `ft run` (docs/evaluation.md).
+"""
+
+from typing import Any
+
+from ft_pipeline.decide.build import build_comparison
+from ft_pipeline.decide.comparison import Comparison
+from ft_pipeline.decide.documents import read_comparison
+from ft_pipeline.decide.notes import shown_metrics
+from ft_pipeline.decide.plots import (
+    confusion_picture,
+    learning_curve_picture,
+    score_picture,
+    shown_leads,
+    slice_picture,
+    small_lead_plot,
+)
+from ft_pipeline.decide.sources.pair_opinions import JUDGED
+from ft_pipeline.evaluation.comparison.score import describe_score
+from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
+from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
+from ft_pipeline.page import Hidden, Image, Page, Picture, Table
+from ft_pipeline.release.looks import (
+    decided_by,
+    ids_of_test_rows,
+    write_looks_at_comparison,
+)
+from ft_pipeline.step import BuildContext, SpecContext, references, step_of, versions_of
+from ft_pipeline.steps.shared.compared_scores import compared_scores
+from ft_pipeline.steps.shared.opinion_inputs import judge_said, people_said
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the comparison of all current scores."""
+    compared = compared_scores(context)
+    inputs, config = dict(compared.inputs), dict(compared.config)
+    judged = judge_said(context)
+    inputs |= references(people_said(context) | judged)
+    if JUDGED in judged and (problem := judged[JUDGED].summary["problem"]):
+        config["not_asked"] = [*config.get("not_asked", ()), problem]
+    return Spec("comparison", inputs, config, versions_of("numpy", "scipy"))
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Compare them, and write comparison.json and comparison.md."""
+    config, inputs = build.spec.config, build.spec.inputs
+    conversations = scored_conversations(build.store, inputs, config["fingerprint"])
+    has_price = config.get("prices", {}).get("label") is not None
+    facts = training_facts_of(build.store, inputs, count_labels=has_price)
+    return build_comparison(build.inputs, config, build.out, facts, conversations)
+
+
+def look(context: SpecContext, artifact: Artifact) -> None:
+    """Record a look at each row of the comparison."""
+    write_looks_at_comparison(context.store, artifact, decided_by(context.project.settings), ids_of_test_rows(artifact))
+
+
+def page(artifact: Artifact) -> Page:
+    """The leads, the rows and the pictures."""
+    comparison = read_comparison(artifact)
+    learning_curve, leads = learning_curve_picture(comparison), small_lead_plot(comparison)
+    slices = slice_picture(comparison)
+    best = next((row.name for row in comparison.rows if row.kind != "gguf"), None)
+    labels = confusion_picture([matrix for matrix in comparison.confusions if matrix.row == best])
+    markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
+    return {
+        "leads": Picture(leads) if leads else None,
+        "rows": _shown_rows(comparison),
+        "comparison": Hidden(markdown),
+        "picture": Image(score_picture(comparison), "scores with 95 % intervals"),
+        "learning_curve": Image(learning_curve, "the primary metric by training rows") if learning_curve else None,
+        "slices": Image(slices, "leads in slices, with 95 % intervals") if slices else None,
+        "labels": Image(labels, "labels of the references and of the best row's answers") if labels else None,
+        "test_items": comparison.test_items,
+        "best": best,
+        "left_out": artifact.summary["left_out"] or None,
+    }
+
+
+def _shown_rows(comparison: Comparison) -> Table:
+    """Return the rows of the comparison, best first: what decides, the other scores, and what a call costs."""
+    metrics = shown_metrics(comparison)
+    primary = metrics.pop(comparison.primary)
+    baseline = shown_leads(comparison)[0]
+    columns = {
+        "": "The model or prompt",
+        primary.label: f"What decides: {primary.direction}, with the 95 % interval",
+        "usable": "Whether it may be released",
+        "lead": f"By how much it is better than {baseline.name}, with the 95 % interval" if baseline else "",
+    }
+    if all(comparison.usable(row) for row in comparison.rows):
+        del columns["usable"]
+    rows = []
+    for row in comparison.rows:
+        lead = comparison.lead_over(row, baseline) if baseline and row.name != baseline.name else None
+        deciding = row.scores.get(comparison.primary)
+        decides = {
+            "": row.name,
+            primary.label: describe_score(deciding) if deciding else "",
+            "usable": "yes" if comparison.usable(row) else "no",
+            "lead": describe_score(lead, sign="+") if lead else "",
+        }
+        scores = {
+            metric.title: round(row.scores[name].value, 3) if name in row.scores else ""
+            for name, metric in metrics.items()
+        }
+        tokens, seconds = row.prompt_tokens_per_call, row.seconds_per_call
+        costs = {
+            "prompt tokens per call": "" if tokens is None else round(tokens),
+            "s per call": "" if seconds is None else round(seconds, 2),
+        }
+        rows.append({column: decides[column] for column in columns} | scores | costs)
+    return Table(rows, columns)
+
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    deps=("prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"),
+    kinds=frozenset({"json", "markdown"}),
+    code_version="13",
+    may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows
+)

@@ -1,0 +1,88 @@
+"""Whether a candidate is better by more than chance, by the rules of docs/release.md.
+
+**Look here** for the verdict and its reasons. Each look at test scores is recorded, and
+makes the next test stricter.
+
+**If the verdict is no:** `reasons` says what is missing. More test rows make small differences visible.
+"""
+
+from typing import Any
+
+from ft_pipeline.decide import exposure_ledger
+from ft_pipeline.decide.requirements import Requirements
+from ft_pipeline.page import Page, Points, Table, Words
+from ft_pipeline.release.candidates import decision_key_of
+from ft_pipeline.release.champion import champion_before
+from ft_pipeline.release.looks import decided_by
+from ft_pipeline.release.recorded_decision import decision_document
+from ft_pipeline.settings.promotion import PromotionSettings
+from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the decision about the comparison."""
+    comparison = context.artifact("comparison")
+    key, root, settings = decision_key_of(comparison), context.store.root, context.project.settings
+    standing = champion_before(root, key)
+    config = {
+        "promotion": settings.promotion.model_dump(mode="json"),
+        "standing": standing.sequence if standing else None,
+        "exposures": exposure_ledger.last_entry_before(root, key),
+        "test_share": settings.data.test_share,
+        "read": decided_by(settings),
+    }
+    return Spec("decision", {"comparison": comparison.reference}, config)
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Decide, and write decision.json."""
+    config = build.spec.config
+    document = decision_document(
+        build.store,
+        build.artifact("comparison"),
+        PromotionSettings.model_validate(config["promotion"]),
+        config["standing"],
+        test_share=config["test_share"],
+        read=config["read"],
+    )
+    build.write_json("decision.json", document)
+    return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": document["decision"]["reasons"]}
+
+
+def page(artifact: Artifact) -> Page:
+    """The verdict, its tests, and what each candidate meets."""
+    said, exposure, requirements = artifact.summary["verdict"], artifact.summary["exposure"], _requirements(artifact)
+    document = artifact.document("decision.json")["decision"]
+    tests = [
+        {"candidate": test["name"], "rivals": ", ".join(test["rivals"]), "p": test["p"], "level": test["level"]}
+        for test in document["tests"]
+    ]
+    earlier = f"{exposure['before']:.0f} before this comparison"
+    return {
+        "verdict": Words(f"**{said['sentence']}**\n\n{said['basis']}"),
+        "reasons": Points(artifact.summary["reasons"]),
+        "looks_at_the_test_rows": earlier,
+        **({"tests": Table(tests)} if tests else {}),
+        **({"requirements": Table(requirements)} if requirements else {}),
+    }
+
+
+def _requirements(artifact: Artifact) -> list[dict[str, str]]:
+    """A line per requirement of a release, with what each candidate meets of it. Decisions of older versions do not
+    say it."""
+    found = Requirements.of(artifact.document("decision.json"))
+    return [
+        {"requirement": name, **{row: outcome or "" for row, outcome in zip(found.matrix, outcomes, strict=True)}}
+        for name, outcomes in found.lines()
+    ]
+
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    deps=("comparison",),
+    kinds=frozenset({"json"}),
+    code_version="10",
+)

@@ -1,0 +1,98 @@
+"""The comparison as one HTML file to share: the verdict, the scores, and all answers side by side.
+
+**Look here** for the answers that got worse. Read them before you trust a score. `ft report --open` opens it all.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, WorseAnswers
+from ft_pipeline.page import Hidden, Page, Table
+from ft_pipeline.release.report.report import FILE_NAME as REPORT
+from ft_pipeline.release.report.report import render_report
+from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+WORSE_ANSWERS = "worse_answers.json"
+"""The error analysis, beside the report."""
+WORST_SHOWN = 5
+"""Number of answers that got worse on the page of the report."""
+WORSE_ANSWER_COLUMNS = {
+    "question": "The turn before the answer",
+    "answer_before": "What the best baseline answers",
+    "answer_after": "What the tuned model answers",
+    "reference": "What people wrote",
+    "faults": "What is wrong with the tuned model's answer",
+    "like_row": "The training row whose answer shares the most 3-word sequences with it: table/file:row",
+    "shared": "Share of these sequences that the row has",
+}
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the report."""
+    assets = ("comparison", "decision", "recommendation", "champion")
+    config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
+    return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write the HTML file, and the error analysis beside it."""
+    text, worse = render_report(
+        build.store,
+        build.artifact("comparison"),
+        build.artifact("decision"),
+        build.artifact("recommendation"),
+        build.artifact("champion"),
+        build.spec.config["project"],
+    )
+    (build.out / REPORT).write_text(text, encoding="utf-8")
+    if worse is not None:
+        build.write_json(WORSE_ANSWERS, asdict(worse))
+    return {"bytes": len(text.encode())}
+
+
+def page(artifact: Artifact) -> Page:
+    """What tuning made worse, and where the file is."""
+    return {
+        **_worse_answers(artifact),
+        "how": "ft report --open opens it. It is a single self-contained file that you can share.",
+        "report": Hidden(str(artifact.path / REPORT)),
+        "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
+    }
+
+
+def _worse_answers(artifact: Artifact) -> dict[str, Any]:
+    """What tuning made worse, for the page of the report; nothing if nothing was tuned."""
+    if not (artifact.path / WORSE_ANSWERS).is_file():
+        return {}
+    found = TypeAdapter(WorseAnswers).validate_python(artifact.document(WORSE_ANSWERS))
+    return {
+        "worse_answers": Table([_shown_answer(answer) for answer in found.worst[:WORST_SHOWN]], WORSE_ANSWER_COLUMNS),
+        "worse_by_fault": Table([asdict(count) for count in found.faults]),
+        "worse_by_slice": Table([asdict(count) for count in found.slices]),
+    }
+
+
+def _shown_answer(answer: WorseAnswer) -> dict[str, Any]:
+    like = answer.like_answer
+    return {
+        "question": answer.question,
+        "answer_before": answer.before,
+        "answer_after": answer.after,
+        "reference": answer.reference,
+        "faults": "; ".join(answer.faults),
+        "like_row": like.origin if like else "",
+        "shared": f"{like.shared:.0%}" if like else "",
+    }
+
+
+STEP = step_of(
+    __name__,
+    stage="release",
+    deps=("comparison", "decision", "recommendation", "champion"),
+    kinds=frozenset({"html"}),
+    code_version="6",
+)

@@ -1,0 +1,108 @@
+"""What the teacher answered to the prompts in `unlabelled`. Empty, if the project has none.
+
+**Look here** to read the answers, and to see what they cost. A teacher may be a model on this machine or a server.
+
+**If it fails:** the server refused, or too many requests failed. Answers that were paid for are kept: run again to
+request only the missing ones (docs/distillation.md).
+"""
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.distillation.answer_table import TEACHER_ANSWERS, count_prompts
+from ft_pipeline.distillation.teacher_facts import answer_nothing
+from ft_pipeline.job import Job
+from ft_pipeline.models.base_model import EMBEDDED
+from ft_pipeline.models.generation_config import ignored_while_decoding
+from ft_pipeline.page import Columns, Lineage, Page, Table
+from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.steps.base_model import base_model_spec, bases_of_experiments
+from ft_pipeline.steps.shared.column_lineage import answers_lineage
+from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+SHOWN_ANSWERS = 20
+"""Number of answers on the asset's page."""
+NOT_SHOWN = {"checks", "seconds", "resumed"}
+"""What the summary of the answers has for other readers."""
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the teacher's answers."""
+    teacher = context.project.settings.teacher
+    unlabelled = context.checked_artifact("unlabelled")
+    inputs = {
+        "unlabelled": unlabelled.reference,
+        "conversations": context.checked_artifact("conversations").reference,
+    }
+    config, handling = teacher.config_and_handling()
+    if teacher.endpoint is not None:
+        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
+    handling["prompts"] = count_prompts(unlabelled.path)
+    if not has_teacher(context):
+        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
+    model = base_model_spec(context, teacher.model, teacher.revision, teacher.chat_template_kwargs)
+    base = context.built_artifact(model)
+    inputs["base_model"] = base.reference
+    versions, config = versions_of("torch", "transformers"), {"teacher": config, **ignored_while_decoding(base.path)}
+    return Spec("teacher_answers", inputs, config, versions, seed=teacher.seed, handling=handling)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Let the teacher answer each unlabelled prompt (distillation/teacher.py)."""
+    from ft_pipeline.distillation import teacher
+
+    return teacher.run(job)
+
+
+def has_teacher(context: SpecContext) -> bool:
+    """Whether the project has a teacher. The embedded model, which is the default, is none if there are no prompts and
+    no experiment trains it: it would be unpacked, and scored, for nothing."""
+    teacher = context.project.settings.teacher
+    if teacher.endpoint is not None or teacher.model != EMBEDDED or EMBEDDED in bases_of_experiments(context):
+        return True
+    unlabelled = context.find("unlabelled")
+    return unlabelled is not None and count_prompts(unlabelled.path) > 0
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write that no prompt was answered."""
+    return answer_nothing(build.spec.config["teacher"], build.out)
+
+
+def builds_here(spec: Spec) -> bool:
+    """Whether there are no prompts for the teacher on this machine."""
+    return spec.handling.get("prompts") == 0
+
+
+def page(artifact: Artifact) -> Page:
+    """What the teacher answered."""
+    rows = pq.read_table(artifact.path / "answers.parquet").slice(0, SHOWN_ANSWERS).to_pylist()
+    answers = [
+        {
+            "message": row["prompt_messages"][-1]["content"],
+            "answer": row["answer"] or row["failure"],
+            "finish": row["finish_reason"],
+        }
+        for row in rows
+    ]
+    return {
+        "answers_shown": Table(answers),
+        **{key: value for key, value in artifact.summary.items() if key not in NOT_SHOWN},
+        "dagster/column_lineage": Lineage(answers_lineage()),
+        "dagster/column_schema": Columns(TEACHER_ANSWERS),
+    }
+
+
+CHECKS = (MATCHES_SCHEMA,)
+
+STEP = step_of(
+    __name__,
+    stage="distillation",
+    deps=("unlabelled", "conversations"),
+    kinds=frozenset({"pytorch", "huggingface"}),
+    code_version="3",
+    gpu=lambda project: project.settings.teacher.endpoint is None,
+)
