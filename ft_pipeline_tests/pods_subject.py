@@ -9,8 +9,8 @@ import dagster as dg
 from ft_pipeline.execution import pods
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import step
-from ft_pipeline.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import asset_of
+from ft_pipeline.step import BuildContext, Step
 from ft_pipeline.store.spec import Spec
 
 LAST = 8
@@ -28,10 +28,16 @@ def _count(build: BuildContext) -> dict[str, Any]:
     return {"resumed_from": first}
 
 
-@step(stage="training", per_experiment=True, gpu=True, kinds={"json"}, build=_count)
-def counted(context: SpecContext) -> Spec:
-    """Counts."""
-    return Spec("counted")
+STEP = Step(
+    name="counted",
+    stage="training",
+    about="Counts.",
+    spec=lambda context: Spec("counted"),
+    per_experiment=True,
+    gpu=True,
+    build=_count,
+)
+counted = asset_of(STEP)
 
 
 def count_job() -> dg.JobDefinition:

@@ -5,7 +5,7 @@ The step is also kept in STEPS, so that planning.py can compute what a run would
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from ft_pipeline.execution.partitions import experiments
 from ft_pipeline.execution.resources import ProjectResource
 from ft_pipeline.execution.step_run import run_step
 from ft_pipeline.project import Project
-from ft_pipeline.step import STEPS, CheckSpec, PageFunction, SpecFunction, Step
+from ft_pipeline.step import STEPS, CheckSpec, SpecFunction, Step
 
 ASSETS: dict[str, dg.AssetsDefinition] = {}
 """Every asset of a step by its name. Loading ft_pipeline/defs fills it."""
@@ -67,38 +67,6 @@ def asset_of(step: Step, automation: dg.AutomationCondition | None = None) -> dg
 
     STEPS[step.name], ASSETS[step.name] = step, materialize
     return materialize
-
-
-def step(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    deps: Iterable[str] = (),
-    kinds: Iterable[str],
-    checks: Iterable[CheckSpec] = (),
-    show: PageFunction | None = None,
-    automation: dg.AutomationCondition | None = None,
-    **facts: Any,
-) -> Callable[[SpecFunction], dg.AssetsDefinition]:
-    """Make a step, and its asset, of a function that computes a spec: the form of a step without a file in steps/.
-
-    show: computes the metadata that the UI shows from the artifact. facts: further fields of Step.
-    """
-
-    def decorator(function: SpecFunction) -> dg.AssetsDefinition:
-        record = Step(
-            name=name or function.__name__,
-            about=description or function.__doc__ or "",
-            spec=function,
-            deps=tuple(deps),
-            kinds=frozenset(kinds),
-            checks=tuple(checks),
-            page=show,
-            **facts,
-        )
-        return asset_of(record, automation)
-
-    return decorator
 
 
 def _check_specs(key: dg.AssetKey, checks: Sequence[CheckSpec], *, per_experiment: bool) -> list[dg.AssetCheckSpec]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.execution.resources import RESOURCES
-from ft_pipeline.execution.step_asset import step
-from ft_pipeline.step import BuildContext, SpecContext
+from ft_pipeline.execution.step_asset import asset_of
+from ft_pipeline.step import BuildContext, SpecContext, Step
 from ft_pipeline.store.spec import Spec
 
 FOLDER = Path(sys.argv[1])
@@ -27,11 +27,12 @@ def compare(build: BuildContext) -> dict:
     return {}
 
 
-@step(stage="evaluation", kinds={"json"}, build=compare)
-def comparison(context: SpecContext) -> Spec:
-    """Compares."""
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of what is compared now."""
     return Spec("comparison", config={"scores": (context.project.root / "scores.txt").read_text(encoding="utf-8")})
 
+
+comparison = asset_of(Step(name="comparison", stage="evaluation", about="Compares.", spec=spec, build=compare))
 
 if __name__ == "__main__":
     with dg.DagsterInstance.ephemeral() as instance:

@@ -19,9 +19,9 @@ from ft_pipeline.execution.local_runs import execute_everything
 from ft_pipeline.execution.partitions import add_partitions
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run import RunRequest, run
-from ft_pipeline.execution.step_asset import step
+from ft_pipeline.execution.step_asset import asset_of
 from ft_pipeline.project import Project
-from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext
+from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext, Step
 from ft_pipeline.store.spec import Spec
 
 
@@ -95,10 +95,13 @@ def test_experiments_do_not_overwrite_each_others_checks(project: Project, monke
 
     monkeypatch.setitem(STEPS, "probe", STEPS["experiment"])  # removed after the test
 
-    @step(stage="training", per_experiment=True, kinds={"json"}, build=build, checks=[CheckSpec("fits", "Fits.")])
-    def probe(context: SpecContext) -> Spec:
+    def spec(context: SpecContext) -> Spec:
         return Spec("probe", config={"name": context.experiment})
 
+    fits = (CheckSpec("fits", "Fits."),)
+    probe = asset_of(
+        Step(name="probe", stage="training", about="", spec=spec, per_experiment=True, build=build, checks=fits)
+    )
     key = dg.AssetCheckKey(dg.AssetKey("probe"), "fits")
     with dg.DagsterInstance.ephemeral() as instance:
         add_partitions(instance, ["fails", "passes"])
