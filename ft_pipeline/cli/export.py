@@ -19,6 +19,7 @@ from ft_pipeline.cli.common import (
 )
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.features import choice, names_in
 from ft_pipeline.project import Project
 from ft_pipeline.release.card.usage import what_weights_lack
 from ft_pipeline.release.disclosure.facts import export_facts
@@ -29,16 +30,14 @@ from ft_pipeline.release.export.prompt_files import require_prompt_texts, write_
 from ft_pipeline.release.export.target_folder import ReportBytes
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import ModelReference, find_model
-from ft_pipeline.settings.gguf_types import parse_types
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.signing import find_key
 
-
-class ExportFormat(StrEnum):
-    """What a model is exported as."""
-
-    HUGGINGFACE = "huggingface"
-    GGUF = "gguf"
+ExportFormat = StrEnum(  # type: ignore[misc]
+    "ExportFormat", {name.upper(): name for name in ("huggingface", *names_in("export"))}
+)
+"""What a model is exported as: those besides the first one are of features."""
+HUGGINGFACE = ExportFormat("huggingface")
 
 
 def export(
@@ -53,7 +52,7 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="Export the whole model instead of the adapter.")] = False,
     export_format: Annotated[
         ExportFormat, typer.Option("--format", help="gguf: files for llama.cpp, each scored before it is exported.")
-    ] = ExportFormat.HUGGINGFACE,
+    ] = HUGGINGFACE,
     quantize: Annotated[
         str | None,
         typer.Option("--quantize", help="Types of GGUF files: q8_0,q4_k_m,… (default: the YAML's, or q8_0)."),
@@ -71,7 +70,8 @@ def export(
 
     Example: ft export champion ../support-model --merged
     """
-    if export_format is not ExportFormat.GGUF and (quantize is not None or force):
+    write = choice("export", export_format)
+    if write is None and (quantize is not None or force):
         raise UserError(f"{'--force' if quantize is None else '--quantize'} is for GGUF files. Add --format gguf.")
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
@@ -79,11 +79,9 @@ def export(
     require_intact(store, model)
     if with_texts:
         require_prompt_texts(model)
-    if export_format is ExportFormat.GGUF:
-        from ft_pipeline.cli.export_gguf import export_gguf
-
-        types = parse_types(quantize) if quantize is not None else None
-        export_gguf(opened_project, store, model, directory, types, force=force, with_texts=with_texts, as_json=as_json)
+    if write is not None:
+        options = {"quantize": quantize, "force": force, "with_texts": with_texts, "as_json": as_json}
+        write(opened_project, store, model, directory, **options)
         return
     if model.kind == "classifier":
         _export_classifier(opened_project, store, model, directory, as_json=as_json)

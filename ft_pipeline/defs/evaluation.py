@@ -4,7 +4,6 @@ from ft_pipeline.execution.step_asset import asset_of
 from ft_pipeline.steps import (
     comparison,
     decision,
-    gguf_scores,
     judgements,
     prompt_baseline,
     ratings,
@@ -14,7 +13,7 @@ from ft_pipeline.steps import (
 )
 
 steps = (
-    *(searched_prompt, prompt_baseline, scores, gguf_scores, ratings, judgements),
+    *(searched_prompt, prompt_baseline, scores, ratings, judgements),
     *(comparison, decision, recommendation),
 )
 assets = [asset_of(step.STEP) for step in steps]

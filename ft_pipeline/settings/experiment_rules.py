@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
+from ft_pipeline.gguf.types import unknown_type
 from ft_pipeline.settings.distill import OWN_PROMPT
-from ft_pipeline.settings.gguf_types import unknown_type
 
 if TYPE_CHECKING:
     from ft_pipeline.settings.experiment import ExperimentSettings

@@ -24,6 +24,7 @@ from ft_pipeline.decide.sources.pair_opinions import JUDGED
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.comparison.slice_members import scored_conversations
 from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
+from ft_pipeline.features import feeding
 from ft_pipeline.page import Hidden, Image, Page, Picture, Table
 from ft_pipeline.release.looks import (
     decided_by,
@@ -123,7 +124,7 @@ def _shown_rows(comparison: Comparison) -> Table:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("prompt_baseline", "scores", "gguf_scores", "ratings", "judgements"),
+    deps=("prompt_baseline", "scores", *feeding("comparison"), "ratings", "judgements"),
     kinds=frozenset({"json", "markdown"}),
     code_version="13",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows

@@ -13,6 +13,7 @@ from ft_pipeline.evaluation.judge.exclusion import reasons_to_exclude, teachers_
 from ft_pipeline.evaluation.judge.judgements import judge_settings, write_judgements
 from ft_pipeline.evaluation.judge.pairs import first_items
 from ft_pipeline.evaluation.judge.prompt import PROMPT_VERSION
+from ft_pipeline.features import feeding
 from ft_pipeline.job import Job
 from ft_pipeline.page import Hidden, Page, Points, Table
 from ft_pipeline.project import Project
@@ -211,7 +212,7 @@ def _with_interval(score: Mapping[str, Any] | None) -> str:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("prompt_baseline", "scores", "gguf_scores", "ratings"),
+    deps=("prompt_baseline", "scores", *feeding("judgements"), "ratings"),
     kinds=frozenset({"parquet"}),
     may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
     about=_description(),

@@ -16,7 +16,7 @@ import torch
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring.likelihood import TargetScore, target_log_likelihoods
-from ft_pipeline.evaluation.scoring.merged_reference import log_softmax
+from ft_pipeline.gguf.merged_reference import log_softmax
 from ft_pipeline.models import serving_engines
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.decoding import generate as generating
@@ -69,7 +69,7 @@ def torch_in(base: Path, batch_size: int, *, shares_prefixes: bool = False, own_
 def llama_cpp(base: Path) -> Iterator[Decoder]:
     """A GGUF file of the model."""
     pytest.importorskip("llama_cpp_py_sync")
-    from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
+    from ft_pipeline.gguf.evaluated_model import EvaluatedModel
     from ft_pipeline_tests.tiny_gguf import write_gguf
 
     stops = stop_token_ids(load_tokenizer(base), load_model(base, "cpu"))

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from ft_pipeline.cli import app, gguf_making
 from ft_pipeline.cli.export import ExportFormat
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf.scored_files import ScoredFiles
 from ft_pipeline.models.load import load_model
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.folder import SIGNATURES, SUMS
-from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -62,7 +62,7 @@ def whole_model(export: Exported) -> torch.Tensor:
 
 def by_llama_cpp(export: Exported) -> torch.Tensor:
     pytest.importorskip("llama_cpp_py_sync")
-    from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
+    from ft_pipeline.gguf.evaluated_model import EvaluatedModel
 
     (file,) = export.folder.glob("*.gguf")
     with EvaluatedModel(file, 64, exact=True) as model:

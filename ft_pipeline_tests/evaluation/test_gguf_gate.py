@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.scoring.gguf_gate import judge, summarize
+from ft_pipeline.gguf.gate import judge, summarize
 
 LIMITS = {"max_loss_increase": 0.05, "max_kl": 0.02}
 

@@ -13,8 +13,8 @@ from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import gguf_scores, tuned_scores
+from ft_pipeline.gguf import files
 from ft_pipeline.job import Job
-from ft_pipeline.training.gguf import files
 from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, RecordingReporter
 from ft_pipeline_tests.gguf_files import converted_in_forks

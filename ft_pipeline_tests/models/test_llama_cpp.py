@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
-from ft_pipeline.models.llama_cpp.quantize import Matrices, quantize, read_matrices
+from ft_pipeline.gguf.evaluated_model import EvaluatedModel
+from ft_pipeline.gguf.quantize import Matrices, quantize, read_matrices
+from ft_pipeline.gguf.types import GGUF_TYPES
 from ft_pipeline.models.load import load_model
-from ft_pipeline.settings.gguf_types import GGUF_TYPES
 from ft_pipeline_tests.gguf_files import Converted
 
 IDS = [3, 40, 41, 270, 300, 12, 55, 90, 301, 44]

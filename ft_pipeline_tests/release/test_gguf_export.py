@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.export.gguf import (
+from ft_pipeline.gguf.export import (
     GgufExport,
     adapt_card,
     plan_gguf,
@@ -17,8 +17,8 @@ from ft_pipeline.release.export.gguf import (
     require_writable,
     write_gguf,
 )
-from ft_pipeline.release.export.gguf_modelfile import Modelfiles
-from ft_pipeline.release.gguf_files import ScoredFiles, find_gguf
+from ft_pipeline.gguf.modelfile import Modelfiles
+from ft_pipeline.gguf.scored_files import ScoredFiles, find_gguf
 from ft_pipeline.release.model_lookup import ModelReference, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained

@@ -23,6 +23,7 @@ from ft_pipeline.execution.workers.llama_cpp_request import template_variables
 from ft_pipeline.execution.workers.serving import EngineProcess, free_port, send
 from ft_pipeline.execution.workers.serving_front import Front, front_server
 from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
+from ft_pipeline.gguf.scored_files import find_gguf
 from ft_pipeline.models.chat import with_prompt
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.serving_engines import LLAMA_CPP_SETTINGS, OFFLINE_ENVIRONMENT, find_engine
@@ -30,7 +31,6 @@ from ft_pipeline.release.champion import rollback
 from ft_pipeline.release.export.chat_template import template_with_variables
 from ft_pipeline.release.export.llama_cpp_folder import write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import TEMPLATE_NAME, write_served_folder
-from ft_pipeline.release.gguf_files import find_gguf
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.served_shop import PATIENCE, Clients, ServedShop, health, samples, wait_for
 from ft_pipeline_tests.release.test_serving import items, serving

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, SmolLM3Config, SmolLM3ForCausalLM
 
+from ft_pipeline.gguf.convert import convert
+from ft_pipeline.gguf.evaluated_model import EvaluatedModel
 from ft_pipeline.models.base_model import fetch_model
-from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.training.gguf.convert import convert
 from ft_pipeline_tests.evaluation.conftest import RecordingReporter
 from ft_pipeline_tests.tiny import save_tiny
 

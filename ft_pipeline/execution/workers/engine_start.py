@@ -17,10 +17,10 @@ from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules,
 from ft_pipeline.execution.workers.engine_pool import ReadyEngine, ServedModel
 from ft_pipeline.execution.workers.llama_cpp_request import template_variables
 from ft_pipeline.execution.workers.serving import Address, EngineProcess, free_port, send
+from ft_pipeline.features import choice
 from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine
 from ft_pipeline.release.export.llama_cpp_folder import PromptProbe, prompt_probes, write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
-from ft_pipeline.release.gguf_files import find_gguf
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
@@ -129,7 +129,9 @@ def served_gguf(store: ArtifactStore, model: ModelReference, quantization: str |
         raise UserError(
             f"llama.cpp serves GGUF files of merged models, and {model.row} is none. Use --engine transformers."
         )
-    return find_gguf(store, model, quantization)
+    find = choice("served_file", "llama.cpp")
+    assert find is not None
+    return find(store, model, quantization)
 
 
 def describe_model(model: ModelReference, engine: Engine) -> ServedModel:

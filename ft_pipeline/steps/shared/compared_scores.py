@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ft_pipeline import features
 from ft_pipeline.decide.released import ChampionRecord
 from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated, learned_test_rows
 from ft_pipeline.evaluation.comparison.training_facts import same_recipe
@@ -49,7 +50,9 @@ def compared_scores(context: SpecContext) -> ComparedScores:
     newest = _newest(scored)
     contenders, not_asked = contender_artifacts(context, newest)
     rivals, calibrated = rival_artifacts(context, newest), calibrated_artifacts(context, scored)
-    others = contenders | rivals.inputs | calibrated.inputs | _gguf_scores(context, scored)
+    others = contenders | rivals.inputs | calibrated.inputs
+    for of_feature in features.call("compared", context, scored):
+        others |= of_feature
     inputs = references(scored | _teacher_scores(context, scored) | others)
     settings = context.project.settings
     loaded = {name: made for name, made in contenders.items() if name.endswith("/prompt_baseline")}
@@ -214,16 +217,6 @@ def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[s
             if spec is not None and (artifact := context.store.find(spec)) is not None:
                 teacher_scores[name.replace("prompt_baseline", "teacher_scores")] = artifact
     return teacher_scores
-
-
-def _gguf_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
-    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model that is compared."""
-    found = {}
-    for name in context.project.experiment_names():
-        scores, made = scored.get(f"{name}/scores"), context.find("gguf_scores", name)
-        if scores and made and made.inputs.get("merged_model") == scores.inputs["merged_model"]:
-            found[f"{name}/gguf_scores"] = made
-    return found
 
 
 def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:

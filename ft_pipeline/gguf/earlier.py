@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.scoring.scorer import result_path
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
+from ft_pipeline.gguf.index import INDEX
 from ft_pipeline.job import Job
-from ft_pipeline.training.gguf.index import INDEX
 
 MEASURES = "gguf.parquet"
 """The file with a record per type and test answer."""

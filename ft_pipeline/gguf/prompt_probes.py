@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.export.prompt_form import PromptForm, jinja, not_expressible
+from ft_pipeline.gguf.prompt_form import PromptForm, jinja, not_expressible
 from ft_pipeline.tables.formats.turns import Message
 
 PROBE_TEXTS = (

@@ -6,19 +6,20 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.decide.seen import may_be_screened_out
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
+from ft_pipeline.gguf.gguf import NOTHING, types_of
+from ft_pipeline.gguf.library import installed_versions
+from ft_pipeline.gguf.types import in_order
 from ft_pipeline.job import Job
-from ft_pipeline.models.llama_cpp.library import installed_versions
 from ft_pipeline.page import Page, Points, Table
 from ft_pipeline.project import Project
-from ft_pipeline.settings.gguf_types import in_order
 from ft_pipeline.step import STEPS, BuildContext, CheckSpec, SpecContext, step_of
-from ft_pipeline.steps.gguf import NOTHING, types_of
 from ft_pipeline.steps.shared.score_pages import TESTS_ARE_COMPARED, scores_page
 from ft_pipeline.steps.shared.scoring_specs import scores_spec
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -65,6 +66,16 @@ def _earlier_scores(context: SpecContext, spec: Spec) -> dict[str, str] | None:
     return {"scores": str(last.path), "gguf": str(files.path)} if same and files else None
 
 
+def compared(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The scores of GGUF files by `<experiment>/gguf_scores`, of each merged model that is compared."""
+    found = {}
+    for name in context.project.experiment_names():
+        scores, made = scored.get(f"{name}/scores"), context.find("gguf_scores", name)
+        if scores and made and made.inputs.get("merged_model") == scores.inputs["merged_model"]:
+            found[f"{name}/gguf_scores"] = made
+    return found
+
+
 def builds_here(spec: Spec) -> bool:
     """Whether there is nothing to score."""
     return not spec.inputs
@@ -72,7 +83,7 @@ def builds_here(spec: Spec) -> bool:
 
 def run(job: Job) -> dict[str, Any]:
     """Score each file with llama.cpp (evaluation/scoring/gguf_scores.py)."""
-    from ft_pipeline.evaluation.scoring import gguf_scores
+    from ft_pipeline.gguf import scoring as gguf_scores
 
     return gguf_scores.run(job)
 

@@ -7,10 +7,10 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.tuned_variants import without_variant
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.run import RELEASE, RunRequest, load_steps, plan_run, run
+from ft_pipeline.gguf.scored_files import ScoredFiles
+from ft_pipeline.gguf.types import DEFAULT_GGUF_TYPE, in_order
 from ft_pipeline.project import Project
-from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
-from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE, in_order
 from ft_pipeline.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.locks import project_lock
@@ -60,8 +60,8 @@ def make_beside_graph(
 ) -> ScoredFiles:
     """Build the GGUF files of a model that is no experiment's current one, and score them on the current test rows."""
     load_steps()
-    from ft_pipeline.steps.gguf import gguf_spec
-    from ft_pipeline.steps.gguf_scores import gguf_scores_spec
+    from ft_pipeline.gguf.gguf import gguf_spec
+    from ft_pipeline.gguf.gguf_scores import gguf_scores_spec
     from ft_pipeline.steps.shared.scoring_specs import scores_spec
 
     context = SpecContext(project, store, model.experiment)

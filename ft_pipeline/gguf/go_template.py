@@ -1,6 +1,6 @@
 """Write the form of a prompt in Go's text/template, with the variables that Ollama gives to a template."""
 
-from ft_pipeline.release.export.prompt_form import PromptForm
+from ft_pipeline.gguf.prompt_form import PromptForm
 
 _UNKNOWN_ROLE = "turns of the roles system, user and assistant only"
 _NO_SYSTEM = "conversations without a system prompt only"

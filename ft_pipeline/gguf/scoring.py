@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.clusters import read_clusters, with_clusters
 from ft_pipeline.evaluation.comparison.rails import judge_answers
-from ft_pipeline.evaluation.scoring.gguf_earlier import MEASURES, measured_path, take_over
-from ft_pipeline.evaluation.scoring.gguf_gate import judge, summarize
-from ft_pipeline.evaluation.scoring.llama_cpp_lm import LlamaCppLM
-from ft_pipeline.evaluation.scoring.merged_reference import GreedyAnswer, MergedReference, token_pair
 from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem
 from ft_pipeline.evaluation.scoring.scorer import Scorer
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
+from ft_pipeline.gguf.convert import convert
+from ft_pipeline.gguf.earlier import MEASURES, measured_path, take_over
+from ft_pipeline.gguf.evaluated_model import EvaluatedModel
+from ft_pipeline.gguf.gate import judge, summarize
+from ft_pipeline.gguf.index import INDEX
+from ft_pipeline.gguf.llama_cpp_lm import LlamaCppLM
+from ft_pipeline.gguf.merged_reference import GreedyAnswer, MergedReference, token_pair
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_strings
-from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
-from ft_pipeline.training.gguf.convert import convert
-from ft_pipeline.training.gguf.index import INDEX
 
 EXACT = "f32"
 """The type whose file shows whether the conversion is right: it has the merged model's weights, not rounded."""

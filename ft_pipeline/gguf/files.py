@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from ft_pipeline.gguf.convert import convert
+from ft_pipeline.gguf.index import INDEX, file_name
+from ft_pipeline.gguf.quantize import quantize, read_matrices
 from ft_pipeline.job import Job
-from ft_pipeline.models.llama_cpp.quantize import quantize, read_matrices
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.training.gguf.convert import convert
-from ft_pipeline.training.gguf.index import INDEX, file_name
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.llama_cpp.library import last_message, load_library, thread_count
+from ft_pipeline.gguf.library import last_message, load_library, thread_count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.llama_cpp.library import last_message, load_library, thread_count
+from ft_pipeline.gguf.library import last_message, load_library, thread_count
 
 _BATCH_TOKENS = 512
 """Tokens per llama_decode. The logits of a vocabulary of 150,000 then take 300 MB."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from ft_pipeline.evaluation.scoring.likelihood import TargetScore
 from ft_pipeline.evaluation.scoring.lm_eval_model import RecordingLM
-from ft_pipeline.evaluation.scoring.merged_reference import (
+from ft_pipeline.gguf.evaluated_model import EvaluatedModel
+from ft_pipeline.gguf.merged_reference import (
     MergedReference,
     TokenPair,
     kl_divergence,
@@ -16,7 +17,6 @@ from ft_pipeline.evaluation.scoring.merged_reference import (
 )
 from ft_pipeline.models.decoding.generate import Generation, to_generation
 from ft_pipeline.models.decoding.target_logits import Pair
-from ft_pipeline.models.llama_cpp.evaluated_model import EvaluatedModel
 
 
 class LlamaCppLM(RecordingLM):

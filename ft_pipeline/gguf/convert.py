@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf.library import installed_versions
 from ft_pipeline.models.chat import render
-from ft_pipeline.models.llama_cpp.library import installed_versions
 from ft_pipeline.models.load import load_tokenizer
 
 _SCRIPT, _TOKENIZER_CONFIG = "convert_hf_to_gguf.py", "tokenizer_config.json"

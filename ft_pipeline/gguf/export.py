@@ -8,12 +8,12 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.gguf.modelfile import Modelfiles
+from ft_pipeline.gguf.scored_files import ScoredFiles
 from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.card.usage import what_weights_lack
-from ft_pipeline.release.export.gguf_modelfile import Modelfiles
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG
 from ft_pipeline.release.export.target_folder import ReportBytes, copy_file, draft_folder, write_json
-from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf.ollama import ServedPrompt, modelfile
+from ft_pipeline.gguf.scored_files import ScoredFiles
 from ft_pipeline.models.generation_config import load_tokenizer_lazily
 from ft_pipeline.release.card.usage import what_weights_lack
-from ft_pipeline.release.export.ollama import ServedPrompt, modelfile
-from ft_pipeline.release.gguf_files import ScoredFiles
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 

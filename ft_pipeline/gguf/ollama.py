@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf.go_template import go_template, is_printable
+from ft_pipeline.gguf.prompt_form import PromptForm, jinja, not_expressible, prompt_form
+from ft_pipeline.gguf.prompt_probes import probe_conversations, require_same_tokens
 from ft_pipeline.models.chat import stop_strings, with_prompt
-from ft_pipeline.release.export.go_template import go_template, is_printable
-from ft_pipeline.release.export.prompt_form import PromptForm, jinja, not_expressible, prompt_form
-from ft_pipeline.release.export.prompt_probes import probe_conversations, require_same_tokens
 from ft_pipeline.tables.formats.turns import Message
 
 _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)

@@ -8,14 +8,14 @@
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf.index import INDEX
+from ft_pipeline.gguf.library import installed_versions
+from ft_pipeline.gguf.types import in_order, parse_types
 from ft_pipeline.job import Job
-from ft_pipeline.models.llama_cpp.library import installed_versions
 from ft_pipeline.page import Page, Table
-from ft_pipeline.settings.gguf_types import in_order, parse_types
 from ft_pipeline.step import BuildContext, SpecContext, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.gguf.index import INDEX
 
 NOTHING: dict[str, list[str]] = {"types": []}
 """The config of an artifact without files, for an experiment that wants no GGUF files."""
@@ -76,7 +76,7 @@ def builds_here(spec: Spec) -> bool:
 
 def run(job: Job) -> dict[str, Any]:
     """Convert the merged model, and quantize it to each type (training/gguf/files.py)."""
-    from ft_pipeline.training.gguf import files
+    from ft_pipeline.gguf import files
 
     return files.run(job)
 

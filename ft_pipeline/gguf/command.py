@@ -1,22 +1,19 @@
 """`ft export --format gguf`: GGUF files of a model, made and scored if they are not in the store yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from ft_pipeline.cli import gguf_making
 from ft_pipeline.cli.common import print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.cli.export import show_prompt, show_signature, show_writing
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
-from ft_pipeline.project import Project
-from ft_pipeline.release.disclosure.facts import export_facts
-from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
-from ft_pipeline.release.export.gguf import (
+from ft_pipeline.gguf import making
+from ft_pipeline.gguf.export import (
     GgufExport,
     adapt_card,
     plan_gguf,
@@ -25,7 +22,11 @@ from ft_pipeline.release.export.gguf import (
     results,
     write_gguf,
 )
-from ft_pipeline.release.export.gguf_modelfile import modelfiles_of
+from ft_pipeline.gguf.modelfile import modelfiles_of
+from ft_pipeline.gguf.types import parse_types
+from ft_pipeline.project import Project
+from ft_pipeline.release.disclosure.facts import export_facts
+from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
 from ft_pipeline.release.export.prompt_files import write_prompt_files
 from ft_pipeline.release.export.target_folder import require_free_folder
 from ft_pipeline.release.model_lookup import ModelReference
@@ -43,19 +44,21 @@ def export_gguf(
     store: ArtifactStore,
     model: ModelReference,
     directory: Path,
-    quantize: Sequence[str] | None,
     *,
+    quantize: str | None,
     force: bool,
     with_texts: bool,
     as_json: bool,
 ) -> None:
-    """Make what is missing, check the gate, and write the folder. Raises UserError before any work for bad input."""
+    """Make what is missing, check the gate, and write the folder. quantize: types, separated by commas; None: the
+    YAML's. Raises UserError before any work for bad input."""
     merged = require_mergeable(model)
     target = require_free_folder(directory)
     require_writable(target)
-    types = gguf_making.types_to_export(project, merged, quantize)
-    current = gguf_making.is_current(store, project, merged)
-    make = gguf_making.make_in_graph if current else gguf_making.make_beside_graph
+    asked = parse_types(quantize) if quantize is not None else None
+    types = making.types_to_export(project, merged, asked)
+    current = making.is_current(store, project, merged)
+    make = making.make_in_graph if current else making.make_beside_graph
     with live_progress(stderr):
         scored = make(project, store, merged, types)
     limits = project.settings.evaluation.gguf.model_dump()

@@ -7,12 +7,12 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts
-from ft_pipeline.evaluation.scoring.gguf_gate import gate_failures
+from ft_pipeline.gguf.gate import gate_failures
+from ft_pipeline.gguf.index import INDEX
+from ft_pipeline.gguf.types import DEFAULT_GGUF_TYPE
 from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference
-from ft_pipeline.settings.gguf_types import DEFAULT_GGUF_TYPE
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.training.gguf.index import INDEX
 
 
 @dataclass(frozen=True)

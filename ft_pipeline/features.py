@@ -1,0 +1,60 @@
+"""The features: those of this package, and those that other packages register by the entry point
+`ft_pipeline.features`."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
+from typing import Any
+
+from ft_pipeline.feature import Feature
+
+GROUP = "ft_pipeline.features"
+"""The group of entry points. Each one names a Feature."""
+BUILT_IN = ("gguf",)
+"""Folders of this package whose `__init__.py` has a FEATURE."""
+TABLES = {
+    "export": "(project, store, model, directory, options): writes a model in a format of `ft export --format`",
+    "served_file": "(store, model, type) → the file of a model that an engine of `ft serve` reads",
+}
+"""Tables of the core to which a feature adds choices, with what is called."""
+HOOKS = {"compared": "(context, scored) → further scores that are compared, by their input"}
+"""Events of the core at which the functions of features are called."""
+
+
+@cache
+def features() -> dict[str, Feature]:
+    """Return the features by name. A package registers one by `[project.entry-points."ft_pipeline.features"]`."""
+    found = [import_module(f"{__package__}.{name}").FEATURE for name in BUILT_IN]
+    found += [entry.load() for entry in entry_points(group=GROUP)]
+    return {feature.name: feature for feature in found}
+
+
+def call(hook: str, *arguments: Any) -> Iterator[Any]:
+    """Yield what each feature with a function for the hook answers."""
+    for feature in features().values():
+        if hook in feature.hooks:
+            yield resolve_name(feature.hooks[hook])(*arguments)
+
+
+def choice(table: str, name: str) -> Callable[..., Any] | None:
+    """Return what a feature offers under a name in a table of the core; None if no feature does."""
+    tables = (feature.choices.get(table, {}) for feature in features().values())
+    target = next((offered[name] for offered in tables if name in offered), None)
+    return resolve_name(target) if target else None
+
+
+def names_in(table: str) -> list[str]:
+    """Return what one may choose in a table, besides what the core has."""
+    return [name for feature in features().values() for name in feature.choices.get(table, ())]
+
+
+def modules_of_steps() -> dict[str, str]:
+    """Return step → module of the steps of all features."""
+    return {name: module for feature in features().values() for name, module in feature.steps.items()}
+
+
+def feeding(step: str) -> tuple[str, ...]:
+    """Return the steps of features that a step of the core reads."""
+    return tuple(name for feature in features().values() for name in feature.feeds.get(step, ()))

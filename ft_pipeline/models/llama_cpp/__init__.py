@@ -1,1 +1,0 @@
-"""llama.cpp: quantize GGUF files and evaluate them, through its C API."""

@@ -1,1 +1,0 @@
-"""GGUF files of a merged model: converted and quantized by llama.cpp."""
