@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.models.endpoint.responses import RULES, Rule
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import section_of
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -305,9 +306,11 @@ def _limit(limit: Any) -> str:
 
 
 def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """The string under each attribute in the source."""
-    body = ast.parse(inspect.getsource(model)).body[0].body  # type: ignore[attr-defined]
+    """The string under each attribute in the source, of the model and of the keys that features add to it."""
     found = {}
+    for base in model.__bases__:
+        found |= _comments(base) if issubclass(base, FeatureKeys) and base is not FeatureKeys else {}
+    body = ast.parse(inspect.getsource(model)).body[0].body  # type: ignore[attr-defined]
     for before, after in itertools.pairwise(body):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
             text = after.value.value if isinstance(after.value, ast.Constant) else ""

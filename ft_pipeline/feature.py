@@ -13,6 +13,8 @@ class Feature:
     """One sentence."""
     docs: str = ""
     """Its page in docs/."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Section of the settings (`experiment`, `evaluation`) → the FeatureKeys that it has in addition."""
     steps: Mapping[str, str] = field(default_factory=dict)
     """Step → the module that describes it, as a file in steps/ does."""
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -6,6 +6,10 @@ FEATURE = Feature(
     name="gguf",
     about="The merged model as GGUF files for llama.cpp and Ollama, each scored before it is used.",
     docs="gguf.md",
+    settings={
+        "experiment": "ft_pipeline.gguf.settings:ExperimentKeys",
+        "evaluation": "ft_pipeline.gguf.settings:EvaluationKeys",
+    },
     steps={"gguf": "ft_pipeline.gguf.gguf", "gguf_scores": "ft_pipeline.gguf.gguf_scores"},
     feeds={"comparison": ["gguf_scores"], "judgements": ["gguf_scores"]},
     choices={

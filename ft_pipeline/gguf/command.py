@@ -23,7 +23,7 @@ from ft_pipeline.gguf.export import (
     write_gguf,
 )
 from ft_pipeline.gguf.modelfile import modelfiles_of
-from ft_pipeline.gguf.types import parse_types
+from ft_pipeline.gguf.settings import EvaluationKeys, parse_types
 from ft_pipeline.project import Project
 from ft_pipeline.release.disclosure.facts import export_facts
 from ft_pipeline.release.disclosure.folder import SIGNATURE, disclose
@@ -61,7 +61,7 @@ def export_gguf(
     make = making.make_in_graph if current else making.make_beside_graph
     with live_progress(stderr):
         scored = make(project, store, merged, types)
-    limits = project.settings.evaluation.gguf.model_dump()
+    limits = EvaluationKeys.of(project.settings.evaluation).gguf.model_dump()
     facts, key = export_facts(store, merged, project.settings), find_key(store.root)
     modelfiles = modelfiles_of(store, merged, scored, types, facts.card.license)
     plan = plan_gguf(store, merged, target, scored, types, limits=limits, force=force, modelfiles=modelfiles)

@@ -10,7 +10,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.gguf.index import INDEX
 from ft_pipeline.gguf.library import installed_versions
-from ft_pipeline.gguf.types import in_order, parse_types
+from ft_pipeline.gguf.settings import ExperimentKeys, in_order, parse_types
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Table
 from ft_pipeline.step import BuildContext, SpecContext, step_of
@@ -49,7 +49,7 @@ def wanted_types(context: SpecContext) -> list[str]:
     settings = context.project.experiment(context.experiment)
     made, merged_model = context.find("gguf"), context.find("merged_model")
     kept = types_of(made) if made and merged_model and is_of_model(made, merged_model) else []
-    return in_order([*settings.gguf, *asked_for, *kept])
+    return in_order([*ExperimentKeys.of(settings).gguf, *asked_for, *kept])
 
 
 def types_of(gguf: Artifact) -> list[str]:

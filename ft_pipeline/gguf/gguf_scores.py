@@ -15,7 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
 from ft_pipeline.gguf.gguf import NOTHING, types_of
 from ft_pipeline.gguf.library import installed_versions
-from ft_pipeline.gguf.types import in_order
+from ft_pipeline.gguf.settings import EvaluationKeys, in_order
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Points, Table
 from ft_pipeline.project import Project
@@ -47,7 +47,10 @@ def gguf_scores_spec(context: SpecContext, gguf: Artifact, scores: Artifact) -> 
     served = {key: scores.spec["config"][key] for key in keys if key in scores.spec["config"]}
     spec = scores_spec(context, {**inputs, "gguf": gguf.reference, "scores": scores.reference}, served)
     settings = context.project.settings
-    judged_by = {"limits": settings.evaluation.gguf.model_dump(mode="json"), "rails": settings.promotion.rails}
+    judged_by = {
+        "limits": EvaluationKeys.of(settings.evaluation).gguf.model_dump(mode="json"),
+        "rails": settings.promotion.rails,
+    }
     versions = spec.versions | installed_versions()
     handling = {**spec.handling, **judged_by}
     made = replace(spec, kind="gguf_scores", versions=versions, handling=handling)

@@ -8,7 +8,7 @@ from ft_pipeline.evaluation.tuned_variants import without_variant
 from ft_pipeline.execution.build import build_artifact
 from ft_pipeline.execution.run import RELEASE, RunRequest, load_steps, plan_run, run
 from ft_pipeline.gguf.scored_files import ScoredFiles
-from ft_pipeline.gguf.types import DEFAULT_GGUF_TYPE, in_order
+from ft_pipeline.gguf.settings import DEFAULT_GGUF_TYPE, ExperimentKeys, in_order
 from ft_pipeline.project import Project
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.step import STEPS, MissingInput, SpecContext
@@ -24,7 +24,7 @@ def types_to_export(project: Project, model: ModelReference, quantize: Sequence[
     configured: list[str] = []
     if model.experiment is not None:
         with contextlib.suppress(UserError):  # the champion's experiment may be gone
-            configured = project.experiment(model.experiment).gguf
+            configured = ExperimentKeys.of(project.experiment(model.experiment)).gguf
     return in_order(quantize or configured or [DEFAULT_GGUF_TYPE])
 
 

@@ -9,7 +9,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.result_records import GgufCosts
 from ft_pipeline.gguf.gate import gate_failures
 from ft_pipeline.gguf.index import INDEX
-from ft_pipeline.gguf.types import DEFAULT_GGUF_TYPE
+from ft_pipeline.gguf.settings import DEFAULT_GGUF_TYPE
 from ft_pipeline.release.intact import require_intact_artifact
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

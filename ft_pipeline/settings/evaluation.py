@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from ft_pipeline.settings.checks import ArgumentRule, MetricSettings, values_of
 from ft_pipeline.settings.contenders import ContenderSettings
+from ft_pipeline.settings.feature_keys import open_to_features
 from ft_pipeline.settings.judge import JudgeSettings
 from ft_pipeline.settings.probes import PROBE_NAME_PATTERN, ProbeSettings, TaskSettings
 from ft_pipeline.settings.slices import SliceSettings, check_slices
@@ -61,16 +62,7 @@ class AnswerFormat(Section):
         return self
 
 
-class GgufLimits(Section):
-    """What a GGUF file may cost against its merged model, in nats per token of the reference answers. `ft export`
-    refuses a file that costs more."""
-
-    max_loss_increase: float = Field(0.05, gt=0)
-    """Limit for the upper 95 % bound of the increase in loss."""
-    max_kl: float = Field(0.05, gt=0)
-    """Limit for the mean KL(merged || GGUF)."""
-
-
+@open_to_features("evaluation")
 class EvaluationSettings(Section):
     """What is scored, and how."""
 
@@ -111,7 +103,6 @@ class EvaluationSettings(Section):
     probes: dict[str, ProbeSettings] = Field(default_factory=dict)
     """Questions that show whether a tuned model still declines, answers or keeps to a rule as its own base model does.
     It is released only if that is shown. data/probes has some to begin with."""
-    gguf: GgufLimits = GgufLimits()
     slices: dict[str, SliceSettings] = Field(default_factory=dict)
     """Parts of the test conversations by name, in addition to those by tag, source, language, length and turns."""
     bootstrap_resamples: int = Field(10_000, ge=100)

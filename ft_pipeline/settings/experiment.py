@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from ft_pipeline.settings.chat_template import TemplateVariables, check_template_variables
 from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment_rules import RULES
+from ft_pipeline.settings.feature_keys import open_to_features
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.preferences import DpoSettings, KtoSettings
 from ft_pipeline.settings.project import NAME_PATTERN
@@ -74,6 +75,7 @@ class GpuSettings(Section):
         return "count" in self.model_fields_set or self.min_memory_gb > 0
 
 
+@open_to_features("experiment")
 class ExperimentSettings(Section):
     """experiments/NAME.yaml: one experiment."""
 
@@ -114,9 +116,6 @@ class ExperimentSettings(Section):
     learning_curve: list[float] = Field(default_factory=list)
     """Shares of the training rows for additional trainings, in whole percent: `[0.25, 0.5]` (sft). Each is a sweep
     member (`NAME.at25`), and the comparison shows the loss by number of rows."""
-    gguf: list[str] = Field(default_factory=list)
-    """Types of GGUF files that the merged model is quantized to, each scored by llama.cpp: `[q8_0, q4_k_m]`
-    (docs/gguf.md). No step of the training depends on it."""
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from ft_pipeline.gguf.types import unknown_type
 from ft_pipeline.settings.distill import OWN_PROMPT
 
 if TYPE_CHECKING:
@@ -207,14 +206,6 @@ def _source_weights_for_sft_only(settings: "ExperimentSettings") -> Violation:
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
-def _known_gguf_types(settings: "ExperimentSettings") -> Violation:
-    if problem := unknown_type(settings.gguf):
-        return "gguf", problem
-    if settings.gguf and settings.technique == "prompt_tuning":
-        return "gguf", "technique 'prompt_tuning' has no merged weights for a GGUF file. Remove `gguf`."
-    return None
-
-
 def _no_reasoning_in_raw_text(settings: "ExperimentSettings") -> Violation:
     if settings.objective != "cpt" or settings.data.reasoning == "train":
         return None
@@ -283,6 +274,5 @@ RULES: tuple[Callable[["ExperimentSettings"], Violation], ...] = (
     _no_reasoning_in_raw_text,
     _shares_for_sft_only,
     _learning_curve_in_whole_percent,
-    _known_gguf_types,
 )
 """An experiment is refused with the first violation."""

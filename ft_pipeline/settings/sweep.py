@@ -3,6 +3,7 @@
 import re
 
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.feature_keys import defaults_of_features
 
 _MEMBER_NAME = re.compile(r"(?P<owner>.+)\.(?P<type>seed|at)(?P<number>\d+)")
 """Names of sweep members. An experiment never has such a name, because names of experiments contain no dot."""
@@ -14,7 +15,9 @@ def sweep_members(name: str, settings: ExperimentSettings) -> dict[str, Experime
     `NAME.seed1`, `NAME.seed2`, … are the other seeds, and `NAME.at25` is a point of the learning curve.
     """
     member = settings.model_copy(
-        update={"seeds": 1, "learning_curve": [], "gguf": [], "retrain": False, **_without_noise_measurement(settings)}
+        update={"seeds": 1, "learning_curve": [], "retrain": False}
+        | defaults_of_features("experiment")
+        | _without_noise_measurement(settings)
     )
     members = {}
     for number in range(1, settings.seeds):

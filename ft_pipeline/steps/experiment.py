@@ -11,12 +11,13 @@ from typing import Any
 from ft_pipeline.audit.changes import flatten_settings
 from ft_pipeline.page import Page, Points
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.feature_keys import defaults_of_features
 from ft_pipeline.step import BuildContext, SpecContext, step_of
 from ft_pipeline.steps.shared.phases import without_trackers
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "gguf", "machine"}
+NOT_IN_SPEC = {"retrain", "seeds", "learning_curve", "machine", *defaults_of_features("experiment")}
 """Settings for when and where an experiment is trained, for its sweep, and for what is made of its result. They do not
 change it."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from ft_pipeline import small_plots
 from ft_pipeline.page import Page, Picture, Points, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.feature_keys import defaults_of_features
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, references, step_of
 from ft_pipeline.steps.shared.phases import experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact
@@ -25,7 +26,7 @@ def spec(context: SpecContext) -> Spec:
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
     inputs |= reading_teacher(context.store, settings, inputs["training_data"], inputs["base_model"])
-    config = {"experiment": settings.model_dump(mode="json", exclude={"gguf", "machine"})}
+    config = {"experiment": settings.model_dump(mode="json", exclude={"machine", *defaults_of_features("experiment")})}
     return Spec("memory_estimate", references(inputs), config)
 
 

@@ -18,6 +18,7 @@ from ft_pipeline.models.generation_config import ignored_while_decoding
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.contenders import ContenderSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.feature_keys import defaults_of_features
 from ft_pipeline.settings.project import PromptingSettings
 from ft_pipeline.settings.prompt_variant import PromptVariant
 from ft_pipeline.settings.teacher import PriceSettings
@@ -38,7 +39,7 @@ NOT_SCORED_WITH = {
     "tokens_of",
     "contenders",
     "rivals",
-    "gguf",
+    *defaults_of_features("evaluation"),
     "slices",
     "tasks",
     "probes",
