@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -41,6 +41,10 @@ class CheckSpec:
     """Whether an artifact without a result passes: it has nothing that is checked."""
 
 
+Asked = Mapping[str, Sequence[str]]
+"""Step → what a run asks of it, besides what the experiment's YAML does, such as types of files."""
+
+
 @dataclass(frozen=True)
 class SpecContext:
     """What a step's spec function can read: the project's settings and the latest artifacts."""
@@ -48,8 +52,7 @@ class SpecContext:
     project: Project
     store: ArtifactStore
     experiment: str | None = None
-    gguf_types: tuple[str, ...] = ()
-    """Types of GGUF files that this run asks for, besides those in the experiment's YAML."""
+    asked: Asked = field(default_factory=dict)
     report: Callable[[Progress], None] | None = None
     """Given while the step is materialized: only then may its spec need the network, and report what it downloads."""
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from ft_pipeline.training.gguf import convert as converting
 
+from ft_pipeline.gguf import convert as converting
 from ft_pipeline.gguf.convert import convert
 from ft_pipeline_tests.forked_process import ForkedProcess
 from ft_pipeline_tests.tiny_spm import spm_model

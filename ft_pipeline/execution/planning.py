@@ -13,7 +13,7 @@ from ft_pipeline.execution.dagster_names import asset_key
 from ft_pipeline.execution.spec_differences import describe, differences
 from ft_pipeline.project import Project, ProjectSnapshot
 from ft_pipeline.recorded_checks import failed_checks
-from ft_pipeline.step import STEPS, MissingInput, SpecContext, Step, planned_spec
+from ft_pipeline.step import STEPS, Asked, MissingInput, SpecContext, Step, planned_spec
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.remembering_store import RememberingStore
 from ft_pipeline.store.spec import Spec
@@ -53,10 +53,10 @@ def plan(
     project: Project,
     experiments: Sequence[str],
     instance: dg.DagsterInstance | None = None,
-    gguf_types: Mapping[str, tuple[str, ...]] | None = None,
+    asked: Mapping[str, Asked] | None = None,
 ) -> list[PlannedStep]:
     """Return the state of every step for these experiments, as `Planner.plan` does."""
-    return Planner(project, instance, gguf_types).plan(experiments)
+    return Planner(project, instance, asked).plan(experiments)
 
 
 class Planner:
@@ -69,15 +69,15 @@ class Planner:
         self,
         project: Project,
         instance: dg.DagsterInstance | None = None,
-        gguf_types: Mapping[str, tuple[str, ...]] | None = None,
+        asked: Mapping[str, Asked] | None = None,
     ) -> None:
         """instance: if given, a step is stale unless this Dagster instance recorded its latest artifact.
 
-        gguf_types: by experiment, types of GGUF files that the run asks for.
+        asked: by experiment.
         """
         self.project = ProjectSnapshot(project.root)
         self.store = RememberingStore(project.store)
-        self.gguf_types = gguf_types or {}
+        self.asked = asked or {}
         self.versions = RecordedVersions(instance) if instance else None
         self._unbuilt = functools.cache(self._describe_unbuilt)
         self._compared = functools.cache(self._compare)
@@ -122,7 +122,7 @@ class Planner:
         return f"; {sent}" if sent else ""
 
     def _context(self, experiment: str | None) -> SpecContext:
-        return SpecContext(self.project, self.store, experiment, self.gguf_types.get(experiment or "", ()))
+        return SpecContext(self.project, self.store, experiment, self.asked.get(experiment or "", {}))
 
     def _describe_unbuilt(self, name: str, experiment: str | None) -> PlannedStep | None:
         """The state of a step whose latest artifact cannot be used, whatever runs before it; else None."""

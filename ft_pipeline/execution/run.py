@@ -7,7 +7,7 @@ spends on starting a process per step. Experiments that train side by side have 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -28,13 +28,13 @@ from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.execution.run_batches import Batch, Batches, BatchResult, make_batches, without_dependents
 from ft_pipeline.execution.run_overview import root_message
 from ft_pipeline.execution.run_process import RunProcesses
-from ft_pipeline.execution.step_run import FORCE, GGUF
+from ft_pipeline.execution.step_run import FORCE, tags_of
 from ft_pipeline.execution.workers.devices import device_slots
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.models.base_model import EMBEDDED, find_embedded
 from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import has_files
-from ft_pipeline.step import STEPS
+from ft_pipeline.step import STEPS, Asked
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user_name
@@ -53,12 +53,12 @@ class RunRequest:
     select: tuple[str, ...] = ()
     """Assets by name; empty: all."""
     force: bool = False
-    gguf_types: tuple[str, ...] = ()
-    """Types of GGUF files to make of `experiments`, but not of their sweep members, besides those in the YAML files."""
+    asked: Asked = field(default_factory=dict)
+    """Of `experiments`, but not of their sweep members."""
 
-    def gguf_types_of(self, experiment: str | None) -> tuple[str, ...]:
-        """Return the types of GGUF files that are asked for of an experiment."""
-        return self.gguf_types if experiment in self.experiments else ()
+    def asked_of(self, experiment: str | None) -> Asked:
+        """Return what is asked of the steps of an experiment."""
+        return self.asked if experiment in self.experiments else {}
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def plan_run(request: RunRequest) -> list[PlannedStep]:
     experiments = _selected_experiments(request)
     selected = _selected_assets(request)
     with open_instance() as instance:
-        gguf_types = {name: request.gguf_types_of(name) for name in experiments}
-        planned = plan(request.project, experiments, instance, gguf_types)
+        asked = {name: request.asked_of(name) for name in experiments}
+        planned = plan(request.project, experiments, instance, asked)
     return [_force(step) if request.force else step for step in planned if step.asset in selected]
 
 
@@ -222,7 +222,7 @@ def _run_in_child(processes: RunProcesses, request: RunRequest, batch: Batch) ->
         "experiment": batch.experiment,
         "assets": batch.assets,
         "force": request.force,
-        "gguf_types": request.gguf_types_of(batch.experiment),
+        "asked": request.asked_of(batch.experiment),
     }
     with listening(StepEvent, keep):
         failures = processes.run(order)
@@ -232,8 +232,7 @@ def _run_in_child(processes: RunProcesses, request: RunRequest, batch: Batch) ->
 def run_order(order: Mapping[str, Any]) -> list[str]:
     """Run one experiment in this child process (run_process.py). Returns what failed, as lines for the user."""
     load_steps()
-    gguf_types = tuple(order["gguf_types"])
-    request = RunRequest(Project.find(), (order["experiment"],), force=order["force"], gguf_types=gguf_types)
+    request = RunRequest(Project.find(), (order["experiment"],), force=order["force"], asked=order["asked"])
     with open_instance() as instance:
         return _materialize(instance, request, order["experiment"], order["assets"])
 
@@ -346,9 +345,7 @@ def _materialize(
         if event.state in {"failed", "check failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
-    tags = {FORCE: "true"} if request.force else {}
-    if gguf_types := request.gguf_types_of(experiment):
-        tags[GGUF] = ",".join(gguf_types)
+    tags = {**({FORCE: "true"} if request.force else {}), **tags_of(request.asked_of(experiment))}
     with noting_interrupts(), listening(StepEvent, note_failure):
         result = execute_everything(instance, request.project, assets, experiment, tags)
     if not result.success and not failures:

@@ -28,6 +28,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.step import (
     STEPS,
+    Asked,
     BuildContext,
     CheckSpec,
     MissingInput,
@@ -48,8 +49,6 @@ SETTINGS = "experiment"
 """The asset that reads the YAML of an experiment. The steps after it read what it read."""
 RESUMES = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
 """Dagster's tags of a run that executes only what failed in another one, and what follows."""
-GGUF = "ft/gguf"
-"""Tag of a run: types of GGUF files to make, separated by commas (`ft export --format gguf`)."""
 
 
 def run_step(context: dg.AssetExecutionContext, step: Step, project: ProjectResource) -> dg.MaterializeResult:
@@ -92,8 +91,7 @@ def _find_or_build(
         owner = experiment or trained_by(project, store, spec)
         build_artifact(context, store, spec, device=device_need(project, owner, spec.kind))
 
-    gguf_types = tuple(filter(None, context.run.tags.get(GGUF, "").split(",")))
-    spec_context = SpecContext(project, store, experiment, gguf_types, report=_report_in(context))
+    spec_context = SpecContext(project, store, experiment, _asked(context.run.tags), report=_report_in(context))
     if experiment and not RESUMES.isdisjoint(context.run.tags):
         _require_same_settings(step, spec_context)
     pointers = AssetPointers(store.root)
@@ -123,6 +121,16 @@ def _find_or_build(
     materialized = _materialize_result(context, step, experiment, result, store)
     publish(_end_event(step, experiment, result))
     return materialized
+
+
+def tags_of(asked: Asked) -> dict[str, str]:
+    """Return the tags of a run that asks something of steps: `ft/STEP`, with the values separated by commas."""
+    return {f"ft/{step}": ",".join(values) for step, values in asked.items()}
+
+
+def _asked(tags: Mapping[str, str]) -> Asked:
+    asked = {step: list(filter(None, tags.get(f"ft/{step}", "").split(","))) for step in STEPS}
+    return {step: values for step, values in asked.items() if values}
 
 
 def _require_same_settings(step: Step, context: SpecContext) -> None:

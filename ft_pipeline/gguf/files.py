@@ -13,7 +13,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 def run(job: Job) -> dict[str, Any]:
     """Convert the merged model once, in 32 bit, and quantize it to each type.
 
-    config: name (of the model), types (settings/gguf_types.py). inputs: merged_model. Writes a file per type and INDEX:
+    config: name (of the model), types (gguf/settings.py). inputs: merged_model. Writes a file per type and INDEX:
     name, and by type the file, its bytes, SHA-256 and matrices. Raises UserError if llama.cpp cannot do it.
     """
     name, types = job.config["name"], job.config["types"]

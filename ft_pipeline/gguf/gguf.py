@@ -45,7 +45,8 @@ def wanted_types(context: SpecContext) -> list[str]:
     """Return the types of GGUF files of the experiment: those in its YAML as it is now, those that the run asks for,
     and those that were made of its current merged model before. UserError for an unknown type."""
     assert context.experiment is not None
-    asked_for = parse_types(",".join(context.gguf_types)) if context.gguf_types else ()
+    asked = context.asked.get("gguf", ())
+    asked_for = parse_types(",".join(asked)) if asked else ()
     settings = context.project.experiment(context.experiment)
     made, merged_model = context.find("gguf"), context.find("merged_model")
     kept = types_of(made) if made and merged_model and is_of_model(made, merged_model) else []

@@ -48,7 +48,7 @@ def make_in_graph(project: Project, store: ArtifactStore, model: ModelReference,
     assert model.experiment is not None
     was_fresh = not any(step.runs for step in plan_run(RunRequest(project, (model.experiment,))))
     select = (*ASSETS, *(RELEASE if was_fresh else ()))
-    outcome = run(RunRequest(project, (model.experiment,), select, gguf_types=tuple(types)))
+    outcome = run(RunRequest(project, (model.experiment,), select, asked={"gguf": types}))
     if not outcome.succeeded:
         raise UserError(outcome.failures[0])
     context = SpecContext(project, store, model.experiment)

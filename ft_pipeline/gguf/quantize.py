@@ -33,7 +33,7 @@ class Matrices:
 
 
 def quantize(source: Path, target: Path, type_name: str) -> None:
-    """Write `target`, a GGUF file of a type (settings/gguf_types.py), from one in 32 bit.
+    """Write `target`, a GGUF file of a type (gguf/settings.py), from one in 32 bit.
 
     Raises UserError if llama.cpp fails.
     """

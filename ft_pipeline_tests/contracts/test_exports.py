@@ -13,9 +13,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from ft_pipeline.cli import app, gguf_making
+from ft_pipeline.cli import app
 from ft_pipeline.cli.export import ExportFormat
 from ft_pipeline.errors import UserError
+from ft_pipeline.gguf import making
 from ft_pipeline.gguf.scored_files import ScoredFiles
 from ft_pipeline.models.load import load_model
 from ft_pipeline.project import Project
@@ -132,8 +133,8 @@ def write_export(root: Path, name: str, folder: Path) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("FT_PROJECT", "DAGSTER_HOME"):
             patch.setenv(variable, "")  # so that what the command sets is undone
-        patch.setattr(gguf_making, "is_current", lambda *_: False)
-        patch.setattr(gguf_making, "make_beside_graph", make_gguf)
+        patch.setattr(making, "is_current", lambda *_: False)
+        patch.setattr(making, "make_beside_graph", make_gguf)
         command = ["export", model, str(folder), "--project", str(root), "--json", *options]
         done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -12,8 +12,9 @@ from ft_pipeline.decide.build import build as compare
 from ft_pipeline.decide.kinds import KINDS
 from ft_pipeline.decide.notes import footnotes
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.scoring import gguf_scores, tuned_scores
+from ft_pipeline.evaluation.scoring import tuned_scores
 from ft_pipeline.gguf import files
+from ft_pipeline.gguf import scoring as gguf_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.decide.rules import leads
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, RecordingReporter

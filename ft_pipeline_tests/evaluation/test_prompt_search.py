@@ -19,7 +19,8 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.prompt_variant import PromptSearchSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
 from ft_pipeline.step import STEPS, MissingInput, SpecContext, planned_spec
-from ft_pipeline.steps.shared import rival_specs, searched_prompt
+from ft_pipeline.steps import searched_prompt
+from ft_pipeline.steps.shared import rival_specs
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.conftest import JobMaker, conversation
