@@ -174,7 +174,7 @@ def references(inputs: Mapping[str, Artifact]) -> dict[str, ArtifactReference]:
     return {name: artifact.reference for name, artifact in inputs.items()}
 
 
-def spec_of(kind: str, inputs: Mapping[str, Artifact], config: StepConfig, libraries: Sequence[str]) -> Spec:
+def spec_of(kind: str, inputs: Mapping[str, Artifact], config: StepConfig, libraries: Sequence[str] = ()) -> Spec:
     """Return the spec of an artifact. libraries: the packages whose version matters."""
     return Spec(kind, references(inputs), config.model_dump(mode="json"), versions_of(*libraries))
 

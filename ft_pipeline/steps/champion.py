@@ -15,20 +15,29 @@ from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.champion import current, promote
 from ft_pipeline.release.intact import require_signed_evidence
 from ft_pipeline.release.requests import request_move
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, step_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+
+
+class Config(StepConfig):
+    """About which champion the decision is."""
+
+    standing: int | None
+    """Its record."""
+    approved: int | None = later(None)
+    """The record of a model that a second person released."""
 
 
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the champion after the decision."""
     decision = context.artifact("decision")
     inputs = {"comparison": decision.inputs["comparison"], "decision": decision.reference}
-    config = {"standing": decision.spec["config"]["standing"]}
     record = current(context.store.root)
-    if record is not None and record.request is not None:
-        config["approved"] = record.sequence
-    return Spec("champion", inputs, config)
+    approved = record.sequence if record is not None and record.request is not None else None
+    config = Config(standing=decision.spec["config"]["standing"], approved=approved)
+    return Spec("champion", inputs, config.model_dump(mode="json"))
 
 
 def build(build: BuildContext) -> dict[str, Any]:

@@ -16,9 +16,22 @@ from ft_pipeline.release.champion import champion_before
 from ft_pipeline.release.looks import decided_by
 from ft_pipeline.release.recorded_decision import decision_document
 from ft_pipeline.settings.promotion import PromotionSettings
-from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+
+
+class Config(StepConfig):
+    """What decides, besides the comparison."""
+
+    promotion: PromotionSettings
+    standing: int | None
+    """The record of the champion that the decision is about."""
+    exposures: int | None
+    """The last entry of the ledger of looks before this comparison."""
+    test_share: float
+    read: dict[str, Any]
+    """The settings that a decision reads, by their names in project.yaml."""
 
 
 def spec(context: SpecContext) -> Spec:
@@ -26,26 +39,26 @@ def spec(context: SpecContext) -> Spec:
     comparison = context.artifact("comparison")
     key, root, settings = decision_key_of(comparison), context.store.root, context.project.settings
     standing = champion_before(root, key)
-    config = {
-        "promotion": settings.promotion.model_dump(mode="json"),
-        "standing": standing.sequence if standing else None,
-        "exposures": exposure_ledger.last_entry_before(root, key),
-        "test_share": settings.data.test_share,
-        "read": decided_by(settings),
-    }
-    return Spec("decision", {"comparison": comparison.reference}, config)
+    config = Config(
+        promotion=settings.promotion,
+        standing=standing.sequence if standing else None,
+        exposures=exposure_ledger.last_entry_before(root, key),
+        test_share=settings.data.test_share,
+        read=decided_by(settings),
+    )
+    return spec_of("decision", {"comparison": comparison}, config)
 
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Decide, and write decision.json."""
-    config = build.spec.config
+    config = Config.of(build.spec)
     document = decision_document(
         build.store,
         build.artifact("comparison"),
-        PromotionSettings.model_validate(config["promotion"]),
-        config["standing"],
-        test_share=config["test_share"],
-        read=config["read"],
+        config.promotion,
+        config.standing,
+        test_share=config.test_share,
+        read=config.read,
     )
     build.write_json("decision.json", document)
     return {key: document[key] for key in ("verdict", "exposure")} | {"reasons": document["decision"]["reasons"]}

@@ -5,7 +5,7 @@ contains it.
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from ft_pipeline.decide.comparison import CHAMPION
 from ft_pipeline.decide.released import ChampionRecord
@@ -13,21 +13,27 @@ from ft_pipeline.page import Hidden, Page, Words
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import model_of_record
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.small_plots import SHOWN_CHARACTERS
-from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+
+
+class Config(StepConfig):
+    """What the card says besides results."""
+
+    project: Annotated[ProjectSettings, only("name", "task")]
+    teacher: Annotated[TeacherSettings, only("terms")]
 
 
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the champion's card."""
     assets = ("champion", "comparison", "decision", "recommendation")
-    teacher = context.project.settings.teacher
-    config = {
-        "project": context.project.settings.model_dump(mode="json", include={"name", "task"}),
-        "teacher": {"terms": teacher.terms},
-    }
-    return Spec("model_card", {asset: context.artifact(asset).reference for asset in assets}, config)
+    settings = context.project.settings
+    config = Config(project=settings, teacher=settings.teacher)
+    return spec_of("model_card", {asset: context.artifact(asset) for asset in assets}, config)
 
 
 def build(build: BuildContext) -> dict[str, Any]:
@@ -36,13 +42,13 @@ def build(build: BuildContext) -> dict[str, Any]:
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if record:
         model = model_of_record(build.store, ChampionRecord.model_validate(record))
-        settings = build.spec.config
+        config = Config.of(build.spec)
         facts = card_facts(
             build.store,
             model,
             build.artifact("comparison"),
-            task=settings["project"]["task"],
-            teacher_terms=settings["teacher"]["terms"],
+            task=config.project.task,
+            teacher_terms=config.teacher.terms,
             decided=_decided_about(build, record["name"]),
         )
         text = render_card(facts)

@@ -13,22 +13,29 @@ from ft_pipeline.page import Page, Points, Table
 from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
 from ft_pipeline.ratings.rating_table import write_table
 from ft_pipeline.ratings.results import Result, results_of
-from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
 
 
+class Config(StepConfig):
+    """Which verdicts are in the table."""
+
+    records: int
+    digest: str
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the verdicts that are there now."""
     records, digest = content_digest(context.store.root)
-    return Spec("ratings", {}, {"records": records, "digest": digest})
+    return spec_of("ratings", {}, Config(records=records, digest=digest))
 
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Write the verdicts as a table, and what follows from them."""
-    verdicts = read_ratings(build.store.root, build.spec.config["records"])
+    verdicts = read_ratings(build.store.root, Config.of(build.spec).records)
     write_table(verdicts, build.out)
     results = results_of(newest(verdicts))
     return {"verdicts": len(verdicts), "results": [asdict(result) for result in results]}

@@ -7,7 +7,6 @@ missing.
 """
 
 import contextlib
-from dataclasses import asdict
 from typing import Any
 
 from ft_pipeline.decide.desk import Decided, Desk
@@ -20,20 +19,23 @@ from ft_pipeline.evaluation.comparison.training_facts import training_facts_of
 from ft_pipeline.evaluation.reward_config import checks_of
 from ft_pipeline.page import Page, Points, Words
 from ft_pipeline.settings.sweep import is_sweep_member
-from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 
+class Config(StepConfig):
+    """What the recommendation is made from, besides the comparison and the decision."""
+
+    min_test_rows: int
+    at_hand: DataAtHand
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the recommendation."""
-    config = {
-        "min_test_rows": context.project.settings.promotion.min_test_rows,
-        "at_hand": asdict(_data_at_hand(context)),
-    }
-    inputs = {name: context.artifact(name).reference for name in ("comparison", "decision")}
-    return Spec("recommendation", inputs, config)
+    config = Config(min_test_rows=context.project.settings.promotion.min_test_rows, at_hand=_data_at_hand(context))
+    return spec_of("recommendation", {name: context.artifact(name) for name in ("comparison", "decision")}, config)
 
 
 def _data_at_hand(context: SpecContext) -> DataAtHand:
@@ -58,13 +60,14 @@ def build(build: BuildContext) -> dict[str, Any]:
     comparison_artifact = build.artifact("comparison")
     document = build.artifact("decision").document("decision.json")
     comparison = whole_comparison(comparison_artifact)
+    config = Config.of(build.spec)
     desk = Desk(
         comparison,
         as_shown(comparison),
         training_facts_of(build.store, comparison_artifact.inputs),
-        build.spec.config["min_test_rows"],
+        config.min_test_rows,
         Decided.of(document),
-        DataAtHand(**build.spec.config["at_hand"]).describe_fits(comparison),
+        config.at_hand.describe_fits(comparison),
     )
     return build_recommendation(desk, document["verdict"]["sentence"], build.out)
 

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
@@ -12,7 +12,8 @@ from ft_pipeline.evaluation.error_analysis.worse_answers import WorseAnswer, Wor
 from ft_pipeline.page import Hidden, Page, Table
 from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
-from ft_pipeline.step import BuildContext, SpecContext, step_of, versions_of
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -31,11 +32,17 @@ WORSE_ANSWER_COLUMNS = {
 }
 
 
+class Config(StepConfig):
+    """What the report says besides results."""
+
+    project: Annotated[ProjectSettings, only("name", "task")]
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the report."""
     assets = ("comparison", "decision", "recommendation", "champion")
-    config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
-    return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
+    config = Config(project=context.project.settings)
+    return spec_of("report", {asset: context.artifact(asset) for asset in assets}, config, libraries=("jinja2",))
 
 
 def build(build: BuildContext) -> dict[str, Any]:
