@@ -169,6 +169,11 @@ def only(*keys: str) -> PlainSerializer:
     return PlainSerializer(lambda settings: settings.model_dump(mode="json", include=set(keys)), return_type=dict)
 
 
+def without(*keys: str) -> PlainSerializer:
+    """Annotate settings of which a step's config has all keys but some."""
+    return PlainSerializer(lambda settings: settings.model_dump(mode="json", exclude=set(keys)), return_type=dict)
+
+
 def references(inputs: Mapping[str, Artifact]) -> dict[str, ArtifactReference]:
     """Return the inputs as a spec names them: name → (kind, fingerprint)."""
     return {name: artifact.reference for name, artifact in inputs.items()}

@@ -5,6 +5,7 @@
 **If it fails:** llama.cpp does not know the architecture of the model, or the disk is full (docs/gguf.md).
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
@@ -13,12 +14,18 @@ from ft_pipeline.gguf.library import installed_versions
 from ft_pipeline.gguf.settings import ExperimentKeys, in_order, parse_types
 from ft_pipeline.job import Job
 from ft_pipeline.page import Page, Table
-from ft_pipeline.step import BuildContext, SpecContext, step_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-NOTHING: dict[str, list[str]] = {"types": []}
-"""The config of an artifact without files, for an experiment that wants no GGUF files."""
+
+class Config(StepConfig):
+    """Which files are made."""
+
+    name: str = later("")
+    """Of the model, in the names of the files. Empty without files."""
+    types: list[str]
 
 
 def spec(context: SpecContext) -> Spec:
@@ -26,7 +33,7 @@ def spec(context: SpecContext) -> Spec:
     assert context.experiment is not None
     types = wanted_types(context)
     if not types:
-        return Spec("gguf", config=NOTHING)
+        return spec_of("gguf", {}, Config(types=[]))
     return gguf_spec(context, context.checked_artifact("merged_model"), context.experiment, types)
 
 
@@ -37,8 +44,8 @@ def gguf_spec(context: SpecContext, merged_model: Artifact, experiment: str, typ
             f"{experiment} is a learned prompt without merged weights, so there is no GGUF file of it. Export it "
             "without --format gguf."
         )
-    config = {"name": f"{context.project.settings.name}-{experiment}", "types": types}
-    return Spec("gguf", {"merged_model": merged_model.reference}, config, installed_versions())
+    config = Config(name=f"{context.project.settings.name}-{experiment}", types=types)
+    return replace(spec_of("gguf", {"merged_model": merged_model}, config), versions=installed_versions())
 
 
 def wanted_types(context: SpecContext) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from ft_pipeline.decide.seen import may_be_screened_out
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.score import Score, describe_score
-from ft_pipeline.gguf.gguf import NOTHING, types_of
+from ft_pipeline.gguf.gguf import types_of
 from ft_pipeline.gguf.library import installed_versions
 from ft_pipeline.gguf.settings import EvaluationKeys, in_order
 from ft_pipeline.job import Job
@@ -30,7 +30,7 @@ def spec(context: SpecContext) -> Spec:
     """Return the spec of the scores of this experiment's files."""
     files = context.artifact("gguf")
     if not types_of(files):
-        return Spec("gguf_scores", config=NOTHING)
+        return Spec("gguf_scores", config={"types": []})
     return gguf_scores_spec(context, files, context.artifact("scores"))
 
 

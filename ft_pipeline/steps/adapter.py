@@ -7,7 +7,8 @@ training loss falls, the model memorizes: train for fewer epochs or add data.
 """
 
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 from ft_pipeline import small_plots
 from ft_pipeline.errors import UserError
@@ -19,7 +20,8 @@ from ft_pipeline.pace import format_duration
 from ft_pipeline.page import Page, Picture, Words
 from ft_pipeline.recorded_checks import require_passed
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.step import SpecContext, references, step_of, versions_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import SpecContext, StepConfig, only, spec_of, step_of
 from ft_pipeline.steps.merged_model import merged_model_spec
 from ft_pipeline.steps.shared.phases import Phase, experiment_phases, settings_for_base
 from ft_pipeline.steps.training_data import training_data_spec
@@ -37,6 +39,22 @@ NUMBERS = (
     *("trainable_params", "trainable_share", "tokens_per_second", "peak_memory_gb", "computed_in"),
 )
 """What the page shows of the summary."""
+
+
+class Config(StepConfig):
+    """The settings that the weights depend on."""
+
+    experiment: Annotated[
+        ExperimentSettings,
+        only(
+            *("objective", "technique", "prompt_tuning", "lora", "quantization", "training"),
+            *("dpo", "kto", "grpo", "distill"),
+        ),
+    ]
+    rewards: dict[str, Any] | None = later(None)
+    """Of grpo: what scores an answer."""
+    ignored_while_decoding: list[str] = later(default_factory=list)
+    """Of grpo: keys of the model's own generation config, which would change its answers."""
 
 
 def spec(context: SpecContext) -> Spec:
@@ -83,17 +101,14 @@ def adapter_spec(
     inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
     inputs |= reading_teacher(context.store, phase.settings, data, base)
     settings = settings_for_base(phase.settings, base)
-    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo", "kto", "grpo"} | {
-        "distill"
-    }
-    config: dict[str, Any] = {"experiment": settings.model_dump(mode="json", include=keys)}
+    facts: dict[str, Any] = {}
     if settings.objective == "grpo":
         evaluation = context.project.settings.evaluation
-        config["rewards"] = reward_config(context.project.root, evaluation, settings.grpo.rewards)
-        config |= ignored_while_decoding(base.path)
-    versions = versions_of("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-    seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}
-    return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)
+        rewards = reward_config(context.project.root, evaluation, settings.grpo.rewards)
+        facts = {"rewards": rewards, **ignored_while_decoding(base.path)}
+    libraries = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+    made = spec_of("adapter", inputs, Config(experiment=settings, **facts), libraries)
+    return replace(made, seed=settings.training.seed, handling={"report_to": trackers(context, phase.name)})
 
 
 def trackers(context: SpecContext, name: str) -> list[str]:

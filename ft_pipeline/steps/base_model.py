@@ -13,13 +13,24 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.page import Page
-from ft_pipeline.step import SpecContext, step_of, versions_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 SHOWN = ("source", "params", "dtype", "trust_remote_code", "left_out")
 """What the page shows of the summary."""
+
+
+class Config(StepConfig):
+    """Which model it is."""
+
+    model: str
+    revision: str | None
+    content: str | None
+    """The SHA-256 of a model in a folder, or of the embedded one."""
+    chat_template_kwargs: dict[str, Any] = later(default_factory=dict)
 
 
 def spec(context: SpecContext) -> Spec:
@@ -32,10 +43,9 @@ def base_model_spec(
     context: SpecContext, model: str, revision: str | None, variables: Mapping[str, Any] | None = None
 ) -> Spec:
     """Return the spec of a base model, or of a local teacher. variables: `chat_template_kwargs`."""
-    config: dict[str, Any] = dict(identify_model(model, revision, context.store.file_hashes))
-    if variables:
-        config["chat_template_kwargs"] = dict(variables)
-    return Spec("base_model", config=config, versions=versions_of("transformers", "gguf"))
+    identity = identify_model(model, revision, context.store.file_hashes)
+    config = Config(**identity, chat_template_kwargs=dict(variables or {}))
+    return spec_of("base_model", {}, config, libraries=("transformers", "gguf"))
 
 
 def bases_of_experiments(context: SpecContext) -> dict[str, tuple[str | None, dict[str, Any]]]:

@@ -6,13 +6,13 @@
 the most effective first.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from ft_pipeline import small_plots
 from ft_pipeline.page import Page, Picture, Points, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.feature_keys import defaults_of_features
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, references, step_of
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, spec_of, step_of, without
 from ft_pipeline.steps.shared.phases import experiment_settings, settings_for_base
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -21,18 +21,23 @@ from ft_pipeline.training.memory.rank_share import describe_ranks
 from ft_pipeline.training.reading_teacher import reading_teacher
 
 
+class Config(StepConfig):
+    """The settings that take memory, and others."""
+
+    experiment: Annotated[ExperimentSettings, without("machine", *defaults_of_features("experiment"))]
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of this experiment's estimate."""
     inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
     settings = settings_for_base(experiment_settings(context), inputs["base_model"])
     inputs |= reading_teacher(context.store, settings, inputs["training_data"], inputs["base_model"])
-    config = {"experiment": settings.model_dump(mode="json", exclude={"machine", *defaults_of_features("experiment")})}
-    return Spec("memory_estimate", references(inputs), config)
+    return spec_of("memory_estimate", inputs, Config(experiment=settings))
 
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Estimate the memory, and compare it with that of the declared GPU."""
-    settings = ExperimentSettings.model_validate(build.spec.config["experiment"])
+    settings = Config.of(build.spec).experiment
     model_config = build.artifact("base_model").document("config.json")
     teacher = build.artifact("teacher").document("config.json") if "teacher" in build.inputs else None
     longest = build.artifact("training_data").summary["audit"]["lengths"]["max"]
