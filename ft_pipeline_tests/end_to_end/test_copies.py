@@ -40,6 +40,7 @@ def test_a_colleague_who_pulls_the_store_trains_nothing_again(finished: Finished
         shutil.rmtree(there / name) if (there / name).is_dir() else (there / name).unlink()
         copy = shutil.copytree if (finished.root / name).is_dir() else shutil.copyfile
         copy(finished.root / name, there / name)
+    shutil.copytree(finished.root / "models", there / "models")  # the base model is a folder of the project
     commands = (("store", "pull", disk), ("run", "--experiment", "qlora"), ("audit", "--verify"))
     (pulled, _), (ran, outcome), (verified, audit) = ft_in_turn(there, *commands)
     assert (pulled, ran, verified) == (0, 0, 0) and audit["problems"] == []
