@@ -82,7 +82,11 @@ def test_the_tutorials_commands_lead_to_an_answer_of_the_champion(tmp_path: Path
                 assert others == [". .venv/bin/activate", "cd ../topics"]
                 serve = f"exec {command} --port {port}"
             elif PORT in text:
-                with running(["bash", "-c", f"export PATH={Path(sys.executable).parent}:$PATH; {serve}"], port, folder):
+                with running(
+                    ["bash", "-c", f"export PATH={Path(sys.executable).parent}:$PATH; unset FT_PROJECT; {serve}"],
+                    port,
+                    folder,
+                ):
                     answer = bash(text.replace(PORT, str(port)), folder)
             else:
                 shown = bash(text, folder)
