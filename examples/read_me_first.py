@@ -156,7 +156,7 @@ for found in comparison.rows:
 own = comparison.tuned()[0]
 for bar in (row for row in comparison.rows if row.rights.is_bar):
     if lead := comparison.lead_over(own, bar):
-        print(f"7 comparison     {own.name} leads {bar.name} by {describe_score(lead, 2, sign='+')}")
+        print(f"7 comparison     lead of {own.name} over {bar.name}: {describe_score(lead, 2, sign='+')}")
 
 # 8. Decision: rules ask for claims, such as "it leads by more than chance" and "it has forgotten little". What is not
 # shown does not count. The verdict says it in one sentence. Next: decide/promote.py, decide/verdict.py

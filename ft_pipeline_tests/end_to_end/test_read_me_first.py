@@ -68,7 +68,7 @@ def test_it_goes_from_rows_to_a_verdict() -> None:
         "1 rows           121 read = 117 accepted + 4 quarantined {'empty_output': 2, 'invalid_json': 2}" in run.stdout
     )
     assert "⟦delivery<|im_end|>⟧" in run.stdout
-    led = re.findall(r"lora/adapter leads (\w+) by \+\S+ \(\+", run.stdout)
+    led = re.findall(r"lead of lora/adapter over (\w+): \+\S+ \(\+", run.stdout)
     assert sorted(led) == ["base", "instructions", "majority"]  # each by more than chance
     # Forgetting is so near what few questions can show that another processor may leave it open.
     assert re.search(r"8 verdict        (Use the fine-tuned model|Not decided yet: )\S* ?lora/adapter", run.stdout)
