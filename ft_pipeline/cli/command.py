@@ -4,7 +4,8 @@
     def gc(project: Project, dry_run: Annotated[bool, Option("--dry-run", help="…")] = False) -> Answer:
         '''Remove everything from the store that is not needed by what is kept.'''
 
-A function with a parameter `project` has --project, one that returns an Answer has --json.
+A function with a parameter `project` has --project, one that returns an Answer has --json. One that prints its own
+documents has a parameter `as_json`.
 """
 
 import functools
@@ -25,8 +26,11 @@ from ft_pipeline.cli.display_text import plain, say
 if TYPE_CHECKING:
     from ft_pipeline.project import Project
 
-PROJECT = Parameter("project", Parameter.KEYWORD_ONLY, annotation=ProjectOption, default=None)
-JSON = Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=JsonOption, default=False)
+SHARED = {
+    "project": Parameter("project", Parameter.KEYWORD_ONLY, annotation=ProjectOption, default=None),
+    "as_json": Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=JsonOption, default=False),
+}
+"""The options of many commands, by the parameter that asks for them."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,20 @@ class UnopenedProject:
 def command(function: Callable[..., Answer | None]) -> Callable[..., None]:
     """Return a function as Typer reads it, the shared options after its own. A Project is opened before each call."""
     declared = signature(function, eval_str=True)
-    own = dict(declared.parameters)
-    project = own.pop("project", None)
-    has_json = declared.return_annotation in (Answer, Answer | None)
+    asked, answers = declared.parameters, declared.return_annotation in (Answer, Answer | None)
+    own = [parameter for name, parameter in asked.items() if name not in SHARED]
+    shared = [SHARED[name] for name in SHARED if name in asked or (name == "as_json" and answers)]
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
-        as_json = has_json and options.pop("as_json")
-        if project is not None:
+        as_json = answers and options.pop("as_json")
+        if "project" in asked:
             unopened = UnopenedProject(options["project"])
-            options["project"] = unopened if project.annotation is UnopenedProject else unopened.open()
+            options["project"] = unopened if asked["project"].annotation is UnopenedProject else unopened.open()
         if (answer := function(**options)) is not None:
             print_answer(answer, as_json)
 
-    shared = [*([PROJECT] if project else []), *([JSON] if has_json else [])]
-    run.__signature__ = Signature([*own.values(), *shared])  # type: ignore[attr-defined]  # Typer reads it
+    run.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]  # Typer reads it
     return run
 
 
