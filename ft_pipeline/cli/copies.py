@@ -15,10 +15,15 @@ from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 
-app = typer.Typer(help="Share the store through a bucket or another disk.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 AddressArgument = Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER, or a folder on another disk.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
+
+
+@app.callback()
+def store() -> None:
+    """Share the store through a bucket or another disk."""
 
 
 @app.command()

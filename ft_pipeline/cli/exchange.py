@@ -16,7 +16,7 @@ from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 
-importer = typer.Typer(no_args_is_help=True, help="Make a project from what you have: files, settings, data.")
+importer = typer.Typer(no_args_is_help=True)
 
 IntoOption = Annotated[Path, typer.Option("--into", help="Project folder to create. It must be new or empty.")]
 ForceOption = Annotated[
@@ -34,6 +34,11 @@ DatasetOption = Annotated[
     list[str] | None,
     typer.Option("--dataset", help="Take over this data set too, which no experiment uses. Repeat for several."),
 ]
+
+
+@importer.callback()
+def imported() -> None:
+    """Make a project from what you have: files, settings, data."""
 
 
 @importer.command()

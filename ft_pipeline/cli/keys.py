@@ -12,7 +12,7 @@ from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 
-app = typer.Typer(help="The key that signs the changes of the store.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 ReasonOption = Annotated[str, typer.Option("--reason", callback=checked_reason, help="Reason, kept in the journal.")]
 
@@ -20,10 +20,7 @@ ReasonOption = Annotated[str, typer.Option("--reason", callback=checked_reason, 
 @app.callback()
 @command
 def keys(context: typer.Context, project: UnopenedProject) -> Answer | None:
-    """Show the key of the store, and how many changes are signed.
-
-    Example: ft keys
-    """
+    """The key that signs the changes of the store."""
     return _state(project.open().store) if context.invoked_subcommand is None else None
 
 
