@@ -112,3 +112,11 @@ def test_a_command_may_have_no_answer() -> None:
 
     assert (run(silent, "--json").exit_code, run(silent, "--json").stdout) == (0, "")
     assert run(silent, "--json", "--wanted").stdout == "1\n"
+
+
+def test_a_function_that_prints_by_itself_asks_for_json() -> None:
+    def printing(as_json: bool) -> None:
+        print("json" if as_json else "text")
+
+    assert (run(printing).stdout, run(printing, "--json").stdout) == ("text\n", "json\n")
+    assert "Print one JSON document on stdout" in run(printing, "--help").stdout

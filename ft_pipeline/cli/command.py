@@ -4,8 +4,7 @@
     def gc(project: Project, dry_run: Annotated[bool, Option("--dry-run", help="…")] = False) -> Answer:
         '''Remove everything from the store that is not needed by what is kept.'''
 
-A function with a parameter `project` has --project, one that returns an Answer has --json. One that prints its own
-documents has a parameter `as_json`.
+The parameter `project` is --project. A returned Answer brings --json; `as_json` is for a command that prints by itself.
 """
 
 import functools
