@@ -15,7 +15,7 @@ GROUP = "ft_pipeline.features"
 BUILT_IN = ("gguf",)
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
-    "export": "(project, store, model, directory, options): writes a model in a format of `ft export --format`",
+    "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
     "served_file": "(store, model, type) → the file of a model that an engine of `ft serve` reads",
 }
 """Tables of the core to which a feature adds choices, with what is called."""

@@ -195,13 +195,13 @@ def test_what_is_not_there_is_one_clear_error(shop: Path) -> None:
 
 
 def test_the_plan_fits_a_terminal_and_says_how_old_its_prices_are(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ft_pipeline.cli import display_text, plan
+    from ft_pipeline.cli import command, display_text, plan
 
     store = Store(shop)
     inputs = store.prepare("lora")
     for seconds in (4000.0, 90_000.0):
         store.train("lora", inputs, seconds)
-    monkeypatch.setattr(plan, "stdout", plan.stdout.__class__(width=80, highlight=False))
+    monkeypatch.setattr(command, "stdout", command.stdout.__class__(width=80, highlight=False))
     monkeypatch.setattr(display_text, "is_terminal", lambda console: True)
     shown = CliRunner().invoke(app, ["plan", "lora", "--project", str(shop)]).stdout
     assert max(len(line.rstrip()) for line in shown.splitlines() if not line.startswith("The last")) <= 80

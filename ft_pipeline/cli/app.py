@@ -1,11 +1,13 @@
 """The app `ft`. A command's module is imported only when that command runs, so that `ft --help` is fast."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,134 +21,66 @@ if TYPE_CHECKING:
 
 HELP = "Run the pipeline from a terminal, with the same assets and the same Dagster instance as the UI."
 
-
-class Entry(NamedTuple):
-    """A command, before its module is imported."""
-
-    target: str
-    """`module:function` in this package, or `module:app` for a group of commands."""
-    summary: str
-    """How its help begins."""
-    hidden: bool = False
-
-
 COMMANDS = {
-    "init": Entry("commands:init", "Create a project folder that is ready to run."),
-    "doctor": Entry(
-        "commands:doctor",
-        "Check this machine: GPU, compute type and its measured speed, memory, packages, embedded model, Dagster "
-        "instance, disk and port.",
-    ),
-    "run": Entry(
-        "commands:run",
-        "Materialize every asset that is missing, stale or failed, with live progress and a summary at the end.",
-    ),
-    "plan": Entry(
-        "plan:plan",
-        "Estimate the memory, time and money of an experiment on this machine and on common GPUs, and how far off it "
-        "was.",
-    ),
-    "prompt": Entry(
-        "prompt:prompt",
-        "Search the best prompt for the base model on the validation rows, and show what it gains.",
-    ),
-    "sweep": Entry(
-        "sweep:sweep",
-        "Train variations of an experiment, stop those that fall behind, and write the best one as a new experiment.",
-    ),
-    "status": Entry("runs:status", "Show what runs, what waits and behind whom, what failed last"),
-    "logs": Entry("runs:logs", "Print the log of a run."),
-    "cancel": Entry("runs:cancel", "Cancel a run: one that is under way (it saves a checkpoint), one that waits"),
-    "ui": Entry("commands:ui", "Start the Dagster UI and daemon on 127.0.0.1."),
-    "experiments": Entry(
-        "commands:experiments",
-        "List the experiments with their objective, technique, base model, state and primary score.",
-    ),
-    "compare": Entry(
-        "commands:compare", "Show the comparison: every model and prompt with its scores, intervals and cost."
-    ),
-    "recommend": Entry("commands:recommend", "Show the recommendation and the reasons for it."),
-    "rate": Entry("rate:rate", "Compare the answers of two models, blind, on a page on 127.0.0.1 or in a spreadsheet."),
-    "promote": Entry(
-        "release:promote",
-        "Release a model that beats the best baseline and the current champion by more than noise and passes every "
-        "check.",
-    ),
-    "approve": Entry(
-        "release:approve",
-        "Release the model that another person, or a run of another user, asked for (`promotion.two_people`).",
-    ),
-    "rollback": Entry("release:rollback", "Release the previous champion again, exactly as it was."),
-    "champion": Entry("release:champion", "Show the released model, when it was released and why."),
-    "exposures": Entry(
-        "exposures:exposures",
-        "Show how often the test rows were looked at, and how clear the lead of the next model must be.",
-    ),
-    "export": Entry(
-        "export:export",
-        "Export a model to a folder as a PEFT adapter, a Hugging Face model or GGUF files, with tokenizer, chat "
-        "template, generation config and model card.",
-    ),
-    "push": Entry(
-        "push:push",
-        "Send a model with its card, bill of materials and signature to a private repository of the Hugging Face Hub, "
-        "or to a bucket.",
-    ),
-    "serve": Entry(
-        "serve:serve",
-        "Serve a model as an OpenAI-compatible endpoint on 127.0.0.1, with the prompt and greedy decoding of its "
-        "scores.",
-    ),
-    "export-data": Entry(
-        "exchange:export_data",
-        "Write the accepted conversations to a file for another tool, with the origin of each row.",
-    ),
-    "report": Entry(
-        "report:report",
-        "Print the path of the report: one HTML file with the recommendation, the scores and every answer.",
-    ),
-    "gc": Entry(
-        "gc:gc",
-        "Remove everything from the store that is older than `retention.keep_days` and not needed by what is kept.",
-    ),
-    "store": Entry("copies:app", "Share the store through a bucket or another disk."),
-    "backup": Entry(
-        "backup:backup",
-        "Back up the project: settings, experiments, raw files, store, and Dagster's run history, while runs go on.",
-    ),
-    "restore": Entry("backup:restore", "Write a project folder as it was backed up."),
-    "upgrade": Entry(
-        "upgrade:upgrade",
-        "Show what the installed version would run again in this project's store, and what it would not.",
-    ),
-    "memory": Entry("memory:memory", "Estimate the memory that training needs, and suggest settings that fit."),
-    "inspect": Entry(
-        "inspect:inspect", "Show the rows of a table to look at first: highest held-out loss, oddest, longest."
-    ),
-    "anchor": Entry(
-        "keys:anchor",
-        "Copy the signed lines of the journal to a place outside the project, so that `ft audit --verify --anchor` "
-        "finds what was dropped or rewritten since, even by somebody who has the key.",
-    ),
-    "validate": Entry(
-        "commands:validate", "Check a file and report what the pipeline would do with its rows, without running it."
-    ),
-    "sql": Entry("commands:sql", "Query the tables with SQL, read-only."),
-    "audit": Entry(
-        "audit:audit",
-        "Show everything that a model or a score was made from, back to the raw files, or answer one question about "
-        "it.",
-    ),
-    "erase": Entry(
-        "audit:erase", "Erase rows from the raw files, the store and Dagster's log, and never use them again."
-    ),
+    "init": "commands:init",
+    "doctor": "commands:doctor",
+    "run": "commands:run",
+    "plan": "plan:plan",
+    "prompt": "prompt:prompt",
+    "sweep": "sweep:sweep",
+    "status": "runs:status",
+    "logs": "runs:logs",
+    "cancel": "runs:cancel",
+    "ui": "commands:ui",
+    "experiments": "commands:experiments",
+    "compare": "commands:compare",
+    "recommend": "commands:recommend",
+    "rate": "rate:rate",
+    "promote": "release:promote",
+    "approve": "release:approve",
+    "rollback": "release:rollback",
+    "champion": "release:champion",
+    "exposures": "exposures:exposures",
+    "export": "export:export",
+    "push": "push:push",
+    "serve": "serve:serve",
+    "export-data": "exchange:export_data",
+    "report": "report:report",
+    "gc": "gc:gc",
+    "store": "copies:app",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
+    "upgrade": "upgrade:upgrade",
+    "memory": "memory:memory",
+    "inspect": "inspect:inspect",
+    "anchor": "keys:anchor",
+    "validate": "commands:validate",
+    "sql": "commands:sql",
+    "audit": "audit:audit",
+    "erase": "audit:erase",
     # The name before 0.2; to be removed in the release after it.
-    "forget": Entry("audit:erase", "Erase rows.", hidden=True),
-    "import": Entry("exchange:importer", "Make a project from what you have: files, settings, data."),
-    "inbox": Entry("inbox:app", "Show what people corrected in served answers, newest first"),
-    "keys": Entry("keys:app", "The key that signs the changes of the store."),
+    "forget": "audit:erase",
+    "import": "exchange:importer",
+    "inbox": "inbox:app",
+    "keys": "keys:app",
 }
-"""Name → command, in the order of the help."""
+"""Name → `module:function` in this package, in the order of the help. Of a group, `module:app`."""
+HIDDEN = ("forget",)
+"""Names that the help does not list."""
+
+
+def summary_of(target: str) -> str:
+    """Return the first sentence of the docstring of a command, or of a group's callback. Its module is not imported."""
+    module, _, attribute = target.partition(":")
+    begin = rf"^(?:def {attribute}\(|@{attribute}\.callback\().*?^    "
+    found = re.search(begin + r'"""(.*?\.)(?=\s|""")', _source(module), re.DOTALL | re.MULTILINE)
+    assert found, f"{target} has no docstring"
+    return " ".join(found[1].split())
+
+
+@cache
+def _source(module: str) -> str:
+    return (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
 
 
 class LazyGroup(TyperGroup):
@@ -162,8 +96,8 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":
         """Return a stand-in for a command, with its summary."""
-        entry = COMMANDS.get(cmd_name)
-        return TyperCommand(cmd_name, help=entry.summary, hidden=entry.hidden) if entry else None
+        target = COMMANDS.get(cmd_name)
+        return TyperCommand(cmd_name, help=summary_of(target), hidden=cmd_name in HIDDEN) if target else None
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
         """Parse the arguments of `ft`. `ft help run` is `ft run --help`."""
@@ -194,7 +128,7 @@ class _Loaded(Mapping[str, "Command"]):
 @cache
 def load_command(name: str) -> "Command":
     """Import the module of a command, and return the command."""
-    module, _, attribute = COMMANDS[name].target.partition(":")
+    module, _, attribute = COMMANDS[name].partition(":")
     target = getattr(import_module(f"ft_pipeline.cli.{module}"), attribute)
     if isinstance(target, typer.Typer):
         command: Command = typer.main.get_group(target)
@@ -203,7 +137,7 @@ def load_command(name: str) -> "Command":
         return command
     single = typer.Typer(add_completion=False)
     settings = {**HELP_NAMES, "allow_extra_args": name == "run"}  # it says how to run what they name
-    single.command(name, hidden=COMMANDS[name].hidden, context_settings=settings)(target)
+    single.command(name, hidden=name in HIDDEN, context_settings=settings)(target)
     return typer.main.get_command(single)
 
 

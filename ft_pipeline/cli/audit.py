@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli.common import (
-    FAILED,
-    JsonOption,
-    ProjectOption,
-    ReasonOption,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import FAILED, REFUSED, ReasonOption, stderr
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +24,9 @@ NAME_HELP = (
 )
 
 
+@command
 def audit(
+    project: UnopenedProject,
     name: Annotated[str | None, typer.Argument(help=NAME_HELP)] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the whole store again, and compare it with Dagster's event log.")
@@ -63,9 +57,7 @@ def audit(
         str | None,
         typer.Option("--against", help="Show what changed since another NAME, or since the `previous` champion."),
     ] = None,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Show everything that a model or a score was made from, back to the raw files, or answer one question about it.
 
     Example: ft audit champion --verify
@@ -78,22 +70,20 @@ def audit(
         )
     if (key or anchor) and not verify:
         raise UserError("--key and --anchor have no effect without --verify. Add --verify.")
-    opened_project = open_project(project, despite_secrets=True)
+    opened = project.open(despite_secrets=True)
     if row:
-        _answer_row(opened_project, row, as_json)
-        return
-    chain, missing = _walk_chain(opened_project, name, or_whole_store=verify)
+        return _answer_row(opened, row)
+    chain, missing = _walk_chain(opened, name, or_whole_store=verify)
     if rows:
-        _answer_rows(without_evidence(chain), as_json)
-    elif left_out:
-        _answer_left_out(without_evidence(chain), as_json)
-    elif sentence:
-        _answer_sentence(without_evidence(chain), sentence, as_json)
-    elif against:
-        _answer_against(chain, against, as_json)
-    else:
-        request = _VerifyRequest(verify, chain_only and bool(chain.subject.roots), _read_key(key), anchor, missing)
-        _answer_chain(opened_project, chain, request, as_json)
+        return _answer_rows(without_evidence(chain))
+    if left_out:
+        return _answer_left_out(without_evidence(chain))
+    if sentence:
+        return _answer_sentence(without_evidence(chain), sentence)
+    if against:
+        return _answer_against(chain, against)
+    request = _VerifyRequest(verify, chain_only and bool(chain.subject.roots), _read_key(key), anchor, missing)
+    return _answer_chain(opened, chain, request)
 
 
 @dataclass(frozen=True)
@@ -141,17 +131,15 @@ def _walk_chain(project: "Project", name: str | None, *, or_whole_store: bool) -
         return chain, None if name is None and isinstance(error, NothingReleased) else str(error)
 
 
-def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest, as_json: bool) -> None:
+def _answer_chain(project: "Project", chain: "Chain", request: _VerifyRequest) -> Answer:
     from ft_pipeline.audit.audit_report import VerificationResult, audit_document
     from ft_pipeline.cli.display_audit import show_audit
 
     result = _verify(project, chain, request) if request.wanted else VerificationResult()
     document = audit_document(chain, result)
-    print_result(document, as_json, lambda _: show_audit(stdout, chain, result))
-    if document["problems"]:
-        raise typer.Exit(FAILED)
-    if request.missing:
-        raise UserError(request.missing)
+    code = FAILED if document["problems"] else REFUSED if request.missing else 0
+    error = request.missing if code == REFUSED else None
+    return Answer(document, lambda console, _: show_audit(console, chain, result), code, error)
 
 
 def _verify(project: "Project", chain: "Chain", request: _VerifyRequest) -> "VerificationResult":
@@ -185,25 +173,25 @@ def _hashing_progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda read, total: bar.update(task, completed=read, total=total)
 
 
-def _answer_rows(chain: "Chain", as_json: bool) -> None:
+def _answer_rows(chain: "Chain") -> Answer:
     from ft_pipeline.audit.rows import training_rows
     from ft_pipeline.cli.display_audit_rows import show_training_rows
 
     rows = training_rows(chain)
     document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
-    print_result(document, as_json, lambda _: show_training_rows(stdout, chain, rows))
+    return Answer(document, lambda console, _: show_training_rows(console, chain, rows))
 
 
-def _answer_left_out(chain: "Chain", as_json: bool) -> None:
+def _answer_left_out(chain: "Chain") -> Answer:
     from ft_pipeline.audit.rows import left_out_rows
     from ft_pipeline.cli.display_audit_rows import show_left_out
 
     rows = left_out_rows(chain)
     document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
-    print_result(document, as_json, lambda _: show_left_out(stdout, chain, rows))
+    return Answer(document, lambda console, _: show_left_out(console, chain, rows))
 
 
-def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
+def _answer_sentence(chain: "Chain", sentence: str) -> Answer:
     from ft_pipeline.audit.rows import find_sentence
     from ft_pipeline.cli.display_audit_rows import show_matches
 
@@ -216,19 +204,19 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
         "matches": [match.to_json() for match in matches],
         "forgotten": any(node.redacted for node in chain.nodes),
     }
-    print_result(document, as_json, lambda _: show_matches(stdout, chain, sentence, matches))
+    return Answer(document, lambda console, _: show_matches(console, chain, sentence, matches))
 
 
-def _answer_row(project: "Project", row: str, as_json: bool) -> None:
+def _answer_row(project: "Project", row: str) -> Answer:
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.row_usage import models_that_used_row
     from ft_pipeline.cli.display_audit_rows import show_usage
 
     usage = models_that_used_row(ArtifactIndex(project.store), row.removeprefix("data/raw/"))
-    print_result(usage.to_json(), as_json, lambda _: show_usage(stdout, usage))
+    return Answer(usage.to_json(), lambda console, _: show_usage(console, usage))
 
 
-def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
+def _answer_against(chain: "Chain", against: str) -> Answer:
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.changes import PREVIOUS, describe_changes, previous_champion
     from ft_pipeline.audit.subject import find_subject
@@ -236,17 +224,16 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
 
     index, subject = chain.index, chain.subject
     earlier = previous_champion(index, subject) if against == PREVIOUS else find_subject(index, against)
-    document = describe_changes(chain, walk(index, earlier))
-    print_result(document, as_json, lambda _: show_changes(stdout, document))
+    return Answer(describe_changes(chain, walk(index, earlier)), show_changes)
 
 
+@command
 def erase(
+    project: UnopenedProject,
     path: Annotated[Path, typer.Argument(help="File in data/raw.")],
     rows: Annotated[list[int], typer.Argument(help="Rows to erase: line, list index or data row, counted from 1.")],
     reason: ReasonOption,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Erase rows from the raw files, the store and Dagster's log, and never use them again. This cannot be undone.
 
     Example: ft erase data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
@@ -254,5 +241,5 @@ def erase(
     from ft_pipeline.cli.display_audit_rows import show_erasure
     from ft_pipeline.erasure.erase import erase as erase_rows
 
-    result = erase_rows(open_project(project, despite_secrets=True), path, rows, reason)
-    print_result(result.to_json(), as_json, lambda _: show_erasure(stdout, result))
+    result = erase_rows(project.open(despite_secrets=True), path, rows, reason)
+    return Answer(result.to_json(), lambda console, _: show_erasure(console, result))

@@ -4,21 +4,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, command
 from ft_pipeline.cli.copies import YesOption, confirm, show_notes, transfer_progress
 from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.project import Project
 
 
+@command
 def backup(
+    project: Project,
     target: Annotated[str, typer.Argument(help="Folder on another disk, FILE.tar, or s3://BUCKET/FOLDER.")],
     with_key: Annotated[
         bool, typer.Option("--with-key", help="Include the private key. Who has it can sign changes of the store.")
     ] = False,
     yes: YesOption = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Back up the project: settings, experiments, raw files, store, and Dagster's run history, while runs go on. A
     folder gets only what is new, and keeps its earlier states. It asks before it sends data to a bucket.
 
@@ -28,20 +30,19 @@ def backup(
     from ft_pipeline.copies.backup import back_up
     from ft_pipeline.sources.remote.s3 import SCHEME
 
-    opened = open_project(project)
     if not yes and target.startswith(SCHEME):
         confirm(True, "this backup", f"Send the whole project, with its data, to {target}?")
-    with writing_place(target, opened.root) as place, transfer_progress("copying") as report:
-        result = back_up(opened, place, report, with_key=with_key)
-    print_result(result.to_json(), as_json, _show_backup)
+    with writing_place(target, project.root) as place, transfer_progress("copying") as report:
+        result = back_up(project, place, report, with_key=with_key)
+    return Answer(result.to_json(), _show_backup)
 
 
+@command
 def restore(
     source: Annotated[str, typer.Argument(help="Folder, FILE.tar or s3://BUCKET/FOLDER of `ft backup`.")],
     directory: Annotated[Path, typer.Argument(help="New or empty folder for the project.")],
     number: Annotated[int | None, typer.Option("--number", help="State to restore (default: the newest).")] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Write a project folder as it was backed up. All files are verified.
 
     Example: ft restore /mnt/backup/support support
@@ -51,24 +52,24 @@ def restore(
 
     with reading_place(source) as place, transfer_progress("restoring") as report:
         result = run_restore(place, directory, report, number)
-    print_result(result.to_json(), as_json, _show_restore)
+    return Answer(result.to_json(), _show_restore)
 
 
-def _show_backup(document: dict[str, Any]) -> None:
+def _show_backup(console: Console, document: dict[str, Any]) -> None:
     key = "It contains the private key: keep it safe." if document["with_key"] else "The private key is not in it."
     say(
-        stdout,
+        console,
         f"State {document['number']} in {plain(document['address'])}: {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB; {document['sent']} were new ({document['sent_bytes'] / 1e6:.1f} MB). {key}",
     )
-    show_notes(document["notes"])
+    show_notes(console, document["notes"])
 
 
-def _show_restore(document: dict[str, Any]) -> None:
+def _show_restore(console: Console, document: dict[str, Any]) -> None:
     folder, made = plain(document["project"]), plain(document["made"])
     say(
-        stdout,
+        console,
         f"Restored {folder} as it was on {made} (state {document['number']}): {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB. Verify it: ft audit --verify --project {folder}",
     )
-    show_notes(document["notes"])
+    show_notes(console, document["notes"])

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
 from ft_pipeline.cli import display
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
-    JsonOption,
-    ProjectOption,
     experiment_names,
     home_path,
-    open_project,
-    print_result,
     project_option,
     stderr,
     stdout,
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from ft_pipeline.store.signing import SigningKey
 
 
+@command
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to create. It must be new or empty.")],
     example: Annotated[bool, typer.Option("--example", help="Include the worked example's data and settings.")] = False,
@@ -73,21 +72,23 @@ def _show_new_key(key: "SigningKey | None") -> None:
         say(stderr, f"Created the signing key of this store: {plain(home_path(key.path))}. Back it up (docs/audit.md).")
 
 
-def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def doctor(project: Project) -> Answer:
     """Check this machine: GPU, compute type and its measured speed, memory, packages, embedded model, Dagster instance,
     disk and port. Each problem is shown with its fix.
 
     Example: ft doctor
     """
-    findings = list(machine_checks.examine(open_project(project)))
+    findings = list(machine_checks.examine(project))
     document = {"findings": [finding.to_json() for finding in findings]}
-    print_result(document, as_json, lambda _: display.show_findings(stdout, findings))
-    if any(finding.status == "problem" for finding in findings):
-        raise typer.Exit(FAILED)
+    code = FAILED if any(finding.status == "problem" for finding in findings) else 0
+    return Answer(document, lambda console, _: display.show_findings(console, findings), code)
 
 
+@command
 def run(
     context: typer.Context,
+    project: UnopenedProject,
     experiment: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,9 +110,7 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Rebuild the selected assets even if the store already has them.")
     ] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Materialize every asset that is missing, stale or failed, with live progress and a summary at the end.
 
     Example: ft run --experiment qlora
@@ -122,25 +121,28 @@ def run(
 
     if context.args:
         raise UserError(f"`ft run` takes no name, but got {context.args[0]!r}. Write: ft run -e {context.args[0]}")
-    opened_project = open_project(project)
+    opened = project.open()
     assets = tuple(select.split(",")) if select else ()
-    request = running.RunRequest(opened_project, tuple(experiment or ()), assets, force)
+    request = running.RunRequest(opened, tuple(experiment or ()), assets, force)
     if plan:
         planned = running.plan_run(request)
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
-        print_result(document, as_json, lambda _: display.show_plan(stdout, planned))
-        return
+        return Answer(document, lambda console, _: display.show_plan(console, planned))
     check_environment()
-    _show_new_key(sign_new_store(opened_project.store))
+    _show_new_key(sign_new_store(opened.store))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it, and `ft cancel` sends it
     with live_progress(stderr):
         outcome = running.run(request)
-    print_result(outcome.to_json(), as_json, lambda _: show_outcome(stdout, outcome, project_option(project)))
-    if not outcome.succeeded:
-        raise typer.Exit(FAILED)
+    return Answer(
+        outcome.to_json(),
+        lambda console, _: show_outcome(console, outcome, project_option(project.folder)),
+        0 if outcome.succeeded else FAILED,
+    )
 
 
+@command
 def ui(
+    project: Project,
     port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = machine_checks.UI_PORT,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Start a UI for auditors, in which nothing can be launched or changed.")
@@ -149,7 +151,6 @@ def ui(
         list[str] | None,
         typer.Option(help="Name that a proxy sends in the header Host. By default that of notifications.ui_url."),
     ] = None,
-    project: ProjectOption = None,
 ) -> None:
     """Start the Dagster UI and daemon on 127.0.0.1.
 
@@ -161,13 +162,12 @@ def ui(
     from ft_pipeline.execution.workers.serving import require_free_port
     from ft_pipeline.store.journal import sign_new_store
 
-    opened_project = open_project(project)
-    instance.require_writable(opened_project.dagster_home)
+    instance.require_writable(project.dagster_home)
     if not read_only:
         check_environment()
-        _show_new_key(sign_new_store(opened_project.store))
-        instance.lock_ui(opened_project.dagster_home).keep_after_exec()
-    workspace = opened_project.root / "workspace.yaml"
+        _show_new_key(sign_new_store(project.store))
+        instance.lock_ui(project.dagster_home).keep_after_exec()
+    workspace = project.root / "workspace.yaml"
     if not workspace.is_file():
         raise UserError(f"{workspace} is missing. Copy it from another project, or from a new one (`ft init`).")
     require_free_port("127.0.0.1", port)
@@ -178,69 +178,68 @@ def ui(
     arguments = ["--workspace", str(workspace), "--port", str(port)]
     arguments += [argument for name in allow_host or () for argument in ("--allow-host", name)]
     say(stderr, "Starting the Dagster UI. It loads the graph first; its address follows.")
-    os.chdir(opened_project.root)
+    os.chdir(project.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
     # -P: files in the project folder do not shadow packages.
     program = [sys.executable, "-P", "-m", "ft_pipeline.execution.ui_server"]
     os.execv(sys.executable, [*program, "--read-only" if read_only else "--daemon", *arguments])
 
 
-def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def experiments(project: Project) -> Answer:
     """List the experiments with their objective, technique, base model, state and primary score.
 
     Example: ft experiments
     """
     from ft_pipeline.execution.experiment_list import list_experiments
 
-    rows = list_experiments(open_project(project))
-    print_result({"experiments": rows}, as_json, lambda _: display.show_experiments(stdout, rows))
+    rows = list_experiments(project)
+    return Answer({"experiments": rows}, lambda console, _: display.show_experiments(console, rows))
 
 
+@command
 def compare(
+    project: Project,
     on: Annotated[
         Literal["test", "validation"],
         typer.Option("--on", help="Rows. On the validation rows you may look as often as you like."),
     ] = "test",
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Show the comparison: every model and prompt with its scores, intervals and cost.
 
     Example: ft compare --on validation
     """
-    opened_project = open_project(project)
-    comparison = comparison_of(_require_document(opened_project, "comparison"))
-    if on == "validation" and not as_json:
-        show_validation_scores(stdout, comparison)
-        return
-    store = ArtifactStore(opened_project.store)
+    comparison = comparison_of(_require_document(project, "comparison"))
+    store = ArtifactStore(project.store)
     requirements = Requirements.of(decision_about(store, current_artifact(store, "comparison")))
 
-    def show(_: dict[str, Any]) -> None:
-        show_comparison(stdout, comparison)
-        show_requirements(stdout, requirements)
+    def show(console: Console, _: dict[str, Any]) -> None:
+        if on == "validation":
+            show_validation_scores(console, comparison)
+        else:
+            show_comparison(console, comparison)
+            show_requirements(console, requirements)
 
-    document = comparison.to_json() | requirements.model_dump(include={"matrix"}, exclude_defaults=True)
-    print_result(document, as_json, show)
+    return Answer(comparison.to_json() | requirements.model_dump(include={"matrix"}, exclude_defaults=True), show)
 
 
-def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def recommend(project: Project) -> Answer:
     """Show the recommendation and the reasons for it.
 
     Example: ft recommend
     """
-    document = _require_document(open_project(project), "recommendation")
-    print_result(document, as_json, lambda shown: display.show_recommendation(stdout, shown))
+    return Answer(_require_document(project, "recommendation"), display.show_recommendation)
 
 
+@command
 def validate(
     path: Annotated[Path, typer.Argument(help="File to check.")],
     data_format: Annotated[str, typer.Option("--format", help=f"Format of its rows: {', '.join(FORMATS)}.")],
     against: Annotated[
         Path | None, typer.Option("--against", help="Set aside rows that are also in this file.")
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Check a file and report what the pipeline would do with its rows, without running it.
 
     A YAML that names a remote source is checked with the file that it names.
@@ -254,15 +253,14 @@ def validate(
         raise UserError(f"Unknown format {data_format!r}. Choose one of {', '.join(FORMATS)}.")
     with local_file(path) as file:
         result = validate_file(file, data_format, data_dir=file.parent, against=against)
-    print_result(result.to_json(), as_json, lambda document: display.show_validation(stdout, document))
-    if result.refused:
-        raise typer.Exit(REFUSED)
+    return Answer(result.to_json(), display.show_validation, REFUSED if result.refused else 0)
 
 
+@command
 def sql(
+    project: Project,
+    as_json: bool,
     query: Annotated[str, typer.Argument(help="DuckDB query over the views quarantine, conversations, …")],
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Query the tables with SQL, read-only.
 
@@ -270,7 +268,7 @@ def sql(
     """
     from ft_pipeline.store.sql_views import query as run_query
 
-    columns, rows = run_query(ArtifactStore(open_project(project).store), query)
+    columns, rows = run_query(ArtifactStore(project.store), query)
     document = {"columns": columns, "rows": rows}
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -3,13 +3,11 @@
 Every `ft` imports this module, also for its help and for completion, so it imports nothing heavy.
 """
 
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -100,11 +98,3 @@ def home_path(path: Path) -> str:
 def project_option(folder: Path | None) -> str:
     """Return how a command that is shown to the user names the same project."""
     return "" if folder is None else f" --project {shlex.quote(str(folder))}"
-
-
-def print_result(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """Print `document` as JSON on stdout, or pass it to `show`, which prints it for a reader."""
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    else:
-        show(document)

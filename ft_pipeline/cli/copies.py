@@ -6,22 +6,29 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.common import stderr
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
 
-app = typer.Typer(help="Share the store through a bucket or another disk.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 AddressArgument = Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER, or a folder on another disk.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")]
 
 
+@app.callback()
+def store() -> None:
+    """Share the store through a bucket or another disk."""
+
+
 @app.command()
-def push(
-    address: AddressArgument, yes: YesOption = False, project: ProjectOption = None, as_json: JsonOption = False
-) -> None:
+@command
+def push(project: Project, address: AddressArgument, yes: YesOption = False) -> Answer:
     """Copy what is new in the store to a bucket or another disk. It shows what would be sent, and asks first: the copy
     contains the training data. Nothing is deleted or overwritten there.
 
@@ -31,10 +38,9 @@ def push(
     from ft_pipeline.copies.push import plan_push
     from ft_pipeline.copies.push import push as run_push
 
-    opened = open_project(project)
-    place = open_place(address, opened.root)
+    place = open_place(address, project.root)
     if not yes:
-        plan = plan_push(opened.store, place)
+        plan = plan_push(project.store, place)
         say(
             stderr,
             f"To {plain(plan.address)}: {len(plan.missing)} files, {plan.bytes / 1e6:.1f} MB, of "
@@ -42,12 +48,13 @@ def push(
         )
         confirm(plan.is_needed, "this push", "Send these files?")
     with transfer_progress("sending") as report:
-        result = run_push(opened.store, place, opened.settings.name, report)
-    print_result(result.to_json(), as_json, _show_push)
+        result = run_push(project.store, place, project.settings.name, report)
+    return Answer(result.to_json(), _show_push)
 
 
 @app.command()
-def pull(address: AddressArgument, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def pull(project: Project, address: AddressArgument) -> Answer:
     """Bring the store up to date with a copy. All that is fetched is verified before it is used.
 
     Example: ft store pull s3://acme-models/support
@@ -55,10 +62,9 @@ def pull(address: AddressArgument, project: ProjectOption = None, as_json: JsonO
     from ft_pipeline.copies.places import open_place
     from ft_pipeline.copies.pull import pull as run_pull
 
-    opened = open_project(project)
     with transfer_progress("fetching") as report:
-        result = run_pull(opened.store, open_place(address, opened.root), report)
-    print_result(result.to_json(), as_json, _show_pull)
+        result = run_pull(project.store, open_place(address, project.root), report)
+    return Answer(result.to_json(), _show_pull)
 
 
 def confirm(needed: bool, what: str, question: str) -> None:
@@ -80,25 +86,25 @@ def transfer_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def show_notes(notes: list[str]) -> None:
+def show_notes(console: Console, notes: list[str]) -> None:
     """Print what the user should know about a copy."""
     for note in notes:
-        say(stdout, f"[yellow]! {plain(note)}[/]")
+        say(console, f"[yellow]! {plain(note)}[/]")
 
 
-def _show_push(document: dict[str, Any]) -> None:
+def _show_push(console: Console, document: dict[str, Any]) -> None:
     say(
-        stdout,
+        console,
         f"State {document['number']} of {plain(document['address'])} has {document['files']} files; "
         f"{document['sent']} were sent ({document['bytes'] / 1e6:.1f} MB).",
     )
     if unused := len(document["unused"]):
         say(
-            stdout,
+            console,
             f"{unused} objects there are not part of it: removed or redacted here, or of an interrupted push. Erased "
             "rows may be in them. `--json` lists them; delete them with the tools of the place (docs/copies.md).",
         )
-    show_notes(document["notes"])
+    show_notes(console, document["notes"])
 
 
 _ORDERS = {
@@ -108,14 +114,14 @@ _ORDERS = {
 }
 
 
-def _show_pull(document: dict[str, Any]) -> None:
+def _show_pull(console: Console, document: dict[str, Any]) -> None:
     removed = f", {document['removed']} removed" if document["removed"] else ""
     say(
-        stdout,
+        console,
         f"{_ORDERS[document['order']]} state {document['number']} of {plain(document['address'])}: "
         f"{document['artifacts']} artifacts fetched{removed}, {document['files']} files, "
         f"{document['bytes'] / 1e6:.1f} MB.",
     )
     key = f"Signed with the key {document['key'][:16]}" if document["key"] else "Not signed"
-    say(stdout, f"{key}. Verify it: ft audit --verify")
-    show_notes(document["notes"])
+    say(console, f"{key}. Verify it: ft audit --verify")
+    show_notes(console, document["notes"])

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, command, print_answer
 from ft_pipeline.cli.display_exchange import show_export, show_import
 from ft_pipeline.exchange.export_rows import FORMATS, export_rows
 from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_project
+from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 
-importer = typer.Typer(no_args_is_help=True, help="Make a project from what you have: files, settings, data.")
+importer = typer.Typer(no_args_is_help=True)
 
 IntoOption = Annotated[Path, typer.Option("--into", help="Project folder to create. It must be new or empty.")]
 ForceOption = Annotated[
@@ -35,7 +36,13 @@ DatasetOption = Annotated[
 ]
 
 
+@importer.callback()
+def imported() -> None:
+    """Make a project from what you have: files, settings, data."""
+
+
 @importer.command()
+@command
 def llamafactory(
     path: Annotated[Path, typer.Argument(help="Folder with dataset_info.json and YAML files, or one YAML file.")],
     into: IntoOption,
@@ -43,18 +50,18 @@ def llamafactory(
     base_model: BaseModelOption = None,
     remote: RemoteOption = False,
     dataset: DatasetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Make a project from a LLaMA-Factory project, and show what was taken over.
 
     Example: ft import llamafactory ../LLaMA-Factory --into ../support
     """
     from ft_pipeline.exchange.llamafactory_import import plan_llamafactory
 
-    _write(plan_llamafactory(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
+    return _write(plan_llamafactory(path, tuple(dataset or ())), Choices(into, force, base_model, remote))
 
 
 @importer.command()
+@command
 def axolotl(
     path: Annotated[Path, typer.Argument(help="Folder with YAML and data files, or one YAML file.")],
     into: IntoOption,
@@ -62,18 +69,18 @@ def axolotl(
     base_model: BaseModelOption = None,
     remote: RemoteOption = False,
     dataset: DatasetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Make a project from an Axolotl project, and show what was taken over.
 
     Example: ft import axolotl recipes/support.yaml --into ../support
     """
     from ft_pipeline.exchange.axolotl_import import plan_axolotl
 
-    _write(plan_axolotl(path, tuple(dataset or ())), Choices(into, force, base_model, remote), as_json)
+    return _write(plan_axolotl(path, tuple(dataset or ())), Choices(into, force, base_model, remote))
 
 
 @importer.command()
+@command
 def openai(
     paths: Annotated[list[Path], typer.Argument(help="JSONL files, job files, or folders of them.")],
     into: IntoOption,
@@ -83,8 +90,7 @@ def openai(
         str | None,
         typer.Option("--tuned-model", help="Compare with this model, ft:…, which answers today (default: of the job)."),
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Make a project from the files of a fine-tuning API (OpenAI, Azure, Together, Fireworks, Mistral), and show what
     was taken over. The keys of a row show whether it is a chat, preference or reinforcement row.
 
@@ -92,16 +98,17 @@ def openai(
     """
     from ft_pipeline.exchange.openai_import import plan_openai
 
-    _write(plan_openai(paths, tuned_model), Choices(into, force, base_model), as_json)
+    return _write(plan_openai(paths, tuned_model), Choices(into, force, base_model))
 
 
 @importer.command()
+@command
 def traces(
+    as_json: bool,
     paths: Annotated[list[Path], typer.Argument(help="Files of request logs or traces.")],
     into: IntoOption,
     force: ForceOption = False,
     base_model: BaseModelOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a project from logs of an application: of several workloads, a project for each in a folder of its name.
 
@@ -114,29 +121,27 @@ def traces(
         for name in plans:
             require_free(into / name, force)
         for name, plan in plans.items():
-            _write(plan, Choices(into / name, force, base_model), as_json)
+            print_answer(_write(plan, Choices(into / name, force, base_model)), as_json)
 
 
+@command
 def export_data(
+    project: Project,
     out: Annotated[Path, typer.Argument(help="File to write. It must be new.")],
     data_format: Annotated[str, typer.Option("--format", help=f"Shape of its rows: {', '.join(FORMATS)}.")],
     split: Annotated[
         list[str] | None,
         typer.Option("--split", help="Only the rows of this split: train, validation or test. Repeat for several."),
     ] = None,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Write the accepted conversations to a file for another tool, with the origin of each row.
 
     Example: ft export-data --format openai --split train rows.jsonl
     """
-    store = ArtifactStore(open_project(project).store)
-    report = export_rows(store, out, data_format, tuple(split or ()))
-    print_result(report.to_json(), as_json, lambda shown: show_export(stdout, shown))
+    report = export_rows(ArtifactStore(project.store), out, data_format, tuple(split or ()))
+    return Answer(report.to_json(), show_export)
 
 
-def _write(plan: Plan, choices: Choices, as_json: bool) -> None:
+def _write(plan: Plan, choices: Choices) -> Answer:
     report = write_project(plan, choices)
-    document = {"project": str(choices.into.expanduser().resolve()), **report.to_json()}
-    print_result(document, as_json, lambda shown: show_import(stdout, shown))
+    return Answer({"project": str(choices.into.expanduser().resolve()), **report.to_json()}, show_import)

@@ -2,21 +2,16 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli.common import (
-    JsonOption,
-    ProjectOption,
-    experiment_names,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.features import choice, names_in
@@ -40,7 +35,9 @@ ExportFormat = StrEnum(  # type: ignore[misc]
 HUGGINGFACE = ExportFormat("huggingface")
 
 
+@command
 def export(
+    project: UnopenedProject,
     name: Annotated[
         str,
         typer.Argument(
@@ -62,9 +59,7 @@ def export(
         bool,
         typer.Option("--with-texts", help="Add the passages and examples of its prompt, which are texts of your data."),
     ] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Export a model to a folder as a PEFT adapter, a Hugging Face model or GGUF files, with tokenizer, chat template,
     generation config and model card.
 
@@ -73,37 +68,32 @@ def export(
     write = choice("export", export_format)
     if write is None and (quantize is not None or force):
         raise UserError(f"{'--force' if quantize is None else '--quantize'} is for GGUF files. Add --format gguf.")
-    opened_project = open_project(project)
-    store = ArtifactStore(opened_project.store)
+    opened = project.open()
+    store = ArtifactStore(opened.store)
     model = find_model(store, name)
     require_intact(store, model)
     if with_texts:
         require_prompt_texts(model)
     if write is not None:
-        options = {"quantize": quantize, "force": force, "with_texts": with_texts, "as_json": as_json}
-        write(opened_project, store, model, directory, **options)
-        return
+        return write(opened, store, model, directory, quantize=quantize, force=force, with_texts=with_texts)
     if model.kind == "classifier":
-        _export_classifier(opened_project, store, model, directory, as_json=as_json)
-        return
+        return _export_classifier(opened, store, model, directory)
     plan = plan_export(store, model, directory, merged=merged)
     key = find_key(store.root)
-    facts = export_facts(store, plan.model, opened_project.settings)
+    facts = export_facts(store, plan.model, opened.settings)
 
     def describe(folder: Path) -> None:
         write_prompt_files(store, plan.model, folder, with_texts=with_texts)
         disclose(folder, facts, key)
 
     show_writing(plan.bytes, lambda report_bytes: write_export(plan, describe, report_bytes))
-    print_result(_document_of_plan(plan), as_json, lambda document: _show_plan(document, plan))
+    return Answer(_document_of_plan(plan), partial(_show_plan, plan=plan))
 
 
-def _export_classifier(
-    project: Project, store: ArtifactStore, model: ModelReference, directory: Path, *, as_json: bool
-) -> None:
+def _export_classifier(project: Project, store: ArtifactStore, model: ModelReference, directory: Path) -> Answer:
     path = export_classifier(store, model, directory, project.settings)
     document = _document(model, path, sum(file.stat().st_size for file in path.iterdir()))
-    print_result(document, as_json, lambda shown: _show_export(shown, "a classifier"))
+    return Answer(document, partial(_show_export, description="a classifier"))
 
 
 def show_writing(total: int, write: Callable[[ReportBytes], None]) -> None:
@@ -133,29 +123,29 @@ def _document_of_plan(plan: ExportPlan) -> dict[str, Any]:
     return {**_document(plan.model, plan.target, plan.bytes), **prompted, "base_model": plan.base_model}
 
 
-def _show_export(document: dict[str, Any], description: str) -> None:
+def _show_export(console: Console, document: dict[str, Any], description: str) -> None:
     size = f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)"
-    say(stdout, f"Exported {plain(document['name'])} as {description} to {plain(document['path'])} {size}")
-    show_signature(document["signed"])
+    say(console, f"Exported {plain(document['name'])} as {description} to {plain(document['path'])} {size}")
+    show_signature(console, document["signed"])
 
 
-def _show_plan(document: dict[str, Any], plan: ExportPlan) -> None:
-    _show_export(document, "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model")
-    show_prompt(plan.model)
+def _show_plan(console: Console, document: dict[str, Any], plan: ExportPlan) -> None:
+    _show_export(console, document, "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model")
+    show_prompt(console, plan.model)
 
 
-def show_prompt(model: ModelReference) -> None:
+def show_prompt(console: Console, model: ModelReference) -> None:
     """Say what the exported files do not do by themselves: send the prompt with which the model was scored."""
     if model.serving["system_prompt"]:
-        say(stdout, "It was scored with the system prompt in README.md. Send that prompt as the first message.")
+        say(console, "It was scored with the system prompt in README.md. Send that prompt as the first message.")
     if what_weights_lack(model.serving):
-        say(stdout, "Its examples or passages are not in the weights. README.md says what your application must add.")
+        say(console, "Its examples or passages are not in the weights. README.md says what your application must add.")
 
 
-def show_signature(signed: bool) -> None:
+def show_signature(console: Console, signed: bool) -> None:
     """Say if an export is not signed."""
     if not signed:
         say(
-            stdout,
+            console,
             "It is not signed, because the project has no key. Run `ft keys new --reason TEXT`, and export again.",
         )

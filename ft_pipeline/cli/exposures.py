@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.display import show_exposures
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.decide.documents import whole_comparison
 from ft_pipeline.decide.exposure import USED_UP, needed_lead
@@ -21,15 +21,12 @@ NEXT = "next"
 """The name of a tuned model that nobody has looked at."""
 
 
-def exposures(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def exposures(project: Project) -> Answer:
     """Show how often the test rows were looked at, and how clear the lead of the next model must be.
 
     Example: ft exposures
     """
-    print_result(_exposures(open_project(project)), as_json, lambda shown: display.show_exposures(stdout, shown))
-
-
-def _exposures(project: Project) -> dict[str, Any]:
     store = ArtifactStore(project.store)
     comparison = current_artifact(store, "comparison")
     if comparison is None:
@@ -43,7 +40,7 @@ def _exposures(project: Project) -> dict[str, Any]:
     candidates, _ = find_candidates(comparison, store)
     present = looks_at(whole_comparison(comparison), candidates, decided_by(settings), ids) | {NEXT: Look(NEXT)}
     level = exposure_of(counted, ids, present).level(false_moves, NEXT, is_tuned=True)
-    return {
+    document: dict[str, Any] = {
         "test_conversations": len(ids),
         "looks": exposure.count,
         "designs": exposure.designs,
@@ -62,3 +59,4 @@ def _exposures(project: Project) -> dict[str, Any]:
             for entry in entries
         ],
     }
+    return Answer(document, show_exposures)

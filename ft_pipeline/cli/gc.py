@@ -4,23 +4,24 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli import display_gc
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.display_gc import show_garbage
+from ft_pipeline.project import Project
 
 
+@command
 def gc(
+    project: Project,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be removed, without removing it.")
     ] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Remove everything from the store that is older than `retention.keep_days` and not needed by what is kept.
 
     Example: ft gc --dry-run
     """
     from ft_pipeline.execution.garbage_collection import collect_garbage
 
-    garbage = collect_garbage(open_project(project), dry_run=dry_run)
+    garbage = collect_garbage(project, dry_run=dry_run)
     document = {"dry_run": dry_run, **garbage.to_json()}
-    print_result(document, as_json, lambda _: display_gc.show_garbage(stdout, garbage, dry_run))
+    return Answer(document, lambda console, _: show_garbage(console, garbage, dry_run))

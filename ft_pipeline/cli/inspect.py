@@ -1,11 +1,13 @@
 """`ft inspect`: the rows that a person should look at first."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display_inspection
-from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import experiment_names
+from ft_pipeline.cli.display_inspection import show_inspection
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
@@ -16,7 +18,9 @@ ANSWERED = ("conversations", *CONVERSATIONAL)
 TABLES = (*ANSWERED, *(name for name in FORMATS if name not in CONVERSATIONAL), "distilled")
 
 
+@command
 def inspect(
+    project: UnopenedProject,
     table: Annotated[str, typer.Argument(help=f"Table: {', '.join(TABLES)}.")] = "conversations",
     experiment: Annotated[
         str | None,
@@ -28,9 +32,7 @@ def inspect(
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Number of rows of each list.")] = 5,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Show the rows of a table to look at first: highest held-out loss, oddest, longest. Also shows its languages.
 
     Example: ft inspect conversations --experiment qlora
@@ -42,12 +44,12 @@ def inspect(
             f"--experiment cannot be used with the table {table}, which has no test rows. "
             f"Use one of {', '.join(ANSWERED)}."
         )
-    opened_project = open_project(project)
+    opened = project.open()
     if experiment:
-        opened_project.experiment(experiment)  # raises UserError for a name that does not exist
-    document = _inspect(ArtifactStore(opened_project.store), table, experiment, count)
+        opened.experiment(experiment)  # raises UserError for a name that does not exist
+    document = _inspect(ArtifactStore(opened.store), table, experiment, count)
     has_test_rows = table in ANSWERED
-    print_result(document, as_json, lambda shown: display_inspection.show_inspection(stdout, shown, has_test_rows))
+    return Answer(document, partial(show_inspection, has_test_rows=has_test_rows))
 
 
 def _inspect(store: ArtifactStore, table: str, experiment: str | None, count: int) -> dict[str, Any]:

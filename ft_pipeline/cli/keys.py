@@ -4,57 +4,57 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, checked_reason, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import checked_reason
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
 
-app = typer.Typer(help="The key that signs the changes of the store.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 ReasonOption = Annotated[str, typer.Option("--reason", callback=checked_reason, help="Reason, kept in the journal.")]
 
 
 @app.callback()
-def keys(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Show the key of the store, and how many changes are signed.
-
-    Example: ft keys
-    """
-    if context.invoked_subcommand is None:
-        print_result(_describe(open_project(project).store), as_json, _show)
+@command
+def keys(context: typer.Context, project: UnopenedProject) -> Answer | None:
+    """The key that signs the changes of the store."""
+    return _state(project.open().store) if context.invoked_subcommand is None else None
 
 
 @app.command()
-def new(reason: ReasonOption, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def new(project: Project, reason: ReasonOption) -> Answer:
     """Create a key for a store that has none, or a new one. A store that was not signed is signed as it is now.
 
     Example: ft keys new --reason "the old key was on a stolen laptop"
     """
     from ft_pipeline.store.journal import replace_key
 
-    store = open_project(project).store
-    replace_key(store, _require(reason))
-    print_result(_describe(store), as_json, _show)
+    replace_key(project.store, _require(reason))
+    return _state(project.store)
 
 
 @app.command()
-def accept(reason: ReasonOption, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def accept(project: Project, reason: ReasonOption) -> Answer:
     """Go on with a store whose journal ends before what this machine signed, such as a restored backup.
 
     Example: ft keys accept --reason "restored from the backup of Monday"
     """
     from ft_pipeline.store.journal import accept_state
 
-    store = open_project(project).store
-    accept_state(store, _require(reason))
-    print_result(_describe(store), as_json, _show)
+    accept_state(project.store, _require(reason))
+    return _state(project.store)
 
 
+@command
 def anchor(
+    project: Project,
     target: Annotated[str, typer.Argument(help="File on another disk, or git+URL of a repository.")],
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Copy the signed lines of the journal to a place outside the project, so that `ft audit --verify --anchor` finds
     what was dropped or rewritten since, even by somebody who has the key.
 
@@ -62,22 +62,26 @@ def anchor(
     """
     from ft_pipeline.audit.anchor import write_anchor
 
-    result = write_anchor(open_project(project).store, target)
+    result = write_anchor(project.store, target)
 
-    def show(document: dict[str, Any]) -> None:
+    def show(console: Console, document: dict[str, Any]) -> None:
         say(
-            stdout,
+            console,
             f"Anchored {document['new']} new lines in {plain(target)}. It has {document['lines']}; the last is "
             f"{document['head']}.",
         )
 
-    print_result(vars(result), as_json, show)
+    return Answer(vars(result), show)
 
 
 def _require(reason: str) -> str:
     if not reason.strip():
         raise UserError("The reason is empty. State it for the journal: --reason TEXT")
     return reason.strip()
+
+
+def _state(store: Path) -> Answer:
+    return Answer(_describe(store), _show)
 
 
 def _describe(store: Path) -> dict[str, Any]:
@@ -105,15 +109,15 @@ def _describe(store: Path) -> dict[str, Any]:
     }
 
 
-def _show(document: dict[str, Any]) -> None:
+def _show(console: Console, document: dict[str, Any]) -> None:
     if document["key"] is None:
-        say(stdout, "This store is not signed. Create a key: ft keys new --reason TEXT")
+        say(console, "This store is not signed. Create a key: ft keys new --reason TEXT")
         return
-    say(stdout, f"Key {document['key']}, with {document['lines']} signed changes")
-    say(stdout, f"public:  {plain(document['public_key'])}")
+    say(console, f"Key {document['key']}, with {document['lines']} signed changes")
+    say(console, f"public:  {plain(document['public_key'])}")
     private = document["private_key"] or document["problem"]
-    say(stdout, f"private: {plain(private)}")
+    say(console, f"private: {plain(private)}")
     for fault in document["faults"]:
-        say(stdout, f"[red]✗ {plain(fault)}[/]")
+        say(console, f"[red]✗ {plain(fault)}[/]")
     if document["private_key"]:
-        say(stdout, "Back up the private key. Without it nothing more can be recorded in this store.")
+        say(console, "Back up the private key. Without it nothing more can be recorded in this store.")

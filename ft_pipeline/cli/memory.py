@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, experiment_names, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import experiment_names
+from ft_pipeline.cli.display import show_memory
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.settings.distill import OWN_PROMPT
@@ -16,7 +17,9 @@ from ft_pipeline.training.memory.layer_sizes import nearest_llama
 from ft_pipeline.training.memory.parts import MemoryPlan
 
 
+@command
 def memory(
+    project: UnopenedProject,
     experiment: Annotated[
         str | None,
         typer.Option("--experiment", "-e", help="Estimate for this experiment.", autocompletion=experiment_names),
@@ -40,9 +43,7 @@ def memory(
     gpu_memory_gb: Annotated[
         float | None, typer.Option("--gpu-memory-gb", min=0.1, help="Memory of the GPU in GB (1 GB = 10^9 bytes).")
     ] = None,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Estimate the memory that training needs, and suggest settings that fit.
 
     Example: ft memory --params 7e9 --technique full --optimizer adamw_torch --gpu-memory-gb 24
@@ -52,14 +53,14 @@ def memory(
             "Exactly one of --experiment and --params is required. Use --experiment NAME, or --params N such as 7e9."
         )
     if experiment is not None:
-        result = _estimate_for_experiment(open_project(project), experiment, gpu_memory_gb)
+        result = _estimate_for_experiment(project.open(), experiment, gpu_memory_gb)
     else:
         assert params is not None
         if not 1e6 <= params <= 1e13:
             raise UserError(f"--params {params:g} is not a plausible model size. Use, for example, 7e9 for 7 billion.")
         plan = MemoryPlan(technique, optimizer, dtype, batch, length, checkpointing)
         result = estimate_memory(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
-    print_result(result, as_json, lambda document: display.show_memory(stdout, document))
+    return Answer(result, show_memory)
 
 
 def _estimate_for_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:

@@ -5,15 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline.cli.common import (
-    JsonOption,
-    ProjectOption,
-    experiment_names,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_plan import show_plan
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.plan_steps import Counted, PlannedPart, assets_to_count, count_rows, parts_of
@@ -41,27 +34,25 @@ from ft_pipeline.training.time_estimate import (
 )
 
 
+@command
 def plan(
+    project: Project,
     experiment: Annotated[str, typer.Argument(help="Experiment that is planned.", autocompletion=experiment_names)],
     prepare: Annotated[
         bool, typer.Option("--prepare", help="First make the training data, whose tokens are counted.")
     ] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Estimate the memory, time and money of an experiment on this machine and on common GPUs, and how far off it was.
     `ft run --plan` is another thing: it shows which steps would run.
 
     Example: ft plan lora
     """
-    opened = open_project(project)
     if prepare:
-        sign_new_store(opened.store)
+        sign_new_store(project.store)
         with live_progress(stderr):
-            assets = assets_to_count(opened.experiment(experiment))
-            run_up_to(opened, experiment, assets, assets_not_read(opened, experiment))
-    document = plan_experiment(opened, experiment)
-    print_result(document, as_json, lambda result: show_plan(stdout, result))
+            assets = assets_to_count(project.experiment(experiment))
+            run_up_to(project, experiment, assets, assets_not_read(project, experiment))
+    return Answer(plan_experiment(project, experiment), show_plan)
 
 
 def plan_experiment(project: Project, name: str) -> dict[str, Any]:

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from ft_pipeline.cli.common import (
-    JsonOption,
-    ProjectOption,
-    experiment_names,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
@@ -39,7 +33,9 @@ from ft_pipeline.store.signing import find_key
 HUB = "hub"
 
 
+@command
 def push(
+    project: Project,
     name: Annotated[
         str,
         typer.Argument(
@@ -54,26 +50,23 @@ def push(
     branch: Annotated[str, typer.Option("--branch", "--revision", help="Branch of the repository.")] = MAIN,
     merged: Annotated[bool, typer.Option("--merged", help="Push the whole model instead of the adapter.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Send a model with its card, bill of materials and signature to a private repository of the Hugging Face Hub, or
     to a bucket. It shows what would be sent, and asks first. Data rows are never sent.
 
     Example: ft push champion hub --name acme/support
     """
-    opened_project = open_project(project)
-    destination = _destination(target, repository, branch, opened_project)
+    destination = _destination(target, repository, branch, project)
     if not yes and not _has_terminal():
         raise UserError("There is no terminal to confirm this push. Add --yes to push without being asked.")
-    with _export_folder(opened_project, name, merged) as folder:
+    with _export_folder(project, name, merged) as folder:
         parcel = parcel_of(folder)
         plan = destination.plan(parcel)
         _show_plan(plan, parcel)
         if not yes and not typer.confirm("Send these files?", err=True):
             raise UserError("Nothing was sent.")
         address = destination.send(parcel, lambda sent: say(stderr, f"  {plain(sent)}"))
-        print_result(_document(name, address, parcel), as_json, _show_result)
+        return Answer(_document(name, address, parcel), _show_result)
 
 
 def _destination(target: str, repository: str | None, branch: str, project: Project) -> Destination:
@@ -131,6 +124,6 @@ def _document(name: str, address: str, parcel: Parcel) -> dict[str, Any]:
     return {"name": name, "address": address, "files": dict(parcel.hashes), "bytes": parcel.bytes}
 
 
-def _show_result(document: dict[str, Any]) -> None:
+def _show_result(console: Console, document: dict[str, Any]) -> None:
     count, address = len(document["files"]), plain(document["address"])
-    say(stdout, f"Pushed {plain(document['name'])}: {count} files are at {address}")
+    say(console, f"Pushed {plain(document['name'])}: {count} files are at {address}")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ft_pipeline.cli import display_ratings
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.common import FAILED, stderr
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
@@ -21,7 +22,9 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
 
 
+@command
 def rate(
+    project: Project,
     candidate: Annotated[
         str | None, typer.Argument(help="A row of `ft compare`. Without names: lists pairs that are worth rating.")
     ] = None,
@@ -35,38 +38,30 @@ def rate(
     ] = None,
     read: Annotated[Path | None, typer.Option("--read", help="Read the verdicts in this file of --csv.")] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port on 127.0.0.1. 0: a free one.")] = 0,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Compare the answers of two models, blind, on a page on 127.0.0.1 or in a spreadsheet.
 
     Example: ft rate qlora/merged few_shot --rater r2
     """
-    opened = open_project(project)
     if candidate is None:
-        _list_pairs(opened, as_json)
-        return
+        return _list_pairs(project)
     if rival is None:
         raise UserError("One name is missing. Name two rows: ft rate CANDIDATE RIVAL")
     if csv is not None and read is not None:
         raise UserError("--csv and --read exclude each other. Write the pairs first, then read the verdicts.")
     alias = require_alias(rater)
-    match = open_match(opened.store, candidate, rival)
+    match = open_match(project.store, candidate, rival)
     if csv is not None:
         written = write_pairs(match, alias, number, csv)
-        print_result(
+        return Answer(
             {"written": written, "file": str(csv), "rater": alias},
-            as_json,
-            lambda _: display_ratings.show_written(stdout, match, alias, written, csv),
+            lambda console, _: display_ratings.show_written(console, match, alias, written, csv),
         )
-        return
     found = read_verdicts(match, alias, read) if read is not None else None
     if read is None and not _is_complete(match, alias, number):
         _serve(match, alias, number, port)
     document = _document(match, alias, number) | ({"read": vars(found)} if found else {})
-    print_result(document, as_json, lambda shown: display_ratings.show_state(stdout, shown))
-    if found is not None and found.faults:
-        raise typer.Exit(FAILED)
+    return Answer(document, display_ratings.show_state, FAILED if found is not None and found.faults else 0)
 
 
 def _serve(match: Match, alias: str, number: int, port: int) -> None:
@@ -110,10 +105,10 @@ def _document(match: Match, alias: str, number: int) -> dict[str, Any]:
     return document
 
 
-def _list_pairs(project: Project, as_json: bool) -> None:
-    """Print which pairs are worth rating."""
+def _list_pairs(project: Project) -> Answer:
+    """Return which pairs are worth rating."""
     _, comparison = present_comparison(ArtifactStore(project.store))
     decided = current_document(project.store, "decision")
     chosen = decided["verdict"]["row"] if decided else None
     pairs = pairs_worth_rating(comparison, newest(read_ratings(project.store)), chosen)
-    print_result({"pairs": pairs}, as_json, lambda _: display_ratings.show_pairs(stdout, pairs))
+    return Answer({"pairs": pairs}, lambda console, _: display_ratings.show_pairs(console, pairs))

@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ft_pipeline.cli.common import (
-    JsonOption,
-    ProjectOption,
-    experiment_names,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
+from ft_pipeline.cli.common import experiment_names, stderr, stdout
 from ft_pipeline.cli.display_text import say
 
 if TYPE_CHECKING:
@@ -30,15 +23,15 @@ RunArgument = Annotated[
 ]
 
 
-def status(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+@command
+def status(project: UnopenedProject) -> Answer:
     """Show what runs, what waits and behind whom, what failed last, the schedules, the champion and the disk.
 
     Example: ft status
     """
     from ft_pipeline.cli.display_runs import show_status
 
-    document = _status(open_project(project, despite_secrets=True))
-    print_result(document, as_json, lambda shown: show_status(stdout, shown))
+    return Answer(_status(project.open(despite_secrets=True)), show_status)
 
 
 def _status(project: "Project") -> dict[str, Any]:
@@ -60,16 +53,17 @@ def _status(project: "Project") -> dict[str, Any]:
     }
 
 
+@command
 def logs(
+    project: UnopenedProject,
     run: RunArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
-    project: ProjectOption = None,
 ) -> None:
     """Print the log of a run.
 
     Example: ft logs qlora -f
     """
-    open_project(project)
+    project.open()  # Dagster reads the environment
     from ft_pipeline.cli.display_runs import RunLog
     from ft_pipeline.execution.instance import open_instance
     from ft_pipeline.execution.run_control import find_run, log_entries
@@ -85,18 +79,19 @@ def logs(
             shown.print(when, entry.step_key, message)
 
 
+@command
 def cancel(
+    project: UnopenedProject,
     run: RunArgument,
     force: Annotated[
         bool, typer.Option("--force", help="Mark it as canceled even if its process cannot be reached.")
     ] = False,
-    project: ProjectOption = None,
 ) -> None:
     """Cancel a run: one that is under way (it saves a checkpoint), one that waits, or one whose process is gone.
 
     Example: ft cancel qlora
     """
-    opened = open_project(project)
+    opened = project.open()
     from ft_pipeline.execution.instance import open_instance
     from ft_pipeline.execution.run_control import cancel_run, find_run
 

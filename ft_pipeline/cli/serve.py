@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ft_pipeline.cli.common import FAILED, ProjectOption, experiment_names, open_project, stderr, stdout
+from ft_pipeline.cli.command import UnopenedProject, command
+from ft_pipeline.cli.common import FAILED, experiment_names, stderr, stdout
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
@@ -21,7 +22,9 @@ MEASURED_TOKENS = 96
 EngineChoice = Literal["auto", "vllm", "transformers", "llama.cpp"]
 
 
+@command
 def serve(
+    project: UnopenedProject,
     name: Annotated[
         str,
         typer.Argument(
@@ -52,7 +55,6 @@ def serve(
         Path | None,
         typer.Option("--log", help="Folder, or .jsonl file, to which requests, answers and feedback are appended."),
     ] = None,
-    project: ProjectOption = None,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint on 127.0.0.1, with the prompt and greedy decoding of its scores.
 
@@ -62,7 +64,7 @@ def serve(
     from ft_pipeline.execution.workers.serving_session import ServingOptions, serve_model
 
     requested_dtype()  # an unknown type is refused before anything is written
-    opened = open_project(project)
+    opened = project.open()
     serving_engine = find_engine(engine)
     if quantize is not None and serving_engine.name != "llama.cpp":
         raise UserError(f"--quantize is for llama.cpp only, not {serving_engine.name}. Add --engine llama.cpp.")

@@ -2,29 +2,25 @@
 
 import re
 import signal
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli.common import (
-    JsonOption,
-    ProjectOption,
-    experiment_names,
-    open_project,
-    print_result,
-    stderr,
-    stdout,
-)
+from ft_pipeline.cli.command import Answer, command
+from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_sweep import show_sweep
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 """Seconds of each unit of `--budget`."""
 
 
+@command
 def sweep(
+    project: Project,
     experiment: Annotated[
         str, typer.Argument(help="Experiment whose settings are varied.", autocompletion=experiment_names)
     ],
@@ -42,9 +38,7 @@ def sweep(
     ] = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Number of trials, over all restarts.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search. Trainings keep their own.")] = 42,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Train variations of an experiment, stop those that fall behind, and write the best one as a new experiment. Only
     validation losses decide. Run the same command again to go on after an interruption.
 
@@ -56,16 +50,14 @@ def sweep(
     from ft_pipeline.search.sweep import run_sweep
     from ft_pipeline.store.journal import sign_new_store
 
-    opened = open_project(project)
     seconds = None if budget is None else read_duration(budget)
     check_environment()
-    sign_new_store(opened.store)
+    sign_new_store(project.store)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it
-    request = SweepRequest(opened, experiment, tuple(over), seconds, trials, seed)
+    request = SweepRequest(project, experiment, tuple(over), seconds, trials, seed)
     with live_progress(stderr):
         finished = run_sweep(request, lambda line: say(stderr, plain(line)))
-    document: dict[str, Any] = conclude(finished, opened.settings.costs.gpu_hour)
-    print_result(document, as_json, lambda result: show_sweep(stdout, result))
+    return Answer(conclude(finished, project.settings.costs.gpu_hour), show_sweep)
 
 
 def read_duration(text: str) -> float:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.cli.command import Answer, UnopenedProject, command
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 
@@ -20,13 +21,13 @@ HEADINGS: tuple[tuple["Because", str], ...] = (
 )
 
 
+@command
 def upgrade(
+    project: UnopenedProject,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would run again, why, and what it took before.")
     ] = False,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Show what the installed version would run again in this project's store, and what it would not. Nothing is run.
 
     Example: ft upgrade --plan
@@ -38,21 +39,21 @@ def upgrade(
             "There is nothing to upgrade in a project: the next `ft run` runs what a new version changes. To see that "
             "first, add --plan. To upgrade the package, use pip."
         )
-    result = plan_upgrade(open_project(project))
-    print_result(result.to_json(), as_json, lambda _: _show(result))
+    result = plan_upgrade(project.open())
+    return Answer(result.to_json(), lambda console, _: _show(console, result))
 
 
-def _show(plan: "UpgradePlan") -> None:
+def _show(console: Console, plan: "UpgradePlan") -> None:
     made_by = ", ".join(plan.made_by) or "no version"
-    say(stdout, f"Installed: version {plan.installed}. The present artifacts were made by {made_by}.")
+    say(console, f"Installed: version {plan.installed}. The present artifacts were made by {made_by}.")
     for because, heading in HEADINGS:
         steps = [step for step in plan.steps if step.because == because]
         if steps:
-            say(stdout, f"\n{heading}: {_cost(steps)}")
-            stdout.print(display.upgrade_table(steps))
+            say(console, f"\n{heading}: {_cost(steps)}")
+            console.print(display.upgrade_table(steps))
     kept = [step for step in plan.steps if not step.runs]
-    say(stdout, f"\nWould not run again: {_cost(kept)}")
-    say(stdout, plain(", ".join(dict.fromkeys(step.asset for step in kept))))
+    say(console, f"\nWould not run again: {_cost(kept)}")
+    say(console, plain(", ".join(dict.fromkeys(step.asset for step in kept))))
 
 
 def _cost(steps: Sequence["UpgradedStep"]) -> str:

@@ -1,12 +1,15 @@
 """`ft export --format gguf`: GGUF files of a model, made and scored if they are not in the store yet."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
-from ft_pipeline.cli.common import print_result, stderr, stdout
+from ft_pipeline.cli.command import Answer
+from ft_pipeline.cli.common import stderr
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_tables import new_table, print_columns
 from ft_pipeline.cli.display_text import plain, say
@@ -48,8 +51,7 @@ def export_gguf(
     quantize: str | None,
     force: bool,
     with_texts: bool,
-    as_json: bool,
-) -> None:
+) -> Answer:
     """Make what is missing, check the gate, and write the folder. quantize: types, separated by commas; None: the
     YAML's. Raises UserError before any work for bad input."""
     merged = require_mergeable(model)
@@ -71,7 +73,7 @@ def export_gguf(
         disclose(folder, facts, key, lambda card: adapt_card(card, plan))
 
     show_writing(plan.bytes, lambda report_bytes: write_gguf(plan, describe, report_bytes))
-    print_result(_document(plan, current), as_json, lambda document: _show(document, plan, current))
+    return Answer(_document(plan, current), partial(_show, plan=plan, current=current))
 
 
 def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
@@ -94,30 +96,30 @@ def _document(plan: GgufExport, current: bool) -> dict[str, Any]:
     }
 
 
-def _show(document: dict[str, Any], plan: GgufExport, current: bool) -> None:
+def _show(console: Console, document: dict[str, Any], plan: GgufExport, current: bool) -> None:
     say(
-        stdout,
+        console,
         f"Exported {plain(document['name'])} as {len(plan.types)} GGUF files to "
         f"{plain(document['path'])} ({document['bytes'] / 1e6:.1f} MB)"
         if len(plan.types) > 1
         else f"Exported {plain(document['name'])} as a GGUF file to {plain(document['path'])} "
         f"({document['bytes'] / 1e6:.1f} MB)",
     )
-    print_columns(stdout, _table(plan, document["conversion"]))
+    print_columns(console, _table(plan, document["conversion"]))
     say(
-        stdout,
+        console,
         "Loss and KL: nats per token against the merged model. Agreement: share of the answers that are the merged "
         "model's own up to the first close call; identical: as a whole. f32 shows whether the conversion is right.",
     )
     for sentence in [*document["notes"], *([] if current else [NO_ROW])]:
-        say(stdout, plain(sentence))
+        say(console, plain(sentence))
     for name in plan.types:
         if failures := plan.failures[name]:
-            say(stdout, f"{name} fails its gate: {plain('; '.join(failures))}.")
+            say(console, f"{name} fails its gate: {plain('; '.join(failures))}.")
     if document["no_modelfile"]:
-        say(stdout, f"No Modelfile for Ollama: {plain(document['no_modelfile'])}")
-    show_signature(document["signed"])
-    show_prompt(plan.model)
+        say(console, f"No Modelfile for Ollama: {plain(document['no_modelfile'])}")
+    show_signature(console, document["signed"])
+    show_prompt(console, plan.model)
 
 
 def _table(plan: GgufExport, conversion: Mapping[str, Any]) -> Table:

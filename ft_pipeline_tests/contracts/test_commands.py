@@ -13,7 +13,7 @@ import pytest
 from typer.core import TyperCommand, TyperGroup
 
 from ft_pipeline.cli import main
-from ft_pipeline.cli.app import COMMANDS, load_command
+from ft_pipeline.cli.app import COMMANDS, HIDDEN, load_command, summary_of
 from ft_pipeline.cli.common import REFUSED
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.forked_process import ForkedProcess
@@ -45,10 +45,7 @@ def members(name: str, command: Any) -> Iterator[tuple[str, TyperCommand]]:
 
 
 LEAVES: dict[str, TyperCommand] = {
-    words: command
-    for name, entry in COMMANDS.items()
-    if not entry.hidden
-    for words, command in members(name, load_command(name))
+    words: command for name in COMMANDS if name not in HIDDEN for words, command in members(name, load_command(name))
 }
 
 
@@ -186,8 +183,7 @@ ASKED_IN_ALL_WAYS = ("run", "store", "store push")
 @pytest.fixture(scope="module")
 def helped(tmp_path_factory: pytest.TempPathFactory) -> Ft:
     """The help of every command, and of a few in all ways, in a process of its own."""
-    hidden = [name for name in NAMES if name in COMMANDS and COMMANDS[name].hidden]
-    asked = [("-h",), *(WAYS[0](name) for name in NAMES), *(WAYS[1](name) for name in hidden)]
+    asked = [("-h",), *(WAYS[0](name) for name in NAMES), *(WAYS[1](name) for name in HIDDEN)]
     return help_of([*asked, *(way(name) for name in ASKED_IN_ALL_WAYS for way in WAYS[1:])], tmp_path_factory)
 
 
@@ -206,14 +202,14 @@ def help_of(asked: list[tuple[str, ...]], folders: pytest.TempPathFactory) -> Ft
 @pytest.mark.parametrize("words", NAMES)
 def test_its_help_is_shown(words: str, helped: Ft) -> None:
     ft = helped
-    if words in COMMANDS and COMMANDS[words].hidden:
+    if words in HIDDEN:
         assert ft(words, "-h").code == 0 and f"`{words}`" not in ft("-h").out
         return
     said = ft(*WAYS[0](words))
     assert said.code == 0 and said.err == ""
     shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out).split())
     if words in COMMANDS:
-        assert COMMANDS[words].summary in shown.replace("- ", "-")
+        assert summary_of(COMMANDS[words]) in shown.replace("- ", "-")
     assert "Usage:" in shown and all(max(param.opts, key=len) in said.out for param in options_of(words))
 
 
@@ -224,7 +220,7 @@ def test_its_help_is_shown_however_it_is_asked_for(words: str, helped: Ft) -> No
 
 @pytest.mark.long
 def test_every_help_is_shown_however_it_is_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
-    names = [name for name in NAMES if name not in COMMANDS or not COMMANDS[name].hidden]
+    names = [name for name in NAMES if name not in HIDDEN]
     ft = help_of([way(name) for name in names for way in WAYS], tmp_path_factory)
     assert [name for name in names if len({ft(*way(name)) for way in WAYS}) > 1] == []
 
