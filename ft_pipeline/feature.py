@@ -19,6 +19,8 @@ class Feature:
     """Step → the module that describes it, as a file in steps/ does."""
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Step of the core → steps of the feature that it reads."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Command of `ft` → `module:function`, or `module:app` of a group."""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Table of the core (features.TABLES) → name → what is chosen by it."""
     hooks: Mapping[str, str] = field(default_factory=dict)

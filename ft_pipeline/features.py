@@ -12,14 +12,17 @@ from ft_pipeline.feature import Feature
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf",)
+BUILT_IN = ("gguf", "search", "exchange", "copies", "erasure")
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
     "served_file": "(store, model, type) → the file of a model that an engine of `ft serve` reads",
 }
 """Tables of the core to which a feature adds choices, with what is called."""
-HOOKS = {"compared": "(context, scored) → further scores that are compared, by their input"}
+HOOKS = {
+    "downloaded": "(project, format, path, name, declared_in): a remote file is in its folder, and not read yet",
+    "compared": "(context, scored) → further scores that are compared, by their input",
+}
 """Events of the core at which the functions of features are called."""
 
 
@@ -36,6 +39,17 @@ def call(hook: str, *arguments: Any) -> Iterator[Any]:
     for feature in features().values():
         if hook in feature.hooks:
             yield resolve_name(feature.hooks[hook])(*arguments)
+
+
+def tell(hook: str, *arguments: Any) -> None:
+    """Call the function of each feature for a hook to which nothing is answered."""
+    for _ in call(hook, *arguments):
+        pass
+
+
+def commands() -> dict[str, str]:
+    """Return command of `ft` → target of the commands of all features."""
+    return {name: target for feature in features().values() for name, target in feature.commands.items()}
 
 
 def choice(table: str, name: str) -> Callable[..., Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,19 +16,19 @@ from typer.core import TyperCommand, TyperGroup
 from ft_pipeline.cli.common import FAILED, INTERRUPTED, REFUSED, stderr, stdout
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
+from ft_pipeline.features import commands
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
 
 HELP = "Run the pipeline from a terminal, with the same assets and the same Dagster instance as the UI."
 
-COMMANDS = {
+OWN = {
     "init": "commands:init",
     "doctor": "commands:doctor",
     "run": "commands:run",
     "plan": "plan:plan",
     "prompt": "prompt:prompt",
-    "sweep": "sweep:sweep",
     "status": "runs:status",
     "logs": "runs:logs",
     "cancel": "runs:cancel",
@@ -44,12 +45,8 @@ COMMANDS = {
     "export": "export:export",
     "push": "push:push",
     "serve": "serve:serve",
-    "export-data": "exchange:export_data",
     "report": "report:report",
     "gc": "gc:gc",
-    "store": "copies:app",
-    "backup": "backup:backup",
-    "restore": "backup:restore",
     "upgrade": "upgrade:upgrade",
     "memory": "memory:memory",
     "inspect": "inspect:inspect",
@@ -57,16 +54,14 @@ COMMANDS = {
     "validate": "commands:validate",
     "sql": "commands:sql",
     "audit": "audit:audit",
-    "erase": "audit:erase",
-    # The name before 0.2; to be removed in the release after it.
-    "forget": "audit:erase",
-    "import": "exchange:importer",
     "inbox": "inbox:app",
     "keys": "keys:app",
 }
-"""Name → `module:function` in this package, in the order of the help. Of a group, `module:app`."""
+"""Name → `module:function` in this package. Of a group, `module:app`."""
+COMMANDS = {name: f"{__package__}.{target}" for name, target in OWN.items()} | commands()
+"""All commands, those of features last, in the order of the help."""
 HIDDEN = ("forget",)
-"""Names that the help does not list."""
+"""Names that the help does not list: that of `erase` before 0.2, to be removed in the release after it."""
 
 
 def summary_of(target: str) -> str:
@@ -80,7 +75,9 @@ def summary_of(target: str) -> str:
 
 @cache
 def _source(module: str) -> str:
-    return (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    found = find_spec(module)  # this imports the package of the module, and not the module
+    assert found is not None and found.origin is not None, module
+    return Path(found.origin).read_text(encoding="utf-8")
 
 
 class LazyGroup(TyperGroup):
@@ -129,7 +126,7 @@ class _Loaded(Mapping[str, "Command"]):
 def load_command(name: str) -> "Command":
     """Import the module of a command, and return the command."""
     module, _, attribute = COMMANDS[name].partition(":")
-    target = getattr(import_module(f"ft_pipeline.cli.{module}"), attribute)
+    target = getattr(import_module(module), attribute)
     if isinstance(target, typer.Typer):
         command: Command = typer.main.get_group(target)
         command.name = name

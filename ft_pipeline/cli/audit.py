@@ -1,4 +1,4 @@
-"""`ft audit`: what a model or a score was made from, and whether the records are intact. `ft erase`: erase rows."""
+"""`ft audit`: what a model or a score was made from, and whether the records are intact."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli.command import Answer, UnopenedProject, command
-from ft_pipeline.cli.common import FAILED, REFUSED, ReasonOption, stderr
+from ft_pipeline.cli.common import FAILED, REFUSED, stderr
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -225,21 +225,3 @@ def _answer_against(chain: "Chain", against: str) -> Answer:
     index, subject = chain.index, chain.subject
     earlier = previous_champion(index, subject) if against == PREVIOUS else find_subject(index, against)
     return Answer(describe_changes(chain, walk(index, earlier)), show_changes)
-
-
-@command
-def erase(
-    project: UnopenedProject,
-    path: Annotated[Path, typer.Argument(help="File in data/raw.")],
-    rows: Annotated[list[int], typer.Argument(help="Rows to erase: line, list index or data row, counted from 1.")],
-    reason: ReasonOption,
-) -> Answer:
-    """Erase rows from the raw files, the store and Dagster's log, and never use them again. This cannot be undone.
-
-    Example: ft erase data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
-    """
-    from ft_pipeline.cli.display_audit_rows import show_erasure
-    from ft_pipeline.erasure.erase import erase as erase_rows
-
-    result = erase_rows(project.open(despite_secrets=True), path, rows, reason)
-    return Answer(result.to_json(), lambda console, _: show_erasure(console, result))

@@ -1,9 +1,7 @@
-"""Output of the questions of `ft audit`, and of `ft erase`, in a terminal."""
+"""Output of the questions of `ft audit` in a terminal."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from posixpath import normpath
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +11,7 @@ from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.row_usage import RowUsage
 from ft_pipeline.audit.rows import LeftOut, Match, TrainingRow
 from ft_pipeline.cli.display_tables import print_rows
-from ft_pipeline.cli.display_text import plain, say, say_line
-from ft_pipeline.erasure.erase import ErasureResult
+from ft_pipeline.cli.display_text import plain, say
 
 ROWS_SHOWN = 20
 LEFT_OUT_SHOWN = 5 * ROWS_SHOWN
@@ -49,7 +46,7 @@ def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequenc
     exact = [match for match in trained if match.how != "near"]
     answer = "yes" if exact else "no, but a similar text was" if trained else "no"
     say(console, f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
-    shown = [[match.how, match.share, match.use, match.origin, _truncate(match.text)] for match in matches[:ROWS_SHOWN]]
+    shown = [[match.how, match.share, match.use, match.origin, truncate(match.text)] for match in matches[:ROWS_SHOWN]]
     if shown:
         print_rows(console, ["how", "share", "use", "row", "text"], shown)
     _show_rest(console, len(matches), ROWS_SHOWN)
@@ -99,58 +96,11 @@ def show_changes(console: Console, changes: Mapping[str, Any]) -> None:
     _show_scores(console, changes["scores"])
 
 
-def show_erasure(console: Console, result: ErasureResult) -> None:
-    """Print what was erased, which models used it, and what to do next."""
-    say(console, f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
-    # A document of a trace file has rows of several tables, which name it relative to their own folder.
-    for place in dict.fromkeys(
-        (normpath(f"data/raw/{row['format']}/{row['file']}"), row["row"]) for row in result.rows
-    ):
-        say(console, f"  {plain(place[0])}:{place[1]}")
-    kinds = Counter(artifact["kind"] for artifact in result.artifacts)
-    shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
-    files = plain(", ".join(result.files)) or "no raw file"
-    say(console, f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
-    say(
-        console, f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"
-    )
-    for model in result.models:
-        records = (
-            f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
-        )
-        say(console, f"  {plain(model['key'])} {model['fingerprint'][:SHOWN_DIGITS]} {plain(model['how'])}{records}")
-    if result.champion:
-        say(
-            console,
-            "[yellow]The current champion is one of these models. It stays released until another one is promoted.[/]",
-        )
-    if result.retrain:
-        say(console, f"The next `ft run` retrains without it: {plain(', '.join(result.retrain))}")
-    for shared in result.stays:
-        _show_shared(console, shared)
-    for note in result.notes:
-        say(console, f"[yellow]! {plain(note)}[/]")
-
-
-def _show_shared(console: Console, shared: Mapping[str, Any]) -> None:
-    """Print a text that stays, the rows and files because of which it does, and how to erase it there."""
-    text = plain(_truncate(shared["text"].replace("\n", " ")))
-    say(console, f"[yellow]“{text}” stays, because other rows or files have it, too. To erase it there:[/]")
-    rows_of: dict[str, list[int]] = {}
-    for place in shared["rows"]:
-        rows_of.setdefault(place["file"], []).extend([] if place["row"] is None else [place["row"]])
-    for file, rows in rows_of.items():
-        command = f"ft erase {shlex.quote(file)} {' '.join(map(str, rows))} --reason TEXT"
-        say_line(console, plain(f"  {command}" if rows else f"  edit {file}"))
-    if shared["more"]:
-        say(console, f"  and {shared['more']} more rows, which are listed after these are erased")
-
-
 def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:
     """Print (key, before, now) of each change."""
     say(console, f"[bold]{title}[/]" + ("" if pairs else ": the same"))
     for key, before, now in pairs:
-        say(console, f"  {plain(key)}: {plain(_truncate(str(before)))} → {plain(_truncate(str(now)))}")
+        say(console, f"  {plain(key)}: {plain(truncate(str(before)))} → {plain(truncate(str(now)))}")
 
 
 def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
@@ -169,7 +119,8 @@ def _score(score: Mapping[str, float] | None) -> str:
     return f"{score['value']:.3f}{interval}"
 
 
-def _truncate(text: str) -> str:
+def truncate(text: str) -> str:
+    """Return the beginning of a text, as much as is shown."""
     return text if len(text) <= CHARS_SHOWN else text[: CHARS_SHOWN - 1] + "…"
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ft_pipeline.erasure.downloads import replace_erased_rows
 from ft_pipeline.events import Progress
+from ft_pipeline.features import tell
 from ft_pipeline.page import Columns, Page, Table
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.remote.listing import Fetching
@@ -45,7 +45,7 @@ def step_of_folder(data_format: str) -> Step:
         if report is not None:
             fetching = Fetching(
                 report=partial(_report_download, report, f"raw_{data_format}"),
-                clean=partial(replace_erased_rows, context.project, data_format),
+                clean=partial(tell, "downloaded", context.project, data_format),
             )
         return snapshot_folder(folder, context.store, fetching=fetching).spec(data_format)
 

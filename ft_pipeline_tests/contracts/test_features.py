@@ -35,7 +35,8 @@ def test_all_that_it_names_is_there(feature: Feature) -> None:
     assert all(issubclass(resolve_name(keys), FeatureKeys) for keys in feature.settings.values())
     assert feature.hooks.keys() <= features.HOOKS.keys() and feature.choices.keys() <= features.TABLES.keys()
     chosen = [target for offered in feature.choices.values() for target in offered.values()]
-    assert all(callable(resolve_name(target)) for target in (*feature.hooks.values(), *chosen))
+    named = (*feature.hooks.values(), *feature.commands.values(), *chosen)
+    assert all(callable(resolve_name(target)) for target in named)
     assert set(features.modules_of_steps()) >= {name for steps in feature.feeds.values() for name in steps}
 
 

@@ -23,10 +23,10 @@ import zstandard
 from rich.console import Console
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
-from ft_pipeline.cli.display_audit_rows import show_erasure
 from ft_pipeline.distillation.answer_table import ANSWERS, answer_row
 from ft_pipeline.erasure import erase as erasing
 from ft_pipeline.erasure import raw_copies
+from ft_pipeline.erasure.commands import show_erasure
 from ft_pipeline.erasure.erase import ErasureResult, erase
 from ft_pipeline.erasure.file_kinds import treatment_of
 from ft_pipeline.erasure.raw_files import read_raw_rows

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ft_pipeline.cli.sweep import read_duration
 from ft_pipeline.errors import UserError
+from ft_pipeline.search.commands import read_duration
 from ft_pipeline.search.space import Dimension, document_with, read_space, settings_with
 
 LORA = {"technique": "lora", "training": {"num_train_epochs": 1}, "seeds": 3}

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 from ft_pipeline.cli.command import Answer, command
-from ft_pipeline.cli.copies import YesOption, confirm, show_notes, transfer_progress
 from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.copies.commands import YesOption, confirm, show_notes, transfer_progress
 from ft_pipeline.project import Project
 
 

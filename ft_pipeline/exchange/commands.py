@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli.command import Answer, command, print_answer
-from ft_pipeline.cli.display_exchange import show_export, show_import
+from ft_pipeline.exchange.display import show_export, show_import
 from ft_pipeline.exchange.export_rows import FORMATS, export_rows
 from ft_pipeline.exchange.new_project import Choices, Plan, require_free, write_project
 from ft_pipeline.project import Project

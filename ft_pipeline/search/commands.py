@@ -9,10 +9,10 @@ import typer
 from ft_pipeline.cli.command import Answer, command
 from ft_pipeline.cli.common import experiment_names, stderr
 from ft_pipeline.cli.display_progress import live_progress
-from ft_pipeline.cli.display_sweep import show_sweep
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline.search.display import show_sweep
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 """Seconds of each unit of `--budget`."""
