@@ -84,7 +84,7 @@ print(json.dumps({
     "settings": ExperimentSettings(words_of_praise=2).model_dump()["words_of_praise"],
     "reads": "praise" in load_step("comparison").deps,
     "after": load_step("praise").deps,
-    "compared": [feature.hooks["compared"] for feature in features.features().values()],
+    "compared": [each.hooks["compared"] for each in features.features().values() if "compared" in each.hooks],
 }))
 """
 
