@@ -5,11 +5,11 @@ import pytest
 from benchmarks import reading
 
 
-@pytest.mark.parametrize("question", reading.QUESTIONS)
+@pytest.mark.parametrize("question", [name for name, (_, most, _) in reading.QUESTIONS.items() if most is not None])
 def test_few_modules_are_entered_for_a_question(question: str) -> None:
     file, most, most_lines = reading.QUESTIONS[question]
     files = reading.entered(reading.PACKAGE / file)
-    assert len(files) <= most
+    assert most is not None and len(files) <= most
     assert most_lines is None or sum(map(reading.lines_of, files)) <= most_lines
 
 

@@ -171,7 +171,7 @@ def test_the_page_of_a_table_shows_its_languages(tmp_path) -> None:
     found = identify_languages(tmp_path / "out" / "rows.parquet", "alpaca")
     sorted_as_in_a_manifest = json.loads(json.dumps(found.to_json(), sort_keys=True))
     shown = language_table({"languages": sorted_as_in_a_manifest})["languages"]
-    assert [record.data for record in shown.records] == [
+    assert shown.rows == [
         {"language": "en", "rows": 12, "share": 0.75},
         {"language": "de", "rows": 4, "share": 0.25},
     ]

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import ft_pipeline.defs.training  # noqa: F401  # registers the steps
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.step import STEPS
+from ft_pipeline.steps import training_data
 from ft_pipeline.training.tokens.long_rows import LongRows
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
@@ -84,10 +83,13 @@ def test_a_cut_answer_trains_no_stop_token_and_a_cut_prompt_is_left_out(tmp_path
     assert entries[501]["tokens"] - entries[501]["lost_tokens"] == LIMIT
     assert report["long_rows"]["lost_tokens"] == sum(entry["lost_tokens"] for entry in entries.values())
     spec = {"config": {"experiment": {"objective": "sft"}}}
-    page = STEPS["training_data"].page(SimpleNamespace(summary={"audit": report}, spec=spec, inputs={}))
+    page = training_data.page(SimpleNamespace(summary={"audit": report}, spec=spec, inputs={}))
     assert page["long_rows"] == report["long_rows"]["message"]
-    table = [record.data for record in page["rows_too_long"].records]
-    assert [(row["row"], row["left_out"]) for row in table] == [(502, "yes"), (501, "no"), (503, "no")]
+    assert [(row["row"], row["left_out"]) for row in page["rows_too_long"].rows] == [
+        (502, "yes"),
+        (501, "no"),
+        (503, "no"),
+    ]
 
 
 def test_a_turn_with_calls_is_not_cut(tmp_path, tiny_base):
