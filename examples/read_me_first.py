@@ -27,6 +27,7 @@ from ft_pipeline.decide.verdict import Summary
 from ft_pipeline.evaluation.comparison.score import describe_score
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.rivals import score as rivals
+from ft_pipeline.evaluation.rivals import word_model
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import Scorer
 from ft_pipeline.evaluation.scoring.tested_model import ModelUnderTest
@@ -55,7 +56,7 @@ from ft_pipeline.training.trainer.token_trainer import TrainerSetup, train_or_re
 
 temporary, device, nobody = tempfile.TemporaryDirectory(), "cpu", NullReporter()  # nobody listens to progress
 folder, data = Path(temporary.name), Path(__file__).parent / "classification" / "data"
-for part in ("raw", "base_model", "adapter", "work", "prompt_baseline", "rival_scores", "scores"):
+for part in ("raw", "base_model", "adapter", "work", "prompt_baseline", "word_model", "rival_scores", "scores"):
     (folder / part).mkdir()
 
 # The raw files: each sixth situation of the example `classification`, each with three messages, and each eighth for the
@@ -127,8 +128,9 @@ save_adapter(checkpoint_folder(work / "checkpoints", trainer.state.best_global_s
 print(f"5 training       {len(train)} rows; held-out loss, nats per token, by step: {losses}; the lowest is kept")
 
 # 6. Scores: all models answer the same test rows in the same harness. The base model is also scored with a prompt that
-# names the labels: a prompt is cheaper than a training. So is one constant answer. General questions show what tuning
-# costs. Next: evaluation/scoring/scorer.py, evaluation/rivals/score.py
+# names the labels: a prompt is cheaper than a training. Cheaper still are a constant answer, the answer of the nearest
+# question, and a classifier on words. General questions show what tuning costs. Next: evaluation/scoring/scorer.py,
+# evaluation/rivals/score.py
 instructions = f"What is the message about? Reply with one word: {', '.join(labels)}."
 plain = ModelUnderTest("plain", "base", Prompt(), runs_general_suite=True)
 prompted = ModelUnderTest("instructions", "prompt", Prompt(system_prompt=instructions))
@@ -140,12 +142,13 @@ for kind, tested in (("prompt_baseline", [plain, prompted]), ("scores", [tuned])
     for tested_model in tested:
         scorer.score(model, tested_model)
     scorer.write(tested)
-constant = {**scoring, "rivals": ["majority"]}
-rivals.run(Job("rival_scores", constant, inputs, folder / "rival_scores", work, device, nobody))
+word_model.run(Job("word_model", {"seed": 0}, inputs, folder / "word_model", work, device, nobody))
+cheap, inputs["word_model"] = {**scoring, "rivals": ["majority", "nearest_answer", "word_model"]}, folder / "word_model"
+rivals.run(Job("rival_scores", cheap, inputs, folder / "rival_scores", work, device, nobody))
 
 # 7. Comparison: leads are paired, because all answered the same rows. Messages of one situation are alike, so that each
 # situation counts once. Next: decide/build.py, evaluation/comparison/leads.py
-promotion = PromotionSettings(forgetting_margin=0.3)  # so few general questions cannot show the default of 0.05
+promotion = PromotionSettings()
 scores = {f"lora/{kind}": folder / kind for kind in ("prompt_baseline", "scores")}
 scores["rivals/rival_scores"] = folder / "rival_scores"
 config = {"primary_metric": "auto", "decides": "topic", "forgetting_margin": promotion.forgetting_margin}
@@ -161,8 +164,10 @@ for bar in (row for row in comparison.rows if row.rights.is_bar):
 # 8. Decision: rules ask for claims, such as "it leads by more than chance" and "it has forgotten little". What is not
 # shown does not count. The verdict says it in one sentence. Next: decide/promote.py, decide/verdict.py
 gates = {"token_audit": not failures(audited)}
-candidate = Candidate(name=own.name, kind="adapter", experiment="lora", fingerprint="adapter", gates=gates)
-decision = decide(court := Court(comparison, {own.name: candidate}, promotion))
+tuned_model = Candidate(name=own.name, kind="adapter", experiment="lora", fingerprint="adapter", gates=gates)
+classifier = Candidate(name=word_model.NAME, kind="classifier", experiment=None, fingerprint=word_model.NAME)
+candidates = {candidate.name: candidate for candidate in (tuned_model, classifier)}
+decision = decide(court := Court(comparison, candidates, promotion))
 verdict = Summary(comparison, decision, champion=None, has_champion=False).verdict()
 print(f"8 decision       {reasons(court, decision)[-1]}")
 print(f"8 verdict        {verdict.sentence}\n                 {verdict.basis}")

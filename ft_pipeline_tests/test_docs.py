@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from ft_pipeline.cli import app
+from ft_pipeline.cli.app import HELP_NAMES
 from ft_pipeline.exchange.hosted_model import ENDS
 from ft_pipeline.settings.project import ProjectSettings
 
@@ -100,12 +101,16 @@ def parse(arguments: list[str]) -> None:
     command: typer.core.TyperCommand | typer.core.TyperGroup = typer.main.get_command(app)
     name, rest = "ft", arguments
     while isinstance(command, typer.core.TyperGroup):
-        _, rest, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(args=list(rest))
+        _, rest, _ = command.make_parser(command.context_class(command, info_name=name, **HELP_NAMES)).parse_args(
+            args=list(rest)
+        )
         if not rest and command.invoke_without_command:
             return
         name, *rest = rest
         command = command.commands[name]
-    _, unread, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(args=list(rest))
+    _, unread, _ = command.make_parser(command.context_class(command, info_name=name, **HELP_NAMES)).parse_args(
+        args=list(rest)
+    )
     assert not unread, f"{name} takes no argument {unread[0]!r}"
 
 

@@ -12,7 +12,7 @@ import ft_pipeline
 
 ROOT = Path(ft_pipeline.__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "read_me_first.py"
-MOST_LINES = 170
+MOST_LINES = 175
 """More lines are no simple path."""
 
 
@@ -70,5 +70,5 @@ def test_it_goes_from_rows_to_a_verdict() -> None:
     assert "⟦delivery<|im_end|>⟧" in run.stdout
     led = re.findall(r"lead of lora/adapter over (\w+): \+\S+ \(\+", run.stdout)
     assert sorted(led) == ["base", "instructions", "majority"]  # each by more than chance
-    # Forgetting is so near what few questions can show that another processor may leave it open.
-    assert re.search(r"8 verdict        (Use the fine-tuned model|Not decided yet: )\S* ?lora/adapter", run.stdout)
+    assert "8 decision       word_model beats majority" in run.stdout
+    assert "8 verdict        " in run.stdout and "Use the fine-tuned model" not in run.stdout
