@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ft_pipeline.cli.common import FAILED, INTERRUPTED, REFUSED, stderr, stdout
-from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.cli.common import FAILED, INTERRUPTED, REFUSED, show_error, stderr, stdout
+from ft_pipeline.cli.display_text import say
 from ft_pipeline.errors import UserError
 from ft_pipeline.features import commands
 
@@ -164,21 +164,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _show_error(str(error))
+        show_error(str(error))
         sys.exit(REFUSED)
     except OSError as error:
         from ft_pipeline.store.atomic_files import describe_write_error
 
         if (message := describe_write_error(error)) is None:
             raise
-        _show_error(message)
+        show_error(message)
         sys.exit(FAILED)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:  # Typer's own, after Ctrl-C
             say(stderr, "ft: stopped. Finished work is kept. Run the same command again to resume.")
         raise
-
-
-def _show_error(message: str) -> None:
-
-    say(stderr, f"[red]ft:[/red] {plain(message)}")

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, stderr, stdout
-from ft_pipeline.cli.display_text import plain, say
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, show_error, stdout
 
 if TYPE_CHECKING:
     from ft_pipeline.project import Project
@@ -85,6 +84,6 @@ def print_answer(answer: Answer, as_json: bool) -> None:
     else:
         answer.show(stdout, answer.document)
     if answer.error is not None:
-        say(stderr, f"[red]ft:[/red] {plain(answer.error)}")
+        show_error(answer.error)
     if answer.code:
         raise typer.Exit(answer.code)

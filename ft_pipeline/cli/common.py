@@ -79,6 +79,13 @@ def open_project(folder: Path | None, *, despite_secrets: bool = False) -> "Proj
     return project
 
 
+def show_error(message: str) -> None:
+    """Say what went wrong."""
+    from ft_pipeline.cli.display_text import plain, say
+
+    say(stderr, f"[red]ft:[/red] {plain(message)}")
+
+
 def warn_of_changed_evidence(store: "ArtifactStore", evidence: "Iterable[ArtifactReference]") -> None:
     """Say in one line if what is shown rests on something that is not as it was signed."""
     from ft_pipeline.cli.display_text import plain, say

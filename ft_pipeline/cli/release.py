@@ -6,7 +6,7 @@ import typer
 
 from ft_pipeline.cli import display
 from ft_pipeline.cli.command import Answer, command
-from ft_pipeline.cli.common import FAILED, ReasonOption, stderr, warn_of_changed_evidence
+from ft_pipeline.cli.common import FAILED, ReasonOption, show_error, stderr, warn_of_changed_evidence
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.decide.released import ChampionRecord
@@ -49,7 +49,7 @@ def promote(
             two_people=settings.promotion.two_people,
         )
     except manual_promotion.NotPromoted as refusal:
-        say(stderr, f"[red]ft:[/red] {plain(str(refusal))}")
+        show_error(str(refusal))
         say(stderr, "ft: to release it anyway, add --force --reason TEXT")
         raise typer.Exit(FAILED) from None
     if request is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ft_pipeline.cli.command import UnopenedProject, command
-from ft_pipeline.cli.common import FAILED, experiment_names, stderr, stdout
+from ft_pipeline.cli.common import FAILED, experiment_names, show_error, stderr, stdout
 from ft_pipeline.cli.display_text import plain, say
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
@@ -83,7 +83,7 @@ def serve(
     except KeyboardInterrupt:
         say(stderr, "ft: stopped serving")
     except EngineFailed as failure:
-        say(stderr, f"[red]ft:[/red] {serving_engine.name} {plain(str(failure))}. Its output is above.")
+        show_error(f"{serving_engine.name} {failure}. Its output is above.")
         raise typer.Exit(FAILED) from failure
 
 
