@@ -1,14 +1,15 @@
-"""The features: those of this package, and those that other packages register by the entry point
-`ft_pipeline.features`."""
+"""Features: optional capabilities, each in a folder of its own, which nothing of the core imports.
 
-from collections.abc import Callable, Iterator
+Other packages register theirs by the entry point `ft_pipeline.features`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import Any
-
-from ft_pipeline.feature import Feature
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
@@ -24,6 +25,29 @@ HOOKS = {
     "compared": "(context, scored) → further scores that are compared, by their input",
 }
 """Events of the core at which the functions of features are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """What a folder adds to the core. Targets are `module` or `module:name`, imported when they are used."""
+
+    name: str
+    about: str
+    """One sentence."""
+    docs: str = ""
+    """Its page in docs/."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Section of the settings (`experiment`, `evaluation`) → the FeatureKeys that it has in addition."""
+    steps: Mapping[str, str] = field(default_factory=dict)
+    """Step → the module that describes it, as a file in steps/ does."""
+    feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Step of the core → steps of the feature that it reads."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Command of `ft` → `module:function`, or `module:app` of a group."""
+    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Table of the core (TABLES) → name → what is chosen by it."""
+    hooks: Mapping[str, str] = field(default_factory=dict)
+    """Event of the core (HOOKS) → function that is called at it."""
 
 
 @cache

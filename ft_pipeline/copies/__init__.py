@@ -1,6 +1,6 @@
 """Copies of a store or of a whole project at another place: pushed, pulled, backed up, restored."""
 
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 
 FEATURE = Feature(
     name="copies",

@@ -1,6 +1,6 @@
 """Erase rows on request, everywhere in the project."""
 
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 
 FEATURE = Feature(
     name="erasure",

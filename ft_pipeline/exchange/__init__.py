@@ -1,6 +1,6 @@
 """Other trainers' projects and providers' files into a project (`ft import`), and rows out of it (`ft export-data`)."""
 
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 
 FEATURE = Feature(
     name="exchange",

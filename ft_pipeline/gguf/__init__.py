@@ -1,6 +1,6 @@
 """GGUF files of a merged model: made, scored and exported, for llama.cpp and Ollama."""
 
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 
 FEATURE = Feature(
     name="gguf",

@@ -1,6 +1,6 @@
 """`ft sweep`: train variations of an experiment, and choose one by its validation loss."""
 
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 
 FEATURE = Feature(
     name="search",

@@ -11,7 +11,7 @@ import pytest
 
 import ft_pipeline
 from ft_pipeline import features
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 from ft_pipeline.settings.feature_keys import FeatureKeys
 
 PACKAGE = Path(ft_pipeline.__file__).parent
@@ -42,7 +42,7 @@ def test_all_that_it_names_is_there(feature: Feature) -> None:
 
 STRANGER = """
 '''Praise of the trained model.'''
-from ft_pipeline.feature import Feature
+from ft_pipeline.features import Feature
 from ft_pipeline.settings.feature_keys import FeatureKeys
 from ft_pipeline.step import SpecContext, step_of
 from ft_pipeline.store.spec import Spec
