@@ -20,12 +20,7 @@ from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, step_of
 from ft_pipeline.steps.shared.column_lineage import conversations_lineage
-from ft_pipeline.steps.shared.table_pages import (
-    MATCHES_SCHEMA,
-    example_rows,
-    language_table,
-    warning_table,
-)
+from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA, example_rows, language_table, warning_table
 from ft_pipeline.steps.shared.task_inputs import task_files, task_inputs
 from ft_pipeline.steps.tables import present
 from ft_pipeline.store.artifacts import Artifact

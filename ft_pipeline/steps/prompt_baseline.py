@@ -9,16 +9,11 @@ are kept.
 from typing import Any
 
 from ft_pipeline.job import Job
-from ft_pipeline.page import Page
 from ft_pipeline.settings.prompt_variant import SEARCHED
 from ft_pipeline.step import SpecContext, references, step_of
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.steps.shared.score_pages import look_at_scores, scores_page
-from ft_pipeline.steps.shared.scoring_specs import (
-    baseline_spec,
-    teacher_spec,
-)
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.steps.shared.scoring_specs import baseline_spec, teacher_spec
 from ft_pipeline.store.spec import Spec
 
 
@@ -44,11 +39,6 @@ def run(job: Job) -> dict[str, Any]:
     return prompt_baseline.run(job)
 
 
-def page(artifact: Artifact) -> Page:
-    """The scores of each prompt."""
-    return scores_page(artifact)
-
-
 STEP = step_of(
     __name__,
     stage="evaluation",
@@ -58,4 +48,5 @@ STEP = step_of(
     kinds=frozenset({"pytorch", "huggingface"}),
     gpu=True,
     look=look_at_scores,
+    page=scores_page,
 )

@@ -21,10 +21,7 @@ from ft_pipeline.steps.merged_model import base_model_of
 from ft_pipeline.steps.searched_prompt import found_by, tuned_spec
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.steps.shared.score_pages import COSTS, TESTS_ARE_COMPARED, look_at_scores, scores_page
-from ft_pipeline.steps.shared.scoring_specs import (
-    scores_spec,
-    served_settings,
-)
+from ft_pipeline.steps.shared.scoring_specs import scores_spec, served_settings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS

@@ -166,20 +166,21 @@ def page(artifact: Artifact) -> Page:
         "preview": example_rows(summary["preview"], declared),
         "warnings": warning_table(summary["warnings"]),
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates")},
-        "files": Table([_for_own_page(account) for account in unused_rows["accounts"]], OF_FILES),
+        "files": Table(_for_own_page(unused_rows["accounts"]), OF_FILES),
         "dagster/row_count": summary["accepted"],
         "dagster/column_lineage": Lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
         "dagster/column_schema": Columns(declared),
     }
     if unused_rows["where"]:
-        shown["set_aside_where"] = Table([_for_own_page(location) for location in unused_rows["where"]], OF_LOCATIONS)
-        shown["set_aside_first"] = Table(list(map(_for_own_page, unused_rows["first"])), OF_ROWS)
+        shown["set_aside_where"] = Table(_for_own_page(unused_rows["where"]), OF_LOCATIONS)
+        shown["set_aside_first"] = Table(_for_own_page(unused_rows["first"]), OF_ROWS)
     return shown | language_table(summary)
 
 
-def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without what the page of its own table need not show: the table, and rows that later steps set aside."""
-    return {key: value for key, value in row.items() if key not in {"table", "later"}}
+def _for_own_page(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without what the page of their own table need not show: the table, and rows that later steps set
+    aside."""
+    return [{key: value for key, value in row.items() if key not in {"table", "later"}} for row in rows]
 
 
 STEPS = [step_of_table(row_format) for row_format in FORMATS.values()]

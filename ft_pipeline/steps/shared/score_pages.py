@@ -3,17 +3,12 @@
 from typing import Any
 
 from ft_pipeline.decide.markdown import field_tables
-from ft_pipeline.decide.plots import (
-    confusion_picture,
-)
+from ft_pipeline.decide.plots import confusion_picture
 from ft_pipeline.evaluation.comparison.check_records import Confusion, FieldResults
 from ft_pipeline.evaluation.comparison.check_results import results_of_scores
 from ft_pipeline.evaluation.prompt_search.looks import write_look
 from ft_pipeline.page import Hidden, Image, Page, Points, Table
-from ft_pipeline.release.looks import (
-    decided_by,
-    write_looks_at_scores,
-)
+from ft_pipeline.release.looks import decided_by, write_looks_at_scores
 from ft_pipeline.settings.sweep import is_sweep_member
 from ft_pipeline.step import SpecContext
 from ft_pipeline.store.artifacts import Artifact

@@ -13,11 +13,8 @@ MATCHES_SCHEMA = CheckSpec(
     optional=True,
 )
 """Artifacts of older versions have no result."""
-
 EXAMPLE_ROWS = 5
 """Rows of a table on its page."""
-
-
 ACCOUNT_COLUMNS = {
     "table": "The table, and the folder under data/raw",
     **{name: FILES.descriptions[name] for name in ("file", "status", "read", "accepted", "quarantined", "duplicates")},
