@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from ft_pipeline.audit.subject import NothingReleased
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.features import modules_of_steps
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.automation import RetrainingSettings
@@ -24,7 +23,7 @@ from ft_pipeline.settings.secret_shapes import find_secret, may_contain_secret
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, later, read_settings
 from ft_pipeline.step import StepConfig
-from ft_pipeline.steps import NAMES, load_step
+from ft_pipeline.steps import load_step, modules
 from ft_pipeline_tests.projects import project_of
 
 
@@ -527,7 +526,7 @@ def name_of(model: type[Section]) -> str:
 
 def test_a_later_key_is_in_a_spec_only_if_it_has_another_value_than_its_default() -> None:
     """A key that is dumped with its default would make every step that reads it run again in old projects."""
-    for name in (*NAMES, *modules_of_steps()):
+    for name in modules():
         load_step(name)
     models = {name_of(model): model for model in sections() if model.__module__.startswith("ft_pipeline.")}
     assert {

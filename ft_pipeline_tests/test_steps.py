@@ -11,7 +11,7 @@ from ft_pipeline.execution.workers.worker import WORKERS
 from ft_pipeline.page import Page, Table, Words
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.step import StepConfig, only, spec_of
-from ft_pipeline.steps import NAMES, find_step
+from ft_pipeline.steps import NAMES, load_step
 
 HEAVY = ("dagster", "torch", "transformers")
 
@@ -41,8 +41,8 @@ for name in {files}:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_describes_its_step(name: str) -> None:
-    step = find_step(name)
-    assert step is not None and step.name == name and name not in WORKERS
+    step = load_step(name)
+    assert step.name == name and name not in WORKERS
     assert (step.run or step.build) and step.page and "**Look here**" in step.about
 
 

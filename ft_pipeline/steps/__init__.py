@@ -22,13 +22,12 @@ NAMES = (
 )
 
 
-def find_step(name: str) -> "Step | None":
-    """Import a step, of the core or of a feature; None if it has no file."""
-    return load_step(name) if name in NAMES or name in modules_of_steps() else None
+def modules() -> dict[str, str]:
+    """Return step → module of the steps that have a file, of the core and of features."""
+    return {name: f"{__name__}.{name}" for name in NAMES} | modules_of_steps()
 
 
 def load_step(name: str) -> "Step":
     """Import a step that has a file."""
-    module = f"{__name__}.{name}" if name in NAMES else modules_of_steps()[name]
-    step: Step = import_module(module).STEP
+    step: Step = import_module(modules()[name]).STEP
     return step

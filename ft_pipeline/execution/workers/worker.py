@@ -133,9 +133,9 @@ def _worker_function(kind: str, workers: Mapping[str, str], device: str = "cpu")
     if kind in workers:
         module, _, name = workers[kind].partition(":")
         return getattr(importlib.import_module(module), name)
-    from ft_pipeline.steps import find_step
+    from ft_pipeline.steps import load_step, modules
 
-    step = find_step(kind)
+    step = load_step(kind) if kind in modules() else None
     if step is None or step.run is None:
         raise ValueError(f"no worker function for {kind!r}; known: {', '.join(sorted(workers))} and steps/")
     if (
