@@ -201,7 +201,8 @@ class LeakIndex:
     def mark_common(self, hashes: np.ndarray) -> None:
         """Set what many training rows have: windows and questions. It shows nothing of a turn that has it."""
         self._common = hashes
-        self._common_windows = np.isin(self.windows.hashes, hashes)
+        self._common_windows = np.zeros(len(self.windows), dtype=bool)
+        self._common_windows[self.windows.find(hashes)[1]] = True
 
     def search(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return what is found in texts.

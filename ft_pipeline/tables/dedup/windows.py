@@ -27,6 +27,12 @@ table itself has one bit per entry, so that it stays in the processor's cache.""
 _PARTS_BITS = 2
 """The index is sorted in parts, one for each value of so many upper bits."""
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
+_BLOCK = 1 << 20
+"""Number of windows that are looked at together, in temporary arrays of 8 bytes for each."""
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(begin, begin + _BLOCK) for begin in range(0, count, _BLOCK))
 
 
 def windows_of(words: Tokens, masks_numbers: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +61,9 @@ class HashFilter:
         # By the upper bits, hashes in order fill the table from its begin to its end.
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << (bits - 3), dtype=np.uint8)
-        places = hashes >> self._shift
-        np.bitwise_or.at(self._table, places >> np.uint64(3), _BIT[places & np.uint64(7)])
+        for part in _blocks(len(hashes)):
+            places = hashes[part] >> self._shift
+            np.bitwise_or.at(self._table, places >> np.uint64(3), _BIT[places & np.uint64(7)])
 
     def passing(self, hashes: np.ndarray) -> np.ndarray:
         """Return the positions of the hashes that may be among them."""
@@ -158,6 +165,7 @@ class WindowIndex:
         """uint64: the distinct windows, ascending."""
         self.starts = np.append(starts, len(postings_in_order.hashes))
         self.turn, self.place = postings_in_order.turn, postings_in_order.place
+        del postings_in_order, starts
         self._filter = HashFilter(self.hashes)
 
     def __len__(self) -> int:
@@ -187,13 +195,14 @@ class WindowIndex:
         is_found, is_asked = np.zeros(len(self), dtype=bool), np.zeros(len(lengths), dtype=bool)
         is_found[found] = True
         is_asked[self.turn[np.repeat(is_found, turns)]] = True
-        postings = np.flatnonzero(is_asked[self.turn] & np.repeat(~common, turns))
+        is_own = np.repeat(~common, turns)
         # The last window of a turn that is longer than MAX_PLACES ends after it.
         sizes = np.where(is_asked, lengths.astype(np.int64) + WORDS, 0)
         begins = np.cumsum(sizes) - sizes
         covered = np.zeros(int(sizes.sum()), dtype=bool)
-        first = begins[self.turn[postings]] + self.place[postings]
-        covered[first] = True
+        for part in _blocks(len(self.turn)):
+            counted = is_own[part] & is_asked[self.turn[part]]
+            covered[begins[self.turn[part][counted]] + self.place[part][counted]] = True
         for _ in range(WORDS - 1):  # in order, which is faster than where each window ends
             covered[1:] |= covered[:-1]
         own = np.zeros(len(lengths), dtype=np.int64)
