@@ -69,7 +69,7 @@ def base(tmp_path_factory, tiny_base):
 def data(tmp_path_factory, base):
     """Training data of the base model under a prompt."""
     folder, wanted = tmp_path_factory.mktemp("own"), experiment()
-    asked, _ = ask(folder, base, base, wanted, unlabelled_rows(16), variant=PROMPT)
+    asked, _ = ask(folder, base, base, wanted, unlabelled_rows(48), variant=PROMPT)
     return make(folder, asked, base, wanted)[0]
 
 
@@ -98,7 +98,7 @@ def test_the_share_of_steps_is_exact_and_evenly_spread(share):
 
 def test_the_student_comes_nearer_to_its_teacher_on_its_own_answers(train):
     """The teacher is the same model under a prompt that the student does not see."""
-    work, summary = train(experiment())
+    work, summary = train(experiment(training={"learning_rate": 2e-2, "max_steps": 12}))
     assert summary["best_eval_own_answers"] < 0.9 * summary["first_eval_own_answers"]
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
     steps = [entry for entry in logged(work) if "loss" in entry]
