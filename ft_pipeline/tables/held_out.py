@@ -165,7 +165,8 @@ def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
     if not len(inner):
         return found
     found_inside = index.search(_tokens(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))
-    return Found.join([found, replace(found_inside, place=found_inside.place + _INSIDE)])
+    joined = Found.join([found, replace(found_inside, place=found_inside.place + _INSIDE)])
+    return joined.select_windows(np.argsort(joined.window_document, kind="stable"))
 
 
 class Findings:

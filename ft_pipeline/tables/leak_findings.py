@@ -26,7 +26,7 @@ class Found:
     kind: np.ndarray
     """uint8: WHOLE, PAIR or ALWAYS."""
     window_document: np.ndarray
-    """int32, of each window that was found."""
+    """int32, of each window that was found, ascending."""
     window: np.ndarray
     """int32: its number in the index."""
     place: np.ndarray
@@ -67,7 +67,7 @@ class Found:
         return replace(self, **{name: getattr(self, name)[kept] for name in _QUESTIONS})
 
     def select_windows(self, kept: np.ndarray) -> "Found":
-        """Return the findings with some of the windows. kept: bool for each."""
+        """Return the findings with some of the windows. kept: bool for each, or their positions."""
         return replace(self, **{name: getattr(self, name)[kept] for name in _WINDOWS})
 
 

@@ -5,7 +5,6 @@ A long turn, and a whole conversation of several exchanges, is found by half of 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -226,7 +225,8 @@ class LeakIndex:
     def _find_windows(self, words: Tokens) -> Found:
         hashes, begins = windows_of(words, self._with_templates)
         positions, windows = self.windows.find(hashes)
-        begins = begins[positions]
+        in_order = np.argsort(positions)
+        begins, windows = begins[positions[in_order]], windows[in_order]
         documents = words.text_of(begins)
         return Found.windows(documents, windows, begins - words.begins[documents])
 
@@ -296,21 +296,20 @@ class LeakIndex:
     def _covered_turns(self, found: Found) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (documents, turns): the turns of which a document has enough, within one place. They are searched
         without what is common."""
-        common = self._common_windows
-        order = np.flatnonzero(~common[found.window])
-        with ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(self.windows.own_words, found.window[order], common, self._turns_searched.length)
-            order = order[np.argsort(found.window_document[order])]
-            windows, places = found.window[order], found.place[order].astype(np.int64)
-            documents = found.window_document[order].astype(np.int64)
-            own = counting.result()
+        is_searched = np.zeros(len(self.windows), dtype=bool)
+        is_searched[found.window] = True
+        is_searched &= ~self._common_windows
+        own = self.windows.own_words(is_searched, self._common_windows, self._turns_searched.length)
         least = np.ceil(LEAST_WORDS * self._words_per_unit).astype(np.int64)
         least = np.maximum(least, -(-own // 2))
 
         def covered_in(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            return self._covered_in(documents[part], windows[part], places[part], own, least)
+            searched = is_searched[found.window[part]]
+            columns = (found.window_document[part], found.window[part], found.place[part])
+            documents, windows, places = (column[searched].astype(np.int64) for column in columns)
+            return self._covered_in(documents, windows, places, own, least)
 
-        return in_threads(covered_in, _blocks(documents))
+        return in_threads(covered_in, _blocks(found.window_document))
 
     def _covered_in(
         self, documents: np.ndarray, windows: np.ndarray, places: np.ndarray, own: np.ndarray, least: np.ndarray

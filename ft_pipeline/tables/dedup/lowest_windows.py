@@ -67,13 +67,16 @@ def _fill(lowest: np.ndarray, windows: np.ndarray, lengths: np.ndarray, sorted_o
         lowest[few] = some
 
 
-def share_windows(lowest: np.ndarray, are_shared: AreShared | None = None) -> np.ndarray:
+def share_windows(
+    lowest: np.ndarray, are_shared: AreShared | None = None, compared: np.ndarray | None = None
+) -> np.ndarray:
     """Return a bool per row: whether another row has SHARED of its windows.
 
-    lowest: as `lowest_windows` returns them. are_shared: by default, in this process.
+    lowest: as `lowest_windows` returns them. are_shared: by default, in this process. compared: the rows that are
+    compared, None for all.
     """
     are_shared = are_shared or share_a_value
-    rows, windows, first = common_windows(lowest, are_shared)
+    rows, windows, first = common_windows(lowest, are_shared, compared)
     copies = np.flatnonzero(first != np.arange(len(first)))
     near = np.zeros(len(rows), dtype=bool)
     near[copies] = near[first[copies]] = True
@@ -85,7 +88,7 @@ def share_windows(lowest: np.ndarray, are_shared: AreShared | None = None) -> np
 
 
 def common_windows(
-    lowest: np.ndarray, are_shared: AreShared | None = None
+    lowest: np.ndarray, are_shared: AreShared | None = None, compared: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (rows with at least SHARED windows that others have, too; those windows, in the place of others NONE; for
     each of these rows, the place among them of the first one with the same windows).
@@ -93,6 +96,10 @@ def common_windows(
     Under a long instruction, millions of rows have the same windows, apart from those that only one row has.
     """
     known = lowest != NONE
+    if compared is not None:
+        is_compared = np.zeros(len(known), dtype=bool)
+        is_compared[compared] = True
+        known &= is_compared[:, None]
     known[known] = (are_shared or share_a_value)(lowest[known])
     rows = np.flatnonzero(known.sum(axis=1, dtype=np.uint8) >= SHARED)
     windows = np.where(known[rows], lowest[rows], NONE)

@@ -81,7 +81,7 @@ def find_near(
 
     rows: positions in the keys, in the order in which they are kept. may_replace: None compares all rows.
     """
-    rows = rows[share_windows(keys.windows[rows])]
+    rows = rows[share_windows(keys.windows, compared=rows)[rows]]
     if not len(rows):
         return {}
     ascending = np.sort(rows)

@@ -54,7 +54,7 @@ class Shards:
         self, keys: Keys, rows: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None = None
     ) -> dict[int, int]:
         """Return what near_duplicates.find_near returns. The texts are read three times, each time only a part."""
-        rows = rows[share_windows(keys.windows[rows], self.are_shared)]
+        rows = rows[share_windows(keys.windows, self.are_shared, rows)[rows]]
         if not len(rows):
             return {}
         ascending = np.sort(rows)

@@ -185,15 +185,14 @@ class WindowIndex:
         places = np.repeat(self.starts[windows] - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         return np.repeat(np.arange(len(windows)), counts), places
 
-    def own_words(self, found: np.ndarray, common: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def own_words(self, is_found: np.ndarray, common: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return, for each turn that has a window that was found, how many of its words are in windows that are not
         common; 0 for other turns.
 
-        found: numbers of windows. common: bool per window. lengths: the number of words of each turn.
+        is_found, common: bool per window. lengths: the number of words of each turn.
         """
         turns = np.diff(self.starts)
-        is_found, is_asked = np.zeros(len(self), dtype=bool), np.zeros(len(lengths), dtype=bool)
-        is_found[found] = True
+        is_asked = np.zeros(len(lengths), dtype=bool)
         is_asked[self.turn[np.repeat(is_found, turns)]] = True
         is_own = np.repeat(~common, turns)
         # The last window of a turn that is longer than MAX_PLACES ends after it.
