@@ -185,23 +185,29 @@ class WindowIndex:
         places = np.repeat(self.starts[windows] - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         return np.repeat(np.arange(len(windows)), counts), places
 
+    def _parts(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Yield (some windows, their postings, the number of postings of each)."""
+        for windows in _blocks(len(self)):
+            starts = self.starts[windows.start : windows.stop + 1]
+            yield windows, slice(starts[0], starts[-1]), np.diff(starts)
+
     def own_words(self, is_found: np.ndarray, common: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return, for each turn that has a window that was found, how many of its words are in windows that are not
         common; 0 for other turns.
 
         is_found, common: bool per window. lengths: the number of words of each turn.
         """
-        turns = np.diff(self.starts)
         is_asked = np.zeros(len(lengths), dtype=bool)
-        is_asked[self.turn[np.repeat(is_found, turns)]] = True
-        is_own = np.repeat(~common, turns)
+        for windows, postings, counts in self._parts():
+            is_asked[self.turn[postings][np.repeat(is_found[windows], counts)]] = True
         # The last window of a turn that is longer than MAX_PLACES ends after it.
         sizes = np.where(is_asked, lengths.astype(np.int64) + WORDS, 0)
         begins = np.cumsum(sizes) - sizes
         covered = np.zeros(int(sizes.sum()), dtype=bool)
-        for part in _blocks(len(self.turn)):
-            counted = is_own[part] & is_asked[self.turn[part]]
-            covered[begins[self.turn[part][counted]] + self.place[part][counted]] = True
+        for windows, postings, counts in self._parts():
+            turn, place = self.turn[postings], self.place[postings]
+            counted = np.repeat(~common[windows], counts) & is_asked[turn]
+            covered[begins[turn[counted]] + place[counted]] = True
         for _ in range(WORDS - 1):  # in order, which is faster than where each window ends
             covered[1:] |= covered[:-1]
         own = np.zeros(len(lengths), dtype=np.int64)
