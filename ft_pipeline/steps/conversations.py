@@ -9,6 +9,7 @@ never changes.
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ft_pipeline import plotting, small_plots
@@ -17,12 +18,12 @@ from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.page import Columns, Lineage, Page, Picture, Table, beginning_with
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings.data import DataSettings
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, step_of
+from ft_pipeline.settings.yaml_file import Section, later
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.shared.column_lineage import conversations_lineage
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA, example_rows, language_table, warning_table
 from ft_pipeline.steps.shared.task_inputs import task_files, task_inputs
-from ft_pipeline.steps.tables import present
+from ft_pipeline.steps.tables import SplitSettings, present
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.spec import Spec
@@ -39,6 +40,28 @@ ROWS_TO_LOOK_AT = 5
 """Rows of each list of `ft inspect` that a page shows."""
 
 
+class SemanticModel(Section):
+    """What finds rows of the same meaning."""
+
+    model: str
+    revision: str | None
+    content: str | None
+    """The SHA-256 of a model in a folder, or of the embedded one."""
+    similarity: float
+
+
+class Config(StepConfig):
+    """How rows are split, and texts that are not trained on."""
+
+    data: SplitSettings
+    general_questions: list[tuple[str, str]]
+    """(question, answer)"""
+    general_texts: list[str]
+    tasks: list[str]
+    """Tasks of lm-eval whose documents are held out."""
+    semantic_duplicates: SemanticModel | None = later(None)
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of all conversations."""
     settings = context.project.settings
@@ -47,17 +70,24 @@ def spec(context: SpecContext) -> Spec:
         read_jsonl(context.project.resolve_path(path))
         for path in (evaluation.general_questions, evaluation.general_texts)
     )
-    inputs = {name: context.checked_artifact(name).reference for name in present(context, CONVERSATIONAL)}
-    config: dict[str, Any] = {
-        "data": settings.data.config(),
-        "general_questions": [[str(row.get("query", "")), _gold_answer(row)] for row in questions],
-        "general_texts": [str(row.get("text", "")) for row in texts],
-        "tasks": sorted(evaluation.task_names),
-    }
-    if semantic := settings.data.semantic_duplicates:
-        model = identify_model(semantic.model, semantic.revision, context.store.file_hashes)
-        config["semantic_duplicates"] = {**model, "similarity": semantic.similarity}
-    return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
+    inputs = {name: context.checked_artifact(name) for name in present(context, CONVERSATIONAL)}
+    config = Config(
+        data=settings.data,
+        general_questions=[(str(row.get("query", "")), _gold_answer(row)) for row in questions],
+        general_texts=[str(row.get("text", "")) for row in texts],
+        tasks=sorted(evaluation.task_names),
+        semantic_duplicates=_semantic_model(context),
+    )
+    made = spec_of("conversations", inputs, config)
+    return replace(made, inputs=made.inputs | task_inputs(context, task_files(context)))
+
+
+def _semantic_model(context: SpecContext) -> SemanticModel | None:
+    settings = context.project.settings.data.semantic_duplicates
+    if settings is None:
+        return None
+    model = identify_model(settings.model, settings.revision, context.store.file_hashes)
+    return SemanticModel.model_validate({**model, "similarity": settings.similarity})
 
 
 def _gold_answer(question: Mapping[str, Any]) -> str:
@@ -69,15 +99,14 @@ def _gold_answer(question: Mapping[str, Any]) -> str:
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Put the rows of all tables into one form, and each in a split."""
-    config = build.spec.config
-    tasks = build.inputs.get("tasks")
-    task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
-    with _semantic_search(build) as semantic:
+    config, tasks = Config.of(build.spec), build.inputs.get("tasks")
+    task_texts, unread_tasks = read_task_texts(tasks, config.tasks) if tasks else ([], config.tasks)
+    with _semantic_search(build, config.semantic_duplicates) as semantic:
         report = build_conversations(
             {name: build.inputs[name] for name in CONVERSATIONAL if name in build.inputs},
             build.out,
-            settings=DataSettings.model_validate(config["data"]),
-            suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"]),
+            settings=config.data,
+            suite=SuiteTexts.of(config.general_questions, task_texts, config.general_texts),
             semantic=semantic,
         )
     moved = _moved_rows(build)
@@ -94,15 +123,14 @@ def build(build: BuildContext) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _semantic_search(build: BuildContext) -> Iterator[SemanticSearch | None]:
+def _semantic_search(build: BuildContext, settings: SemanticModel | None) -> Iterator[SemanticSearch | None]:
     """Yield the search for rows of the same meaning, if the project asks for it."""
-    settings = build.spec.config.get("semantic_duplicates")
     if settings is None:
         yield None
         return
-    with open_embedder(settings["model"], settings["revision"]) as (embed, source):
+    with open_embedder(settings.model, settings.revision) as (embed, source):
         build.note(f"comparing the meaning of rows with {source}: every row is embedded, which takes a while")
-        yield SemanticSearch(embed, settings["similarity"])
+        yield SemanticSearch(embed, settings.similarity)
 
 
 def _moved_rows(build: BuildContext) -> list[RowWarning]:

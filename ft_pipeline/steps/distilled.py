@@ -12,35 +12,42 @@ from ft_pipeline.distillation.distill import DISTILLED_TABLE, distill
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.page import Columns, Lineage, Page, Table
 from ft_pipeline.settings.teacher import TeacherSettings
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, step_of
+from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.shared.column_lineage import distilled_lineage
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 
+class Teacher(Section):
+    """Who answered, under which terms."""
+
+    model: str
+    fingerprint: str | None
+    """The hash of a local model's content, or of an endpoint's address and the requested model name; None without a
+    teacher."""
+    terms: str
+    """They change no row, but an audit shows the terms under which rows were made."""
+
+
+class Config(StepConfig):
+    """What the filters depend on, besides the answers and people's rows."""
+
+    teacher: Teacher
+
+
 def spec(context: SpecContext) -> Spec:
     """Return the spec of the filtered answers."""
-    settings = context.project.settings
-    answers = context.artifact("teacher_answers")
-    inputs = {
-        "teacher_answers": answers.reference,
-        "conversations": context.checked_artifact("conversations").reference,
-    }
-    teacher = settings.teacher
-    config = {
-        "teacher": {
-            "model": teacher.model,
-            "fingerprint": _teacher_fingerprint(answers, teacher),
-            "terms": teacher.terms,  # changes no row, but an audit shows the terms under which rows were made
-        },
-    }
-    return Spec("distilled", inputs, config)
+    settings, answers = context.project.settings.teacher, context.artifact("teacher_answers")
+    inputs = {"teacher_answers": answers, "conversations": context.checked_artifact("conversations")}
+    fingerprint = _teacher_fingerprint(answers, settings)
+    teacher = Teacher(model=settings.model, fingerprint=fingerprint, terms=settings.terms)
+    return spec_of("distilled", inputs, Config(teacher=teacher))
 
 
 def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str | None:
-    """The hash of a local model's content, or of an endpoint's address and the requested model name; None without a
-    teacher."""
+    """Return `Teacher.fingerprint`."""
     if base_model := answers.inputs.get("base_model"):
         return base_model[1]
     return teacher_sha256(teacher) if teacher.endpoint else None
@@ -48,13 +55,8 @@ def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str | N
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Filter the answers."""
-    config = build.spec.config
-    return distill(
-        build.inputs["teacher_answers"],
-        build.inputs["conversations"],
-        build.out,
-        teacher=config["teacher"],
-    )
+    teacher = Config.of(build.spec).teacher.model_dump()
+    return distill(build.inputs["teacher_answers"], build.inputs["conversations"], build.out, teacher=teacher)
 
 
 def page(artifact: Artifact) -> Page:

@@ -5,13 +5,14 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ft_pipeline.page import Columns, Lineage, Page, Table
 from ft_pipeline.settings.data import DataSettings
+from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, Step, versions_of
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, Step, StepConfig, spec_of, without
 from ft_pipeline.steps.shared.column_lineage import table_lineage
 from ft_pipeline.steps.shared.table_pages import (
     MATCHES_SCHEMA,
@@ -52,29 +53,48 @@ CHECKS = (
     MATCHES_SCHEMA,
 )
 
+SplitSettings = Annotated[DataSettings, without("semantic_duplicates", "mask", "licenses")]
+"""What tables depend on. A license changes no row; what concerns only some tables is beside it in their specs."""
+
+
+class Config(StepConfig):
+    """How the files of a format are read, and what of their rows is left out."""
+
+    format: str
+    max_quarantined: float
+    excluded: dict[str, Any]
+    """Erased rows, as `Excluded.to_json` returns them."""
+    mask: dict[str, list[str]] = later(default_factory=dict)
+    """Format of a file → the kinds of personal data that are masked in it."""
+    shares: SplitSettings | None = later(None)
+    """Of conversational formats: of two duplicates, a held-out row is kept."""
+
 
 def step_of_table(row_format: Format) -> Step:
     """Return the step that reads one format."""
 
     def spec(context: SpecContext) -> Spec:
-        inputs = {"raw": context.artifact(f"raw_{row_format.name}").reference}
+        inputs = {"raw": context.artifact(f"raw_{row_format.name}")}
         for name in row_format.also_reads:
             if _has_files(context, f"raw_{name}", name):
-                inputs[name] = context.artifact(f"raw_{name}").reference
-        excluded = read_excluded(context.project.root / "data", row_format.name)
-        max_quarantined = context.project.settings.data.max_quarantined
-        config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
-        if mask := context.project.settings.data.masked((row_format.name, *row_format.also_reads)):
+                inputs[name] = context.artifact(f"raw_{name}")
+        settings = context.project.settings.data
+        config = Config(
+            format=row_format.name,
+            max_quarantined=settings.max_quarantined,
+            excluded=read_excluded(context.project.root / "data", row_format.name).to_json(),
+            mask=settings.masked((row_format.name, *row_format.also_reads)),
+            shares=settings if row_format.is_conversational else None,
+        )
+        if config.mask:
             require_presidio()
-            config["mask"] = mask
-        if row_format.is_conversational:
-            config["shares"] = context.project.settings.data.config()
-        return Spec(row_format.name, inputs, config, versions_of("pandera"))
+        return spec_of(row_format.name, inputs, config, libraries=("pandera",))
 
     return Step(
         name=row_format.name,
         stage="tables",
         about=ABOUT.format(row_format.description),
+        config=Config,
         spec=spec,
         deps=tuple(f"raw_{name}" for name in (row_format.name, *row_format.also_reads)),
         build=build,
@@ -87,9 +107,7 @@ def step_of_table(row_format: Format) -> Step:
 
 def build(build: BuildContext) -> dict[str, Any]:
     """Read the files of one format, and accept their rows or set them aside."""
-    max_quarantined = build.spec.config["max_quarantined"]
-    shares = build.spec.config.get("shares")
-    excluded = Excluded.from_json(build.spec.config["excluded"])
+    config = Config.of(build.spec)
     with (
         ray_tables.connect() as cluster,
         # On a cluster, the nodes read the files from the store's file system.
@@ -106,13 +124,13 @@ def build(build: BuildContext) -> dict[str, Any]:
             build.spec.kind,
             files,
             build.out,
-            max_quarantined=max_quarantined,
-            shares=DataSettings.model_validate(shares) if shares else None,
-            excluded=excluded,
+            max_quarantined=config.max_quarantined,
+            shares=config.shares,
+            excluded=Excluded.from_json(config.excluded),
             cache=cache,
             map_files=cluster.map_files if cluster else map_files,
             shards=cluster.shards if cluster else None,
-            mask=build.spec.config.get("mask", {}),
+            mask=config.mask,
         )
     for warning in report.warnings:
         if warning.code == "many_duplicates":
