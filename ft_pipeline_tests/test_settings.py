@@ -13,6 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.automation import RetrainingSettings
+from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.distill import DistillSettings
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.preferences import KtoSettings
@@ -24,6 +25,7 @@ from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import Section, later, read_settings
 from ft_pipeline.step import StepConfig
 from ft_pipeline.steps import load_step, modules
+from ft_pipeline.steps.conversations import SemanticModel
 from ft_pipeline_tests.projects import project_of
 
 
@@ -507,6 +509,10 @@ LATER = {
         "pure_bf16": True,
     },
     "base_model": {"chat_template_kwargs": {"enable_thinking": False}},
+    "tables": {"mask": {"alpaca": ["EMAIL_ADDRESS"]}, "shares": DataSettings()},
+    "conversations": {
+        "semantic_duplicates": SemanticModel(model="minilm", revision=None, content=None, similarity=0.8)
+    },
     "adapter": {"rewards": {"short": 1}, "ignored_while_decoding": ["top_k"]},
     "gguf": {"name": "shop-lora"},
     "champion": {"approved": 3},
