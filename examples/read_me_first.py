@@ -54,7 +54,7 @@ from ft_pipeline.training.trainer.checkpoints import checkpoint_folder
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals
 from ft_pipeline.training.trainer.token_trainer import TrainerSetup, train_or_resume
 
-temporary, device, nobody = tempfile.TemporaryDirectory(), "cpu", NullReporter()  # nobody listens to progress
+temporary, device, reporter = tempfile.TemporaryDirectory(), "cpu", NullReporter()
 folder, data = Path(temporary.name), Path(__file__).parent / "classification" / "data"
 for part in ("raw", "base_model", "adapter", "work", "prompt_baseline", "word_model", "rival_scores", "scores"):
     (folder / part).mkdir()
@@ -95,13 +95,13 @@ training = {"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batc
 experiment = ExperimentSettings.model_validate({"technique": "lora", "training": {**training, "optim": "adamw_torch"}})
 base, work = folder / "base_model", folder / "work"
 inputs = {"conversations": conversations, "base_model": base}
-print(f"3 base model     {fetch_model(EMBEDDED, None, base, nobody)[0]}")
+print(f"3 base model     {fetch_model(EMBEDDED, None, base, reporter)[0]}")
 
 # 4. Tokens: the chat template makes a text of a conversation. Only the answer and its stop token are trained. An audit
 # checks each row before anything trains. Next: training/objectives/sft.py, training/tokens/chat_tokens.py
 tokenizer = load_tokenizer(base)
 limits = {"max_length": experiment.training.max_length, "vocabulary": len(tokenizer)}
-job = Job("training_data", {}, inputs, folder, work, device, nobody)
+job = Job("training_data", {}, inputs, folder, work, device, reporter)
 prepared = OBJECTIVES["sft"].prepare_rows(job, experiment, tokenizer, limits)
 rows, audit = prepared.sources[0].batch(0), TokenAudit(limits["max_length"], limits["vocabulary"])
 prepared.sources[0].check(rows)
@@ -138,13 +138,13 @@ tuned = ModelUnderTest("adapter", "adapter", Prompt(), {"technique": "lora"}, ru
 for kind, tested in (("prompt_baseline", [plain, prompted]), ("scores", [tuned])):
     model = load_model(base, device, adapter=folder / "adapter" if kind == "scores" else None)
     speed_up_products(model, trains=False)
-    scorer = Scorer(Job(kind, scoring, inputs, folder / kind, work, device, nobody), tested)
+    scorer = Scorer(Job(kind, scoring, inputs, folder / kind, work, device, reporter), tested)
     for tested_model in tested:
         scorer.score(model, tested_model)
     scorer.write(tested)
-word_model.run(Job("word_model", {"seed": 0}, inputs, folder / "word_model", work, device, nobody))
+word_model.run(Job("word_model", {"seed": 0}, inputs, folder / "word_model", work, device, reporter))
 cheap, inputs["word_model"] = {**scoring, "rivals": ["majority", "nearest_answer", "word_model"]}, folder / "word_model"
-rivals.run(Job("rival_scores", cheap, inputs, folder / "rival_scores", work, device, nobody))
+rivals.run(Job("rival_scores", cheap, inputs, folder / "rival_scores", work, device, reporter))
 
 # 7. Comparison: leads are paired, because all answered the same rows. Messages of one situation are alike, so that each
 # situation counts once. Next: decide/build.py, evaluation/comparison/leads.py

@@ -13,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.page import Page
-from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.settings.yaml_file import Section, later
 from ft_pipeline.step import SpecContext, StepConfig, spec_of, step_of
 from ft_pipeline.steps.shared.phases import experiment_settings
 from ft_pipeline.store.artifacts import Artifact
@@ -23,13 +23,18 @@ SHOWN = ("source", "params", "dtype", "trust_remote_code", "left_out")
 """What the page shows of the summary."""
 
 
-class Config(StepConfig):
-    """Which model it is."""
+class ModelIdentity(Section):
+    """Which model it is, as `identify_model` returns it."""
 
     model: str
     revision: str | None
     content: str | None
     """The SHA-256 of a model in a folder, or of the embedded one."""
+
+
+class Config(ModelIdentity, StepConfig):
+    """Which model it is, and with which variables its chat template is rendered."""
+
     chat_template_kwargs: dict[str, Any] = later(default_factory=dict)
 
 

@@ -9,7 +9,6 @@ never changes.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ft_pipeline import plotting, small_plots
@@ -18,8 +17,9 @@ from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.page import Columns, Lineage, Page, Picture, Table, beginning_with
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings.yaml_file import Section, later
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, spec_of, step_of
+from ft_pipeline.settings.yaml_file import later
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, StepConfig, references, step_of
+from ft_pipeline.steps.base_model import ModelIdentity
 from ft_pipeline.steps.shared.column_lineage import conversations_lineage
 from ft_pipeline.steps.shared.table_pages import MATCHES_SCHEMA, example_rows, language_table, warning_table
 from ft_pipeline.steps.shared.task_inputs import task_files, task_inputs
@@ -40,13 +40,9 @@ ROWS_TO_LOOK_AT = 5
 """Rows of each list of `ft inspect` that a page shows."""
 
 
-class SemanticModel(Section):
+class SemanticModel(ModelIdentity):
     """What finds rows of the same meaning."""
 
-    model: str
-    revision: str | None
-    content: str | None
-    """The SHA-256 of a model in a folder, or of the embedded one."""
     similarity: float
 
 
@@ -78,8 +74,8 @@ def spec(context: SpecContext) -> Spec:
         tasks=sorted(evaluation.task_names),
         semantic_duplicates=_semantic_model(context),
     )
-    made = spec_of("conversations", inputs, config)
-    return replace(made, inputs=made.inputs | task_inputs(context, task_files(context)))
+    tasks = task_inputs(context, task_files(context))
+    return Spec("conversations", references(inputs) | tasks, config.model_dump(mode="json"))
 
 
 def _semantic_model(context: SpecContext) -> SemanticModel | None:
@@ -87,7 +83,7 @@ def _semantic_model(context: SpecContext) -> SemanticModel | None:
     if settings is None:
         return None
     model = identify_model(settings.model, settings.revision, context.store.file_hashes)
-    return SemanticModel.model_validate({**model, "similarity": settings.similarity})
+    return SemanticModel(**model, similarity=settings.similarity)
 
 
 def _gold_answer(question: Mapping[str, Any]) -> str:

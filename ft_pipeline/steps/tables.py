@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import PlainSerializer
+
 from ft_pipeline.page import Columns, Lineage, Page, Table
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.yaml_file import later
 from ft_pipeline.sources.local_folder import has_files
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
-from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, Step, StepConfig, spec_of, without
+from ft_pipeline.step import BuildContext, CheckSpec, SpecContext, Step, StepConfig, spec_of
 from ft_pipeline.steps.shared.column_lineage import table_lineage
 from ft_pipeline.steps.shared.table_pages import (
     MATCHES_SCHEMA,
@@ -53,8 +55,8 @@ CHECKS = (
     MATCHES_SCHEMA,
 )
 
-SplitSettings = Annotated[DataSettings, without("semantic_duplicates", "mask", "licenses")]
-"""What tables depend on. A license changes no row; what concerns only some tables is beside it in their specs."""
+SplitSettings = Annotated[DataSettings, PlainSerializer(DataSettings.config, return_type=dict)]
+"""Settings of which a step's config has what all tables depend on."""
 
 
 class Config(StepConfig):

@@ -180,7 +180,7 @@ class Findings:
         self._is_common, self._is_dropped = (np.zeros(len(index.windows), dtype=bool) for _ in range(2))
 
     def add(self, found: Found) -> None:
-        """Add what was found in some rows. Documents are rows."""
+        """Add what was found in some rows, which come after those before. Documents are rows."""
         found = found.select_windows(~self._is_dropped[found.window])
         self._found.append(found)
         self._windows += len(found.window)
