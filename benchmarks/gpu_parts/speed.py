@@ -55,7 +55,7 @@ def measure_pairs_and_answers(bench: Bench) -> Findings:
 def _run(
     bench: Bench, findings: Findings, technique: str, names: tuple[str, ...], sizes: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """Run the contenders, each in its own process. Only ours must succeed; an error of another is shown."""
+    """Run the contenders, each in its own process (not in a trial). Only ours must succeed; an error of another is shown."""
     items = [
         {
             "contender": name,
@@ -67,7 +67,7 @@ def _run(
         for name in names
     ]
     results: dict[str, dict[str, Any]] = {}
-    for name, outcome in zip(names, bench.run_each("speed", items, alone=True), strict=True):
+    for name, outcome in zip(names, bench.run_each("speed", items, alone=not bench.is_tiny), strict=True):
         if "error" in outcome and not name.startswith(OURS):
             findings.skipped[name] = f"it failed: {outcome['error']}"
         elif result := findings.taken(name, outcome):
