@@ -13,7 +13,7 @@ from typing import Any
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf", "search", "exchange", "copies", "erasure")
+BUILT_IN = ("gguf", "ratings", "inbox", "search", "exchange", "copies", "erasure")
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",
@@ -23,6 +23,7 @@ TABLES = {
 HOOKS = {
     "downloaded": "(project, format, path, name, declared_in): a remote file is in its folder, and not read yet",
     "compared": "(context, scored) → further scores that are compared, by their input",
+    "verified": "(index) → the CheckedRecords of a ledger that `ft audit --verify` checks",
 }
 """Events of the core at which the functions of features are called."""
 
@@ -37,11 +38,13 @@ class Feature:
     docs: str = ""
     """Its page in docs/."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Section of the settings (`experiment`, `evaluation`) → the FeatureKeys that it has in addition."""
+    """Section of the settings (`project`, `experiment`, `evaluation`) → the FeatureKeys that it has in addition."""
     steps: Mapping[str, str] = field(default_factory=dict)
     """Step → the module that describes it, as a file in steps/ does."""
     feeds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Step of the core → steps of the feature that it reads."""
+    assets: Mapping[str, str] = field(default_factory=dict)
+    """Asset of the graph that is no step, and that `ft run` leaves out → the Dagster asset."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """Command of `ft` → `module:function`, or `module:app` of a group."""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -69,6 +72,11 @@ def tell(hook: str, *arguments: Any) -> None:
     """Call the function of each feature for a hook to which nothing is answered."""
     for _ in call(hook, *arguments):
         pass
+
+
+def assets() -> dict[str, str]:
+    """Return asset that is no step → target of the assets of all features."""
+    return {name: target for feature in features().values() for name, target in feature.assets.items()}
 
 
 def commands() -> dict[str, str]:

@@ -1,36 +1,28 @@
-"""Check the records of champions, tests, searches, the inbox, ratings and erasures: by each other and the artifacts."""
+"""Check the records of champions, tests, searches and erasures: by each other and the artifacts."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
-from ft_pipeline.audit.findings import Finding
+from ft_pipeline.audit.findings import CheckedRecords, Finding, check_ledger
 from ft_pipeline.decide import exposure_ledger
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.prompt_search import looks as validation_looks
-from ft_pipeline.inbox import decisions
-from ft_pipeline.ratings import rating_ledger
 from ft_pipeline.release import champion, requests
 from ft_pipeline.store.artifact_redaction import Redaction, read_redactions, redaction_ledger
 from ft_pipeline.store.checked_json import read_checked
-from ft_pipeline.store.ledger import Ledger, LedgerFault
 from ft_pipeline.store.text_redaction import PLACEHOLDER
 
 
-def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the records of champions."""
+def check_champion_records(index: ArtifactIndex) -> CheckedRecords:
+    """Check the records of champions."""
     ledger = champion.ledger(index.root)
     copies = _copies_in_artifacts(index)
-    findings = _findings(ledger, ledger.faults(max(copies, default=0)))
-    paths = ledger.paths()
-    for path in paths:
-        findings += _check_champion_record(index, path, copies)
-    return len(paths), findings
-
-
-def _findings(ledger: Ledger[Any], faults: Iterable[LedgerFault]) -> list[Finding]:
-    return [Finding(fault.kind, ledger.name(fault.number), fault.message) for fault in faults]
+    checked = check_ledger("champion_records", ledger, ledger.faults(max(copies, default=0)))
+    for path in ledger.paths():
+        checked.findings.extend(_check_champion_record(index, path, copies))
+    return checked
 
 
 def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, dict[str, Any]]) -> list[Finding]:
@@ -82,49 +74,39 @@ def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
     return copies
 
 
-def check_requests(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the requests to move the champion."""
+def check_requests(index: ArtifactIndex) -> CheckedRecords:
+    """Check the requests to move the champion."""
     ledger = requests.ledger(index.root)
-    return len(ledger.paths()), _findings(ledger, ledger.faults())
+    return check_ledger("requests", ledger, ledger.faults())
 
 
-def check_exposures(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of entries, findings) for the ledger of tests. Decisions say which entries there must be."""
-    book = exposure_ledger.ledger(index.root)
+def check_exposures(index: ArtifactIndex) -> CheckedRecords:
+    """Check the ledger of tests. Decisions say which entries there must be."""
     decided = [node.summary.get("exposure", {}).get("entry", 0) for node in index.all("decision")]
-    findings = _findings(book, exposure_ledger.find_faults(index.root, max(decided, default=0)))
-    if not findings:
-        findings += [
+    faults = exposure_ledger.find_faults(index.root, max(decided, default=0))
+    checked = check_ledger("records_of_tests", exposure_ledger.ledger(index.root), faults)
+    if not checked.findings:
+        checked.findings.extend(
             Finding("edited_record", name, "is missing or was edited: its ids do not match its name")
             for name in exposure_ledger.damaged_rows(index.root)
-        ]
-    return len(book.paths()), findings
+        )
+    return checked
 
 
-def check_inbox_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the records of which served answers were accepted as data."""
-    ledger = decisions.ledger(index.root)
-    return len(ledger.paths()), _findings(ledger, ledger.faults())
-
-
-def check_rating_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the verdicts of people. Tables of them say which records there must
-    be."""
-    book = rating_ledger.ledger(index.root)
-    known = max((node.config.get("records", 0) for node in index.all("ratings")), default=0)
-    return len(book.paths()), _findings(book, rating_ledger.find_faults(index.root, known))
-
-
-def check_validation_looks(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the searches of prompts."""
+def check_validation_looks(index: ArtifactIndex) -> CheckedRecords:
+    """Check the records of the searches of prompts."""
     book = validation_looks.ledger(index.root)
-    return len(book.paths()), _findings(book, book.faults())
+    return check_ledger("searches_of_prompts", book, book.faults())
 
 
-def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """Return (number of records, findings) for the records of `ft erase`."""
+def check_redaction_records(index: ArtifactIndex) -> CheckedRecords:
+    """Check the records of `ft erase`."""
     ledger = redaction_ledger(index.root)
-    return len(ledger.paths()), _findings(ledger, ledger.faults(max(_numbers_in_manifests(index), default=0)))
+    return check_ledger("redactions", ledger, ledger.faults(max(_numbers_in_manifests(index), default=0)))
+
+
+LEDGERS = (check_champion_records, check_requests, check_exposures, check_validation_looks, check_redaction_records)
+"""The ledgers of the core. Features add theirs at the event `verified`."""
 
 
 def check_redactions(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> list[Finding]:

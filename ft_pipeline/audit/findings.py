@@ -1,8 +1,10 @@
 """Findings of an audit: differences between the store and its records, each with a code and a place."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+from ft_pipeline.store.ledger import Ledger, LedgerFault
 from ft_pipeline.store.signature_check import FaultCode
 
 FindingCode = Literal[
@@ -33,3 +35,17 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"
+
+
+class CheckedRecords(NamedTuple):
+    """What was found in a ledger."""
+
+    counted_as: str
+    records: int
+    findings: list[Finding]
+
+
+def check_ledger(counted_as: str, book: Ledger[Any], faults: Iterable[LedgerFault]) -> CheckedRecords:
+    """Return the faults of a ledger as findings."""
+    findings = [Finding(fault.kind, book.name(fault.number), fault.message) for fault in faults]
+    return CheckedRecords(counted_as, len(book.paths()), findings)

@@ -5,19 +5,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ft_pipeline import features
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
-from ft_pipeline.audit.champion_records import (
-    check_champion_records,
-    check_exposures,
-    check_inbox_records,
-    check_rating_records,
-    check_redaction_records,
-    check_redactions,
-    check_requests,
-    check_validation_looks,
-)
+from ft_pipeline.audit.champion_records import LEDGERS, check_redactions
 from ft_pipeline.audit.extra_files import find_extra_files
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.store.blobs import BlobStore
@@ -55,26 +47,14 @@ def verify(
             if progress:
                 progress(bytes_read, total_bytes)
         raw_files_read, raw_problems = _check_raw_files(index, nodes_to_check, threads)
-    champion_records, champion_problems = check_champion_records(index)
-    redactions, redaction_problems = check_redaction_records(index)
-    move_requests, request_problems = check_requests(index)
-    tests, exposure_problems = check_exposures(index)
-    inbox_records, inbox_problems = check_inbox_records(index)
-    ratings, rating_problems = check_rating_records(index)
-    searches, search_problems = check_validation_looks(index)
+    ledgers = [*(check(index) for check in LEDGERS), *features.call("verified", index)]
     signatures = check_signatures(index.root, public_pem)
     problems += [
         *_with_labels(index, signatures.faults),
         *raw_problems,
         *_check_pointers(index),
-        *champion_problems,
-        *request_problems,
         *_check_removals(index),
-        *exposure_problems,
-        *inbox_problems,
-        *rating_problems,
-        *search_problems,
-        *redaction_problems,
+        *(finding for ledger in ledgers for finding in ledger.findings),
         *check_redactions(index, nodes_to_check),
         *(find_extra_files(index.root) if nodes is None else ()),
     ]
@@ -83,20 +63,9 @@ def verify(
         "files": sum(len(node.files) for node in nodes_to_check),
         "bytes": bytes_read,
         "raw_files": raw_files_read,
-        "champion_records": champion_records,
+        "champion_records": 0,
+        **{ledger.counted_as: ledger.records for ledger in ledgers if ledger.records},
     }
-    if move_requests:
-        counted["requests"] = move_requests
-    if tests:
-        counted["records_of_tests"] = tests
-    if inbox_records:
-        counted["inbox_records"] = inbox_records
-    if ratings:
-        counted["records_of_ratings"] = ratings
-    if searches:
-        counted["searches_of_prompts"] = searches
-    if redactions:
-        counted["redactions"] = redactions
     if signatures.facts:
         counted["signed_changes"] = signatures.facts["lines"]
     return VerificationResult(

@@ -36,7 +36,6 @@ OWN = {
     "experiments": "commands:experiments",
     "compare": "commands:compare",
     "recommend": "commands:recommend",
-    "rate": "rate:rate",
     "promote": "release:promote",
     "approve": "release:approve",
     "rollback": "release:rollback",
@@ -54,7 +53,6 @@ OWN = {
     "validate": "commands:validate",
     "sql": "commands:sql",
     "audit": "audit:audit",
-    "inbox": "inbox:app",
     "keys": "keys:app",
 }
 """Name → `module:function` in this package. Of a group, `module:app`."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
+from ft_pipeline import features
 from ft_pipeline.automation.nights import Night, decide_tick, plan_night, plan_weekly
 from ft_pipeline.automation.raw_changes import find_raw_changes
 from ft_pipeline.automation.table_changes import find_table_changes
@@ -34,7 +35,7 @@ retraining_job = dg.define_asset_job(
 )
 everything_job = dg.define_asset_job(
     prefixed("everything"),
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(asset_key("inbox")),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*map(asset_key, features.assets())),
     description="Builds everything from the raw files to the champion, for one experiment.",
     tags=project_tag(),
 )

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from ft_pipeline import features
 from ft_pipeline.automation.notifications import Notification, notify_daily
 from ft_pipeline.defs import automation
 from ft_pipeline.errors import UserError
@@ -32,7 +33,7 @@ def old_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipRe
     result = purge_runs(
         context.instance,
         datetime.now(UTC) - timedelta(days=days),
-        assets={*STEPS, "inbox"},
+        assets={*STEPS, *features.assets()},
         jobs={automation.retraining_job.name, automation.everything_job.name},
         cursor=context.cursor or "",
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from ft_pipeline import features
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.dagster_names import asset_name, is_ours
@@ -13,8 +14,6 @@ from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.removals import logged_removals
 from ft_pipeline.store.spec import ArtifactReference
 
-WITHOUT_ARTIFACT = frozenset({"inbox"})
-"""Assets that are not steps: what they show is not in the store."""
 PAGE_SIZE = 500
 """Number of events that one query of the event log returns."""
 
@@ -76,7 +75,7 @@ def _all_materializations(project: Project) -> list[RecordedMaterialization] | N
         return None
     with connect_instance() as instance:
         keys = sorted(
-            key for key in instance.all_asset_keys() if is_ours(key) and asset_name(key) not in WITHOUT_ARTIFACT
+            key for key in instance.all_asset_keys() if is_ours(key) and asset_name(key) not in features.assets()
         )
         return [event for key in keys for event in _materializations_of(instance, key)]
 

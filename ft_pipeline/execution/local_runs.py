@@ -32,7 +32,7 @@ DEFINITIONS = "ft_pipeline.definitions"
 CODE_LOCATION = "ft_pipeline"
 """The name of the code location, unless the project's workspace.yaml has another one."""
 EVERYTHING = "everything"
-"""The name of the job with all assets but the inbox, without the project's prefix."""
+"""The name of the job with all steps, without the project's prefix."""
 NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.findings import CheckedRecords, check_ledger
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.checked_json import Number
 from ft_pipeline.store.ledger import Ledger
@@ -90,3 +92,9 @@ def record(
     }
     if book.append(entry) is None:
         raise UserError("Another process decided at the same time. Run the command again.")
+
+
+def verified(index: ArtifactIndex) -> CheckedRecords:
+    """Check the records of which served answers were accepted as data."""
+    book = ledger(index.root)
+    return check_ledger("inbox_records", book, book.faults())

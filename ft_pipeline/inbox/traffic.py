@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.inbox.settings import InboxKeys
 from ft_pipeline.project import Project
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reason_codes import Fault
@@ -85,7 +86,7 @@ def log_path(project: Project, given: Path | None) -> Path:
 
     Raises UserError if there is none, or if project.yaml names one outside the project or among its data.
     """
-    named = project.settings.inbox.log
+    named = InboxKeys.of(project.settings).inbox.log
     if given is None and named is None:
         raise UserError("No log of served answers is named. Use --log PATH, or set `inbox.log` in project.yaml.")
     path = given.expanduser().resolve() if given is not None else (project.root / str(named)).resolve()

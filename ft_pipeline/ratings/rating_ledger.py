@@ -14,13 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ft_pipeline.audit.artifact_index import ArtifactIndex
+from ft_pipeline.audit.findings import CheckedRecords, check_ledger
 from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
-from ft_pipeline.store.checked_json import Digest, Number, parse_checked
+from ft_pipeline.store.checked_json import Digest, Number
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import PREVIOUS_HASH_KEY, Ledger, LedgerFault
-from ft_pipeline.store.text_redaction import PLACEHOLDER
-from ft_pipeline.tables.excluded_rows import MARKER_START
+from ft_pipeline.tables.excluded_rows import MARKER_START, is_as_written
 
 Verdict = Literal["candidate", "rival", "both_good", "neither"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -148,16 +149,10 @@ def find_faults(store: Path, known: int = 0) -> Iterator[LedgerFault]:
             yield LedgerFault("edited_record", number, message)
 
 
-def is_row(content: bytes, digest: str) -> bool:
-    """Return whether this is the content of `rows/<digest>.json`, as it was written or as `ft erase` redacted it."""
-    if sha256(content).hexdigest() == digest:
-        return True
-    try:
-        values = parse_checked(content, dict[str, Any])
-        texts = [values[name] for name in _OF_THE_ROW]
-    except (ValueError, KeyError):
-        return False
-    return str(texts[0]).startswith(MARKER_START) or PLACEHOLDER in str(texts[-1])
+def verified(index: ArtifactIndex) -> CheckedRecords:
+    """Check the verdicts. Tables of them say which records there must be."""
+    known = max((node.config.get("records", 0) for node in index.all("ratings")), default=0)
+    return check_ledger("records_of_ratings", ledger(index.root), find_faults(index.root, known))
 
 
 def _fault_of_row(store: Path, digest: str) -> str | None:
@@ -168,7 +163,7 @@ def _fault_of_row(store: Path, digest: str) -> str | None:
         content = path.read_bytes()
     except OSError:
         return f"refers to {ROWS}/{path.name}, which cannot be read"
-    if sha256(content).hexdigest() == digest or (redaction_ledger(store).paths() and is_row(content, digest)):
+    if sha256(content).hexdigest() == digest or (redaction_ledger(store).paths() and is_as_written(content, digest)):
         return None
     return f"refers to {ROWS}/{path.name}, which was edited"
 

@@ -1,4 +1,4 @@
-"""Settings of what runs by itself: retraining, the inbox, notifications and retention."""
+"""Settings of what runs by itself: retraining, notifications and retention."""
 
 import re
 from zoneinfo import available_timezones
@@ -38,14 +38,6 @@ class RetrainingSettings(Section):
                 "timezone", f"unknown time zone {self.timezone!r}. Use a name such as UTC or Europe/Berlin."
             )
         return self
-
-
-class InboxSettings(Section):
-    """Served answers that people corrected, which a person may accept as training data (docs/inbox.md)."""
-
-    log: str | None = Field(None, min_length=1)
-    """The log of `ft serve --log`: a folder, or a .jsonl file, in the project folder and outside data/raw. Null:
-    `ft inbox` needs --log."""
 
 
 class NotificationSettings(Section):

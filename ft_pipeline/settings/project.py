@@ -4,9 +4,10 @@ from typing import get_args
 
 from pydantic import Field, model_validator
 
-from ft_pipeline.settings.automation import InboxSettings, NotificationSettings, RetentionSettings, RetrainingSettings
+from ft_pipeline.settings.automation import NotificationSettings, RetentionSettings, RetrainingSettings
 from ft_pipeline.settings.data import DataSettings
 from ft_pipeline.settings.evaluation import CALL_METRICS, EvaluationSettings, RivalName
+from ft_pipeline.settings.feature_keys import open_to_features
 from ft_pipeline.settings.instance import DagsterSettings
 from ft_pipeline.settings.machine import MachineSettings
 from ft_pipeline.settings.promotion import PromotionSettings
@@ -67,6 +68,7 @@ class CostSettings(Section):
     """A row that people wrote or labeled. A training costs those that it learned from, too."""
 
 
+@open_to_features("project")
 class ProjectSettings(Section):
     """project.yaml: the settings of the task."""
 
@@ -79,7 +81,6 @@ class ProjectSettings(Section):
     promotion: PromotionSettings = PromotionSettings()
     costs: CostSettings = CostSettings()
     retraining: RetrainingSettings = RetrainingSettings()
-    inbox: InboxSettings = InboxSettings()
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
     machine: MachineSettings = MachineSettings()

@@ -120,7 +120,7 @@ def _shown_rows(comparison: Comparison) -> Table:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("prompt_baseline", "scores", *feeding("comparison"), "ratings", "judgements"),
+    deps=("prompt_baseline", "scores", *feeding("comparison"), "judgements"),
     kinds=frozenset({"json", "markdown"}),
     code_version="13",
     may_use_gpu=True,  # scores the champion and the contenders that have no score on the current test rows

@@ -212,7 +212,7 @@ def _with_interval(score: Mapping[str, Any] | None) -> str:
 STEP = step_of(
     __name__,
     stage="evaluation",
-    deps=("prompt_baseline", "scores", *feeding("judgements"), "ratings"),
+    deps=("prompt_baseline", "scores", *feeding("judgements")),
     kinds=frozenset({"parquet"}),
     may_use_gpu=lambda project: project.settings.evaluation.judge is not None,  # as `comparison`, which comes next
     about=_description(),

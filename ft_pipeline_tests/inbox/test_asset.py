@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from ft_pipeline.execution.event_log_check import WITHOUT_ARTIFACT
+from ft_pipeline import features
 from ft_pipeline.execution.resources import RESOURCES
 from ft_pipeline.inbox.decide import decide
 from ft_pipeline.inbox.decisions import ledger
@@ -87,7 +87,7 @@ def test_no_asset_depends_on_the_inbox(shop: Simulation) -> None:
     graph = shop.defs.resolve_asset_graph()
     node = graph.get(dg.AssetKey("inbox"))
     assert not node.parent_keys and not node.child_keys
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*STEPS, *WITHOUT_ARTIFACT}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*STEPS, *features.assets()}
     assert dg.AssetKey("inbox") not in shop.defs.resolve_job_def("everything").asset_layer.executable_asset_keys
 
 

@@ -1,0 +1,79 @@
+"""What people said about pairs of answers, without knowing which model wrote them. Empty before `ft rate` was used.
+
+**Look here** to see which model people prefer, how many answers can go out, and how far people agree. From 50 rated
+pairs on, people decide (docs/ratings.md).
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ft_pipeline.page import Page, Points, Table
+from ft_pipeline.ratings.rating_ledger import content_digest, newest, read_ratings
+from ft_pipeline.ratings.rating_table import write_table
+from ft_pipeline.ratings.results import Result, results_of
+from ft_pipeline.step import BuildContext, SpecContext, StepConfig, spec_of, step_of
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+HOW = "Nobody has rated answers yet. ft rate lists the pairs of models that are worth rating."
+
+
+class Config(StepConfig):
+    """Which verdicts are in the table."""
+
+    records: int
+    digest: str
+
+
+def spec(context: SpecContext) -> Spec:
+    """Return the spec of the verdicts that are there now."""
+    records, digest = content_digest(context.store.root)
+    return spec_of("ratings", {}, Config(records=records, digest=digest))
+
+
+def build(build: BuildContext) -> dict[str, Any]:
+    """Write the verdicts as a table, and what follows from them."""
+    verdicts = read_ratings(build.store.root, Config.of(build.spec).records)
+    write_table(verdicts, build.out)
+    results = results_of(newest(verdicts))
+    return {"verdicts": len(verdicts), "results": [asdict(result) for result in results]}
+
+
+def page(artifact: Artifact) -> Page:
+    """Who won, by pair of models, and how far the raters agree."""
+    results = TypeAdapter(list[Result]).validate_python(artifact.summary["results"])
+    if not results:
+        return {"how": HOW, "verdicts": 0}
+    columns = {
+        "candidate": "A row of the comparison, when it was rated",
+        "rival": "The row that it was compared with",
+        "pairs": "Pairs of answers that were rated",
+        "wins": "Pairs in which the answer of the candidate is better",
+        "losses": "Pairs in which that of the rival is",
+        "ties": "The other pairs",
+        "can_go_out": "Share of the pairs of which an answer can go out",
+        "raters": "By alias, the pairs that were rated",
+        "agreement": "How far the raters agree",
+    }
+    return {
+        "results": Table([_row(result, columns) for result in results], columns),
+        "in_words": Points([line for result in results for line in result.lines()]),
+        "verdicts": artifact.summary["verdicts"],
+    }
+
+
+def _row(result: Result, columns: dict[str, str]) -> dict[str, Any]:
+    shown = {name: getattr(result, name) for name in columns}
+    shown["can_go_out"] = round(result.can_go_out.value, 3)
+    shown["raters"] = ", ".join(f"{rater} {count}" for rater, count in result.raters.items())
+    shown["agreement"] = result.agreement.describe() if result.agreement else "not known"
+    return shown
+
+
+STEP = step_of(
+    __name__,
+    stage="evaluation",
+    kinds=frozenset({"parquet"}),
+)
