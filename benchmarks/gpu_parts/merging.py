@@ -27,11 +27,12 @@ def measure(bench: Bench) -> Findings:
 
 
 def measure_embedded(bench: Bench) -> Findings:
-    """The part `embedded`: losses, merge and answers of a trained model."""
-    findings = _measure(bench, "embedded", ("lora", "qlora"))
+    """The part `embedded`: losses, merge and answers of a trained model, which is not tiny: in a trial, once each."""
+    kinds, techniques = (("qlora",), ("lora",)) if bench.is_tiny else (("lora", "qlora"), ("lora", "qlora", "full"))
+    findings = _measure(bench, "embedded", kinds)
     data = bench.folder("material/data")
     compared = Comparison(bench, findings, "sft", bench.model("embedded"), data)
-    compared.run({name: VARIANTS[name] for name in ("lora", "qlora", "full")})
+    compared.run({name: VARIANTS[name] for name in techniques})
     return findings
 
 

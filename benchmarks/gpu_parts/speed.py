@@ -55,7 +55,8 @@ def measure_pairs_and_answers(bench: Bench) -> Findings:
 def _run(
     bench: Bench, findings: Findings, technique: str, names: tuple[str, ...], sizes: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """Run the contenders, each in its own process (not in a trial). Only ours must succeed; an error of another is shown."""
+    """Run the contenders, each in its own process unless it is a trial. Only ours must succeed; an error of another is
+    shown."""
     items = [
         {
             "contender": name,
