@@ -13,7 +13,7 @@ from typing import Any
 
 GROUP = "ft_pipeline.features"
 """The group of entry points. Each one names a Feature."""
-BUILT_IN = ("gguf", "ratings", "inbox", "search", "exchange", "copies", "erasure")
+BUILT_IN = ("gguf", "ratings", "serving", "inbox", "search", "exchange", "copies", "erasure")
 """Folders of this package whose `__init__.py` has a FEATURE."""
 TABLES = {
     "export": "(project, store, model, directory, quantize, force, with_texts) → the Answer of `ft export --format`",

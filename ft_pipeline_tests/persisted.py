@@ -22,10 +22,10 @@ from pydantic import BaseModel
 import ft_pipeline
 from ft_pipeline import scaffold
 from ft_pipeline.decide.released import Candidate, ChampionRecord, Promotion
-from ft_pipeline.execution.workers.chat_exchange import ChatRules
-from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.project import Project
+from ft_pipeline.serving.chat_exchange import ChatRules
+from ft_pipeline.serving.engine_pool import EnginePool, ReadyEngine, ServedModel
+from ft_pipeline.serving.metrics import ServingMetrics
 from ft_pipeline.store.artifact_redaction import Redaction
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer

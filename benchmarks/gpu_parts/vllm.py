@@ -75,8 +75,8 @@ def serve(item: dict[str, Any]) -> dict[str, float]:
     """The command with which `ft serve` starts vLLM, asked over HTTP."""
     import json
 
-    from ft_pipeline.execution.workers.serving import EngineProcess, free_port, send
     from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, find_engine
+    from ft_pipeline.serving.engine_process import EngineProcess, free_port, send
 
     os.environ[DTYPE_VARIABLE] = "auto"
     base = Path(item["base"])

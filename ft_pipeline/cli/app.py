@@ -43,7 +43,6 @@ OWN = {
     "exposures": "exposures:exposures",
     "export": "export:export",
     "push": "push:push",
-    "serve": "serve:serve",
     "report": "report:report",
     "gc": "gc:gc",
     "upgrade": "upgrade:upgrade",

@@ -158,8 +158,8 @@ def ui(
     """
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.device_pool import set_default_limit
+    from ft_pipeline.execution.local_page import require_free_port
     from ft_pipeline.execution.workers.launchers import check_environment
-    from ft_pipeline.execution.workers.serving import require_free_port
     from ft_pipeline.store.journal import sign_new_store
 
     instance.require_writable(project.dagster_home)

@@ -45,3 +45,13 @@ class LocalPage:
         """End `serve` when open requests are answered."""
         assert self._server is not None, "nothing is served"
         self._server.should_exit = True
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raise UserError if a process already listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error

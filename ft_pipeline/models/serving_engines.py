@@ -23,9 +23,6 @@ OFFLINE_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 """The engine's environment: the model is local, and no telemetry is sent."""
-LLAMA_CPP_SERVER = "ft_pipeline.execution.workers.llama_cpp_server"
-LLAMA_CPP_SETTINGS = "llama_cpp.json"
-"""The file in the served folder with the settings of that server."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +36,11 @@ class Engine:
         """Return the command that serves `model`, the name of a subfolder of `folder`. Run it in `folder`.
 
         call_parser: the name of vLLM's parser for the calls of tools that the model writes; None: it writes none.
+        That of llama.cpp is our own server's (serving/engine_start.py).
 
         vLLM and transformers use the compute type of this machine, as scoring does. Their call takes some seconds,
         because a separate process imports torch.
         """
-        if self.name == "llama.cpp":
-            return [
-                str(self.program),
-                "-P",
-                "-m",
-                LLAMA_CPP_SERVER,
-                str(folder / model / LLAMA_CPP_SETTINGS),
-                str(port),
-            ]
         compute = query_compute_dtype()
         server = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
         if self.name == "transformers":

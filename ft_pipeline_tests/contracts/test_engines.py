@@ -1,6 +1,6 @@
 """What everything that decodes promises: the answers and likelihoods of the plain model, one token after the other.
 
-In 32 bit, on a tiny model. The servers around the engines are tested in release/test_serving.py and
+In 32 bit, on a tiny model. The servers around the engines are tested in serving/test_serving.py and
 test_llama_cpp_serving.py; vLLM needs a GPU.
 """
 
@@ -27,6 +27,8 @@ from ft_pipeline.models.decoding.target_logits import Pair
 from ft_pipeline.models.decoding.token_loop import Decoding
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.models.serving_engines import HOST, Engine, EngineName, find_engine
+from ft_pipeline.serving import engine_start
+from ft_pipeline.serving.engine_start import command_of
 from ft_pipeline_tests.evaluation.likelihoods import direct_log_likelihood
 
 NEW_TOKENS = 10
@@ -155,7 +157,7 @@ def test_its_likelihoods_are_those_of_the_plain_model(decoder: Decoder, expected
 SERVERS: dict[EngineName, tuple[str, ...]] = {
     "vllm": ("--override-generation-config", '{"temperature": 0, "repetition_penalty": 1, "min_p": 0}'),
     "transformers": ("serve", "model"),
-    "llama.cpp": ("-P", "-m", serving_engines.LLAMA_CPP_SERVER),
+    "llama.cpp": ("-P", "-m", engine_start.LLAMA_CPP_SERVER),
 }
 """Name of a serving engine → a part of its command line that decides how it decodes."""
 
@@ -170,7 +172,7 @@ def test_it_serves_this_machine_only_and_decodes_as_scored(
 ) -> None:
     monkeypatch.setattr(serving_engines, "query_compute_dtype", lambda: {"dtype": "float32", "device": "cpu"})
     engine = Engine(name, Path("/bin/engine"))
-    command = engine.command("model", tmp_path, 4711)
+    command = command_of(engine, "model", tmp_path, 4711)
     assert command[0] == "/bin/engine" and "4711" in command and HOST == "127.0.0.1"
     begin = command.index(SERVERS[name][0])
     assert tuple(command[begin : begin + len(SERVERS[name])]) == SERVERS[name]

@@ -13,7 +13,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.end_to_end.calling import ARGUMENTS, THANKS, TOOLS, calling_project
 from ft_pipeline_tests.end_to_end.project import current, ft
-from ft_pipeline_tests.release.test_serving import Served, serving, vllm
+from ft_pipeline_tests.serving.test_serving import Served, serving, vllm
 from ft_pipeline_tests.tiny_gguf import write_gguf
 
 pytestmark = pytest.mark.long

@@ -19,7 +19,7 @@ from ft_pipeline_tests.automation.webhook import webhook
 from ft_pipeline_tests.end_to_end.project import current, cut, ft, ft_json, write_experiment
 from ft_pipeline_tests.end_to_end.ui import serving as ui_of
 from ft_pipeline_tests.end_to_end.ui import wait_until
-from ft_pipeline_tests.release.test_serving import Served, serving
+from ft_pipeline_tests.serving.test_serving import Served, serving
 from ft_pipeline_tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ft_pipeline_tests.end_to_end.project import current, ft, ft_in_turn, small_project
-from ft_pipeline_tests.release.test_serving import serving
+from ft_pipeline_tests.serving.test_serving import serving
 
 pytestmark = pytest.mark.long
 ROW = "qlora/merged+passages"

@@ -17,13 +17,13 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import read_rows
 from ft_pipeline.evaluation.rivals.answered_questions import answered_questions
 from ft_pipeline.evaluation.rivals.word_model import ARRAYS, TEXTS, WordModel
-from ft_pipeline.execution.workers.word_model_server import server
 from ft_pipeline.release.champion import promote
 from ft_pipeline.release.export import classifier
 from ft_pipeline.release.export.huggingface import plan_export
 from ft_pipeline.release.model_lookup import find_model
-from ft_pipeline_tests.release.test_serving import serving
+from ft_pipeline.serving.word_model_server import server
 from ft_pipeline_tests.release.trained import TALKS, Trained
+from ft_pipeline_tests.serving.test_serving import serving
 
 ASKED = {
     "delivery": ("Where is my parcel?", "The courier is late.", "When does my order arrive?"),

@@ -12,8 +12,6 @@ import pytest
 
 from ft_pipeline.decide.documents import read_comparison
 from ft_pipeline.decide.released import Promotion
-from ft_pipeline.execution.workers.chat_exchange import ChatExchange, chat_rules
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.serving_engines import find_engine
 from ft_pipeline.release.candidates import find_candidates
 from ft_pipeline.release.champion import promote
@@ -21,11 +19,13 @@ from ft_pipeline.release.export.served_folder import require_servable, write_ser
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.manual_promotion import find_row
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.serving.chat_exchange import ChatExchange, chat_rules
+from ft_pipeline.serving.refused_request import RefusedRequest
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline_tests.release.served_shop import ServedShop
-from ft_pipeline_tests.release.test_llama_cpp_serving import answer, client_of
-from ft_pipeline_tests.release.test_serving import ask, serving
+from ft_pipeline_tests.serving.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.trained import Trained, _talk
+from ft_pipeline_tests.serving.served_shop import ServedShop
+from ft_pipeline_tests.serving.test_serving import ask, serving
 
 pytestmark = pytest.mark.long
 

@@ -11,14 +11,14 @@ from typing import Any
 import openai
 import pytest
 
-from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.execution.workers.serving import free_port
-from ft_pipeline.execution.workers.serving_front import Front, front_server
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
-from ft_pipeline.execution.workers.traffic_log import TrafficLog
-from ft_pipeline_tests.execution.test_serving_front import ASK, READS, TOOLS, Engine, ask, front_of, post, running
-from ft_pipeline_tests.release.served_shop import get, health, samples, wait_for
+from ft_pipeline.serving.engine_pool import EnginePool, ReadyEngine, ServedModel
+from ft_pipeline.serving.engine_process import free_port
+from ft_pipeline.serving.front import Front, front_server
+from ft_pipeline.serving.metrics import ServingMetrics
+from ft_pipeline.serving.refused_request import RefusedRequest
+from ft_pipeline.serving.traffic_log import TrafficLog
+from ft_pipeline_tests.serving.served_shop import get, health, samples, wait_for
+from ft_pipeline_tests.serving.test_front import ASK, READS, TOOLS, Engine, ask, front_of, post, running
 
 CHAT = "/v1/chat/completions"
 MODEL = ServedModel("shop", "lora/merged", "0123456789abcdef", "transformers", 7)

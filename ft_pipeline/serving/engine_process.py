@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.launchers import worker_environment
 from ft_pipeline.execution.workers.supervisor import StopSequence, stop
@@ -21,16 +20,6 @@ Address = tuple[str, int]
 ENGINE_STOP_SEQUENCE: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """Stops an engine. It needs little time, because it writes nothing that must be finished."""
 _HEALTH_SECONDS = 2.0
-
-
-def require_free_port(host: str, port: int) -> None:
-    """Raise UserError if a process already listens on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
 
 
 def free_port(host: str) -> int:

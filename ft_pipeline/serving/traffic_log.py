@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.models.tool_calls import calls_of_reply
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 MAX_FEEDBACK_BYTES = 1_000_000
 MAX_COMMENT = 10_000

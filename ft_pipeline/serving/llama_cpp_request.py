@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.release.export.chat_template import ENGINE_VARIABLES, TOOLS_VARIABLE, TURNS_VARIABLE
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 _READ_IN_FRONT = ("tools", "parallel_tool_calls", "response_format")
 _NO_TURNS = [{"role": "user", "content": ""}]

@@ -20,7 +20,7 @@ import pytest
 from ft_pipeline.cli import main
 from ft_pipeline.decide.released import Candidate, Promotion
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.serving import require_free_port
+from ft_pipeline.execution.local_page import require_free_port
 from ft_pipeline.release.champion import promote
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.model_lookup import find_model

@@ -8,9 +8,10 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from ft_pipeline.models.serving_engines import LLAMA_CPP_SETTINGS
 from ft_pipeline.release.export.served_folder import TEMPLATE_NAME, ServedFolder
 
+SETTINGS_NAME = "llama_cpp.json"
+"""The file in the served folder with the settings of our server."""
 CACHED_TOKENS = 32_768
 """Up to this many tokens of several conversations are kept in memory at once."""
 MAX_SLOTS = 4
@@ -40,7 +41,7 @@ def write_llama_cpp_settings(served: ServedFolder, name: str, gguf: Path) -> Non
         "context": window * slots,
         "slots": slots,
     }
-    (served.path / LLAMA_CPP_SETTINGS).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    (served.path / SETTINGS_NAME).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
 def prompt_probes(served: ServedFolder) -> list[PromptProbe]:

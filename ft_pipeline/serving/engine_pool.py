@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ft_pipeline.execution.workers.chat_exchange import ChatRules
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.execution.workers.serving import Address
+from ft_pipeline.serving.chat_exchange import ChatRules
+from ft_pipeline.serving.engine_process import Address
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 FINGERPRINT_DIGITS = 12
 """Digits of a fingerprint that /health and /metrics show."""

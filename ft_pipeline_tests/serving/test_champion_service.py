@@ -12,16 +12,16 @@ import openai
 import psutil
 import pytest
 
-from ft_pipeline.execution.workers.champion_service import ChampionService, SwapLimits
-from ft_pipeline.execution.workers.engine_pool import EnginePool
-from ft_pipeline.execution.workers.engine_start import EngineFailed, EngineStart
-from ft_pipeline.execution.workers.serving import free_port
-from ft_pipeline.execution.workers.serving_front import Front, front_server
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.models.serving_engines import Engine
 from ft_pipeline.release.model_lookup import find_model
-from ft_pipeline_tests.release.served_shop import PATIENCE, QUESTION, ServedShop, health, samples, wait_for
+from ft_pipeline.serving.champion_service import ChampionService, SwapLimits
+from ft_pipeline.serving.engine_pool import EnginePool
+from ft_pipeline.serving.engine_process import free_port
+from ft_pipeline.serving.engine_start import EngineFailed, EngineStart
+from ft_pipeline.serving.front import Front, front_server
+from ft_pipeline.serving.metrics import ServingMetrics
 from ft_pipeline_tests.release.trained import Trained
+from ft_pipeline_tests.serving.served_shop import PATIENCE, QUESTION, ServedShop, health, samples, wait_for
 
 PROGRAM = """
 import http.server, json, pathlib, sys, time

@@ -4,8 +4,8 @@ import contextlib
 import http.client
 from collections.abc import Iterator, Mapping
 
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.execution.workers.serving import Address
+from ft_pipeline.serving.engine_process import Address
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 _RELAYED_HEADERS = ("Content-Type", "Retry-After")
 

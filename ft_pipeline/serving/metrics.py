@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ft_pipeline.execution.workers.engine_pool import EnginePool
+from ft_pipeline.serving.engine_pool import EnginePool
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 CHAT, FEEDBACK, HEALTH, METRICS = "/v1/chat/completions", "/v1/feedback", "/health", "/metrics"

@@ -1,6 +1,6 @@
 """Serves a word model on 127.0.0.1 as an OpenAI-compatible endpoint, until the process is ended.
 
-python -m ft_pipeline.execution.workers.word_model_server FOLDER PORT
+python -m ft_pipeline.serving.word_model_server FOLDER PORT
 
 FOLDER: of the artifact. The choice of a reply also has `probabilities`: by field, or by `answer`, the likeliest labels.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 from ft_pipeline.evaluation.rivals.answered_questions import question_of
 from ft_pipeline.evaluation.rivals.word_model import WordAnswer, WordModel
-from ft_pipeline.execution.workers.http_replies import ReplyingHandler
 from ft_pipeline.models.serving_engines import HOST
+from ft_pipeline.serving.http_replies import ReplyingHandler
 
 NAMED = 20
 """Largest number of labels whose probabilities are in a reply."""

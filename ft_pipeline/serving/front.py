@@ -14,13 +14,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import ChatExchange
-from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine
-from ft_pipeline.execution.workers.engine_response import EngineResponse, ask_engine
-from ft_pipeline.execution.workers.http_replies import ReplyingHandler
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.execution.workers.request_checks import refuse_web_pages
-from ft_pipeline.execution.workers.serving_metrics import (
+from ft_pipeline.models.tool_call_values import parse_json
+from ft_pipeline.serving.chat_exchange import ChatExchange
+from ft_pipeline.serving.engine_pool import EnginePool, ReadyEngine
+from ft_pipeline.serving.engine_response import EngineResponse, ask_engine
+from ft_pipeline.serving.http_replies import ReplyingHandler
+from ft_pipeline.serving.metrics import (
     CHAT,
     CLIENT_WENT_AWAY,
     CONTENT_TYPE,
@@ -29,8 +28,9 @@ from ft_pipeline.execution.workers.serving_metrics import (
     METRICS,
     ServingMetrics,
 )
-from ft_pipeline.execution.workers.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog, read_feedback
-from ft_pipeline.models.tool_call_values import parse_json
+from ft_pipeline.serving.refused_request import RefusedRequest
+from ft_pipeline.serving.request_checks import refuse_web_pages
+from ft_pipeline.serving.traffic_log import MAX_FEEDBACK_BYTES, TrafficLog, read_feedback
 
 MAX_REQUEST_BYTES = 64 * 2**20
 _DONE = b"data: [DONE]\n\n"

@@ -17,17 +17,17 @@ import openai
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.chat_exchange import ChatRules, chat_rules
-from ft_pipeline.execution.workers.engine_pool import EnginePool, ReadyEngine, ServedModel
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
-from ft_pipeline.execution.workers.serving import free_port
-from ft_pipeline.execution.workers.serving_front import Front, front_server
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
-from ft_pipeline.execution.workers.traffic_log import TrafficLog, read_feedback
 from ft_pipeline.models import serving_engines
 from ft_pipeline.models.tool_calls import FAMILIES
 from ft_pipeline.models.turn_stream import AnswerForm
 from ft_pipeline.release.export.chat_template import template_with_whole_turns
+from ft_pipeline.serving.chat_exchange import ChatRules, chat_rules
+from ft_pipeline.serving.engine_pool import EnginePool, ReadyEngine, ServedModel
+from ft_pipeline.serving.engine_process import free_port
+from ft_pipeline.serving.front import Front, front_server
+from ft_pipeline.serving.metrics import ServingMetrics
+from ft_pipeline.serving.refused_request import RefusedRequest
+from ft_pipeline.serving.traffic_log import TrafficLog, read_feedback
 from ft_pipeline_tests import loopback
 from ft_pipeline_tests.tiny import tiny_tokenizer
 

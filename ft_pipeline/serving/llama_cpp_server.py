@@ -1,6 +1,6 @@
 """Serves a GGUF file with llama.cpp on 127.0.0.1, until the process is ended.
 
-python -m ft_pipeline.execution.workers.llama_cpp_server SETTINGS.json PORT
+python -m ft_pipeline.serving.llama_cpp_server SETTINGS.json PORT
 """
 
 import json

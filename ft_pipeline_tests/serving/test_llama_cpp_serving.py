@@ -17,24 +17,24 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.engine_pool import EnginePool
-from ft_pipeline.execution.workers.engine_start import EngineStart
-from ft_pipeline.execution.workers.llama_cpp_request import template_variables
-from ft_pipeline.execution.workers.serving import EngineProcess, free_port, send
-from ft_pipeline.execution.workers.serving_front import Front, front_server
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
 from ft_pipeline.gguf.scored_files import find_gguf
 from ft_pipeline.models.chat import with_prompt
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.serving_engines import LLAMA_CPP_SETTINGS, OFFLINE_ENVIRONMENT, find_engine
+from ft_pipeline.models.serving_engines import OFFLINE_ENVIRONMENT, find_engine
 from ft_pipeline.release.champion import rollback
 from ft_pipeline.release.export.chat_template import template_with_variables
-from ft_pipeline.release.export.llama_cpp_folder import write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import TEMPLATE_NAME, write_served_folder
 from ft_pipeline.release.model_lookup import find_model
-from ft_pipeline_tests.release.served_shop import PATIENCE, Clients, ServedShop, health, samples, wait_for
-from ft_pipeline_tests.release.test_serving import items, serving
+from ft_pipeline.serving.engine_pool import EnginePool
+from ft_pipeline.serving.engine_process import EngineProcess, free_port, send
+from ft_pipeline.serving.engine_start import EngineStart, command_of
+from ft_pipeline.serving.front import Front, front_server
+from ft_pipeline.serving.llama_cpp_folder import SETTINGS_NAME, write_llama_cpp_settings
+from ft_pipeline.serving.llama_cpp_request import template_variables
+from ft_pipeline.serving.metrics import ServingMetrics
 from ft_pipeline_tests.release.trained import SYSTEM_PROMPT, Trained
+from ft_pipeline_tests.serving.served_shop import PATIENCE, Clients, ServedShop, health, samples, wait_for
+from ft_pipeline_tests.serving.test_serving import items, serving
 
 LLAMA_CPP = find_engine("llama.cpp")
 
@@ -146,7 +146,7 @@ def test_templates_get_turns_and_tools_as_in_training(shop: ServedShop, tmp_path
     served.tokenizer.chat_template = source
     expected = served.tokenizer.apply_chat_template(TURNS, tools=tools, add_generation_prompt=True, tokenize=False)
     address = ("127.0.0.1", free_port("127.0.0.1"))
-    process = EngineProcess(LLAMA_CPP.command("lora", tmp_path, address[1]), tmp_path, OFFLINE_ENVIRONMENT, address)
+    process = EngineProcess(command_of(LLAMA_CPP, "lora", tmp_path, address[1]), tmp_path, OFFLINE_ENVIRONMENT, address)
     try:
         wait_for(process.is_healthy)
         status, body = send(address, "POST", "/apply-template", template_variables(TURNS, tools), seconds=PATIENCE)
@@ -189,7 +189,7 @@ def test_slots_share_what_is_kept_in_memory_and_no_penalty_of_the_model_is_passe
 ) -> None:
     served = write_served_folder(shop.store, find_model(shop.store, "lora"), tmp_path, turns="variables")
     write_llama_cpp_settings(served, "lora", find_gguf(shop.store, find_model(shop.store, "lora"), None))
-    settings = json.loads((served.path / LLAMA_CPP_SETTINGS).read_text(encoding="utf-8"))
+    settings = json.loads((served.path / SETTINGS_NAME).read_text(encoding="utf-8"))
     assert (settings["context"], settings["slots"]) == (4096, 4)
     assert settings.keys() == {"gguf", "template", "alias", "context", "slots"}
 

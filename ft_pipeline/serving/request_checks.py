@@ -5,7 +5,7 @@ from collections.abc import Collection
 from email.message import Message
 from urllib.parse import urlsplit
 
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 

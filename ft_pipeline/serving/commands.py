@@ -13,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.models.serving_engines import HOST, find_engine
 from ft_pipeline.project import Project
-from ft_pipeline.release.latency import measure, prompts_of_test_rows
+from ft_pipeline.serving.latency import measure, prompts_of_test_rows
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import current_artifact
 
@@ -60,8 +60,8 @@ def serve(
 
     Example: ft serve champion --port 8001
     """
-    from ft_pipeline.execution.workers.engine_start import EngineFailed
-    from ft_pipeline.execution.workers.serving_session import ServingOptions, serve_model
+    from ft_pipeline.serving.engine_start import EngineFailed
+    from ft_pipeline.serving.session import ServingOptions, serve_model
 
     requested_dtype()  # an unknown type is refused before anything is written
     opened = project.open()

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.engine_pool import EnginePool
-from ft_pipeline.execution.workers.engine_start import (
+from ft_pipeline.release.champion import ledger
+from ft_pipeline.release.intact import require_intact
+from ft_pipeline.release.model_lookup import CHAMPION, ModelReference, find_model
+from ft_pipeline.serving.engine_pool import EnginePool
+from ft_pipeline.serving.engine_start import (
     POLL_SECONDS,
     EngineFailed,
     EngineStart,
     StartedEngine,
     describe_model,
 )
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
-from ft_pipeline.release.champion import ledger
-from ft_pipeline.release.intact import require_intact
-from ft_pipeline.release.model_lookup import CHAMPION, ModelReference, find_model
+from ft_pipeline.serving.metrics import ServingMetrics
 
 
 @dataclass(frozen=True)

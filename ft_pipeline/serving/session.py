@@ -5,17 +5,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.execution.workers.champion_service import ChampionService
-from ft_pipeline.execution.workers.engine_pool import EnginePool
-from ft_pipeline.execution.workers.engine_start import EngineStart, served_gguf
-from ft_pipeline.execution.workers.serving_front import Front, front_server
-from ft_pipeline.execution.workers.serving_metrics import ServingMetrics
-from ft_pipeline.execution.workers.traffic_log import TrafficLog
 from ft_pipeline.models.serving_engines import HOST, Engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.export.served_folder import require_servable
 from ft_pipeline.release.intact import require_intact
 from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.serving.champion_service import ChampionService
+from ft_pipeline.serving.engine_pool import EnginePool
+from ft_pipeline.serving.engine_start import EngineStart, served_gguf
+from ft_pipeline.serving.front import Front, front_server
+from ft_pipeline.serving.metrics import ServingMetrics
+from ft_pipeline.serving.traffic_log import TrafficLog
 from ft_pipeline.store.artifacts import ArtifactStore
 
 

@@ -13,19 +13,20 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import WORD_MODEL
-from ft_pipeline.execution.workers.chat_exchange import ChatExchange, ChatRules, chat_rules
-from ft_pipeline.execution.workers.engine_pool import ReadyEngine, ServedModel
-from ft_pipeline.execution.workers.llama_cpp_request import template_variables
-from ft_pipeline.execution.workers.serving import Address, EngineProcess, free_port, send
 from ft_pipeline.features import choice
 from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine
-from ft_pipeline.release.export.llama_cpp_folder import PromptProbe, prompt_probes, write_llama_cpp_settings
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.model_lookup import ModelReference
+from ft_pipeline.serving.chat_exchange import ChatExchange, ChatRules, chat_rules
+from ft_pipeline.serving.engine_pool import ReadyEngine, ServedModel
+from ft_pipeline.serving.engine_process import Address, EngineProcess, free_port, send
+from ft_pipeline.serving.llama_cpp_folder import SETTINGS_NAME, PromptProbe, prompt_probes, write_llama_cpp_settings
+from ft_pipeline.serving.llama_cpp_request import template_variables
 from ft_pipeline.store.artifacts import ArtifactStore
 
 POLL_SECONDS = 0.2
-WORD_MODEL_SERVER = "ft_pipeline.execution.workers.word_model_server"
+LLAMA_CPP_SERVER = "ft_pipeline.serving.llama_cpp_server"
+WORD_MODEL_SERVER = "ft_pipeline.serving.word_model_server"
 _REQUEST_SECONDS = 300.0
 """Limit for one request of a check; the first one can be slow."""
 
@@ -59,7 +60,7 @@ class EngineStart:
                 probes = prompt_probes(served)
             parser = served.form.family.name if served.form.family else None
             address = (HOST, free_port(HOST))
-            command = self.engine.command(model.name, folder, address[1], parser)
+            command = command_of(self.engine, model.name, folder, address[1], parser)
             process = EngineProcess(command, folder, OFFLINE_ENVIRONMENT, address)
         except BaseException:
             shutil.rmtree(folder)
@@ -121,6 +122,13 @@ class StartedEngine:
         status, _ = send(self.ready.address, "POST", "/v1/chat/completions", request, seconds=_REQUEST_SECONDS)
         if status != http.HTTPStatus.OK:
             raise EngineFailed(f"does not answer (HTTP {status})")
+
+
+def command_of(engine: Engine, model: str, folder: Path, port: int, call_parser: str | None = None) -> list[str]:
+    """Return the command that serves `model`, the name of a subfolder of `folder` (Engine.command)."""
+    if engine.name != "llama.cpp":
+        return engine.command(model, folder, port, call_parser)
+    return [str(engine.program), "-P", "-m", LLAMA_CPP_SERVER, str(folder / model / SETTINGS_NAME), str(port)]
 
 
 def served_gguf(store: ArtifactStore, model: ModelReference, quantization: str | None) -> Path:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.execution.workers.llama_cpp_request import llama_cpp_request, with_text
-from ft_pipeline.execution.workers.refused_request import RefusedRequest
 from ft_pipeline.models.serving_engines import Engine, TurnForm
 from ft_pipeline.models.tool_call_readers import Call
 from ft_pipeline.models.tool_call_values import parse_json
 from ft_pipeline.models.tool_calls import calls_of_reply
 from ft_pipeline.models.turn_stream import AnswerForm, Delta, TurnStream, read_whole
 from ft_pipeline.release.export.chat_template import packed_turn
+from ft_pipeline.serving.llama_cpp_request import llama_cpp_request, with_text
+from ft_pipeline.serving.refused_request import RefusedRequest
 
 Body = dict[str, Any]
 _REASONING = ("reasoning_content", "thinking", "reasoning")
