@@ -47,7 +47,8 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.techniques import new_model, save_adapter
-from ft_pipeline.training.tokens.token_audit import TokenAudit, failures
+from ft_pipeline.training.token_rows import failures
+from ft_pipeline.training.tokens.token_audit import TokenAudit
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder

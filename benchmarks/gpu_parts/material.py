@@ -53,7 +53,7 @@ def make(item: dict[str, Any]) -> dict[str, int]:
     """Write the training data of `objective` for the model in `base` to `folder`; the number of its rows."""
     from ft_pipeline.job import Job
     from ft_pipeline.training import training_data
-    from ft_pipeline.training.training_data import read_split
+    from ft_pipeline.training.token_rows import read_split
 
     base, folder, objective = Path(item["base"]), Path(item["folder"]), item["objective"]
     rows = [pair for pair in read_rows(shipped_files(), 500) if _length(pair) < item.get("letters", 500)]

@@ -128,7 +128,7 @@ def _compare_predictions(expected: Path, found: Path, data: Path, device: str) -
     """KL of two folders in float32, both on the device."""
     from ft_pipeline.models.load import load_model, load_tokenizer
     from ft_pipeline.training.merging.equivalence import HeldOutRows, kl_divergence
-    from ft_pipeline.training.training_data import read_split
+    from ft_pipeline.training.token_rows import read_split
 
     os.environ[DTYPE_VARIABLE] = "float32"
     held_out = HeldOutRows(read_split(data, "validation"), load_tokenizer(expected).pad_token_id)

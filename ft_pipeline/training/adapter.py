@@ -29,6 +29,7 @@ from ft_pipeline.training.techniques import (
     save_adapter,
     save_full,
 )
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
@@ -41,7 +42,6 @@ from ft_pipeline.training.trainer.memory_usage import memory_gb, peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
 from ft_pipeline.training.trainer.pruning import add_pruning
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer, TrainerSetup, train_or_resume
-from ft_pipeline.training.training_data import read_split
 
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
 _DISK_FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed")

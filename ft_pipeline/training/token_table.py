@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ft_pipeline.tables.finished_tables import FinishedTable
 from ft_pipeline.tables.formats.base import Column
+from ft_pipeline.training.token_rows import OF_EVERY_ROW, OF_PAIRS
 
 _TOKENS, _NUMBERS = pa.list_(pa.int32()), pa.list_(pa.float32())
 COLUMNS = {
@@ -37,7 +38,6 @@ COLUMNS = {
         Column("answer", "For distill: the answer whose tokens train", pa.large_string(), nullable=True),
     )
 }
-OF_EVERY_ROW, OF_PAIRS = ("id", "source", "input_ids", "labels"), ("rejected_ids", "rejected_labels")
 EXTRA_COLUMNS = {name: COLUMNS[name].arrow_type for name in COLUMNS if name not in OF_EVERY_ROW + OF_PAIRS}
 """Further columns by objective. `distill`: the teacher's distribution at each trained token, the text that it read
 before, and the answer, so that an erasure finds a text in them. `grpo`: the conversation that rewards compare with."""

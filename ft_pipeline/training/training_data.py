@@ -4,14 +4,11 @@ import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import AutoConfig
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
@@ -21,9 +18,10 @@ from ft_pipeline.tables.finished_tables import FinishedTable
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import BATCH_ROWS, PreparedRows
-from ft_pipeline.training.token_table import EXTRA_COLUMNS, OF_EVERY_ROW, OF_PAIRS, token_table
+from ft_pipeline.training.token_rows import OF_EVERY_ROW, OF_PAIRS, failures
+from ft_pipeline.training.token_table import EXTRA_COLUMNS, token_table
 from ft_pipeline.training.tokens.long_rows import LongRows
-from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
+from ft_pipeline.training.tokens.token_audit import Row, TokenAudit
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -49,23 +47,6 @@ def run(job: Job) -> dict[str, Any]:
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     _log(job, report, sum(report["rows"].values()))
     return {"audit": report, "checks": {"matches_schema": asdict(check)}}
-
-
-def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Return the rows of a `training_data` artifact: id, source, input_ids, labels. In pairs, these belong to the
-    preferred answer, and rejected_ids, rejected_labels to the other one. Those of EXTRA_COLUMNS that are lists are
-    numpy arrays. UserError if the token audit did not pass."""
-    report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    if failed := failures(report):
-        raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
-    table = pq.read_table(folder / f"{split}.parquet")
-    lists = [name for name, kind in EXTRA_COLUMNS.items() if pa.types.is_list(kind)]
-    extra = {name: table[name] for name in table.column_names if name in lists}
-    rows = table.drop_columns(list(extra)).to_pylist()
-    for name, column in extra.items():
-        for row, values in zip(rows, column, strict=True):
-            row[name] = values.values.to_numpy()  # as Python objects, the distributions would take ten times as much
-    return rows
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:

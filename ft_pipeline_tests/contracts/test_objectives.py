@@ -19,9 +19,9 @@ from ft_pipeline.step import STEPS
 from ft_pipeline.tables.finished_tables import finished_table
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.registry import OBJECTIVES, ObjectiveSpec
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.token_table import COLUMNS as TOKEN_COLUMNS
 from ft_pipeline.training.tokens.token_audit import failures
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.contracts.objectives import CONVERSATIONS, MATERIAL, TRAINING, Material
 from ft_pipeline_tests.training.subject import SHARES, conversation, job, known_rows, write_conversations
 

@@ -22,9 +22,9 @@ from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.serving.chat_exchange import ChatExchange, chat_rules
 from ft_pipeline.serving.refused_request import RefusedRequest
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline_tests.serving.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.release.trained import Trained, _talk
 from ft_pipeline_tests.serving.served_shop import ServedShop
+from ft_pipeline_tests.serving.test_llama_cpp_serving import answer, client_of
 from ft_pipeline_tests.serving.test_serving import ask, serving
 
 pytestmark = pytest.mark.long

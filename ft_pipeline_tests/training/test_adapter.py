@@ -219,9 +219,9 @@ def test_gradient_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base, 
     """1 × 8 rows and 2 × 4 rows give the same gradient, because the loss is divided by the tokens of the whole step."""
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")  # on CPUs with AMX, a product in bf16 depends on the batch
     from ft_pipeline.training.techniques import new_model
+    from ft_pipeline.training.token_rows import read_split
     from ft_pipeline.training.trainer.arguments import training_arguments
     from ft_pipeline.training.trainer.token_trainer import TokenTrainer
-    from ft_pipeline.training.training_data import read_split
 
     gradients = []
     rows = read_split(data, "train")[:8]
@@ -251,9 +251,9 @@ def test_gradient_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base, 
 def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; repacked layers have no backward."""
     from ft_pipeline.training.techniques import new_model
+    from ft_pipeline.training.token_rows import read_split
     from ft_pipeline.training.trainer.batches import collate
     from ft_pipeline.training.trainer.loss import answer_loss, evaluation_mode
-    from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")
     gradients = []

@@ -17,10 +17,10 @@ from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import read_shape
 from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
 from ft_pipeline.training.techniques import new_model, save_adapter
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.trainer.model_probe import require_causal
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
 

@@ -12,13 +12,13 @@ from ft_pipeline.job import Rank
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals, steps_per_epoch
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 
 ROWS = [{"id": f"{number:064x}"} for number in range(1000)]

@@ -24,11 +24,11 @@ from ft_pipeline.training.objectives.grpo import GroupTrainer
 from ft_pipeline.training.objectives.reward_client import Reward
 from ft_pipeline.training.objectives.rollouts import Prompt, Rollout, Rollouts, step_seed
 from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.batches import count_tokens
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import conversation, job, make_training_data, support_rows
 
 CHECKS = """

@@ -29,12 +29,12 @@ from ft_pipeline.training.objectives.kto import (
     with_mismatched_answers,
     with_reference,
 )
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.tokens.token_audit import failures
+from ft_pipeline.training.token_rows import failures
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.trainer.token_trainer import TrainerSetup
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
     SHARES,
     conversation,

@@ -19,9 +19,9 @@ from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.merging.equivalence import Measurement, kl_divergence, measure_model
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.loss import Head
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data
 
 # Long enough for a tiny random model to memorize the pairs.

@@ -10,11 +10,11 @@ from transformers import TrainerCallback
 from ft_pipeline.models.load import compute_dtype, load_tokenizer
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.trainer import callbacks
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.callbacks import Throughput
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
 

@@ -20,10 +20,10 @@ from ft_pipeline.training.objectives.own_answers import (
     is_on_policy,
 )
 from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.token_trainer import TrainerSetup
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.tiny import tiny_model
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 from ft_pipeline_tests.training.test_distill import ask, make, unlabelled_rows

@@ -14,9 +14,9 @@ from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.steps import merged_model
 from ft_pipeline.training import adapter
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import FAST, PAIRS, job, make_training_data, support_rows
 
 

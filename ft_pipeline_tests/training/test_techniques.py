@@ -18,7 +18,7 @@ from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
 from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.training_data import read_split
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline_tests.training.subject import FAST, job, make_training_data, support_rows
 
 LORAS = {

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.token_rows import read_split
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.batches import ROW_BOUNDS, TokenBatches, collate, lengths_of
 from ft_pipeline.training.trainer.checkpoints import checkpoint_folder, steps_in
 from ft_pipeline.training.trainer.loss import token_losses
-from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.work import rows_per_batch
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 from ft_pipeline_tests.training.test_ranks import losses

@@ -26,7 +26,7 @@ from ft_pipeline.training.merging.lora_updates import as_stored, lora_updates
 from ft_pipeline.training.merging.quantization_error import noise_table
 from ft_pipeline.training.objectives.targets import HELD_OUT
 from ft_pipeline.training.techniques import copy_companions
-from ft_pipeline.training.training_data import read_split
+from ft_pipeline.training.token_rows import read_split
 
 _NOT_MODEL_FILES = ("manifest.json", "metrics.jsonl", HELD_OUT)
 """Files of a trained model that are not part of the model."""

@@ -293,11 +293,6 @@ class TokenAudit:
         }
 
 
-def failures(report: dict[str, Any]) -> list[str]:
-    """Return the messages of the failed checks."""
-    return [f"{name}: {entry['message']}" for name, entry in report["checks"].items() if not entry["passed"]]
-
-
 def _trained_turns(encoded: Encoded) -> list[list[int]]:
     """Return the runs of trained tokens, each of which is an assistant turn."""
     runs = groupby(encoded.labels, key=lambda label: label != MASKED)
